@@ -1,0 +1,20 @@
+"""Layers of the three families: they own parameters, the operators in `ctxvision.ops` do the work."""
+
+from ctxvision.nn.class_context import ClassContext, ClassStep, class_counts
+from ctxvision.nn.contextual_conv import ContextualConv2d
+from ctxvision.nn.contextual_loss import ContextualLoss
+from ctxvision.nn.cot import CoTLayer
+from ctxvision.nn.funnel import ClassFunnel, ContextualOutput
+from ctxvision.nn.involution import Involution2d
+
+__all__ = [
+    "ClassContext",
+    "ClassFunnel",
+    "ClassStep",
+    "CoTLayer",
+    "ContextualConv2d",
+    "ContextualLoss",
+    "ContextualOutput",
+    "Involution2d",
+    "class_counts",
+]

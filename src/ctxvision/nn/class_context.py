@@ -1,0 +1,111 @@
+"""The contextualizing layer: which classes are still likely, and what they have in common."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def class_counts(num_classes: int, ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05)) -> tuple[int, ...]:
+    """Return how many classes each stage considers, ``N_1 ... N_4``.
+
+    The paper's (1000, 500, 200, 50) are ratios of 1000; other class counts keep the ratios, never fall below
+    ``min(5, num_classes)`` and never grow from stage to stage.
+
+    Example:
+        >>> class_counts(1000)
+        (1000, 500, 200, 50)
+        >>> class_counts(10)
+        (10, 5, 5, 5)
+    """
+    floor, counts = min(5, num_classes), [num_classes]
+    for ratio in ratios:
+        counts.append(min(max(round(num_classes * ratio), floor), counts[-1]))
+    return tuple(counts[1:])
+
+
+class ClassStep(NamedTuple):
+    """What one contextualizing layer finds out about a batch."""
+
+    scores: Tensor
+    """Cosine similarity to each considered class, ``(B, n)``, in the order of the classes given."""
+    kept: Tensor
+    """The classes that go on, best first, ``(B, keep)`` int64."""
+    prior: Tensor | None
+    """The contextual prior, ``(B, d)``; ``None`` if the layer does not merge."""
+
+
+class ClassContext(nn.Module):
+    """Classifying and merging (Contextual CNN, section 3.2).
+
+    *Classifying* projects the pooled features, ``Linear -> LN -> ReLU -> Linear``, and compares them with the
+    embeddings of the classes still considered; the best ``keep`` go on, separately for each sample. *Merging*
+    maps the embeddings, ``Linear -> LN -> ReLU``, averages those that went on, and maps the mean,
+    ``Linear -> LN -> ReLU``, to the contextual prior. The first map depends on the class alone, so it runs once
+    over the embedding table instead of once per sample and class.
+
+    Args:
+        channels: Channels of the features.
+        dim: Width ``d`` of class embeddings and prior.
+        hidden: Width inside the projection.
+        merge_hidden: Width inside the merging; ``None`` for a layer that only classifies (the head).
+
+    Raises:
+        ValueError: By `forward`, if ``keep`` exceeds the classes considered.
+
+    Example:
+        >>> import torch
+        >>> from ctxvision.nn import ClassContext
+        >>> layer, embeddings = ClassContext(64, 32, 48, 16), torch.randn(100, 32)
+        >>> step = layer(torch.randn(2, 64, 7, 7), embeddings, None, 50)
+        >>> step.scores.shape, step.kept.shape, step.prior.shape
+        (torch.Size([2, 100]), torch.Size([2, 50]), torch.Size([2, 32]))
+    """
+
+    def __init__(self, channels: int, dim: int, hidden: int, merge_hidden: int | None = None) -> None:
+        super().__init__()
+        self.projection = nn.Sequential(
+            nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+        )
+        self.embed: nn.Sequential | None = None
+        self.merge: nn.Sequential | None = None
+        if merge_hidden is not None:
+            self.embed = nn.Sequential(
+                nn.Linear(dim, merge_hidden), nn.LayerNorm(merge_hidden), nn.ReLU(inplace=True)
+            )
+            self.merge = nn.Sequential(nn.Linear(merge_hidden, dim), nn.LayerNorm(dim), nn.ReLU(inplace=True))
+
+    def scores(self, x: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the cosine similarity of features ``(B, C, H, W)`` or ``(B, C)`` to all classes, ``(B, N)``."""
+        pooled = x.mean((2, 3)) if x.dim() == 4 else x
+        features = F.normalize(self.projection(pooled), dim=1)
+        return features @ F.normalize(embeddings, dim=1).T
+
+    def prior(self, kept: Tensor, embeddings: Tensor) -> Tensor | None:
+        """Merge the embeddings of the kept classes, ``(B, keep)``, into the prior, ``(B, d)``."""
+        if self.embed is None or self.merge is None:
+            return None
+        table = self.embed(embeddings)  # (N, merge_hidden)
+        share = table.new_zeros(kept.shape[0], table.shape[0]).scatter(1, kept, 1 / kept.shape[1])
+        prior: Tensor = self.merge(share @ table)
+        return prior
+
+    def forward(self, x: Tensor, embeddings: Tensor, classes: Tensor | None, keep: int) -> ClassStep:
+        """Score the considered classes, keep the best, merge them.
+
+        Args:
+            x: Features, ``(B, C, H, W)``, or pooled, ``(B, C)``.
+            embeddings: The class-embedding table, ``(N, d)``.
+            classes: The classes considered for each sample, ``(B, n)`` int64; ``None`` means all ``N``.
+            keep: How many go on.
+        """
+        scores = self.scores(x, embeddings)
+        if classes is not None:
+            scores = scores.gather(1, classes)
+        if keep > scores.shape[1]:
+            raise ValueError(f"ClassContext: cannot keep {keep} of {scores.shape[1]} considered classes")
+        best = scores.topk(keep, dim=1).indices
+        kept = best if classes is None else classes.gather(1, best)
+        return ClassStep(scores, kept, self.prior(kept, embeddings))

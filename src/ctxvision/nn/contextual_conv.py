@@ -1,0 +1,171 @@
+"""Contextual convolution: kernel offsets and sampling offsets made from the features and the contextual prior."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from ctxvision.ops import contextual_conv2d
+
+
+class WeightOffsets(nn.Module):
+    """``GAP(x) ‖ prior -> Linear -> LN -> ReLU -> Linear``: one kernel offset per image and input channel.
+
+    The last layer starts at zero.
+
+    Args:
+        channels: Channels of ``x``.
+        kernel_size: Side of the kernel.
+        prior_dim: Width of the prior; 0 for none.
+        hidden: Width between the two layers.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, prior_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.fc1 = nn.Linear(channels + prior_dim, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.fc2 = nn.Linear(hidden, channels * kernel_size**2)
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
+        """Return ``Δw``, ``(B, C, k, k)``."""
+        pooled = x.mean((2, 3))
+        features = pooled if prior is None else torch.cat([pooled, prior], 1)
+        offsets: Tensor = self.fc2(F.relu(self.norm(self.fc1(features))))
+        return offsets.reshape(-1, x.shape[1], self.kernel_size, self.kernel_size)
+
+
+class SamplingOffsets(nn.Module):
+    """``x ‖ prior -> conv1x1 -> LN -> ReLU -> depthwise conv k x k``: offsets per tap and output position.
+
+    The prior is the same at every position, so its part of the 1x1 convolution is evaluated once per image and
+    added, which equals expanding and concatenating it. The last layer starts at zero.
+
+    Args:
+        channels: Channels of ``x``.
+        kernel_size: Kernel size of the convolution that the offsets are for; so are the next three.
+        stride: Its stride.
+        padding: Its padding.
+        dilation: Its dilation.
+        prior_dim: Width of the prior; 0 for none.
+        modulation: Also return a mask per tap, as Deformable ConvNets v2.
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, stride: int, padding: int, dilation: int, prior_dim: int, modulation: bool
+    ) -> None:
+        super().__init__()
+        self.coordinates = 2 * kernel_size**2
+        width = self.coordinates + (kernel_size**2 if modulation else 0)
+        self.modulation = modulation
+        self.conv1 = nn.Conv2d(channels, width, 1)
+        self.prior = nn.Linear(prior_dim, width, bias=False) if prior_dim else None
+        self.norm = LayerNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel_size, stride, padding, dilation, groups=width)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return ``Δp`` in pixels, ``(B, 2 * k * k, H', W')``, and the mask, ``(B, k * k, H', W')``, or ``None``."""
+        hidden = self.conv1(x)
+        if self.prior is not None:
+            hidden = hidden + self.prior(prior)[:, :, None, None]
+        maps: Tensor = self.conv2(F.relu(self.norm(hidden)))
+        if not self.modulation:
+            return maps, None
+        return maps[:, : self.coordinates], 2 * torch.sigmoid(maps[:, self.coordinates :])
+
+
+class ContextualConv2d(nn.Module):
+    """Convolution whose kernel and sampling grid are modulated by features and a contextual prior.
+
+    Source: Liang et al., Contextual Convolutional Networks, ICLR 2023, section 3.3, equation 4. At
+    initialisation both offsets are zero (and the mask one): the layer equals ``nn.Conv2d`` with its weights.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output; with ``groups == in_channels`` the layer is depthwise.
+        kernel_size: Side of the kernel.
+        stride: Step between output positions.
+        padding: Zeros on each side.
+        dilation: Distance between taps.
+        groups: Channel groups.
+        bias: Whether to add a bias.
+        prior_dim: Width ``d`` of the contextual prior; 0 builds the layer without one (Table 4, a3).
+        weight_hidden: Bottleneck of the weight-offset generator; ``None`` for no weight offsets (Table 5, b3).
+        sampling: Whether to generate sampling offsets (without: Table 5, b2).
+        modulation: Whether to generate a modulation mask as well (DCNv2; the authors' code, not the paper).
+
+    Shape:
+        ``x`` ``(B, C, H, W)`` and ``prior`` ``(B, d)`` to ``(B, O, H', W')``, sizes as ``nn.Conv2d``.
+
+    Raises:
+        ValueError: If a prior is missing, unexpected or of the wrong width, or modulation lacks sampling.
+
+    Example:
+        >>> import torch
+        >>> from ctxvision.nn import ContextualConv2d
+        >>> conv = ContextualConv2d(32, 32, 7, padding=3, groups=32, prior_dim=16, weight_hidden=8)
+        >>> conv(torch.randn(2, 32, 14, 14), torch.randn(2, 16)).shape
+        torch.Size([2, 32, 14, 14])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        prior_dim: int = 256,
+        weight_hidden: int | None = 16,
+        sampling: bool = True,
+        modulation: bool = False,
+    ) -> None:
+        super().__init__()
+        if modulation and not sampling:
+            raise ValueError("ContextualConv2d: modulation=True needs sampling=True, it weighs the sampled taps")
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.weight, self.bias = plain.weight, plain.bias
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.prior_dim = prior_dim
+        self.weight_offsets = (
+            None if weight_hidden is None else WeightOffsets(in_channels, kernel_size, prior_dim, weight_hidden)
+        )
+        self.sampling_offsets = (
+            SamplingOffsets(in_channels, kernel_size, stride, padding, dilation, prior_dim, modulation)
+            if sampling
+            else None
+        )
+
+    def offsets(self, x: Tensor, prior: Tensor | None = None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return ``Δw`` ``(B, C, k, k)``, ``Δp`` ``(B, 2 * k * k, H', W')`` and the mask; ``None`` where not generated."""
+        shape = (x.shape[0], self.prior_dim) if self.prior_dim else None
+        if (None if prior is None else tuple(prior.shape)) != shape:
+            got = None if prior is None else tuple(prior.shape)
+            raise ValueError(f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}")
+        bend = None if self.weight_offsets is None else self.weight_offsets(x, prior)
+        shift, mask = (None, None) if self.sampling_offsets is None else self.sampling_offsets(x, prior)
+        return bend, shift, mask
+
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Convolve ``x`` under ``prior``."""
+        bend, shift, mask = self.offsets(x, prior)
+        return contextual_conv2d(
+            x, self.weight, shift, bend, mask, self.bias,
+            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """Show what ``nn.Conv2d`` shows."""
+        out_channels, group_channels, *kernel = self.weight.shape
+        return (
+            f"{group_channels * self.groups}, {out_channels}, kernel_size={tuple(kernel)}, stride={self.stride}, "
+            f"padding={self.padding}, groups={self.groups}, prior_dim={self.prior_dim}"
+        )

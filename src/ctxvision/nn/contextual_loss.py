@@ -1,0 +1,70 @@
+"""The loss of Contextual CNN: cross entropy over the classes that each stage still considers."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctxvision.nn.funnel import ContextualOutput
+
+
+class ContextualLoss(nn.Module):
+    r"""Equations 1 and 2 of Contextual CNN, for hard and soft targets.
+
+    .. math::
+        \mathcal{L}_i = -\mathbb{I}(y \in \mathcal{N}_i) \log
+            \frac{\exp(s_i(y) / \tau)}{\sum_j \exp(s_i(\mathcal{N}_i^j) / \tau)}, \qquad
+        \mathcal{L} = \alpha (\mathcal{L}_1 + \dots) + \mathcal{L}_{last}
+
+    A hard target whose class a stage no longer considers contributes zero there. A soft target (mixup, cutmix,
+    smoothing) is renormalised over the classes still considered; a sample with none left contributes zero.
+
+    Args:
+        alpha: Weight of all stages but the last.
+        label_smoothing: Share of the target spread evenly over the classes that a stage considers.
+        reduction: ``"mean"`` over the batch, samples that contribute zero included, or ``"none"``.
+
+    Shape:
+        A `ContextualOutput` and a target, ``(B,)`` class indices or ``(B, num_classes)`` probabilities, to a
+        scalar, or ``(B,)`` without reduction.
+
+    Raises:
+        ValueError: If the target has another shape.
+    """
+
+    def __init__(
+        self, alpha: float = 0.15, label_smoothing: float = 0.0, reduction: Literal["mean", "none"] = "mean"
+    ) -> None:
+        super().__init__()
+        self.alpha, self.label_smoothing, self.reduction = alpha, label_smoothing, reduction
+
+    def forward(self, output: ContextualOutput, target: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        batch, num_classes = output.logits.shape
+        if target.shape not in ((batch,), (batch, num_classes)):
+            raise ValueError(
+                f"ContextualLoss: target must be (B,) = ({batch},) class indices or (B, num_classes) = "
+                f"({batch}, {num_classes}) probabilities, got {tuple(target.shape)}"
+            )
+        stages = [
+            self._stage(scores / output.temperature, classes, target)
+            for scores, classes in zip(output.scores, output.classes, strict=True)
+        ]
+        loss = stages[-1]
+        for stage in stages[:-1]:
+            loss = loss + self.alpha * stage
+        return loss.mean() if self.reduction == "mean" else loss
+
+    def _stage(self, logits: Tensor, classes: Tensor, target: Tensor) -> Tensor:
+        """Return equation 1 per sample, (B,)."""
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        if target.dim() == 1:
+            wanted = (classes == target[:, None]).to(logits.dtype)
+        else:
+            wanted = target.to(logits.dtype).gather(1, classes)
+        mass = wanted.sum(1, keepdim=True)
+        considered = (mass > 0).to(logits.dtype)
+        wanted = wanted / torch.where(mass > 0, mass, 1)
+        wanted = (1 - self.label_smoothing) * wanted + self.label_smoothing / classes.shape[1] * considered
+        return -(wanted * F.log_softmax(logits, dim=1)).sum(1)

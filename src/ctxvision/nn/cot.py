@@ -1,0 +1,131 @@
+"""The Contextual Transformer (CoT) layer: static context from a convolution, dynamic context from attention."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ctxvision.ops import local_aggregation
+
+Context = Literal["full", "static", "dynamic", "linear"]
+SHARE = 8  # channels that share an attention map, interleaved
+
+
+class CoTLayer(nn.Module):
+    """Contextual Transformer layer (Li et al., CoTNet, 2021, section 3.2), a drop-in for a 3x3 convolution.
+
+    1. static context ``K1 = ReLU(BN(conv k x k))``;
+    2. attention ``A = GroupNorm(conv1x1(ReLU(BN(conv1x1([x, K1])))))``, equation 4;
+    3. dynamic context ``K2 = SiLU(BN(V * A))`` with ``V = BN(conv1x1(x))``, equation 5;
+    4. output ``K2 · α0 + K1 · α1``, where a softmax over the two is computed per channel from ``GAP(K1 + K2)``.
+
+    Parameter names are those of the published checkpoints.
+
+    Args:
+        channels: Channels in and out, a multiple of 8 and of ``key_groups``.
+        kernel_size: Odd side ``k`` of both contexts.
+        dilation: Distance between taps of both contexts.
+        key_groups: Groups of the static context's convolution: 4, in CoTNeXt 8.
+        groups: 1, or 2 in CoTNeXt: groups of the three 1x1 convolutions before the fusion. With 2, ``x`` and
+            ``K1`` are interleaved channel by channel, and each half of the channels has attention maps of its own.
+        context: ``"full"``, or an ablation of Table 5: ``"static"`` (only ``K1``), ``"dynamic"`` (only ``K2``),
+            ``"linear"`` (``K1 + K2``).
+
+    Shape:
+        ``(B, C, H, W)`` to ``(B, C, H, W)``.
+
+    Raises:
+        ValueError: If ``channels`` does not divide as needed or ``context`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> from ctxvision.nn import CoTLayer
+        >>> CoTLayer(64)(torch.randn(2, 64, 14, 14)).shape
+        torch.Size([2, 64, 14, 14])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        dilation: int = 1,
+        key_groups: int = 4,
+        groups: int = 1,
+        context: Context = "full",
+    ) -> None:
+        super().__init__()
+        if channels % (SHARE * groups) or channels % key_groups:
+            raise ValueError(
+                f"CoTLayer: channels {channels} must be a multiple of {SHARE} * groups = {SHARE * groups} "
+                f"and of key_groups {key_groups}"
+            )
+        if context not in ("full", "static", "dynamic", "linear"):
+            raise ValueError(f"CoTLayer: context must be full, static, dynamic or linear, got {context!r}")
+        self.kernel_size, self.dilation, self.groups, self.context = kernel_size, dilation, groups, context
+        self.maps = channels // SHARE
+        taps, same = kernel_size**2, dilation * (kernel_size - 1) // 2
+        self.key_embed = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel_size, 1, same, dilation, groups=key_groups, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        if context != "static":
+            self.embed = nn.Sequential(
+                nn.Conv2d(2 * channels, channels // 2, 1, groups=groups, bias=False),
+                nn.BatchNorm2d(channels // 2),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(channels // 2, taps * self.maps, 1, groups=groups),
+                nn.GroupNorm(self.maps, taps * self.maps),
+            )
+            self.conv1x1 = nn.Sequential(
+                nn.Conv2d(channels, channels, 1, groups=groups, bias=False), nn.BatchNorm2d(channels)
+            )
+            self.bn = nn.BatchNorm2d(channels)
+            self.act = nn.SiLU(inplace=True)
+        if context == "full":
+            hidden = max(channels // 2, 32)
+            self.se = nn.Sequential(
+                nn.Conv2d(channels, hidden, 1),
+                nn.BatchNorm2d(hidden),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(hidden, 2 * channels, 1),
+            )
+
+    def attention(self, x: Tensor, static: Tensor) -> Tensor:
+        """Return the attention maps, ``(B, C / 8, k * k, H, W)``, equation 4."""
+        both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
+        maps: Tensor = self.embed(both)
+        return maps.unflatten(1, (self.maps, self.kernel_size**2))
+
+    def dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
+        """Return ``K2``, ``(B, C, H, W)``, equation 5."""
+        maps, values = self.attention(x, static), self.conv1x1(x)
+        if self.groups == 1:
+            aggregated = local_aggregation(values, maps, dilation=self.dilation, grouping="interleaved")
+        else:  # interleaving stays inside a group of channels: fold the groups into the batch
+            aggregated = local_aggregation(
+                values.unflatten(1, (self.groups, -1)).flatten(0, 1),
+                maps.unflatten(1, (self.groups, -1)).flatten(0, 1),
+                dilation=self.dilation,
+                grouping="interleaved",
+            ).unflatten(0, (-1, self.groups)).flatten(1, 2)  # fmt: skip
+        dynamic: Tensor = self.act(self.bn(aggregated))
+        return dynamic
+
+    def fusion(self, static: Tensor, dynamic: Tensor) -> Tensor:
+        """Return ``α0``, the dynamic context's share per image and channel, ``(B, C, 1, 1)``; ``α1 = 1 - α0``."""
+        pooled = static.mean((2, 3), keepdim=True) + dynamic.mean((2, 3), keepdim=True)
+        pair: Tensor = self.se(pooled).unflatten(1, (-1, 2))  # (B, C, 2, 1, 1)
+        return torch.sigmoid(pair[:, :, 0] - pair[:, :, 1])  # the softmax over two
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the fused context."""
+        static: Tensor = self.key_embed(x)
+        if self.context == "static":
+            return static
+        dynamic = self.dynamic_context(x, static)
+        if self.context == "dynamic":
+            return dynamic
+        if self.context == "linear":
+            return static + dynamic
+        return torch.lerp(static, dynamic, self.fusion(static, dynamic))

@@ -1,0 +1,131 @@
+"""The class funnel: embeddings, temperature and the steps that narrow the classes down through the network."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ctxvision.nn.class_context import ClassContext, ClassStep, class_counts
+
+Selection = Literal["reduce", "rerank"]
+
+
+class ContextualOutput(NamedTuple):
+    """Everything a contextual network says about a batch; `ContextualLoss` takes it whole."""
+
+    logits: Tensor
+    """``(B, num_classes)``: scores over τ; every class that was dropped ranks below every one that was kept."""
+    scores: tuple[Tensor, ...]
+    """Cosine scores of each step, first stage to head, ``(B, N_i)`` each."""
+    classes: tuple[Tensor, ...]
+    """The classes that each step scored, ``(B, N_i)`` int64, aligned with ``scores``."""
+    temperature: Tensor
+    """τ, a scalar."""
+
+
+class ClassFunnel(nn.Module):
+    """The one class-embedding table of a network, its temperature, and a `ClassContext` per contextual stage.
+
+    Contextual CNN, sections 3.1 and 3.2. τ starts at 0.07 and is learned as ``log(1 / τ)``, not below 0.01
+    (Radford et al., 2021). Class sets are nested, and each sample has its own.
+
+    Args:
+        num_classes: ``N_1``.
+        dim: Width ``d`` of the embeddings.
+        channels: Channels of the features that enter each contextual stage, by stage number (1 to 4).
+        head_channels: Channels of the last stage.
+        hidden: Width of the projections at the stages.
+        head_hidden: Width of the projection at the head.
+        merge_hidden: Width inside the merging.
+        ratios: Considered classes of stages 1 to 4 as shares of ``num_classes``.
+        selection: ``"reduce"`` narrows the classes step by step (the paper); ``"rerank"`` lets every step choose
+            among all of them again (the authors' released code, which calls it more stable).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int,
+        channels: Mapping[int, int],
+        head_channels: int,
+        hidden: int,
+        head_hidden: int,
+        merge_hidden: int,
+        ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05),
+        selection: Selection = "reduce",
+    ) -> None:
+        super().__init__()
+        if selection not in ("reduce", "rerank"):
+            raise ValueError(f"selection must be 'reduce' or 'rerank', got {selection!r}")
+        self.ratios, self.selection = tuple(ratios), selection
+        self.embedding = nn.Embedding(num_classes, dim)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.steps = nn.ModuleDict(
+            {str(stage): ClassContext(width, dim, hidden, merge_hidden) for stage, width in channels.items()}
+        )
+        self.head = ClassContext(head_channels, dim, head_hidden)
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+
+    @property
+    def num_classes(self) -> int:
+        """``N_1``, the rows of the embedding table."""
+        return self.embedding.num_embeddings
+
+    @property
+    def temperature(self) -> Tensor:
+        """τ."""
+        return torch.exp(-self.logit_scale).clamp(min=0.01)
+
+    def reset(self, num_classes: int) -> None:
+        """Start over with new embeddings for ``num_classes`` classes; everything else stays."""
+        old = self.embedding.weight
+        self.embedding = nn.Embedding(num_classes, old.shape[1], device=old.device, dtype=old.dtype)
+        nn.init.normal_(self.embedding.weight, std=old.shape[1] ** -0.5)
+
+    def enter(self, stage: int, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> tuple[Tensor | None, ClassStep]:
+        """Narrow the classes at the entry of a stage.
+
+        Args:
+            stage: Stage number, 1 to 4.
+            x: Features of the stage before, ``(B, C, H, W)``.
+            steps: What the earlier contextual stages returned from this method.
+
+        Returns:
+            The classes that were scored, ``(B, n)`` (``None``: all), and what came of it.
+        """
+        classes = self._considered(steps)
+        keep = class_counts(self.num_classes, self.ratios)[stage - 1]
+        step: ClassStep = self.steps[str(stage)](x, self.embedding.weight, classes, keep)
+        return classes, step
+
+    def finish(self, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> ContextualOutput:
+        """Score the remaining classes with the last features, ``(B, C)``, and put the steps together."""
+        classes = self._considered(steps)
+        scores = self.head.scores(x, self.embedding.weight)
+        everything = torch.arange(self.num_classes, device=x.device).expand(x.shape[0], -1)
+        scored = [(everything if c is None else c, step.scores) for c, step in steps]
+        scored.append((everything, scores) if classes is None else (classes, scores.gather(1, classes)))
+        sets, all_scores = tuple(c for c, _ in scored), tuple(s for _, s in scored)
+        survivors = steps[-1][1].kept if steps else everything
+        logits = _compose(all_scores, sets, survivors, self.temperature, self.num_classes)
+        return ContextualOutput(logits, all_scores, sets, self.temperature)
+
+    def _considered(self, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> Tensor | None:
+        return steps[-1][1].kept if steps and self.selection == "reduce" else None
+
+
+def _compose(
+    scores: Sequence[Tensor], classes: Sequence[Tensor], survivors: Tensor, temperature: Tensor, num_classes: int
+) -> Tensor:
+    """Give each class its last score over τ, and those that were dropped a handicap that no score can make up for.
+
+    Cosines lie in [-1, 1], so scores over τ differ by at most 2 / τ: with a handicap of 2 / τ + 1 the dropped
+    classes rank below all others, in the order of their last score, and their softmax is practically zero.
+    """
+    last = scores[0].new_zeros(scores[0].shape[0], num_classes)
+    for score, members in zip(scores, classes, strict=True):
+        last = last.scatter(1, members, score)
+    dropped = torch.ones_like(last).scatter(1, survivors, 0.0)
+    return (last - 2 * dropped) / temperature - dropped

@@ -1,0 +1,73 @@
+"""Involution: a convolution whose kernel depends on the position and is shared by the channels of a group."""
+
+from torch import Tensor, nn
+
+from ctxvision.ops import local_aggregation
+
+
+class Involution2d(nn.Module):
+    """Generate a kernel at each position from the features there, and aggregate with it.
+
+    Source: Li et al., Involution, CVPR 2021. Every output position gets its own ``k x k`` kernel per group
+    of ``group_channels`` channels, made by ``conv1x1 -> BN -> ReLU -> conv1x1`` from ``x``; groups are blocked.
+
+    With ``stride > 1`` the kernel generator reads an average pool of ``x`` over ``stride x stride`` windows.
+    The pool rounds up, so that its size is exactly the convolution formula's ``(H - 1) // stride + 1`` at any
+    ``H``: an incomplete window at the border averages the pixels that it has. (The published CUDA kernel pairs
+    a pool that rounds down with the convolution's size and reads outside its weights when ``H`` is odd.)
+
+    Args:
+        channels: Channels in and out, a multiple of ``group_channels``.
+        kernel_size: Odd side ``k`` of the aggregated neighbourhood; the padding keeps the size.
+        stride: Step between output positions.
+        dilation: Distance between taps.
+        group_channels: Channels that share a kernel.
+        reduction: Channels are divided by this inside the kernel generator.
+
+    Shape:
+        ``(B, C, H, W)`` to ``(B, C, ceil(H / stride), ceil(W / stride))``.
+
+    Raises:
+        ValueError: If ``channels`` does not divide as needed or ``kernel_size`` is even.
+
+    Example:
+        >>> import torch
+        >>> from ctxvision.nn import Involution2d
+        >>> Involution2d(64, kernel_size=7, stride=2)(torch.randn(2, 64, 15, 15)).shape
+        torch.Size([2, 64, 8, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 7,
+        stride: int = 1,
+        dilation: int = 1,
+        group_channels: int = 16,
+        reduction: int = 4,
+    ) -> None:
+        super().__init__()
+        if channels % group_channels or channels % reduction:
+            raise ValueError(
+                f"Involution2d: channels {channels} must be a multiple of group_channels {group_channels} "
+                f"and of reduction {reduction}"
+            )
+        if kernel_size % 2 == 0:
+            raise ValueError(f"Involution2d: kernel_size must be odd to keep the size, got {kernel_size}")
+        self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
+        self.groups = channels // group_channels
+        hidden = channels // reduction
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        self.reduce = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)
+        )
+        self.span = nn.Conv2d(hidden, kernel_size**2 * self.groups, 1)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """Return the generated kernels, ``(B, G, k * k, H', W')``."""
+        maps: Tensor = self.span(self.reduce(self.pool(x)))
+        return maps.unflatten(1, (self.groups, self.kernel_size**2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Aggregate ``x`` with its own kernels."""
+        return local_aggregation(x, self.kernels(x), stride=self.stride, dilation=self.dilation)

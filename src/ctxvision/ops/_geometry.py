@@ -1,0 +1,68 @@
+"""Sizes, pairs and casts that both operators share."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def as_pair(value: int | Sequence[int], name: str, minimum: int) -> list[int]:
+    """Return ``value`` as ``[vertical, horizontal]``.
+
+    Raises:
+        ValueError: if it is not one or two integers, or one of them is below ``minimum``.
+    """
+    pair = [value, value] if isinstance(value, int) else list(value)
+    if len(pair) != 2 or any(element < minimum for element in pair):
+        raise ValueError(f"{name} must be one or two integers >= {minimum}, got {value!r}")
+    return pair
+
+
+def output_size(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """Return the spatial output size of a convolution: ``(H + 2p - d(k - 1) - 1) // s + 1`` per axis."""
+    return [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    ]
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether ``x`` is laid out channels-last and is not plainly contiguous as well."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def empty_like_layout(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """Return an uninitialised 4-d tensor of ``shape`` in the memory format of ``x``."""
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=layout)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which sums of ``dtype`` are formed: half precision accumulates in float32."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def autocast_inputs(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Cast floating tensors as autocast would for a convolution; float64 is left alone, as torch does."""
+    device = next(tensor.device.type for tensor in tensors if tensor is not None)
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    target = torch.get_autocast_dtype(device)
+    return tuple(
+        tensor.to(target) if tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
+        for tensor in tensors
+    )
+
+
+def check_same_kind(op: str, **tensors: Tensor | None) -> None:
+    """Raise ``ValueError`` unless all given tensors are floating and share dtype and device."""
+    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    kinds = {name: f"{tensor.dtype} on {tensor.device}" for name, tensor in present.items()}
+    if len(set(kinds.values())) > 1:
+        listed = ", ".join(f"{name} is {kind}" for name, kind in kinds.items())
+        raise ValueError(f"{op}: all tensors need one dtype and one device, but {listed}")
+    first = next(iter(present.values()))
+    if not first.is_floating_point():
+        raise ValueError(f"{op}: tensors must be floating point, got {first.dtype}; convert with .float()")

@@ -1,0 +1,141 @@
+"""Contextual convolution: kernels and sampling grids that bend for each image."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctxvision.ops._geometry import as_pair, autocast_inputs, check_same_kind, output_size
+from ctxvision.ops.contextual_conv.op import contextual_conv
+
+__all__ = ["contextual_conv2d"]
+
+
+def contextual_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor | None,
+    weight_offset: Tensor | None = None,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    r"""Convolve each image with its own kernel offsets and its own sampling grid.
+
+    .. math::
+        y_{b,o,p} = \mathrm{bias}_o + \sum_{c,n} (w_{o,c,n} + \Delta w_{b,c,n})\; m_{b,n,p}\;
+        x_{b,\,c,\,ps + g(n) + \Delta p_{b,n,p}}
+
+    with bilinear sampling and ``x`` zero outside the image (Contextual CNN, equation 4; ``m`` is the
+    modulation of Deformable ConvNets v2). Differentiable twice in every tensor argument; half precision
+    accumulates, and positions are computed, in float32.
+
+    Args:
+        x: Input, ``(B, C, H, W)``, any memory format; the result keeps it.
+        weight: Kernel shared by the batch, ``(O, C / groups, kh, kw)``.
+        offset: Sampling offsets in pixels, ``(B, 2 * kh * kw, H', W')``, ``(y, x)`` per tap as in
+            `torchvision.ops.deform_conv2d`; ``None`` samples the regular grid.
+        weight_offset: Kernel offsets per image and input channel, ``(B, C, kh, kw)``, shared by all
+            output channels that read the channel; ``None`` means zero.
+        mask: Modulation per tap and output position, ``(B, kh * kw, H', W')``; ``None`` means one.
+        bias: ``(O,)``.
+        stride: Step between output positions in pixels, one integer or ``(vertical, horizontal)``.
+        padding: Zeros added on each side in pixels.
+        dilation: Distance between taps in pixels.
+        groups: Number of channel groups; ``groups = C`` is the depthwise convolution of ConvNeXt.
+
+    Returns:
+        ``(B, O, H', W')`` with ``H' = (H + 2p - d(k - 1) - 1) // s + 1``.
+
+    Raises:
+        ValueError: If the shapes, dtypes or devices do not fit; the message names both shapes and the rule.
+
+    Example:
+        >>> import torch
+        >>> from ctxvision.ops import contextual_conv2d
+        >>> x, kernel = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 7, 7)
+        >>> offset, bend = torch.randn(2, 98, 14, 14), torch.randn(2, 8, 7, 7)
+        >>> contextual_conv2d(x, kernel, offset, bend, padding=3, groups=8).shape
+        torch.Size([2, 8, 14, 14])
+    """
+    name = "contextual_conv2d"
+    if x.dim() != 4 or weight.dim() != 4:
+        raise ValueError(
+            f"{name} needs x (B, C, H, W) and weight (O, C / groups, kh, kw), "
+            f"got x {tuple(x.shape)}, weight {tuple(weight.shape)}"
+        )
+    strides, paddings, dilations = (
+        as_pair(stride, "stride", 1), as_pair(padding, "padding", 0), as_pair(dilation, "dilation", 1),
+    )  # fmt: skip
+    batch, channels, *size = x.shape
+    out_channels, group_channels, *kernel = weight.shape
+    if groups < 1 or channels != group_channels * groups or out_channels % groups:
+        raise ValueError(
+            f"{name}: x must have weight.shape[1] * groups channels and weight.shape[0] must be a multiple of groups, "
+            f"got x {tuple(x.shape)}, weight {tuple(weight.shape)}, groups {groups}"
+        )
+    out_size = output_size(size, kernel, strides, paddings, dilations)
+    if min(out_size) < 1:
+        raise ValueError(
+            f"{name}: the output size (H + 2p - d(k - 1) - 1) // s + 1 = {tuple(out_size)} must be positive, "
+            f"got x {tuple(x.shape)}, weight {tuple(weight.shape)}, stride {stride}, padding {padding}, dilation {dilation}"
+        )
+    taps = kernel[0] * kernel[1]
+    rules = {
+        "offset": (offset, (batch, 2 * taps, *out_size), "(B, 2 * kh * kw, H', W')"),
+        "weight_offset": (weight_offset, (batch, channels, *kernel), "(B, C, kh, kw)"),
+        "mask": (mask, (batch, taps, *out_size), "(B, kh * kw, H', W')"),
+        "bias": (bias, (out_channels,), "(O,)"),
+    }
+    for argument, (tensor, shape, rule) in rules.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"{name}: {argument} must be {rule} = {shape} for x {tuple(x.shape)} and weight {tuple(weight.shape)}, "
+                f"got {argument} {tuple(tensor.shape)}"
+            )
+    tensors = autocast_inputs(x, weight, offset, weight_offset, mask, bias)
+    x, weight, offset, weight_offset, mask, bias = tensors  # type: ignore[assignment]
+    check_same_kind(
+        name, x=x, weight=weight, offset=offset, weight_offset=weight_offset, mask=mask, bias=bias
+    )  # fmt: skip
+    if offset is None and mask is None:
+        return _regular_grid(x, weight, weight_offset, bias, strides, paddings, dilations, groups)
+    if offset is None:
+        offset = x.new_zeros((batch, 2 * taps, *out_size))
+    result: Tensor = contextual_conv(
+        x, weight, offset, weight_offset, mask, bias, strides, paddings, dilations, groups
+    )  # fmt: skip
+    return result
+
+
+def _regular_grid(
+    x: Tensor,
+    weight: Tensor,
+    weight_offset: Tensor | None,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """Without sampling offsets, kernels that differ by image are a plain convolution with the batch as groups."""
+    if weight_offset is None:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    batch, channels, height, width = x.shape
+    folded = x.reshape(1, batch * channels, height, width)
+    if groups == channels == weight.shape[0]:
+        kernels = (weight[None] + weight_offset.unsqueeze(2)).flatten(0, 1)  # (B * C, 1, kh, kw)
+        y = F.conv2d(folded, kernels, None, stride, padding, dilation, batch * channels)
+        y = y.reshape(batch, channels, *y.shape[2:])
+        return y if bias is None else y + bias[:, None, None]
+    # the offsets are shared by the output channels of a group: one extra map per image and group
+    y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    kernels = weight_offset.reshape(batch * groups, channels // groups, *weight_offset.shape[2:])
+    bend = F.conv2d(folded, kernels, None, stride, padding, dilation, batch * groups)
+    spread = bend.reshape(batch, groups, *y.shape[2:]).repeat_interleave(y.shape[1] // groups, dim=1)
+    return torch.add(y, spread)

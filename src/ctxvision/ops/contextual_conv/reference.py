@@ -1,0 +1,201 @@
+"""Contextual convolution in plain torch: any device, any floating dtype, differentiable itself.
+
+The image is a table of rows, one row of C channels per pixel, and one zero row at the end for everything
+outside. A tap reads four rows per output position; taps are summed one by one, so that the sampled image,
+``kh * kw`` times as large as the input, never exists. Layouts: rows (B * H * W + 1, C), positions (B, P)
+with P = H' * W', sampled (B, P, C), grad (B, P, O).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ctxvision.ops._geometry import accumulation_dtype, is_channels_last, output_size
+
+Corner = tuple[Tensor, Tensor]  # row indices (B, P), interpolation coefficients (B, P, 1)
+
+
+class _Tap(NamedTuple):
+    """The four corners that one kernel tap reads, top-left, top-right, bottom-left, bottom-right."""
+
+    corners: tuple[Corner, Corner, Corner, Corner]
+    fraction_y: Tensor  # (B, P), distance from the upper row in [0, 1)
+    fraction_x: Tensor
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return the pixels of (B, C, H, W) as rows, with one more row of zeros, in the accumulation dtype."""
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).to(accumulation_dtype(x.dtype))
+    return torch.cat([pixels, pixels.new_zeros(1, x.shape[1])])
+
+
+def _image(rows: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return (B * H * W, C) rows as an image of shape (B, C, H, W) in the dtype and memory format of ``like``."""
+    batch, channels, height, width = shape
+    image = rows.to(like.dtype).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+    return image if is_channels_last(like) else image.contiguous()
+
+
+def _sample_positions(
+    offset: Tensor, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Iterator[_Tap]:  # fmt: skip
+    """Yield the corners of each tap, row by row over the kernel."""
+    (batch, _, rows, columns), (height, width) = offset.shape, size
+    offset = offset.to(accumulation_dtype(offset.dtype)).reshape(batch, -1, 2, rows * columns)
+    like = dict(dtype=offset.dtype, device=offset.device)
+    grid_y = (torch.arange(rows, **like) * stride[0] - padding[0]).repeat_interleave(columns)  # type: ignore[call-overload]
+    grid_x = (torch.arange(columns, **like) * stride[1] - padding[1]).repeat(rows)  # type: ignore[call-overload]
+    first_row = torch.arange(batch, device=offset.device)[:, None] * (height * width)
+    outside = torch.full((), batch * height * width, device=offset.device)
+    for n in range(kernel[0] * kernel[1]):
+        y = grid_y + (n // kernel[1]) * dilation[0] + offset[:, n, 0]
+        x = grid_x + (n % kernel[1]) * dilation[1] + offset[:, n, 1]
+        top, left = y.detach().floor(), x.detach().floor()
+        fraction_y, fraction_x = y - top, x - left
+
+        def corner(down: int, right: int, top: Tensor = top, left: Tensor = left) -> Tensor:
+            row, column = top + down, left + right
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)  # false for NaN as well
+            row, column = torch.where(inside, row, 0), torch.where(inside, column, 0)
+            return torch.where(inside, first_row + row.long() * width + column.long(), outside)
+
+        weights = (
+            (1 - fraction_y) * (1 - fraction_x), (1 - fraction_y) * fraction_x,
+            fraction_y * (1 - fraction_x), fraction_y * fraction_x,
+        )  # fmt: skip
+        indices = (corner(0, 0), corner(0, 1), corner(1, 0), corner(1, 1))
+        corners = tuple((index, weight.unsqueeze(-1)) for index, weight in zip(indices, weights, strict=True))
+        yield _Tap(corners, fraction_y, fraction_x)  # type: ignore[arg-type]
+
+
+def _read(rows: Tensor, index: Tensor) -> Tensor:
+    """Gather (B, P, C) from the pixel rows."""
+    return rows.index_select(0, index.flatten()).reshape(*index.shape, rows.shape[1])
+
+
+def _interpolate(rows: Tensor, tap: _Tap) -> Tensor:
+    """Return the bilinear samples of one tap, (B, P, C)."""
+    (index, weight), *others = tap.corners
+    sampled = _read(rows, index) * weight
+    for index, weight in others:
+        sampled = torch.addcmul(sampled, _read(rows, index), weight)
+    return sampled
+
+
+def _contract(sampled: Tensor, weight: Tensor, bend: Tensor | None, groups: int) -> Tensor:
+    """Return what one tap adds to the output, (B, P, O): weight (O, C / groups), bend (B, C)."""
+    if weight.shape[1] == 1 and weight.shape[0] == groups:
+        return sampled * (weight[:, 0] if bend is None else (weight[:, 0] + bend)[:, None])
+    grouped = sampled.unflatten(-1, (groups, -1))
+    y = torch.einsum("bpgc,goc->bpgo", grouped, weight.unflatten(0, (groups, -1)))
+    if bend is not None:
+        y = y + torch.einsum("bpgc,bgc->bpg", grouped, bend.unflatten(-1, (groups, -1))).unsqueeze(-1)
+    return y.flatten(2)
+
+
+def contextual_conv(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    weight_offset: Tensor | None,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Return (B, O, H', W'); arguments as in `ctxvision.ops.contextual_conv2d`, already checked."""
+    size, kernel = x.shape[2:], weight.shape[2:]
+    out_size = output_size(size, kernel, stride, padding, dilation)
+    rows = _rows(x)
+    weight = weight.to(rows.dtype).flatten(2)  # (O, C / groups, K)
+    bends = None if weight_offset is None else weight_offset.to(rows.dtype).flatten(2)  # (B, C, K)
+    masks = None if mask is None else mask.to(rows.dtype).flatten(2)  # (B, K, P)
+    total = rows.new_zeros(x.shape[0], out_size[0] * out_size[1], weight.shape[0])
+    for n, tap in enumerate(_sample_positions(offset, size, kernel, stride, padding, dilation)):
+        sampled = _interpolate(rows, tap)
+        if masks is not None:
+            sampled = sampled * masks[:, n, :, None]
+        total += _contract(sampled, weight[..., n], None if bends is None else bends[..., n], groups)
+    if bias is not None:
+        total += bias.to(rows.dtype)
+    return _image(total, (x.shape[0], weight.shape[0], *out_size), x)
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    weight_offset: Tensor | None,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of (x, weight, offset, weight_offset, mask); an empty tensor where not needed."""
+    size, kernel, taps = x.shape[2:], weight.shape[2:], weight.shape[2:].numel()
+    rows = _rows(x)
+    accumulate = rows.dtype
+    grad = grad.permute(0, 2, 3, 1).flatten(1, 2).to(accumulate)  # (B, P, O)
+    weights = weight.to(accumulate).flatten(2)
+    bends = None if weight_offset is None else weight_offset.to(accumulate).flatten(2)
+    masks = None if mask is None else mask.to(accumulate).flatten(2)
+    depthwise = weight.shape[1] == 1 and weight.shape[0] == groups
+    grouped_grad = grad.unflatten(-1, (groups, -1))  # (B, P, G, O / G)
+    summed_grad = grouped_grad.sum(-1)  # (B, P, G): what a kernel offset sees of the output
+
+    rows_grad = torch.zeros_like(rows)
+    weight_grads, bend_grads, mask_grads, offset_grads = [], [], [], []
+    for n, tap in enumerate(_sample_positions(offset, size, kernel, stride, padding, dilation)):
+        values = [_read(rows, index) for index, _ in tap.corners]  # four times (B, P, C)
+        if needs[1] or needs[3]:
+            sampled = sum(value * coefficient for value, (_, coefficient) in zip(values, tap.corners, strict=True))
+            if masks is not None:
+                sampled = sampled * masks[:, n, :, None]
+            if depthwise:
+                per_image = (grad * sampled).sum(1)  # (B, C)
+                weight_grads.append(per_image.sum(0)[:, None])
+                bend_grads.append(per_image)
+            else:
+                grouped = sampled.unflatten(-1, (groups, -1))
+                weight_grads.append(torch.einsum("bpgo,bpgc->goc", grouped_grad, grouped).flatten(0, 1))
+                bend_grads.append(torch.einsum("bpg,bpgc->bgc", summed_grad, grouped).flatten(1))
+        if not (needs[0] or needs[2] or needs[4]):
+            continue
+        if depthwise:
+            bend = weights[:, 0, n] if bends is None else (weights[:, 0, n] + bends[..., n])[:, None]
+            sampled_grad = grad * bend
+        else:
+            sampled_grad = torch.einsum("bpgo,goc->bpgc", grouped_grad, weights[..., n].unflatten(0, (groups, -1)))
+            if bends is not None:
+                sampled_grad = sampled_grad + summed_grad.unsqueeze(-1) * bends[..., n].unflatten(-1, (1, groups, -1))
+            sampled_grad = sampled_grad.flatten(2)
+        if needs[2] or needs[4]:
+            top_left, top_right, bottom_left, bottom_right = ((sampled_grad * value).sum(-1) for value in values)
+            fy, fx = tap.fraction_y, tap.fraction_x
+            top, bottom = torch.lerp(top_left, top_right, fx), torch.lerp(bottom_left, bottom_right, fx)
+            mask_grads.append(torch.lerp(top, bottom, fy))
+            by_y, by_x = bottom - top, torch.lerp(top_right - top_left, bottom_right - bottom_left, fy)
+            by_offset = torch.stack([by_y, by_x], dim=1)  # (B, 2, P)
+            offset_grads.append(by_offset if masks is None else by_offset * masks[:, n, None])
+        if needs[0]:
+            if masks is not None:
+                sampled_grad = sampled_grad * masks[:, n, :, None]
+            for index, coefficient in tap.corners:
+                rows_grad = rows_grad.index_add_(0, index.flatten(), (sampled_grad * coefficient).flatten(0, 1))
+
+    nothing = x.new_empty(0)
+    return (
+        _image(rows_grad[:-1], x.shape, x) if needs[0] else nothing,
+        torch.stack(weight_grads, -1).reshape(weight.shape).to(weight.dtype) if needs[1] else nothing.clone(),
+        torch.cat(offset_grads, 1).reshape(offset.shape).to(x.dtype) if needs[2] else nothing.clone(),
+        torch.stack(bend_grads, -1).reshape(*x.shape[:2], *kernel).to(x.dtype) if needs[3] else nothing.clone(),
+        torch.stack(mask_grads, 1).reshape(x.shape[0], taps, *offset.shape[2:]).to(x.dtype) if needs[4] else nothing.clone(),
+    )

@@ -1,0 +1,81 @@
+"""Local aggregation: every position sums its neighbours with weights of its own."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from ctxvision.ops._geometry import as_pair, autocast_inputs, check_same_kind, output_size
+from ctxvision.ops.local_aggregation.op import aggregate
+
+__all__ = ["local_aggregation"]
+
+
+def local_aggregation(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | None = None,
+    dilation: int | Sequence[int] = 1,
+    grouping: Literal["blocked", "interleaved"] = "blocked",
+) -> Tensor:
+    r"""Sum the neighbourhood of each position with that position's own weights.
+
+    .. math::
+        y_{b,c,i,j} = \sum_{u,v} a_{b,\,g(c),\,uk+v,\,i,j}\; x_{b,\,c,\,is+ud-p,\,js+vd-p}
+
+    with ``x`` zero outside the image. This is ``V ⊛ A`` of CoTNet (equation 5, interleaved groups)
+    and involution (blocked groups). Differentiable any number of times in both arguments; half
+    precision accumulates in float32; under autocast both arguments are cast as for a convolution.
+
+    Args:
+        x: Values, ``(B, C, H, W)``, any memory format; the result keeps it.
+        weight: One ``k x k`` map per group and output position, ``(B, G, k*k, H', W')``; ``k`` is
+            read from the shape, taps are ordered row by row, and ``C`` must be a multiple of ``G``.
+        stride: Step between output positions in pixels, one integer or ``(vertical, horizontal)``.
+        padding: Zeros added on each side in pixels; ``None`` means "same", ``dilation * (k - 1) // 2``.
+        dilation: Distance between taps in pixels.
+        grouping: Which channels share a map: ``"blocked"``, ``g(c) = c // (C / G)``, or
+            ``"interleaved"``, ``g(c) = c mod G``.
+
+    Returns:
+        ``(B, C, H', W')`` with ``H' = (H + 2p - d(k - 1) - 1) // s + 1``.
+
+    Raises:
+        ValueError: If the shapes, dtypes or devices do not fit; the message names both shapes and the rule.
+
+    Example:
+        >>> import torch
+        >>> from ctxvision.ops import local_aggregation
+        >>> x, weight = torch.randn(2, 32, 14, 14), torch.randn(2, 4, 9, 7, 7)
+        >>> local_aggregation(x, weight, stride=2).shape
+        torch.Size([2, 32, 7, 7])
+    """
+    if grouping not in ("blocked", "interleaved"):
+        raise ValueError(f"grouping must be 'blocked' or 'interleaved', got {grouping!r}")
+    shapes = f"x {tuple(x.shape)}, weight {tuple(weight.shape)}"
+    if x.dim() != 4 or weight.dim() != 5:
+        raise ValueError(f"local_aggregation needs x (B, C, H, W) and weight (B, G, k*k, H', W'), got {shapes}")
+    batch, channels, *size = x.shape
+    weight_batch, groups, taps, *weight_size = weight.shape
+    kernel = math.isqrt(taps)
+    if kernel * kernel != taps or taps == 0:
+        raise ValueError(f"local_aggregation: weight must hold k*k taps in dimension 2, a square number, got {shapes}")
+    if batch != weight_batch:
+        raise ValueError(f"local_aggregation: x and weight need the same batch size, got {shapes}")
+    if groups == 0 or channels % groups:
+        raise ValueError(f"local_aggregation: channels must be a multiple of groups, got {shapes}")
+    strides, dilations = as_pair(stride, "stride", 1), as_pair(dilation, "dilation", 1)
+    paddings = [d * (kernel - 1) // 2 for d in dilations] if padding is None else as_pair(padding, "padding", 0)
+    expected = output_size(size, (kernel, kernel), strides, paddings, dilations)
+    if list(weight_size) != expected:
+        raise ValueError(
+            f"local_aggregation: weight must have one map per output position, (H + 2p - d(k - 1) - 1) // s + 1 = "
+            f"{tuple(expected)} for stride {stride}, padding {paddings}, dilation {dilation}, k {kernel}, got {shapes}"
+        )
+    x, weight = autocast_inputs(x, weight)  # type: ignore[assignment]
+    check_same_kind("local_aggregation", x=x, weight=weight)
+    result: Tensor = aggregate(x, weight, strides, paddings, dilations, grouping == "interleaved")
+    return result

@@ -1,0 +1,137 @@
+"""Registration of local aggregation: op, fake, setup, backward, autograd, cost.
+
+The operator and its two adjoints are the three partial contractions of one trilinear form in (x, a, y),
+so each one's backward is written with the other two and derivatives of every order exist.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from ctxvision.ops._geometry import empty_like_layout
+from ctxvision.ops.local_aggregation import reference
+
+Ints = Sequence[int]
+
+# y = aggregate(x, a) ---------------------------------------------------------------------------
+
+
+@torch.library.custom_op("ctxvision::local_aggregation", mutates_args=())
+def aggregate(x: Tensor, weight: Tensor, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool) -> Tensor:
+    """See `ctxvision.ops.local_aggregation`, which checks the arguments."""
+    return reference.aggregate(x, weight, stride, padding, dilation, interleaved)
+
+
+@aggregate.register_fake
+def _(x: Tensor, weight: Tensor, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool) -> Tensor:
+    return empty_like_layout(x, (*x.shape[:2], *weight.shape[3:]))
+
+
+def _setup_aggregate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, *ctx.geometry = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward_aggregate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    return (
+        aggregate_input_grad(grad, weight, x.shape[2:], *ctx.geometry) if ctx.needs_input_grad[0] else None,
+        aggregate_weight_grad(x, grad, *weight.shape[1:3], *ctx.geometry) if ctx.needs_input_grad[1] else None,
+        *(None,) * 4,
+    )
+
+
+aggregate.register_autograd(_backward_aggregate, setup_context=_setup_aggregate)
+
+# gx = aggregate_input_grad(gy, a) --------------------------------------------------------------
+
+
+@torch.library.custom_op("ctxvision::local_aggregation_input_grad", mutates_args=())
+def aggregate_input_grad(
+    grad: Tensor, weight: Tensor, input_size: Ints, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool
+) -> Tensor:
+    """Adjoint of `aggregate` in x."""
+    return reference.input_grad(grad, weight, input_size, stride, padding, dilation, interleaved)
+
+
+@aggregate_input_grad.register_fake
+def _(
+    grad: Tensor, weight: Tensor, input_size: Ints, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool
+) -> Tensor:
+    return empty_like_layout(grad, (*grad.shape[:2], *input_size))
+
+
+def _setup_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, weight, _, *ctx.geometry = inputs
+    ctx.save_for_backward(grad, weight)
+
+
+def _backward_input_grad(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
+    grad, weight = ctx.saved_tensors
+    return (
+        aggregate(grad_x, weight, *ctx.geometry) if ctx.needs_input_grad[0] else None,
+        aggregate_weight_grad(grad_x, grad, *weight.shape[1:3], *ctx.geometry) if ctx.needs_input_grad[1] else None,
+        *(None,) * 5,
+    )
+
+
+aggregate_input_grad.register_autograd(_backward_input_grad, setup_context=_setup_input_grad)
+
+# ga = aggregate_weight_grad(x, gy) -------------------------------------------------------------
+
+
+@torch.library.custom_op("ctxvision::local_aggregation_weight_grad", mutates_args=())
+def aggregate_weight_grad(
+    x: Tensor, grad: Tensor, groups: int, taps: int, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool
+) -> Tensor:
+    """Adjoint of `aggregate` in the weight."""
+    return reference.weight_grad(x, grad, groups, taps, stride, padding, dilation, interleaved)
+
+
+@aggregate_weight_grad.register_fake
+def _(
+    x: Tensor, grad: Tensor, groups: int, taps: int, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool
+) -> Tensor:
+    return grad.new_empty((grad.shape[0], groups, taps, *grad.shape[2:]))
+
+
+def _setup_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, grad, _, _, *ctx.geometry = inputs
+    ctx.save_for_backward(x, grad)
+
+
+def _backward_weight_grad(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | None, ...]:
+    x, grad = ctx.saved_tensors
+    return (
+        aggregate_input_grad(grad, grad_weight, x.shape[2:], *ctx.geometry) if ctx.needs_input_grad[0] else None,
+        aggregate(x, grad_weight, *ctx.geometry) if ctx.needs_input_grad[1] else None,
+        *(None,) * 6,
+    )
+
+
+aggregate_weight_grad.register_autograd(_backward_weight_grad, setup_context=_setup_weight_grad)
+
+# cost: two floating-point operations per tap, channel and output position, in each direction ----
+
+
+def _flops(channel_shape: torch.Size, weight_shape: torch.Size) -> int:
+    batch, _, taps, height, width = weight_shape
+    return 2 * batch * channel_shape[1] * taps * height * width
+
+
+@register_flop_formula(torch.ops.ctxvision.local_aggregation)
+def _(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    return _flops(x, weight)
+
+
+@register_flop_formula(torch.ops.ctxvision.local_aggregation_input_grad)
+def _(grad: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    return _flops(grad, weight)
+
+
+@register_flop_formula(torch.ops.ctxvision.local_aggregation_weight_grad)
+def _(x: torch.Size, grad: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return _flops(x, out_shape)
