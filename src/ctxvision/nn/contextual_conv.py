@@ -54,7 +54,14 @@ class SamplingOffsets(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, stride: int, padding: int, dilation: int, prior_dim: int, modulation: bool
+        self,
+        channels: int,
+        kernel_size: int,
+        stride: int,
+        padding: int,
+        dilation: int,
+        prior_dim: int,
+        modulation: bool,
     ) -> None:
         super().__init__()
         self.coordinates = 2 * kernel_size**2
@@ -68,7 +75,7 @@ class SamplingOffsets(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return ``Δp`` in pixels, ``(B, 2 * k * k, H', W')``, and the mask, ``(B, k * k, H', W')``, or ``None``."""
+        """Return ``Δp`` in pixels, ``(B, 2 * k * k, H', W')``, and the mask, ``(B, k * k, H', W')``, if any."""
         hidden = self.conv1(x)
         if self.prior is not None:
             hidden = hidden + self.prior(prior)[:, :, None, None]
@@ -144,12 +151,16 @@ class ContextualConv2d(nn.Module):
             else None
         )
 
-    def offsets(self, x: Tensor, prior: Tensor | None = None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return ``Δw`` ``(B, C, k, k)``, ``Δp`` ``(B, 2 * k * k, H', W')`` and the mask; ``None`` where not generated."""
+    def offsets(
+        self, x: Tensor, prior: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return ``Δw`` ``(B, C, k, k)``, ``Δp`` ``(B, 2 * k * k, H', W')`` and the mask, or ``None``."""
         shape = (x.shape[0], self.prior_dim) if self.prior_dim else None
         if (None if prior is None else tuple(prior.shape)) != shape:
             got = None if prior is None else tuple(prior.shape)
-            raise ValueError(f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}")
+            raise ValueError(
+                f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}"
+            )
         bend = None if self.weight_offsets is None else self.weight_offsets(x, prior)
         shift, mask = (None, None) if self.sampling_offsets is None else self.sampling_offsets(x, prior)
         return bend, shift, mask

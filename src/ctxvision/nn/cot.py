@@ -94,8 +94,8 @@ class CoTLayer(nn.Module):
     def attention(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the attention maps, ``(B, C / 8, k * k, H, W)``, equation 4."""
         both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
-        maps: Tensor = self.embed(both)
-        return maps.unflatten(1, (self.maps, self.kernel_size**2))
+        maps: Tensor = self.embed(both).unflatten(1, (self.maps, self.kernel_size**2))
+        return maps
 
     def dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
         """Return ``K2``, ``(B, C, H, W)``, equation 5."""
@@ -113,10 +113,10 @@ class CoTLayer(nn.Module):
         return dynamic
 
     def fusion(self, static: Tensor, dynamic: Tensor) -> Tensor:
-        """Return ``α0``, the dynamic context's share per image and channel, ``(B, C, 1, 1)``; ``α1 = 1 - α0``."""
-        pooled = static.mean((2, 3), keepdim=True) + dynamic.mean((2, 3), keepdim=True)
-        pair: Tensor = self.se(pooled).unflatten(1, (-1, 2))  # (B, C, 2, 1, 1)
-        return torch.sigmoid(pair[:, :, 0] - pair[:, :, 1])  # the softmax over two
+        """Return the shares of dynamic and static context per image and channel, ``α``, ``(B, C, 2)``."""
+        pooled = (dynamic + static).mean((2, 3), keepdim=True)
+        pair: Tensor = self.se(pooled).reshape(-1, self.maps * SHARE, 2)
+        return pair.softmax(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the fused context."""
@@ -128,4 +128,5 @@ class CoTLayer(nn.Module):
             return dynamic
         if self.context == "linear":
             return static + dynamic
-        return torch.lerp(static, dynamic, self.fusion(static, dynamic))
+        shares = self.fusion(static, dynamic)[..., None, None]
+        return dynamic * shares[:, :, 0] + static * shares[:, :, 1]

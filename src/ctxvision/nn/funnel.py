@@ -36,7 +36,7 @@ class ClassFunnel(nn.Module):
         dim: Width ``d`` of the embeddings.
         channels: Channels of the features that enter each contextual stage, by stage number (1 to 4).
         head_channels: Channels of the last stage.
-        hidden: Width of the projections at the stages.
+        hidden: Width of the projection at each contextual stage, by stage number.
         head_hidden: Width of the projection at the head.
         merge_hidden: Width inside the merging.
         ratios: Considered classes of stages 1 to 4 as shares of ``num_classes``.
@@ -50,7 +50,7 @@ class ClassFunnel(nn.Module):
         dim: int,
         channels: Mapping[int, int],
         head_channels: int,
-        hidden: int,
+        hidden: Mapping[int, int],
         head_hidden: int,
         merge_hidden: int,
         ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05),
@@ -63,7 +63,10 @@ class ClassFunnel(nn.Module):
         self.embedding = nn.Embedding(num_classes, dim)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.steps = nn.ModuleDict(
-            {str(stage): ClassContext(width, dim, hidden, merge_hidden) for stage, width in channels.items()}
+            {
+                str(stage): ClassContext(width, dim, hidden[stage], merge_hidden)
+                for stage, width in channels.items()
+            }
         )
         self.head = ClassContext(head_channels, dim, head_hidden)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
@@ -84,7 +87,9 @@ class ClassFunnel(nn.Module):
         self.embedding = nn.Embedding(num_classes, old.shape[1], device=old.device, dtype=old.dtype)
         nn.init.normal_(self.embedding.weight, std=old.shape[1] ** -0.5)
 
-    def enter(self, stage: int, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> tuple[Tensor | None, ClassStep]:
+    def enter(
+        self, stage: int, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]
+    ) -> tuple[Tensor | None, ClassStep]:
         """Narrow the classes at the entry of a stage.
 
         Args:
@@ -117,7 +122,11 @@ class ClassFunnel(nn.Module):
 
 
 def _compose(
-    scores: Sequence[Tensor], classes: Sequence[Tensor], survivors: Tensor, temperature: Tensor, num_classes: int
+    scores: Sequence[Tensor],
+    classes: Sequence[Tensor],
+    survivors: Tensor,
+    temperature: Tensor,
+    num_classes: int,
 ) -> Tensor:
     """Give each class its last score over τ, and those that were dropped a handicap that no score can make up for.
 

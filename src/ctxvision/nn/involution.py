@@ -65,8 +65,8 @@ class Involution2d(nn.Module):
 
     def kernels(self, x: Tensor) -> Tensor:
         """Return the generated kernels, ``(B, G, k * k, H', W')``."""
-        maps: Tensor = self.span(self.reduce(self.pool(x)))
-        return maps.unflatten(1, (self.groups, self.kernel_size**2))
+        maps: Tensor = self.span(self.reduce(self.pool(x))).unflatten(1, (self.groups, self.kernel_size**2))
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         """Aggregate ``x`` with its own kernels."""

@@ -19,7 +19,11 @@ def as_pair(value: int | Sequence[int], name: str, minimum: int) -> list[int]:
 
 
 def output_size(
-    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> list[int]:
     """Return the spatial output size of a convolution: ``(H + 2p - d(k - 1) - 1) // s + 1`` per axis."""
     return [
@@ -47,13 +51,15 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def autocast_inputs(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Cast floating tensors as autocast would for a convolution; float64 is left alone, as torch does."""
     device = next(tensor.device.type for tensor in tensors if tensor is not None)
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
     target = torch.get_autocast_dtype(device)
-    return tuple(
-        tensor.to(target) if tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
-        for tensor in tensors
-    )
+
+    def cast(tensor: Tensor | None) -> Tensor | None:
+        eligible = tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(target) if tensor is not None and eligible else tensor
+
+    return tuple(cast(tensor) for tensor in tensors)
 
 
 def check_same_kind(op: str, **tensors: Tensor | None) -> None:

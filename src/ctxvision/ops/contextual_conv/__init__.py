@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctxvision.ops._geometry import as_pair, autocast_inputs, check_same_kind, output_size
+from ctxvision.ops._geometry import as_pair, autocast_inputs, check_same_kind, is_channels_last, output_size
 from ctxvision.ops.contextual_conv.op import contextual_conv
 
 __all__ = ["contextual_conv2d"]
@@ -76,14 +76,15 @@ def contextual_conv2d(
     out_channels, group_channels, *kernel = weight.shape
     if groups < 1 or channels != group_channels * groups or out_channels % groups:
         raise ValueError(
-            f"{name}: x must have weight.shape[1] * groups channels and weight.shape[0] must be a multiple of groups, "
-            f"got x {tuple(x.shape)}, weight {tuple(weight.shape)}, groups {groups}"
+            f"{name}: x must have weight.shape[1] * groups channels and weight.shape[0] must be a multiple of "
+            f"groups, got x {tuple(x.shape)}, weight {tuple(weight.shape)}, groups {groups}"
         )
     out_size = output_size(size, kernel, strides, paddings, dilations)
     if min(out_size) < 1:
         raise ValueError(
             f"{name}: the output size (H + 2p - d(k - 1) - 1) // s + 1 = {tuple(out_size)} must be positive, "
-            f"got x {tuple(x.shape)}, weight {tuple(weight.shape)}, stride {stride}, padding {padding}, dilation {dilation}"
+            f"got x {tuple(x.shape)}, weight {tuple(weight.shape)}, stride {stride}, padding {padding}, "
+            f"dilation {dilation}"
         )
     taps = kernel[0] * kernel[1]
     rules = {
@@ -95,15 +96,15 @@ def contextual_conv2d(
     for argument, (tensor, shape, rule) in rules.items():
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(
-                f"{name}: {argument} must be {rule} = {shape} for x {tuple(x.shape)} and weight {tuple(weight.shape)}, "
-                f"got {argument} {tuple(tensor.shape)}"
+                f"{name}: {argument} must be {rule} = {shape} for x {tuple(x.shape)} and "
+                f"weight {tuple(weight.shape)}, got {argument} {tuple(tensor.shape)}"
             )
     tensors = autocast_inputs(x, weight, offset, weight_offset, mask, bias)
     x, weight, offset, weight_offset, mask, bias = tensors  # type: ignore[assignment]
     check_same_kind(
         name, x=x, weight=weight, offset=offset, weight_offset=weight_offset, mask=mask, bias=bias
     )  # fmt: skip
-    if offset is None and mask is None:
+    if offset is None and mask is None and (weight_offset is None or batch > 0):  # torch has no groups = 0
         return _regular_grid(x, weight, weight_offset, bias, strides, paddings, dilations, groups)
     if offset is None:
         offset = x.new_zeros((batch, 2 * taps, *out_size))
@@ -132,7 +133,8 @@ def _regular_grid(
         kernels = (weight[None] + weight_offset.unsqueeze(2)).flatten(0, 1)  # (B * C, 1, kh, kw)
         y = F.conv2d(folded, kernels, None, stride, padding, dilation, batch * channels)
         y = y.reshape(batch, channels, *y.shape[2:])
-        return y if bias is None else y + bias[:, None, None]
+        y = y if bias is None else y + bias[:, None, None]
+        return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y
     # the offsets are shared by the output channels of a group: one extra map per image and group
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     kernels = weight_offset.reshape(batch * groups, channels // groups, *weight_offset.shape[2:])

@@ -18,7 +18,8 @@ Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 @torch.library.custom_op("ctxvision::contextual_conv2d", mutates_args=())
 def contextual_conv(
-    x: Tensor, weight: Tensor, offset: Tensor, weight_offset: Tensor | None, mask: Tensor | None, bias: Tensor | None,
+    x: Tensor, weight: Tensor, offset: Tensor,
+    weight_offset: Tensor | None, mask: Tensor | None, bias: Tensor | None,
     stride: Ints, padding: Ints, dilation: Ints, groups: int,
 ) -> Tensor:  # fmt: skip
     """See `ctxvision.ops.contextual_conv2d`, which checks the arguments."""
@@ -29,7 +30,8 @@ def contextual_conv(
 
 @contextual_conv.register_fake
 def _(
-    x: Tensor, weight: Tensor, offset: Tensor, weight_offset: Tensor | None, mask: Tensor | None, bias: Tensor | None,
+    x: Tensor, weight: Tensor, offset: Tensor,
+    weight_offset: Tensor | None, mask: Tensor | None, bias: Tensor | None,
     stride: Ints, padding: Ints, dilation: Ints, groups: int,
 ) -> Tensor:  # fmt: skip
     size = output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
@@ -37,7 +39,7 @@ def _(
 
 
 def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, bias, stride, padding, dilation, groups = inputs
+    *tensors, _bias, stride, padding, dilation, groups = inputs
     ctx.save_for_backward(*tensors)
     ctx.geometry = (stride, padding, dilation, groups)
 
@@ -94,10 +96,16 @@ def _backward_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         outputs = reference.backward(*ctx.saved_tensors, *ctx.geometry)
-        pairs = [(output, g) for output, g in zip(outputs, grads, strict=True) if output.requires_grad and g is not None]
+        pairs = [
+            (output, g) for output, g in zip(outputs, grads, strict=True) if output.requires_grad and g is not None
+        ]
     results = iter(
         torch.autograd.grad(
-            [output for output, _ in pairs], wanted, [g for _, g in pairs], create_graph=create_graph, allow_unused=True
+            [output for output, _ in pairs],
+            wanted,
+            [g for _, g in pairs],
+            create_graph=create_graph,
+            allow_unused=True,
         )
         if pairs
         else [None] * len(wanted)
@@ -125,7 +133,13 @@ def _(x: torch.Size, weight: torch.Size, offset: torch.Size, weight_offset: Any,
 
 @register_flop_formula(torch.ops.ctxvision.contextual_conv2d_backward)
 def _(
-    grad: torch.Size, x: torch.Size, weight: torch.Size, offset: torch.Size, weight_offset: Any, *_: Any, **__: Any
+    grad: torch.Size,
+    x: torch.Size,
+    weight: torch.Size,
+    offset: torch.Size,
+    weight_offset: Any,
+    *_: Any,
+    **__: Any,
 ) -> int:
     # gradients of samples and kernels repeat the forward's products, those of the positions its interpolation
     return 2 * _flops(x, weight, offset, weight_offset is not None)

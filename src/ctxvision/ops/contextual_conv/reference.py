@@ -7,7 +7,7 @@ with P = H' * W', sampled (B, P, C), grad (B, P, O).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,15 +44,16 @@ def _sample_positions(
 ) -> Iterator[_Tap]:  # fmt: skip
     """Yield the corners of each tap, row by row over the kernel."""
     (batch, _, rows, columns), (height, width) = offset.shape, size
-    offset = offset.to(accumulation_dtype(offset.dtype)).reshape(batch, -1, 2, rows * columns)
-    like = dict(dtype=offset.dtype, device=offset.device)
-    grid_y = (torch.arange(rows, **like) * stride[0] - padding[0]).repeat_interleave(columns)  # type: ignore[call-overload]
-    grid_x = (torch.arange(columns, **like) * stride[1] - padding[1]).repeat(rows)  # type: ignore[call-overload]
+    offset = offset.to(accumulation_dtype(offset.dtype)).reshape(batch, kernel[0] * kernel[1], 2, rows * columns)
+    like: dict[str, Any] = {"dtype": offset.dtype, "device": offset.device}
+    grid_y = (torch.arange(rows, **like) * stride[0] - padding[0]).repeat_interleave(columns)
+    grid_x = (torch.arange(columns, **like) * stride[1] - padding[1]).repeat(rows)
     first_row = torch.arange(batch, device=offset.device)[:, None] * (height * width)
     outside = torch.full((), batch * height * width, device=offset.device)
     for n in range(kernel[0] * kernel[1]):
-        y = grid_y + (n // kernel[1]) * dilation[0] + offset[:, n, 0]
-        x = grid_x + (n % kernel[1]) * dilation[1] + offset[:, n, 1]
+        # two pixels outside is as far as any distance: keeps infinite offsets finite and indices in range
+        y = (grid_y + (n // kernel[1]) * dilation[0] + offset[:, n, 0]).clamp(-2, height + 1)
+        x = (grid_x + (n % kernel[1]) * dilation[1] + offset[:, n, 1]).clamp(-2, width + 1)
         top, left = y.detach().floor(), x.detach().floor()
         fraction_y, fraction_x = y - top, x - left
 
@@ -156,7 +157,9 @@ def backward(
     for n, tap in enumerate(_sample_positions(offset, size, kernel, stride, padding, dilation)):
         values = [_read(rows, index) for index, _ in tap.corners]  # four times (B, P, C)
         if needs[1] or needs[3]:
-            sampled = sum(value * coefficient for value, (_, coefficient) in zip(values, tap.corners, strict=True))
+            sampled = torch.zeros_like(values[0])
+            for value, (_, coefficient) in zip(values, tap.corners, strict=True):
+                sampled = torch.addcmul(sampled, value, coefficient)
             if masks is not None:
                 sampled = sampled * masks[:, n, :, None]
             if depthwise:
@@ -175,7 +178,9 @@ def backward(
         else:
             sampled_grad = torch.einsum("bpgo,goc->bpgc", grouped_grad, weights[..., n].unflatten(0, (groups, -1)))
             if bends is not None:
-                sampled_grad = sampled_grad + summed_grad.unsqueeze(-1) * bends[..., n].unflatten(-1, (1, groups, -1))
+                sampled_grad = sampled_grad + summed_grad.unsqueeze(-1) * bends[..., n].unflatten(
+                    -1, (1, groups, -1)
+                )
             sampled_grad = sampled_grad.flatten(2)
         if needs[2] or needs[4]:
             top_left, top_right, bottom_left, bottom_right = ((sampled_grad * value).sum(-1) for value in values)
@@ -197,5 +202,7 @@ def backward(
         torch.stack(weight_grads, -1).reshape(weight.shape).to(weight.dtype) if needs[1] else nothing.clone(),
         torch.cat(offset_grads, 1).reshape(offset.shape).to(x.dtype) if needs[2] else nothing.clone(),
         torch.stack(bend_grads, -1).reshape(*x.shape[:2], *kernel).to(x.dtype) if needs[3] else nothing.clone(),
-        torch.stack(mask_grads, 1).reshape(x.shape[0], taps, *offset.shape[2:]).to(x.dtype) if needs[4] else nothing.clone(),
+        torch.stack(mask_grads, 1).reshape(x.shape[0], taps, *offset.shape[2:]).to(x.dtype)
+        if needs[4]
+        else nothing.clone(),
     )

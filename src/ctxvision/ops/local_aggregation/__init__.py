@@ -1,6 +1,5 @@
 """Local aggregation: every position sums its neighbours with weights of its own."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -60,9 +59,11 @@ def local_aggregation(
         raise ValueError(f"local_aggregation needs x (B, C, H, W) and weight (B, G, k*k, H', W'), got {shapes}")
     batch, channels, *size = x.shape
     weight_batch, groups, taps, *weight_size = weight.shape
-    kernel = math.isqrt(taps)
+    kernel = round(taps**0.5)
     if kernel * kernel != taps or taps == 0:
-        raise ValueError(f"local_aggregation: weight must hold k*k taps in dimension 2, a square number, got {shapes}")
+        raise ValueError(
+            f"local_aggregation: weight must hold k*k taps in dimension 2, a square number, got {shapes}"
+        )
     if batch != weight_batch:
         raise ValueError(f"local_aggregation: x and weight need the same batch size, got {shapes}")
     if groups == 0 or channels % groups:
@@ -70,10 +71,11 @@ def local_aggregation(
     strides, dilations = as_pair(stride, "stride", 1), as_pair(dilation, "dilation", 1)
     paddings = [d * (kernel - 1) // 2 for d in dilations] if padding is None else as_pair(padding, "padding", 0)
     expected = output_size(size, (kernel, kernel), strides, paddings, dilations)
-    if list(weight_size) != expected:
+    if list(weight_size) != expected or min(expected) < 1:
         raise ValueError(
             f"local_aggregation: weight must have one map per output position, (H + 2p - d(k - 1) - 1) // s + 1 = "
-            f"{tuple(expected)} for stride {stride}, padding {paddings}, dilation {dilation}, k {kernel}, got {shapes}"
+            f"{tuple(expected)} for stride {stride}, padding {paddings}, dilation {dilation}, k {kernel}, "
+            f"got {shapes}"
         )
     x, weight = autocast_inputs(x, weight)  # type: ignore[assignment]
     check_same_kind("local_aggregation", x=x, weight=weight)

@@ -51,7 +51,13 @@ aggregate.register_autograd(_backward_aggregate, setup_context=_setup_aggregate)
 
 @torch.library.custom_op("ctxvision::local_aggregation_input_grad", mutates_args=())
 def aggregate_input_grad(
-    grad: Tensor, weight: Tensor, input_size: Ints, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool
+    grad: Tensor,
+    weight: Tensor,
+    input_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    interleaved: bool,
 ) -> Tensor:
     """Adjoint of `aggregate` in x."""
     return reference.input_grad(grad, weight, input_size, stride, padding, dilation, interleaved)
@@ -59,7 +65,13 @@ def aggregate_input_grad(
 
 @aggregate_input_grad.register_fake
 def _(
-    grad: Tensor, weight: Tensor, input_size: Ints, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool
+    grad: Tensor,
+    weight: Tensor,
+    input_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    interleaved: bool,
 ) -> Tensor:
     return empty_like_layout(grad, (*grad.shape[:2], *input_size))
 
@@ -73,7 +85,9 @@ def _backward_input_grad(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
     grad, weight = ctx.saved_tensors
     return (
         aggregate(grad_x, weight, *ctx.geometry) if ctx.needs_input_grad[0] else None,
-        aggregate_weight_grad(grad_x, grad, *weight.shape[1:3], *ctx.geometry) if ctx.needs_input_grad[1] else None,
+        aggregate_weight_grad(grad_x, grad, *weight.shape[1:3], *ctx.geometry)
+        if ctx.needs_input_grad[1]
+        else None,
         *(None,) * 5,
     )
 
@@ -85,7 +99,14 @@ aggregate_input_grad.register_autograd(_backward_input_grad, setup_context=_setu
 
 @torch.library.custom_op("ctxvision::local_aggregation_weight_grad", mutates_args=())
 def aggregate_weight_grad(
-    x: Tensor, grad: Tensor, groups: int, taps: int, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool
+    x: Tensor,
+    grad: Tensor,
+    groups: int,
+    taps: int,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    interleaved: bool,
 ) -> Tensor:
     """Adjoint of `aggregate` in the weight."""
     return reference.weight_grad(x, grad, groups, taps, stride, padding, dilation, interleaved)
@@ -93,7 +114,14 @@ def aggregate_weight_grad(
 
 @aggregate_weight_grad.register_fake
 def _(
-    x: Tensor, grad: Tensor, groups: int, taps: int, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool
+    x: Tensor,
+    grad: Tensor,
+    groups: int,
+    taps: int,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    interleaved: bool,
 ) -> Tensor:
     return grad.new_empty((grad.shape[0], groups, taps, *grad.shape[2:]))
 

@@ -1,0 +1,123 @@
+"""Published checkpoint in, safetensors for ``timm.create_model(NAME, checkpoint_path=OUT)`` out."""
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from .error import CheckpointError
+from .layout import require_finite, require_fit, skeleton
+from .published import from_published
+from .reading import read_contents
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What `convert` wrote.
+
+    Attributes:
+        destination: the file written.
+        model: name of the network that loads it.
+        tensors: how many tensors it holds, buffers included.
+        parameters: how many parameters the network has (numbers, not tensors).
+        used_ema: whether the weights are the exponential moving average.
+    """
+
+    destination: Path
+    model: str
+    tensors: int
+    parameters: int
+    used_ema: bool
+
+    def __str__(self) -> str:
+        weights = "moving-average weights" if self.used_ema else "weights"
+        return (
+            f"{self.destination}: {weights} of {self.model}, {self.tensors} tensors, "
+            f"{self.parameters / 1e6:.2f} M parameters"
+        )
+
+
+def convert(
+    source: str | PathLike[str],
+    destination: str | PathLike[str],
+    model_name: str,
+    *,
+    ema: bool = True,
+    overwrite: bool = False,
+    allow_nonfinite: bool = False,
+) -> ConversionReport:
+    """Convert a published checkpoint to safetensors that timm loads into our network.
+
+    The tensors are compared with the network, name by name and shape by shape, before anything is written;
+    the file appears whole or not at all.
+
+    Args:
+        source: checkpoint of CoTNet (``.pth.tar``) or RedNet (OpenMMLab), or one in our layout; see
+            `read_state_dict`.
+        destination: file to write, ``*.safetensors``, in an existing folder.
+        model_name: one of our networks with published weights, e.g. ``cotnet50``.
+        ema: prefer the moving average where the source has one.
+        overwrite: replace an existing destination.
+        allow_nonfinite: accept NaN and infinities.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: the source is unusable or of another network, or the destination cannot be written.
+    """
+    source, destination = Path(source), Path(destination)
+    _check_destination(source, destination, overwrite)
+    model = skeleton(model_name)
+    contents = read_contents(source, ema=ema)
+    try:
+        tensors = from_published(contents.tensors, model_name)
+    except CheckpointError as error:
+        raise CheckpointError(source, str(error)) from error
+    require_fit(tensors, model, model_name, source)
+    if not allow_nonfinite:
+        require_finite(tensors, source)
+    metadata = {"format": "pt", "model": model_name, "source": source.name}
+    _write_whole(tensors, destination, metadata)
+    return ConversionReport(
+        destination=destination,
+        model=model_name,
+        tensors=len(tensors),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        used_ema=contents.is_ema,
+    )
+
+
+def _check_destination(source: Path, destination: Path, overwrite: bool) -> None:
+    if destination.suffix != ".safetensors":
+        raise CheckpointError(destination, "the output's name must end in .safetensors")
+    if destination.is_dir():
+        raise CheckpointError(destination, "is a folder; name a file")
+    if not destination.parent.is_dir():
+        raise CheckpointError(destination, f"there is no folder {destination.parent}; create it first")
+    if source.resolve() == destination.resolve():
+        raise CheckpointError(destination, "input and output are the same file")
+    if destination.exists() and not overwrite:
+        raise CheckpointError(destination, "exists already; choose another name or allow overwriting")
+
+
+def _write_whole(tensors: Mapping[str, Tensor], destination: Path, metadata: dict[str, str]) -> None:
+    """Write beside the destination and rename, so that no reader ever sees half a file."""
+    temporary = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        # clones: safetensors refuses tensors that share memory
+        data = safetensors.torch.save({name: t.clone().contiguous() for name, t in tensors.items()}, metadata)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(destination)
+    except OSError as error:
+        raise CheckpointError(destination, f"cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,84 @@
+"""Which tensors a network of ours expects, and how a state dict differs from that."""
+
+import difflib
+from collections.abc import Mapping
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import ctxvision.models  # noqa: F401 - registers our networks with timm
+
+from .error import CheckpointError, name_some
+
+
+def our_models() -> list[str]:
+    """Return the registered names of this library's networks, sorted."""
+    return [
+        name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("ctxvision.")
+    ]
+
+
+def skeleton(model_name: str) -> nn.Module:
+    """Build one of our networks with shapes but no values (on the meta device).
+
+    Raises:
+        CheckpointError: the name is not one of ours.
+    """
+    names = our_models()
+    if model_name not in names:
+        near = difflib.get_close_matches(model_name, names, n=1)
+        raise CheckpointError(
+            model_name,
+            f"no such network; did you mean {near[0]}?"
+            if near
+            else f"no such network; there are {', '.join(names)}",
+        )
+    with torch.device("meta"):
+        model: nn.Module = timm.create_model(model_name)
+    return model
+
+
+def difference(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """Describe how names, shapes and kinds of number differ; None where they do not."""
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    unlike = [name for name in expected if name in tensors and not alike(tensors[name], expected[name])]
+    shown = [f"{name} is {describe(tensors[name])}, not {describe(expected[name])}" for name in unlike]
+    parts = [
+        f"{len(names)} {what} ({name_some(names)})"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shown))
+        if names
+    ]
+    return "; ".join(parts) or None
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors have the same shape and are both floating-point or both not."""
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
+
+
+def describe(tensor: Tensor) -> str:
+    """Show a tensor's shape, and its dtype where that is not a floating-point one."""
+    shape = "×".join(map(str, tensor.shape)) or "scalar"
+    return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def require_fit(tensors: Mapping[str, Tensor], model: nn.Module, model_name: str, where: object) -> None:
+    """Raise `CheckpointError` unless the tensors are exactly those of the model, and say whose they are."""
+    problem = difference(tensors, model.state_dict())
+    if problem is None:
+        return
+    fitting = [name for name in our_models() if difference(tensors, skeleton(name).state_dict()) is None]
+    advice = f"; they are those of {fitting[0]}: name that model" if len(fitting) == 1 else ""
+    raise CheckpointError(where, f"the tensors are not those of {model_name}: {problem}{advice}")
+
+
+def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raise `CheckpointError` if any value is NaN or infinite."""
+    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise CheckpointError(
+            where,
+            f"{len(broken)} tensors hold NaN or infinity ({name_some(broken)}); take another checkpoint",
+        )

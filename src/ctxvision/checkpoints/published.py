@@ -1,0 +1,72 @@
+"""Names of the published checkpoints → names of our networks.
+
+Sources: CoTNet, https://github.com/JDAI-CV/CoTNet (timm's ResNet names, kept by our networks); involution,
+https://github.com/d-li14/involution (OpenMMLab's names, ``backbone.*`` and ``head.fc.*``).
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .error import CheckpointError, name_some
+
+_OPENMMLAB = {  # where a name begins, or inside it: a dot in front keeps ".conv2." apart from "xconv2."
+    "stem.0.conv.": "conv1.0.",
+    "stem.0.bn.": "conv1.1.",
+    "stem.1.conv1.conv.": "conv1.3.reduce.0.",
+    "stem.1.conv1.bn.": "conv1.3.reduce.1.",
+    "stem.1.conv2.conv.": "conv1.3.span.",
+    "stem.2.": "conv1.4.",
+    "stem.4.conv.": "conv1.6.",
+    "stem.4.bn.": "bn1.",
+    ".conv2.conv1.conv.": ".conv2.reduce.0.",
+    ".conv2.conv1.bn.": ".conv2.reduce.1.",
+    ".conv2.conv2.conv.": ".conv2.span.",
+}
+
+
+def from_published(state_dict: Mapping[str, Tensor], model_name: str) -> dict[str, Tensor]:
+    """Rename a published state dict to our names; the tensors themselves are not touched.
+
+    The layout is told from the names, so a state dict that has our names already comes back as it is.
+    Blur-pool filters (``*.filt``) are constants of the network and are dropped.
+
+    Args:
+        state_dict: names and tensors as `read_state_dict` returns them.
+        model_name: name of the network in timm's registry, for messages and for what it rules out.
+
+    Returns:
+        The tensors by our names, in the same order.
+
+    Raises:
+        CheckpointError: nothing was ever published for this network, or the weights are a backbone
+            without its classifier.
+    """
+    if model_name.startswith("contextual_"):
+        raise CheckpointError(
+            model_name,
+            "no weights were published for this family; start from a plain network with warm_start",
+        )
+    if not any(name.startswith("backbone.") for name in state_dict):
+        return {name: value for name, value in state_dict.items() if not name.endswith(".filt")}
+    if not any(name.startswith("head.fc.") for name in state_dict):
+        raise CheckpointError(
+            model_name,
+            "the weights are a backbone without its classifier (head.fc); take the classification file",
+        )
+    others = [name for name in state_dict if not name.startswith(("backbone.", "head.fc."))]
+    if others:
+        raise CheckpointError(
+            model_name, f"not a classification checkpoint: {len(others)} more tensors ({name_some(others)})"
+        )
+    return {_from_openmmlab(name): value for name, value in state_dict.items()}
+
+
+def _from_openmmlab(name: str) -> str:
+    if name.startswith("head."):
+        return name.removeprefix("head.")
+    name = name.removeprefix("backbone.")
+    for theirs, ours in _OPENMMLAB.items():
+        if name.startswith(theirs) or (theirs.startswith(".") and theirs in name):
+            return name.replace(theirs, ours, 1)
+    return name

@@ -1,0 +1,184 @@
+"""Read the tensors of a checkpoint that nobody vouches for: data only, never code."""
+
+import pickle
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .error import CheckpointError, name_some
+
+_EMA_SECTIONS = ("state_dict_ema", "model_ema")
+_RAW_SECTIONS = ("state_dict", "model")
+_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and its kin; torch.compile
+_ZIP_MAGIC = b"PK\x03\x04"
+_PICKLE_MAGIC = b"\x80"
+
+
+class _Ignored:
+    """Takes the place of a bookkeeping object (options, a NumPy scalar): drops what it is given."""
+
+    def __init__(self, *args: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+# Published training checkpoints hold more than tensors: timm's an argparse.Namespace, CoTNet's a yacs
+# configuration and the accuracy as a NumPy scalar. torch's restricted unpickler replaces these names by the
+# objects given here, so nothing that a file names is imported, built or called; every other name is refused.
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_Ignored, "argparse.Namespace"),
+    (_Ignored, "numpy.dtype"),
+    (_Ignored, "numpy.core.multiarray.scalar"),
+    (_Ignored, "numpy._core.multiarray.scalar"),
+    (OrderedDict, "yacs.config.CfgNode"),  # a dict subclass: torch lets only dicts receive items
+]
+
+
+class Contents(NamedTuple):
+    """What a checkpoint holds: its tensors, and whether they are the exponential moving average."""
+
+    tensors: dict[str, Tensor]
+    is_ema: bool
+
+
+def read_state_dict(path: str | PathLike[str], *, ema: bool = True) -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint file without running anything that the file may contain.
+
+    Understands safetensors, files of ``torch.save`` in either of its formats, the sections of timm, CoTNet
+    and OpenMMLab (``state_dict``, ``state_dict_ema``, ``model``, ``model_ema``, or a bare state dict), and
+    names prefixed by ``module.`` or ``_orig_mod.``.
+
+    Args:
+        path: the file; a name that ends in ``.safetensors`` decides its format.
+        ema: prefer the moving average where the file has one.
+
+    Returns:
+        Tensors on the CPU by name, in the file's order.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, not a checkpoint, holds code, or holds no such
+            weights.
+    """
+    return read_contents(path, ema=ema).tensors
+
+
+def read_contents(path: str | PathLike[str], *, ema: bool = True) -> Contents:
+    """Like `read_state_dict`, and say which weights were taken."""
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(path, "is a folder; name the checkpoint file inside it")
+    if not path.is_file():
+        raise CheckpointError(path, "no such file; check the path")
+    try:
+        if path.stat().st_size == 0:
+            raise CheckpointError(path, "is empty; download it again")
+        if path.suffix == ".safetensors":
+            return Contents(_clean(path, _load_safetensors(path)), is_ema=False)
+        section, is_ema = _choose_section(path, _load_pickled(path), ema)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror or error})") from error
+    return Contents(_clean(path, section), is_ema)
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(
+            path, f"truncated, damaged or not safetensors ({error}); download it again"
+        ) from error
+    return tensors
+
+
+def _load_pickled(path: Path) -> object:
+    with path.open("rb") as file:
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
+                warnings.simplefilter("ignore")  # what torch would warn about ends in the error below
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # hostile or damaged bytes may raise anything
+            raise CheckpointError(path, _diagnose(file, error)) from error
+
+
+def _diagnose(file: BinaryIO, error: Exception) -> str:
+    """Say why `torch.load` refused a file."""
+    stopped_at = file.tell()
+    size = file.seek(0, 2)
+    file.seek(0)
+    magic = file.read(4)
+    is_zip, is_pickle = magic == _ZIP_MAGIC, magic[:1] == _PICKLE_MAGIC
+    reached_end = not is_zip and stopped_at >= size
+    summary = (str(error).strip() or type(error).__name__).splitlines()[0]
+
+    wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if wanted and not reached_end:
+        return (
+            f"refused: a pickle with code in it (it asks for {wanted[1]}); none of it was executed; "
+            "get a file of plain tensors, such as torch.save(model.state_dict(), …) writes"
+        )
+    if "TorchScript" in str(error):
+        return "refused: it is a TorchScript program, not a state dict; save its state_dict() instead"
+    looks_whole = is_pickle and isinstance(error, pickle.UnpicklingError) and not reached_end
+    if is_zip or reached_end or (is_pickle and not looks_whole):
+        return f"truncated or damaged ({summary}); download it again"
+    if looks_whole:
+        return f"refused: a pickle, but not of plain tensors ({_reason(str(error))}); none of it was executed"
+    return "not a checkpoint: neither safetensors nor a file of torch.save"
+
+
+def _reason(message: str) -> str:
+    """Pick torch's own reason out of its advice on how to load unsafe files."""
+    found = re.search(r"WeightsUnpickler error: ([^\n]+)", message)
+    return found[1] if found else (message.strip() or "it ends early").splitlines()[0]
+
+
+def _choose_section(path: Path, checkpoint: object, ema: bool) -> tuple[Mapping[Any, Any], bool]:
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(path, f"holds a {type(checkpoint).__name__}, not a state dict")
+    for name in (*(_EMA_SECTIONS if ema else ()), *_RAW_SECTIONS):
+        section = checkpoint.get(name)
+        if isinstance(section, Mapping):
+            return section, name in _EMA_SECTIONS
+    if not ema and any(isinstance(checkpoint.get(name), Mapping) for name in _EMA_SECTIONS):
+        raise CheckpointError(path, "holds only the moving average; allow it (ema=True)")
+    return checkpoint, False
+
+
+def _clean(path: Path, section: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Check that a section is a state dict, and drop the prefixes that wrappers leave in its names."""
+    strange = [str(name) for name, value in section.items() if not _is_plain_tensor(value)]
+    if strange:
+        raise CheckpointError(
+            path, f"not a state dict: {len(strange)} entries are not dense tensors ({name_some(strange)})"
+        )
+    if not section:
+        raise CheckpointError(path, "holds no tensors")
+    tensors: dict[str, Tensor] = {}
+    for name, value in section.items():
+        clean = str(name)
+        while clean.startswith(_WRAPPERS):
+            clean = clean.split(".", 1)[1]
+        if clean in tensors:
+            raise CheckpointError(path, f"holds {clean} twice, with and without a wrapper's prefix")
+        tensors[clean] = value.detach()
+    return tensors
+
+
+def _is_plain_tensor(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )

@@ -1,0 +1,286 @@
+"""What CoTNet and RedNet share: a bottleneck network of ResNet's shape that speaks timm's protocol.
+
+Parameter names are timm's for ResNet: conv1, bn1, layer1 to layer4, fc.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from timm.layers import DropPath, create_classifier
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
+class Stem(NamedTuple):
+    """The layers before the first stage."""
+
+    conv: nn.Module
+    norm: nn.Module
+    pool: nn.Module
+    channels: int
+    stride: int
+
+
+class Place(NamedTuple):
+    """Where a block stands, for the function that builds its spatial layer."""
+
+    stage: int
+    """Stage number, 1 to 4."""
+    block: int
+    """Number of the block in its stage, from 0."""
+    width: int
+    """Channels of the spatial layer."""
+    stride: int
+    dilation: int
+
+
+class Spatial(NamedTuple):
+    """The spatial layer of a bottleneck, and what surrounds it."""
+
+    layer: nn.Module
+    norm: bool = False
+    """Whether BatchNorm and ReLU follow (a CoT layer has its own)."""
+    before: nn.Module | None = None
+    after: nn.Module | None = None
+
+
+class Bottleneck(nn.Module):
+    """``1x1 -> spatial layer -> 1x1`` with a shortcut; ``(B, C, H, W)`` to ``(B, C', H / stride, W / stride)``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        spatial: Spatial,
+        shortcut: nn.Module | None,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.act1 = nn.ReLU(inplace=True)
+        self.before = spatial.before or nn.Identity()
+        self.conv2 = spatial.layer
+        self.bn2 = nn.BatchNorm2d(width) if spatial.norm else nn.Identity()
+        self.act2 = nn.ReLU(inplace=True) if spatial.norm else nn.Identity()
+        self.after = spatial.after or nn.Identity()
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.act3 = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the residual sum after its ReLU."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.before(self.act1(self.bn1(self.conv1(x))))
+        x = self.after(self.act2(self.bn2(self.conv2(x))))
+        x = self.drop_path(self.bn3(self.conv3(x)))
+        y: Tensor = self.act3(x + shortcut)
+        return y
+
+
+def plain_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """Return ResNet's projection shortcut: strided 1x1 convolution and BatchNorm."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def average_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """Return ResNet-D's: average pool, 1x1 convolution and BatchNorm."""
+    pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
+    """Return the drop-path probability of each block, by stage, growing linearly from 0 to ``rate``."""
+    last, block, rates = max(sum(depths) - 1, 1), 0, []
+    for depth in depths:
+        rates.append([rate * (block + i) / last for i in range(depth)])
+        block += depth
+    return rates
+
+
+class ResidualNet(nn.Module):
+    """Stem, four stages of bottlenecks, pooled linear classifier, with all of timm's protocol.
+
+    Args:
+        stem: Layers before the first stage.
+        spatial: Builds the spatial layer of each bottleneck.
+        depths: Blocks per stage.
+        planes: ResNet's base width of each stage; a stage has ``planes * expansion`` channels.
+        widths: Channels of the spatial layers of each stage.
+        expansion: Output channels of a block over its ``planes``.
+        shortcut: Builds projection shortcuts.
+        num_classes: Classes of the head; 0 returns pooled features.
+        in_chans: Channels of the image.
+        global_pool: timm's pooling type, ``""`` for none.
+        output_stride: 32, 16 or 8; below 32 later stages dilate instead of striding.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; earlier ones less, linearly.
+        zero_init_last: Start every block as its shortcut.
+    """
+
+    def __init__(
+        self,
+        stem: Stem,
+        spatial: Callable[[Place], Spatial],
+        depths: Sequence[int],
+        planes: Sequence[int],
+        widths: Sequence[int],
+        expansion: int = 4,
+        shortcut: Callable[[int, int, int], nn.Module] = plain_shortcut,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        output_stride: int = 32,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        zero_init_last: bool = True,
+    ) -> None:
+        super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+        self.num_classes, self.in_chans, self.drop_rate, self.grad_checkpointing = (
+            num_classes,
+            in_chans,
+            drop_rate,
+            False,
+        )
+        self.conv1, self.bn1, self.maxpool = stem.conv, stem.norm, stem.pool
+        self.act1 = nn.ReLU(inplace=True)
+        self.feature_info: list[dict[str, Any]] = []
+        channels, net_stride, dilation = stem.channels, stem.stride, 1
+        rates = drop_path_rates(depths, drop_path_rate)
+        for stage in range(4):
+            stride = 2 if net_stride < 4 or stage else 1
+            if net_stride * stride > output_stride:
+                dilation, stride = dilation * stride, 1
+            net_stride *= stride
+            out_channels, blocks = planes[stage] * expansion, []
+            for index in range(depths[stage]):
+                place = Place(stage + 1, index, widths[stage], stride if index == 0 else 1, dilation)
+                project = index == 0 and (stride != 1 or channels != out_channels)
+                blocks.append(
+                    Bottleneck(
+                        channels, widths[stage], out_channels, spatial(place),
+                        shortcut(channels, out_channels, stride) if project else None, rates[stage][index],
+                    )
+                )  # fmt: skip
+                channels = out_channels
+            self.add_module(LAYERS[stage], nn.Sequential(*blocks))
+            self.feature_info.append({"num_chs": channels, "reduction": net_stride, "module": LAYERS[stage]})
+        self.num_features = channels
+        self.global_pool, self.fc = create_classifier(channels, num_classes, pool_type=global_pool)
+        self.head_hidden_size = channels * self.global_pool.feat_mult()
+        self._init_weights(zero_init_last)
+
+    def _init_weights(self, zero_init_last: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_last and isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return timm's patterns for layer-wise learning rates."""
+        return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names that weight decay spares beyond norms and biases: none."""
+        return set()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of storing it."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier."""
+        return self.fc  # type: ignore[no-any-return]
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier; 0 classes return pooled features, ``global_pool=""`` the map itself."""
+        self.num_classes = num_classes
+        weight = self.layer4[-1].conv3.weight if len(self.layer4) else next(self.parameters())  # type: ignore
+        pool = self.global_pool.pool_type if global_pool is None else global_pool
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool)
+        self.fc.to(device=weight.device, dtype=weight.dtype)
+        self.fc.train(self.training)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+
+    def _stage(self, name: str, x: Tensor) -> Tensor:
+        stage = self.get_submodule(name)
+        y: Tensor = checkpoint_seq(stage, x) if self.grad_checkpointing and self.training else stage(x)
+        return y
+
+    def _stem(self, x: Tensor) -> Tensor:
+        y: Tensor = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        return y
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the features of the stages, strides 4, 8, 16, 32 (timm's protocol).
+
+        Args:
+            x: Images, ``(B, in_chans, H, W)``.
+            indices: The last n stages if an integer, these if a list, all if ``None``.
+            norm: Without effect, there is no final norm.
+            stop_early: Do not compute stages after the last wanted one.
+            output_fmt: Only ``"NCHW"``.
+            intermediates_only: Leave out the final features.
+
+        Returns:
+            The wanted features, or ``(final features, wanted features)``.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        wanted, last = feature_take_indices(len(LAYERS), indices)
+        intermediates = []
+        x = self._stem(x)
+        for index, name in enumerate(LAYERS[: last + 1] if stop_early else LAYERS):
+            x = self._stage(name, x)
+            if index in wanted:
+                intermediates.append(x)
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages after the last wanted one, and the head (timm's protocol); return the wanted indices."""
+        wanted, last = feature_take_indices(len(LAYERS), indices)
+        for name in LAYERS[last + 1 :]:
+            setattr(self, name, nn.Sequential())
+        if last < len(LAYERS) - 1:
+            self.num_features = self.feature_info[last]["num_chs"]
+        if prune_head or last < len(LAYERS) - 1:
+            self.reset_classifier(0, "")
+        return list(wanted)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last stage's features, ``(B, num_features, H / 32, W / 32)``."""
+        x = self._stem(x)
+        for name in LAYERS:
+            x = self._stage(name, x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return logits, ``(B, num_classes)``, or with ``pre_logits`` the pooled features."""
+        x = self.global_pool(x)
+        if self.drop_rate:
+            x = F.dropout(x, self.drop_rate, self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits, ``(B, num_classes)``."""
+        return self.forward_head(self.forward_features(x))

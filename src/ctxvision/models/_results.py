@@ -1,0 +1,47 @@
+"""What the papers report for each network on ImageNet-1k."""
+
+from typing import NamedTuple
+
+
+class PaperResult(NamedTuple):
+    """One row of a paper's result table."""
+
+    top1: float
+    """Top-1 accuracy in per cent with the paper's own training, best single-crop setting at 224 px."""
+    top5: float | None
+    """Top-5 accuracy in per cent."""
+    params_m: float
+    """Parameters in millions."""
+    gmacs: float
+    """Multiply-adds of one 224 px image in billions; the papers call them FLOPs."""
+    source: str
+    """Paper and table."""
+
+
+_COT = "CoTNet, Table 4 (advanced training)"
+_RED = "Involution, CVPR 2021, ImageNet results (130 epochs)"
+_CTX = "Contextual CNN, Table 1"
+
+_RESULTS = {
+    "cotnet50": PaperResult(81.3, 95.6, 22.2, 3.3, _COT),
+    "cotnext50_2x48d": PaperResult(82.1, 95.9, 30.1, 4.3, _COT),
+    "se_cotnetd50": PaperResult(81.6, 95.8, 23.1, 4.1, _COT),
+    "cotnet101": PaperResult(82.8, 96.2, 38.3, 6.1, _COT),
+    "cotnext101_2x48d": PaperResult(83.2, 96.4, 53.4, 8.2, _COT),
+    "se_cotnetd101": PaperResult(83.2, 96.5, 40.9, 8.5, _COT),
+    "se_cotnetd152": PaperResult(84.0, 97.0, 55.8, 17.0, _COT),
+    "rednet26": PaperResult(75.96, 93.19, 9.23, 1.73, _RED),
+    "rednet38": PaperResult(77.48, 93.57, 12.39, 2.22, _RED),
+    "rednet50": PaperResult(78.35, 94.13, 15.54, 2.71, _RED),
+    "rednet101": PaperResult(78.92, 94.35, 25.65, 4.74, _RED),
+    "rednet152": PaperResult(79.12, 94.38, 33.99, 6.79, _RED),
+    "contextual_convnext_tiny": PaperResult(83.9, None, 32, 4.6, _CTX),
+    "contextual_convnext_small": PaperResult(84.6, None, 53, 8.9, _CTX),
+    "contextual_convnext_base": PaperResult(85.2, None, 93, 15.8, _CTX),
+    "contextual_resnet50": PaperResult(79.35, None, 27.9, 4.3, "Contextual CNN, Tables 4 to 6"),
+}
+
+
+def paper_result(name: str) -> PaperResult | None:
+    """Return what the paper reports for a network, or ``None`` for our own small ones."""
+    return _RESULTS.get(name)

@@ -1,0 +1,193 @@
+"""CoTNet: Contextual Transformer Networks (Li, Yao, Pan, Mei, 2021).
+
+ResNet whose 3x3 convolutions are CoT layers. The published checkpoints load under `ctxvision.checkpoints`.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+from timm.layers import BlurPool2d, SplitAttn
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from ctxvision.models._config import default_cfg
+from ctxvision.models._residual import Place, ResidualNet, Spatial, Stem, average_shortcut, plain_shortcut
+from ctxvision.nn import CoTLayer
+from ctxvision.nn.cot import Context
+
+__all__ = ["CoTNet"]
+
+
+class CoTNet(ResidualNet):
+    """CoTNet, CoTNeXt and SE-CoTNetD.
+
+    Args:
+        depths: Blocks per stage.
+        planes: ResNet's base width per stage.
+        expansion: Output channels of a block over its ``planes``.
+        cardinality: 1, or 2 for CoTNeXt: groups of the CoT layers.
+        base_width: Channels per group at ``planes = 64``.
+        key_groups: Groups of the static context's convolution.
+        cot_stages: Stages whose blocks are CoT (Table 6); the others keep ``plain``.
+        alternate_stage: A stage in which only blocks 0, 2, 4, ... are CoT.
+        plain: What stands where CoT does not: ``"conv"``, ResNet's 3x3, or ``"se"``, a split-attention 3x3 of
+            radix 1 with SiLU.
+        context: Which contexts the CoT layers fuse (Table 5).
+        stem_width: 0 for ResNet's 7x7 stem and max-pool; else three 3x3 convolutions of this width, twice it
+            at the end. Without max-pool every stage starts with stride 2.
+        stem_pool: Whether a deep stem is followed by ResNet's max-pool.
+        avg_down: ResNet-D's average-pool shortcut.
+        downsample: How a stride-2 block shrinks: ``"pool"``, the convolution's stride or an average pool before
+            CoT; ``"blur"``, a blur-pool after either.
+        in_chans: Channels of the image.
+        **kwargs: Of `ResidualNet`.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        planes: Sequence[int] = (64, 128, 256, 512),
+        expansion: int = 4,
+        cardinality: int = 1,
+        base_width: int = 64,
+        key_groups: int = 4,
+        cot_stages: Sequence[int] = (1, 2, 3, 4),
+        alternate_stage: int | None = None,
+        plain: Literal["conv", "se"] = "conv",
+        context: Context = "full",
+        stem_width: int = 0,
+        stem_pool: bool = True,
+        avg_down: bool = False,
+        downsample: Literal["pool", "blur"] = "pool",
+        in_chans: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        def spatial(place: Place) -> Spatial:
+            cot = place.stage in cot_stages and (place.stage != alternate_stage or place.block % 2 == 0)
+            blur = BlurPool2d(place.width, stride=2) if place.stride == 2 and downsample == "blur" else None
+            if cot:
+                layer = CoTLayer(place.width, 3, place.dilation, key_groups, cardinality, context)
+                pool = nn.AvgPool2d(3, 2, padding=1) if place.stride == 2 and blur is None else None
+                return Spatial(layer, before=pool, after=blur)
+            stride, same = (1 if blur is not None else place.stride), place.dilation
+            if plain == "se":
+                attention = SplitAttn(
+                    place.width, stride=stride, padding=same, dilation=same, groups=cardinality, radix=1,
+                    act_layer=nn.SiLU, norm_layer=nn.BatchNorm2d,
+                )  # fmt: skip
+                return Spatial(attention, after=blur)
+            conv = nn.Conv2d(place.width, place.width, 3, stride, same, same, cardinality, bias=False)
+            return Spatial(conv, norm=True, after=blur)
+
+        super().__init__(
+            _deep_stem(in_chans, stem_width, stem_pool) if stem_width else _resnet_stem(in_chans),
+            spatial,
+            depths,
+            planes,
+            [math.floor(p * base_width / 64) * cardinality for p in planes],
+            expansion,
+            average_shortcut if avg_down else plain_shortcut,
+            in_chans=in_chans,
+            **kwargs,
+        )
+
+
+def _resnet_stem(in_chans: int) -> Stem:
+    conv = nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False)
+    return Stem(conv, nn.BatchNorm2d(64), nn.MaxPool2d(3, 2, 1), channels=64, stride=4)
+
+
+def _deep_stem(in_chans: int, width: int, pool: bool) -> Stem:
+    conv = nn.Sequential(
+        nn.Conv2d(in_chans, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+        nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False),
+    )  # fmt: skip
+    maxpool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
+    return Stem(conv, nn.BatchNorm2d(2 * width), maxpool, channels=2 * width, stride=4 if pool else 2)
+
+
+_cfg = partial(
+    default_cfg,
+    paper_name="Contextual Transformer Networks for Visual Recognition",
+    paper_ids="arXiv:2107.12292",
+    origin_url="https://github.com/JDAI-CV/CoTNet",
+)
+
+default_cfgs = generate_default_cfgs(
+    {
+        "cotnet50": _cfg(),
+        "cotnet101": _cfg(),
+        "cotnext50_2x48d": _cfg(),
+        "cotnext101_2x48d": _cfg(),
+        "se_cotnetd50": _cfg(first_conv="conv1.0"),
+        "se_cotnetd101": _cfg(first_conv="conv1.0"),
+        "se_cotnetd152": _cfg(first_conv="conv1.0", test_input_size=(3, 320, 320)),
+        "cotnet_micro": _cfg(first_conv="conv1.0", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> CoTNet:
+    model: CoTNet = build_model_with_cfg(
+        CoTNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs
+    )  # fmt: skip
+    return model
+
+
+_NEXT = {"cardinality": 2, "base_width": 48, "key_groups": 8}
+_SE_D = {
+    "cot_stages": (3, 4), "alternate_stage": 3, "plain": "se", "stem_pool": False, "avg_down": True,
+}  # fmt: skip
+
+
+@register_model
+def cotnet50(pretrained: bool = False, **kwargs: Any) -> CoTNet:
+    """CoTNet-50, 22.2M parameters, 3.3 GMACs."""
+    return _create("cotnet50", pretrained, **{"depths": (3, 4, 6, 3), **kwargs})
+
+
+@register_model
+def cotnet101(pretrained: bool = False, **kwargs: Any) -> CoTNet:
+    """CoTNet-101, 38.3M parameters, 6.1 GMACs."""
+    return _create("cotnet101", pretrained, **{"depths": (3, 4, 23, 3), **kwargs})
+
+
+@register_model
+def cotnext50_2x48d(pretrained: bool = False, **kwargs: Any) -> CoTNet:
+    """CoTNeXt-50, 30.0M parameters, 4.3 GMACs."""
+    return _create("cotnext50_2x48d", pretrained, **{"depths": (3, 4, 6, 3), **_NEXT, **kwargs})
+
+
+@register_model
+def cotnext101_2x48d(pretrained: bool = False, **kwargs: Any) -> CoTNet:
+    """CoTNeXt-101, 53.3M parameters, 8.2 GMACs."""
+    return _create("cotnext101_2x48d", pretrained, **{"depths": (3, 4, 23, 3), **_NEXT, **kwargs})
+
+
+@register_model
+def se_cotnetd50(pretrained: bool = False, **kwargs: Any) -> CoTNet:
+    """SE-CoTNetD-50, 23.1M parameters, 4.1 GMACs."""
+    return _create("se_cotnetd50", pretrained, **{"depths": (3, 4, 6, 3), "stem_width": 32, **_SE_D, **kwargs})
+
+
+@register_model
+def se_cotnetd101(pretrained: bool = False, **kwargs: Any) -> CoTNet:
+    """SE-CoTNetD-101, 40.9M parameters, 8.5 GMACs."""
+    return _create("se_cotnetd101", pretrained, **{"depths": (3, 4, 23, 3), "stem_width": 64, **_SE_D, **kwargs})
+
+
+@register_model
+def se_cotnetd152(pretrained: bool = False, **kwargs: Any) -> CoTNet:
+    """SE-CoTNetD-152, 55.8M parameters, 17.0 GMACs."""
+    args = {"depths": (3, 8, 36, 3), "stem_width": 64, "downsample": "blur", **_SE_D}
+    return _create("se_cotnetd152", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def cotnet_micro(pretrained: bool = False, **kwargs: Any) -> CoTNet:
+    """Small CoTNet for images of 32 to 64 pixels and for CPUs."""
+    args = {"depths": (1, 1, 2, 1), "planes": (32, 64, 96, 128), "stem_width": 16}
+    return _create("cotnet_micro", pretrained, **{**args, **kwargs})

@@ -1,0 +1,122 @@
+"""RedNet: ResNet with involution (Li et al., Involution, CVPR 2021).
+
+The published (OpenMMLab) checkpoints load under `ctxvision.checkpoints`.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from ctxvision.models._config import default_cfg
+from ctxvision.models._residual import Place, ResidualNet, Spatial, Stem
+from ctxvision.nn import Involution2d
+
+__all__ = ["RedNet"]
+
+
+class RedNet(ResidualNet):
+    """ResNet whose 3x3 convolutions are 7x7 involutions, with an involution in the stem.
+
+    Args:
+        depths: Blocks per stage.
+        planes: ResNet's base width per stage.
+        expansion: Output channels of a block over its ``planes``.
+        kernel_size: Side of the involutions in the stages.
+        in_chans: Channels of the image.
+        **kwargs: Of `ResidualNet`.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        planes: Sequence[int] = (64, 128, 256, 512),
+        expansion: int = 4,
+        kernel_size: int = 7,
+        in_chans: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        def spatial(place: Place) -> Spatial:
+            return Spatial(Involution2d(place.width, kernel_size, place.stride, place.dilation), norm=True)
+
+        super().__init__(
+            _stem(in_chans, planes[0]),
+            spatial,
+            depths,
+            planes,
+            planes,
+            expansion,
+            in_chans=in_chans,
+            **kwargs,
+        )
+
+
+def _stem(in_chans: int, channels: int) -> Stem:
+    half = channels // 2
+    conv = nn.Sequential(
+        nn.Conv2d(in_chans, half, 3, 2, 1, bias=False), nn.BatchNorm2d(half), nn.ReLU(inplace=True),
+        Involution2d(half, kernel_size=3), nn.BatchNorm2d(half), nn.ReLU(inplace=True),
+        nn.Conv2d(half, channels, 3, 1, 1, bias=False),
+    )  # fmt: skip
+    return Stem(conv, nn.BatchNorm2d(channels), nn.MaxPool2d(3, 2, 1), channels, stride=4)
+
+
+_cfg = partial(
+    default_cfg,
+    first_conv="conv1.0",
+    paper_name="Involution: Inverting the Inherence of Convolution for Visual Recognition",
+    paper_ids="arXiv:2103.06255",
+    origin_url="https://github.com/d-li14/involution",
+)
+
+default_cfgs = generate_default_cfgs(
+    {
+        **{f"rednet{depth}": _cfg() for depth in (26, 38, 50, 101, 152)},
+        "rednet_micro": _cfg(input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> RedNet:
+    model: RedNet = build_model_with_cfg(
+        RedNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs
+    )  # fmt: skip
+    return model
+
+
+@register_model
+def rednet26(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-26, 9.2M parameters, 1.7 GMACs."""
+    return _create("rednet26", pretrained, **{"depths": (1, 2, 4, 1), **kwargs})
+
+
+@register_model
+def rednet38(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-38, 12.4M parameters, 2.2 GMACs."""
+    return _create("rednet38", pretrained, **{"depths": (2, 3, 5, 2), **kwargs})
+
+
+@register_model
+def rednet50(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-50, 15.5M parameters, 2.7 GMACs."""
+    return _create("rednet50", pretrained, **{"depths": (3, 4, 6, 3), **kwargs})
+
+
+@register_model
+def rednet101(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-101, 25.7M parameters, 4.7 GMACs."""
+    return _create("rednet101", pretrained, **{"depths": (3, 4, 23, 3), **kwargs})
+
+
+@register_model
+def rednet152(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-152, 34.0M parameters, 6.8 GMACs."""
+    return _create("rednet152", pretrained, **{"depths": (3, 8, 36, 3), **kwargs})
+
+
+@register_model
+def rednet_micro(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """Small RedNet for images of 32 to 64 pixels and for CPUs."""
+    return _create("rednet_micro", pretrained, **{"depths": (1, 1, 2, 1), "planes": (32, 64, 96, 128), **kwargs})

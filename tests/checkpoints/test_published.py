@@ -1,0 +1,68 @@
+"""The published networks' reference logits, through the published names."""
+
+import pytest
+import timm
+import torch
+
+import ctxvision.models  # noqa: F401 - registers the networks
+from _published import (
+    NAMES,
+    our_name,
+    published_keys,
+    published_logits,
+    published_state_dict,
+    reference_input,
+)
+from ctxvision.checkpoints import CheckpointError, from_published
+
+
+@pytest.mark.parametrize("published_name", NAMES)
+def test_reference_logits(published_name):
+    name = our_name(published_name)
+    model = timm.create_model(name).double().eval()
+    model.load_state_dict(from_published(published_state_dict(published_name), name), strict=True)
+    with torch.no_grad():
+        logits = model(reference_input(2, 3, 96, 96))
+    expected = published_logits(published_name)
+    error = (logits - expected).abs().max().item()
+    assert error <= 1e-9 * expected.abs().max().item()  # a NaN fails too
+
+
+def names_only(published_name):
+    return dict.fromkeys(published_keys(published_name), torch.zeros(()))
+
+
+def test_our_names_come_back_as_they_are():
+    renamed = from_published(names_only("rednet38"), "rednet38")
+    assert list(from_published(renamed, "rednet38")) == list(renamed)
+    assert list(from_published(names_only("cotnet50"), "cotnet50")) == list(published_keys("cotnet50"))
+
+
+def test_rename_keeps_every_tensor_and_its_order():
+    published = {name: torch.tensor(n) for n, name in enumerate(published_keys("rednet50"))}
+    renamed = from_published(published, "rednet50")
+    assert [int(value) for value in renamed.values()] == list(range(len(published)))
+
+
+def test_blur_pool_filters_are_dropped():
+    published = names_only("se_cotnetd_50")
+    renamed = from_published({**published, "layer2.0.conv2.1.filt": torch.ones(1, 1, 3, 3)}, "se_cotnetd50")
+    assert list(renamed) == list(published)
+
+
+def test_backbone_without_classifier():
+    backbone = {name: value for name, value in names_only("rednet50").items() if not name.startswith("head.")}
+    with pytest.raises(CheckpointError, match="backbone without its classifier"):
+        from_published(backbone, "rednet50")
+
+
+def test_detector_with_a_head_of_that_name():
+    with pytest.raises(CheckpointError, match=r"2 more tensors \(neck\.a, neck\.b\)"):
+        from_published(
+            {**names_only("rednet50"), **dict.fromkeys(["neck.a", "neck.b"], torch.ones(1))}, "rednet50"
+        )
+
+
+def test_nothing_was_published_for_contextual_networks():
+    with pytest.raises(CheckpointError, match="warm_start"):
+        from_published({}, "contextual_resnet50")

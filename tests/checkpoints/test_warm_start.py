@@ -1,0 +1,129 @@
+"""A plain network's weights in its contextual counterpart: everything that is shared, or nothing."""
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+import ctxvision.models  # noqa: F401 - registers the networks
+from _oracle import assert_close
+from ctxvision.checkpoints import CheckpointError, warm_start
+
+
+def plain_resnet(**options):
+    return timm.create_model("resnet26", layers=(1, 1, 2, 1), num_classes=7, **options)
+
+
+class Contextual(nn.Module):
+    """A stand-in with a contextual network's names: plain ones, generators', a table of class embeddings."""
+
+    def __init__(self, plain, convolutions):
+        super().__init__()
+        for name, child in plain.named_children():
+            self.add_module(name, child)
+        for name in convolutions:
+            self.get_submodule(name).generator = nn.Linear(3, 5)
+        self.context = nn.Embedding(7, 4)
+
+
+def contextual_resnet():
+    model = Contextual(plain_resnet(), ["layer3.0.conv2", "layer3.1.conv2"])
+    del model.fc
+    return model
+
+
+NEW = {f"layer3.{block}.conv2.generator.{leaf}" for block in (0, 1) for leaf in ("weight", "bias")} | {
+    "context.weight"
+}
+
+
+@pytest.mark.parametrize("kind", ["module", "state dict", "torch file", "safetensors"])
+def test_loads_everything_that_is_shared(tmp_path, kind):
+    plain, model = plain_resnet(), contextual_resnet()
+    weights, before = plain.state_dict(), {name: value.clone() for name, value in model.state_dict().items()}
+    if kind == "torch file":
+        torch.save(
+            {"state_dict": {f"module.{name}": value for name, value in weights.items()}}, tmp_path / "a.pth"
+        )
+    elif kind == "safetensors":
+        safetensors.torch.save_file(weights, tmp_path / "a.safetensors")
+    source = {
+        "module": plain,
+        "state dict": weights,
+        "torch file": tmp_path / "a.pth",
+        "safetensors": str(tmp_path / "a.safetensors"),
+    }[kind]
+    report = warm_start(model, source)
+
+    assert set(report.new) == NEW
+    assert set(report.unused) == {"fc.weight", "fc.bias"}
+    assert set(report.loaded) == set(weights) - set(report.unused)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], weights[name]) for name in report.loaded)
+    assert all(torch.equal(after[name], before[name]) for name in report.new)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain_name", "classifier"),
+    [("contextual_resnet50", "resnet50", "fc."), ("contextual_convnext_tiny", "convnext_tiny", "head.fc.")],
+)
+def test_contextual_networks_start_as_their_plain_counterparts(name, plain_name, classifier):
+    plain, model = timm.create_model(plain_name).eval(), timm.create_model(name).eval()
+    report = warm_start(model, plain, source_name=plain_name)
+    assert set(report.loaded) == {key for key in plain.state_dict() if not key.startswith(classifier)}
+    assert all(key.startswith("context.") or "_offsets." in key for key in report.new)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, actual = plain.forward_features(image), model.forward_features(image)
+    assert_close(actual, expected, torch.float32)
+
+
+def test_report_reads_well():
+    report = warm_start(contextual_resnet(), plain_resnet(), source_name="resnet26")
+    assert str(report).splitlines() == [
+        f"resnet26: {len(report.loaded)} tensors loaded",
+        "5 new",
+        "  4 in layer*.*.conv2.generator",
+        "  1 in context",
+        "2 unused",
+        "  2 in fc",
+    ]
+    assert warm_start(contextual_resnet(), plain_resnet()).source == "ResNet"
+
+
+def test_a_shared_classifier_is_loaded_if_it_fits():
+    model = Contextual(plain_resnet(), ["layer3.0.conv2"])
+    assert "fc.weight" in warm_start(model, plain_resnet()).loaded
+    report = warm_start(model, timm.create_model("resnet26", layers=(1, 1, 2, 1), num_classes=9))
+    assert {"fc.weight", "fc.bias"} <= set(report.new)
+    assert set(report.unused) == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"in_chans": 1}, r"1 tensors have another shape \(conv1.weight is 64×1×7×7, not 64×3×7×7\)"),
+        ({"layers": (1, 2, 2, 1)}, r"tensors have no place in the model \(layer2.1.conv1.weight, "),
+        ({"layers": (1, 1, 1, 1)}, r"tensors that the model needs are absent \(layer3.1.conv1.weight, "),
+    ],
+)
+def test_not_the_counterpart_loads_nothing(options, reason):
+    model = contextual_resnet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    source = timm.create_model("resnet26", **{"layers": (1, 1, 2, 1), **options})
+    with pytest.raises(CheckpointError, match=reason):
+        warm_start(model, source)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_values_that_are_not_finite():
+    source = plain_resnet().state_dict()
+    source["bn1.weight"][0] = torch.nan
+    with pytest.raises(CheckpointError, match=r"given: 1 tensors hold NaN or infinity \(bn1.weight\)"):
+        warm_start(contextual_resnet(), source, source_name="given")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        warm_start(contextual_resnet(), tmp_path / "nowhere.pth")

@@ -1,0 +1,93 @@
+"""Random arguments of the two operators, by geometry; float64 on the CPU unless told."""
+
+import itertools
+
+import pytest
+import torch
+
+from _oracle import output_size
+
+GROUPINGS = ["blocked", "interleaved"]
+LOW_PRECISION = [torch.float16, torch.bfloat16]
+
+
+def aggregation_case(
+    batch=2,
+    channels=4,
+    groups=2,
+    k=3,
+    size=(5, 7),
+    stride=1,
+    padding=None,
+    dilation=1,
+    dtype=torch.float64,
+    device="cpu",
+    seed=0,
+):
+    """x and a weight map of the right size; `padding=None` is "same", as in the function."""
+    if padding is None:
+        d = (dilation, dilation) if isinstance(dilation, int) else dilation
+        padding = tuple(n * (k - 1) // 2 for n in d)
+    out = output_size(size, k, stride, padding, dilation)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, *size, dtype=torch.float64, generator=generator)
+    weight = torch.randn(batch, groups, k * k, *out, dtype=torch.float64, generator=generator)
+    return x.to(device, dtype), weight.to(device, dtype)
+
+
+NAMES = ["x", "weight", "offset", "weight_offset", "mask", "bias"]
+ALL = frozenset(NAMES)
+PLAIN = frozenset(["x", "weight"])
+LOW_PRECISION = [torch.float16, torch.bfloat16]
+# (channels, out_channels, groups): depthwise, dense, grouped, depthwise with a multiplier
+KINDS = {"depthwise": (4, 4, 4), "dense": (3, 5, 1), "grouped": (4, 6, 2), "multiplier": (2, 6, 2)}
+every_subset = pytest.mark.parametrize(
+    "present",
+    [PLAIN.union(extra) for n in range(5) for extra in itertools.combinations(NAMES[2:], n)],
+    ids=lambda names: "+".join(n for n in NAMES if n in names),
+)
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+
+def contextual_case(
+    kind=(4, 4, 4),
+    batch=2,
+    kernel=(3, 3),
+    size=(5, 6),
+    stride=1,
+    padding=1,
+    dilation=1,
+    present=ALL,
+    spread=3.0,
+    smooth=False,
+    dtype=torch.float64,
+    device="cpu",
+    seed=0,
+):
+    """The six tensors (None where not present) and the options.
+
+    Offsets are normal with standard deviation `spread`, so many samples lie outside; `smooth` keeps them at
+    least 0.2 from an integer, where the derivative exists.
+    """
+    channels, out_channels, groups = kind
+    taps, out = kernel[0] * kernel[1], output_size(size, kernel, stride, padding, dilation)
+    shapes = {
+        "x": (batch, channels, *size),
+        "weight": (out_channels, channels // groups, *kernel),
+        "offset": (batch, 2 * taps, *out),
+        "weight_offset": (batch, channels, *kernel),
+        "mask": (batch, taps, *out),
+        "bias": (out_channels,),
+    }
+    generator = torch.Generator().manual_seed(seed)
+    values = {n: torch.randn(s, dtype=torch.float64, generator=generator) for n, s in shapes.items()}
+    values["offset"] *= spread
+    if smooth:
+        whole = values["offset"].floor()
+        values["offset"] = whole + 0.2 + 0.6 * (values["offset"] - whole)
+    tensors = [values[n].to(device, dtype) if n in present else None for n in NAMES]
+    return tensors, {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+
+def on_cpu_in_double(tensors):
+    return [None if t is None else t.detach().cpu().double() for t in tensors]
