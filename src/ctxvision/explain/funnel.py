@@ -1,0 +1,135 @@
+"""The class funnel: which classes a contextual network still considers at each of its steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ctxvision.nn import ContextualOutput
+from ctxvision.nn.class_context import class_counts
+
+from ._mode import looking_at
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """One step of the funnel for a batch.
+
+    Attributes:
+        name: ``"stage 2"``, …, ``"head"``.
+        classes: what was scored, (B, n) int64.
+        scores: cosine similarities, (B, n), aligned with ``classes``.
+        kept: what went on, (B, m) int64; at the head the answer alone, (B, 1).
+    """
+
+    name: str
+    classes: Tensor
+    scores: Tensor
+    kept: Tensor
+
+    def considers(self, targets: Tensor) -> Tensor:
+        """Tell for which samples the class ``targets`` (B,) was scored, (B,) bool."""
+        return (self.classes == targets[:, None]).any(1)
+
+    def keeps(self, targets: Tensor) -> Tensor:
+        """Tell for which samples the class ``targets`` (B,) went on, (B,) bool."""
+        return (self.kept == targets[:, None]).any(1)
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One step of the funnel for one image.
+
+    Attributes:
+        name: as in `FunnelStep`.
+        classes: scored, best first.
+        scores: their cosine similarities.
+        kept: whether each of them went on; at the head, whether it is the answer.
+        true_rank: place of the true class, from 1; ``None`` if it was dropped before.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    scores: tuple[float, ...]
+    kept: tuple[bool, ...]
+    true_rank: int | None
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """How the classes of one image were narrowed down.
+
+    Attributes:
+        target: the true class.
+        prediction: the answer.
+        stages: first to last.
+    """
+
+    target: int
+    prediction: int
+    stages: tuple[StageView, ...]
+
+
+def is_contextual(model: nn.Module) -> bool:
+    """Tell whether a network narrows its classes down on the way; a design without contextual stages does not."""
+    return hasattr(model, "forward_stages") and getattr(model, "context", None) is not None
+
+
+def funnel_steps(model: nn.Module, output: ContextualOutput) -> list[FunnelStep]:
+    """Name the steps of an output of ``model.forward_stages``, and find what each of them kept."""
+    funnel = model.context
+    counts = class_counts(funnel.num_classes, funnel.ratios)
+    steps = []
+    for index, (classes, scores) in enumerate(zip(output.classes[:-1], output.scores[:-1], strict=True)):
+        stage = model.contextual_stages[index]
+        if funnel.selection == "reduce":
+            kept = output.classes[index + 1]
+        else:
+            kept = classes.gather(1, scores.topk(counts[stage - 1], 1).indices)
+        steps.append(FunnelStep(f"stage {stage}", classes, scores, kept))
+    answer = output.logits.argmax(1, keepdim=True)
+    return [*steps, FunnelStep("head", output.classes[-1], output.scores[-1], answer)]
+
+
+def class_funnel(model: nn.Module, images: Tensor, targets: Tensor | Sequence[int]) -> list[Funnel]:
+    """Follow the class sets of some images through a contextual network.
+
+    Args:
+        model: has ``forward_stages``.
+        images: (B, C, H, W), normalised.
+        targets: their true classes, (B,).
+
+    Raises:
+        ValueError: the network is not contextual, or there are not as many targets as images.
+
+    Examples:
+        >>> import timm, ctxvision
+        >>> model = timm.create_model("contextual_convnext_micro", num_classes=20)
+        >>> (funnel,) = class_funnel(model, torch.zeros(1, 3, 32, 32), [7])
+        >>> [(stage.name, len(stage.classes), sum(stage.kept)) for stage in funnel.stages]
+        [('stage 2', 20, 10), ('stage 3', 10, 5), ('stage 4', 5, 5), ('head', 5, 1)]
+    """
+    if not is_contextual(model):
+        raise ValueError("class_funnel needs a contextual network, one with forward_stages and contextual stages")
+    targets = torch.as_tensor(targets, device=images.device)
+    if targets.shape != images.shape[:1]:
+        raise ValueError(f"targets must be (B,) = ({len(images)},), got {tuple(targets.shape)}")
+    with looking_at(model):
+        steps = funnel_steps(model, model.forward_stages(images))
+    return [
+        Funnel(int(target), int(steps[-1].kept[row, 0]), tuple(_view(step, row, int(target)) for step in steps))
+        for row, target in enumerate(targets)
+    ]
+
+
+def _view(step: FunnelStep, row: int, target: int) -> StageView:
+    scores, order = step.scores[row].float().sort(descending=True, stable=True)
+    classes, kept = step.classes[row][order].tolist(), set(step.kept[row].tolist())
+    return StageView(
+        name=step.name,
+        classes=tuple(classes),
+        scores=tuple(scores.tolist()),
+        kept=tuple(c in kept for c in classes),
+        true_rank=classes.index(target) + 1 if target in classes else None,
+    )

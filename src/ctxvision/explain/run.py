@@ -1,0 +1,92 @@
+"""A training run as `ctxvision train` left it: checkpoint, settings, one row of metrics per epoch."""
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .error import ReportError
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A row of ``metrics.csv``; what was not measured is ``None``.
+
+    Attributes:
+        epoch: from 1.
+        seconds: it took, validation included.
+    """
+
+    epoch: int
+    train_loss: float | None
+    val_loss: float | None
+    val_top1: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is left of a training run.
+
+    Attributes:
+        checkpoint: the file.
+        epochs: empty for a checkpoint that has been taken out of its run folder.
+        settings: of ``config.yaml``, likewise.
+    """
+
+    checkpoint: Path
+    epochs: tuple[Epoch, ...]
+    settings: dict[str, Any]
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Find what belongs to a run folder, or to a checkpoint, which need not lie in one.
+
+    Raises:
+        ReportError: no such run, or its files are damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ReportError(f"{path}: no such run folder or checkpoint")
+    if path.is_file():
+        folder = path.resolve().parent.parent
+        if not (folder / "metrics.csv").is_file():
+            return Run(path, (), {})
+        return Run(path, _metrics(folder / "metrics.csv"), _settings(folder / "config.yaml"))
+    checkpoint = path / "checkpoints" / "best.ckpt"
+    for file in (path / "metrics.csv", checkpoint):
+        if not file.is_file():
+            raise ReportError(f"{path}: not a run folder of `ctxvision train` (it has no {file.relative_to(path)})")
+    return Run(checkpoint, _metrics(path / "metrics.csv"), _settings(path / "config.yaml"))
+
+
+def _metrics(path: Path) -> tuple[Epoch, ...]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            epochs = tuple(
+                Epoch(
+                    int(row["epoch"]),
+                    *(float(row[n]) if row.get(n) else None for n in ("train_loss", "val_loss", "val_top1", "seconds")),
+                )
+                for row in csv.DictReader(file)
+            )
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ReportError(f"{path}: not the metrics of a run ({error})") from error
+    if not epochs:
+        raise ReportError(f"{path}: no epoch has ended yet")
+    return epochs
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ReportError(f"{path}: not YAML") from error
+    if not isinstance(settings, dict):
+        raise ReportError(f"{path}: not the settings of a run")
+    return settings

@@ -1,0 +1,137 @@
+"""Contextual CNN: equal to its plain counterpart at the start, and its designs."""
+
+import pytest
+import timm
+import torch
+
+from ctxvision.checkpoints import warm_start
+from ctxvision.nn import ContextualConv2d, ContextualLoss
+
+
+def plain_with_random_statistics(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model(name).double().eval()
+    for key, value in model.state_dict().items():
+        if "running_var" in key:
+            value.uniform_(0.5, 1.5)
+        elif "running_mean" in key or key.endswith("bn3.weight"):
+            value.normal_(std=0.2)
+        elif key.endswith("gamma"):
+            value.normal_()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "design"),
+    [
+        ("contextual_convnext_tiny", "convnext_tiny", {}),
+        ("contextual_convnext_tiny", "convnext_tiny", {"modulation": True}),
+        ("contextual_convnext_small", "convnext_small", {}),
+        ("contextual_convnext_base", "convnext_base", {}),
+        ("contextual_resnet50", "resnet50", {}),
+        ("contextual_resnet50", "resnet50", {"modulation": True}),
+    ],
+)
+def test_at_initialisation_features_equal_the_plain_networks(name, plain, design):
+    reference = plain_with_random_statistics(plain)
+    model = timm.create_model(name, **design).double().eval()
+    warm_start(model, reference)
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        expected, actual = reference.forward_features(x), model.forward_features(x)
+        assert (actual - expected).abs().max() <= 1e-12 * expected.abs().max()
+        pooled = reference.forward_head(expected, pre_logits=True)
+        torch.testing.assert_close(model.forward_head(actual, pre_logits=True), pooled, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("contextual_convnext_tiny", {1: 0, 2: 1, 3: 3, 4: 1}),
+        ("contextual_convnext_small", {1: 0, 2: 1, 3: 3, 4: 1}),
+        ("contextual_convnext_base", {1: 0, 2: 1, 3: 3, 4: 1}),
+        ("contextual_resnet50", {1: 0, 2: 4, 3: 6, 4: 3}),
+    ],
+)
+def test_which_blocks_are_contextual(name, counts):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    for stage, count in counts.items():
+        assert sum(isinstance(m, ContextualConv2d) for m in model._stage(stage).modules()) == count
+
+
+DESIGNS = [
+    {}, {"stages": ()}, {"stages": (4,)}, {"stages": (1, 2, 3, 4)}, {"prior": False}, {"modulation": True},
+    {"selection": "rerank"}, {"weight_offsets": False}, {"sampling_offsets": False},
+    {"weight_offsets": False, "sampling_offsets": False}, {"dim": 32},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
+def test_every_design_trains_and_evaluates(design):
+    torch.manual_seed(0)
+    model = timm.create_model("contextual_convnext_micro", num_classes=12, **design)
+    x, target = torch.randn(4, 3, 32, 32), torch.arange(4)
+    output = model.forward_stages(x)
+    ContextualLoss()(output, target).backward()
+    assert torch.equal(output.classes[0], torch.arange(12).expand(4, -1))
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(model(x), model.forward_stages(x).logits)
+    expected = (
+        1
+        if design.get("stages") == () or not design.get("prior", True)
+        else len(design.get("stages", (2, 3, 4))) + 1
+    )
+    assert len(output.scores) == expected
+
+
+def test_context_as_an_extra_input_reaches_the_features():
+    torch.manual_seed(0)
+    model = timm.create_model("contextual_resnet50", extra_input=True, num_classes=20).eval()
+    assert not any(isinstance(m, ContextualConv2d) for m in model.modules())
+    for block in (model.layer2[0], model.layer3[0], model.layer4[0]):
+        block.bn3.weight.data.fill_(1)
+    x = torch.randn(1, 3, 64, 64)
+    before = model.forward_features(x)
+    model.context.embedding.weight.data.normal_()
+    assert not torch.allclose(before, model.forward_features(x))
+
+
+def test_a_network_without_classifier_keeps_its_context():
+    torch.manual_seed(0)
+    model = timm.create_model("contextual_convnext_micro", num_classes=25).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        before = model.forward_features(x)
+        model.reset_classifier(0)
+        assert torch.equal(model.forward_features(x), before)
+        assert model(x).shape == (2, 256)
+    with pytest.raises(ValueError, match="needs a classifier"):
+        model.forward_stages(x)
+    assert timm.create_model("contextual_convnext_micro", num_classes=0).context.num_classes == 1000
+
+
+def test_features_that_lost_their_class_sets_are_scored_over_all_classes():
+    torch.manual_seed(0)
+    model = timm.create_model("contextual_convnext_micro", num_classes=25).eval()
+    with torch.no_grad():
+        features = model.forward_features(torch.randn(2, 3, 64, 64))
+        logits = model.forward_head(features.clone())
+    assert (logits.amax(1) - logits.amin(1) <= 2 / 0.07).all(), "no class is dropped"
+
+
+@pytest.mark.parametrize(
+    ("design", "message"),
+    [
+        ({"stages": (0, 2)}, "stages must be increasing numbers from 1 to 4"),
+        ({"stages": (3, 2)}, "stages must be increasing"),
+        ({"selection": "best"}, "'reduce' or 'rerank', got 'best'"),
+        ({"extra_input": True}, "contextual_resnet50"),
+        ({"extra_input": True, "prior": False}, "needs prior=True"),
+        ({"global_pool": "catavgmax"}, "keep the number of channels"),
+    ],
+)
+def test_contradicting_designs_are_refused(design, message):
+    with pytest.raises(ValueError, match=message):
+        timm.create_model("contextual_convnext_micro", **design)

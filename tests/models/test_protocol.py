@@ -1,0 +1,192 @@
+"""Every registered network keeps timm's protocol (compare timm's own tests/test_models.py)."""
+
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
+
+from ctxvision.models import contextual, cotnet, rednet
+
+ALL = [name for family in (cotnet, rednet, contextual) for name in family.default_cfgs]
+MICRO = [name for name in ALL if name.endswith("micro")]
+RESIDUAL = ["cotnet_micro", "rednet_micro"]
+NAMES = [
+    "cotnet50", "cotnet101", "cotnext50_2x48d", "cotnext101_2x48d", "se_cotnetd50", "se_cotnetd101",
+    "se_cotnetd152", "rednet26", "rednet38", "rednet50", "rednet101", "rednet152",
+    "contextual_convnext_tiny", "contextual_convnext_small", "contextual_convnext_base",
+    "contextual_resnet50",
+]  # fmt: skip
+
+
+def images(model: torch.nn.Module, batch: int = 2, size: int = 64, chans: int = 3) -> torch.Tensor:
+    torch.manual_seed(0)
+    device = next(model.parameters()).device
+    return torch.randn(batch, chans, size, size, device=device)
+
+
+def meta(name: str, **kwargs) -> torch.nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name, **kwargs)
+
+
+def test_all_promised_names_are_registered_with_timm():
+    assert sorted(ALL) == sorted([*NAMES, *MICRO])
+    assert set(ALL) <= set(timm.list_models())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_forward_and_configuration(name):
+    model = meta(name).eval()
+    cfg, state = model.default_cfg, model.state_dict()
+    assert cfg["classifier"] + ".weight" in state
+    assert cfg["first_conv"] + ".weight" in state
+    x = images(model, size=cfg["input_size"][-1])
+    assert model(x).shape == (2, 1000)
+    features = model.forward_features(x)
+    assert features.shape == (2, model.num_features, *cfg["pool_size"])
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    assert meta(name, num_classes=7, in_chans=1)(images(model, chans=1)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_features_only_has_strides_4_8_16_32(name):
+    model = meta(name, features_only=True).eval()
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    maps = model(images(model, size=96))
+    assert [m.shape[1] for m in maps] == model.feature_info.channels()
+    assert [m.shape[-1] for m in maps] == [24, 12, 6, 3]
+    assert [m.shape[-1] for m in meta(name, features_only=True, out_indices=(1, 3))(images(model, size=96))] == [
+        12,
+        3,
+    ]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_reset_classifier(name):
+    model = meta(name).eval()
+    x = images(model)
+    model.reset_classifier(3)
+    assert model(x).shape == (2, 3)
+    assert model.num_classes == 3
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.num_features)
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    model.reset_classifier(0, "")
+    assert model(x).shape == (2, model.num_features, 2, 2)
+    assert meta(name, num_classes=0)(x).shape == (2, model.num_features)
+
+
+@pytest.mark.parametrize("name", [*MICRO, "contextual_resnet50"])
+def test_features_only_equals_the_classifiers_own_forward(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=20).eval()
+    if name.startswith("contextual"):  # at initialisation the context has no effect on the features: give it one
+        for parameter_name, parameter in model.named_parameters():
+            if "_offsets" in parameter_name:
+                torch.nn.init.normal_(parameter, std=0.05)
+    extractor = timm.create_model(name, num_classes=20, features_only=True).eval()
+    target = extractor.model if hasattr(extractor, "model") else extractor
+    result = target.load_state_dict(model.state_dict(), strict=False)
+    assert not result.missing_keys
+    x = images(model)
+    with torch.no_grad():
+        maps, (final, intermediates) = extractor(x), model.forward_intermediates(x)
+        assert all(torch.equal(a, b) for a, b in zip(maps, intermediates, strict=True))
+        assert torch.equal(final, model.forward_features(x))
+        assert torch.equal(model.forward_head(final), model(x))
+        assert torch.equal(model.forward_head(model.forward_features(x)), model(x))
+        last = model.forward_intermediates(x, indices=[1], stop_early=True, intermediates_only=True)
+        assert torch.equal(last[0], intermediates[1])
+
+
+@pytest.mark.parametrize("name", [*MICRO, "contextual_resnet50"])
+def test_training_reaches_every_parameter_and_checkpointing_changes_nothing(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=30).train()
+    for parameter in model.parameters():  # zero-started layers would hide what lies behind them
+        if parameter.abs().max() == 0:
+            torch.nn.init.normal_(parameter, std=0.05)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    x, target = images(model, batch=3), torch.tensor([0, 1, 2])
+    grads = []
+    for enable in (False, True):
+        model.load_state_dict(state)
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), target).backward()
+        grads.append({n: p.grad.clone() for n, p in model.named_parameters()})
+    assert all(grad is not None for grad in grads[0].values())
+    for key, value in grads[0].items():
+        torch.testing.assert_close(grads[1][key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_parameter_groups(name):
+    model = timm.create_model(name)
+    grouped = param_groups_layer_decay(model, weight_decay=0.05, layer_decay=0.8)
+    assert sum(len(g["params"]) for g in grouped) == len(list(model.parameters()))
+    assert len({g["lr_scale"] for g in grouped}) > 4
+    skip = model.no_weight_decay()
+    assert skip <= {n for n, _ in model.named_parameters()}
+    split = param_groups_weight_decay(model, 0.05, no_weight_decay_list=skip)
+    no_decay = next(g for g in split if g["weight_decay"] == 0)["params"]
+    names = {id(p): n for n, p in model.named_parameters()}
+    undecayed = {names[id(p)] for p in no_decay}
+    assert skip <= undecayed
+    assert all(p.ndim > 1 or n in undecayed for n, p in model.named_parameters())
+    create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05).step()
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_drop_path_grows_linearly_and_drops_only_in_training(name):
+    model = timm.create_model(name, drop_path_rate=0.3)
+    rates = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(0.3)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images(model)), model(images(model)))
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_output_stride_dilates_instead_of_striding(name, output_stride):
+    model = timm.create_model(name, output_stride=output_stride).eval()
+    assert model.forward_features(images(model)).shape[-1] == 64 // output_stride
+    assert model.feature_info[-1]["reduction"] == output_stride
+
+
+@pytest.mark.parametrize("name", ["cotnet_micro", "rednet_micro", "contextual_convnext_micro"])
+@pytest.mark.parametrize("size", [(33, 47), (65, 64), (40, 71)])
+def test_odd_sizes_run(name, size):
+    model = timm.create_model(name, num_classes=5).eval()
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.randn(2, 3, *size))).all()
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_channels_last_and_batching_change_nothing(name):
+    model = timm.create_model(name, num_classes=50).double().eval()
+    x = images(model, batch=3).double()
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), expected)
+        torch.testing.assert_close(torch.cat([model(row[None]) for row in x]), expected)
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_bfloat16_autocast_trains(name):
+    model = timm.create_model(name, num_classes=5).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = torch.nn.functional.cross_entropy(model(images(model)), torch.tensor([1, 2]))
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_bad_arguments_are_named(name):
+    with pytest.raises(ValueError, match="output_fmt must be 'NCHW', got 'NLC'"):
+        meta(name).forward_intermediates(torch.randn(1, 3, 64, 64, device="meta"), output_fmt="NLC")
+    if name in RESIDUAL:
+        with pytest.raises(ValueError, match="8, 16 or 32, got 4"):
+            timm.create_model(name, output_stride=4)

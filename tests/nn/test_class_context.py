@@ -1,0 +1,216 @@
+"""Class sets, prior and loss against a slow, separate re-implementation."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctxvision.nn import ClassContext, ClassFunnel, ContextualLoss, ContextualOutput, class_counts
+
+
+def make_funnel(num_classes: int, stages=(2, 3, 4), selection="reduce", seed: int = 0) -> ClassFunnel:
+    torch.manual_seed(seed)
+    channels = {1: 6, 2: 8, 3: 12, 4: 16}
+    return ClassFunnel(
+        num_classes,
+        dim=10,
+        channels={s: channels[s] for s in stages},
+        head_channels=20,
+        hidden=dict.fromkeys(stages, 7),
+        head_hidden=9,
+        merge_hidden=5,
+        selection=selection,
+    ).double()
+
+
+def run(funnel: ClassFunnel, batch: int, seed: int = 1) -> ContextualOutput:
+    torch.manual_seed(seed)
+    steps = []
+    for stage in sorted(int(s) for s in funnel.steps):
+        width = funnel.steps[str(stage)].projection[0].in_features
+        steps.append(funnel.enter(stage, torch.randn(batch, width, 3, 2, dtype=torch.float64), steps))
+    return funnel.finish(torch.randn(batch, 20, dtype=torch.float64), steps)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "expected"),
+    [
+        (1000, (1000, 500, 200, 50)),
+        (10, (10, 5, 5, 5)),
+        (100, (100, 50, 20, 5)),
+        (3, (3, 3, 3, 3)),
+        (1, (1, 1, 1, 1)),
+        (2, (2, 2, 2, 2)),
+        (21841, (21841, 10920, 4368, 1092)),
+    ],
+)
+def test_class_counts_keep_the_papers_ratios(num_classes, expected):
+    assert class_counts(num_classes) == expected
+
+
+@given(st.integers(1, 30000))
+def test_class_counts_never_grow_and_never_fall_below_five(num_classes):
+    counts = class_counts(num_classes)
+    assert counts[0] == num_classes
+    assert all(a >= b for a, b in itertools.pairwise(counts))
+    assert min(counts) >= min(5, num_classes)
+
+
+@given(num_classes=st.integers(1, 60), batch=st.integers(0, 4), seed=st.integers(0, 10_000))
+def test_class_sets_are_nested_per_sample_and_of_the_promised_sizes(num_classes, batch, seed):
+    output = run(make_funnel(num_classes, seed=seed), batch, seed + 1)
+    counts = class_counts(num_classes)
+    assert [c.shape for c in output.classes] == [(batch, n) for n in counts]
+    assert [s.shape for s in output.scores] == [(batch, n) for n in counts]
+    for row in range(batch):
+        sets = [set(c[row].tolist()) for c in output.classes]
+        assert [len(s) for s in sets] == list(counts)  # no class twice
+        assert all(inner <= outer for outer, inner in itertools.pairwise(sets))
+        for i in range(len(sets) - 1):  # those that went on scored at least as high as those that did not
+            scored = dict(zip(output.classes[i][row].tolist(), output.scores[i][row].tolist(), strict=True))
+            gone = sets[i] - sets[i + 1]
+            assert not gone or min(scored[c] for c in sets[i + 1]) >= max(scored[c] for c in gone)
+
+
+def test_samples_of_one_batch_keep_different_classes():
+    output = run(make_funnel(200), 8)
+    assert len({tuple(sorted(row.tolist())) for row in output.classes[-1]}) > 1
+
+
+def test_rerank_lets_every_stage_choose_among_all_classes():
+    output = run(make_funnel(40, selection="rerank"), 3)
+    assert all(scores.shape == (3, 40) for scores in output.scores)
+
+
+@pytest.mark.parametrize("stages", [(2, 3, 4), (4,), (1, 2, 3, 4), (3, 4)])
+def test_logits_put_dropped_classes_last_in_the_order_of_their_last_score(stages):
+    output = run(make_funnel(50, stages=stages), 6)
+    kept_count = output.classes[-1].shape[1]
+    for row in range(6):
+        last = {}
+        for classes, scores in zip(output.classes, output.scores, strict=True):
+            last.update(zip(classes[row].tolist(), scores[row].tolist(), strict=True))
+        kept = set(output.classes[-1][row].tolist())
+        expected = sorted(range(50), key=lambda c: (c not in kept, -last[c]))
+        assert output.logits[row].argsort(descending=True).tolist() == expected
+        assert output.logits[row].softmax(0)[expected[kept_count:]].sum() < 1e-9
+        for c in kept:
+            assert output.logits[row, c].item() == pytest.approx(last[c] / 0.07, rel=1e-6)
+
+
+def test_dropped_classes_stay_last_at_any_temperature():
+    for value in (0.01, 0.07, 0.5, 5.0):
+        funnel = make_funnel(30)
+        funnel.logit_scale.data.fill_(math.log(1 / value))
+        output = run(funnel, 4)
+        kept = torch.zeros_like(output.logits, dtype=torch.bool).scatter(1, output.classes[-1], True)
+        lowest_kept = output.logits.masked_fill(~kept, math.inf).amin(1)
+        highest_dropped = output.logits.masked_fill(kept, -math.inf).amax(1)
+        assert (highest_dropped < lowest_kept).all()
+
+
+def slow_scores(layer: ClassContext, features: torch.Tensor, embeddings: torch.Tensor, classes: list[int]):
+    first, norm, _, last = layer.projection
+    h = features.mean((1, 2)) @ first.weight.T + first.bias
+    h = (h - h.mean()) / torch.sqrt(h.var(unbiased=False) + norm.eps) * norm.weight + norm.bias
+    v = torch.clamp(h, min=0) @ last.weight.T + last.bias
+    return [(v @ embeddings[c] / (v.norm() * embeddings[c].norm())).item() for c in classes]
+
+
+def test_scores_kept_classes_and_prior_equal_a_slow_loop():
+    torch.manual_seed(0)
+    layer = ClassContext(8, 10, 7, 5).double()
+    embeddings, x = torch.randn(30, 10).double(), torch.randn(3, 8, 4, 4).double()
+    considered = torch.stack([torch.randperm(30)[:20] for _ in range(3)])
+    step = layer(x, embeddings, considered, 6)
+    for row in range(3):
+        scores = slow_scores(layer, x[row], embeddings, considered[row].tolist())
+        torch.testing.assert_close(
+            step.scores[row], torch.tensor(scores, dtype=torch.float64), rtol=1e-12, atol=1e-12
+        )
+        order = sorted(range(20), key=lambda i: -scores[i])[:6]
+        assert step.kept[row].tolist() == [considered[row, i].item() for i in order]
+        merged = torch.stack([layer.embed(embeddings[c][None])[0] for c in step.kept[row]]).mean(0)
+        torch.testing.assert_close(step.prior[row], layer.merge(merged[None])[0], rtol=1e-12, atol=1e-12)
+
+
+def test_keeping_more_than_considered_is_refused():
+    with pytest.raises(ValueError, match="cannot keep 6 of 5"):
+        ClassContext(8, 10, 7, 5)(torch.randn(1, 8), torch.randn(5, 10), None, 6)
+
+
+# equations 1 and 2 ---------------------------------------------------------------------------------
+
+
+def slow_loss(output: ContextualOutput, target: torch.Tensor, alpha: float, smoothing: float) -> float:
+    """Equations 1 and 2 term by term; soft targets renormalised over the classes still considered."""
+    total, stages = 0.0, len(output.scores)
+    for row in range(len(target)):
+        for i in range(stages):
+            classes = output.classes[i][row].tolist()
+            logits = [s / output.temperature.item() for s in output.scores[i][row].tolist()]
+            log_sum = math.log(sum(math.exp(v - max(logits)) for v in logits)) + max(logits)
+            if target.dim() == 1:
+                wanted = [1.0 if c == target[row].item() else 0.0 for c in classes]
+            else:
+                wanted = [target[row, c].item() for c in classes]
+            mass = sum(wanted)
+            if mass == 0:
+                continue
+            wanted = [(1 - smoothing) * w / mass + smoothing / len(classes) for w in wanted]
+            loss = -sum(w * (v - log_sum) for w, v in zip(wanted, logits, strict=True))
+            total += loss * (1.0 if i == stages - 1 else alpha)
+    return total / len(target)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("selection", ["reduce", "rerank"])
+@given(num_classes=st.integers(2, 60), seed=st.integers(0, 10_000), soft=st.sampled_from(["hard", "mix", "dense"]))
+def test_loss_equals_equations_1_and_2(smoothing, selection, num_classes, seed, soft):
+    output = run(make_funnel(num_classes, selection=selection, seed=seed), 4, seed + 1)
+    target = torch.randint(num_classes, (4,))
+    if soft == "mix":  # two classes per sample, as mixup and cutmix make them
+        share = torch.rand(4, 1).double()
+        one_hot = torch.nn.functional.one_hot(target, num_classes).double()
+        target = share * one_hot + (1 - share) * one_hot.roll(1, 0)
+    elif soft == "dense":
+        target = torch.rand(4, num_classes).double().softmax(1)
+    actual = ContextualLoss(alpha=0.15, label_smoothing=smoothing)(output, target).item()
+    assert actual == pytest.approx(slow_loss(output, target, 0.15, smoothing), rel=1e-9)
+
+
+def test_the_loss_counts_the_true_class_exactly_where_its_stage_considers_it():
+    output = run(make_funnel(100), 20)
+    target = torch.arange(20)
+    for i, classes in enumerate(output.classes):
+        only = ContextualOutput(
+            output.logits, output.scores[i : i + 1], output.classes[i : i + 1], output.temperature
+        )
+        counted = ContextualLoss(reduction="none")(only, target) > 0
+        considered = (classes == target[:, None]).any(1)
+        assert counted.tolist() == considered.tolist()
+    assert considered.sum() < 20, "the test needs samples whose class was dropped"
+
+
+def test_one_hot_soft_targets_equal_hard_targets_and_gradients_flow():
+    output = run(make_funnel(30), 5)
+    target = torch.randint(30, (5,))
+    loss = ContextualLoss()
+    hard = loss(output, target)
+    soft = loss(output, torch.nn.functional.one_hot(target, 30).double())
+    torch.testing.assert_close(hard, soft)
+    funnel = make_funnel(30)
+    ContextualLoss()(run(funnel, 5), target).backward()
+    assert funnel.logit_scale.grad.abs() > 0
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for n, p in funnel.named_parameters() if "head" in n
+    )
+
+
+def test_a_wrong_target_shape_is_named():
+    output = run(make_funnel(30), 5)
+    with pytest.raises(ValueError, match=r"\(5, 30\).*got \(5, 7\)"):
+        ContextualLoss()(output, torch.rand(5, 7))

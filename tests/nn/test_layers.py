@@ -1,0 +1,153 @@
+"""Layers against plain counterparts and their published definitions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ctxvision.nn import ContextualConv2d, CoTLayer, Involution2d
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5 if "running_var" in name
+                         else torch.randn(tensor.shape, generator=generator) * 0.3)  # fmt: skip
+    return module.double().eval()
+
+
+@given(
+    height=st.integers(1, 15),
+    width=st.integers(1, 15),
+    stride=st.integers(1, 3),
+    kernel=st.sampled_from([1, 3, 5, 7]),
+)
+def test_involution_has_the_convolutions_size_and_value_at_every_size_and_stride(height, width, stride, kernel):
+    layer = randomise(Involution2d(32, kernel, stride))
+    x = torch.randn(1, 32, height, width, dtype=torch.float64)
+    y = layer(x)
+    reference = F.conv2d(x, torch.zeros(1, 32, kernel, kernel).double(), stride=stride, padding=kernel // 2)
+    assert y.shape[2:] == reference.shape[2:]
+    # by the definition, pixel by pixel, with a pool that averages the pixels a window has
+    i, j = y.shape[2] - 1, y.shape[3] - 1
+    window = x[:, :, i * stride : (i + 1) * stride, j * stride : (j + 1) * stride].mean((2, 3), keepdim=True)
+    kernels = layer.span(layer.reduce(window)).reshape(2, kernel, kernel)
+    padded = F.pad(x, [kernel // 2] * 4)
+    patch = padded[0, :, i * stride : i * stride + kernel, j * stride : j * stride + kernel].reshape(
+        2, 16, kernel, kernel
+    )
+    torch.testing.assert_close(
+        y[0, :, i, j], (patch * kernels[:, None]).sum((2, 3)).flatten(), rtol=1e-10, atol=1e-10
+    )
+
+
+def test_involution_refuses_what_it_cannot_build():
+    with pytest.raises(ValueError, match=r"channels 30 .* group_channels 16"):
+        Involution2d(30)
+    with pytest.raises(ValueError, match="kernel_size must be odd"):
+        Involution2d(32, kernel_size=4)
+
+
+@pytest.mark.parametrize(("channels", "groups", "key_groups"), [(32, 1, 4), (64, 1, 4), (48, 2, 8), (96, 2, 8)])
+def test_cot_layer_equals_its_definition_written_with_unfold(channels, groups, key_groups):
+    layer = randomise(CoTLayer(channels, key_groups=key_groups, groups=groups))
+    x = torch.randn(2, channels, 6, 5, dtype=torch.float64)
+    static = layer.key_embed(x)
+    if groups == 1:
+        both = torch.cat([x, static], 1)
+    else:
+        both = torch.stack([x, static], 2).reshape(2, 2 * channels, 6, 5)
+    maps = layer.embed(both).reshape(2 * groups, channels // 8 // groups, 9, 30)
+    patches = F.unfold(layer.conv1x1(x).reshape(2 * groups, channels // groups, 6, 5), 3, padding=1)
+    patches = patches.reshape(2 * groups, channels // groups, 9, 30)
+    dynamic = torch.stack(
+        [(patches[:, c] * maps[:, c % maps.shape[1]]).sum(1) for c in range(channels // groups)], 1
+    )
+    dynamic = F.silu(layer.bn(dynamic.reshape(2, channels, 6, 5)))
+    shares = layer.se((static + dynamic).mean((2, 3), keepdim=True)).reshape(2, channels, 2).softmax(2)
+    expected = dynamic * shares[:, :, 0, None, None] + static * shares[:, :, 1, None, None]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_cot_ablations_are_parts_of_the_full_layer():
+    full = randomise(CoTLayer(32))
+    x = torch.randn(2, 32, 5, 5, dtype=torch.float64)
+    static = full.key_embed(x)
+    parts = {"static": static, "dynamic": full.dynamic_context(x, static)}
+    parts["linear"] = parts["static"] + parts["dynamic"]
+    for context, expected in parts.items():
+        layer = CoTLayer(32, context=context).double().eval()
+        names = layer.state_dict().keys()
+        layer.load_state_dict({name: value for name, value in full.state_dict().items() if name in names})
+        torch.testing.assert_close(layer(x), expected)
+
+
+def test_cot_layer_refuses_what_it_cannot_build():
+    with pytest.raises(ValueError, match="channels 36 must be a multiple of 8"):
+        CoTLayer(36)
+    with pytest.raises(ValueError, match="got 'both'"):
+        CoTLayer(32, context="both")
+
+
+DEPTHWISE = {"in_channels": 12, "out_channels": 12, "kernel_size": 7, "padding": 3, "groups": 12}
+DENSE = {"in_channels": 6, "out_channels": 10, "kernel_size": 3, "padding": 1, "stride": 2, "bias": False}
+
+
+@pytest.mark.parametrize("shape", [DEPTHWISE, DENSE], ids=["depthwise", "dense"])
+@pytest.mark.parametrize("prior_dim", [0, 5])
+@pytest.mark.parametrize(
+    "options", [{}, {"modulation": True}, {"sampling": False}, {"weight_hidden": None},
+                {"weight_hidden": None, "sampling": False}]
+)  # fmt: skip
+def test_contextual_conv_starts_as_the_plain_convolution_and_learns_to_leave_it(shape, prior_dim, options):
+    torch.manual_seed(0)
+    layer = ContextualConv2d(**shape, prior_dim=prior_dim, **options).double()
+    x, prior = torch.randn(2, layer.weight.shape[1] * layer.groups, 9, 8).double(), None
+    if prior_dim:
+        prior = torch.randn(2, prior_dim).double()
+    plain = F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, groups=layer.groups)
+    y = layer(x, prior)
+    torch.testing.assert_close(y, plain, rtol=1e-14, atol=1e-14)
+    y.square().sum().backward()
+    zero_started = [p for n, p in layer.named_parameters() if n.endswith(("fc2.weight", "conv2.weight"))]
+    assert all(p.grad.abs().max() > 0 for p in zero_started), "the zero-started layers must receive gradients"
+    if zero_started and prior_dim:
+        for parameter in zero_started:
+            parameter.data.normal_(std=0.1)
+        assert not torch.allclose(layer(x, prior), plain)
+        assert not torch.allclose(layer(x, prior), layer(x, -prior)), "the prior must matter"
+
+
+def test_offset_generators_equal_expanding_and_concatenating_the_prior():
+    layer = randomise(ContextualConv2d(**DEPTHWISE, prior_dim=5, weight_hidden=4, modulation=True))
+    x, prior = torch.randn(2, 12, 6, 7).double(), torch.randn(2, 5).double()
+    bend, shift, mask = layer.offsets(x, prior)
+    generator = layer.sampling_offsets
+    joined = torch.cat([x, prior[:, :, None, None].expand(-1, -1, 6, 7)], 1)
+    weight = torch.cat([generator.conv1.weight, generator.prior.weight[:, :, None, None]], 1)
+    hidden = F.conv2d(joined, weight, generator.conv1.bias).permute(0, 2, 3, 1)
+    hidden = F.layer_norm(
+        hidden, hidden.shape[-1:], generator.norm.weight, generator.norm.bias, generator.norm.eps
+    )
+    maps = generator.conv2(F.relu(hidden.permute(0, 3, 1, 2)))
+    torch.testing.assert_close(shift, maps[:, :98])
+    torch.testing.assert_close(mask, 2 * maps[:, 98:].sigmoid())
+    assert bend.shape == (2, 12, 7, 7)
+    assert mask.shape == (2, 49, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("prior_dim", "prior"), [(5, None), (5, torch.randn(2, 4)), (0, torch.randn(2, 5)), (5, torch.randn(3, 5))]
+)
+def test_a_wrong_prior_is_named(prior_dim, prior):
+    layer = ContextualConv2d(**DEPTHWISE, prior_dim=prior_dim)
+    with pytest.raises(ValueError, match="prior must be"):
+        layer(torch.randn(2, 12, 7, 7), prior)
+
+
+def test_modulation_without_sampling_is_refused():
+    with pytest.raises(ValueError, match="needs sampling=True"):
+        ContextualConv2d(**DEPTHWISE, sampling=False, modulation=True)
