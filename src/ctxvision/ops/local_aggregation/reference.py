@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctxvision.ops._geometry import accumulation_dtype, empty_like_layout
+from ctxvision.ops._geometry import accumulation_dtype, empty_like_layout, is_channels_last
 
 
 def _split(x: Tensor, groups: int, interleaved: bool) -> Tensor:
@@ -30,6 +30,17 @@ def _taps(
                 slice(u * dy, u * dy + sy * (rows - 1) + 1, sy),
                 slice(v * dx, v * dx + sx * (columns - 1) + 1, sx),
             )
+
+
+def _maps_by_tap(weight: Tensor, shared: int, like: Tensor) -> Tensor:
+    """Return the weight as (K, B, G, 1, H', W') or (K, B, 1, G, H', W'), each map laid out as ``like`` is.
+
+    The copy costs one pass over the weight; without it every tap strides over all others.
+    """
+    maps = weight.movedim(2, 0)
+    if is_channels_last(like):
+        maps = maps.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    return maps.unsqueeze(shared + 1)
 
 
 def _pad(x: Tensor, padding: Sequence[int]) -> Tensor:
@@ -64,10 +75,9 @@ def aggregate(
     result = empty_like_layout(x, (*x.shape[:2], *size), accumulate).zero_()
     sums = _split(result, groups, interleaved)
     shared = 1 if interleaved else 2  # the axis over which channels share a map
+    maps = _maps_by_tap(weight, shared, result)
     for n, (rows, columns) in enumerate(_taps(round(taps**0.5), size, stride, dilation)):
-        _add_product(
-            sums, _split(padded[:, :, rows, columns], groups, interleaved), weight[:, :, n].unsqueeze(shared)
-        )
+        _add_product(sums, _split(padded[:, :, rows, columns], groups, interleaved), maps[n])
     return result.to(x.dtype)
 
 
@@ -85,11 +95,11 @@ def input_grad(
     accumulate = accumulation_dtype(grad.dtype)
     padded_size = [n + 2 * p for n, p in zip(input_size, padding, strict=True)]
     padded = empty_like_layout(grad, (*grad.shape[:2], *padded_size), accumulate).zero_()
-    split_grad, weight = _split(grad.to(accumulate), groups, interleaved), weight.to(accumulate)
-    shared = 1 if interleaved else 2
+    split_grad = _split(grad.to(accumulate), groups, interleaved)
+    maps = _maps_by_tap(weight.to(accumulate), 1 if interleaved else 2, padded)
     for n, (rows, columns) in enumerate(_taps(round(taps**0.5), size, stride, dilation)):
         window = _split(padded[:, :, rows, columns], groups, interleaved)
-        _add_product(window, split_grad, weight[:, :, n].unsqueeze(shared))
+        _add_product(window, split_grad, maps[n])
     inner = padded[:, :, padding[0] : padding[0] + input_size[0], padding[1] : padding[1] + input_size[1]]
     return empty_like_layout(grad, inner.shape).copy_(inner)
 
