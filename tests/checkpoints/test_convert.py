@@ -89,9 +89,7 @@ def test_prefix_and_moving_average(weights, out, tmp_path, prefix, ema, stored):
     report = convert(tmp_path / "a.pth.tar", out, "rednet26", ema=ema)
     assert report.used_ema == (ema and stored)
     actual = logits(timm.create_model("rednet26", checkpoint_path=out))
-    torch.testing.assert_close(
-        actual, expected_logits(average if report.used_ema else weights), rtol=0, atol=0
-    )
+    torch.testing.assert_close(actual, expected_logits(average if report.used_ema else weights), rtol=0, atol=0)
 
 
 def test_cotnet_training_checkpoint(out, tmp_path):
@@ -222,8 +220,6 @@ def test_failure_while_writing_leaves_nothing(published_file, out, monkeypatch, 
 
     monkeypatch.setattr(where, fail)
     expected = CheckpointError if isinstance(failure, OSError) else KeyboardInterrupt
-    with pytest.raises(
-        expected, match=r"cannot be written \(No space" if expected is CheckpointError else None
-    ):
+    with pytest.raises(expected, match=r"cannot be written \(No space" if expected is CheckpointError else None):
         convert(published_file, out, "rednet26", overwrite=True)
     assert [path.read_bytes() for path in out.parent.iterdir()] == ([existing] if existing else [])

@@ -157,9 +157,7 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path, zipped):
             read_state_dict(path)
 
 
-@pytest.mark.parametrize(
-    "data", [b"hello, world\n" * 9, bytes(range(200, 256)), b"PNG\r\n" * 50, b"\x00" * 64]
-)
+@pytest.mark.parametrize("data", [b"hello, world\n" * 9, bytes(range(200, 256)), b"PNG\r\n" * 50, b"\x00" * 64])
 def test_not_a_checkpoint(tmp_path, data):
     (tmp_path / "a.pth").write_bytes(data)
     assert "not a checkpoint" in message(tmp_path / "a.pth")
@@ -201,11 +199,7 @@ def test_code_is_refused_and_not_executed(tmp_path, how):
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
     text = message(path)
     # protocol 0 has no signature: such a file cannot be told from plain text
-    assert (
-        ("not a checkpoint" in text)
-        if how == 0
-        else ("refused" in text and "none of it was executed" in text)
-    )
+    assert ("not a checkpoint" in text) if how == 0 else ("refused" in text and "none of it was executed" in text)
     assert not proof.exists()
     pickle.loads(pickle.dumps(Payload(proof)))  # the payload is live: the check above means something
     assert proof.exists()
