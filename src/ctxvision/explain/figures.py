@@ -1,6 +1,7 @@
 """Pictures of a report, ready to be part of a page: curves as SVG, images as data URIs."""
 
 import base64
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 # matplotlib cannot draw in the colours of the page: stand-ins, replaced in its SVG
-_COLOURS = {"#010101": "currentColor", "#010102": "var(--line)", "#010103": "var(--blue)", "#010104": "var(--orange)"}
+_COLOURS = {
+    "#010101": "currentColor",
+    "#010102": "var(--line)",
+    "#010103": "var(--blue)",
+    "#010104": "var(--orange)",
+}
 _TEXT, _GRID, _BLUE, _ORANGE = _COLOURS
 _STYLES = ({"color": _BLUE, "marker": "o"}, {"color": _ORANGE, "marker": "s", "linestyle": "--"})
 
 
-def curve(
-    curves: Mapping[str, Sequence[float | None]], label: str, name: str, *, percent: bool = False
-) -> str:
+def curve(curves: Mapping[str, Sequence[float | None]], label: str, name: str, *, percent: bool = False) -> str:
     """Draw at most two curves over epochs 1, 2, … as an SVG element in the page's font and colours.
 
     The curves carry their names and differ in line and marker, not by colour alone.
@@ -65,10 +69,10 @@ def _as_element(figure: Figure, label: str, name: str) -> str:
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"', "", svg)
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r'id="|href="#|url\(#', lambda match: f"{match[0]}{name}-", svg)
-    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for stand_in, colour in _COLOURS.items():
         svg = svg.replace(stand_in, colour)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 
 def thumbnail(image: Tensor, mean: Sequence[float], std: Sequence[float], size: int = 160) -> str:

@@ -106,7 +106,8 @@ def collect_predictions(
             if contextual:
                 output = model.forward_stages(images)
                 logits, steps = output.logits, funnel_steps(model, output)
-                stages = [_add(s, old, targets) for s, old in zip(steps, stages or [None] * len(steps), strict=True)]
+                known = stages or [None] * len(steps)
+                stages = [_add(step, old, targets) for step, old in zip(steps, known, strict=True)]
             else:
                 logits = model(images)
             chances = logits.float().softmax(1)

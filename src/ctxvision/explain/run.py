@@ -59,25 +59,25 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     checkpoint = path / "checkpoints" / "best.ckpt"
     for file in (path / "metrics.csv", checkpoint):
         if not file.is_file():
-            raise ReportError(f"{path}: not a run folder of `ctxvision train` (it has no {file.relative_to(path)})")
+            lacks = file.relative_to(path).as_posix()
+            raise ReportError(f"{path}: not a run folder of `ctxvision train` (it has no {lacks})")
     return Run(checkpoint, _metrics(path / "metrics.csv"), _settings(path / "config.yaml"))
 
 
 def _metrics(path: Path) -> tuple[Epoch, ...]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            epochs = tuple(
-                Epoch(
-                    int(row["epoch"]),
-                    *(float(row[n]) if row.get(n) else None for n in ("train_loss", "val_loss", "val_top1", "seconds")),
-                )
-                for row in csv.DictReader(file)
-            )
+            epochs = tuple(_epoch(row) for row in csv.DictReader(file))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ReportError(f"{path}: not the metrics of a run ({error})") from error
     if not epochs:
         raise ReportError(f"{path}: no epoch has ended yet")
     return epochs
+
+
+def _epoch(row: dict[str, str]) -> Epoch:
+    columns = ("train_loss", "val_loss", "val_top1", "seconds")
+    return Epoch(int(row["epoch"]), *(float(row[name]) if row.get(name) else None for name in columns))
 
 
 def _settings(path: Path) -> dict[str, Any]:
