@@ -101,6 +101,26 @@ def test_features_only_equals_the_classifiers_own_forward(name):
 
 
 @pytest.mark.parametrize("name", [*MICRO, "contextual_resnet50"])
+def test_pruned_features_equal_the_whole_networks_and_cost_less(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=20).eval()
+    if name.startswith("contextual"):
+        for parameter_name, parameter in model.named_parameters():
+            if "_offsets" in parameter_name:
+                torch.nn.init.normal_(parameter, std=0.05)
+    x = images(model)
+    with torch.no_grad():
+        whole = model.forward_intermediates(x, intermediates_only=True)
+        parameters = sum(p.numel() for p in model.parameters())
+        assert model.prune_intermediate_layers([1, 2]) == [1, 2]
+        assert sum(p.numel() for p in model.parameters()) < 0.6 * parameters
+        pruned = model.forward_intermediates(x, indices=[1, 2], intermediates_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(pruned, whole[1:3], strict=True))
+        assert torch.equal(model(x), whole[2])
+        assert model.num_features == whole[2].shape[1]
+
+
+@pytest.mark.parametrize("name", [*MICRO, "contextual_resnet50"])
 def test_training_reaches_every_parameter_and_checkpointing_changes_nothing(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=30).train()

@@ -99,18 +99,12 @@ class ContextualNet(nn.Module):
     ) -> None:
         super().__init__()
         plan = Design(**design)
-        if any(stage not in (1, 2, 3, 4) for stage in plan.stages) or sorted(set(plan.stages)) != list(
-            plan.stages
-        ):
+        if not set(plan.stages) <= {1, 2, 3, 4} or sorted(set(plan.stages)) != list(plan.stages):
             raise ValueError(f"stages must be increasing numbers from 1 to 4, got {tuple(plan.stages)}")
         if plan.extra_input and not plan.prior:
             raise ValueError("extra_input=True needs prior=True, the prior is the extra input")
-        self.num_classes, self.in_chans, self.drop_rate, self.grad_checkpointing = (
-            num_classes,
-            in_chans,
-            drop_rate,
-            False,
-        )
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self.grad_checkpointing = False
         parts = trunk(plan, in_chans, drop_path_rate)
         for name, module in (*parts.stem, *parts.stages):
             self.add_module(name, module)
@@ -122,10 +116,11 @@ class ContextualNet(nn.Module):
             {
                 "num_chs": channels,
                 "reduction": 4 * 2**i,
-                "module": self._stage_names[i] if len(parts.stages) > 1 else f"stages.{i}",
+                "module": self._stage_path(i + 1),
             }
             for i, channels in enumerate(parts.channels[1:])
         ]
+        self._depth = len(self.feature_info)
         self.global_pool = _pool(global_pool)
         self.head = nn.ModuleDict() if parts.norm is None else nn.ModuleDict({"norm": parts.norm})
         self.context: ClassFunnel | None = None
@@ -173,7 +168,12 @@ class ContextualNet(nn.Module):
 
         With 0 classes the head returns pooled features (``global_pool=""``: the map) and the class embeddings
         stay, because the contextual convolutions still depend on them.
+
+        Raises:
+            ValueError: If ``num_classes > 0`` and the network's last stages were pruned away.
         """
+        if num_classes and self._depth < len(self.feature_info):
+            raise ValueError("this network was pruned to its first stages, which no classifier can follow")
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = _pool(global_pool)
@@ -208,7 +208,7 @@ class ContextualNet(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         wanted, last = feature_take_indices(len(self.feature_info), indices)
-        features, steps = self._stages(x, last + 1 if stop_early else len(self.feature_info))
+        features, steps = self._stages(x, last + 1 if stop_early else self._depth)
         intermediates = [features[index] for index in wanted]
         if intermediates_only:
             return intermediates
@@ -216,13 +216,34 @@ class ContextualNet(nn.Module):
         final.class_steps = steps  # type: ignore[attr-defined]
         return final, intermediates
 
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages after the last wanted one (timm's protocol); return the wanted indices.
+
+        The classes stay, and so does the funnel up to the last wanted stage.
+        """
+        wanted, last = feature_take_indices(len(self.feature_info), indices)
+        for number in range(last + 2, self._depth + 1):
+            self.set_submodule(self._stage_path(number), nn.ModuleList())
+            if self.context is not None and str(number) in self.context.steps:
+                del self.context.steps[str(number)]
+        if last + 1 < self._depth:
+            self._depth, self.num_features = last + 1, self.feature_info[last]["num_chs"]
+            self.head_hidden_size = self.num_features
+            self.contextual_stages = tuple(stage for stage in self.contextual_stages if stage <= last + 1)
+            self.head = nn.ModuleDict()
+        if prune_head or last + 1 < len(self.feature_info):
+            self.reset_classifier(0, "")
+        return list(wanted)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's features, ``(B, num_features, H / 32, W / 32)``.
 
         The tensor carries the class sets found on the way as the attribute ``class_steps``, so that
         ``forward_head(forward_features(x))`` equals ``forward(x)``.
         """
-        features, steps = self._stages(x, len(self.feature_info))
+        features, steps = self._stages(x, self._depth)
         features[-1].class_steps = steps  # type: ignore[attr-defined]
         return features[-1]
 
@@ -239,7 +260,7 @@ class ContextualNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, ``(B, num_classes)``: a class that was dropped ranks below every one that was kept."""
-        features, steps = self._stages(x, len(self.feature_info))
+        features, steps = self._stages(x, self._depth)
         pooled = self._pool(features[-1])
         return pooled if self.num_classes == 0 else self._classify(pooled, steps).logits
 
@@ -253,7 +274,7 @@ class ContextualNet(nn.Module):
         """
         if self.num_classes == 0:
             raise ValueError("forward_stages needs a classifier; call reset_classifier(num_classes) first")
-        features, steps = self._stages(x, len(self.feature_info))
+        features, steps = self._stages(x, self._depth)
         return self._classify(self._pool(features[-1]), steps)
 
     def _stages(self, x: Tensor, count: int) -> tuple[list[Tensor], Steps]:
@@ -266,7 +287,7 @@ class ContextualNet(nn.Module):
             if self.context is not None and number in self.contextual_stages:
                 steps.append(self.context.enter(number, x, steps))
                 prior = steps[-1][1].prior
-            stage = self._stage(number)
+            stage = self.get_submodule(self._stage_path(number))
             if isinstance(stage, ContextualStage):
                 x = stage.downsample(x)
             blocks = stage.blocks if isinstance(stage, ContextualStage) else stage
@@ -278,10 +299,9 @@ class ContextualNet(nn.Module):
             features.append(x)
         return features, steps
 
-    def _stage(self, number: int) -> nn.Module:
-        if len(self._stage_names) == 1:
-            return self.get_submodule(f"{self._stage_names[0]}.{number - 1}")
-        return self.get_submodule(self._stage_names[number - 1])
+    def _stage_path(self, number: int) -> str:
+        names = self._stage_names
+        return names[number - 1] if len(names) > 1 else f"{names[0]}.{number - 1}"
 
     def _pool(self, x: Tensor) -> Tensor:
         x = self.global_pool(x)

@@ -4,7 +4,7 @@ Widths that the paper leaves to its unpublished supplement follow from its param
 (`tools/search_contextual_budget.py`):
 
 * ConvNeXt: projections are half as wide as their input, merging is 64 wide, and every weight-offset
-  bottleneck is 24 wide; three-block strides of T are contextual, and S and B replace as many blocks as T.
+  bottleneck is 24 wide. T makes the last of every three blocks contextual, S and B as many blocks as T.
 * ResNet-50: projections are 32 wide at the stages and 808 at the head, merging is 32 wide, and every
   weight-offset bottleneck is a seventh of its layer's width, rounded to a multiple of 8.
 
@@ -204,7 +204,6 @@ _cfg = partial(
     default_cfg,
     classifier="context.embedding",
     paper_name="Contextual Convolutional Networks",
-    paper_ids="openreview:PldynS56bN",
     origin_url="https://github.com/liang4sx/contextual_cnn",
 )
 
