@@ -56,7 +56,7 @@ def test_macs_are_within_three_per_cent_of_the_papers(name):
 
 @pytest.mark.parametrize(("size", "gmacs"), [(256, 17.0), (320, 26.5)])
 def test_macs_of_se_cotnetd152(size, gmacs):
-    # the paper's 17.0G belongs to 256 px, the input size of the published configuration
+    # the paper's 17.0G is what 256 px cost, the default input size of the published model's code
     assert count_macs(meta("se_cotnetd152"), (3, size, size)) / 1e9 == pytest.approx(gmacs, rel=0.03)
 
 

@@ -14,9 +14,7 @@ from .error import CheckpointError, name_some
 
 def our_models() -> list[str]:
     """Return the registered names of this library's networks, sorted."""
-    return [
-        name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("ctxvision.")
-    ]
+    return [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("ctxvision.")]
 
 
 def skeleton(model_name: str) -> nn.Module:

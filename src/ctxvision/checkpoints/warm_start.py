@@ -86,9 +86,7 @@ def _require_counterpart(
 ) -> None:
     """Raise unless the source leaves over only its classifier, and the model only what it alone has."""
     misfits = [name for name in unused if not name.startswith(_CLASSIFIERS)]
-    unlike = [
-        f"{name} is {describe(tensors[name])}, not {describe(own[name])}" for name in misfits if name in own
-    ]
+    unlike = [f"{name} is {describe(tensors[name])}, not {describe(own[name])}" for name in misfits if name in own]
     homeless = [name for name in misfits if name not in own]
     patterns = {_pattern(name) for name in tensors}
     absent = [name for name in new if name not in tensors and _pattern(name) in patterns]

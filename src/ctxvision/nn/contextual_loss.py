@@ -10,12 +10,10 @@ from ctxvision.nn.funnel import ContextualOutput
 
 
 class ContextualLoss(nn.Module):
-    r"""Equations 1 and 2 of Contextual CNN, for hard and soft targets.
+    """Equations 1 and 2 of Contextual CNN, for hard and soft targets.
 
-    .. math::
-        \mathcal{L}_i = -\mathbb{I}(y \in \mathcal{N}_i) \log
-            \frac{\exp(s_i(y) / \tau)}{\sum_j \exp(s_i(\mathcal{N}_i^j) / \tau)}, \qquad
-        \mathcal{L} = \alpha (\mathcal{L}_1 + \dots) + \mathcal{L}_{last}
+        L_i = -[y ∈ N_i] · log( exp(s_i(y) / τ) / Σ_j exp(s_i(N_i^j) / τ) )
+        L   = α · (L_1 + L_2 + ...) + L_last
 
     A hard target whose class a stage no longer considers contributes zero there. A soft target (mixup, cutmix,
     smoothing) is renormalised over the classes still considered; a sample with none left contributes zero.

@@ -25,11 +25,10 @@ def contextual_conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    r"""Convolve each image with its own kernel offsets and its own sampling grid.
+    """Convolve each image with its own kernel offsets and its own sampling grid.
 
-    .. math::
-        y_{b,o,p} = \mathrm{bias}_o + \sum_{c,n} (w_{o,c,n} + \Delta w_{b,c,n})\; m_{b,n,p}\;
-        x_{b,\,c,\,ps + g(n) + \Delta p_{b,n,p}}
+        y[b, o, p] = bias[o] + Σ_{c,n} (weight[o, c, n] + Δw[b, c, n]) · m[b, n, p]
+                               · x[b, c, p·s + g(n) + Δp[b, n, p]]
 
     with bilinear sampling and ``x`` zero outside the image (Contextual CNN, equation 4; ``m`` is the
     modulation of Deformable ConvNets v2). Differentiable twice in every tensor argument; half precision

@@ -20,10 +20,9 @@ def local_aggregation(
     dilation: int | Sequence[int] = 1,
     grouping: Literal["blocked", "interleaved"] = "blocked",
 ) -> Tensor:
-    r"""Sum the neighbourhood of each position with that position's own weights.
+    """Sum the neighbourhood of each position with that position's own weights.
 
-    .. math::
-        y_{b,c,i,j} = \sum_{u,v} a_{b,\,g(c),\,uk+v,\,i,j}\; x_{b,\,c,\,is+ud-p,\,js+vd-p}
+        y[b, c, i, j] = Σ_{u,v} weight[b, g(c), u·k + v, i, j] · x[b, c, i·s + u·d - p, j·s + v·d - p]
 
     with ``x`` zero outside the image. This is ``V ⊛ A`` of CoTNet (equation 5, interleaved groups)
     and involution (blocked groups). Differentiable any number of times in both arguments; half

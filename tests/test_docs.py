@@ -1,0 +1,185 @@
+"""The documentation says what is true: examples run, commands parse, links resolve, numbers equal the code."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "src/ctxvision/**/README.md")
+    for path in ROOT.glob(pattern)
+    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+PACKAGES = ("ctxvision.ops", "ctxvision.nn", "ctxvision.models", "ctxvision.checkpoints")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+
+
+def blocks(language):
+    """Every fenced block of a language, as (text, line of its first line), named by page and line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in FENCE.finditer(text):
+            if match[1] == language:
+                line = text.count("\n", 0, match.start(2)) + 1
+                name = page.relative_to(ROOT).as_posix()
+                found.append(pytest.param(match[2], page, line, id=f"{name}:{line}"))
+    return found
+
+
+def commands():
+    """Every line that a reader is told to type, without its comment."""
+    found = []
+    for block in blocks("console"):
+        lines, _, first = block.values
+        for offset, line in enumerate(lines.splitlines()):
+            name = block.id.rpartition(":")[0]
+            found.append(pytest.param(line, id=f"{name}:{first + offset}"))
+    return found
+
+
+@pytest.mark.parametrize(("code", "page", "line"), blocks("python"))
+def test_python_block_runs_by_itself(code, page, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    padded = "\n" * (line - 1) + code  # a traceback then names the line of the page
+    exec(compile(padded, str(page), "exec"), {"__name__": "__example__"})  # raises where the example is wrong
+    assert "import" in code
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_is_understood(line, tmp_path, monkeypatch):
+    assert line.startswith("$ "), "a console block holds commands, each after '$ '"
+    words = shlex.split(line[2:], comments=True)
+    if ">" in words:
+        words = words[: words.index(">")]
+    program, arguments = Path(words[0]).name, words[1:]
+    if program == "ctxvision":
+        understood_by_ctxvision(arguments, tmp_path, monkeypatch)
+    elif program == "make":
+        assert re.search(rf"^{re.escape(arguments[0])}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif program == "pip":
+        assert arguments[0] == "install"
+        extra = re.fullmatch(r"\.(?:\[(\w+)\])?", arguments[1])
+        assert extra, arguments
+        assert extra[1] is None or f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text()
+    elif program == "pre-commit":
+        assert arguments == ["install"]
+        assert (ROOT / ".pre-commit-config.yaml").is_file()
+    else:
+        pytest.fail(f"no rule for {words[0]}")
+
+
+def understood_by_ctxvision(arguments, folder, monkeypatch):
+    """Parse a command line of ctxvision in a folder that has the files it names, without doing the work."""
+    from ctxvision import cli
+    from ctxvision._cli.train import run as training
+
+    monkeypatch.chdir(folder)
+    Path("runs/first").mkdir(parents=True)
+    for settings in ("settings.yaml", "runs/first/config.yaml"):
+        Path(settings).write_text("model: cotnet_micro\n")
+    calls = []
+    monkeypatch.setattr(training, "train", lambda config: calls.append(config) or 0)
+    for module, _ in cli._COMMANDS.values():
+        monkeypatch.setattr(module, "run", lambda args: calls.append(args) or 0)
+    if "--print_config" in arguments:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code in (None, 0)
+    else:
+        assert cli.main(arguments) == 0
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_relative_links_resolve(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in LINK.findall(text):
+        if re.match(r"https?:|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.is_file(), f"{target} in {page.name}"
+        assert path.is_relative_to(ROOT)
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{target} in {page.name}"
+
+
+def slug(heading):
+    """The anchor that a heading gets."""
+    return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
+
+
+def test_table_of_networks_equals_the_code():
+    script = subprocess.run(
+        [sys.executable, ROOT / "tools" / "models_table.py"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
+    table = script.stdout.strip()
+    assert table.count("\n") > 15
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8"), (
+        "put the output of tools/models_table.py in README"
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_have_docstrings(package):
+    module = importlib.import_module(package)
+    assert module.__all__
+    for name in module.__all__:
+        thing = getattr(module, name)
+        # not inherited: a NamedTuple or a dataclass without one gets its signature
+        text = thing.__dict__.get("__doc__") if inspect.isclass(thing) else inspect.getdoc(thing)
+        assert text, f"{package}.{name}"
+        assert not text.startswith(f"{name}("), f"{package}.{name}"
+
+
+def modules_with_doctests():
+    """Names of all modules of the public packages whose docstrings hold examples."""
+    names = []
+    for package in PACKAGES[:3]:
+        found = importlib.import_module(package)
+        names += [package, *(info.name for info in pkgutil.walk_packages(found.__path__, f"{package}."))]
+    return [name for name in names if ">>> " in inspect.getsource(importlib.import_module(name))]
+
+
+def test_operators_and_layers_have_examples():
+    assert len(modules_with_doctests()) >= 6
+
+
+@pytest.mark.parametrize("name", modules_with_doctests())
+def test_examples_in_docstrings(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_site_builds_and_documents_every_public_name(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert build.returncode == 0, build.stderr
+    anchors = re.findall(r'id="(ctxvision\.[\w.]+)"', (tmp_path / "site" / "api.html").read_text(encoding="utf-8"))
+    documented = {anchor.rpartition(".")[2] for anchor in anchors}
+    public = {name for package in PACKAGES for name in importlib.import_module(package).__all__}
+    assert public <= documented
+
+
+def test_version_is_the_changelog_s_and_the_citation_s():
+    from ctxvision import __version__
+
+    assert __version__ in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
