@@ -36,9 +36,7 @@ def published_state_dict(published_name, dtype=torch.float64):
     """The reference weights under their published names; counters stay int64."""
     tensors = {}
     for key, shape in published_keys(published_name).items():
-        value = torch.from_numpy(
-            np.asarray(fill(key, tuple(shape), damped=published_name.startswith("rednet")))
-        )
+        value = torch.from_numpy(np.asarray(fill(key, tuple(shape), damped=published_name.startswith("rednet"))))
         tensors[key] = value.to(dtype) if value.is_floating_point() else value
     return tensors
 

@@ -93,9 +93,7 @@ def test_every_combination_of_arguments(device, kind, present):
 # sizes of the networks, and channel counts around the width of a vector register
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *LOW_PRECISION], ids=str)
-@pytest.mark.parametrize(
-    "present", [ALL, ALL - {"mask"}, ALL - {"offset", "mask"}], ids=["all", "paper", "grid"]
-)
+@pytest.mark.parametrize("present", [ALL, ALL - {"mask"}, ALL - {"offset", "mask"}], ids=["all", "paper", "grid"])
 @pytest.mark.parametrize(
     ("kind", "kernel", "padding", "stride"),
     [
@@ -128,9 +126,7 @@ def test_network_shapes_in_every_dtype(device, dtype, present, kind, kernel, pad
 
 @every_kind
 def test_zero_offsets_without_mask_are_a_convolution(kind):
-    (x, weight, _, _, _, bias), options = contextual_case(
-        kind, padding=(1, 2), stride=(2, 1), dilation=(1, 2)
-    )
+    (x, weight, _, _, _, bias), options = contextual_case(kind, padding=(1, 2), stride=(2, 1), dilation=(1, 2))
     offset = x.new_zeros(2, 18, *output_size((5, 6), (3, 3), (2, 1), (1, 2), (1, 2)))
     expected = outputs_and_gradients(F.conv2d, [x, weight, bias], **options)
 
@@ -243,9 +239,7 @@ def test_infinite_offsets_sample_zero_like_torchvision(infinity):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_positions_are_not_rounded_to_half_precision(dtype):
     # at column 600 the spacing of float16 is 0.5 and that of bfloat16 is 4
-    tensors, options = contextual_case(
-        (2, 2, 2), 1, (1, 3), (2, 600), padding=(0, 1), dtype=dtype, spread=1.0
-    )
+    tensors, options = contextual_case((2, 2, 2), 1, (1, 3), (2, 600), padding=(0, 1), dtype=dtype, spread=1.0)
     grad = torch.randn(1, 2, 2, 600).to(dtype)
     actual = outputs_and_gradients(contextual_conv2d, tensors, grad=grad, **options)
     doubles = on_cpu_in_double(tensors)
@@ -328,9 +322,7 @@ def test_strides_of_the_arguments_do_not_matter(which, kind, present):
     expected = outputs_and_gradients(contextual_conv2d, tensors, **options)
     for name, other in layouts(tensors[which]):
         varied = [other if n == which else t for n, t in enumerate(tensors)]
-        assert_close(
-            outputs_and_gradients(contextual_conv2d, varied, **options), expected, torch.float64, name
-        )
+        assert_close(outputs_and_gradients(contextual_conv2d, varied, **options), expected, torch.float64, name)
 
 
 def test_expanded_arguments_and_gradient():

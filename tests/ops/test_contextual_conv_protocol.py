@@ -98,9 +98,7 @@ def test_empty_batch(device, kind, present):
 @pytest.mark.parametrize("present", [ALL, ALL - {"offset", "mask"}, PLAIN], ids=["all", "grid", "plain"])
 @pytest.mark.parametrize("low", [(), NAMES, ("x",), ("weight", "bias"), ("offset", "mask")], ids="+".join)
 def test_autocast_computes_in_the_lower_precision(device, present, low):
-    tensors, options = contextual_case(
-        (4, 4, 4), present=present, spread=1.0, dtype=torch.bfloat16, device=device
-    )
+    tensors, options = contextual_case((4, 4, 4), present=present, spread=1.0, dtype=torch.bfloat16, device=device)
     leaves = [
         None if t is None else t.to(torch.bfloat16 if n in low else torch.float32).requires_grad_()
         for n, t in zip(NAMES, tensors, strict=True)

@@ -87,9 +87,7 @@ def test_options_out_of_range_are_refused(options, message):
 def test_mixed_dtypes_and_devices_are_refused(which):
     tensors, options = contextual_case()
     mixed = [t.float() if n == which else t for n, t in enumerate(tensors)]
-    with pytest.raises(
-        ValueError, match=rf"float64.*{NAMES[which]}.*float32|{NAMES[which]}.*float32.*float64"
-    ):
+    with pytest.raises(ValueError, match=rf"float64.*{NAMES[which]}.*float32|{NAMES[which]}.*float32.*float64"):
         contextual_conv2d(*mixed, **options)
     mixed = [t.to("meta") if n == which else t for n, t in enumerate(tensors)]
     with pytest.raises(ValueError, match=rf"cpu.*{NAMES[which]}.*meta|{NAMES[which]}.*meta.*cpu"):

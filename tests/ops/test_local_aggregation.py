@@ -78,9 +78,7 @@ def test_any_geometry_has_the_gradients_of_unfold(device, case):
 )
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 def test_network_shapes_in_every_dtype(device, dtype, grouping, groups, per_group, k, stride, channels_last):
-    x, weight = aggregation_case(
-        2, groups * per_group, groups, k, (9, 11), stride, dtype=dtype, device=device
-    )
+    x, weight = aggregation_case(2, groups * per_group, groups, k, (9, 11), stride, dtype=dtype, device=device)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     options = {"stride": stride, "grouping": grouping}
@@ -184,9 +182,7 @@ def test_strides_of_the_arguments_do_not_matter(which):
     expected = outputs_and_gradients(local_aggregation, tensors, stride=2)
     for name, other in layouts(tensors[which]):
         varied = [other if n == which else t for n, t in enumerate(tensors)]
-        assert_close(
-            outputs_and_gradients(local_aggregation, varied, stride=2), expected, torch.float64, name
-        )
+        assert_close(outputs_and_gradients(local_aggregation, varied, stride=2), expected, torch.float64, name)
 
 
 def test_expanded_arguments_and_gradient():

@@ -33,9 +33,7 @@ def test_first_and_second_derivatives(grouping, k, stride, padding, dilation):
         t.requires_grad_()
 
     def function(x, weight):
-        return local_aggregation(
-            x, weight, stride=stride, padding=padding, dilation=dilation, grouping=grouping
-        )
+        return local_aggregation(x, weight, stride=stride, padding=padding, dilation=dilation, grouping=grouping)
 
     assert gradcheck(function, tensors)
     assert gradgradcheck(function, tensors)
