@@ -1,0 +1,47 @@
+# `make help` lists what there is. Everything runs in .venv; PYTHON=python3.12 chooses another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+MAKEFLAGS += --no-print-directory
+# nothing of another environment leaks in
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is missing or older than 3.10; try make PYTHON=python3.12" >&2; exit 1; }
+	@echo "installing into .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	@touch $@
+
+demo: $(INSTALLED) ## train a contextual network on handwritten digits, look at its predictions, write demo/report.html
+	@rm -rf demo
+	$(BIN)/ctxvision train contextual_convnext_micro digits --out demo/run
+	@$(BIN)/python -c 'from ctxvision.data import DigitsData; DigitsData().export("demo/images", 8)'
+	$(BIN)/ctxvision predict demo/run/checkpoints/best.ckpt demo/images --top_k 3
+	$(BIN)/ctxvision report demo/run --out demo/report.html
+
+test: $(INSTALLED) ## all the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(INSTALLED) ## format check, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## format the code and sort its imports
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+docs: $(INSTALLED) ## the documentation, in site/
+	$(BIN)/mkdocs build --strict
+
+clean: ## remove what the other commands have made, but for .venv
+	rm -rf demo site build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

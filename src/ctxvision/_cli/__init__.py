@@ -1,0 +1,1 @@
+"""The subcommands of ``ctxvision``; only the standard library is imported until one of them runs."""

@@ -1,0 +1,22 @@
+"""``ctxvision convert``: published checkpoints to safetensors."""
+
+from argparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("source", metavar="IN", help="published checkpoint of CoTNet (.pth.tar) or RedNet (.pth)")
+    parser.add_argument("destination", metavar="OUT", help=".safetensors file to write")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="name of the network, see `ctxvision models`"
+    )
+    parser.add_argument("--no_ema", action="store_true", help="do not prefer the moving average of the weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+
+
+def run(args: Namespace) -> int:
+    """Convert one file; see `ctxvision convert --help`."""
+    from ctxvision.checkpoints import convert
+
+    print(convert(args.source, args.destination, args.model, ema=not args.no_ema, overwrite=args.overwrite))
+    return 0

@@ -1,0 +1,30 @@
+"""The DATA argument of ``evaluate``: the split that a trained network has not seen."""
+
+from typing import Any
+
+from ctxvision.data import DataSpec, DigitsData, ImageFolderData
+
+
+def open_for_evaluation(
+    data: str, spec: DataSpec, split: str | None, *, batch_size: int, workers: int, strict: bool
+) -> tuple[DigitsData | ImageFolderData, str]:
+    """Open a data set for a trained network.
+
+    Without a split it is the validation part where the data set has one, or where the network was trained
+    on the rest of the same folder; of any other folder it is every image.
+
+    Returns:
+        The data module and the split: ``val``, ``train`` or ``all``.
+    """
+
+    def opened(eval_split: str) -> DigitsData | ImageFolderData:
+        options: dict[str, Any] = {"spec": spec, "batch_size": batch_size, "eval_split": eval_split}
+        if data == "digits":
+            return DigitsData(**options)
+        return ImageFolderData(data, workers=workers, strict=strict, **options)
+
+    if split:
+        return opened(split), split
+    everything = opened("all")
+    split = "val" if everything.fingerprint in ("", spec.fingerprint) else "all"
+    return (everything, split) if split == "all" else (opened(split), split)

@@ -1,0 +1,76 @@
+"""``ctxvision report``: a page about a training run."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from .errors import UserError
+from .files import write_whole
+from .messages import note, plural, quieten
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("run", metavar="RUN", help="run folder of `ctxvision train`, or a .ckpt file")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="?", help="folder of images, or digits; default: what the run was trained on"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        default="report.html",
+        help="page to write, with its numbers beside it as .json; default: %(default)s",
+    )
+    parser.add_argument(
+        "--images", type=int, default=24, metavar="N", help="predictions to show; default: %(default)s"
+    )
+    parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
+    parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
+
+
+def run(args: Namespace) -> int:
+    """Write the page and print its path; see `ctxvision report --help`."""
+    if args.batch_size < 1 or min(args.images, args.workers) < 0:
+        raise UserError("--batch_size must be at least 1, --images and --workers at least 0", 2)
+    page, numbers = Path(args.out), Path(args.out).with_suffix(".json")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out must end in .html, got {args.out}", 2)
+    import torch
+
+    from ctxvision.data import DataSpec
+    from ctxvision.explain import read_run
+    from ctxvision.explain.page import render
+    from ctxvision.explain.report import make_report
+    from ctxvision.tasks import load_task
+
+    from .data import open_for_evaluation
+
+    quieten()
+    found = read_run(args.run)
+    name = args.data or found.settings.get("data")
+    if not name:
+        raise UserError(f"{args.run}: does not say what it was trained on; name the DATA", 2)
+    task = load_task(found.checkpoint)
+    try:
+        task.to(torch.device(args.device))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {args.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    data, split = open_for_evaluation(
+        str(name),
+        DataSpec.from_dict(task.data_spec),
+        None,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        strict=args.strict,
+    )
+    for line in data.notes:
+        note(line)
+    report = make_report(found, task, data, data_name=str(name), split=split, images=args.images)
+    write_whole(numbers, json.dumps(report.numbers, indent=1) + "\n")
+    write_whole(page, render(report))
+    if data.bad_images:
+        note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted in the report")
+    print(args.out)
+    return 0

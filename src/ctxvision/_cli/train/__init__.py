@@ -1,0 +1,1 @@
+"""``ctxvision train``."""

@@ -1,0 +1,68 @@
+"""``metrics.csv``: one row per epoch."""
+
+import csv
+import io
+import time
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ..files import write_whole
+
+COLUMNS = ("epoch", "step", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds")
+
+
+class MetricsFile(Callback):
+    """Writes the metrics of every epoch; a resumed run keeps the rows of the epochs before.
+
+    Lightning's CSVLogger deletes the file that it finds.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, object]] = []
+        self._began = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what a resumed run has written."""
+        if self.path.is_file() and trainer.current_epoch:
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
+        self._began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a row."""
+        seconds, self._began = time.monotonic() - self._began, time.monotonic()
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
+            **{name: f"{metrics[name]:.6g}" for name in COLUMNS[3:7] if name in metrics},
+            "seconds": f"{seconds:.2f}",
+        }
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_whole(self.path, text.getvalue())
+
+
+class EpochLines(Callback):
+    """One line per epoch, where there is no terminal for a progress bar."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's metrics."""
+        if trainer.is_global_zero:
+            m = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
+                f"train loss {m.get('train_loss', 0):.4f}  val loss {m.get('val_loss', 0):.4f}  "
+                f"top-1 {m.get('val_top1', 0):.2%}",
+                flush=True,
+            )

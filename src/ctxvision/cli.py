@@ -1,0 +1,97 @@
+"""The command ``ctxvision``."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ._cli import convert, evaluate, models, predict, report
+from ._cli.errors import UserError
+from ._cli.messages import debugging, note
+from ._cli.train import command as train
+from ._version import __version__
+
+_COMMANDS = {
+    "evaluate": (evaluate, "accuracy of a checkpoint on a data set"),
+    "predict": (predict, "the most probable classes of images"),
+    "report": (report, "a page about a training run: curves, mistakes, the classes that each stage kept"),
+    "models": (models, "the networks: size, cost, accuracy in the papers"),
+    "convert": (convert, "published checkpoints to safetensors"),
+}
+_EXTRA = {"PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` lists the options", 2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+
+    A mistake is reported in one line on stderr; CTXVISION_DEBUG=1 shows the traceback.
+    """
+    words = _with_underscores(sys.argv[1:] if argv is None else list(argv))
+    if hasattr(sys.stdout, "reconfigure"):
+        # names of files need not be valid UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
+    except BrokenPipeError:
+        # what reads our output has seen enough; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debugging():
+            raise
+        note(f"error: {_explain(error)}")
+        return error.exit_code if isinstance(error, UserError) else 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if words[:1] == ["train"]:
+        # jsonargparse, which only this command needs, has its own parser
+        return train.run(words[1:])
+    parser = _Parser(
+        prog="ctxvision",
+        allow_abbrev=False,
+        description="Context-aware vision networks: train, evaluate, predict.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("train", help="train a network on images or on the embedded digits", add_help=False)
+    for name, (module, summary) in _COMMANDS.items():
+        description = f"{summary[0].upper()}{summary[1:]}."
+        module.add_arguments(commands.add_parser(name, help=summary, description=description, allow_abbrev=False))
+    args = parser.parse_args(words)
+    return _COMMANDS[args.command][0].run(args)
+
+
+def _with_underscores(words: list[str]) -> list[str]:
+    """Accept --batch-size for --batch_size, before a bare ``--``."""
+    end = words.index("--") if "--" in words else len(words)
+    return [re.sub(r"^--\w[\w-]*", _underscored, word) for word in words[:end]] + words[end:]
+
+
+def _underscored(match: re.Match[str]) -> str:
+    return "--" + match[0][2:].replace("-", "_")
+
+
+def _explain(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if type(error).__module__.startswith("ctxvision."):
+        return message
+    if isinstance(error, ImportError) and (error.name or "").split(".")[0] in _EXTRA:
+        return f'this command needs more packages: pip install "ctxvision[train]" (there is no {error.name})'
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "out of memory; lower --batch_size or --image_size"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+    return f"unexpected {type(error).__name__}: {message} (CTXVISION_DEBUG=1 shows where)"

@@ -1,0 +1,172 @@
+"""A folder of images as a LightningDataModule."""
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .dataset import Batch, ImageDataset, collate_eval, collate_train
+from .error import BadImageError, DataError
+from .folder import scan_folder
+from .sampler import EpochSampler, batches, resume
+from .spec import DataSpec
+
+_log = logging.getLogger(__name__)
+
+
+class ImageFolderData(LightningDataModule):
+    """``train/CLASS/…`` and ``val/CLASS/…``, or ``CLASS/…`` split reproducibly; see `scan_folder`.
+
+    Files that cannot be decoded are logged once, collected in ``bad_images`` and left out: of evaluation
+    counts altogether, while in training other images of the batch take their place.
+
+    Args:
+        root: the folder.
+        image_size: height and width of the network's input.
+        in_chans: 3 for RGB, 1 for grey.
+        batch_size: per process.
+        val_fraction: share held out where there is no validation folder.
+        split_seed: of that choice.
+        seed: of shuffling and augmentation.
+        workers: processes that decode; 0 decodes in the main process.
+        strict: raise `BadImageError` at the first bad file.
+        auto_augment: timm's policy string for training.
+        color_jitter: strength, for training.
+        random_erasing: probability, for training.
+        spec: of a trained network: its classes, input size and normalisation replace all of the above.
+        eval_split: what ``val_dataloader`` reads.
+
+    Attributes:
+        spec: what goes into the checkpoint.
+        notes: what the user should know about the folder, one line each.
+        bad_images: reason by path, of this process.
+
+    Raises:
+        DataError: the folder has no such layout, or classes that the network lacks.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        image_size: int = 224,
+        in_chans: int = 3,
+        batch_size: int = 128,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
+        seed: int = 0,
+        workers: int = 0,
+        strict: bool = False,
+        auto_augment: str | None = None,
+        color_jitter: float = 0.0,
+        random_erasing: float = 0.0,
+        spec: DataSpec | None = None,
+        eval_split: Literal["val", "train", "all"] = "val",
+    ) -> None:
+        super().__init__()
+        contents = scan_folder(
+            root,
+            val_fraction=spec.val_fraction if spec else val_fraction,
+            split_seed=spec.split_seed if spec else split_seed,
+            class_names=spec.class_names if spec else None,
+        )
+        self.spec = spec or DataSpec(
+            class_names=contents.class_names,
+            input_size=(in_chans, image_size, image_size),
+            mean=IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.449,),
+            std=IMAGENET_DEFAULT_STD if in_chans == 3 else (0.226,),
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            fingerprint=contents.fingerprint,
+        )
+        self.root = os.fspath(root)
+        self.fingerprint = contents.fingerprint
+        self.notes = contents.notes
+        self.bad_images: dict[str, str] = {}
+        self.batch_size = batch_size
+        self.workers = workers
+        self.strict = strict
+        self.seed = seed
+        self.train_samples = contents.train
+        splits = {"val": contents.val, "train": contents.train, "all": contents.train + contents.val}
+        self.eval_samples = splits[eval_split]
+        if not self.eval_samples:
+            raise DataError(
+                f"{root}: no images to validate on; every class needs two or more, or add a val folder"
+            )
+        self._augmentation = {
+            "auto_augment": auto_augment,
+            "color_jitter": color_jitter,
+            "random_erasing": random_erasing,
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled, augmented; the last, smaller batch is left out unless it is the only one."""
+        dataset = ImageDataset(
+            self.train_samples,
+            self.spec.train_transform(**self._augmentation),
+            self.spec.color_mode,
+            seed=self.seed,
+        )
+        rank, world_size = self._place()
+        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world_size)
+        if not len(sampler):
+            raise DataError(f"{self.root}: {len(dataset)} training images are too few for {world_size} processes")
+        loader = self._loader(
+            dataset,
+            sampler=sampler,
+            collate_fn=collate_train,
+            drop_last=len(sampler) > self.batch_size,
+        )
+        if self.trainer:
+            resume(sampler, self.trainer, self.batch_size, self.batches_per_epoch)
+        return loader
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of training batches of one process."""
+        return batches(len(self.train_samples) // self._place()[1], self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Every image of the split exactly once, however many processes share it."""
+        dataset = ImageDataset(self.eval_samples, self.spec.eval_transform(), self.spec.color_mode)
+        rank, world_size = self._place()
+        return self._loader(dataset, sampler=range(rank, len(dataset), world_size), collate_fn=collate_eval)
+
+    def on_after_batch_transfer(self, batch: Batch | Any, dataloader_idx: int) -> tuple[Tensor, Tensor] | Any:
+        """Take the reports of bad images out of a batch: images (B, C, H, W) and classes (B,) remain."""
+        if not isinstance(batch, Batch):
+            return batch
+        for path, reason in batch.bad:
+            if self.strict:
+                raise BadImageError(path, reason)
+            if path not in self.bad_images:
+                self.bad_images[path] = reason
+                _log.warning("skipped %s: %s", path, reason)
+        return batch.images, batch.targets
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, dataset: ImageDataset, *, sampler: Sequence[int] | EpochSampler, **options: Any) -> Any:
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            worker_init_fn=_ignore_interrupt,
+            pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
+            **options,
+        )
+
+
+def _ignore_interrupt(_worker: int) -> None:
+    """Ctrl-C reaches the workers too; the main process decides when they end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,98 @@
+"""Image files: which files are images, and how one becomes 8-bit pixels."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL import TiffImagePlugin as _tiff  # noqa: F401 - opening by format needs it registered
+from PIL import WebPImagePlugin as _webp  # noqa: F401
+
+from .error import BadImageError
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+# other formats of PIL can start programs (EPS) or mean something else
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_MAX_ASPECT = 200  # beyond, resizing the short side makes gigabytes of pixels
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[str]:
+    """List the image files below a folder, by their suffix.
+
+    Hidden files and folders are left out; links are followed, loops of links are not.
+
+    Returns:
+        Paths that begin with ``folder``, sorted.
+    """
+    return sorted(_walk(os.fspath(folder), frozenset()))
+
+
+def _walk(folder: str, above: frozenset[str]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, above | {real})
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():
+                yield entry.path
+
+
+def read_image(path: str | os.PathLike[str], color_mode: str = "RGB") -> Image.Image:
+    """Decode an image file completely.
+
+    The EXIF orientation is applied; transparent pixels are shown on white; 16-bit values are scaled to 8
+    bits; of an animation the first frame is taken.
+
+    Args:
+        path: a BMP, GIF, JPEG, PNG, PNM, TIFF or WebP file, whatever its suffix says.
+        color_mode: ``"RGB"`` or ``"L"``.
+
+    Returns:
+        An image in that mode.
+
+    Raises:
+        BadImageError: missing, truncated, not an image, too large to be one (PIL's limit), or too narrow.
+    """
+    path = os.fspath(path)
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            image.load()
+            # a broken EXIF block does not make the pixels bad
+            with suppress(Exception):
+                image = ImageOps.exif_transpose(image)
+            if max(image.size) > _MAX_ASPECT * min(image.size):
+                raise ValueError(f"sides {image.width} × {image.height} are more unequal than {_MAX_ASPECT} : 1")
+            return _to_8_bit(image).convert(color_mode)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes may raise anything
+        raise BadImageError(path, _reason(error)) from error
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels have no known range; save it with 8 or 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__

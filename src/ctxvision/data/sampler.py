@@ -1,0 +1,59 @@
+"""The order in which a training epoch visits the images."""
+
+from collections.abc import Iterator
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import Sampler
+
+
+class EpochSampler(Sampler[int]):
+    """Shuffles by (seed, epoch), shared out among processes, and can begin in the middle of an epoch.
+
+    It yields ``epoch · size + index``, so that a data set can draw its random numbers from (seed, epoch,
+    index): a run then does not depend on the number of workers, and one that was interrupted continues
+    exactly.
+
+    Args:
+        size: number of images.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.size = size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._epoch = 0
+        self._skip = 0
+
+    def start_at(self, epoch: int, skip: int) -> None:
+        """Begin with this epoch, without its first ``skip`` images."""
+        self._epoch, self._skip = epoch, skip
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of another epoch; Lightning calls this before each."""
+        if epoch != self._epoch:
+            self._epoch, self._skip = epoch, 0
+
+    def __len__(self) -> int:
+        return self.size // self.world_size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._epoch)
+        order = torch.randperm(self.size, generator=generator)[self.rank :: self.world_size]
+        first = self._epoch * self.size
+        return iter((first + order[self._skip : len(self)]).tolist())
+
+
+def batches(size: int, batch_size: int) -> int:
+    """Count the batches of an epoch: the last, smaller one is left out unless it is the only one."""
+    return max(1, size // batch_size)
+
+
+def resume(sampler: EpochSampler, trainer: Trainer, batch_size: int, batches_per_epoch: int) -> None:
+    """Put a sampler where a restored trainer stopped; at the beginning where nothing was restored."""
+    done = (trainer.fit_loop.total_batch_idx + 1) % batches_per_epoch
+    sampler.start_at(trainer.current_epoch, done * batch_size)

@@ -1,0 +1,7 @@
+"""Training tasks: LightningModules that own the network, the loss, the metrics and the optimiser."""
+
+from .classification import ClassificationTask
+from .error import TaskError
+from .loading import load_task
+
+__all__ = ["ClassificationTask", "TaskError", "load_task"]

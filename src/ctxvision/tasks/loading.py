@@ -1,0 +1,70 @@
+"""A trained task from its checkpoint, which need not be trusted."""
+
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctxvision.checkpoints import CheckpointError
+
+from .classification import ClassificationTask
+from .error import TaskError
+
+
+def load_task(path: str | os.PathLike[str]) -> ClassificationTask:
+    """Rebuild a task, in evaluation mode and on the CPU, from a checkpoint of ``ctxvision train``.
+
+    Nothing else is needed: the model's name and arguments, the class names, input size and normalisation are
+    inside. Code in the file is never run.
+
+    Args:
+        path: a ``.ckpt`` file.
+
+    Raises:
+        CheckpointError: missing, truncated, not a checkpoint of this library, with code in it, or of a
+            model that this version does not know.
+    """
+    path = Path(path)
+    checkpoint = _read(path)
+    hparams, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
+    if "ctxvision" not in checkpoint or not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
+        raise CheckpointError(path, "not a checkpoint of `ctxvision train`")
+    try:
+        task = ClassificationTask(**hparams)
+        task.load_state_dict(weights)
+    except TaskError as error:
+        raise CheckpointError(path, str(error)) from error
+    except Exception as error:  # whatever a file with wrong contents makes torch or timm raise
+        raise CheckpointError(path, f"its contents do not fit together ({_first_line(error)})") from error
+    return task.eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise CheckpointError(path, "no such file")
+    if path.is_dir():
+        raise CheckpointError(path, "is a folder; name the .ckpt file in it")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch would warn about ends in an error below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            is_pickle = file.read(1) in (b"P", b"\x80")  # inside a zip file, or bare
+        reason = "refused: it holds more than tensors and plain values, maybe code; none was run"
+        raise CheckpointError(path, reason if is_pickle else "not a checkpoint") from error
+    except PermissionError as error:
+        raise CheckpointError(path, "cannot be read (permission denied)") from error
+    except Exception as error:  # damaged bytes may raise anything
+        raise CheckpointError(path, "truncated, damaged or not a checkpoint") from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(path, "not a checkpoint of `ctxvision train`")
+    return checkpoint
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
