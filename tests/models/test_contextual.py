@@ -118,7 +118,8 @@ def test_features_that_lost_their_class_sets_are_scored_over_all_classes():
     model = timm.create_model("contextual_convnext_micro", num_classes=25).eval()
     with torch.no_grad():
         features = model.forward_features(torch.randn(2, 3, 64, 64))
-        logits = model.forward_head(features.clone())
+        with pytest.warns(UserWarning, match="no class sets are known"):
+            logits = model.forward_head(features.clone())
     assert (logits.amax(1) - logits.amin(1) <= 2 / 0.07).all(), "no class is dropped"
 
 
@@ -131,8 +132,62 @@ def test_features_that_lost_their_class_sets_are_scored_over_all_classes():
         ({"extra_input": True}, "contextual_resnet50"),
         ({"extra_input": True, "prior": False}, "needs prior=True"),
         ({"global_pool": "catavgmax"}, "keep the number of channels"),
+        ({"class_ratios": (0.5, 0.2)}, "four shares"),
+        ({"class_ratios": (0.05, 0.2, 0.5, 1.0)}, "never grow"),
+        ({"class_ratios": (1.0, 0.5, 0.2, 0.0)}, "four shares"),
+        ({"contextual_blocks": (1, 1, 9, 1)}, "contextual_blocks must lie between 1 and depths"),
+        ({"depths": (1, 1)}, "four numbers"),
+        ({"hidden": 0}, "hidden must be an integer >= 1"),
     ],
 )
 def test_contradicting_designs_are_refused(design, message):
     with pytest.raises(ValueError, match=message):
         timm.create_model("contextual_convnext_micro", **design)
+
+
+def test_unknown_arguments_are_named_with_those_there_are():
+    with pytest.raises(TypeError, match=r"no argument 'output_stride'; .*selection"):
+        timm.create_model("contextual_convnext_micro", output_stride=16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"plain": "bogus"}, "'conv' or 'se', got 'bogus'"),
+        ({"downsample": "bogus"}, "'pool' or 'blur', got 'bogus'"),
+        ({"cot_stages": (5,)}, "numbers from 1 to 4"),
+        ({"alternate_stage": 9}, "numbers from 1 to 4"),
+        ({"depths": (1, 1)}, "four positive integers"),
+        ({"context": "both"}, "got 'both'"),
+    ],
+)
+def test_a_misspelled_ablation_of_cotnet_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        timm.create_model("cotnet_micro", **arguments)
+
+
+def test_saved_features_load_as_plain_tensors(tmp_path):
+    model = timm.create_model("contextual_convnext_micro", num_classes=25).eval()
+    with torch.no_grad():
+        features = model.forward_features(torch.randn(2, 3, 64, 64))
+    torch.save(features, tmp_path / "features.pt")
+    assert torch.equal(torch.load(tmp_path / "features.pt", weights_only=True), features)
+
+
+def test_a_pruned_extractor_says_that_it_takes_no_classifier():
+    extractor = timm.create_model("contextual_convnext_micro", features_only=True)
+    with pytest.raises(ValueError, match="pruned to a feature extractor"):
+        extractor.model.reset_classifier(10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_order_of_a_thousand_classes(dtype):
+    torch.manual_seed(0)
+    model = timm.create_model("contextual_convnext_micro").eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        output = model.forward_stages(x)
+    assert output.logits.dtype == torch.float32
+    assert min(len(row.unique()) for row in output.logits) > 990
+    kept = torch.zeros_like(output.logits, dtype=torch.bool).scatter(1, output.classes[-1], True)
+    assert (output.logits[kept].reshape(2, -1).amin(1) > output.logits[~kept].reshape(2, -1).amax(1)).all()

@@ -3,10 +3,12 @@
 import pytest
 import timm
 import torch
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 
 from ctxvision.models import contextual, cotnet, rednet
+from ctxvision.models._residual import LAYERS
 
 ALL = [name for family in (cotnet, rednet, contextual) for name in family.default_cfgs]
 MICRO = [name for name in ALL if name.endswith("micro")]
@@ -148,7 +150,13 @@ def test_parameter_groups(name):
     assert sum(len(g["params"]) for g in grouped) == len(list(model.parameters()))
     assert len({g["lr_scale"] for g in grouped}) > 4
     skip = model.no_weight_decay()
-    assert skip <= {n for n, _ in model.named_parameters()}
+    expected = {"context.embedding.weight", "context.logit_scale"} if name.startswith("contextual") else set()
+    assert skip == expected
+    fine, coarse = (
+        set(group_parameters(model, model.group_matcher(coarse=c), reverse=True).values()) for c in (False, True)
+    )
+    assert len(coarse) == 6, "stem, four stages, head"
+    assert len(fine) > 6
     split = param_groups_weight_decay(model, 0.05, no_weight_decay_list=skip)
     no_decay = next(g for g in split if g["weight_decay"] == 0)["params"]
     names = {id(p): n for n, p in model.named_parameters()}
@@ -161,11 +169,108 @@ def test_parameter_groups(name):
 @pytest.mark.parametrize("name", MICRO)
 def test_drop_path_grows_linearly_and_drops_only_in_training(name):
     model = timm.create_model(name, drop_path_rate=0.3)
-    rates = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
+    paths = [m for m in model.modules() if type(m).__name__ == "DropPath"]
+    rates = [m.drop_prob for m in paths]
     assert rates == sorted(rates)
     assert rates[-1] == pytest.approx(0.3)
+    calls = []
+    for path in paths:
+        path.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         assert torch.equal(model.eval()(images(model)), model(images(model)))
+    assert len(calls) == 2 * len(paths), "every block drops its own path"
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_dropout_before_the_classifier(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, drop_rate=0.5, num_classes=10).eval()
+    x = images(model)
+    with torch.no_grad():
+        features = model.forward_features(x)
+        assert torch.equal(model.forward_head(features), model.forward_head(features))
+        dropped = model.train().forward_head(features, pre_logits=True)
+    assert 0.3 < (dropped == 0).float().mean() < 0.7
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_global_pool_is_the_one_asked_for(name):
+    model = timm.create_model(name, global_pool="max", num_classes=0).eval()
+    with torch.no_grad():
+        features = model.forward_features(images(model))
+        pooled = features.amax((2, 3))
+        if "norm" in getattr(model, "head", {}):
+            pooled = model.head["norm"](pooled[..., None, None]).flatten(1)
+        torch.testing.assert_close(model.forward_head(features), pooled)
+    for pool, classes, message in (("", 10, "needs num_classes=0"), ("bogus", 10, "unknown global_pool 'bogus'")):
+        with pytest.raises(ValueError, match=message):
+            timm.create_model(name, global_pool=pool, num_classes=classes)
+    with pytest.raises(ValueError, match="needs num_classes=0"):
+        model.reset_classifier(10, "")
+    assert model.num_classes == 0
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_pretrained_weights_reach_feature_extractors_through_timm(name, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    for parameter_name, parameter in model.named_parameters():
+        if "_offsets" in parameter_name or "embedding" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    overlay = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pth")}}
+    x = images(model)
+    with torch.no_grad():
+        expected = model.forward_intermediates(x, intermediates_only=True)
+        extractor = timm.create_model(name, features_only=True, **overlay).eval()
+        assert all(torch.equal(a, b) for a, b in zip(extractor(x), expected, strict=True))
+        headless = timm.create_model(name, num_classes=0, **overlay).eval()
+        assert torch.equal(headless.forward_features(x), expected[-1])
+        assert torch.equal(timm.create_model(name, **overlay).eval()(x), model(x))
+    assert timm.create_model(name, num_classes=7, **overlay).get_classifier().weight.shape[0] == 7
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_every_trainable_parameter_of_a_feature_extractor_gets_a_gradient(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, features_only=True).train()
+    sum(m.square().mean() for m in model(images(model))).backward()
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_checkpointing_recomputes_blocks(name):
+    model = timm.create_model(name, num_classes=5).train()
+    blocks = [m for m in model.modules() if type(m).__name__ in ("Bottleneck", "ContextualNeXtBlock")]
+    calls = []
+    blocks[-1].register_forward_pre_hook(lambda *_: calls.append(1))
+    model.set_grad_checkpointing()
+    model(images(model)).sum().backward()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_defaults_of_initialisation(name):
+    model = timm.create_model(name)
+    if name in RESIDUAL:
+        assert all(b.bn3.weight.abs().max() == 0 for stage in LAYERS for b in getattr(model, stage))
+    tiny = meta("contextual_convnext_tiny")
+    with torch.device("cpu"):
+        assert timm.create_model("contextual_convnext_tiny").stages[0].blocks[0].gamma.eq(1e-6).all()
+    assert tiny.context.temperature.shape == ()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:FutureWarning")
+def test_torch_compile_and_export():
+    for name in MICRO:
+        model = timm.create_model(name, num_classes=30).eval()
+        x = images(model)
+        with torch.no_grad():
+            expected = model(x)
+            compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+            torch.testing.assert_close(compiled(x), expected)
+            torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
+            torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
@@ -196,11 +301,16 @@ def test_channels_last_and_batching_change_nothing(name):
 
 @pytest.mark.parametrize("name", MICRO)
 def test_bfloat16_autocast_trains(name):
-    model = timm.create_model(name, num_classes=5).train()
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = torch.nn.functional.cross_entropy(model(images(model)), torch.tensor([1, 2]))
-    loss.backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=200).train()
+    target, losses = torch.tensor([1, 2]), []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(torch.nn.functional.cross_entropy(model(images(model)), target))
+        losses[-1].backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.05)
 
 
 @pytest.mark.parametrize("name", MICRO)

@@ -83,6 +83,19 @@ def test_samples_of_one_batch_keep_different_classes():
 def test_rerank_lets_every_stage_choose_among_all_classes():
     output = run(make_funnel(40, selection="rerank"), 3)
     assert all(scores.shape == (3, 40) for scores in output.scores)
+    kept = output.scores[2].topk(5, dim=1).indices  # by the last stage, 5 % of 40 but not fewer than 5
+    for row in range(3):
+        expected = sorted(range(40), key=lambda c: (c not in kept[row], -output.scores[3][row, c].item()))
+        assert output.logits[row].argsort(descending=True).tolist() == expected
+
+
+def test_temperature_starts_at_007_stops_at_001_and_can_rise_again():
+    funnel = make_funnel(10)
+    assert funnel.temperature.item() == pytest.approx(0.07, rel=1e-6)
+    funnel.logit_scale.data.fill_(math.log(1 / 0.001))
+    assert funnel.temperature.item() == pytest.approx(0.01)
+    funnel.temperature.backward()
+    assert funnel.logit_scale.grad < 0, "a smaller scale must raise τ"
 
 
 @pytest.mark.parametrize("stages", [(2, 3, 4), (4,), (1, 2, 3, 4), (3, 4)])
@@ -214,3 +227,52 @@ def test_a_wrong_target_shape_is_named():
     output = run(make_funnel(30), 5)
     with pytest.raises(ValueError, match=r"\(5, 30\).*got \(5, 7\)"):
         ContextualLoss()(output, torch.rand(5, 7))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.tensor([0, 1, 2, 3, 30]), r"classes must lie in 0\.\.29, got 0\.\.30"),
+        (torch.tensor([0, 1, 2, 3, -100]), "there is no ignore_index"),
+        (torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]), "must be integers, got torch.float32"),
+        (torch.tensor([True, False, True, False, True]), "must be integers, got torch.bool"),
+        (-torch.ones(5, 30), "probabilities must be >= 0, got -1"),
+        (torch.full((5, 30), float("nan")), "probabilities must be >= 0, got nan"),
+    ],
+)
+def test_targets_that_do_not_exist_are_named(target, message):
+    with pytest.raises(ValueError, match=message):
+        ContextualLoss()(run(make_funnel(30), 5), target)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"alpha": -1}, {"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"reduction": "median"}],
+    ids=str,
+)
+def test_options_of_the_loss_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError, match="ContextualLoss"):
+        ContextualLoss(**options)
+
+
+def test_alpha_is_the_papers_and_reductions_agree():
+    output, target = run(make_funnel(30), 5), torch.arange(5)
+    each = ContextualLoss(reduction="none")(output, target)
+    assert ContextualLoss().alpha == 0.15
+    torch.testing.assert_close(ContextualLoss()(output, target), each.mean())
+    torch.testing.assert_close(ContextualLoss(reduction="sum")(output, target), each.sum())
+
+
+def test_half_precision_scores_are_divided_by_the_temperature_in_float32():
+    output, target = run(make_funnel(30), 5), torch.arange(5)
+    half = output._replace(scores=tuple(s.bfloat16() for s in output.scores), temperature=torch.tensor(0.01))
+    single = half._replace(scores=tuple(s.float() for s in half.scores))
+    torch.testing.assert_close(ContextualLoss()(half, target), ContextualLoss()(single, target), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "ratios"), [(0, (1, 1, 1, 1)), (-3, (1, 1, 1, 1)), (9, (1, 1)), (9, (2, 1, 1, 1))]
+)
+def test_class_counts_refuse_what_they_cannot_count(num_classes, ratios):
+    with pytest.raises(ValueError, match="class"):
+        class_counts(num_classes, ratios)

@@ -151,3 +151,21 @@ def test_a_wrong_prior_is_named(prior_dim, prior):
 def test_modulation_without_sampling_is_refused():
     with pytest.raises(ValueError, match="needs sampling=True"):
         ContextualConv2d(**DEPTHWISE, sampling=False, modulation=True)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Involution2d(32, stride=0),
+        lambda: Involution2d(32, group_channels=0),
+        lambda: Involution2d(32, kernel_size=-1),
+        lambda: CoTLayer(0),
+        lambda: CoTLayer(32, kernel_size=4),
+        lambda: CoTLayer(32, groups=0),
+        lambda: ContextualConv2d(8, 8, (3, 3)),
+        lambda: ContextualConv2d(8, 8, 3, weight_hidden=0),
+    ],
+)
+def test_constructors_name_the_value_that_is_wrong(build):
+    with pytest.raises(ValueError, match=r"must be (an integer >= 1|odd)"):
+        build()

@@ -67,3 +67,9 @@ def test_mixed_dtypes_and_devices_are_refused():
         local_aggregation(x, weight.float())
     with pytest.raises(ValueError, match=r"cpu.*meta"):
         local_aggregation(x, weight.to("meta"))
+
+
+@pytest.mark.parametrize("stride", [2.0, (2.0, 2.0), "2", True, (1, 2, 3)])
+def test_a_stride_that_is_no_whole_number_is_named(stride):
+    with pytest.raises(ValueError, match="stride must be one or two integers >= 1"):
+        local_aggregation(torch.randn(1, 4, 4, 4), torch.randn(1, 2, 9, 2, 2), stride=stride)

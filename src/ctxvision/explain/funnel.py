@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ctxvision.models._mode import looking_at
 from ctxvision.nn import ContextualOutput
 from ctxvision.nn.class_context import class_counts
-
-from ._mode import looking_at
 
 
 @dataclass(frozen=True)

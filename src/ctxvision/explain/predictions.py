@@ -8,7 +8,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from ._mode import looking_at
+from ctxvision.models._mode import looking_at
+
 from .funnel import FunnelStep, funnel_steps, is_contextual
 
 

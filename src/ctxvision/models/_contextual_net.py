@@ -1,5 +1,6 @@
 """A network whose convolutions bend to the classes it still considers, with all of timm's protocol."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,11 +10,16 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from ctxvision.models._pooling import make_pool
 from ctxvision.nn import ClassFunnel, ClassStep, ContextualOutput
 from ctxvision.nn.funnel import Selection
 
 Steps = list[tuple[Tensor | None, ClassStep]]
+
+# By the tensor that forward_features returned: an attribute of the tensor would be pickled with it.
+_CLASS_STEPS = WeakTensorKeyDictionary()
 
 
 class ContextualStage(nn.Module):
@@ -98,6 +104,12 @@ class ContextualNet(nn.Module):
         **design: Any,
     ) -> None:
         super().__init__()
+        unknown = [name for name in design if name not in Design._fields]
+        if unknown:
+            raise TypeError(
+                f"ContextualNet takes no argument {unknown[0]!r}; beside timm's num_classes, in_chans, "
+                f"global_pool, drop_rate and drop_path_rate it takes {', '.join(Design._fields)}"
+            )
         plan = Design(**design)
         if not set(plan.stages) <= {1, 2, 3, 4} or sorted(set(plan.stages)) != list(plan.stages):
             raise ValueError(f"stages must be increasing numbers from 1 to 4, got {tuple(plan.stages)}")
@@ -120,8 +132,8 @@ class ContextualNet(nn.Module):
             }
             for i, channels in enumerate(parts.channels[1:])
         ]
-        self._depth = len(self.feature_info)
-        self.global_pool = _pool(global_pool)
+        self._depth, self._has_head = len(self.feature_info), True
+        self.global_pool = _pool(global_pool, num_classes)
         self.head = nn.ModuleDict() if parts.norm is None else nn.ModuleDict({"norm": parts.norm})
         self.context: ClassFunnel | None = None
         self.fc: nn.Module | None = None
@@ -170,13 +182,14 @@ class ContextualNet(nn.Module):
         stay, because the contextual convolutions still depend on them.
 
         Raises:
-            ValueError: If ``num_classes > 0`` and the network's last stages were pruned away.
+            ValueError: If ``num_classes > 0`` and the head was pruned away, or the pool does not fit.
         """
-        if num_classes and self._depth < len(self.feature_info):
-            raise ValueError("this network was pruned to its first stages, which no classifier can follow")
+        if num_classes and not self._has_head:
+            raise ValueError("this network was pruned to a feature extractor, which no classifier can follow")
+        if global_pool is None:
+            global_pool = self.global_pool.pool_type
+        self.global_pool = _pool(global_pool, num_classes)
         self.num_classes = num_classes
-        if global_pool is not None:
-            self.global_pool = _pool(global_pool)
         if self.context is None:
             weight = next(self.parameters())
             self.fc = self._linear(num_classes).to(device=weight.device, dtype=weight.dtype)
@@ -212,16 +225,16 @@ class ContextualNet(nn.Module):
         intermediates = [features[index] for index in wanted]
         if intermediates_only:
             return intermediates
-        final = features[-1]
-        final.class_steps = steps  # type: ignore[attr-defined]
-        return final, intermediates
+        _remember(features[-1], steps)
+        return features[-1], intermediates
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last wanted one (timm's protocol); return the wanted indices.
+        """Drop the stages after the last wanted one, and the head (timm's protocol); return the wanted indices.
 
-        The classes stay, and so does the funnel up to the last wanted stage.
+        The classes stay, and so does the funnel up to the last wanted stage, because the features depend on them.
+        What chooses the classes gets no gradient from features: without a head it is frozen.
         """
         wanted, last = feature_take_indices(len(self.feature_info), indices)
         for number in range(last + 2, self._depth + 1):
@@ -232,31 +245,40 @@ class ContextualNet(nn.Module):
             self._depth, self.num_features = last + 1, self.feature_info[last]["num_chs"]
             self.head_hidden_size = self.num_features
             self.contextual_stages = tuple(stage for stage in self.contextual_stages if stage <= last + 1)
-            self.head = nn.ModuleDict()
         if prune_head or last + 1 < len(self.feature_info):
             self.reset_classifier(0, "")
+            self.head, self._has_head = nn.ModuleDict(), False
+            if self.context is not None:
+                self.context.remove_head()
         return list(wanted)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's features, ``(B, num_features, H / 32, W / 32)``.
 
-        The tensor carries the class sets found on the way as the attribute ``class_steps``, so that
-        ``forward_head(forward_features(x))`` equals ``forward(x)``.
+        As long as this very tensor lives, the class sets found on the way are remembered with it, so that
+        ``forward_head(forward_features(x))`` equals ``forward(x)``. Copies, also detached ones, have none.
         """
         features, steps = self._stages(x, self._depth)
-        features[-1].class_steps = steps  # type: ignore[attr-defined]
+        _remember(features[-1], steps)
         return features[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits, ``(B, num_classes)``, or with ``pre_logits`` the pooled features.
 
-        Features that did not come straight from `forward_features` carry no class sets: then the head scores all
-        classes alike.
+        For features that did not come straight from `forward_features` no class sets are known: then the head
+        scores all classes, and a warning says so.
         """
         pooled = self._pool(x)
         if pre_logits or self.num_classes == 0:
             return pooled
-        return self._classify(pooled, getattr(x, "class_steps", [])).logits
+        steps = [] if torch.compiler.is_compiling() else _CLASS_STEPS.get(x)
+        if steps is None and self.contextual_stages:
+            warnings.warn(
+                "forward_head got features that forward_features did not return: no class sets are known, so the "
+                "head scores all classes; call the model itself, or forward_stages",
+                stacklevel=2,
+            )
+        return self._classify(pooled, steps or []).logits
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, ``(B, num_classes)``: a class that was dropped ranks below every one that was kept."""
@@ -317,15 +339,20 @@ class ContextualNet(nn.Module):
             return self.context.finish(pooled, steps)
         logits: Tensor = self.fc(pooled)  # type: ignore[misc]
         classes = torch.arange(self.num_classes, device=logits.device).expand(len(logits), -1)
-        return ContextualOutput(logits, (logits,), (classes,), logits.new_ones(()))
+        return ContextualOutput(logits, (logits,), (classes,), torch.ones((), device=logits.device))
 
 
 def _width(width: int | float, channels: int) -> int:
     return round(width * channels) if isinstance(width, float) else width
 
 
-def _pool(pool_type: str) -> SelectAdaptivePool2d:
-    pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=False)
+def _remember(features: Tensor, steps: Steps) -> None:
+    if not torch.compiler.is_compiling():
+        _CLASS_STEPS[features] = steps
+
+
+def _pool(pool_type: str, num_classes: int) -> SelectAdaptivePool2d:
+    pool = make_pool(pool_type, num_classes, flatten=False)
     if pool.feat_mult() != 1:
         raise ValueError(
             f"global_pool must keep the number of channels (avg, max, avgmax or ''), got {pool_type!r}"

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ctxvision.models._mode import looking_at
+
 
 def count_macs(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> int:
     """Return the multiply-adds of one image, as the papers' "FLOPs".
@@ -21,10 +23,6 @@ def count_macs(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> i
     """
     parameter = next(model.parameters())
     image = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
-    training = model.training
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(image)
-    finally:
-        model.train(training)
+    with looking_at(model), FlopCounterMode(display=False) as counter:
+        model(image)
     return int(counter.get_total_flops()) // 2

@@ -12,6 +12,8 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from ctxvision.models._pooling import make_pool
+
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -123,6 +125,9 @@ class ResidualNet(nn.Module):
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block; earlier ones less, linearly.
         zero_init_last: Start every block as its shortcut.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -145,6 +150,8 @@ class ResidualNet(nn.Module):
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+        if not len(depths) == len(planes) == 4 or min(*depths, *planes) < 1:
+            raise ValueError(f"depths and planes must be four positive integers, got {depths} and {planes}")
         self.num_classes, self.in_chans, self.drop_rate, self.grad_checkpointing = (
             num_classes,
             in_chans,
@@ -175,6 +182,7 @@ class ResidualNet(nn.Module):
             self.add_module(LAYERS[stage], nn.Sequential(*blocks))
             self.feature_info.append({"num_chs": channels, "reduction": net_stride, "module": LAYERS[stage]})
         self.num_features = channels
+        make_pool(global_pool, num_classes, flatten=True)  # refuses what does not fit
         self.global_pool, self.fc = create_classifier(channels, num_classes, pool_type=global_pool)
         self.head_hidden_size = channels * self.global_pool.feat_mult()
         self._init_weights(zero_init_last)
@@ -204,9 +212,10 @@ class ResidualNet(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier; 0 classes return pooled features, ``global_pool=""`` the map itself."""
-        self.num_classes = num_classes
-        weight = self.layer4[-1].conv3.weight if len(self.layer4) else next(self.parameters())  # type: ignore
+        weight = next(self.parameters())
         pool = self.global_pool.pool_type if global_pool is None else global_pool
+        make_pool(pool, num_classes, flatten=True)  # refuses what does not fit
+        self.num_classes = num_classes
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool)
         self.fc.to(device=weight.device, dtype=weight.dtype)
         self.fc.train(self.training)

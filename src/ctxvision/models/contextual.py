@@ -131,6 +131,12 @@ def _convnext(
     drop_path_rate: float,
 ) -> Trunk:
     """Return ConvNeXt's parts; ``blocks[i]`` of the blocks of a contextual stage are contextual."""
+    if not len(depths) == len(dims) == len(blocks) == 4 or min(*depths, *dims) < 1:
+        raise ValueError(
+            f"depths, dims and contextual_blocks must be four numbers, got {depths}, {dims}, {blocks}"
+        )
+    if any(not 1 <= count <= depth for count, depth in zip(blocks, depths, strict=True)):
+        raise ValueError(f"contextual_blocks must lie between 1 and depths {tuple(depths)}, got {tuple(blocks)}")
     if plan.extra_input:
         raise ValueError("extra_input is the ablation of contextual_resnet50; ConvNeXt does not build it")
     stages, rates = nn.ModuleList(), drop_path_rates(depths, drop_path_rate)
@@ -220,11 +226,23 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+def _keep_classes(state_dict: dict[str, Tensor], model: ContextualNet) -> dict[str, Tensor]:
+    """Load the class embeddings even where timm, loading only features, throws the classifier away.
+
+    The features depend on them. With another number of classes they do not fit, and timm is right.
+    """
+    table = state_dict.get("context.embedding.weight")
+    if table is not None and model.context is not None and table.shape == model.context.embedding.weight.shape:
+        model.context.embedding.weight.data.copy_(table)
+    return state_dict
+
+
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> ContextualNet:
     model: ContextualNet = build_model_with_cfg(
         ContextualNet,
         variant,
         pretrained,
+        pretrained_filter_fn=_keep_classes,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **kwargs,
     )

@@ -43,6 +43,9 @@ class CoTNet(ResidualNet):
             CoT; ``"blur"``, a blur-pool after either.
         in_chans: Channels of the image.
         **kwargs: Of `ResidualNet`.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -64,6 +67,15 @@ class CoTNet(ResidualNet):
         in_chans: int = 3,
         **kwargs: Any,
     ) -> None:
+        for name, value, known in (("plain", plain, ("conv", "se")), ("downsample", downsample, ("pool", "blur"))):
+            if value not in known:
+                raise ValueError(f"CoTNet: {name} must be {' or '.join(map(repr, known))}, got {value!r}")
+        if not {*cot_stages, alternate_stage} <= {1, 2, 3, 4, None}:
+            raise ValueError(
+                "CoTNet: cot_stages and alternate_stage must be numbers from 1 to 4, "
+                f"got {tuple(cot_stages)} and {alternate_stage}"
+            )
+
         def spatial(place: Place) -> Spatial:
             cot = place.stage in cot_stages and (place.stage != alternate_stage or place.block % 2 == 0)
             blur = BlurPool2d(place.width, stride=2) if place.stride == 2 and downsample == "blur" else None

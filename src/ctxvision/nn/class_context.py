@@ -1,10 +1,15 @@
 """The contextualizing layer: which classes are still likely, and what they have in common."""
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ctxvision.nn._checks import require_positive
 
 
 def class_counts(num_classes: int, ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05)) -> tuple[int, ...]:
@@ -13,12 +18,23 @@ def class_counts(num_classes: int, ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.0
     The paper's (1000, 500, 200, 50) are ratios of 1000; other class counts keep the ratios, never fall below
     ``min(5, num_classes)`` and never grow from stage to stage.
 
+    Args:
+        num_classes: All classes.
+        ratios: Shares of the four stages, in (0, 1], never growing.
+
+    Raises:
+        ValueError: If ``num_classes`` or ``ratios`` are not as said.
+
     Example:
         >>> class_counts(1000)
         (1000, 500, 200, 50)
         >>> class_counts(10)
         (10, 5, 5, 5)
     """
+    require_positive("class_counts", num_classes=num_classes)
+    shares = [1.0, *ratios]
+    if len(ratios) != 4 or any(not 0 < b <= a for a, b in itertools.pairwise(shares)):
+        raise ValueError(f"class ratios must be four shares in (0, 1] that never grow, got {tuple(ratios)}")
     floor, counts = min(5, num_classes), [num_classes]
     for ratio in ratios:
         counts.append(min(max(round(num_classes * ratio), floor), counts[-1]))
@@ -65,6 +81,9 @@ class ClassContext(nn.Module):
 
     def __init__(self, channels: int, dim: int, hidden: int, merge_hidden: int | None = None) -> None:
         super().__init__()
+        require_positive("ClassContext", channels=channels, dim=dim, hidden=hidden)
+        if merge_hidden is not None:
+            require_positive("ClassContext", merge_hidden=merge_hidden)
         self.projection = nn.Sequential(
             nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
         )
@@ -77,17 +96,23 @@ class ClassContext(nn.Module):
             self.merge = nn.Sequential(nn.Linear(merge_hidden, dim), nn.LayerNorm(dim), nn.ReLU(inplace=True))
 
     def scores(self, x: Tensor, embeddings: Tensor) -> Tensor:
-        """Return the cosine similarity of features ``(B, C, H, W)`` or ``(B, C)`` to all classes, ``(B, N)``."""
+        """Return the cosine similarity of features ``(B, C, H, W)`` or ``(B, C)`` to all classes, ``(B, N)``.
+
+        At least in float32, also under autocast: half precision cannot tell a thousand cosines apart.
+        """
         pooled = x.mean((2, 3)) if x.dim() == 4 else x
-        features = F.normalize(self.projection(pooled), dim=1)
-        return features @ F.normalize(embeddings, dim=1).T
+        features = self.projection(pooled)
+        with _without_autocast(x.device.type):
+            precise = torch.promote_types(embeddings.dtype, torch.float32)
+            features, embeddings = features.to(precise), embeddings.to(precise)
+            return F.normalize(features, dim=1) @ F.normalize(embeddings, dim=1).T
 
     def prior(self, kept: Tensor, embeddings: Tensor) -> Tensor | None:
         """Merge the embeddings of the kept classes, ``(B, keep)``, into the prior, ``(B, d)``."""
         if self.embed is None or self.merge is None:
             return None
         table = self.embed(embeddings)  # (N, merge_hidden)
-        share = table.new_zeros(kept.shape[0], table.shape[0]).scatter(1, kept, 1 / kept.shape[1])
+        share = table.new_zeros(kept.shape[0], table.shape[0]).scatter(1, kept, 1.0 / int(kept.shape[1]))
         prior: Tensor = self.merge(share @ table)
         return prior
 
@@ -103,8 +128,16 @@ class ClassContext(nn.Module):
         scores = self.scores(x, embeddings)
         if classes is not None:
             scores = scores.gather(1, classes)
-        if keep > scores.shape[1]:
+        if not 1 <= keep <= scores.shape[1]:
             raise ValueError(f"ClassContext: cannot keep {keep} of {scores.shape[1]} considered classes")
         best = scores.topk(keep, dim=1).indices
         kept = best if classes is None else classes.gather(1, best)
         return ClassStep(scores, kept, self.prior(kept, embeddings))
+
+
+def _without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
+    return (
+        torch.autocast(device, enabled=False)
+        if torch.amp.is_autocast_available(device)
+        else contextlib.nullcontext()
+    )

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from ctxvision.nn._checks import require_positive
 from ctxvision.ops import contextual_conv2d
 
 
@@ -136,6 +137,9 @@ class ContextualConv2d(nn.Module):
         modulation: bool = False,
     ) -> None:
         super().__init__()
+        require_positive("ContextualConv2d", kernel_size=kernel_size, stride=stride, dilation=dilation)
+        if weight_hidden is not None:
+            require_positive("ContextualConv2d", weight_hidden=weight_hidden)
         if modulation and not sampling:
             raise ValueError("ContextualConv2d: modulation=True needs sampling=True, it weighs the sampled taps")
         plain = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)

@@ -21,20 +21,30 @@ class ContextualLoss(nn.Module):
     Args:
         alpha: Weight of all stages but the last.
         label_smoothing: Share of the target spread evenly over the classes that a stage considers.
-        reduction: ``"mean"`` over the batch, samples that contribute zero included, or ``"none"``.
+        reduction: ``"mean"`` over the batch, samples that contribute zero included, ``"sum"`` or ``"none"``.
 
     Shape:
         A `ContextualOutput` and a target, ``(B,)`` class indices or ``(B, num_classes)`` probabilities, to a
         scalar, or ``(B,)`` without reduction.
 
     Raises:
-        ValueError: If the target has another shape.
+        ValueError: If an argument is out of range, or the target has another shape or type, or (checked on the
+            CPU) holds a class or a share that there is not.
     """
 
     def __init__(
-        self, alpha: float = 0.15, label_smoothing: float = 0.0, reduction: Literal["mean", "none"] = "mean"
+        self,
+        alpha: float = 0.15,
+        label_smoothing: float = 0.0,
+        reduction: Literal["mean", "sum", "none"] = "mean",
     ) -> None:
         super().__init__()
+        if alpha < 0 or not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"ContextualLoss: alpha must be >= 0 and label_smoothing in [0, 1), got {alpha}, {label_smoothing}"
+            )
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"ContextualLoss: reduction must be mean, sum or none, got {reduction!r}")
         self.alpha, self.label_smoothing, self.reduction = alpha, label_smoothing, reduction
 
     def forward(self, output: ContextualOutput, target: Tensor) -> Tensor:
@@ -45,18 +55,36 @@ class ContextualLoss(nn.Module):
                 f"ContextualLoss: target must be (B,) = ({batch},) class indices or (B, num_classes) = "
                 f"({batch}, {num_classes}) probabilities, got {tuple(target.shape)}"
             )
+        self._check_values(target, num_classes)
         stages = [
-            self._stage(scores / output.temperature, classes, target)
+            self._stage(scores.to(output.temperature.dtype) / output.temperature, classes, target)
             for scores, classes in zip(output.scores, output.classes, strict=True)
         ]
         loss = stages[-1]
         for stage in stages[:-1]:
             loss = loss + self.alpha * stage
-        return loss.mean() if self.reduction == "mean" else loss
+        if self.reduction == "none":
+            return loss
+        return loss.mean() if self.reduction == "mean" else loss.sum()
+
+    @staticmethod
+    def _check_values(target: Tensor, num_classes: int) -> None:
+        if target.dim() == 1 and (target.is_floating_point() or target.dtype == torch.bool):
+            raise ValueError(f"ContextualLoss: class indices must be integers, got {target.dtype}")
+        # elsewhere than on the CPU looking at values would stall the device
+        if target.device.type != "cpu" or target.numel() == 0 or torch.compiler.is_compiling():
+            return
+        lowest, highest = target.min().item(), target.max().item()
+        if target.dim() == 1 and not 0 <= lowest <= highest < num_classes:
+            raise ValueError(
+                f"ContextualLoss: classes must lie in 0..{num_classes - 1}, got {lowest:g}..{highest:g}; "
+                "there is no ignore_index, leave such samples out"
+            )
+        if target.dim() == 2 and not lowest >= 0:
+            raise ValueError(f"ContextualLoss: probabilities must be >= 0, got {lowest:g}")
 
     def _stage(self, logits: Tensor, classes: Tensor, target: Tensor) -> Tensor:
         """Return equation 1 per sample, (B,)."""
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if target.dim() == 1:
             wanted = (classes == target[:, None]).to(logits.dtype)
         else:

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ctxvision.nn._checks import require_odd_kernel, require_positive
 from ctxvision.ops import local_aggregation
 
 Context = Literal["full", "static", "dynamic", "linear"]
@@ -19,7 +20,8 @@ class CoTLayer(nn.Module):
     3. dynamic context ``K2 = SiLU(BN(V * A))`` with ``V = BN(conv1x1(x))``, equation 5;
     4. output ``K2 · α0 + K1 · α1``, where a softmax over the two is computed per channel from ``GAP(K1 + K2)``.
 
-    Parameter names are those of the published checkpoints.
+    Parameter names are those of the published checkpoints. The fusion normalises pooled features over the batch,
+    so that training needs at least two images, as BatchNorm over single values does.
 
     Args:
         channels: Channels in and out, a multiple of 8 and of ``key_groups``.
@@ -54,6 +56,8 @@ class CoTLayer(nn.Module):
         context: Context = "full",
     ) -> None:
         super().__init__()
+        require_positive("CoTLayer", channels=channels, dilation=dilation, key_groups=key_groups, groups=groups)
+        require_odd_kernel("CoTLayer", kernel_size)
         if channels % (SHARE * groups) or channels % key_groups:
             raise ValueError(
                 f"CoTLayer: channels {channels} must be a multiple of {SHARE} * groups = {SHARE * groups} "

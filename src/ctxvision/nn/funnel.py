@@ -59,6 +59,7 @@ class ClassFunnel(nn.Module):
         super().__init__()
         if selection not in ("reduce", "rerank"):
             raise ValueError(f"selection must be 'reduce' or 'rerank', got {selection!r}")
+        class_counts(num_classes, ratios)  # refuses ratios that do not fit
         self.ratios, self.selection = tuple(ratios), selection
         self.embedding = nn.Embedding(num_classes, dim)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -68,7 +69,7 @@ class ClassFunnel(nn.Module):
                 for stage, width in channels.items()
             }
         )
-        self.head = ClassContext(head_channels, dim, head_hidden)
+        self.head: ClassContext | None = ClassContext(head_channels, dim, head_hidden)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
 
     @property
@@ -78,14 +79,26 @@ class ClassFunnel(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """τ."""
-        return torch.exp(-self.logit_scale).clamp(min=0.01)
+        """τ, not below 0.01, at least in float32.
+
+        The bound lets the gradient through, as CLIP's does: τ can rise again after it was reached.
+        """
+        scale = self.logit_scale.to(torch.promote_types(self.logit_scale.dtype, torch.float32))
+        bounded = scale.clamp(max=math.log(1 / 0.01))
+        return torch.exp(-(scale + (bounded - scale).detach()))
 
     def reset(self, num_classes: int) -> None:
         """Start over with new embeddings for ``num_classes`` classes; everything else stays."""
         old = self.embedding.weight
         self.embedding = nn.Embedding(num_classes, old.shape[1], device=old.device, dtype=old.dtype)
         nn.init.normal_(self.embedding.weight, std=old.shape[1] ** -0.5)
+
+    def remove_head(self) -> None:
+        """Keep only what features depend on: no head, and nothing that learns by the scores alone."""
+        self.head = None
+        self.logit_scale.requires_grad_(False)
+        for step in self.steps.values():
+            step.projection.requires_grad_(False)
 
     def enter(
         self, stage: int, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]
@@ -106,7 +119,13 @@ class ClassFunnel(nn.Module):
         return classes, step
 
     def finish(self, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> ContextualOutput:
-        """Score the remaining classes with the last features, ``(B, C)``, and put the steps together."""
+        """Score the remaining classes with the last features, ``(B, C)``, and put the steps together.
+
+        Raises:
+            ValueError: If the head was removed.
+        """
+        if self.head is None:
+            raise ValueError("the head of this funnel was removed")
         classes = self._considered(steps)
         scores = self.head.scores(x, self.embedding.weight)
         everything = torch.arange(self.num_classes, device=x.device).expand(x.shape[0], -1)
@@ -132,9 +151,10 @@ def _compose(
 
     Cosines lie in [-1, 1], so scores over τ differ by at most 2 / τ: with a handicap of 2 / τ + 1 the dropped
     classes rank below all others, in the order of their last score, and their softmax is practically zero.
+    The handicap is a constant: τ does not learn from it.
     """
     last = scores[0].new_zeros(scores[0].shape[0], num_classes)
     for score, members in zip(scores, classes, strict=True):
         last = last.scatter(1, members, score)
     dropped = torch.ones_like(last).scatter(1, survivors, 0.0)
-    return (last - 2 * dropped) / temperature - dropped
+    return last / temperature - (2 / temperature.detach() + 1) * dropped

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ctxvision.nn._checks import require_odd_kernel, require_positive
 from ctxvision.ops import local_aggregation
 
 
@@ -47,13 +48,16 @@ class Involution2d(nn.Module):
         reduction: int = 4,
     ) -> None:
         super().__init__()
+        require_positive(
+            "Involution2d", channels=channels, stride=stride, dilation=dilation, group_channels=group_channels,
+            reduction=reduction,
+        )  # fmt: skip
+        require_odd_kernel("Involution2d", kernel_size)
         if channels % group_channels or channels % reduction:
             raise ValueError(
                 f"Involution2d: channels {channels} must be a multiple of group_channels {group_channels} "
                 f"and of reduction {reduction}"
             )
-        if kernel_size % 2 == 0:
-            raise ValueError(f"Involution2d: kernel_size must be odd to keep the size, got {kernel_size}")
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
         self.groups = channels // group_channels
         hidden = channels // reduction

@@ -12,8 +12,9 @@ def as_pair(value: int | Sequence[int], name: str, minimum: int) -> list[int]:
     Raises:
         ValueError: if it is not one or two integers, or one of them is below ``minimum``.
     """
-    pair = [value, value] if isinstance(value, int) else list(value)
-    if len(pair) != 2 or any(element < minimum for element in pair):
+    whole = (int, torch.SymInt)
+    pair = list(value) if isinstance(value, Sequence) else [value, value]
+    if len(pair) != 2 or any(not isinstance(n, whole) or isinstance(n, bool) or n < minimum for n in pair):
         raise ValueError(f"{name} must be one or two integers >= {minimum}, got {value!r}")
     return pair
 

@@ -33,7 +33,8 @@ def local_aggregation(
         weight: One ``k x k`` map per group and output position, ``(B, G, k*k, H', W')``; ``k`` is
             read from the shape, taps are ordered row by row, and ``C`` must be a multiple of ``G``.
         stride: Step between output positions in pixels, one integer or ``(vertical, horizontal)``.
-        padding: Zeros added on each side in pixels; ``None`` means "same", ``dilation * (k - 1) // 2``.
+        padding: Zeros added on each side in pixels; ``None`` means
+            ``dilation * (k - 1) // 2``, which keeps the size for odd ``k``.
         dilation: Distance between taps in pixels.
         grouping: Which channels share a map: ``"blocked"``, ``g(c) = c // (C / G)``, or
             ``"interleaved"``, ``g(c) = c mod G``.
@@ -58,7 +59,7 @@ def local_aggregation(
         raise ValueError(f"local_aggregation needs x (B, C, H, W) and weight (B, G, k*k, H', W'), got {shapes}")
     batch, channels, *size = x.shape
     weight_batch, groups, taps, *weight_size = weight.shape
-    kernel = round(taps**0.5)
+    kernel = round(int(taps) ** 0.5)
     if kernel * kernel != taps or taps == 0:
         raise ValueError(
             f"local_aggregation: weight must hold k*k taps in dimension 2, a square number, got {shapes}"

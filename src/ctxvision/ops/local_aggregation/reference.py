@@ -76,7 +76,7 @@ def aggregate(
     sums = _split(result, groups, interleaved)
     shared = 1 if interleaved else 2  # the axis over which channels share a map
     maps = _maps_by_tap(weight, shared, result)
-    for n, (rows, columns) in enumerate(_taps(round(taps**0.5), size, stride, dilation)):
+    for n, (rows, columns) in enumerate(_taps(round(int(taps) ** 0.5), size, stride, dilation)):
         _add_product(sums, _split(padded[:, :, rows, columns], groups, interleaved), maps[n])
     return result.to(x.dtype)
 
@@ -97,7 +97,7 @@ def input_grad(
     padded = empty_like_layout(grad, (*grad.shape[:2], *padded_size), accumulate).zero_()
     split_grad = _split(grad.to(accumulate), groups, interleaved)
     maps = _maps_by_tap(weight.to(accumulate), 1 if interleaved else 2, padded)
-    for n, (rows, columns) in enumerate(_taps(round(taps**0.5), size, stride, dilation)):
+    for n, (rows, columns) in enumerate(_taps(round(int(taps) ** 0.5), size, stride, dilation)):
         window = _split(padded[:, :, rows, columns], groups, interleaved)
         _add_product(window, split_grad, maps[n])
     inner = padded[:, :, padding[0] : padding[0] + input_size[0], padding[1] : padding[1] + input_size[1]]
@@ -119,7 +119,7 @@ def weight_grad(
     padded, split_grad = _pad(x, padding).to(accumulate), _split(grad.to(accumulate), groups, interleaved)
     result = grad.new_empty((grad.shape[0], groups, taps, *grad.shape[2:]))
     shared = 1 if interleaved else 2
-    for n, (rows, columns) in enumerate(_taps(round(taps**0.5), grad.shape[2:], stride, dilation)):
+    for n, (rows, columns) in enumerate(_taps(round(int(taps) ** 0.5), grad.shape[2:], stride, dilation)):
         products = _split(padded[:, :, rows, columns], groups, interleaved) * split_grad
         result[:, :, n] = products.sum(shared)
     return result
