@@ -74,7 +74,9 @@ def contextual_conv2d(
     batch, channels, *size = x.shape
     out_channels, group_channels, *kernel = weight.shape
     if min(kernel) < 1:
-        raise ValueError(f"{name}: weight must hold at least one tap, got weight {tuple(weight.shape)}")
+        raise ValueError(
+            f"{name}: weight must hold at least one tap, got x {tuple(x.shape)}, weight {tuple(weight.shape)}"
+        )
     if not isinstance(groups, int) or groups < 1 or channels != group_channels * groups or out_channels % groups:
         raise ValueError(
             f"{name}: x must have weight.shape[1] * groups channels and weight.shape[0] must be a multiple of "
