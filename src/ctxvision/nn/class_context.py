@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxvision.nn._checks import require_positive
+from ctxvision.ops._geometry import AUTOCAST_DEVICES
 
 
 def class_counts(num_classes: int, ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05)) -> tuple[int, ...]:
@@ -136,8 +137,4 @@ class ClassContext(nn.Module):
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
-    return (
-        torch.autocast(device, enabled=False)
-        if torch.amp.is_autocast_available(device)
-        else contextlib.nullcontext()
-    )
+    return torch.autocast(device, enabled=False) if device in AUTOCAST_DEVICES else contextlib.nullcontext()

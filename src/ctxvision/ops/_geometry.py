@@ -5,6 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# Looked up once: torch.compile in torch 2.8 cannot trace the question. Others, such as meta, have no autocast.
+AUTOCAST_DEVICES = frozenset(
+    device
+    for device in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla")
+    if torch.amp.is_autocast_available(device)
+)
+
 
 def as_pair(value: int | Sequence[int], name: str, minimum: int) -> list[int]:
     """Return ``value`` as ``[vertical, horizontal]``.
@@ -52,7 +59,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def autocast_inputs(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Cast floating tensors as autocast would for a convolution; float64 is left alone, as torch does."""
     device = next(tensor.device.type for tensor in tensors if tensor is not None)
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return tensors
     target = torch.get_autocast_dtype(device)
 
