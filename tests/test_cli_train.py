@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -181,8 +182,20 @@ def test_resume_refuses_another_run(capsys):
     train(*DIGITS, "--epochs=1", "--out=run")
     assert train("resnet10t", "digits", "--resume=run", "--epochs=2") == 1
     assert "its model is test_resnet, not resnet10t" in capsys.readouterr().err
-    assert train("--resume=run", "--epochs=2", "--image_size=24") == 1
-    assert "its input_size is [3, 16, 16], not [3, 24, 24]" in capsys.readouterr().err
+    before = Path("run/config.yaml").read_bytes()
+    for option, told in [
+        ("--image_size=24", "its image_size is 16, not 24"),
+        ("--lr=0.1", "not 0.1"),
+        ("--optimizer=sgd", "its optimizer is adamw, not sgd"),
+        ("--batch_size=8", "not 8"),
+        ("--ema=0.9", "its ema is 0.0, not 0.9"),
+        ("--devices=2", "its devices is 1, not 2"),
+    ]:
+        assert train("--resume=run", "--epochs=2", option) == 1
+        assert told in capsys.readouterr().err
+    assert Path("run/config.yaml").read_bytes() == before
+    assert train("--resume=run", "--epochs=2", "--out=elsewhere") == 2
+    assert "leave one of them out" in capsys.readouterr().err
     assert train("--resume=nowhere") == 1
     assert "no run to resume there" in capsys.readouterr().err
     os.remove("run/checkpoints/last.ckpt")
@@ -282,19 +295,18 @@ def test_failed_run_keeps_the_last_checkpoint(monkeypatch, capsys):
         return original(self, batch, batch_idx) * (float("nan") if self.current_epoch else 1)
 
     monkeypatch.setattr(ClassificationTask, "training_step", diverging)
-    monkeypatch.setattr(ClassificationTask, "log", _log_what_is_optimised(ClassificationTask.log))
+    monkeypatch.setattr(ClassificationTask, "_log_train_loss", _log_what_is_optimised)
     assert train(*DIGITS, "--epochs=3", "--out=run") == 1
     assert "in epoch 2; lower the learning rate" in capsys.readouterr().err
     assert state("run")["epoch"] == 0
     assert all(v.isfinite().all() for v in state("run")["state_dict"].values())
 
 
-def _log_what_is_optimised(log):
-    def patched(self, name, value, **options):
-        is_loss = name == "train_loss" and self.current_epoch
-        return log(self, name, value * float("nan") if is_loss else value, **options)
+_log_train_loss = ClassificationTask._log_train_loss
 
-    return patched
+
+def _log_what_is_optimised(self, loss, images):
+    _log_train_loss(self, loss * float("nan") if self.current_epoch else loss, images)
 
 
 def test_ctrl_c_in_a_real_process(tmp_path):
@@ -312,3 +324,30 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert step >= 5
     assert train("--resume=run", f"--epochs={step // 5 + 1}") == 0
     assert state("run")["global_step"] == (step // 5 + 1) * 5
+
+
+def test_words_change_what_the_config_file_says_wherever_it_stands(capsys):
+    def printed(*words):
+        with pytest.raises(SystemExit, match="0"):
+            train(*words, "--print_config")
+        return capsys.readouterr().out
+
+    Path("settings.yaml").write_text(printed("test_resnet", "digits", "--epochs=7"))
+    for words in (("--config", "settings.yaml", "--epochs=3"), ("--epochs=3", "--config=settings.yaml")):
+        settings = yaml.safe_load(printed(*words))
+        assert (settings["model"], settings["epochs"]) == ("test_resnet", 3)
+    assert yaml.safe_load(printed("resnet10t", "--config", "settings.yaml"))["model"] == "resnet10t"
+
+
+def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
+    make_folder(tmp_path / "data", {"train/x": 10, "train/y": 10, "val/x": 1})
+    broken = tmp_path / "data" / "val" / "y" / "broken.png"
+    broken.parent.mkdir()
+    broken.write_bytes(b"nothing")
+    words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image_size=16", "--workers=0"]
+    words += ["--batch_size=4", "--devices=2", "--accelerator=cpu", "--epochs=2", "--out=run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout
+    assert "skipped 1 bad image" in done.stderr

@@ -134,3 +134,8 @@ def test_classes_of_a_network_decide_the_labels(tmp_path):
     assert any("no images of 'emu'" in note for note in found.notes)
     with pytest.raises(DataError, match="the network has no class 'cat'"):
         scan_folder(tmp_path, class_names=("emu", "dog"))
+
+
+def test_a_class_that_is_called_train_is_a_class(tmp_path):
+    make_folder(tmp_path, {"bus": 5, "car": 5, "train": 5})
+    assert scan_folder(tmp_path).class_names == ("bus", "car", "train")

@@ -4,6 +4,8 @@ from typing import Any
 
 from ctxvision.data import DataSpec, DigitsData, ImageFolderData
 
+from .messages import note
+
 
 def open_for_evaluation(
     data: str, spec: DataSpec, split: str | None, *, batch_size: int, workers: int, strict: bool
@@ -27,4 +29,9 @@ def open_for_evaluation(
         return opened(split), split
     everything = opened("all")
     split = "val" if everything.fingerprint in ("", spec.fingerprint) else "all"
+    if split == "all" and spec.fingerprint:
+        note(
+            "not exactly the images that were split for training: all are scored, and some may have been trained "
+            "on; --split val takes the part that is held out by name"
+        )
     return (everything, split) if split == "all" else (opened(split), split)

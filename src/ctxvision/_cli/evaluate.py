@@ -93,7 +93,5 @@ def _print(report: dict) -> None:
     for row in report["classes"]:
         top1 = "      –" if row["top1"] is None else f"{row['top1']:7.2%}"
         print(f"{row['name']:{width}}  {row['images']:6}  {top1}")
-    print(
-        f"top-1 {report['top1']:.2%}, top-5 {report['top5']:.2%} of {report['images']} images "
-        f"({report['split']} of {report['data']})"
-    )
+    top5 = f", top-5 {report['top5']:.2%}" if len(report["classes"]) > 5 else ""
+    print(f"top-1 {report['top1']:.2%}{top5} of {report['images']} images ({report['split']} of {report['data']})")

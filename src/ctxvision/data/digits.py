@@ -112,6 +112,8 @@ class DigitsData(LightningDataModule):
         """Every digit of the split exactly once, however many processes share it."""
         dataset = DigitsDataset(*self._eval, self.spec)
         rank, world_size = self._place()
+        if len(dataset) < world_size:
+            raise DataError(f"{len(dataset)} validation images are too few for {world_size} processes")
         return self._loader(dataset, sampler=range(rank, len(dataset), world_size))
 
     def export(self, folder: str | os.PathLike[str], limit: int | None = None) -> list[str]:

@@ -59,7 +59,9 @@ def scan_folder(
         raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
     if not 0 < val_fraction < 1:
         raise DataError(f"the validation fraction must lie between 0 and 1, got {val_fraction}")
-    train_root = root / "train" if (root / "train").is_dir() else root
+    # without folders of its own, train/ is a class like any other
+    has_train = (root / "train").is_dir() and bool(_subfolders(root / "train"))
+    train_root = root / "train" if has_train else root
     val_root = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
     if train_root == root and val_root and all(p.name in VAL_FOLDERS for p in _subfolders(root)):
         raise DataError(f"{root}: has {val_root.name}/ but no train/; to evaluate, name {val_root}")

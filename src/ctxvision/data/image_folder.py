@@ -137,6 +137,8 @@ class ImageFolderData(LightningDataModule):
         """Every image of the split exactly once, however many processes share it."""
         dataset = ImageDataset(self.eval_samples, self.spec.eval_transform(), self.spec.color_mode)
         rank, world_size = self._place()
+        if len(dataset) < world_size:
+            raise DataError(f"{len(dataset)} validation images are too few for {world_size} processes")
         return self._loader(dataset, sampler=range(rank, len(dataset), world_size), collate_fn=collate_eval)
 
     def on_after_batch_transfer(self, batch: Batch | Any, dataloader_idx: int) -> tuple[Tensor, Tensor] | Any:

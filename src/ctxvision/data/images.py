@@ -1,6 +1,7 @@
 """Image files: which files are images, and how one becomes 8-bit pixels."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -62,7 +63,11 @@ def read_image(path: str | os.PathLike[str], color_mode: str = "RGB") -> Image.I
     """
     path = os.fspath(path)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with warnings.catch_warnings():
+            # between PIL's warning and its limit an image is large, but no bomb
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=_FORMATS)
+        with opened as image:
             image.load()
             # a broken EXIF block does not make the pixels bad
             with suppress(Exception):

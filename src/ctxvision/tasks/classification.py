@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import Tensor, nn
+from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from ctxvision._version import __version__
@@ -92,6 +93,8 @@ class ClassificationTask(LightningModule):
         # mixup smooths its own targets
         self.train_loss = self._make_loss(0.0 if self.mixup else label_smoothing)
         self.val_loss = self._make_loss(0.0)
+        # means over images, NaN included; every process takes part in them, also one whose images were all bad
+        self.train_mean, self.val_mean, self.val_images = MeanMetric("disable"), MeanMetric("disable"), SumMetric()
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
         self._batches_with_images = 0
@@ -116,8 +119,9 @@ class ClassificationTask(LightningModule):
         """Return the loss of a batch; without images (all of them bad) it is 0, with gradients 0."""
         images, targets = batch
         if not len(images):
+            self._log_train_loss(images.new_zeros(()), 0)
             # connected to every parameter, so that other processes' gradients still meet theirs
-            return sum((p.sum() * 0.0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
+            return sum((p.sum() * 0.0 for p in self.parameters() if p.requires_grad), images.new_zeros(()))
         self._batches_with_images += 1
         if self.mixup:
             even = len(images) // 2 * 2 or 2
@@ -125,16 +129,12 @@ class ClassificationTask(LightningModule):
                 images, targets = images.repeat(2, 1, 1, 1), targets.repeat(2)
             images, targets = self.mixup(images[:even].clone(), targets[:even])
         loss = self.train_loss(self._output(images), targets)
-        self.log(
-            "train_loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(images),
-            sync_dist=True,
-        )
+        self._log_train_loss(loss.detach(), len(images))
         return loss
+
+    def _log_train_loss(self, loss: Tensor, images: int) -> None:
+        self.train_mean.update(loss, images)
+        self.log("train_loss", self.train_mean, on_step=False, on_epoch=True, prog_bar=True)
 
     def on_train_epoch_start(self) -> None:
         """Begin to count."""
@@ -146,7 +146,8 @@ class ClassificationTask(LightningModule):
         Raises:
             TaskError: the loss is not finite, or no image could be read.
         """
-        if not self._batches_with_images:
+        with_images = torch.tensor(float(self._batches_with_images), device=self.device)
+        if not self.trainer.strategy.reduce(with_images, reduce_op="sum").item():
             raise TaskError("not one training image could be read in this epoch")
         loss = self.trainer.callback_metrics.get("train_loss")
         if loss is not None and not torch.isfinite(loss):
@@ -163,21 +164,25 @@ class ClassificationTask(LightningModule):
         output = self._output(images)
         logits = (output.logits if self.is_contextual else output).float()
         loss = self.val_loss(output if self.is_contextual else logits, targets)
+        self.val_mean.update(loss, len(images))
+        self.val_images.update(len(images))
         self.val_top1.update(logits, targets)
         self.val_top5.update(logits, targets)
-        self.log("val_loss", loss, on_epoch=True, batch_size=len(images), sync_dist=True)
-        self.log("val_top1", self.val_top1, on_epoch=True, prog_bar=True, batch_size=len(images))
-        self.log("val_top5", self.val_top5, on_epoch=True, batch_size=len(images))
         return {"logits": logits, "targets": targets}
 
     def on_validation_epoch_end(self) -> None:
-        """Refuse to report the accuracy of no images.
+        """Report loss and accuracy over the images of all processes.
 
         Raises:
             TaskError: no image could be read.
         """
-        if not self.val_top1.update_count and not self.trainer.sanity_checking:
+        if not self.val_images.compute() and not self.trainer.sanity_checking:
             raise TaskError("not one validation image could be read")
+        self.log("val_loss", self.val_mean.compute())
+        self.log("val_top1", self.val_top1.compute(), prog_bar=True)
+        self.log("val_top5", self.val_top5.compute())
+        for metric in (self.val_mean, self.val_images, self.val_top1, self.val_top5):
+            metric.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build timm's optimiser, with linear warm-up and a cosine, stepped after every batch."""

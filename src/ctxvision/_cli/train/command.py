@@ -33,7 +33,7 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
     parser.add_class_arguments(TrainConfig)
-    words = _with_resumed_config(_as_options(words))
+    words = _with_resumed_config(_config_first(_as_options(words)))
     try:
         namespace = parser.parse_args(words)
     except ArgumentError as error:
@@ -62,6 +62,19 @@ def _as_options(words: list[str]) -> list[str]:
     return options
 
 
+def _config_first(words: list[str]) -> list[str]:
+    """Put --config in front, so that every other word changes what the file says, wherever it stands."""
+    first: list[str] = []
+    others: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--config":
+            first += [word, *([following] if (following := next(remaining, None)) is not None else [])]
+        else:
+            (first if word.startswith("--config=") else others).append(word)
+    return first + others
+
+
 def _with_resumed_config(words: list[str]) -> list[str]:
     """Put the settings of the run that is to be resumed in front, so that the other words change them."""
     value = _value(words, "--resume")
@@ -75,6 +88,9 @@ def _with_resumed_config(words: list[str]) -> list[str]:
     else:
         path = Path(value)
         run_folder = path.parent.parent if path.is_file() else path
+    out = _value(words, "--out")
+    if out is not None and Path(out).resolve() != run_folder.resolve():
+        raise UserError(f"--resume continues in {run_folder}, --out names {out}; leave one of them out", 2)
     config = run_folder / "config.yaml"
     if not config.is_file():
         raise UserError(f"{run_folder}: no run to resume there (it has no config.yaml)")

@@ -26,6 +26,9 @@ from .metrics_file import EpochLines, MetricsFile
 from .run_checkpoints import RunCheckpoints
 from .step_seed import StepSeed
 
+# What a resumed run may do differently; everything else is part of what the run is.
+_MAY_CHANGE = {"data", "out", "resume", "epochs", "strict", "workers", "precision", "accelerator", "channels_last"}
+
 
 def train(config: TrainConfig) -> int:
     """Train, and return the exit code: 0, or 128 + the signal that stopped the run.
@@ -42,6 +45,7 @@ def train(config: TrainConfig) -> int:
     _require_fit(task)
     folder, resumed = run_folder.choose(config, rank_zero_only.rank or 0)
     if resumed:
+        _require_same_settings(config, folder)
         _require_same(task, resumed)
     for line in data.notes:
         note(line)
@@ -151,6 +155,20 @@ def _trainer(config: TrainConfig, folder: Path, stop: GracefulStop, checkpoints:
         )
     except (ValueError, RuntimeError) as error:  # Lightning's messages about accelerators and devices
         raise UserError(str(error)) from error
+
+
+def _require_same_settings(config: TrainConfig, folder: Path) -> None:
+    """Refuse what a checkpoint would override anyway, or what would make the run another one."""
+    try:
+        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder / 'config.yaml'}: cannot be read ({error})") from error
+    for name, value in dataclasses.asdict(config).items():
+        if name not in _MAY_CHANGE and name in before and before[name] != value:
+            raise UserError(
+                f"{folder}: its {name} is {before[name]}, not {value}; a resumed run keeps its settings, "
+                f"leave out --{name} or begin a new run"
+            )
 
 
 def _require_same(task: ClassificationTask, checkpoint: Path) -> None:
