@@ -27,6 +27,13 @@ def images(model: torch.nn.Module, batch: int = 2, size: int = 64, chans: int = 
     return torch.randn(batch, chans, size, size, device=device)
 
 
+def let_the_context_matter(model: torch.nn.Module) -> None:
+    """At initialisation a contextual network's features are the plain ones, whatever the classes: bend them."""
+    for name, parameter in model.named_parameters():
+        if "_offsets" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+
+
 def meta(name: str, **kwargs) -> torch.nn.Module:
     with torch.device("meta"):
         return timm.create_model(name, **kwargs)
@@ -83,10 +90,7 @@ def test_reset_classifier(name):
 def test_features_only_equals_the_classifiers_own_forward(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=20).eval()
-    if name.startswith("contextual"):  # at initialisation the context has no effect on the features: give it one
-        for parameter_name, parameter in model.named_parameters():
-            if "_offsets" in parameter_name:
-                torch.nn.init.normal_(parameter, std=0.05)
+    let_the_context_matter(model)
     extractor = timm.create_model(name, num_classes=20, features_only=True).eval()
     target = extractor.model if hasattr(extractor, "model") else extractor
     result = target.load_state_dict(model.state_dict(), strict=False)
@@ -106,10 +110,7 @@ def test_features_only_equals_the_classifiers_own_forward(name):
 def test_pruned_features_equal_the_whole_networks_and_cost_less(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=20).eval()
-    if name.startswith("contextual"):
-        for parameter_name, parameter in model.named_parameters():
-            if "_offsets" in parameter_name:
-                torch.nn.init.normal_(parameter, std=0.05)
+    let_the_context_matter(model)
     x = images(model)
     with torch.no_grad():
         whole = model.forward_intermediates(x, intermediates_only=True)
@@ -215,9 +216,7 @@ def test_global_pool_is_the_one_asked_for(name):
 def test_pretrained_weights_reach_feature_extractors_through_timm(name, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
-    for parameter_name, parameter in model.named_parameters():
-        if "_offsets" in parameter_name or "embedding" in parameter_name:
-            torch.nn.init.normal_(parameter, std=0.05)
+    let_the_context_matter(model)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     overlay = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pth")}}
     x = images(model)
@@ -250,15 +249,14 @@ def test_checkpointing_recomputes_blocks(name):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("name", MICRO)
-def test_defaults_of_initialisation(name):
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_blocks_start_as_their_shortcuts(name):
     model = timm.create_model(name)
-    if name in RESIDUAL:
-        assert all(b.bn3.weight.abs().max() == 0 for stage in LAYERS for b in getattr(model, stage))
-    tiny = meta("contextual_convnext_tiny")
-    with torch.device("cpu"):
-        assert timm.create_model("contextual_convnext_tiny").stages[0].blocks[0].gamma.eq(1e-6).all()
-    assert tiny.context.temperature.shape == ()
+    assert all(b.bn3.weight.abs().max() == 0 for stage in LAYERS for b in getattr(model, stage))
+
+
+def test_layer_scale_starts_as_in_convnext():
+    assert timm.create_model("contextual_convnext_tiny").stages[0].blocks[0].gamma.eq(1e-6).all()
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:FutureWarning")

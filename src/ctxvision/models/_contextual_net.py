@@ -133,7 +133,7 @@ class ContextualNet(nn.Module):
             for i, channels in enumerate(parts.channels[1:])
         ]
         self._depth, self._has_head = len(self.feature_info), True
-        self.global_pool = _pool(global_pool, num_classes)
+        self.global_pool = _width_keeping_pool(global_pool, num_classes)
         self.head = nn.ModuleDict() if parts.norm is None else nn.ModuleDict({"norm": parts.norm})
         self.context: ClassFunnel | None = None
         self.fc: nn.Module | None = None
@@ -188,7 +188,7 @@ class ContextualNet(nn.Module):
             raise ValueError("this network was pruned to a feature extractor, which no classifier can follow")
         if global_pool is None:
             global_pool = self.global_pool.pool_type
-        self.global_pool = _pool(global_pool, num_classes)
+        self.global_pool = _width_keeping_pool(global_pool, num_classes)
         self.num_classes = num_classes
         if self.context is None:
             weight = next(self.parameters())
@@ -351,8 +351,8 @@ def _remember(features: Tensor, steps: Steps) -> None:
         _CLASS_STEPS[features] = steps
 
 
-def _pool(pool_type: str, num_classes: int) -> SelectAdaptivePool2d:
-    pool = make_pool(pool_type, num_classes, flatten=False)
+def _width_keeping_pool(pool_type: str, num_classes: int) -> SelectAdaptivePool2d:
+    pool = make_pool(pool_type, num_classes)
     if pool.feat_mult() != 1:
         raise ValueError(
             f"global_pool must keep the number of channels (avg, max, avgmax or ''), got {pool_type!r}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
-from timm.layers import DropPath, create_classifier
+from timm.layers import DropPath
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -182,9 +182,7 @@ class ResidualNet(nn.Module):
             self.add_module(LAYERS[stage], nn.Sequential(*blocks))
             self.feature_info.append({"num_chs": channels, "reduction": net_stride, "module": LAYERS[stage]})
         self.num_features = channels
-        make_pool(global_pool, num_classes, flatten=True)  # refuses what does not fit
-        self.global_pool, self.fc = create_classifier(channels, num_classes, pool_type=global_pool)
-        self.head_hidden_size = channels * self.global_pool.feat_mult()
+        self._set_head(global_pool, num_classes)
         self._init_weights(zero_init_last)
 
     def _init_weights(self, zero_init_last: bool) -> None:
@@ -208,18 +206,21 @@ class ResidualNet(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """Return the classifier."""
-        return self.fc  # type: ignore[no-any-return]
+        return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier; 0 classes return pooled features, ``global_pool=""`` the map itself."""
         weight = next(self.parameters())
         pool = self.global_pool.pool_type if global_pool is None else global_pool
-        make_pool(pool, num_classes, flatten=True)  # refuses what does not fit
+        self._set_head(pool, num_classes)
         self.num_classes = num_classes
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool)
         self.fc.to(device=weight.device, dtype=weight.dtype)
         self.fc.train(self.training)
+
+    def _set_head(self, global_pool: str, num_classes: int) -> None:
+        self.global_pool = make_pool(global_pool, num_classes)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
 
     def _stage(self, name: str, x: Tensor) -> Tensor:
         stage = self.get_submodule(name)
@@ -286,6 +287,7 @@ class ResidualNet(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits, ``(B, num_classes)``, or with ``pre_logits`` the pooled features."""
         x = self.global_pool(x)
+        x = x if self.global_pool.is_identity() else x.flatten(1)
         if self.drop_rate:
             x = F.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)
