@@ -51,6 +51,22 @@ def empty_like_layout(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None
     return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=layout)
 
 
+def like_layout(x: Tensor, like: Tensor) -> Tensor:
+    """Return ``x`` dense and in the memory format of ``like``; itself if it is so already."""
+    return x.contiguous(memory_format=torch.channels_last if is_channels_last(like) else torch.contiguous_format)
+
+
+def empty_maps(image: Tensor, groups: int, taps: int) -> Tensor:
+    """Return uninitialised maps (B, G, K, H, W) for each position of ``image``, taps last where it is channels-last.
+
+    These are the orders in which a 1x1 convolution generates maps in the two memory formats.
+    """
+    batch, _, height, width = image.shape
+    if is_channels_last(image):
+        return image.new_empty((batch, height, width, groups, taps)).permute(0, 3, 4, 1, 2)
+    return image.new_empty((batch, groups, taps, height, width))
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which sums of ``dtype`` are formed: half precision accumulates in float32."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ctxvision.ops._backend import kernels
 from ctxvision.ops._geometry import empty_like_layout, output_size
 from ctxvision.ops.contextual_conv import reference
 
 Ints = Sequence[int]
+PACKAGE = "ctxvision.ops.contextual_conv"
 Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 # y = contextual_conv(x, w, dp, dw, m, bias) -----------------------------------------------------
@@ -23,9 +25,10 @@ def contextual_conv(
     stride: Ints, padding: Ints, dilation: Ints, groups: int,
 ) -> Tensor:  # fmt: skip
     """See `ctxvision.ops.contextual_conv2d`, which checks the arguments."""
-    return reference.contextual_conv(
+    y: Tensor = kernels(PACKAGE, x).contextual_conv(
         x, weight, offset, weight_offset, mask, bias, stride, padding, dilation, groups
     )  # fmt: skip
+    return y
 
 
 @contextual_conv.register_fake
@@ -64,9 +67,10 @@ def contextual_conv_backward(
     stride: Ints, padding: Ints, dilation: Ints, groups: int, needs: Sequence[bool],
 ) -> Grads:  # fmt: skip
     """Gradients of `contextual_conv` in its first five arguments; empty where ``needs`` is false."""
-    return reference.backward(
+    grads: Grads = kernels(PACKAGE, x).backward(
         grad, x, weight, offset, weight_offset, mask, stride, padding, dilation, groups, needs
     )  # fmt: skip
+    return grads
 
 
 @contextual_conv_backward.register_fake

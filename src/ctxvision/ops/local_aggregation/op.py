@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ctxvision.ops._geometry import empty_like_layout
-from ctxvision.ops.local_aggregation import reference
+from ctxvision.ops._backend import kernels
+from ctxvision.ops._geometry import empty_like_layout, empty_maps, like_layout
 
 Ints = Sequence[int]
+PACKAGE = "ctxvision.ops.local_aggregation"
 
 # y = aggregate(x, a) ---------------------------------------------------------------------------
 
@@ -22,7 +23,8 @@ Ints = Sequence[int]
 @torch.library.custom_op("ctxvision::local_aggregation", mutates_args=())
 def aggregate(x: Tensor, weight: Tensor, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool) -> Tensor:
     """See `ctxvision.ops.local_aggregation`, which checks the arguments."""
-    return reference.aggregate(x, weight, stride, padding, dilation, interleaved)
+    y: Tensor = kernels(PACKAGE, x).aggregate(x, weight, stride, padding, dilation, interleaved)
+    return y
 
 
 @aggregate.register_fake
@@ -37,6 +39,7 @@ def _setup_aggregate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_aggregate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
+    grad = like_layout(grad, x)  # a sum's gradient is expanded from one number
     return (
         aggregate_input_grad(grad, weight, x.shape[2:], *ctx.geometry) if ctx.needs_input_grad[0] else None,
         aggregate_weight_grad(x, grad, *weight.shape[1:3], *ctx.geometry) if ctx.needs_input_grad[1] else None,
@@ -60,7 +63,10 @@ def aggregate_input_grad(
     interleaved: bool,
 ) -> Tensor:
     """Adjoint of `aggregate` in x."""
-    return reference.input_grad(grad, weight, input_size, stride, padding, dilation, interleaved)
+    grad_x: Tensor = kernels(PACKAGE, grad).input_grad(
+        grad, weight, input_size, stride, padding, dilation, interleaved
+    )
+    return grad_x
 
 
 @aggregate_input_grad.register_fake
@@ -109,7 +115,10 @@ def aggregate_weight_grad(
     interleaved: bool,
 ) -> Tensor:
     """Adjoint of `aggregate` in the weight."""
-    return reference.weight_grad(x, grad, groups, taps, stride, padding, dilation, interleaved)
+    grad_weight: Tensor = kernels(PACKAGE, x).weight_grad(
+        x, grad, groups, taps, stride, padding, dilation, interleaved
+    )
+    return grad_weight
 
 
 @aggregate_weight_grad.register_fake
@@ -123,7 +132,7 @@ def _(
     dilation: Ints,
     interleaved: bool,
 ) -> Tensor:
-    return grad.new_empty((grad.shape[0], groups, taps, *grad.shape[2:]))
+    return empty_maps(grad, groups, taps)
 
 
 def _setup_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

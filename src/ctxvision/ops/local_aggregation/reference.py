@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctxvision.ops._geometry import accumulation_dtype, empty_like_layout, is_channels_last
+from ctxvision.ops._geometry import accumulation_dtype, empty_like_layout, empty_maps, is_channels_last
 
 
 def _split(x: Tensor, groups: int, interleaved: bool) -> Tensor:
@@ -117,7 +117,7 @@ def weight_grad(
     """Return the adjoint of `aggregate` in the weight, (B, G, K, H', W'): correlations summed over a group."""
     accumulate = accumulation_dtype(x.dtype)
     padded, split_grad = _pad(x, padding).to(accumulate), _split(grad.to(accumulate), groups, interleaved)
-    result = grad.new_empty((grad.shape[0], groups, taps, *grad.shape[2:]))
+    result = empty_maps(grad, groups, taps)
     shared = 1 if interleaved else 2
     for n, (rows, columns) in enumerate(_taps(round(int(taps) ** 0.5), grad.shape[2:], stride, dilation)):
         products = _split(padded[:, :, rows, columns], groups, interleaved) * split_grad

@@ -1,0 +1,79 @@
+"""Finding and opening the compiled CPU kernels.
+
+One source is compiled once per instruction set into a library of its own; the one that fits the processor is
+opened with ctypes after torch, so that both share one OpenMP runtime and its threads.
+"""
+
+import ctypes
+import platform
+import sys
+import sysconfig
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+ABI = 1  # of the C functions; ctxvision_abi() in vector.hpp must agree
+CODES = {torch.float32: 0, torch.bfloat16: 1}  # Element in vector.hpp
+LEVELS = {"AVX512": "avx512", "AVX2": "avx2"}
+
+
+class Library:
+    """The compiled kernels for one instruction set."""
+
+    def __init__(self, level: str, path: Path) -> None:
+        self._dll = ctypes.CDLL(str(path))
+        if self._dll.ctxvision_abi() != ABI:
+            raise OSError(f"{path} is of another version; install ctxvision again")
+        self.level = level
+        threads = "OpenMP" if self._dll.ctxvision_has_openmp() else "one thread, built without OpenMP"
+        self.description = f"{level} instructions, {threads}"
+
+    def call(self, function: str, tensors: Sequence[torch.Tensor | None], numbers: Sequence[int]) -> None:
+        """Call ``function(const void **tensors, const int64_t *numbers, int threads)``.
+
+        Raises:
+            MemoryError: If the kernel cannot get its working memory.
+        """
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        status = getattr(self._dll, function)(
+            (ctypes.c_void_p * len(addresses))(*addresses),
+            (ctypes.c_int64 * len(numbers))(*numbers),
+            torch.get_num_threads(),
+        )
+        if status:
+            raise MemoryError(f"{function} could not allocate its working memory")
+
+
+@lru_cache(maxsize=None)
+def load(level: str | None = None) -> Library | str:
+    """Return the kernels for this processor, or why there are none.
+
+    Args:
+        level: ``"avx512"``, ``"avx2"`` or ``"baseline"``; ``None`` chooses as torch does for its own kernels.
+    """
+    if level is None:
+        level = LEVELS.get(torch.backends.cpu.get_cpu_capability(), "baseline")
+    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+    found = [
+        path for folder in __path__ if (path := Path(folder) / f"ctxvision_{level}{suffix}").is_file()
+    ]  # editable installs keep sources and binaries apart
+    if not found:
+        return (
+            "ctxvision was installed without its compiled kernels (no C++ compiler?); "
+            "install GCC or Clang and then ctxvision again"
+        )
+    try:
+        return Library(level, found[0])
+    except (OSError, AttributeError) as error:
+        return f"{found[0].name} cannot be opened on {platform.machine()} ({sysconfig.get_platform()}): {error}"
+
+
+@lru_cache(maxsize=None)
+def warn_if_missing() -> None:
+    """Warn, once, that the slower path computes."""
+    library = load()
+    if isinstance(library, str):
+        warnings.warn(f"ctxvision computes with plain torch, which is slower: {library}", stacklevel=2)

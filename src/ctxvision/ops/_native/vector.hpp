@@ -1,0 +1,270 @@
+// What both kernels share: vectors of float, bfloat16 in memory, threads.
+//
+// Vectors are GCC's and Clang's vector extensions, so that one source serves AVX-512, AVX2, SSE and NEON.
+// All arithmetic is float32; bfloat16 exists in memory only. All address arithmetic is 64-bit.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#if defined(_WIN32)
+#define CTX_EXPORT extern "C" __declspec(dllexport)
+#else
+#define CTX_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+#define CTX_INLINE inline __attribute__((always_inline))
+
+namespace {
+
+constexpr int kAbi = 1;  // `ABI` in __init__.py must agree
+
+#if defined(__AVX512F__)
+constexpr int kNative = 16;
+#elif defined(__AVX2__)
+constexpr int kNative = 8;
+#else
+constexpr int kNative = 4;
+#endif
+
+enum Element : int64_t { kFloat32 = 0, kBFloat16 = 1 };
+
+struct bf16 {
+  uint16_t bits;
+};
+
+CTX_INLINE float to_float(float v) { return v; }
+
+CTX_INLINE float to_float(bf16 v) {
+  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
+}
+
+CTX_INLINE void from_float(float v, float *out) { *out = v; }
+
+CTX_INLINE void from_float(float v, bf16 *out) {  // to nearest, ties to even; NaN stays NaN
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+  out->bits = v != v ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// N floats in one register, or in several where the machine's are narrower.
+template <int N>
+struct Vector {
+  typedef float type __attribute__((vector_size(N * 4)));
+  typedef float loose __attribute__((vector_size(N * 4), aligned(4), may_alias));
+  typedef uint32_t bits __attribute__((vector_size(N * 4)));
+  typedef uint16_t half __attribute__((vector_size(N * 2)));
+  typedef uint16_t loose_half __attribute__((vector_size(N * 2), aligned(2), may_alias));
+};
+
+template <int N>
+using vec = typename Vector<N>::type;
+
+template <int N>
+CTX_INLINE vec<N> load(const float *p) {
+  return *reinterpret_cast<const typename Vector<N>::loose *>(p);
+}
+
+template <int N>
+CTX_INLINE vec<N> load(const bf16 *p) {
+  using V = Vector<N>;
+  const auto raw = *reinterpret_cast<const typename V::loose_half *>(p);
+  return (vec<N>)(__builtin_convertvector((typename V::half)raw, typename V::bits) << 16);
+}
+
+template <int N>
+CTX_INLINE void store(float *p, vec<N> v) {
+  *reinterpret_cast<typename Vector<N>::loose *>(p) = v;
+}
+
+template <int N>
+CTX_INLINE void store(bf16 *p, vec<N> v) {
+  using V = Vector<N>;
+  const auto bits = (typename V::bits)v;
+  const auto rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const auto is_nan = (typename V::bits)(v != v);
+  const auto kept = (rounded & ~is_nan) | (0x7fc0 & is_nan);
+  *reinterpret_cast<typename V::loose_half *>(p) = __builtin_convertvector(kept, typename V::half);
+}
+
+template <int N>
+CTX_INLINE vec<N> splat(float v) {
+  return v - vec<N>{};  // -0 must stay -0: v - 0
+}
+
+// The first `count` of N elements, zeros after them.
+template <int N, typename T>
+CTX_INLINE vec<N> load_some(const T *p, int64_t count) {
+  float lanes[N] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = to_float(p[i]);
+  return load<N>(lanes);
+}
+
+template <int N, typename T>
+CTX_INLINE void store_some(T *p, vec<N> v, int64_t count) {
+  float lanes[N];
+  store<N>(lanes, v);
+  for (int64_t i = 0; i < count; ++i) from_float(lanes[i], p + i);
+}
+
+// Calls f(0), …, f(N - 1), each with a constant: arrays indexed by it live in registers.
+template <typename F, int... I>
+CTX_INLINE void unroll(std::integer_sequence<int, I...>, const F &f) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+
+template <int N, typename F>
+CTX_INLINE void unroll(const F &f) {
+  unroll(std::make_integer_sequence<int, N>{}, f);
+}
+
+// Lane l of the result is lane Index::at(l) of a followed by b.
+template <int N, typename Index, int... L>
+CTX_INLINE vec<N> shuffle(vec<N> a, vec<N> b, std::integer_sequence<int, L...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, Index::at(L)...);
+#else
+  return __builtin_shuffle(a, b, typename Vector<N>::bits{static_cast<uint32_t>(Index::at(L))...});
+#endif
+}
+
+template <int N, typename Index>
+CTX_INLINE vec<N> shuffle(vec<N> a, vec<N> b) {
+  return shuffle<N, Index>(a, b, std::make_integer_sequence<int, N>{});
+}
+
+// Exchange the off-diagonal blocks of side H: one of the log2(N) steps of a transposition.
+template <int N, int H>
+struct SwapLow {
+  static constexpr int at(int lane) { return lane & H ? (lane ^ H) + N : lane; }
+};
+
+template <int N, int H>
+struct SwapHigh {
+  static constexpr int at(int lane) { return lane & H ? lane + N : lane ^ H; }
+};
+
+template <int N, int H>
+CTX_INLINE void swap_blocks(vec<N> *rows) {
+  unroll<N>([&](auto i) __attribute__((always_inline)) {
+    if constexpr ((i & H) == 0) {
+      const auto a = rows[i], b = rows[i + H];
+      rows[i] = shuffle<N, SwapLow<N, H>>(a, b);
+      rows[i + H] = shuffle<N, SwapHigh<N, H>>(a, b);
+    }
+  });
+  if constexpr (H > 1) swap_blocks<N, H / 2>(rows);
+}
+
+// out[c * out_stride + r] = in[r * in_stride + c]
+template <typename In, typename Out>
+inline void transpose(const In *in, int64_t in_stride, int64_t rows, int64_t cols, Out *out, int64_t out_stride) {
+  constexpr int N = kNative < 8 ? kNative : 8;
+  const int64_t full_rows = rows - rows % N, full_cols = cols - cols % N;
+  for (int64_t r = 0; r < full_rows; r += N) {
+    for (int64_t c = 0; c < full_cols; c += N) {
+      vec<N> block[N];
+      unroll<N>([&](auto i) __attribute__((always_inline)) { block[i] = load<N>(in + (r + i) * in_stride + c); });
+      swap_blocks<N, N / 2>(block);
+      unroll<N>([&](auto i) __attribute__((always_inline)) { store<N>(out + (c + i) * out_stride + r, block[i]); });
+    }
+  }
+  for (int64_t c = 0; c < cols; ++c) {
+    for (int64_t r = c < full_cols ? full_rows : 0; r < rows; ++r) {
+      from_float(to_float(in[r * in_stride + c]), out + c * out_stride + r);
+    }
+  }
+}
+
+// Adds 2^k vectors pairwise until one holds them all: each step halves the lanes of a sum and doubles the sums.
+template <int N, int LANES>
+struct FirstHalf {
+  static constexpr int at(int lane) {
+    return lane / (LANES / 2) * LANES + lane % (LANES / 2);
+  }
+};
+
+template <int N, int LANES>
+struct SecondHalf {
+  static constexpr int at(int lane) { return FirstHalf<N, LANES>::at(lane) + LANES / 2; }
+};
+
+// The sums over the lanes of COUNT vectors, in order; COUNT is a power of two. LANES are left to add of each.
+template <int N, int COUNT, int LANES = N>
+CTX_INLINE void sums(vec<N> *v, float *out) {
+  if constexpr (LANES == 1) {
+    unroll<COUNT>([&](auto i) __attribute__((always_inline)) { store<N>(out + i * N, v[i]); });
+  } else if constexpr (COUNT > 1) {
+    unroll<COUNT / 2>([&](auto i) __attribute__((always_inline)) {
+      const auto a = v[2 * i], b = v[2 * i + 1];
+      v[i] = shuffle<N, FirstHalf<N, LANES>>(a, b) + shuffle<N, SecondHalf<N, LANES>>(a, b);
+    });
+    sums<N, COUNT / 2, LANES / 2>(v, out);
+  } else {  // fewer sums than lanes: fold the one vector onto itself
+    const auto folded = shuffle<N, FirstHalf<N, LANES>>(v[0], v[0]) + shuffle<N, SecondHalf<N, LANES>>(v[0], v[0]);
+    vec<N> rest[1] = {folded};
+    sums<N, 1, LANES / 2>(rest, out);
+  }
+}
+
+template <int N>
+CTX_INLINE float sum(vec<N> v) {
+  float lanes[N], total = 0;
+  store<N>(lanes, v);
+  for (int i = 0; i < N; ++i) total += lanes[i];
+  return total;
+}
+
+inline int thread_index() {
+#if defined(_OPENMP)
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+// Run body(task, scratch) for every task on `threads` threads, each with `floats` floats of its own working memory.
+// Tasks are handed out in contiguous equal shares, so that results do not depend on timing.
+// Returns 1, with nothing or only a part computed, where memory is short; else 0.
+template <typename Body>
+int parallel(int64_t tasks, int threads, int64_t floats, const Body &body) {
+  if (tasks <= 0) return 0;
+  if (threads > tasks) threads = static_cast<int>(tasks);
+  if (threads < 1) threads = 1;
+  int failed = 0;
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads) reduction(| : failed) if (threads > 1)
+#endif
+  {
+#if defined(_OPENMP)
+    const int64_t team = omp_get_num_threads();
+#else
+    const int64_t team = 1;
+#endif
+    const int64_t me = thread_index();
+    float *scratch = nullptr;
+    void *raw = nullptr;
+    if (floats > 0) {
+      raw = std::malloc(static_cast<size_t>(floats) * 4 + 64);
+      const auto address = (reinterpret_cast<uintptr_t>(raw) + 63) & ~static_cast<uintptr_t>(63);
+      scratch = reinterpret_cast<float *>(address);
+    }
+    if (floats > 0 && raw == nullptr) {
+      failed = 1;
+    } else {
+      for (int64_t task = tasks * me / team; task < tasks * (me + 1) / team; ++task) body(task, scratch);
+      std::free(raw);
+    }
+  }
+  return failed;
+}
+
+}  // namespace
