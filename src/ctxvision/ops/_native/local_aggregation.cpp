@@ -232,40 +232,71 @@ void any_row_adjoint(const Problem &p, int64_t row, const Block &grad, const Map
   }
 }
 
-// The gradient of the maps at one row of positions: for each tap the product of two pixels, summed over the group.
-constexpr int kTogether = 8;  // taps
+// The gradient of the maps: for each tap and position the product of two pixels, summed over the group. The products of
+// eight neighbouring positions are summed together, so that the sums fill a vector for any kernel.
+constexpr int kTile = 8;
+
+// A group of an image as lane blocks, `step` floats apart.
+struct Group {
+  Block first;
+  int64_t blocks, step;
+};
+
+// sums (taps, kTile) for the positions j to j + count of row i
+template <int V>
+void weight_grad_tile(const Problem &p, int64_t i, int64_t j, int64_t count, const Group &x, const Group &grad,
+                      float *out) {
+  const float *const gradients = grad.first.row(i) + j * grad.first.col_step;
+  const int64_t pixel_step = p.stride_x * x.first.col_step;
+  for (int64_t v = 0; v < p.kernel; ++v) {
+    const int64_t left = j * p.stride_x + v * p.dilation_x - p.pad_x;  // column that position j reads
+    const int64_t t_first = left < 0 ? ceil_div(-left, p.stride_x) : 0;
+    const int64_t t_last = left < p.width ? min(count, ceil_div(p.width - left, p.stride_x)) : 0;
+    for (int64_t u = 0; u < p.kernel; ++u) {
+      const int64_t row = i * p.stride_y + u * p.dilation_y - p.pad_y;
+      float *const to = out + (u * p.kernel + v) * kTile;
+      if (row < 0 || row >= p.height || t_first >= t_last) {
+        std::memset(to, 0, kTile * 4);
+        continue;
+      }
+      const float *const pixels = x.first.row(row) + left * x.first.col_step;
+      vec<V> products[kTile];
+      unroll<kTile>([&](auto t) __attribute__((always_inline)) { products[t] = vec<V>{}; });
+      for (int64_t block = 0; block < x.blocks; ++block) {
+        const float *const from = pixels + block * x.step, *const by = gradients + block * grad.step;
+        if (t_first == 0 && t_last == kTile) {
+          unroll<kTile>([&](auto t) __attribute__((always_inline)) {
+            products[t] += load<V>(from + t * pixel_step) * load<V>(by + t * grad.first.col_step);
+          });
+        } else {
+          unroll<kTile>([&](auto t) __attribute__((always_inline)) {
+            if (t >= t_first && t < t_last) {
+              products[t] += load<V>(from + t * pixel_step) * load<V>(by + t * grad.first.col_step);
+            }
+          });
+        }
+      }
+      float totals[kTile > V ? kTile : V];
+      sums<V, kTile>(products, totals);
+      std::memcpy(to, totals, kTile * 4);
+    }
+  }
+}
 
 template <typename T, int V>
-void weight_grad_row(const Problem &p, int64_t i, const Block &x, int64_t x_block_step, const Block &grad,
-                     int64_t grad_block_step, int64_t blocks, T *out, int64_t position_step, int64_t tap_step) {
-  const int64_t taps = p.taps();
-  for (int64_t j = 0; j < p.out_width; ++j) {
-    const int64_t top = i * p.stride_y - p.pad_y, left = j * p.stride_x - p.pad_x;
-    const float *pixel = grad.row(i) + j * grad.col_step;
-    T *to = out + j * position_step;
-    int64_t u = 0, v = 0;
-    for (int64_t first = 0; first < taps; first += kTogether) {
-      int64_t at[kTogether];  // where each tap reads, -1 outside
-      const int64_t count = min(kTogether, taps - first);
-      for (int64_t n = 0; n < count; ++n) {
-        const int64_t row = top + u * p.dilation_y, col = left + v * p.dilation_x;
-        const bool inside = row >= 0 && row < p.height && col >= 0 && col < p.width;
-        at[n] = inside ? (row - x.first_row) * x.row_step + col * x.col_step : -1;
-        if (++v == p.kernel) v = 0, ++u;
-      }
-      for (int64_t n = count; n < kTogether; ++n) at[n] = -1;
-      vec<V> products[kTogether];
-      unroll<kTogether>([&](auto n) __attribute__((always_inline)) { products[n] = vec<V>{}; });
-      for (int64_t block = 0; block < blocks; ++block) {
-        const vec<V> value = load<V>(pixel + block * grad_block_step);
-        const float *from = x.data + block * x_block_step;
-        unroll<kTogether>([&](auto n) __attribute__((always_inline)) {
-          if (at[n] >= 0) products[n] += load<V>(from + at[n]) * value;
-        });
-      }
-      float results[kTogether > V ? kTogether : V];
-      sums<V, kTogether>(products, results);
-      for (int64_t n = 0; n < count; ++n) from_float(results[n], to + (first + n) * tap_step);
+void weight_grad_row(const Problem &p, int64_t i, const Group &x, const Group &grad, float *tile, T *out,
+                     int64_t position_step, int64_t tap_step) {
+  for (int64_t j = 0; j < p.out_width; j += kTile) {
+    const int64_t count = min(kTile, p.out_width - j);
+    weight_grad_tile<V>(p, i, j, count, x, grad, tile);
+    if (p.taps_last) {
+      transpose(tile, kTile, p.taps(), count, out + j * position_step, position_step);
+      continue;
+    }
+    for (int64_t n = 0; n < p.taps(); ++n) {
+      T *const to = out + n * tap_step + j;
+      count == kTile ? store<kTile>(to, load<kTile>(tile + n * kTile))
+                     : store_some<kTile>(to, load<kTile>(tile + n * kTile), count);
     }
   }
 }
@@ -273,8 +304,8 @@ void weight_grad_row(const Problem &p, int64_t i, const Block &x, int64_t x_bloc
 // How a problem is cut into tasks, and the working memory that one task needs.
 struct Plan {
   int64_t groups_together, band, bands, source_rows;
-  bool pack_source, pack_result, stage_maps;
-  int64_t source_floats, result_floats, map_floats;
+  bool pack_source, pack_result;
+  int64_t source_floats, result_floats, extra_floats;
 };
 
 // Source rows that a band of result rows needs, clipped to the image.
@@ -299,7 +330,7 @@ Plan make_plan(const Problem &p, bool direct, int threads) {
   plan.groups_together = p.interleaved && p.channels_last ? min(p.groups, 16) : 1;  // 16 floats: a cache line
   plan.pack_source = !direct;
   plan.pack_result = !direct;  // of y or gx; in the weight's gradient the second source, gy
-  plan.stage_maps = !grad && std::is_same<T, bf16>::value;
+  const bool stage_maps = !grad && std::is_same<T, bf16>::value;
   const int64_t result_height = adjoint ? p.height : p.out_height;
   const int64_t result_width = adjoint ? p.width : p.out_width, source_width = adjoint ? p.out_width : p.width;
   const int64_t lanes = plan.groups_together * ceil_div(p.group_size(), V) * V;
@@ -314,8 +345,9 @@ Plan make_plan(const Problem &p, bool direct, int threads) {
     plan.source_rows = rows;
     plan.source_floats = plan.pack_source ? lanes * rows * source_width : 0;
     plan.result_floats = plan.pack_result ? lanes * plan.band * result_width : 0;
-    plan.map_floats = plan.stage_maps ? p.taps() * (adjoint ? rows : plan.band) * p.out_width : 0;
-    const bool large = plan.source_floats + plan.result_floats + plan.map_floats > kTarget;
+    const int64_t staged = stage_maps ? (adjoint ? rows : plan.band) * p.out_width : 0;
+    plan.extra_floats = p.taps() * (grad ? kTile : staged);
+    const bool large = plan.source_floats + plan.result_floats + plan.extra_floats > kTarget;
     const bool few = threads > 1 && others * plan.bands < 4 * threads;
     if (plan.band <= 4 || (!large && !few)) return plan;
     plan.band = ceil_div(plan.band, 2);
@@ -385,14 +417,14 @@ int run(const Problem &p, const void **tensors, int threads) {
   const int64_t positions = p.out_height * p.out_width, taps = p.taps();
 
   return parallel(
-      p.batch * plan.bands * chunks, threads, plan.source_floats + plan.result_floats + plan.map_floats,
+      p.batch * plan.bands * chunks, threads, plan.source_floats + plan.result_floats + plan.extra_floats,
       [&](int64_t task, float *scratch) {
         const int64_t b = task / chunks / plan.bands, band = task / chunks % plan.bands;
         const int64_t first_group = task % chunks * plan.groups_together;
         const int64_t groups = min(plan.groups_together, p.groups - first_group);
         const Rows rows{band * plan.band, min(result.height, (band + 1) * plan.band)}, needed = source_rows(p, rows);
         float *const packed_source = scratch, *const packed_result = scratch + plan.source_floats;
-        float *const staged = packed_result + plan.result_floats;
+        float *const extra = packed_result + plan.result_floats;  // staged maps, or sums of a tile
         if (plan.pack_source) source.pack(b, first_group, groups, needed, packed_source);
         if (plan.pack_result && grad) result.pack(b, first_group, groups, rows, packed_result);
 
@@ -410,19 +442,19 @@ int run(const Problem &p, const void **tensors, int threads) {
             T *out = static_cast<T *>(const_cast<void *>(tensors[2]));
             out += p.taps_last ? (b * positions * p.groups + group) * taps : (b * p.groups + group) * taps * positions;
             const int64_t position_step = p.taps_last ? p.groups * taps : 1, tap_step = p.taps_last ? 1 : positions;
-            const Block x = block_of(source, plan.pack_source, packed_source, needed, group, 0);
-            const Block gy = block_of(result, plan.pack_result, packed_result, rows, group, 0);
-            const int64_t x_step = plan.pack_source ? needed.count() * p.width * V : V;
-            const int64_t grad_step = plan.pack_result ? rows.count() * p.out_width * V : V;
+            const Group x{block_of(source, plan.pack_source, packed_source, needed, group, 0), blocks,
+                          plan.pack_source ? needed.count() * p.width * V : V};
+            const Group gy{block_of(result, plan.pack_result, packed_result, rows, group, 0), blocks,
+                           plan.pack_result ? rows.count() * p.out_width * V : V};
             for (int64_t i = rows.first; i < rows.last; ++i) {
-              weight_grad_row<T, V>(p, i, x, x_step, gy, grad_step, blocks, out + i * p.out_width * position_step,
-                                    position_step, tap_step);
+              weight_grad_row<T, V>(p, i, x, gy, extra, out + i * p.out_width * position_step, position_step,
+                                    tap_step);
             }
             continue;
           }
           Maps maps;
           if constexpr (std::is_same<T, bf16>::value) {
-            maps = stage(p, static_cast<const bf16 *>(tensors[1]), b, group, adjoint ? needed : rows, staged);
+            maps = stage(p, static_cast<const bf16 *>(tensors[1]), b, group, adjoint ? needed : rows, extra);
           } else {
             maps = maps_in_place(p, static_cast<const float *>(tensors[1]), b, group);
           }
