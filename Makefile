@@ -12,7 +12,9 @@ unexport PYTHONPATH PYTHONHOME
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
-$(INSTALLED): pyproject.toml constraints.txt
+NATIVE := $(wildcard src/ctxvision/ops/_native/*.[ch]pp) src/ctxvision/ops/_native/CMakeLists.txt
+
+$(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "$(PYTHON) is missing or older than 3.10; try make PYTHON=python3.12" >&2; exit 1; }
 	@echo "installing into .venv (a few minutes the first time)"
