@@ -478,13 +478,11 @@ template <typename T>
 int run(const Problem &p, const void **tensors, int threads) {
   const int64_t work = p.batch * p.channels * p.taps() * p.out_height * p.out_width;
   threads = static_cast<int>(min(threads, 1 + work / (1 << 16)));  // a thread is worth some ten microseconds of work
+  constexpr int kLanes = kNative < 8 ? kNative : 8;  // half a vector serves CoT's groups of eight
   if constexpr (kNative > 8) {
-    if (p.group_size() > 8) return run<T, 16>(p, tensors, threads);
+    if (p.group_size() > 8) return run<T, kNative>(p, tensors, threads);
   }
-  if constexpr (kNative > 4) {
-    if (p.group_size() > 4) return run<T, 8>(p, tensors, threads);
-  }
-  return run<T, 4>(p, tensors, threads);
+  return run<T, kLanes>(p, tensors, threads);
 }
 
 }  // namespace
