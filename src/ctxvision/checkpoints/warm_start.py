@@ -1,18 +1,17 @@
-"""Start a contextual network from the weights of the plain network that it extends."""
+"""Start a network from the weights of another, as a contextual one from the plain one that it extends."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from os import PathLike
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from .error import CheckpointError, name_some
 from .layout import alike, describe, require_finite
-from .reading import read_state_dict
+from .sources import Source, Weights, classifiers_of, read_weights
 
-_CLASSIFIERS = ("head.fc.", "fc.")
+_CLASSIFIERS = ("head.fc", "fc")  # of ConvNeXt and ResNet, for sources that do not say
 
 
 @dataclass(frozen=True)
@@ -22,74 +21,87 @@ class WarmStartReport:
     Attributes:
         source: where the weights came from.
         loaded: tensors copied into the model.
-        new: tensors of the model that the plain network does not have; they keep their values.
-        unused: tensors of the plain network's classifier that the model has no place for.
+        new: tensors of the model that were not; they keep their values.
+        unused: tensors of the source that were left out.
+        reasons: why, for each of ``unused``.
     """
 
     source: str
     loaded: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
-        for what, names in (("new", self.new), ("unused", self.unused)):
-            lines.append(f"{len(names)} {what}")
-            layers = Counter(_pattern(name).rpartition(".")[0] for name in names)
-            lines += [f"  {count} in {layer}" for layer, count in layers.items()]
-        return "\n".join(lines)
+        left_out = [(name, self.reasons.get(name, "")) for name in self.unused]
+        return "\n".join(
+            [
+                f"{self.source}: {len(self.loaded)} tensors loaded",
+                f"{len(self.new)} new",
+                *_by_layer((name, "") for name in self.new),
+                f"{len(self.unused)} unused",
+                *_by_layer(left_out),
+            ]
+        )
 
 
 def warm_start(
-    model: nn.Module,
-    source: nn.Module | Mapping[str, Tensor] | str | PathLike[str],
-    *,
-    source_name: str | None = None,
+    model: nn.Module, source: Source, *, source_name: str | None = None, partial: bool = False
 ) -> WarmStartReport:
-    """Load a plain network's weights into the contextual network that keeps its names.
+    """Load another network's weights into a network that shares names with it.
 
-    All shared tensors are loaded or, on any error, none. A contextual network's generators start at zero, so
-    afterwards its blocks compute what the plain network's compute.
+    Made for a contextual network and its plain counterpart: its generators start at zero, so that afterwards
+    its blocks compute what the plain network's compute. Just as well a network starts from its own weights,
+    also in the authors' published layout, or from those of a run. A classifier for other classes stays new.
+    All shared tensors are loaded or, on any error, none.
 
     Args:
         model: the network to load into, e.g. ``timm.create_model("contextual_resnet50")``.
-        source: the plain network, e.g. ``timm.create_model("resnet50", pretrained=True)``, its state dict,
-            or a checkpoint file of it (see `read_state_dict`).
+        source: a network, its state dict, a checkpoint file (see `read_state_dict`), or the name of one of
+            timm's pretrained networks, ``"resnet50"`` or ``"resnet50.a1_in1k"``, which timm downloads. A file
+            of that name wins.
         source_name: what to call the source in messages and in the report.
+        partial: load whatever fits in name and shape, and leave out the rest, from any source, e.g. a
+            CoTNet from a ResNet.
 
     Returns:
-        Which tensors were loaded, which are new and which were left out.
+        Which tensors were loaded, which are new, and which were left out and why.
 
     Raises:
-        CheckpointError: the file is unusable, or the source is not the plain counterpart of the model: a
-            tensor other than its classifier's has another shape, has no place, or is absent.
+        CheckpointError: the source is unusable; or nothing of it fits; or, unless ``partial``, it is not the
+            model's counterpart: a tensor other than the classifiers' has another shape, has no place, or is
+            absent. The model is unchanged.
     """
-    if isinstance(source, nn.Module):
-        where, tensors = source_name or type(source).__name__, source.state_dict()
-    elif isinstance(source, Mapping):
-        where, tensors = source_name or "state dict", dict(source)
-    else:
-        where, tensors = source_name or str(source), read_state_dict(source)
-
-    own = model.state_dict()
+    weights = read_weights(source, model, source_name)
+    own, tensors = model.state_dict(), weights.tensors
     loaded = {name: value for name, value in tensors.items() if name in own and alike(value, own[name])}
     unused = [name for name in tensors if name not in loaded]
     new = [name for name in own if name not in loaded]
-    _require_counterpart(where, tensors, own, unused, new)
-    require_finite(loaded, where)
+    heads = tuple(f"{name}." for name in (*_CLASSIFIERS, *weights.classifiers, *classifiers_of(model)))
+    if not partial:
+        _require_counterpart(weights, own, loaded, new, heads)
+    _require_something(weights, own, loaded)
+    require_finite(loaded, weights.where)
     model.load_state_dict(loaded, strict=False)
-    return WarmStartReport(where, tuple(loaded), tuple(new), tuple(unused))
+    reasons = {name: _why_left_out(tensors[name], own.get(name), name.startswith(heads)) for name in unused}
+    return WarmStartReport(weights.where, tuple(loaded), tuple(new), tuple(unused), reasons)
 
 
 def _require_counterpart(
-    where: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], unused: list[str], new: list[str]
+    weights: Weights,
+    own: Mapping[str, Tensor],
+    loaded: Mapping[str, Tensor],
+    new: list[str],
+    heads: tuple[str, ...],
 ) -> None:
     """Raise unless the source leaves over only its classifier, and the model only what it alone has."""
-    misfits = [name for name in unused if not name.startswith(_CLASSIFIERS)]
-    unlike = [f"{name} is {describe(tensors[name])}, not {describe(own[name])}" for name in misfits if name in own]
+    tensors = weights.tensors
+    misfits = [name for name in tensors if name not in loaded and not name.startswith(heads)]
+    unlike = [f"{name} is {_compare(tensors[name], own[name])}" for name in misfits if name in own]
     homeless = [name for name in misfits if name not in own]
     patterns = {_pattern(name) for name in tensors}
     absent = [name for name in new if name not in tensors and _pattern(name) in patterns]
+    advice = f" (partial=True loads the {len(loaded)} tensors that fit)" if _has_weights(loaded) else ""
     for names, what in (
         (unlike, "tensors have another shape"),
         (homeless, "tensors have no place in the model"),
@@ -97,7 +109,44 @@ def _require_counterpart(
     ):
         if names:
             problem = f"{len(names)} {what} ({name_some(names)})"
-            raise CheckpointError(where, f"not the model's plain counterpart: {problem}; nothing was loaded")
+            raise CheckpointError(
+                weights.where, f"not the model's plain counterpart: {problem}; nothing was loaded{advice}"
+            )
+
+
+def _require_something(weights: Weights, own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+    if not _has_weights(loaded):
+        theirs, ours = name_some(list(weights.tensors)), name_some(list(own))
+        raise CheckpointError(
+            weights.where,
+            f"nothing in it fits: it has {len(weights.tensors)} tensors ({theirs}), the model has {len(own)} "
+            f"({ours}); nothing was loaded",
+        )
+
+
+def _has_weights(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether there is a kernel or a matrix: counters and norms of one name fit by chance."""
+    return any(value.ndim > 1 for value in tensors.values())
+
+
+def _why_left_out(theirs: Tensor, ours: Tensor | None, is_classifier: bool) -> str:
+    if ours is None:
+        return "no place in the model"
+    if is_classifier and theirs.shape[1:] == ours.shape[1:]:
+        return f"{len(theirs)} classes there, {len(ours)} here"
+    return _compare(theirs, ours)
+
+
+def _compare(theirs: Tensor, ours: Tensor) -> str:
+    return f"{describe(theirs)}, not {describe(ours)}"
+
+
+def _by_layer(names: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line per kind of layer and reason."""
+    layers = Counter((_pattern(name).rpartition(".")[0], reason) for name, reason in names)
+    return [
+        f"  {count} in {layer}" + (f": {reason}" if reason else "") for (layer, reason), count in layers.items()
+    ]
 
 
 def _pattern(name: str) -> str:

@@ -6,6 +6,7 @@ from ctxvision.nn.contextual_loss import ContextualLoss
 from ctxvision.nn.cot import CoTLayer
 from ctxvision.nn.funnel import ClassFunnel, ContextualOutput
 from ctxvision.nn.involution import Involution2d
+from ctxvision.nn.surgery import ConvReplacement, ReplacementPlan, plan_replacements, replace_convs
 
 __all__ = [
     "ClassContext",
@@ -15,6 +16,10 @@ __all__ = [
     "ContextualConv2d",
     "ContextualLoss",
     "ContextualOutput",
+    "ConvReplacement",
     "Involution2d",
+    "ReplacementPlan",
     "class_counts",
+    "plan_replacements",
+    "replace_convs",
 ]
