@@ -178,6 +178,15 @@ def test_finished_run_can_be_prolonged_and_moved(capsys):
         assert yaml.safe_load(file)["out"] == "second"
 
 
+def test_schedule_of_a_prolonged_run_is_that_of_all_its_epochs(capsys):
+    train(*DIGITS, "--epochs=1", "--warmup_epochs=0", "--out=run")
+    assert float(rows("run")[0]["lr"]) == 0
+    train("--resume=run", "--epochs=4")
+    assert [float(row["lr"]) for row in rows("run")] == pytest.approx(
+        [0, 0.005, 0.01 * 0.5 * (1 - 0.5**0.5), 0], abs=1e-7
+    )
+
+
 def test_resume_refuses_another_run(capsys):
     train(*DIGITS, "--epochs=1", "--out=run")
     assert train("resnet10t", "digits", "--resume=run", "--epochs=2") == 1
@@ -259,7 +268,7 @@ def test_print_config_is_a_config(capsys):
         (["test_resnet", "digits", "--config=none.yaml"], "none.yaml", 2),
         (["test_resnet", "digits", "--accelerator=tpux"], "tpux", 1),
         (["test_resnet", "digits", "--optimizer=adamm"], "unknown optimizer 'adamm'", 1),
-        (["test_resnet", "digits", "--auto_augment=rand-m9"], "--auto_augment is for folders", 2),
+        (["test_resnet", "digits", "--auto_augment=rand-m9"], "--auto_augment is for images in files", 2),
         (["test_resnet", "digits", "--out=/dev/null/run"], "/dev/null/run: cannot be made", 1),
     ],
 )
@@ -295,18 +304,12 @@ def test_failed_run_keeps_the_last_checkpoint(monkeypatch, capsys):
         return original(self, batch, batch_idx) * (float("nan") if self.current_epoch else 1)
 
     monkeypatch.setattr(ClassificationTask, "training_step", diverging)
-    monkeypatch.setattr(ClassificationTask, "_log_train_loss", _log_what_is_optimised)
     assert train(*DIGITS, "--epochs=3", "--out=run") == 1
-    assert "in epoch 2; lower the learning rate" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the training loss is not finite in epoch 2, step 6, batch 1 of 5; lower the learning rate" in error
+    assert "the last good checkpoint is run/checkpoints/last.ckpt" in error
     assert state("run")["epoch"] == 0
     assert all(v.isfinite().all() for v in state("run")["state_dict"].values())
-
-
-_log_train_loss = ClassificationTask._log_train_loss
-
-
-def _log_what_is_optimised(self, loss, images):
-    _log_train_loss(self, loss * float("nan") if self.current_epoch else loss, images)
 
 
 def test_ctrl_c_in_a_real_process(tmp_path):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ._cli import convert, evaluate, models, predict, report
+from ._cli import convert, evaluate, models, predict, recipes, report
 from ._cli.errors import UserError
 from ._cli.messages import debugging, note
 from ._cli.train import command as train
@@ -18,6 +18,7 @@ _COMMANDS = {
     "predict": (predict, "the most probable classes of images"),
     "report": (report, "a page about a training run: curves, mistakes, the classes that each stage kept"),
     "models": (models, "the networks: size, cost, accuracy in the papers"),
+    "recipes": (recipes, "the settings that the papers' results were trained with"),
     "convert": (convert, "published checkpoints to safetensors"),
 }
 _EXTRA = {"PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml"}
@@ -91,7 +92,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, ImportError) and (error.name or "").split(".")[0] in _EXTRA:
         return f'this command needs more packages: pip install "ctxvision[train]" (there is no {error.name})'
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "out of memory; lower --batch_size or --image_size"
+        return "out of memory; lower --micro_batch (train), --batch_size or --image_size"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
     return f"unexpected {type(error).__name__}: {message} (CTXVISION_DEBUG=1 shows where)"

@@ -4,16 +4,17 @@ import logging
 
 import pytest
 import torch
+from PIL import Image
 
 from _pictures import BAD, add_bad_files, make_folder
-from ctxvision.data import BadImageError, DataError, DataSpec, ImageFolderData
+from ctxvision.data import BadImageError, DataError, DataSpec, ImageData
 
 BOTH = {"train/cat": 9, "train/dog": 9, "val/cat": 5, "val/dog": 5}
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
 
 def folder_data(root, **options):
-    return ImageFolderData(root, image_size=16, **{"batch_size": 4, **options})
+    return ImageData(root, image_size=16, **{"batch_size": 4, **options})
 
 
 def batches(data, kind):
@@ -152,7 +153,7 @@ def test_evaluation_equals_timm(tmp_path):
     from PIL import Image
 
     make_folder(tmp_path, BOTH)
-    data = ImageFolderData(tmp_path, image_size=24)
+    data = ImageData(tmp_path, image_size=24)
     got = batches(data, "val")[0][0][0]
     image = Image.open(data.eval_samples[0][0])  # 24 × 20
     image = image.resize((int(27 * 24 / 20), 27), Image.Resampling.BICUBIC)
@@ -160,3 +161,39 @@ def test_evaluation_equals_timm(tmp_path):
     crop = torch.from_numpy(np.array(image.crop((left, top, left + 24, top + 24)))).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.spec.mean, data.spec.std))
     torch.testing.assert_close(got, (crop - mean) / std)
+
+
+@WORKERS
+def test_tiny_and_long_images_are_trained_on(tmp_path, workers):
+    make_folder(tmp_path, BOTH)
+    for name in ("train/cat", "val/cat"):
+        Image.new("RGB", (1, 1), "red").save(tmp_path / name / "one.png")
+        Image.new("RGB", (20000, 100), "red").save(tmp_path / name / "long.png")
+    data = folder_data(tmp_path, batch_size=1, workers=workers, strict=True)
+    assert sum(len(images) for images, _ in batches(data, "train")) == 20
+    one = data.eval_samples.index((str(tmp_path / "val" / "cat" / "one.png"), 0))
+    red = (torch.tensor([1.0, 0, 0]) - torch.tensor(data.spec.mean)) / torch.tensor(data.spec.std)
+    torch.testing.assert_close(batches(data, "val")[one][0][0], red.view(3, 1, 1).expand(3, 16, 16))
+
+
+def test_workers_keep_batches_ready(tmp_path):
+    make_folder(tmp_path, BOTH)
+    loader = folder_data(tmp_path, workers=2, prefetch=3).train_dataloader()
+    assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (2, 3, True)
+    loader = folder_data(tmp_path).train_dataloader()
+    assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (0, None, False)
+
+
+def test_copies_of_an_image_are_augmented_differently(tmp_path):
+    data = folder_data(make_folder(tmp_path, BOTH), repeats=3, batch_size=3)
+    for images, targets in batches(data, "train"):
+        assert len(set(targets.tolist())) == 1
+        assert not torch.equal(images[0], images[1])
+        assert not torch.equal(images[1], images[2])
+
+
+def test_class_counts_travel_in_the_spec(tmp_path):
+    data = folder_data(make_folder(tmp_path, {"cat": 40, "dog": 3}))
+    assert data.spec.train_counts == (32, 2)
+    assert DataSpec.from_dict(data.spec.to_dict()).train_counts == (32, 2)
+    assert any("16-fold" in note for note in data.notes)

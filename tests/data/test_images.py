@@ -1,6 +1,8 @@
 """Decoding: every mode ends as the right 8-bit pixels, every bad file as one reason."""
 
+import io
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -92,10 +94,99 @@ def test_transparent_pixels_are_white(tmp_path, mode):
     assert (got[:, 4:] == 10).all()
 
 
-def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert pixels(tmp_path / "a.gif")[0, 0].tolist() == pytest.approx([255, 0, 0], abs=2)
+def frames():
+    return [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [("webp", {"lossless": True}), ("png", {}), ("gif", {}), ("tif", {})]
+)
+def test_first_of_several_frames(tmp_path, suffix, options):
+    path = tmp_path / f"a.{suffix}"
+    first, *others = frames()
+    first.save(path, save_all=True, append_images=others, **options)
+    with Image.open(path) as image:
+        assert image.n_frames == 3
+    assert (pixels(path) == (255, 0, 0)).all()
+
+
+def test_picture_before_an_animated_png(tmp_path):
+    """What a program that knows no animation shows, here blue before red and green."""
+    red, blue, green = frames()
+    blue.save(tmp_path / "a.png", save_all=True, append_images=[red, green], default_image=True)
+    assert (pixels(tmp_path / "a.png") == (0, 0, 255)).all()
+
+
+def chunk(kind, data):
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def png(values, colour_type, depth, *extra):
+    """A PNG of an array (H, W, …) of big-endian samples."""
+    header = (
+        values.shape[1].to_bytes(4, "big")
+        + values.shape[0].to_bytes(4, "big")
+        + bytes([depth, colour_type, 0, 0, 0])
+    )
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    )
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (6, 4), (4, 2)])
+def test_16_bits_a_channel(tmp_path, colour_type, channels):
+    values = np.zeros((16, 16, channels), ">u2") + 65535
+    values[..., 0] = np.arange(256).reshape(16, 16) * 257  # 257: so that 65535 is 255
+    (tmp_path / "a.png").write_bytes(png(values, colour_type, 16))
+    assert (pixels(tmp_path / "a.png")[..., 0].ravel() == np.arange(256)).all()
+    if colour_type == 2:
+        (tmp_path / "a.ppm").write_bytes(b"P6 16 16 65535\n" + values.tobytes())
+        assert (pixels(tmp_path / "a.ppm")[..., 0].ravel() == np.arange(256)).all()
+
+
+def test_palette_with_transparency(tmp_path):
+    indices = np.repeat([[0, 1, 2, 3]], 4, 0).astype(np.uint8)
+    palette = chunk(b"PLTE", bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9]))
+    (tmp_path / "a.png").write_bytes(png(indices, 3, 8, palette, chunk(b"tRNS", bytes([255, 255, 255, 0]))))
+    assert pixels(tmp_path / "a.png")[0].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_one_pixel(tmp_path, mode):
+    Image.new("RGB", (1, 1), "red").save(tmp_path / "a.png")
+    assert pixels(tmp_path / "a.png", mode).shape[:2] == (1, 1)
+
+
+def test_20_000_pixels(tmp_path):
+    Image.new("L", (20000, 150), 7).save(tmp_path / "a.jpg")
+    assert pixels(tmp_path / "a.jpg", "L").shape == (150, 20000)
+    Image.new("1", (20000, 20000)).save(tmp_path / "b.png")
+    with pytest.raises(BadImageError, match=r"400000000 pixels.*exceeds limit of 178956970.*scale it down"):
+        read_image(tmp_path / "b.png")
+    Image.new("1", (20000, 99)).save(tmp_path / "c.png")
+    with pytest.raises(BadImageError, match="sides 20000 × 99 are more unequal than 200 : 1"):
+        read_image(tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_truncated_jpeg(tmp_path, progressive):
+    picture(size=(200, 200)).save(tmp_path / "a.jpg", progressive=progressive)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    for share in (0.3, 0.9):
+        (tmp_path / "a.jpg").write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(BadImageError, match="truncated"):
+            read_image(tmp_path / "a.jpg")
+
+
+def test_open_files_and_arrays_are_named_too(tmp_path):
+    picture().save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    assert (pixels(io.BytesIO(data)) == np.asarray(picture())).all()
+    assert (pixels(picture()) == np.asarray(picture())).all()
+    for content, why in ((b"", "empty, not an image"), (b"text", "not an image"), (data[:300], "truncated")):
+        with pytest.raises(BadImageError, match=f"^shard.tar::a.png: .*{why}"):
+            read_image(io.BytesIO(content), name="shard.tar::a.png")
 
 
 def test_floating_point_and_32_bit_pixels_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The order of training images: complete, shared out, resumable."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,3 +51,59 @@ def test_batches(size, batch_size):
     count = len(range(0, size, batch_size))
     has_rest = size % batch_size != 0
     assert batches(size, batch_size) == max(1, count - has_rest)
+
+
+@given(SIZES, st.integers(0, 3), st.integers(2, 4), st.integers(1, 4))
+def test_repeats_are_shared_among_processes(size, epoch, repeats, world_size):
+    shares = []
+    for rank in range(world_size):
+        sampler = EpochSampler(size, seed=2, rank=rank, world_size=world_size, repeats=repeats)
+        sampler.set_epoch(epoch)
+        shares.append(list(sampler))
+        assert len(shares[-1]) == len(sampler) == size // world_size
+    order = [index for turn in zip(*shares, strict=True) for index in turn]
+    assert len(set(order)) == len(order)  # so that every copy is augmented by itself
+    images = [index % size for index in order]
+    assert images == [image for image in dict.fromkeys(images) for _ in range(images.count(image))]
+    copies = [images.count(image) for image in dict.fromkeys(images)]
+    assert set(copies[:-1]) <= {repeats}
+
+
+def test_repeats_visit_the_same_images_as_timm():
+    """timm's sampler cuts epochs at a multiple of 256, so that 512 images are alike."""
+    from timm.data.distributed_sampler import RepeatAugSampler
+
+    for rank in range(2):
+        theirs = RepeatAugSampler(range(512), num_replicas=2, rank=rank, num_repeats=3, shuffle=False)
+        ours = EpochSampler(512, seed=0, rank=rank, world_size=2, repeats=3)
+        assert len(ours) == len(theirs)
+        order = [index % 512 for index in ours]
+        positions = {image: position for position, image in enumerate(dict.fromkeys(_first(512, 3)))}
+        assert [positions[image] for image in order] == list(theirs)
+
+
+def _first(size, repeats):
+    """The images of an epoch as a single process sees them."""
+    return [index % size for index in EpochSampler(size, seed=0, repeats=repeats)]
+
+
+def test_copies_of_different_epochs_are_different_indices():
+    sampler = EpochSampler(10, seed=0, repeats=3)
+    seen = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        seen += list(sampler)
+    assert len(set(seen)) == len(seen)
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(0, 40))
+def test_repeats_continue_in_the_middle(size, repeats, skip):
+    whole, resumed = (EpochSampler(size, seed=1, repeats=repeats) for _ in range(2))
+    whole.set_epoch(2)
+    resumed.start_at(2, skip)
+    assert list(resumed) == list(whole)[skip:]
+
+
+def test_repeats_must_be_positive():
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        EpochSampler(10, seed=0, repeats=0)

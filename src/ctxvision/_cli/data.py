@@ -1,29 +1,26 @@
 """The DATA argument of ``evaluate``: the split that a trained network has not seen."""
 
-from typing import Any
-
-from ctxvision.data import DataSpec, DigitsData, ImageFolderData
+from ctxvision.data import DataSpec, DigitsData, ImageData, open_data
 
 from .messages import note
 
 
 def open_for_evaluation(
     data: str, spec: DataSpec, split: str | None, *, batch_size: int, workers: int, strict: bool
-) -> tuple[DigitsData | ImageFolderData, str]:
+) -> tuple[DigitsData | ImageData, str]:
     """Open a data set for a trained network.
 
     Without a split it is the validation part where the data set has one, or where the network was trained
-    on the rest of the same folder; of any other folder it is every image.
+    on the rest of the same images; of any other source it is every image.
 
     Returns:
         The data module and the split: ``val``, ``train`` or ``all``.
     """
 
-    def opened(eval_split: str) -> DigitsData | ImageFolderData:
-        options: dict[str, Any] = {"spec": spec, "batch_size": batch_size, "eval_split": eval_split}
-        if data == "digits":
-            return DigitsData(**options)
-        return ImageFolderData(data, workers=workers, strict=strict, **options)
+    def opened(eval_split: str) -> DigitsData | ImageData:
+        return open_data(
+            data, spec=spec, batch_size=batch_size, workers=workers, strict=strict, eval_split=eval_split
+        )
 
     if split:
         return opened(split), split

@@ -1,16 +1,21 @@
 """``ctxvision models``: the networks of this library."""
 
-import csv
 import fnmatch
-import io
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from .errors import UserError
+from .table import write_rows
 
-COLUMNS = ("name", "params_m", "gmacs", "input_size", "top1", "source")
+COLUMNS = {
+    "name": "model",
+    "params_m": "params (M)",
+    "gmacs": "GMACs",
+    "input_size": "input",
+    "top1": "top-1",
+    "source": "source of top-1",
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -26,8 +31,7 @@ def run(args: Namespace) -> int:
     names = [n for n in our_models() if fnmatch.fnmatch(n, args.pattern) or args.pattern in n]
     if not names:
         raise UserError(f"no model matches {args.pattern!r}; `ctxvision models` lists all")
-    rows = [_describe(name) for name in names]
-    sys.stdout.write({"table": _table, "csv": _csv, "json": _json}[args.format](rows))
+    sys.stdout.write(write_rows([_describe(name) for name in names], COLUMNS, args.format))
     return 0
 
 
@@ -49,29 +53,3 @@ def _describe(name: str) -> dict[str, Any]:
         "top1": result.top1 if result else None,
         "source": result.source if result else None,
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    heads = ("model", "params (M)", "GMACs", "input", "top-1", "source of top-1")
-    cells = [["–" if row[c] is None else str(row[c]) for c in COLUMNS] for row in rows]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(w) if 1 <= i <= 4 else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in (heads, *cells)
-    ]
-    return "".join(f"{line.rstrip()}\n" for line in lines)
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _json(rows: list[dict[str, Any]]) -> str:
-    return json.dumps(rows, indent=2) + "\n"

@@ -1,17 +1,26 @@
-"""Images in, batches out: folders of images and the embedded digits, as LightningDataModules."""
+"""Images in, batches out: folders, tables, shards and more, as LightningDataModules."""
 
+from .contents import Contents
 from .digits import DigitsData
 from .error import BadImageError, DataError
-from .image_folder import ImageFolderData
+from .image_data import ImageData
 from .images import list_images, read_image
+from .open import open_data
+from .source import find_images
 from .spec import DataSpec
+
+ImageFolderData = ImageData  # its earlier name
 
 __all__ = [
     "BadImageError",
+    "Contents",
     "DataError",
     "DataSpec",
     "DigitsData",
+    "ImageData",
     "ImageFolderData",
+    "find_images",
     "list_images",
+    "open_data",
     "read_image",
 ]

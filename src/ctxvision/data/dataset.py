@@ -1,4 +1,4 @@
-"""Image files as a torch data set whose bad files become reports instead of exceptions."""
+"""Images as a torch data set whose bad ones become reports instead of exceptions."""
 
 import random
 from collections.abc import Sequence
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .contents import Opener, as_path
 from .error import BadImageError
-from .images import read_image
+from .images import read_image, reason
 from .spec import Transform
 
 
@@ -37,14 +38,15 @@ class Batch(NamedTuple):
 
 
 class ImageDataset(Dataset[Sample | BadImage]):
-    """Reads and transforms image files.
+    """Reads and transforms images.
 
     Args:
-        samples: (path, class) pairs.
+        samples: (name, class) pairs.
         transform: PIL image → (C, H, W).
         color_mode: PIL's mode.
         seed: of the random transforms, drawn per (seed, index); ``None`` leaves the generators alone. An
             index may be ``epoch · len + index``, see `EpochSampler`.
+        open_image: makes of a name what `read_image` reads; by default names are paths.
     """
 
     def __init__(
@@ -53,21 +55,25 @@ class ImageDataset(Dataset[Sample | BadImage]):
         transform: Transform,
         color_mode: str,
         seed: int | None = None,
+        open_image: Opener = as_path,
     ) -> None:
         self.samples = samples
         self.transform = transform
         self.color_mode = color_mode
         self.seed = seed
+        self.open_image = open_image
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample | BadImage:
-        path, target = self.samples[index % len(self.samples)]
+        name, target = self.samples[index % len(self.samples)]
         try:
-            image = read_image(path, self.color_mode)
+            image = read_image(self.open_image(name), self.color_mode, name)
         except BadImageError as error:
             return BadImage(error.path, error.reason)
+        except (OSError, ValueError, LookupError) as error:  # of whatever opens it
+            return BadImage(name, reason(error))
         if self.seed is not None:
             seed_everything(self.seed, index)
         return Sample(self.transform(image), target)

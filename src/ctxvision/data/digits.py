@@ -33,6 +33,7 @@ class DigitsData(LightningDataModule):
         val_fraction: share of each digit held out.
         split_seed: of that choice.
         seed: of shuffling and augmentation.
+        repeats: how often a training image comes up in a row, see `EpochSampler`.
         spec: of a trained network; replaces the size, the channels and the split.
         eval_split: what ``val_dataloader`` reads.
 
@@ -52,6 +53,7 @@ class DigitsData(LightningDataModule):
         val_fraction: float = 0.2,
         split_seed: int = 0,
         seed: int = 0,
+        repeats: int = 1,
         spec: DataSpec | None = None,
         eval_split: Literal["val", "train", "all"] = "val",
     ) -> None:
@@ -62,6 +64,7 @@ class DigitsData(LightningDataModule):
             raise DataError(f"the validation fraction must lie between 0 and 1, got {val_fraction}")
         self.batch_size = batch_size
         self.seed = seed
+        self.repeats = repeats
         pixels, targets = _load()
         keys = [f"{target}/{index:04d}" for index, target in enumerate(targets.tolist())]
         fraction, split_seed = (spec.val_fraction, spec.split_seed) if spec else (val_fraction, split_seed)
@@ -84,6 +87,7 @@ class DigitsData(LightningDataModule):
                 val_fraction=val_fraction,
                 split_seed=split_seed,
                 fingerprint=fingerprint(keys),
+                train_counts=tuple(torch.bincount(targets[~is_val]).tolist()),
             )
         self.spec = spec
         self.fingerprint = fingerprint(keys)
@@ -97,7 +101,9 @@ class DigitsData(LightningDataModule):
         """Shuffled, augmented; the last, smaller batch is left out unless it is the only one."""
         dataset = DigitsDataset(*self._train, self.spec, augment_seed=self.seed)
         rank, world_size = self._place()
-        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world_size)
+        sampler = EpochSampler(
+            len(dataset), seed=self.seed, rank=rank, world_size=world_size, repeats=self.repeats
+        )
         loader = self._loader(dataset, sampler=sampler, drop_last=len(sampler) > self.batch_size)
         if self.trainer:
             resume(sampler, self.trainer, self.batch_size, self.batches_per_epoch)

@@ -1,4 +1,4 @@
-"""A folder of images as a LightningDataModule."""
+"""Images of any source as a LightningDataModule."""
 
 import logging
 import os
@@ -13,97 +13,117 @@ from torch.utils.data import DataLoader
 
 from .dataset import Batch, ImageDataset, collate_eval, collate_train
 from .error import BadImageError, DataError
-from .folder import scan_folder
 from .sampler import EpochSampler, batches, resume
+from .source import find_images
 from .spec import DataSpec
 
 _log = logging.getLogger(__name__)
 
 
-class ImageFolderData(LightningDataModule):
-    """``train/CLASS/…`` and ``val/CLASS/…``, or ``CLASS/…`` split reproducibly; see `scan_folder`.
+class ImageData(LightningDataModule):
+    """Folders, tables, shards and more, with a validation part or split reproducibly; see `find_images`.
 
-    Files that cannot be decoded are logged once, collected in ``bad_images`` and left out: of evaluation
+    Images that cannot be decoded are logged once, collected in ``bad_images`` and left out: of evaluation
     counts altogether, while in training other images of the batch take their place.
 
+    An epoch depends on the seed and its number alone, not on the workers; see `EpochSampler`.
+
     Args:
-        root: the folder.
-        image_size: height and width of the network's input.
+        source: a folder, ``.csv``, ``.tar``, ``hf:NAME``, …
+        image_size: height and width of the network's input; by default that of the images where all are
+            alike and small (CIFAR: 32), else 224.
         in_chans: 3 for RGB, 1 for grey.
         batch_size: per process.
-        val_fraction: share held out where there is no validation folder.
+        val_fraction: share held out where there is no validation part.
         split_seed: of that choice.
         seed: of shuffling and augmentation.
+        repeats: how often a training image comes up in a row, each time augmented differently; an epoch
+            keeps its length and so sees fewer images (repeated augmentation, see `EpochSampler`).
         workers: processes that decode; 0 decodes in the main process.
-        strict: raise `BadImageError` at the first bad file.
+        prefetch: batches that each worker keeps ready.
+        strict: raise at the first sample that cannot be used.
         auto_augment: timm's policy string for training.
         color_jitter: strength, for training.
         random_erasing: probability, for training.
+        crop_scale: smallest share of an image that a training crop covers.
         spec: of a trained network: its classes, input size and normalisation replace all of the above.
         eval_split: what ``val_dataloader`` reads.
 
     Attributes:
         spec: what goes into the checkpoint.
-        notes: what the user should know about the folder, one line each.
-        bad_images: reason by path, of this process.
+        notes: what the user should know about the source, one line each.
+        bad_images: reason by name, of this process.
 
     Raises:
-        DataError: the folder has no such layout, or classes that the network lacks.
+        DataError: the source cannot be used, or has classes that the network lacks.
     """
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
+        source: str | os.PathLike[str],
         *,
-        image_size: int = 224,
+        image_size: int | None = None,
         in_chans: int = 3,
         batch_size: int = 128,
         val_fraction: float = 0.2,
         split_seed: int = 0,
         seed: int = 0,
+        repeats: int = 1,
         workers: int = 0,
+        prefetch: int = 4,
         strict: bool = False,
         auto_augment: str | None = None,
         color_jitter: float = 0.0,
         random_erasing: float = 0.0,
+        crop_scale: float = 0.08,
         spec: DataSpec | None = None,
         eval_split: Literal["val", "train", "all"] = "val",
     ) -> None:
         super().__init__()
-        contents = scan_folder(
-            root,
+        contents = find_images(
+            source,
             val_fraction=spec.val_fraction if spec else val_fraction,
             split_seed=spec.split_seed if spec else split_seed,
             class_names=spec.class_names if spec else None,
+            strict=strict,
         )
+        size = image_size or contents.image_size or 224
         self.spec = spec or DataSpec(
             class_names=contents.class_names,
-            input_size=(in_chans, image_size, image_size),
+            input_size=(in_chans, size, size),
             mean=IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.449,),
             std=IMAGENET_DEFAULT_STD if in_chans == 3 else (0.226,),
+            crop_pct=1.0 if contents.image_size else 0.875,  # small images are centred already
             val_fraction=val_fraction,
             split_seed=split_seed,
             fingerprint=contents.fingerprint,
+            train_counts=contents.train_counts,
         )
-        self.root = os.fspath(root)
+        self.source = os.fspath(source)
+        self.root = contents.root
         self.fingerprint = contents.fingerprint
         self.notes = contents.notes
         self.bad_images: dict[str, str] = {}
         self.batch_size = batch_size
         self.workers = workers
+        self.prefetch = prefetch
         self.strict = strict
         self.seed = seed
+        self.repeats = repeats
         self.train_samples = contents.train
         splits = {"val": contents.val, "train": contents.train, "all": contents.train + contents.val}
         self.eval_samples = splits[eval_split]
         if not self.eval_samples:
             raise DataError(
-                f"{root}: no images to validate on; every class needs two or more, or add a val folder"
+                f"{source}: no images to {'validate' if eval_split == 'val' else 'evaluate'} on; every class "
+                "needs two or more, or add a validation part"
             )
-        self._augmentation = {
+        self._open_image = contents.open_image
+        self._augmentation: dict[str, Any] = {
             "auto_augment": auto_augment,
             "color_jitter": color_jitter,
             "random_erasing": random_erasing,
+            "crop_scale": crop_scale,
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -113,11 +133,16 @@ class ImageFolderData(LightningDataModule):
             self.spec.train_transform(**self._augmentation),
             self.spec.color_mode,
             seed=self.seed,
+            open_image=self._open_image,
         )
         rank, world_size = self._place()
-        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world_size)
+        sampler = EpochSampler(
+            len(dataset), seed=self.seed, rank=rank, world_size=world_size, repeats=self.repeats
+        )
         if not len(sampler):
-            raise DataError(f"{self.root}: {len(dataset)} training images are too few for {world_size} processes")
+            raise DataError(
+                f"{self.source}: {len(dataset)} training images are too few for {world_size} processes"
+            )
         loader = self._loader(
             dataset,
             sampler=sampler,
@@ -135,7 +160,9 @@ class ImageFolderData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every image of the split exactly once, however many processes share it."""
-        dataset = ImageDataset(self.eval_samples, self.spec.eval_transform(), self.spec.color_mode)
+        dataset = ImageDataset(
+            self.eval_samples, self.spec.eval_transform(), self.spec.color_mode, open_image=self._open_image
+        )
         rank, world_size = self._place()
         if len(dataset) < world_size:
             raise DataError(f"{len(dataset)} validation images are too few for {world_size} processes")
@@ -162,6 +189,7 @@ class ImageFolderData(LightningDataModule):
             sampler=sampler,
             batch_size=self.batch_size,
             num_workers=self.workers,
+            prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
             worker_init_fn=_ignore_interrupt,
             pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",

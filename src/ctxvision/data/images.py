@@ -1,9 +1,11 @@
 """Image files: which files are images, and how one becomes 8-bit pixels."""
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -45,28 +47,34 @@ def _walk(folder: str, above: frozenset[str]) -> Iterator[str]:
                 yield entry.path
 
 
-def read_image(path: str | os.PathLike[str], color_mode: str = "RGB") -> Image.Image:
-    """Decode an image file completely.
+def read_image(
+    source: str | os.PathLike[str] | BinaryIO | Image.Image, color_mode: str = "RGB", name: str | None = None
+) -> Image.Image:
+    """Decode an image completely.
 
     The EXIF orientation is applied; transparent pixels are shown on white; 16-bit values are scaled to 8
     bits; of an animation the first frame is taken.
 
     Args:
-        path: a BMP, GIF, JPEG, PNG, PNM, TIFF or WebP file, whatever its suffix says.
+        source: path or open file of a BMP, GIF, JPEG, PNG, PNM, TIFF or WebP image, whatever its suffix says;
+            or an image of PIL's.
         color_mode: ``"RGB"`` or ``"L"``.
+        name: what to call it in errors; by default its path.
 
     Returns:
         An image in that mode.
 
     Raises:
-        BadImageError: missing, truncated, not an image, too large to be one (PIL's limit), or too narrow.
+        BadImageError: missing, empty, truncated, not an image, too large to be one (PIL's limit), or too
+            narrow.
     """
-    path = os.fspath(path)
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
     try:
         with warnings.catch_warnings():
             # between PIL's warning and its limit an image is large, but no bomb
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path, formats=_FORMATS)
+            opened = source if isinstance(source, Image.Image) else Image.open(source, formats=_FORMATS)
         with opened as image:
             image.load()
             # a broken EXIF block does not make the pixels bad
@@ -78,7 +86,14 @@ def read_image(path: str | os.PathLike[str], color_mode: str = "RGB") -> Image.I
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes may raise anything
-        raise BadImageError(path, _reason(error)) from error
+        why = "empty, not an image" if _is_empty(source) else reason(error)
+        raise BadImageError(name or str(source), why) from error
+
+
+def _is_empty(source: object) -> bool:
+    if isinstance(source, str):
+        return os.path.isfile(source) and not os.path.getsize(source)
+    return isinstance(source, io.BytesIO) and not source.getbuffer().nbytes
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -95,9 +110,12 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return image
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Say in one line why an image cannot be used."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{str(error).rstrip('.')}; scale it down"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__

@@ -28,6 +28,7 @@ class DataSpec:
         split_seed: seed of that split.
         fingerprint: of the names of the files that were split, so that ``evaluate`` holds out the same
             images.
+        train_counts: number of training images of every class; empty where it was not noted.
     """
 
     class_names: tuple[str, ...]
@@ -39,9 +40,10 @@ class DataSpec:
     val_fraction: float = 0.2
     split_seed: int = 0
     fingerprint: str = ""
+    train_counts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("class_names", "input_size", "mean", "std"):
+        for name in ("class_names", "input_size", "mean", "std", "train_counts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         channels = self.input_size[0]
         if len(self.input_size) != 3 or channels not in (1, 3) or min(self.input_size) < 1:
@@ -50,6 +52,8 @@ class DataSpec:
             raise DataError(f"{channels} channels need as many means and deviations, got {self.mean}, {self.std}")
         if len(self.class_names) < 2:
             raise DataError(f"a classifier needs at least two classes, got {list(self.class_names)}")
+        if len(self.train_counts) not in (0, len(self.class_names)):
+            raise DataError(f"{len(self.class_names)} classes need as many counts, got {len(self.train_counts)}")
 
     @property
     def color_mode(self) -> str:
@@ -80,7 +84,12 @@ class DataSpec:
         return transform
 
     def train_transform(
-        self, *, auto_augment: str | None = None, color_jitter: float = 0.0, random_erasing: float = 0.0
+        self,
+        *,
+        auto_augment: str | None = None,
+        color_jitter: float = 0.0,
+        random_erasing: float = 0.0,
+        crop_scale: float = 0.08,
     ) -> Transform:
         """Random-resized crop and horizontal flip, and more on request. PIL image → (C, H, W).
 
@@ -88,6 +97,7 @@ class DataSpec:
             auto_augment: timm's policy string, e.g. ``rand-m9-mstd0.5-inc1``.
             color_jitter: strength of brightness, contrast and saturation changes.
             random_erasing: probability.
+            crop_scale: smallest share of the image that a crop covers; the largest is all of it.
         """
         transform: Transform = create_transform(
             self.input_size,
@@ -98,6 +108,7 @@ class DataSpec:
             auto_augment=auto_augment,
             color_jitter=color_jitter,
             re_prob=random_erasing,
+            scale=(crop_scale, 1.0),
             re_mode="pixel",
         )
         return transform

@@ -1,13 +1,13 @@
-"""Image classification: one loss per kind of network, timm's optimisers, top-1 and top-5."""
+"""Image classification: one loss per kind of network, timm's optimisers and schedules, top-1 and top-5."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from timm.data import Mixup
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -16,6 +16,7 @@ from ctxvision._version import __version__
 
 from .error import TaskError
 from .networks import create_network
+from .optimization import ScheduleName, build_optimizer, build_schedule
 
 Batch = tuple[Tensor, Tensor]
 
@@ -24,7 +25,7 @@ class ClassificationTask(LightningModule):
     """Trains one of timm's networks, or ours, on images with one class each.
 
     Networks with ``forward_stages`` (Contextual CNN) are trained by `ctxvision.nn.ContextualLoss`, others by
-    cross-entropy. The learning rate rises linearly from 0 and falls by a cosine to 0, step by step.
+    cross-entropy. The learning rate moves with every optimiser step, see `build_schedule`.
 
     Every argument is a plain Python value and travels in the checkpoint; see `load_task`.
 
@@ -34,17 +35,28 @@ class ClassificationTask(LightningModule):
             ``input_size``.
         model_args: more arguments of the network's constructor.
         drop_path_rate: stochastic depth.
+        dropout: before the classifier.
         optimizer: a name of timm's; ``sgd`` is Nesterov's, ``momentum`` the plain one.
+        optimizer_args: its own arguments, such as ``betas``.
         lr: highest learning rate.
         weight_decay: not applied to norms, biases, and what the network's ``no_weight_decay`` names.
+        layer_decay: ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
+        schedule: of the learning rate after the warm-up.
+        schedule_args: more arguments of timm's ``create_scheduler_v2``.
         warmup_epochs: how long the learning rate rises.
+        warmup_factor: from which share of ``lr``.
+        min_lr: at the end of the schedule.
         label_smoothing: share of the target spread over all classes.
         mixup: alpha of its beta distribution; 0 is off.
         cutmix: likewise.
+        mixup_prob: share of the batches that are mixed, by either.
+        mixup_switch_prob: share of those that are cut and not blended, where both are on.
+        mixup_mode: one ratio for the whole ``batch``, for each ``pair`` of images, or for each image (``elem``).
         channels_last: memory layout of the network and its input.
 
     Raises:
-        TaskError: unknown model or optimiser, or arguments that the network does not take.
+        TaskError: unknown model or optimiser, or arguments that the network, the optimiser or the schedule does
+            not take.
 
     Examples:
         >>> spec = {"class_names": ["cat", "dog"], "input_size": [3, 32, 32]}
@@ -60,19 +72,29 @@ class ClassificationTask(LightningModule):
         *,
         model_args: Mapping[str, Any] | None = None,
         drop_path_rate: float = 0.0,
+        dropout: float = 0.0,
         optimizer: str = "adamw",
+        optimizer_args: Mapping[str, Any] | None = None,
         lr: float = 5e-4,
         weight_decay: float = 0.05,
+        layer_decay: float | None = None,
+        schedule: ScheduleName = "cosine",
+        schedule_args: Mapping[str, Any] | None = None,
         warmup_epochs: float = 0.0,
+        warmup_factor: float = 0.0,
+        min_lr: float = 0.0,
         label_smoothing: float = 0.1,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        mixup_prob: float = 1.0,
+        mixup_switch_prob: float = 0.5,
+        mixup_mode: Literal["batch", "pair", "elem"] = "batch",
         channels_last: bool = True,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if optimizer not in list_optimizers():
-            raise TaskError(f"unknown optimizer {optimizer!r}; timm has {', '.join(list_optimizers())}")
+        # wrong arguments are found here, not when the run has begun
+        self._make_schedule(self._make_optimizer(nn.Linear(1, 1), None), math.floor(warmup_epochs) + 1, 1)
         self.data_spec = dict(data_spec)
         num_classes = len(self.data_spec["class_names"])
         self.model = create_network(
@@ -80,12 +102,21 @@ class ClassificationTask(LightningModule):
             num_classes=num_classes,
             in_chans=self.data_spec["input_size"][0],
             drop_path_rate=drop_path_rate,
+            dropout=dropout,
             model_args=model_args or {},
         )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         self.mixup = (
-            Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes)
+            Mixup(
+                mixup,
+                cutmix,
+                prob=mixup_prob,
+                switch_prob=mixup_switch_prob,
+                mode=mixup_mode,
+                label_smoothing=label_smoothing,
+                num_classes=num_classes,
+            )
             if mixup or cutmix
             else None
         )
@@ -98,6 +129,8 @@ class ClassificationTask(LightningModule):
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
         self._batches_with_images = 0
+        # whether a callback leaves out steps whose loss is not finite, which then do not count
+        self.leave_out_nonfinite = False
 
     def _make_loss(self, label_smoothing: float) -> nn.Module:
         if self.is_contextual:
@@ -133,6 +166,9 @@ class ClassificationTask(LightningModule):
         return loss
 
     def _log_train_loss(self, loss: Tensor, images: int) -> None:
+        if self.leave_out_nonfinite:
+            finite = loss.isfinite()
+            loss, images = torch.where(finite, loss, 0.0), images * int(finite)
         self.train_mean.update(loss, images)
         self.log("train_loss", self.train_mean, on_step=False, on_epoch=True, prog_bar=True)
 
@@ -184,38 +220,50 @@ class ClassificationTask(LightningModule):
         for metric in (self.val_mean, self.val_images, self.val_top1, self.val_top5):
             metric.reset()
 
+    def compile_network(self, **options: Any) -> None:
+        """Let ``torch.compile`` translate the network when it is first used; names and weights stay.
+
+        Args:
+            options: of ``torch.compile``.
+        """
+        if self.is_contextual:
+            self.model.forward_stages = torch.compile(self.model.forward_stages, **options)
+        else:
+            self.model.compile(**options)
+
+    def _make_optimizer(self, model: nn.Module, layer_decay: float | None) -> torch.optim.Optimizer:
+        h = self.hparams
+        options = {"lr": h["lr"], "weight_decay": h["weight_decay"], "args": h["optimizer_args"]}
+        return build_optimizer(model, h["optimizer"], layer_decay=layer_decay, **options)
+
+    def _make_schedule(self, optimizer: torch.optim.Optimizer, epochs: int, steps_per_epoch: int) -> Scheduler:
+        h = self.hparams
+        options = {name: h[name] for name in ("lr", "warmup_epochs", "warmup_factor", "min_lr")}
+        options |= {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "args": h["schedule_args"]}
+        return build_schedule(optimizer, h["schedule"], **options)
+
     def configure_optimizers(self) -> dict[str, Any]:
-        """Build timm's optimiser, with linear warm-up and a cosine, stepped after every batch."""
-        optimizer = create_optimizer_v2(
-            self.model,
-            opt=self.hparams["optimizer"],
-            lr=self.hparams["lr"],
-            weight_decay=self.hparams["weight_decay"],
-        )
-        steps = self._optimizer_steps()
-        warmup = round(steps * self.hparams["warmup_epochs"] / max(self.trainer.max_epochs or 1, 1))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, steps))
+        """Build timm's optimiser and schedule, which moves after every optimiser step."""
+        optimizer = self._make_optimizer(self.model, self.hparams["layer_decay"])
+        epochs = max(self.trainer.max_epochs or 1, 1)
+        schedule = self._make_schedule(optimizer, epochs, self._steps_per_epoch(epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _optimizer_steps(self) -> int:
+    def _steps_per_epoch(self, epochs: int) -> int:
         batches = getattr(self.trainer.datamodule, "batches_per_epoch", None)
         if batches is None:
-            return int(self.trainer.estimated_stepping_batches)
+            return math.ceil(self.trainer.estimated_stepping_batches / epochs)
         # the trainer's estimate would begin to read images before a resumed run knows where it stopped
-        return math.ceil(batches / self.trainer.accumulate_grad_batches) * (self.trainer.max_epochs or 1)
+        return math.ceil(batches / self.trainer.accumulate_grad_batches)
+
+    def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:
+        """Set the learning rate of the next optimiser step."""
+        scheduler.step_update(self.trainer.global_step)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Forget the schedule of a run that is resumed: it follows from the step, and from the epochs of now."""
+        checkpoint["lr_schedulers"] = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Mark the file as ours."""
         checkpoint["ctxvision"] = {"task": "classification", "version": __version__}
-
-
-def warmup_cosine(step: int, warmup: int, steps: int) -> float:
-    """Return the factor of the learning rate at a step: up to 1 in ``warmup`` steps, down to 0 at ``steps``.
-
-    Examples:
-        >>> [round(warmup_cosine(step, 2, 6), 2) for step in range(7)]
-        [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))

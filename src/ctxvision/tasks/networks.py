@@ -13,7 +13,13 @@ from .error import TaskError
 
 
 def create_network(
-    name: str, *, num_classes: int, in_chans: int, drop_path_rate: float, model_args: Mapping[str, Any]
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int,
+    drop_path_rate: float = 0.0,
+    dropout: float = 0.0,
+    model_args: Mapping[str, Any],
 ) -> nn.Module:
     """Build a registered network without pretrained weights; nothing is downloaded or read.
 
@@ -22,6 +28,7 @@ def create_network(
         num_classes: outputs.
         in_chans: channels of its input.
         drop_path_rate: stochastic depth; 0 is not passed on, for networks that have none.
+        dropout: before the classifier; likewise.
         model_args: more arguments of the network's constructor.
 
     Raises:
@@ -31,7 +38,8 @@ def create_network(
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`ctxvision models` lists them"
         raise TaskError(f"unknown model {name!r}; {hint}")
-    optional = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+    rates = {"drop_path_rate": drop_path_rate, "drop_rate": dropout}
+    optional = {argument: rate for argument, rate in rates.items() if rate}
     try:
         return timm.create_model(
             name,

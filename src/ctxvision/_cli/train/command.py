@@ -5,10 +5,17 @@ import os
 import re
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .config import TrainConfig
 
-_SWITCHES = {"--strict": "true", "--resume": "last"}
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+_SWITCHES = {f"--{f.name}": "true" for f in dataclasses.fields(TrainConfig) if f.type is bool} | {
+    "--resume": "last"
+}
 
 
 def run(words: list[str]) -> int:
@@ -17,15 +24,30 @@ def run(words: list[str]) -> int:
     Raises:
         UserError: a wrong command line.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    words = _with_resumed_config(_config_first(_as_options(words)))
+    parser = _parser()
+    printing = [word for word in words if word.split("=")[0] == "--print_config"]
+    if printing and "--help" not in words:
+        # what is printed is whole: defaults that depend on recipe, model and data become the parser's
+        settings = _settings(parser, [word for word in words if word not in printing])
+        if settings["model"]:
+            parser.set_defaults(dataclasses.asdict(_completed(settings)))
+        _parse(parser, words)
+    config = _completed(_settings(parser, words))
 
-    from .config import TrainConfig
+    from .run import train
+
+    return train(config)
+
+
+def _parser() -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
         prog="ctxvision train",
         usage="ctxvision train MODEL [DATA] [options]",
-        description="Train a network on a folder of images (train/ and val/, or one folder per class), "
-        "or on the embedded handwritten digits, DATA = digits.",
+        description="Train a network on images, or on the embedded handwritten digits, DATA = digits. "
+        "`--set NAME=VALUE` is another way to write `--NAME VALUE`.",
         epilog="Ctrl-C leaves a checkpoint to continue from: ctxvision train --resume RUNDIR.",
         exit_on_error=False,
         default_env=False,
@@ -33,33 +55,74 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
     parser.add_class_arguments(TrainConfig)
-    words = _with_resumed_config(_config_first(_as_options(words)))
+    return parser
+
+
+def _settings(parser: "ArgumentParser", words: list[str]) -> dict[str, Any]:
+    """Return the settings: defaults, changed by the recipe, by the config file, by the other words."""
+    settings = _parse(parser, words)
+    if not settings["recipe"] or not settings["model"]:
+        return settings
+    from ctxvision.recipes import RecipeError, load_recipe
+
     try:
-        namespace = parser.parse_args(words)
+        recipe = load_recipe(settings["recipe"])
+        parser.set_defaults(recipe.settings_for(settings["model"]))
+    except RecipeError as error:
+        raise UserError(str(error), 2) from error
+    settings = _parse(parser, words)
+    missing = [name for name in recipe.requires if settings[name] is None]
+    if missing:
+        raise UserError(
+            f"recipe {recipe.name} needs --{missing[0]}; `ctxvision recipes {recipe.name}` shows it", 2
+        )
+    return settings
+
+
+def _parse(parser: "ArgumentParser", words: list[str]) -> dict[str, Any]:
+    from jsonargparse import ArgumentError
+
+    try:
+        settings = parser.parse_args(words).as_dict()
     except ArgumentError as error:
         raise UserError(f"{_explain(str(error))}; `ctxvision train --help` lists the options", 2) from error
-    settings = namespace.as_dict()
     settings.pop("config", None)
-    config = TrainConfig(**settings).completed(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    )
+    return settings
 
-    from .run import train
 
-    return train(config)
+def _completed(settings: dict[str, Any]) -> TrainConfig:
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return TrainConfig(**settings).completed(processors)
 
 
 def _as_options(words: list[str]) -> list[str]:
-    """Turn leading words into --model and --data, and bare switches into options with a value."""
+    """Turn leading words into --model and --data, bare switches into options with a value, and expand --set."""
     names = ["--model", "--data"]
     options: list[str] = []
     while words and names and not words[0].startswith("-"):
         options += [names.pop(0), words[0]]
         words = words[1:]
+    words = _without_set(words)
     for word, following in zip_longest(words, words[1:], fillvalue="--"):
         bare = word in _SWITCHES and following.startswith("-")
         options.append(f"{word}={_SWITCHES[word]}" if bare else word)
     return options
+
+
+def _without_set(words: list[str]) -> list[str]:
+    """Replace ``--set NAME=VALUE`` by ``--NAME=VALUE``."""
+    replaced: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word != "--set" and not word.startswith("--set="):
+            replaced.append(word)
+            continue
+        pair = next(remaining, "") if word == "--set" else word.removeprefix("--set=")
+        name, equals, _ = pair.partition("=")
+        if not name or not equals:
+            raise UserError(f"--set needs NAME=VALUE, got {pair!r}; `ctxvision train --help` lists the names", 2)
+        replaced.append(f"--{pair}")
+    return replaced
 
 
 def _config_first(words: list[str]) -> list[str]:
@@ -108,8 +171,6 @@ def _value(words: list[str], option: str) -> str | None:
 
 def _explain(message: str) -> str:
     """Shorten jsonargparse's account of a value of the wrong type."""
-    from .config import TrainConfig
-
     types = {field.name: str(field.type) for field in dataclasses.fields(TrainConfig)}
     found = re.search(r'Parser key "(\w+)":.*Given value: (.*)', message, re.DOTALL)
     if not found or found[1] not in types:

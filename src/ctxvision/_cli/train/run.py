@@ -1,65 +1,78 @@
 """One training run from its settings to its summary."""
 
 import dataclasses
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from ctxvision.data import DigitsData, ImageFolderData
-from ctxvision.tasks import ClassificationTask, load_task
+from ctxvision.data import DigitsData, ImageData
 
 from ..errors import UserError
 from ..files import write_whole
 from ..messages import note, plural, quieten
-from . import run_folder
+from . import batch_plan, run_folder
 from .config import TrainConfig
 from .graceful_stop import GracefulStop
-from .metrics_file import EpochLines, MetricsFile
+from .resume import require_same_settings, require_same_task
 from .run_checkpoints import RunCheckpoints
-from .step_seed import StepSeed
-
-# What a resumed run may do differently; everything else is part of what the run is.
-_MAY_CHANGE = {"data", "out", "resume", "epochs", "strict", "workers", "precision", "accelerator", "channels_last"}
+from .setup import (
+    describe_batch,
+    make_data,
+    make_task,
+    make_trainer,
+    require_fit,
+    warm_start_task,
+    with_image_size,
+)
 
 
 def train(config: TrainConfig) -> int:
     """Train, and return the exit code: 0, or 128 + the signal that stopped the run.
 
     Raises:
-        UserError: the run folder is in use or nothing can be resumed.
+        UserError: the run folder is in use, nothing can be resumed, or the batch cannot be shared out.
         DataError: the data cannot be used.
         TaskError: the model is unknown, or the training failed.
+        CheckpointError: the weights to start from cannot be used.
     """
     quieten()
-    data = _data(config)
+    plan = batch_plan.solve(
+        config.batch_size or 0,
+        config.devices,
+        config.nodes,
+        micro_batch=config.micro_batch,
+        accumulate=config.accumulate,
+    )
+    data = make_data(config, plan.images)
+    config = with_image_size(config, data)
     torch.manual_seed(config.seed)
-    task = _task(config, data)
-    _require_fit(task)
+    task = make_task(config, data)
+    require_fit(task)
     folder, resumed = run_folder.choose(config, rank_zero_only.rank or 0)
     if resumed:
-        _require_same_settings(config, folder)
-        _require_same(task, resumed)
+        require_same_settings(config, folder)
+        require_same_task(task, resumed)
+    elif config.init_from:
+        warm_start_task(task, config.init_from, partial=config.init_partial)
+    if config.compile:
+        task.compile_network()
     for line in data.notes:
         note(line)
     checkpoints = RunCheckpoints(folder / "checkpoints")
     stop = GracefulStop(checkpoints.last)
-    trainer = _trainer(config, folder, stop, checkpoints)
+    trainer = make_trainer(config, plan, folder, stop, checkpoints)
     if trainer.is_global_zero:
         run_folder.make(folder)
         settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        print(
-            f"{'continuing' if resumed else 'training'} {config.model} on {config.data} in {folder}",
-            flush=True,
-        )
+        verb = "continuing" if resumed else "training"
+        print(f"{verb} {config.model} on {config.data} in {folder}")
+        print(describe_batch(config, plan), flush=True)
     try:
         with stop.installed():
             trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
@@ -68,119 +81,12 @@ def train(config: TrainConfig) -> int:
             raise
         _report_stop(trainer, stop, folder, data)
         return 128 + stop.signal_number
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise UserError(f"--compile failed, leave it out ({str(error).strip().splitlines()[0]})") from error
     bad = _everyone_s(data.bad_images)
     if trainer.is_global_zero:
         _report_end(trainer, checkpoints, bad)
     return 0
-
-
-def _data(config: TrainConfig) -> DigitsData | ImageFolderData:
-    common: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in ("image_size", "in_chans", "batch_size", "val_fraction", "split_seed", "seed")
-    }
-    if config.data == "digits":
-        ignored = [n for n in ("auto_augment", "color_jitter", "random_erasing") if getattr(config, n)]
-        if ignored:
-            raise UserError(f"--{ignored[0]} is for folders of images; digits have their own augmentation", 2)
-        return DigitsData(**common)
-    return ImageFolderData(
-        config.data,
-        workers=config.workers or 0,
-        strict=config.strict,
-        auto_augment=config.auto_augment,
-        color_jitter=config.color_jitter,
-        random_erasing=config.random_erasing,
-        **common,
-    )
-
-
-def _task(config: TrainConfig, data: DigitsData | ImageFolderData) -> ClassificationTask:
-    return ClassificationTask(
-        config.model or "",
-        data.spec.to_dict(),
-        model_args=config.model_args,
-        drop_path_rate=config.drop_path_rate,
-        optimizer=config.optimizer,
-        lr=config.lr or 0.0,
-        weight_decay=config.weight_decay or 0.0,
-        warmup_epochs=config.warmup_epochs or 0.0,
-        label_smoothing=config.label_smoothing,
-        mixup=config.mixup,
-        cutmix=config.cutmix,
-        channels_last=config.channels_last,
-    )
-
-
-def _require_fit(task: ClassificationTask) -> None:
-    """Classify one image of zeros, because some networks refuse small images or all sizes but one."""
-    size = task.data_spec["input_size"]
-    try:
-        with torch.no_grad():
-            task.eval()(torch.zeros(1, *size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        shape = " × ".join(map(str, size))
-        raise UserError(
-            f"{task.hparams['model']} does not take {shape} images; try another --image_size ({error})"
-        ) from error
-    finally:
-        task.train()
-
-
-def _trainer(config: TrainConfig, folder: Path, stop: GracefulStop, checkpoints: RunCheckpoints) -> Trainer:
-    on_terminal = sys.stderr.isatty()
-    callbacks: list[Callback] = [StepSeed(config.seed), MetricsFile(folder / "metrics.csv")]
-    callbacks.append(RichProgressBar(leave=True) if on_terminal else EpochLines())
-    if config.ema:
-        callbacks.append(EMAWeightAveraging(decay=config.ema))
-    callbacks += [stop, checkpoints]  # after the average has been updated
-    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
-    on_gpus = config.devices > 1 and config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    try:
-        return Trainer(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            precision=config.precision,
-            max_epochs=config.epochs,
-            accumulate_grad_batches=config.accumulate,
-            gradient_clip_val=config.clip_grad or None,
-            callbacks=callbacks,
-            logger=TensorBoardLogger(folder, name="tensorboard", version="") if has_tensorboard else False,
-            log_every_n_steps=10,
-            enable_progress_bar=on_terminal,
-            enable_model_summary=False,
-            use_distributed_sampler=False,  # the data modules share out their own images
-            sync_batchnorm=on_gpus,
-            default_root_dir=folder,
-        )
-    except (ValueError, RuntimeError) as error:  # Lightning's messages about accelerators and devices
-        raise UserError(str(error)) from error
-
-
-def _require_same_settings(config: TrainConfig, folder: Path) -> None:
-    """Refuse what a checkpoint would override anyway, or what would make the run another one."""
-    try:
-        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / 'config.yaml'}: cannot be read ({error})") from error
-    for name, value in dataclasses.asdict(config).items():
-        if name not in _MAY_CHANGE and name in before and before[name] != value:
-            raise UserError(
-                f"{folder}: its {name} is {before[name]}, not {value}; a resumed run keeps its settings, "
-                f"leave out --{name} or begin a new run"
-            )
-
-
-def _require_same(task: ClassificationTask, checkpoint: Path) -> None:
-    previous = load_task(checkpoint)
-    for what in ("model", "model_args"):
-        if previous.hparams[what] != task.hparams[what]:
-            raise UserError(f"{checkpoint}: its {what} is {previous.hparams[what]}, not {task.hparams[what]}")
-    for what in ("class_names", "input_size"):
-        if previous.data_spec[what] != task.data_spec[what]:
-            raise UserError(f"{checkpoint}: its {what} is {previous.data_spec[what]}, not {task.data_spec[what]}")
-    if previous.data_spec["fingerprint"] != task.data_spec["fingerprint"]:
-        note("the images are not those that the run began with; others may be held out now")
 
 
 def _everyone_s(bad: dict[str, str]) -> dict[str, str]:
@@ -192,7 +98,7 @@ def _everyone_s(bad: dict[str, str]) -> dict[str, str]:
     return {path: reason for report in reports for path, reason in report.items()}
 
 
-def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: DigitsData | ImageFolderData) -> None:
+def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: DigitsData | ImageData) -> None:
     if not trainer.is_global_zero:
         return
     if data.bad_images:

@@ -1,0 +1,49 @@
+"""``ctxvision recipes``: the settings that the papers' results were trained with."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from .errors import UserError
+from .table import write_rows
+
+COLUMNS = {
+    "recipe": "recipe",
+    "model": "model",
+    "epochs": "epochs",
+    "batch_size": "batch",
+    "lr": "lr",
+    "top1": "top-1",
+    "source": "source of top-1",
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("name", metavar="NAME", nargs="?", help="print this recipe instead of listing all")
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: %(default)s")
+
+
+def run(args: Namespace) -> int:
+    """List the recipes or print one; see `ctxvision recipes --help`."""
+    from ctxvision.recipes import RecipeError, load_recipe, recipe_names
+
+    if args.name:
+        try:
+            sys.stdout.write(load_recipe(args.name).text)
+        except RecipeError as error:
+            raise UserError(str(error), 2) from error
+        return 0
+    rows = [row for name in recipe_names() for row in _rows(load_recipe(name))]
+    sys.stdout.write(write_rows(rows, COLUMNS, args.format))
+    return 0
+
+
+def _rows(recipe: Any) -> list[dict[str, Any]]:
+    rows = []
+    for model in recipe.models or [None]:
+        settings = recipe.settings_for(model) if model else recipe.settings
+        row = {name: settings[name] for name in ("epochs", "batch_size", "lr")}
+        row |= {"top1": recipe.top1.get(model), "source": recipe.source}
+        rows.append({"recipe": recipe.name, "model": model or "any", **row})
+    return rows

@@ -1,0 +1,36 @@
+"""Rows of values as an aligned table, CSV or JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], style: str) -> str:
+    """Format rows.
+
+    Args:
+        rows: values by column.
+        heads: what the table calls each column, in order; CSV and JSON have their own names.
+        style: ``"table"``, ``"csv"`` or ``"json"``.
+    """
+    if style == "json":
+        return json.dumps(rows, indent=2) + "\n"
+    if style == "csv":
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(heads), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+    cells = [["–" if row[column] is None else str(row[column]) for column in heads] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads.values(), *cells, strict=True)]
+    is_number = [any(isinstance(row[column], int | float) for row in rows) for column in heads]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, is_number, strict=True)
+        )
+        for line in (list(heads.values()), *cells)
+    ]
+    return "".join(f"{line.rstrip()}\n" for line in lines)

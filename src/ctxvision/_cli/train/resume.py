@@ -1,0 +1,54 @@
+"""Whether a run may be continued with these settings, these images and this network."""
+
+import dataclasses
+from pathlib import Path
+
+import yaml
+
+from ctxvision.tasks import ClassificationTask, load_task
+
+from ..errors import UserError
+from ..messages import note
+from .config import TrainConfig
+
+# What a resumed run may do differently; everything else is part of what the run is.
+_MAY_CHANGE = {
+    "data", "out", "resume", "epochs", "strict", "workers", "prefetch", "precision", "accelerator",
+    "channels_last", "compile", "skip_nan",
+}  # fmt: skip
+
+
+def require_same_settings(config: TrainConfig, folder: Path) -> None:
+    """Refuse what a checkpoint would override anyway, or what would make the run another one.
+
+    Raises:
+        UserError: a setting has changed.
+    """
+    try:
+        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder / 'config.yaml'}: cannot be read ({error})") from error
+    for name, value in dataclasses.asdict(config).items():
+        if name not in _MAY_CHANGE and name in before and before[name] != value:
+            raise UserError(
+                f"{folder}: its {name} is {before[name]}, not {value}; a resumed run keeps its settings, "
+                f"leave out --{name} or begin a new run"
+            )
+
+
+def require_same_task(task: ClassificationTask, checkpoint: Path) -> None:
+    """Refuse another network, or images of other classes or sizes.
+
+    Raises:
+        UserError: the checkpoint is of another task.
+        CheckpointError: it cannot be read.
+    """
+    previous = load_task(checkpoint)
+    for what in ("model", "model_args"):
+        if previous.hparams[what] != task.hparams[what]:
+            raise UserError(f"{checkpoint}: its {what} is {previous.hparams[what]}, not {task.hparams[what]}")
+    for what in ("class_names", "input_size"):
+        if previous.data_spec[what] != task.data_spec[what]:
+            raise UserError(f"{checkpoint}: its {what} is {previous.data_spec[what]}, not {task.data_spec[what]}")
+    if previous.data_spec["fingerprint"] != task.data_spec["fingerprint"]:
+        note("the images are not those that the run began with; others may be held out now")

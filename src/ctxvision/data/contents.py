@@ -1,0 +1,175 @@
+"""What every source of images ends as: classes, training and validation samples, and what there is to say."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO, TypeAlias
+
+from PIL import Image
+
+from .error import DataError
+from .split import fingerprint, hold_out
+
+Samples: TypeAlias = list[tuple[str, int]]
+Found: TypeAlias = dict[str, dict[str, str]]  # class → key → name; the key decides the split, the name is opened
+Opener: TypeAlias = Callable[[str], str | BinaryIO | Image.Image]
+
+IMBALANCE = 10  # classes that differ more in size are reported
+
+
+def as_path(name: str) -> str:
+    """Open a sample whose name is a path: `read_image` does the rest."""
+    return name
+
+
+@dataclass
+class Contents:
+    """What a source holds.
+
+    Attributes:
+        class_names: one per class, in the order of the labels.
+        train: (name, label) pairs.
+        val: likewise, held out.
+        fingerprint: of the names of a set that was split here; empty where it came in two parts.
+        notes: what a reader should know, one line each.
+        root: where names begin, so that they can be shown without it.
+        open_image: makes of a name what `read_image` reads. It travels to the workers.
+        image_size: height and width of every image, where they are all alike and small; else ``None``.
+    """
+
+    class_names: tuple[str, ...]
+    train: Samples = field(default_factory=list)
+    val: Samples = field(default_factory=list)
+    fingerprint: str = ""
+    notes: list[str] = field(default_factory=list)
+    root: str = "."
+    open_image: Opener = as_path
+    image_size: int | None = None
+
+    @property
+    def train_counts(self) -> tuple[int, ...]:
+        """Number of training images of every class."""
+        counts = [0] * len(self.class_names)
+        for _, label in self.train:
+            counts[label] += 1
+        return tuple(counts)
+
+
+def arrange(
+    train: Found,
+    val: Found | None,
+    *,
+    where: str,
+    where_val: str = "",
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
+    class_names: Sequence[str] | None = None,
+) -> Contents:
+    """Give the classes their labels, and hold out a share of each where there is no validation part.
+
+    The order of ``train`` is that of the labels. The split depends on the keys and the seed alone, see
+    `hold_out`.
+
+    Args:
+        train: images by class.
+        val: likewise; ``None`` to split ``train``.
+        where: what to call ``train`` in messages.
+        where_val: likewise, of ``val``.
+        val_fraction: share of each class to hold out.
+        split_seed: of that choice.
+        class_names: the classes of a trained network, in its order; by default those that have images.
+
+    Raises:
+        DataError: no images, or a class that the network or the training part lacks.
+    """
+    if not 0 < val_fraction < 1:
+        raise DataError(f"the validation fraction must lie between 0 and 1, got {val_fraction}")
+    notes: list[str] = []
+    found = _without_empty(train, where, notes)
+    if not found and not (val and class_names):
+        raise DataError(f"{where}: no images in {_counted(train)}")
+    names = tuple(class_names or found)
+    _require_known(found, names, where, "the network")
+    contents = Contents(names, notes=notes)
+    if val is None:
+        _split(contents, found, where, val_fraction, split_seed)
+    else:
+        held_out = _without_empty(val, where_val, notes)
+        _require_known(held_out, names, where_val, "the network" if class_names else where)
+        unseen = [name for name in names if name not in held_out]
+        if unseen:
+            notes.append(f"{where_val}: no images of {quoted(unseen)}, so their accuracy stays unknown")
+        contents.train, contents.val = _labelled(found, names), _labelled(held_out, names)
+    absent = [name for name in names if name not in found]
+    if absent and found:
+        notes.append(f"{where}: no images of {quoted(absent)}")
+    notes.extend(_imbalance(contents, where))
+    return contents
+
+
+def _split(contents: Contents, found: Found, where: str, fraction: float, seed: int) -> None:
+    keys: list[str] = []
+    lonely: list[str] = []
+    for label, name in enumerate(contents.class_names):
+        images = found.get(name, {})
+        held_out = hold_out(list(images), fraction, seed)
+        contents.val += [(image, label) for key, image in images.items() if key in held_out]
+        contents.train += [(image, label) for key, image in images.items() if key not in held_out]
+        keys += images
+        if len(images) == 1:
+            lonely.append(name)
+    if lonely:
+        contents.notes.append(
+            f"{where}: the only image of {quoted(lonely)} is used for training, none to validate"
+        )
+    contents.fingerprint = fingerprint(keys)
+
+
+def _labelled(found: Found, names: Sequence[str]) -> Samples:
+    return [(image, label) for label, name in enumerate(names) for image in found.get(name, {}).values()]
+
+
+def _without_empty(found: Found, where: str, notes: list[str]) -> Found:
+    empty = [name for name, images in found.items() if not images]
+    if empty and len(empty) < len(found):
+        notes.append(f"{where}: no images in {quoted(empty)}, left out of the classes")
+    return {name: images for name, images in found.items() if images}
+
+
+def _imbalance(contents: Contents, where: str) -> list[str]:
+    counts = {name: n for name, n in zip(contents.class_names, contents.train_counts, strict=True) if n}
+    if not counts:
+        return []
+    small, large = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    if counts[large] <= IMBALANCE * counts[small]:
+        return []
+    return [
+        f"{where}: classes differ {counts[large] / counts[small]:.0f}-fold in size, from {counts[small]} training "
+        f"images of {small!r} to {counts[large]} of {large!r}; top-1 favours the large ones"
+    ]
+
+
+def _require_known(found: Mapping[str, object], known: Sequence[str], where: str, owner: str) -> None:
+    unknown = [name for name in found if name not in set(known)]
+    if unknown:
+        raise DataError(f"{where}: {owner} has no class {quoted(unknown)}; it has {quoted(list(known))}")
+
+
+def _counted(found: Found) -> str:
+    return f"its {len(found)} classes ({quoted(list(found))})" if found else "it"
+
+
+def quoted(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first few names, and how many more there are."""
+    return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def in_order(labels: Sequence[str]) -> list[str]:
+    """Sort class names; numbers by their value.
+
+    Examples:
+        >>> in_order(["10", "9", "10"]), in_order(["10", "9", "b"])
+        (['9', '10'], ['10', '9', 'b'])
+    """
+    unique = set(labels)
+    numbers = all(label.isascii() and label.isdigit() for label in unique)
+    return sorted(unique, key=(lambda label: (int(label), label)) if numbers else None)

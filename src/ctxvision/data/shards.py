@@ -1,0 +1,147 @@
+"""Shards in webdataset's format: tar files in which the files of one sample follow each other."""
+
+import glob
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from .contents import Contents, Found, arrange, in_order
+from .error import DataError
+from .options import check_options
+from .shard_cache import is_url, local_copies
+from .shard_index import index_shard
+
+_NAME = re.compile(r"(.*)::(.*)@(\d+)\+(\d+)", re.DOTALL)
+
+
+def read_shards(
+    pattern: str,
+    *,
+    options: Mapping[str, str] | None = None,
+    strict: bool = False,
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
+    class_names: Sequence[str] | None = None,
+) -> Contents:
+    """Index shards, so that any sample can be read by itself.
+
+    Every shard is read through once, without its images where it is on disk; the index is kept in the cache
+    folder until the shard changes. It gives the number of samples, their classes and where they lie, and
+    with it the same shuffling over all samples, the same split and the same exact resuming as for single
+    files. Shards behind a URL are fetched into the cache folder first, see `local_copies`.
+
+    Args:
+        pattern: paths or URLs, with ``{000..009}`` for a range and ``{a,b}`` for a choice; of paths also
+            ``*``.
+        options: ``val``: shards to validate on (commas in braces are not possible there); ``image`` and
+            ``label``: suffixes of these files, and ``label=json.FIELD`` for a field; ``classes``: a file
+            with the names of the classes 0, 1, …, one per line.
+        strict: raise where a shard is truncated or a sample has no image or label.
+        val_fraction: see `arrange`. Samples are known by the names of their shards and files.
+        split_seed: see `arrange`.
+        class_names: see `arrange`.
+
+    Raises:
+        DataError: the package is missing, no such shards, none of the samples has a label, or two have the
+            same name.
+    """
+    options = check_options(pattern, options, ("val", "image", "label", "classes"))
+    notes: list[str] = []
+    train = _collect(pattern, options, strict, notes)
+    val = _collect(options["val"], options, strict, notes) if "val" in options else None
+    order = in_order([*train, *(val or ())])
+    names = _names(options["classes"], order) if "classes" in options else {label: label for label in order}
+    contents = arrange(
+        {names[label]: train[label] for label in order if label in train},
+        None if val is None else {names[label]: images for label, images in val.items()},
+        where=pattern,
+        where_val=options.get("val", ""),
+        val_fraction=val_fraction,
+        split_seed=split_seed,
+        class_names=class_names,
+    )
+    contents.notes[:0] = notes
+    contents.open_image = open_member
+    return contents
+
+
+def open_member(name: str) -> BinaryIO:
+    """Read one file out of a tar file: ``shard.tar::member@offset+size``.
+
+    Raises:
+        OSError: the shard is not there any more.
+        ValueError: it ends before the file does.
+    """
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise ValueError("not a name of a shard's file")
+    with open(match[1], "rb") as shard:
+        shard.seek(int(match[3]))
+        data = shard.read(int(match[4]))
+    if len(data) != int(match[4]):
+        raise ValueError("the shard is truncated")
+    return io.BytesIO(data)
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the shards that a pattern means.
+
+    Raises:
+        DataError: the package is missing, or there are none.
+    """
+    try:
+        from webdataset.shardlists import expand_urls
+    except ImportError as error:
+        raise DataError(f'{pattern}: needs the package webdataset: pip install "ctxvision[data]"') from error
+    shards: list[str] = []
+    for shard in expand_urls(pattern):
+        found = sorted(glob.glob(shard)) if not is_url(shard) and glob.has_magic(shard) else [shard]
+        if not found:
+            raise DataError(f"{shard}: no such shards")
+        shards += found
+    return shards
+
+
+def _collect(pattern: str, options: Mapping[str, str], strict: bool, notes: list[str]) -> Found:
+    found: Found = {}
+    unlabelled = 0
+    for shard in local_copies(expand(pattern)):
+        members, problem = index_shard(shard, options.get("image"), options.get("label"))
+        if problem and (strict or not members):
+            raise DataError(f"{shard}: {problem}")
+        if problem:
+            notes.append(f"{shard}: {problem}; the {len(members)} samples before are used")
+        for member in members:
+            if member.label is None:
+                unlabelled += 1
+                if strict:
+                    raise DataError(f"{shard}: {member.key} has no label")
+                continue
+            key = f"{os.path.basename(shard)}/{member.key}"
+            images = found.setdefault(member.label, {})
+            if key in images:
+                raise DataError(f"{shard}: two samples are called {member.key}")
+            images[key] = f"{shard}::{member.file}@{member.offset}+{member.size}"
+    if unlabelled:
+        notes.append(f"{pattern}: {unlabelled} samples have no label and are left out")
+    if not found:
+        raise DataError(
+            f"{pattern}: no sample has an image and a label; expected files as 0001.jpg and 0001.cls or "
+            "0001.json, other suffixes are named with #image=SUFFIX,label=SUFFIX"
+        )
+    return found
+
+
+def _names(file: str, labels: Sequence[str]) -> dict[str, str]:
+    try:
+        names = Path(file).read_text(encoding="utf-8").splitlines()
+        return {label: names[int(label)].strip() for label in labels}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error
+    except (ValueError, IndexError) as error:
+        raise DataError(
+            f"{file}: names classes 0 to {len(names) - 1}, but there is a label {labels[-1]!r}"
+        ) from error

@@ -1,0 +1,73 @@
+"""The papers' training recipes, one YAML file per kind of result; `ctxvision train --recipe NAME` uses them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["Recipe", "RecipeError", "load_recipe", "recipe_names"]
+
+_FOLDER = Path(__file__).parent
+
+
+class RecipeError(ValueError):
+    """There is no such recipe, or it is not for this network; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training run under a name.
+
+    Attributes:
+        name: of the file, without its suffix.
+        text: the whole file; its header says what the recipe costs and where its numbers come from.
+        source: paper and table of the accuracy.
+        settings: by their names in `ctxvision train`, the same for every network.
+        models: what differs, by network; empty where the recipe takes any network.
+        top1: accuracy in per cent that the source reports, by network.
+        requires: settings that the user must add.
+    """
+
+    name: str
+    text: str
+    source: str
+    settings: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Any]]
+    top1: Mapping[str, float]
+    requires: tuple[str, ...] = ()
+
+    def settings_for(self, model: str) -> dict[str, Any]:
+        """Return all settings for a network.
+
+        Raises:
+            RecipeError: the recipe is for other networks.
+        """
+        if self.models and model not in self.models:
+            raise RecipeError(
+                f"recipe {self.name} is for {', '.join(self.models)}, not {model}; to train another network like "
+                "that, keep what --print_config prints for one of them: MODEL --config FILE --recipe null"
+            )
+        return {**self.settings, **self.models.get(model, {})}
+
+
+def recipe_names() -> list[str]:
+    """List the recipes, sorted."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe of this library.
+
+    Raises:
+        RecipeError: there is none of this name.
+    """
+    if name not in recipe_names():
+        raise RecipeError(f"there is no recipe {name!r}; there are {', '.join(recipe_names())}")
+    text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    models = {model: dict(own or {}) for model, own in content.get("models", {}).items()}
+    top1 = {model: own.pop("expected_top1") for model, own in models.items()}
+    requires = tuple(content.get("requires", ()))
+    return Recipe(name, text, content["source"], content["settings"], models, top1, requires)

@@ -1,0 +1,121 @@
+"""timm's optimisers and schedules as the tasks use them, against formulas written here."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ctxvision.tasks import TaskError
+from ctxvision.tasks.networks import create_network
+from ctxvision.tasks.optimization import build_optimizer, build_schedule
+
+
+def curve(name, steps, **options):
+    """The learning rate of every step, and the one after the last."""
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=options["lr"])
+    schedule = build_schedule(optimizer, name, **options)
+    rates = [optimizer.param_groups[0]["lr"]]
+    for step in range(1, steps + 1):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.integers(0, 10),
+    st.floats(0, 1),
+    st.floats(0.01, 1),
+    st.floats(0, 0.01),
+)
+def test_cosine(after, per_epoch, warmup, factor, lr, low):
+    steps, w = (warmup + after) * per_epoch, warmup * per_epoch
+    options = {"epochs": warmup + after, "steps_per_epoch": per_epoch, "warmup_epochs": warmup}
+    rates = curve("cosine", steps, lr=lr, warmup_factor=factor, min_lr=low, **options)
+    expected = [lr * (factor + (1 - factor) * t / w) for t in range(w)]
+    expected += [low + (lr - low) * (1 + math.cos(math.pi * t / (steps - w))) / 2 for t in range(steps - w + 1)]
+    assert rates == pytest.approx(expected, abs=1e-12)
+
+
+def test_fractions_of_an_epoch_warm_up():
+    rates = curve("cosine", 10, lr=1.0, epochs=1, steps_per_epoch=10, warmup_epochs=0.2)
+    assert rates[:3] == pytest.approx([0, 0.5, 1])
+    assert rates[10] == pytest.approx(0)
+
+
+def test_multistep_counts_from_the_start_of_the_run():
+    # the papers' "divided by 10 at epochs 20 and 40" of 50
+    args = {"decay_milestones": [20, 40], "decay_rate": 0.1}
+    rates = curve("multistep", 99, lr=0.01, epochs=50, steps_per_epoch=2, warmup_epochs=1, args=args)
+    assert rates[:3] == pytest.approx([0, 0.005, 0.01])
+    # timm falls one step before the milestone
+    assert rates[3:39] == pytest.approx([0.01] * 36)
+    assert rates[39:79] == pytest.approx([0.001] * 40)
+    assert rates[79:] == pytest.approx([0.0001] * 21)
+
+
+def test_step():
+    rates = curve("step", 8, lr=1.0, epochs=4, steps_per_epoch=2, args={"decay_epochs": 1, "decay_rate": 0.5})
+    assert rates == pytest.approx([1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625])
+
+
+def test_poly():
+    # Cityscapes: (1 - t/T)^0.9
+    rates = curve("poly", 20, lr=0.01, epochs=2, steps_per_epoch=10, args={"decay_rate": 0.9})
+    assert rates == pytest.approx([0.01 * (1 - t / 20) ** 0.9 for t in range(21)])
+
+
+def test_warmup_must_end():
+    with pytest.raises(TaskError, match=r"a warm-up of 5 epochs leaves nothing of 5"):
+        curve("cosine", 1, lr=1.0, epochs=5, steps_per_epoch=1, warmup_epochs=5)
+
+
+def network(name):
+    return create_network(name, num_classes=10, in_chans=3, model_args={})
+
+
+def test_layer_decay_slows_the_layers_near_the_input():
+    model = network("contextual_convnext_micro")
+    optimizer = build_optimizer(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.5)
+    build_schedule(optimizer, "cosine", lr=1e-3, epochs=2, steps_per_epoch=1)
+    names = {p: name for name, p in model.named_parameters()}
+    group = {names[p]: g for g in optimizer.param_groups for p in g["params"]}
+    assert group.keys() == set(names.values())
+    # the stem, then 2 + 2 + 4 + 2 blocks and 3 reductions of resolution, then the rest
+    depths = {round(math.log2(1 / g["lr_scale"])) for g in optimizer.param_groups}
+    deepest = max(depths)
+    assert group["stem.0.weight"]["lr"] == pytest.approx(1e-3 * 0.5**deepest)
+    blocks = [f"stages.{s}.blocks.{b}.mlp.fc1.weight" for s, n in enumerate((2, 2, 4, 2)) for b in range(n)]
+    scales = [group[name]["lr_scale"] for name in blocks]
+    assert scales == sorted(scales)
+    assert len(set(scales)) == len(blocks)
+    assert group["context.embedding.weight"]["lr"] == pytest.approx(1e-3)
+    assert group["context.embedding.weight"]["weight_decay"] == 0
+    assert group["context.logit_scale"]["weight_decay"] == 0
+    assert group["stem.0.weight"]["weight_decay"] == 0.05
+    assert group["stem.0.bias"]["weight_decay"] == 0
+
+
+def test_schedule_moves_all_layers_together():
+    optimizer = build_optimizer(network("rednet_micro"), "sgd", lr=1.0, weight_decay=0.1, layer_decay=0.75)
+    schedule = build_schedule(optimizer, "cosine", lr=1.0, epochs=4, steps_per_epoch=5, warmup_epochs=1)
+    for step in (3, 5, 12, 20):
+        schedule.step_update(step)
+        rates = {round(g["lr"] / g["lr_scale"], 9) for g in optimizer.param_groups}
+        assert len(rates) == 1
+    assert len({g["lr_scale"] for g in optimizer.param_groups}) > 5
+
+
+def test_arguments_reach_the_optimizer():
+    model = network("rednet_micro")
+    adam = build_optimizer(model, "adamw", lr=1.0, weight_decay=0.1, args={"betas": [0.8, 0.9], "eps": 1e-5})
+    assert tuple(adam.defaults["betas"]) == (0.8, 0.9)
+    assert adam.defaults["eps"] == 1e-5
+    sgd = build_optimizer(model, "sgd", lr=1.0, weight_decay=0.1, args={"momentum": 0.8})
+    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.8, True)
+    assert not build_optimizer(model, "momentum", lr=1.0, weight_decay=0.1).defaults["nesterov"]
