@@ -1,48 +1,77 @@
-"""``ctxvision evaluate``: accuracy of a checkpoint on a data set."""
+"""``ctxvision evaluate``: how good the answers of a checkpoint are on a data set."""
 
 import json
+import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .files import write_whole
 from .messages import note, plural, quieten
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file of `ctxvision train`")
-    parser.add_argument("data", metavar="DATA", help="folder of images, or digits")
+    parser.add_argument("data", metavar="DATA", help="folder of images, or digits; see the page on data")
     parser.add_argument(
         "--split",
         choices=("val", "train", "all"),
         help="which images; default: those not trained on, or all of a folder that the network never saw",
     )
+    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
+    parser.add_argument("--html", metavar="FILE", help="write a page with figures and pictures to FILE as well")
+    parser.add_argument(
+        "--worst",
+        type=int,
+        default=24,
+        metavar="N",
+        help="images with the highest losses to show; default: %(default)s",
+    )
+    parser.add_argument("--real", metavar="FILE", help="real.json of ImageNet-ReaL: score against its labels too")
+    parser.add_argument(
+        "--labels_by_index",
+        action="store_true",
+        help="class folders are numbers, as in ImageNet-V2; understood by itself where they are 0 to C - 1",
+    )
     parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
     parser.add_argument("--precision", choices=("32", "16-mixed", "bf16-mixed"), default="32")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto (default)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
 def run(args: Namespace) -> int:
-    """Print top-1, top-5 and a table by class; see `ctxvision evaluate --help`."""
-    if args.batch_size < 1 or args.workers < 0:
-        raise UserError("--batch_size must be at least 1 and --workers at least 0", 2)
-    from lightning.pytorch import Trainer
+    """Print the figures and write them where asked; see `ctxvision evaluate --help`."""
+    if args.batch_size < 1 or min(args.workers, args.worst) < 0:
+        raise UserError("--batch_size must be at least 1, --workers and --worst at least 0", 2)
+    _require_places(args.json, args.html)
 
     from ctxvision.data import DataSpec
+    from ctxvision.explain.evaluation import make_evaluation
+    from ctxvision.explain.evaluation_page import render
+    from ctxvision.explain.imagenet_real import read_real
     from ctxvision.tasks import load_task
 
-    from .class_counts import ClassCounts
+    from .by_index import folders_by_class
     from .data import open_for_evaluation
 
     quieten()
     task = load_task(args.checkpoint)
+    real = read_real(args.real) if args.real else None
     spec = DataSpec.from_dict(task.data_spec)
+    folders = folders_by_class(args.data, spec.class_names, forced=args.labels_by_index)
+    if folders:
+        note(f"{args.data}: folders are numbers of classes; {folders[0]} is {spec.class_names[0]!r}")
     data, split = open_for_evaluation(
         args.data,
-        spec,
+        replace(spec, class_names=folders) if folders else spec,
         args.split,
         batch_size=args.batch_size,
         workers=args.workers,
@@ -50,48 +79,100 @@ def run(args: Namespace) -> int:
     )
     for line in data.notes:
         note(line)
-    counts = ClassCounts(len(spec.class_names))
-    try:
-        trainer = Trainer(
-            accelerator=args.accelerator,
-            devices=1,
-            precision=args.precision,
-            logger=False,
-            callbacks=[counts],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-        )
-    except (ValueError, RuntimeError) as error:  # Lightning's messages about accelerators
-        raise UserError(str(error)) from error
-    (metrics,) = trainer.validate(task, datamodule=data, verbose=False)
-    report = {
-        "checkpoint": args.checkpoint,
-        "data": args.data,
-        "split": split,
-        "images": int(counts.total.sum()),
-        "top1": metrics["val_top1"],
-        "top5": metrics["val_top5"],
-        "loss": metrics["val_loss"],
-        "classes": [
-            {"name": name, "images": int(total), "top1": int(right) / int(total) if total else None}
-            for name, total, right in zip(spec.class_names, counts.total, counts.right, strict=True)
-        ],
-        "bad_images": [{"path": path, "reason": reason} for path, reason in data.bad_images.items()],
-    }
-    _print(report)
-    if args.json:
-        write_whole(args.json, json.dumps(report, indent=2) + "\n")
+    fabric = _fabric(args.accelerator, args.precision)
+    evaluation = make_evaluation(
+        task.to(fabric.device),
+        data,
+        checkpoint=args.checkpoint,
+        data_name=args.data,
+        split=split,
+        worst=args.worst,
+        real=real,
+        precision=args.precision,
+        autocast=fabric.autocast,
+    )
+    texts = {args.json: as_json(evaluation.numbers)} if args.json else {}
+    if args.html:
+        texts[args.html] = render(evaluation)
+    _print(evaluation.numbers)
+    for path, text in texts.items():
+        write_whole(path, text)
     if data.bad_images:
         note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted above")
     return 0
 
 
-def _print(report: dict) -> None:
+def _require_places(*paths: str | None) -> None:
+    """Find out before the work whether the files can be written."""
+    given = [path for path in paths if path]
+    if len({os.path.realpath(path) for path in given}) < len(given):
+        raise UserError("--json and --html must be two files", 2)
+    for path in given:
+        folder = Path(path).resolve().parent
+        if Path(path).is_dir():
+            raise UserError(f"{path}: cannot be written (is a folder)")
+        if not folder.is_dir():
+            raise UserError(f"{path}: cannot be written (no such file or directory)")
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{path}: cannot be written (permission denied)")
+
+
+def _fabric(accelerator: str, precision: str) -> "Fabric":
+    from lightning.fabric import Fabric
+
+    try:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    except Exception as error:  # Lightning's messages about accelerators
+        raise UserError(str(error)) from error
+
+
+def as_json(numbers: Mapping[str, Any]) -> str:
+    """Write one line for each entry, and of lists one for each element: a matrix stays a matrix."""
+
+    def written(value: object) -> str:
+        return json.dumps(value, allow_nan=False)
+
+    def entry(name: str, value: object) -> str:
+        if isinstance(value, list) and any(isinstance(element, list | dict) for element in value):
+            value_text = "[\n  " + ",\n  ".join(map(written, value)) + "\n ]"
+        else:
+            value_text = written(value)
+        return f" {written(name)}: {value_text}"
+
+    return "{\n" + ",\n".join(entry(name, value) for name, value in numbers.items()) + "\n}\n"
+
+
+def _print(report: Mapping[str, Any]) -> None:
     width = max(len("class"), *(len(row["name"]) for row in report["classes"]))
-    print(f"{'class':{width}}  images   top-1")
+    print(f"{'class':{width}}  images   top-1  precision  most often taken for")
     for row in report["classes"]:
-        top1 = "      –" if row["top1"] is None else f"{row['top1']:7.2%}"
-        print(f"{row['name']:{width}}  {row['images']:6}  {top1}")
-    top5 = f", top-5 {report['top5']:.2%}" if len(report["classes"]) > 5 else ""
+        rival = f"{row['confused_with']} ({row['confused_images']})" if row["confused_images"] else "–"
+        top1, precision = (_share(row[name]) for name in ("top1", "precision"))
+        print(f"{row['name']:{width}}  {row['images']:6}  {top1:>7}  {precision:>9}  {rival}")
+    for stage in (report["funnel"] or {"stages": ()})["stages"]:
+        what = (
+            f"true class considered {_share(stage['recall'])}, kept {_share(stage['survived'] / report['images'])}"
+        )
+        print(f"{stage['name']}: {stage['scored']} classes, {what}")
+    speed = report["throughput"]
+    rates = [
+        f"{speed[name]['images_per_second']:.4g} images/s {words}"
+        for name, words in (("with_decoding", "with decoding"), ("network", "of the network alone"))
+        if speed[name]
+    ]
+    print(f"{', '.join(rates)} (this run, {speed['device']}, precision {speed['precision']})")
+    low, high = map(_share, report["top1_interval95"])
+    temperature = f", temperature {report['funnel']['temperature']:.4g}" if report["funnel"] else ""
+    print(
+        f"loss {report['loss']:.4f}, calibration error (ECE) {_share(report['calibration']['ece'])}, "
+        f"95% interval of top-1 {low} to {high}{temperature}"
+    )
+    if report["imagenet_real"]:
+        real = report["imagenet_real"]
+        print(f"ImageNet-ReaL {_share(real['top1'])} of {real['images']} images, {real['skipped']} have no label")
+    top5 = "" if report["top5"] is None else f", top-5 {report['top5']:.2%}"
     print(f"top-1 {report['top1']:.2%}{top5} of {report['images']} images ({report['split']} of {report['data']})")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"

@@ -3,7 +3,7 @@
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from .figures import curve
@@ -16,11 +16,8 @@ _BARS = 10  # classes of a funnel's stage
 
 def render(report: Report) -> str:
     """Return the page."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "duration": _duration, "count": "{:,}".format, "score": _score}
-    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
     numbers = report.numbers
-    return template.render(
+    return page_template("report.html.j2").render(
         r=numbers,
         pictures=report.pictures,
         pixelated=report.pixelated,
@@ -34,6 +31,19 @@ def render(report: Report) -> str:
         largest=_largest,
         wbr=Markup("<wbr>"),
     )
+
+
+def page_template(name: str) -> Template:
+    """Open a template of this folder; it escapes what is put in, and has filters that write numbers for people."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: files(__package__).joinpath(name).read_text("utf-8")),
+    )
+    environment.filters |= {"percent": _percent, "duration": _duration, "count": "{:,}".format, "score": _score}
+    return environment.get_template(name)
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

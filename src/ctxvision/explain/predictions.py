@@ -108,7 +108,7 @@ def collect_predictions(
                 output = model.forward_stages(images)
                 logits, steps = output.logits, funnel_steps(model, output)
                 known = stages or [None] * len(steps)
-                stages = [_add(step, old, targets) for step, old in zip(steps, known, strict=True)]
+                stages = [count_step(step, old, targets) for step, old in zip(steps, known, strict=True)]
             else:
                 logits = model(images)
             chances = logits.float().softmax(1)
@@ -144,8 +144,8 @@ def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[f
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def _add(step: FunnelStep, old: StageRecall | None, targets: Tensor) -> StageRecall:
-    """Count a batch."""
+def count_step(step: FunnelStep, old: StageRecall | None, targets: Tensor) -> StageRecall:
+    """Add a batch to what is known of one step; ``old`` is ``None`` before the first."""
     old = old or StageRecall(step.name, step.classes.shape[1], step.kept.shape[1])
     first = step.classes.gather(1, step.scores.argmax(1, keepdim=True))[:, 0] == targets
     return StageRecall(

@@ -11,6 +11,7 @@ import torch
 
 from ctxvision.checkpoints import CheckpointError
 
+from .checkpoint_file import checksum_fits
 from .classification import ClassificationTask
 from .error import TaskError
 
@@ -25,8 +26,8 @@ def load_task(path: str | os.PathLike[str]) -> ClassificationTask:
         path: a ``.ckpt`` file.
 
     Raises:
-        CheckpointError: missing, truncated, not a checkpoint of this library, with code in it, or of a
-            model that this version does not know.
+        CheckpointError: missing, truncated, changed since it was written, not a checkpoint of this library, with
+            code in it, or of a model that this version does not know.
     """
     path = Path(path)
     checkpoint = _read(path)
@@ -43,11 +44,35 @@ def load_task(path: str | os.PathLike[str]) -> ClassificationTask:
     return task.eval()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def require_readable(path: Path) -> None:
+    """Check that a checkpoint is whole: by its checksum, or by reading it where it has none.
+
+    Raises:
+        CheckpointError: it is missing, truncated or damaged.
+    """
+    if not _is_verified(path):
+        _read(path)
+
+
+def _is_verified(path: Path) -> bool:
+    """Tell whether a file has a checksum that fits."""
     if not path.exists():
         raise CheckpointError(path, "no such file")
     if path.is_dir():
         raise CheckpointError(path, "is a folder; name the .ckpt file in it")
+    try:
+        fits = checksum_fits(path)
+    except PermissionError as error:
+        raise CheckpointError(path, "cannot be read (permission denied)") from error
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({(error.strerror or str(error)).lower()})") from error
+    if fits is False:
+        raise CheckpointError(path, "damaged: it is not what was written (its checksum does not fit)")
+    return bool(fits)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    _is_verified(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch would warn about ends in an error below
@@ -57,8 +82,6 @@ def _read(path: Path) -> dict[str, Any]:
             is_pickle = file.read(1) in (b"P", b"\x80")  # inside a zip file, or bare
         reason = "refused: it holds more than tensors and plain values, maybe code; none was run"
         raise CheckpointError(path, reason if is_pickle else "not a checkpoint") from error
-    except PermissionError as error:
-        raise CheckpointError(path, "cannot be read (permission denied)") from error
     except Exception as error:  # damaged bytes may raise anything
         raise CheckpointError(path, "truncated, damaged or not a checkpoint") from error
     if not isinstance(checkpoint, dict):

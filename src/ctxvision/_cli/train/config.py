@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ..errors import UserError
 
-Precision = Literal["32", "16-mixed", "bf16-mixed"]
+Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class TrainConfig:
         ema: decay of a moving average of the weights, which is then what is validated and saved; 0 is off.
         clip_grad: largest norm of the gradient; 0 is no limit.
         skip_nan: how many steps may be left out because their loss or gradient is not finite.
+        save_minutes: how often a checkpoint is written within an epoch; 0 is only at its end.
         model_args: more arguments of the network's constructor, as JSON or YAML.
         image_size: height and width of the input; by default 224, and that of the images of small ones.
         in_chans: 3 for RGB, 1 for grey.
@@ -102,6 +103,7 @@ class TrainConfig:
     ema: float = 0.0
     clip_grad: float = 0.0
     skip_nan: int = 0
+    save_minutes: float = 15.0
     model_args: dict[str, Any] | None = None
     image_size: int | None = None
     in_chans: Literal[1, 3] = 3
@@ -174,7 +176,7 @@ _INF = float("inf")
 _RANGES = (
     ("epochs batch_size micro_batch accumulate devices nodes repeats prefetch", 1, _INF),
     ("image_size", 8, _INF),
-    ("lr min_lr weight_decay warmup_epochs mixup cutmix clip_grad color_jitter", 0, _INF),
+    ("lr min_lr weight_decay warmup_epochs mixup cutmix clip_grad color_jitter save_minutes", 0, _INF),
     ("seed split_seed workers skip_nan", 0, _INF),
     ("label_smoothing dropout drop_path_rate ema random_erasing mixup_prob mixup_switch_prob", 0, 1),
     ("layer_decay warmup_factor crop_scale", 0, 1),

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, with a checkpoint."""
+"""Ctrl-C and a cluster's warnings: the run ends between two steps, with a checkpoint."""
 
 import signal
 import sys
@@ -12,13 +12,18 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 _EVERY = 10  # batches between two questions to the other processes
+# SLURM sends SIGTERM before it takes a node away, and SIGUSR1 is what `--signal=USR1@120` asks for
+_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class GracefulStop(Callback):
-    """Lets SIGINT and SIGTERM end a run where its state is whole, instead of in the middle of a step.
+    """Lets SIGINT, SIGTERM and SIGUSR1 end a run where its state is whole, instead of in the middle of a step.
 
     Between two optimiser steps a checkpoint is written first; during validation the epoch is finished, whose
     checkpoint follows anyway. A second signal ends the run at once.
+
+    Lightning's own handlers are put aside: that of SIGTERM breaks off a validation and talks to other processes in
+    the middle of a step, that of SLURM's signal writes a checkpoint elsewhere, and goes before ours when resumed.
 
     Args:
         checkpoint: where to write.
@@ -34,13 +39,23 @@ class GracefulStop(Callback):
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Catch the signals inside this block."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self._note) for number in numbers}
+        before = self._catch()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _catch(self) -> dict[int, Any]:
+        return {number: signal.signal(number, self._note) for number in _NUMBERS}
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals back from Lightning, which has just put itself in front."""
+        self._catch()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise, where there is no sanity check."""
+        self._catch()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number:

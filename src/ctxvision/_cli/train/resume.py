@@ -14,7 +14,7 @@ from .config import TrainConfig
 # What a resumed run may do differently; everything else is part of what the run is.
 _MAY_CHANGE = {
     "data", "out", "resume", "epochs", "strict", "workers", "prefetch", "precision", "accelerator",
-    "channels_last", "compile", "skip_nan",
+    "channels_last", "compile", "skip_nan", "save_minutes",
 }  # fmt: skip
 
 

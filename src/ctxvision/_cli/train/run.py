@@ -15,7 +15,7 @@ from ctxvision.data import DigitsData, ImageData
 from ..errors import UserError
 from ..files import write_whole
 from ..messages import note, plural, quieten
-from . import batch_plan, run_folder
+from . import batch_plan, branch, run_folder
 from .config import TrainConfig
 from .graceful_stop import GracefulStop
 from .resume import require_same_settings, require_same_task
@@ -63,11 +63,12 @@ def train(config: TrainConfig) -> int:
         task.compile_network()
     for line in data.notes:
         note(line)
-    checkpoints = RunCheckpoints(folder / "checkpoints")
+    checkpoints = RunCheckpoints(folder / "checkpoints", config.save_minutes)
     stop = GracefulStop(checkpoints.last)
     trainer = make_trainer(config, plan, folder, stop, checkpoints)
     if trainer.is_global_zero:
         run_folder.make(folder)
+        branch.set_aside(config, folder, resumed)
         settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         verb = "continuing" if resumed else "training"

@@ -1,10 +1,19 @@
 """Where a run keeps its files, and which checkpoint it continues from."""
 
+import csv
 import itertools
 import os
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
+
+from ctxvision.checkpoints import CheckpointError
+from ctxvision.tasks.checkpoint_file import remove_parts
+from ctxvision.tasks.loading import require_readable
+
 from ..errors import UserError
+from ..messages import note
+from .checkpoint_io import BEST, LAST, PREVIOUS
 from .config import TrainConfig
 
 # processes that Lightning starts for more devices inherit the first one's choice
@@ -50,16 +59,64 @@ def make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({(error.strerror or str(error)).lower()})") from error
+    for place in (folder, folder / "checkpoints"):
+        remove_parts(place)
     os.environ[_VARIABLE] = str(folder)
 
 
-def _resumed(config: TrainConfig) -> tuple[Path, Path]:
+def _resumed(config: TrainConfig) -> tuple[Path, Path | None]:
     path = Path(config.out or ".") if config.resume == "last" else Path(config.resume or ".")
-    checkpoint = path if path.is_file() else path / "checkpoints" / "last.ckpt"
-    folder = checkpoint.parent.parent
-    if not checkpoint.is_file():
-        raise UserError(f"{folder}: no checkpoint to resume from (no checkpoints/last.ckpt)")
-    return folder, checkpoint
+    if path.is_file():
+        _require_whole(path)
+        return path.parent.parent, path
+    checkpoints = path / "checkpoints"
+    found = [file for name in (LAST, PREVIOUS) if (file := checkpoints / name).is_file()]
+    if not found:
+        if not _never_saved(path):
+            advice = _best_advice(checkpoints)
+            raise UserError(f"{path}: no checkpoint to resume from (no checkpoints/last.ckpt){advice}")
+        _say(f"{path}: stopped before its first checkpoint; beginning again")
+        return path, None
+    reasons = []
+    for file in found:
+        try:
+            require_readable(file)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        if reasons:
+            _say(f"{'; '.join(reasons)}; continuing from {file}, the one before")
+        elif file.name == PREVIOUS:
+            _say(f"{checkpoints / LAST}: is gone; continuing from {file}, the one before")
+        return path, file
+    raise UserError(f"{'; '.join(reasons)}; there is no other to continue from{_best_advice(checkpoints)}")
+
+
+def _require_whole(path: Path) -> None:
+    try:
+        require_readable(path)
+    except CheckpointError as error:
+        raise UserError(f"{error}; --resume {path.parent.parent} looks for the newest good one") from error
+
+
+def _best_advice(checkpoints: Path) -> str:
+    best = checkpoints / BEST
+    return f"; maybe go back to the best: --resume {best}" if best.is_file() else ""
+
+
+def _never_saved(folder: Path) -> bool:
+    """Tell whether a run was killed before it could save anything; its first row is written before that."""
+    try:
+        with (folder / "metrics.csv").open(newline="") as file:
+            rows = len(list(csv.DictReader(file)))
+    except OSError:
+        rows = 0
+    return rows <= 1 and (folder / "config.yaml").is_file() and not any((folder / "checkpoints").glob("*.ckpt"))
+
+
+def _say(line: str) -> None:
+    if not rank_zero_only.rank:
+        note(line)
 
 
 def _numbered(config: TrainConfig) -> Path:

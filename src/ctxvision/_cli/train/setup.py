@@ -19,7 +19,9 @@ from ctxvision.tasks import ClassificationTask
 from ..errors import UserError
 from ..messages import note
 from .batch_plan import BatchPlan
+from .checkpoint_io import RunCheckpointIO
 from .config import TrainConfig
+from .epoch_so_far import EpochSoFar
 from .finite_steps import FiniteSteps
 from .graceful_stop import GracefulStop
 from .metrics_file import EpochLines, MetricsFile
@@ -117,7 +119,7 @@ def make_trainer(
     """
     on_terminal = sys.stderr.isatty()
     callbacks: list[Callback] = [StepSeed(config.seed), FiniteSteps(config.skip_nan, checkpoints.last)]
-    callbacks.append(MetricsFile(folder / "metrics.csv"))
+    callbacks += [EpochSoFar(), MetricsFile(folder / "metrics.csv")]
     callbacks.append(RichProgressBar(leave=True) if on_terminal else EpochLines())
     if config.ema:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
@@ -135,6 +137,7 @@ def make_trainer(
             accumulate_grad_batches=plan.accumulate,
             gradient_clip_val=config.clip_grad or None,
             callbacks=callbacks,
+            plugins=[RunCheckpointIO(folder)],
             logger=TensorBoardLogger(folder, name="tensorboard", version="") if has_tensorboard else False,
             log_every_n_steps=10,
             enable_progress_bar=on_terminal,

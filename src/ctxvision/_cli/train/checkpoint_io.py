@@ -1,0 +1,48 @@
+"""How Lightning writes the checkpoints of a run: whole, checked, and the one before is kept."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from ctxvision.tasks.checkpoint_file import save_checkpoint
+
+from ..errors import UserError
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+
+
+class RunCheckpointIO(TorchCheckpointIO):
+    """Writes by `ctxvision.tasks.checkpoint_file`; what was ``last.ckpt`` becomes ``previous.ckpt``.
+
+    Args:
+        folder: of the run; it is not made anew if somebody has removed it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a file in one step.
+
+        Raises:
+            UserError: it cannot be written; the older checkpoints are as they were.
+        """
+        path = Path(path)
+        try:
+            if self.folder.is_dir():
+                path.parent.mkdir(exist_ok=True)
+            save_checkpoint(checkpoint, path, path.with_name(PREVIOUS) if path.name == LAST else None)
+        except OSError as error:
+            raise cannot_be_written(path, error) from error
+
+
+def cannot_be_written(path: Path, error: OSError) -> UserError:
+    """Say why a checkpoint could not be written, and which one is still good."""
+    folder = path.parent.parent
+    if not folder.is_dir():
+        return UserError(f"{path}: cannot be written (the run folder is gone)")
+    reason = (error.strerror or str(error)).lower()
+    kept = next((p for name in (LAST, PREVIOUS, BEST) if (p := path.with_name(name)).is_file()), None)
+    advice = f"; {kept} is as it was, continue with: ctxvision train --resume {folder}" if kept else ""
+    return UserError(f"{path}: cannot be written ({reason}){advice}")
