@@ -37,7 +37,8 @@ Plan make_plan(const Problem &p, bool direct, int threads) {
   Plan plan{};
   const bool adjoint = p.mode == kInputGrad, grad = p.mode == kWeightGrad;
   plan.groups_together = p.interleaved && p.channels_last ? min(p.groups, 16) : 1;  // 16 floats: a cache line
-  plan.pack_source = !direct;
+  // gradients return to a row many times: packed, the rows of a window stay in the first-level cache
+  plan.pack_source = !direct || p.mode != kForward;
   plan.pack_result = !direct;  // of y or gx; in the weight's gradient the second source, gy
   const bool stage_maps = !grad && std::is_same<T, bf16>::value;
   const int64_t result_height = adjoint ? p.height : p.out_height;

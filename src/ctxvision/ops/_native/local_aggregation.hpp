@@ -243,6 +243,10 @@ void weight_grad_tile(const Problem &p, int64_t i, int64_t j, int64_t count, con
                       float *out) {
   const float *const gradients = grad.first.row(i) + j * grad.first.col_step;
   const int64_t pixel_step = p.stride_x * x.first.col_step;
+  vec<V> values[kTile];  // the first block of the gradients: mostly there is no other
+  unroll<kTile>([&](auto t) __attribute__((always_inline)) {
+    values[t] = t < count ? load<V>(gradients + t * grad.first.col_step) : vec<V>{};
+  });
   for (int64_t v = 0; v < p.kernel; ++v) {
     const int64_t left = j * p.stride_x + v * p.dilation_x - p.pad_x;  // column that position j reads
     const int64_t t_first = left < 0 ? ceil_div(-left, p.stride_x) : 0;
@@ -256,20 +260,21 @@ void weight_grad_tile(const Problem &p, int64_t i, int64_t j, int64_t count, con
       }
       const float *const pixels = x.first.row(row) + left * x.first.col_step;
       vec<V> products[kTile];
-      unroll<kTile>([&](auto t) __attribute__((always_inline)) { products[t] = vec<V>{}; });
-      for (int64_t block = 0; block < x.blocks; ++block) {
-        const float *const from = pixels + block * x.step, *const by = gradients + block * grad.step;
-        if (t_first == 0 && t_last == kTile) {
-          unroll<kTile>([&](auto t) __attribute__((always_inline)) {
-            products[t] += load<V>(from + t * pixel_step) * load<V>(by + t * grad.first.col_step);
-          });
-        } else {
-          unroll<kTile>([&](auto t) __attribute__((always_inline)) {
-            if (t >= t_first && t < t_last) {
-              products[t] += load<V>(from + t * pixel_step) * load<V>(by + t * grad.first.col_step);
-            }
-          });
-        }
+      if (t_first == 0 && t_last == kTile) {
+        unroll<kTile>([&](auto t) __attribute__((always_inline)) {
+          products[t] = load<V>(pixels + t * pixel_step) * values[t];
+        });
+      } else {
+        unroll<kTile>([&](auto t) __attribute__((always_inline)) {
+          products[t] = t >= t_first && t < t_last ? load<V>(pixels + t * pixel_step) * values[t] : vec<V>{};
+        });
+      }
+      for (int64_t block = 1; block < x.blocks; ++block) {
+        unroll<kTile>([&](auto t) __attribute__((always_inline)) {
+          if (t < t_first || t >= t_last) return;
+          products[t] += load<V>(pixels + block * x.step + t * pixel_step) *
+                         load<V>(gradients + block * grad.step + t * grad.first.col_step);
+        });
       }
       float totals[kTile > V ? kTile : V];
       sums<V, kTile>(products, totals);
