@@ -5,7 +5,9 @@ from ctxvision.nn.contextual_conv import ContextualConv2d
 from ctxvision.nn.contextual_loss import ContextualLoss
 from ctxvision.nn.cot import CoTLayer
 from ctxvision.nn.funnel import ClassFunnel, ContextualOutput
+from ctxvision.nn.fusing import fuse
 from ctxvision.nn.involution import Involution2d
+from ctxvision.nn.split_attention import SplitAttention2d
 
 __all__ = [
     "ClassContext",
@@ -16,5 +18,7 @@ __all__ = [
     "ContextualLoss",
     "ContextualOutput",
     "Involution2d",
+    "SplitAttention2d",
     "class_counts",
+    "fuse",
 ]
