@@ -70,9 +70,7 @@ struct Image {
       }
       if (p.channels_last && step > 1) {
         const T *from = sample(b) + rows.first * width * p.channels + p.first_channel(group) + block * V * step;
-        for (int64_t i = 0; i < run; ++i) {
-          transpose(from + i * p.channels, step, used, groups, packed + (block * run + i) * V, blocks() * run * V);
-        }
+        transpose(from, step, used, groups, packed + block * run * V, blocks() * run * V, run, p.channels, V);
       }
     }
   }
@@ -96,9 +94,7 @@ struct Image {
       }
       if (p.channels_last && step > 1) {
         T *to = sample(b) + rows.first * width * p.channels + p.first_channel(group) + block * V * step;
-        for (int64_t i = 0; i < run; ++i) {
-          transpose(packed + (block * run + i) * V, blocks() * run * V, groups, used, to + i * p.channels, step);
-        }
+        transpose(packed + block * run * V, blocks() * run * V, groups, used, to, step, run, V, p.channels);
       }
     }
   }

@@ -164,22 +164,29 @@ CTX_INLINE void swap_blocks(vec<N> *rows) {
   if constexpr (H > 1) swap_blocks<N, H / 2>(rows);
 }
 
-// out[c * out_stride + r] = in[r * in_stride + c]
+// out[c * out_stride + r] = in[r * in_stride + c], for `count` matrices in_step and out_step apart
 template <typename In, typename Out>
-inline void transpose(const In *in, int64_t in_stride, int64_t rows, int64_t cols, Out *out, int64_t out_stride) {
+inline void transpose(const In *in, int64_t in_stride, int64_t rows, int64_t cols, Out *out, int64_t out_stride,
+                      int64_t count = 1, int64_t in_step = 0, int64_t out_step = 0) {
   constexpr int N = kNative < 8 ? kNative : 8;
   const int64_t full_rows = rows - rows % N, full_cols = cols - cols % N;
   for (int64_t r = 0; r < full_rows; r += N) {
     for (int64_t c = 0; c < full_cols; c += N) {
-      vec<N> block[N];
-      unroll<N>([&](auto i) __attribute__((always_inline)) { block[i] = load<N>(in + (r + i) * in_stride + c); });
-      swap_blocks<N, N / 2>(block);
-      unroll<N>([&](auto i) __attribute__((always_inline)) { store<N>(out + (c + i) * out_stride + r, block[i]); });
+      const In *from = in + r * in_stride + c;
+      Out *to = out + c * out_stride + r;
+      for (int64_t n = 0; n < count; ++n, from += in_step, to += out_step) {
+        vec<N> block[N];
+        unroll<N>([&](auto i) __attribute__((always_inline)) { block[i] = load<N>(from + i * in_stride); });
+        swap_blocks<N, N / 2>(block);
+        unroll<N>([&](auto i) __attribute__((always_inline)) { store<N>(to + i * out_stride, block[i]); });
+      }
     }
   }
   for (int64_t c = 0; c < cols; ++c) {
     for (int64_t r = c < full_cols ? full_rows : 0; r < rows; ++r) {
-      from_float(to_float(in[r * in_stride + c]), out + c * out_stride + r);
+      for (int64_t n = 0; n < count; ++n) {
+        from_float(to_float(in[n * in_step + r * in_stride + c]), out + n * out_step + c * out_stride + r);
+      }
     }
   }
 }
