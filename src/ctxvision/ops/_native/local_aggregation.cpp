@@ -33,7 +33,7 @@ Rows source_rows(const Problem &p, Rows result) {
 
 template <typename T, int V>
 Plan make_plan(const Problem &p, bool direct, int threads) {
-  constexpr int64_t kTarget = 48 * 1024;  // floats of working memory: well inside a second-level cache
+  constexpr int64_t kTarget = 16 * 1024;  // floats of working memory: with its maps a band stays in a second-level cache
   Plan plan{};
   const bool adjoint = p.mode == kInputGrad, grad = p.mode == kWeightGrad;
   plan.groups_together = p.interleaved && p.channels_last ? min(p.groups, 16) : 1;  // 16 floats: a cache line
