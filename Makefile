@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test lint format bench docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -42,6 +42,10 @@ lint: $(INSTALLED) ## format check, lint, types
 format: $(INSTALLED) ## format the code and sort its imports
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## operators and networks against their peers; a quarter of an hour on two free cores
+	$(BIN)/python -m benchmarks ops
+	$(BIN)/python -m benchmarks models
 
 docs: $(INSTALLED) ## the documentation, in site/
 	$(BIN)/mkdocs build --strict

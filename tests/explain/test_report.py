@@ -170,7 +170,7 @@ def test_a_checkpoint_alone(run, tmp_path, capsys):
     text, numbers = _write(alone, tmp_path, "--images", "0", data=(str(data),))
     assert numbers["training"] is None
     assert (numbers["split"], numbers["images"], numbers["predictions"]) == ("all", 2, [])
-    assert [entry["reason"] for entry in numbers["bad_images"]] == ["not an image"]
+    assert [entry["reason"] for entry in numbers["bad_images"]] == ["empty, not an image"]
     page = Page(text)
     assert "training curve is not known" in page.text
     assert "1 file could not be read" in page.text

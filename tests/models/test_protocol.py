@@ -260,15 +260,12 @@ def test_layer_scale_starts_as_in_convnext():
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:FutureWarning")
-def test_torch_compile_and_export():
+def test_torch_jit_trace():  # torch.compile and torch.export: test_compile.py
     for name in MICRO:
         model = timm.create_model(name, num_classes=30).eval()
         x = images(model)
         with torch.no_grad():
             expected = model(x)
-            compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
-            torch.testing.assert_close(compiled(x), expected)
-            torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
             torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)
 
 

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.layers import SplitAttn
 from torch import nn
 
-from ctxvision.nn import ContextualConv2d, CoTLayer, Involution2d
+from ctxvision.nn import ContextualConv2d, CoTLayer, Involution2d, SplitAttention2d
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -70,6 +71,50 @@ def test_cot_layer_equals_its_definition_written_with_unfold(channels, groups, k
     shares = layer.se((static + dynamic).mean((2, 3), keepdim=True)).reshape(2, channels, 2).softmax(2)
     expected = dynamic * shares[:, :, 0, None, None] + static * shares[:, :, 1, None, None]
     torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("groups", "key_groups"), [(1, 4), (2, 8)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_cot_layer_in_float32_takes_shortcuts_that_change_nothing(groups, key_groups, layout):
+    layer = randomise(CoTLayer(48, dilation=2, key_groups=key_groups, groups=groups))
+    x = torch.randn(2, 48, 9, 7, dtype=torch.float64).to(memory_format=layout)
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        layer.to(dtype).zero_grad()
+        leaf = x.to(dtype, copy=True).requires_grad_()
+        y = layer(leaf)
+        y.square().sum().backward()
+        gradients = [p.grad.to(torch.float64, copy=True) for p in layer.parameters()]
+        results.append([y.detach().double(), leaf.grad.double(), *gradients])
+    for exact, fast in zip(*results, strict=True):
+        scale = exact.abs().max().item()
+        torch.testing.assert_close(fast, exact, rtol=0, atol=1e-4 * max(scale, 1.0))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x.float()).double(), layer.double()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_cot_groups_fold_into_the_width_as_into_the_batch():
+    layer = randomise(CoTLayer(48, dilation=2, key_groups=8, groups=2))
+    values, raw = torch.randn(2, 48, 9, 7, dtype=torch.float64), torch.randn(2, 54, 9, 7, dtype=torch.float64)
+    expected = layer._aggregate(raw, values)
+    y = layer._aggregate(*(t.to(memory_format=torch.channels_last) for t in (raw, values)))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert not expected.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_split_attention_equals_timms_under_the_same_names():
+    plain = SplitAttn(64, stride=2, padding=1, radix=1, act_layer=nn.SiLU, norm_layer=nn.BatchNorm2d)
+    randomise(plain)
+    layer = SplitAttention2d(64, stride=2).double().eval()
+    layer.load_state_dict(plain.state_dict(), strict=True)
+    x = torch.randn(2, 64, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), plain(x), rtol=1e-12, atol=1e-12)
+
+
+def test_split_attention_refuses_what_it_cannot_build():
+    with pytest.raises(ValueError, match="channels 36 and 32 must be multiples of groups 8"):
+        SplitAttention2d(36, groups=8)
 
 
 def test_cot_ablations_are_parts_of_the_full_layer():

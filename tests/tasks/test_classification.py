@@ -117,6 +117,17 @@ def test_accuracy_is_counted_over_all_images(tmp_path):
     assert metrics["val_top5"] == pytest.approx((order[:, :5] == targets[:, None]).any(1).float().mean().item())
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 8])
+def test_val_loss_is_the_mean_over_images_whatever_the_batches(tmp_path, batch_size):
+    network = task().eval()
+    data = loader(8, batch_size)
+    images, targets = data.dataset.tensors
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(network(images), targets).item()
+    (metrics,) = trainer(tmp_path).validate(network, data, verbose=False)
+    assert metrics["val_loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_top5_of_three_classes_is_always_right(tmp_path):
     it = ClassificationTask("test_resnet", SPEC | {"class_names": ["a", "b", "c"]})
     data = DataLoader(TensorDataset(torch.randn(3, 3, 32, 32), torch.arange(3)))

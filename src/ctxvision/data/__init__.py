@@ -9,7 +9,6 @@ from .open import open_data
 from .source import find_images
 from .spec import DataSpec
 
-ImageFolderData = ImageData  # its earlier name
 
 __all__ = [
     "BadImageError",
@@ -18,7 +17,6 @@ __all__ = [
     "DataSpec",
     "DigitsData",
     "ImageData",
-    "ImageFolderData",
     "find_images",
     "list_images",
     "open_data",

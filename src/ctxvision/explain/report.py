@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctxvision.data import DigitsData, ImageFolderData
+from ctxvision.data import DigitsData, ImageData
 from ctxvision.tasks import ClassificationTask
 
 from .error import ReportError
@@ -43,7 +43,7 @@ class Report:
 def make_report(
     run: Run,
     task: ClassificationTask,
-    data: DigitsData | ImageFolderData,
+    data: DigitsData | ImageData,
     *,
     data_name: str,
     split: str,
@@ -108,7 +108,7 @@ def _batches(task: ClassificationTask, data: Any, loader: Any) -> Iterator[tuple
             yield images.to(task.device, memory_format=task.memory_format), targets.to(task.device)
 
 
-def _file_names(data: DigitsData | ImageFolderData) -> list[str]:
+def _file_names(data: DigitsData | ImageData) -> list[str]:
     """Name the images that could be read, in their order; digits have no names."""
     samples = getattr(data, "eval_samples", [])
     return [os.path.relpath(path, data.root) for path, _ in samples if path not in data.bad_images]

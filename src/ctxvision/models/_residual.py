@@ -83,7 +83,7 @@ class Bottleneck(nn.Module):
         x = self.before(self.act1(self.bn1(self.conv1(x))))
         x = self.after(self.act2(self.bn2(self.conv2(x))))
         x = self.drop_path(self.bn3(self.conv3(x)))
-        y: Tensor = self.act3(x + shortcut)
+        y: Tensor = self.act3(x.add_(shortcut))
         return y
 
 

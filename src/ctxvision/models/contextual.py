@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import DropPath, LayerNorm, LayerNorm2d, Mlp, trunc_normal_
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, LayerNorm, LayerNorm2d, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -28,6 +30,25 @@ from ctxvision.nn import ContextualConv2d
 __all__ = ["ContextualNet"]
 
 
+class PointwiseMlp(nn.Module):
+    """``Linear -> GELU -> Linear`` over the channels of ``(B, C, H, W)``, under the names of timm's ``Mlp``."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the same shape and memory format."""
+        if x.device.type != "cpu":
+            y: Tensor = self.fc2(self.act(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+            return y
+        # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear
+        hidden = self.act(F.conv2d(x, self.fc1.weight[:, :, None, None], self.fc1.bias))
+        return F.conv2d(hidden, self.fc2.weight[:, :, None, None], self.fc2.bias)
+
+
 class ContextualNeXtBlock(nn.Module):
     """ConvNeXt's block with a contextual or a plain 7x7 depthwise convolution; keeps ``(B, C, H, W)``."""
 
@@ -35,16 +56,15 @@ class ContextualNeXtBlock(nn.Module):
         super().__init__()
         self.conv_dw = conv_dw
         self.norm = LayerNorm(channels, eps=1e-6)
-        self.mlp = Mlp(channels, 4 * channels)
+        self.mlp = PointwiseMlp(channels, 4 * channels)
         self.gamma = nn.Parameter(nn.init.constant_(self.norm.weight.new_empty(channels), layer_scale))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
         """Return the block's output under the prior ``(B, d)``."""
         y = self.conv_dw(x, prior) if isinstance(self.conv_dw, ContextualConv2d) else self.conv_dw(x)
-        y = self.mlp(self.norm(y.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        out: Tensor = x + self.drop_path(y * self.gamma[:, None, None])
-        return out
+        y = self.mlp(self.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        return torch.addcmul(x, self.drop_path(y), self.gamma[:, None, None])
 
 
 class ContextualBottleneck(nn.Module):
@@ -88,11 +108,11 @@ class ContextualBottleneck(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.conv1(x)
         if self.prior is not None:
-            x = x + self.prior(prior)[:, :, None, None]
+            x = x.add_(self.prior(prior)[:, :, None, None])
         x = self.act1(self.bn1(x))
         x = self.conv2(x, prior) if isinstance(self.conv2, ContextualConv2d) else self.conv2(x)
         x = self.drop_path(self.bn3(self.conv3(self.act2(self.bn2(x)))))
-        y: Tensor = self.act3(x + shortcut)
+        y: Tensor = self.act3(x.add_(shortcut))
         return y
 
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
-from timm.layers import BlurPool2d, SplitAttn
+from timm.layers import BlurPool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
 from ctxvision.models._config import default_cfg
 from ctxvision.models._residual import Place, ResidualNet, Spatial, Stem, average_shortcut, plain_shortcut
-from ctxvision.nn import CoTLayer
+from ctxvision.nn import CoTLayer, SplitAttention2d
 from ctxvision.nn.cot import Context
 
 __all__ = ["CoTNet"]
@@ -85,11 +85,7 @@ class CoTNet(ResidualNet):
                 return Spatial(layer, before=pool, after=blur)
             stride, same = (1 if blur is not None else place.stride), place.dilation
             if plain == "se":
-                attention = SplitAttn(
-                    place.width, stride=stride, padding=same, dilation=same, groups=cardinality, radix=1,
-                    act_layer=nn.SiLU, norm_layer=nn.BatchNorm2d,
-                )  # fmt: skip
-                return Spatial(attention, after=blur)
+                return Spatial(SplitAttention2d(place.width, 3, stride, same, cardinality), after=blur)
             conv = nn.Conv2d(place.width, place.width, 3, stride, same, same, cardinality, bias=False)
             return Spatial(conv, norm=True, after=blur)
 

@@ -5,7 +5,9 @@ from ctxvision.nn.contextual_conv import ContextualConv2d
 from ctxvision.nn.contextual_loss import ContextualLoss
 from ctxvision.nn.cot import CoTLayer
 from ctxvision.nn.funnel import ClassFunnel, ContextualOutput
+from ctxvision.nn.fusing import fuse
 from ctxvision.nn.involution import Involution2d
+from ctxvision.nn.split_attention import SplitAttention2d
 from ctxvision.nn.surgery import ConvReplacement, ReplacementPlan, plan_replacements, replace_convs
 
 __all__ = [
@@ -19,7 +21,9 @@ __all__ = [
     "ConvReplacement",
     "Involution2d",
     "ReplacementPlan",
+    "SplitAttention2d",
     "class_counts",
+    "fuse",
     "plan_replacements",
     "replace_convs",
 ]

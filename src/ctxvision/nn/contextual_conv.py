@@ -79,8 +79,8 @@ class SamplingOffsets(nn.Module):
         """Return ``Δp`` in pixels, ``(B, 2 * k * k, H', W')``, and the mask, ``(B, k * k, H', W')``, if any."""
         hidden = self.conv1(x)
         if self.prior is not None:
-            hidden = hidden + self.prior(prior)[:, :, None, None]
-        maps: Tensor = self.conv2(F.relu(self.norm(hidden)))
+            hidden = hidden.add_(self.prior(prior)[:, :, None, None])
+        maps: Tensor = self.conv2(F.relu(self.norm(hidden), inplace=True))
         if not self.modulation:
             return maps, None
         return maps[:, : self.coordinates], 2 * torch.sigmoid(maps[:, self.coordinates :])

@@ -1,12 +1,16 @@
 """The Contextual Transformer (CoT) layer: static context from a convolution, dynamic context from attention."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ctxvision.nn._checks import require_odd_kernel, require_positive
 from ctxvision.ops import local_aggregation
+from ctxvision.ops._geometry import is_channels_last
 
 Context = Literal["full", "static", "dynamic", "linear"]
 SHARE = 8  # channels that share an attention map, interleaved
@@ -97,28 +101,19 @@ class CoTLayer(nn.Module):
 
     def attention(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the attention maps, ``(B, C / 8, k * k, H, W)``, equation 4."""
-        both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
-        maps: Tensor = self.embed(both).unflatten(1, (self.maps, self.kernel_size**2))
-        return maps
+        return self._normed_maps(self._raw_maps(x, static))
 
     def dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
         """Return ``K2``, ``(B, C, H, W)``, equation 5."""
-        maps, values = self.attention(x, static), self.conv1x1(x)
-        if self.groups == 1:
-            aggregated = local_aggregation(values, maps, dilation=self.dilation, grouping="interleaved")
-        else:  # interleaving stays inside a group of channels: fold the groups into the batch
-            aggregated = local_aggregation(
-                values.unflatten(1, (self.groups, -1)).flatten(0, 1),
-                maps.unflatten(1, (self.groups, -1)).flatten(0, 1),
-                dilation=self.dilation,
-                grouping="interleaved",
-            ).unflatten(0, (-1, self.groups)).flatten(1, 2)  # fmt: skip
-        dynamic: Tensor = self.act(self.bn(aggregated))
+        dynamic: Tensor = self.act(self._normed_dynamic_context(x, static))
         return dynamic
 
     def fusion(self, static: Tensor, dynamic: Tensor) -> Tensor:
         """Return the shares of dynamic and static context per image and channel, ``α``, ``(B, C, 2)``."""
-        pooled = (dynamic + static).mean((2, 3), keepdim=True)
+        if static.dtype == torch.float64:  # see `_blend`
+            pooled = (dynamic + static).mean((2, 3), keepdim=True)
+        else:
+            pooled = dynamic.mean((2, 3), keepdim=True) + static.mean((2, 3), keepdim=True)
         pair: Tensor = self.se(pooled).reshape(-1, self.maps * SHARE, 2)
         return pair.softmax(2)
 
@@ -127,10 +122,82 @@ class CoTLayer(nn.Module):
         static: Tensor = self.key_embed(x)
         if self.context == "static":
             return static
-        dynamic = self.dynamic_context(x, static)
         if self.context == "dynamic":
-            return dynamic
+            return self.dynamic_context(x, static)
         if self.context == "linear":
-            return static + dynamic
-        shares = self.fusion(static, dynamic)[..., None, None]
-        return dynamic * shares[:, :, 0] + static * shares[:, :, 1]
+            return static + self.dynamic_context(x, static)
+        if not torch.is_grad_enabled():
+            dynamic = self.dynamic_context(x, static)
+            return _blend(static, dynamic, self.fusion(static, dynamic))
+        normed = self._normed_dynamic_context(x, static)
+        shares = self.fusion(static, F.silu(normed))
+        return _recomputed(lambda a, b, c: _blend(a, F.silu(b), c), static, normed, shares)
+
+    def _raw_maps(self, x: Tensor, static: Tensor) -> Tensor:
+        """Return the attention maps before their GroupNorm, ``(B, k * k * C / 8, H, W)``."""
+        first: nn.Conv2d = self.embed[0]  # type: ignore[assignment]
+        if x.dtype == torch.float64:  # for verification: one sum over all channels, as published
+            both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
+            hidden: Tensor = first(both)
+        else:  # each half by itself: [x, K1] is never put together
+            weight = first.weight
+            halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
+            hidden = F.conv2d(x, halves[0], first.bias, groups=self.groups)
+            hidden = hidden.add_(F.conv2d(static, halves[1], groups=self.groups))
+        maps: Tensor = self.embed[3](self.embed[2](self.embed[1](hidden)))
+        return maps
+
+    def _normed_maps(self, raw: Tensor) -> Tensor:
+        maps: Tensor = self.embed[4](raw).unflatten(1, (self.maps, self.kernel_size**2))
+        return maps
+
+    def _normed_dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
+        """Return ``K2`` before its SiLU."""
+        aggregated = _recomputed(self._aggregate, self._raw_maps(x, static), self.conv1x1(x))
+        normed: Tensor = self.bn(aggregated)
+        return normed
+
+    def _aggregate(self, raw: Tensor, values: Tensor) -> Tensor:
+        """Return the values aggregated with the normed maps, ``(B, C, H, W)``."""
+        maps = self._normed_maps(raw)
+        if self.groups == 1:
+            return local_aggregation(values, maps, dilation=self.dilation, grouping="interleaved")
+        # Interleaving stays inside a group of channels: fold the groups into the batch, or where that would copy,
+        # pixel by pixel into the width, in which neighbours of the same group are then `groups` apart.
+        if not is_channels_last(values):
+            values, maps = (t.unflatten(1, (self.groups, -1)).flatten(0, 1) for t in (values, maps))
+            aggregated = local_aggregation(values, maps, dilation=self.dilation, grouping="interleaved")
+            result: Tensor = aggregated.unflatten(0, (-1, self.groups)).flatten(1, 2)
+            return result
+        values, maps = _groups_into_width(values, self.groups), _groups_into_width(maps, self.groups)
+        spread = (self.dilation, self.dilation * self.groups)
+        aggregated = local_aggregation(values, maps, dilation=spread, grouping="interleaved")
+        pixels: Tensor = aggregated.permute(0, 2, 3, 1).unflatten(2, (-1, self.groups)).flatten(3)
+        return pixels.permute(0, 3, 1, 2)
+
+
+def _groups_into_width(x: Tensor, groups: int) -> Tensor:
+    """View channels-last ``(B, g · c, ..., H, W)`` as ``(B, c, ..., H, W · g)``."""
+    order = (0, x.dim() - 2, x.dim() - 1, *range(1, x.dim() - 2))  # (B, H, W, g · c, ...)
+    pixels: Tensor = x.permute(order).unflatten(3, (groups, -1)).flatten(2, 3)
+    return pixels.movedim((1, 2), (-2, -1))
+
+
+def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Call a cheap function and store nothing inside it: the backward pass computes it again."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler decides that itself
+        return function(*tensors)
+    result: Tensor = checkpoint(function, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return result
+
+
+def _blend(static: Tensor, dynamic: Tensor, shares: Tensor) -> Tensor:
+    """Return ``dynamic · α0 + static · α1``; the shares ``(B, C, 2)`` add up to one.
+
+    Float64 is for verification and keeps the published order of roundings, which deep networks amplify.
+    """
+    # autocast keeps a softmax in float32; contiguous, because they are read at every pixel
+    first, second = shares.to(static.dtype).movedim(2, 0).contiguous()[..., None, None].unbind(0)
+    if static.dtype == torch.float64:
+        return dynamic * first + static * second
+    return torch.lerp(static, dynamic, first)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -21,7 +21,8 @@ DTYPES: dict[Name, tuple[torch.dtype, ...]] = {
     "native": (torch.float32, torch.bfloat16),
     "triton": (torch.float32, torch.float16, torch.bfloat16),
 }
-MODULES: dict[Name, str] = {"native": "cpu", "triton": "triton", "torch": "reference"}  # files of an operator's folder
+# files of an operator's folder
+MODULES: dict[Name, str] = {"native": "cpu", "triton": "triton", "torch": "reference"}
 
 _forced: Name | None = None  # one for the process: the backward pass may run in other threads
 
@@ -63,7 +64,7 @@ def backends() -> tuple[Backend, ...]:
         native = Backend("native", True, f"CPU, float32 and bfloat16, {library.description}")
     devices = "CUDA" + (" and, interpreted, CPU" if _interpreted() else "")
     triton = Backend("triton", missing is None, missing or f"{devices}, float32, float16 and bfloat16")
-    return native, triton, Backend("torch", True, "any device, any floating dtype, differentiable any number of times")
+    return native, triton, Backend("torch", True, "any device, any floating dtype")
 
 
 @contextmanager
@@ -123,7 +124,7 @@ def choose(device: torch.device, dtype: torch.dtype) -> Name:
     return "torch"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _module(package: str, name: Name) -> ModuleType:
     return import_module(f"{package}.{MODULES[name]}")  # triton is imported when it first computes
 

@@ -57,7 +57,7 @@ def like_layout(x: Tensor, like: Tensor) -> Tensor:
 
 
 def empty_maps(image: Tensor, groups: int, taps: int) -> Tensor:
-    """Return uninitialised maps (B, G, K, H, W) for each position of ``image``, taps last where it is channels-last.
+    """Return uninitialised maps (B, G, K, H, W) for the positions of ``image``, taps last if it is channels-last.
 
     These are the orders in which a 1x1 convolution generates maps in the two memory formats.
     """

@@ -124,7 +124,8 @@ class ClassificationTask(LightningModule):
         # mixup smooths its own targets
         self.train_loss = self._make_loss(0.0 if self.mixup else label_smoothing)
         self.val_loss = self._make_loss(0.0)
-        # means over images, NaN included; every process takes part in them, also one whose images were all bad
+        # means over images, NaN included; every process takes part in them, also one whose images were all bad.
+        # They are updated with one value per image: torchmetrics 1.9 ignores weights where NaN is not checked.
         self.train_mean, self.val_mean, self.val_images = MeanMetric("disable"), MeanMetric("disable"), SumMetric()
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
@@ -169,7 +170,7 @@ class ClassificationTask(LightningModule):
         if self.leave_out_nonfinite:
             finite = loss.isfinite()
             loss, images = torch.where(finite, loss, 0.0), images * int(finite)
-        self.train_mean.update(loss, images)
+        self.train_mean.update(loss.expand(images))
         self.log("train_loss", self.train_mean, on_step=False, on_epoch=True, prog_bar=True)
 
     def on_train_epoch_start(self) -> None:
@@ -200,7 +201,7 @@ class ClassificationTask(LightningModule):
         output = self._output(images)
         logits = (output.logits if self.is_contextual else output).float()
         loss = self.val_loss(output if self.is_contextual else logits, targets)
-        self.val_mean.update(loss, len(images))
+        self.val_mean.update(loss.expand(len(images)))
         self.val_images.update(len(images))
         self.val_top1.update(logits, targets)
         self.val_top5.update(logits, targets)

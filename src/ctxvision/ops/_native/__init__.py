@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ class Library:
             raise MemoryError(f"{function} could not allocate its working memory")
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(level: str | None = None) -> Library | str:
     """Return the kernels for this processor, or why there are none.
 
@@ -58,7 +58,7 @@ def load(level: str | None = None) -> Library | str:
         level = LEVELS.get(torch.backends.cpu.get_cpu_capability(), "baseline")
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
     found = [
-        path for folder in __path__ if (path := Path(folder) / f"ctxvision_{level}{suffix}").is_file()
+        path for folder in __path__ if (path := Path(folder) / "lib" / f"ctxvision_{level}{suffix}").is_file()
     ]  # editable installs keep sources and binaries apart
     if not found:
         return (
@@ -71,7 +71,7 @@ def load(level: str | None = None) -> Library | str:
         return f"{found[0].name} cannot be opened on {platform.machine()} ({sysconfig.get_platform()}): {error}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def warn_if_missing() -> None:
     """Warn, once, that the slower path computes."""
     library = load()

@@ -1,194 +1,103 @@
-// Contextual convolution on the CPU: see contextual_conv/README.md for the derivation and the cost.
-//
-// Pixels are rows of C float32 numbers, C a multiple of 16: image (B, H * W, C), output and gradient (B, P, C),
-// kernels (B or 1, K, C). Only offsets, modulation and their gradients are read and written in the tensors' dtype.
-#include "vector.hpp"
+// Contextual convolution, forward: rows of pixels, kernels, the depthwise operator, samples for the dense one.
+#include "contextual_conv.hpp"
 
 namespace {
 
-constexpr int kLanes = 8;         // output positions whose taps are placed together
-constexpr int64_t kRunning = 64;  // blocks of positions summed before they join the total: keeps float32 sums exact
+// ------------------------------------------------------------------------------------------- rows and kernels
 
-using lanes = vec<kLanes>;
-typedef int32_t lanes32 __attribute__((vector_size(4 * kLanes)));
-typedef int64_t lanes64 __attribute__((vector_size(8 * kLanes)));
-
-// One field per number that cpu.py passes, in its order.
-struct Problem {
-  int64_t element, batch, height, width, channels, rows, columns;
-  int64_t kernel[2], stride[2], padding[2], dilation[2];
-  int64_t offset_step[4], mask_step[4];
-  int64_t first, count;           // output positions to compute
-  int64_t kernel_step;            // from the kernels of one image to the next, 0 where all share them
-  int64_t groups, group_channels; // of the sampled columns (groups, B * count, K, group_channels)
-
-  explicit Problem(const int64_t *numbers) { std::memcpy(this, numbers, sizeof *this); }
-  int64_t taps() const { return kernel[0] * kernel[1]; }
-  int64_t positions() const { return rows * columns; }
-  int64_t pixels() const { return height * width; }
-  int64_t blocks() const { return (count + kLanes - 1) / kLanes; }
+// A tensor (B, C, pixels) with any steps; rows are one of step 1 in C.
+struct Steps {
+  int64_t image, channel, pixel;
 };
 
-// One kernel tap at kLanes output positions.
-struct Tap {
-  int64_t at[4][kLanes];  // bytes from the image to the corners: top left, top right, bottom left, bottom right
-  float value[4][kLanes]; // modulation times coefficient of each corner; or vertical, horizontal fraction, modulation
-};
-enum TapValues { kCoefficients, kFractions };
-
-constexpr int64_t kTapFloats = sizeof(Tap) / sizeof(float);
-
-CTX_INLINE int64_t distance(const void *from, const void *to) {
-  return static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from));
-}
-
-CTX_INLINE const float *moved(const float *p, int64_t bytes) {
-  return reinterpret_cast<const float *>(reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(bytes));
-}
-
-// The values at kLanes places: one load where they lie side by side.
-template <typename T>
-struct Places {
-  int64_t at[kLanes];
-  bool together;
-
-  CTX_INLINE lanes read(const T *p) const {
-    if (together) return load<kLanes>(p + at[0]);
-    float values[kLanes];
-    for (int l = 0; l < kLanes; ++l) values[l] = to_float(p[at[l]]);
-    return load<kLanes>(values);
-  }
-};
-
-// A sampling coordinate of kLanes positions: the pixel before it and the way from there, inside or not.
-struct Axis {
-  lanes fraction;
-  lanes32 before, before_inside, after_inside;
-
-  CTX_INLINE Axis(lanes position, int64_t size) {
-    const lanes low = splat<kLanes>(-2), high = splat<kLanes>(static_cast<float>(size + 1));
-    position = position < low ? low : position;
-    position = position > high ? high : position;                     // NaN stays
-    const lanes number = position == position ? position : low;       // NaN has no integer
-    const lanes32 truncated = __builtin_convertvector(number, lanes32);
-    before = truncated + (__builtin_convertvector(truncated, lanes) > number);  // true is -1
-    fraction = position - __builtin_convertvector(before, lanes);
-    const lanes32 end = lanes32{} + static_cast<int32_t>(size);
-    before_inside = (before >= 0) & (before < end);
-    after_inside = (before >= -1) & (before + 1 < end);
-  }
-};
-
-// Place all taps of `count` <= kLanes output positions from `first`; the lanes after them repeat the last one.
-// Corners outside the image are at `outside`.
-template <TapValues kValues, typename T>
-void place_taps(const Problem &g, const T *offset, const T *mask, int64_t first, int64_t count, int64_t outside,
-                Tap *taps) {
-  Places<T> offsets, masks;
-  float grid_y[kLanes], grid_x[kLanes];
-  offsets.together = masks.together = count == kLanes;
-  for (int l = 0; l < kLanes; ++l) {
-    const int64_t p = first + (l < count ? l : count - 1), i = p / g.columns, j = p % g.columns;
-    offsets.at[l] = i * g.offset_step[2] + j * g.offset_step[3];
-    masks.at[l] = i * g.mask_step[2] + j * g.mask_step[3];
-    offsets.together &= offsets.at[l] == offsets.at[0] + l;
-    masks.together &= masks.at[l] == masks.at[0] + l;
-    grid_y[l] = static_cast<float>(i * g.stride[0] - g.padding[0]);
-    grid_x[l] = static_cast<float>(j * g.stride[1] - g.padding[1]);
-  }
-  const int64_t right = g.channels * 4, down = g.width * right;
-  for (int64_t u = 0, n = 0; u < g.kernel[0]; ++u) {
-    const lanes tap_y = load<kLanes>(grid_y) + static_cast<float>(u * g.dilation[0]);
-    for (int64_t v = 0; v < g.kernel[1]; ++v, ++n) {
-      const lanes tap_x = load<kLanes>(grid_x) + static_cast<float>(v * g.dilation[1]);
-      const Axis y(tap_y + offsets.read(offset + 2 * n * g.offset_step[1]), g.height);
-      const Axis x(tap_x + offsets.read(offset + (2 * n + 1) * g.offset_step[1]), g.width);
-      const lanes m = mask ? masks.read(mask + n * g.mask_step[1]) : splat<kLanes>(1);
-      Tap &tap = taps[n];
-
-      const lanes64 top_left =
-          __builtin_convertvector(y.before, lanes64) * down + __builtin_convertvector(x.before, lanes64) * right;
-      const lanes64 all_outside = lanes64{} + outside;
-      const auto put = [&](int corner, lanes64 at, lanes32 inside) {
-        const lanes64 wide = __builtin_convertvector(inside, lanes64);
-        at = (at & wide) | (all_outside & ~wide);
-        std::memcpy(tap.at[corner], &at, sizeof at);
-      };
-      put(0, top_left, y.before_inside & x.before_inside);
-      put(1, top_left + right, y.before_inside & x.after_inside);
-      put(2, top_left + down, y.after_inside & x.before_inside);
-      put(3, top_left + down + right, y.after_inside & x.after_inside);
-
-      if constexpr (kValues == kCoefficients) {
-        const lanes upper = (1 - y.fraction) * m, lower = y.fraction * m;
-        store<kLanes>(tap.value[0], upper * (1 - x.fraction));
-        store<kLanes>(tap.value[1], upper * x.fraction);
-        store<kLanes>(tap.value[2], lower * (1 - x.fraction));
-        store<kLanes>(tap.value[3], lower * x.fraction);
-      } else {
-        store<kLanes>(tap.value[0], y.fraction);
-        store<kLanes>(tap.value[1], x.fraction);
-        store<kLanes>(tap.value[2], m);
+template <typename In, typename Out>
+void copy_pixels(const In *in, Steps from, Out *out, Steps to, int64_t channels, int64_t pixels) {
+  if (from.channel == 1 && to.channel == 1) {
+    for (int64_t p = 0; p < pixels; ++p) {
+      for (int64_t c = 0; c < channels; ++c) from_float(to_float(in[p * from.pixel + c]), out + p * to.pixel + c);
+    }
+  } else if (from.pixel == 1 && to.channel == 1) {
+    transpose(in, from.channel, channels, pixels, out, to.pixel);
+  } else if (from.channel == 1 && to.pixel == 1) {
+    transpose(in, from.pixel, pixels, channels, out, to.channel);
+  } else {
+    for (int64_t p = 0; p < pixels; ++p) {
+      for (int64_t c = 0; c < channels; ++c) {
+        from_float(to_float(in[p * from.pixel + c * from.channel]), out + p * to.pixel + c * to.channel);
       }
     }
   }
 }
 
-// What a tap reads at one position.
-struct Corners {
-  const float *at[4];
-  float value[4];
-
-  CTX_INLINE Corners(const float *image, const Tap &tap, int64_t lane) {
-    for (int k = 0; k < 4; ++k) at[k] = moved(image, tap.at[k][lane]), value[k] = tap.value[k][lane];
-  }
-
-  template <int N>
-  CTX_INLINE vec<N> sample(int64_t c) const {
-    vec<N> mixed = value[0] * load<N>(at[0] + c);
-    for (int k = 1; k < 4; ++k) mixed += value[k] * load<N>(at[k] + c);
-    return mixed;
-  }
-};
-
-// Call body(constant width, c) for channels [begin, end), in blocks of kLargest and then smaller powers of two.
-template <int kLargest, typename Body>
-CTX_INLINE void channel_blocks(int64_t begin, int64_t end, const Body &body) {
-  int64_t c = begin;
-  for (; c + kLargest <= end; c += kLargest) body(std::integral_constant<int, kLargest>(), c);
-  if constexpr (kLargest > 16) {
-    if (c < end) channel_blocks<kLargest / 2>(c, end, body);
-  }
+// Between a tensor and its rows, which end in zeros. numbers: element, batch, channels, pixels, row length, steps
+template <typename T, bool kToRows>
+int copy_rows(const void **tensors, const int64_t *numbers, int threads) {
+  const int64_t batch = numbers[1], channels = numbers[2], pixels = numbers[3], length = numbers[4];
+  const Steps steps{numbers[5], numbers[6], numbers[7]}, row_steps{pixels * length, 1, length};
+  constexpr int64_t kBlock = 64;
+  const int64_t blocks = (pixels + kBlock - 1) / kBlock;
+  const auto body = [&](int64_t task, float *) {
+    const int64_t b = task / blocks, first = task % blocks * kBlock;
+    const int64_t count = pixels - first < kBlock ? pixels - first : kBlock;
+    const int64_t at = b * steps.image + first * steps.pixel, row = (b * pixels + first) * length;
+    if constexpr (kToRows) {
+      const auto rows = static_cast<float *>(const_cast<void *>(tensors[1])) + row;
+      copy_pixels(static_cast<const T *>(tensors[0]) + at, steps, rows, row_steps, channels, count);
+      for (int64_t p = 0; p < count; ++p) {
+        for (int64_t c = channels; c < length; ++c) rows[p * length + c] = 0;
+      }
+    } else {
+      const auto image = static_cast<T *>(const_cast<void *>(tensors[1])) + at;
+      copy_pixels(static_cast<const float *>(tensors[0]) + row, row_steps, image, steps, channels, count);
+    }
+  };
+  return parallel(batch * blocks, worthwhile(threads, batch * pixels * length * 4), 0, body);
 }
 
-// As many threads as have work of at least some ten microseconds each.
-int worthwhile(int threads, int64_t operations) {
-  const int64_t most = operations / 200000 + 1;
-  return most < threads ? static_cast<int>(most) : threads;
-}
-
-int64_t operations(const Problem &g) { return g.batch * g.count * g.taps() * g.channels; }
-
+// weight (C, K) plus weight_offset (B, C, K) or null, as (B, K, row length). numbers: element, batch, channels, taps,
+// row length
 template <typename T>
-const T *image_of(const Problem &, const T *p, int64_t step, int64_t b) {
-  return p ? p + b * step : nullptr;
+int depthwise_kernels(const void **tensors, const int64_t *numbers, int threads) {
+  const int64_t batch = numbers[1], channels = numbers[2], taps = numbers[3], length = numbers[4];
+  constexpr int64_t kBlock = 64;
+  const int64_t blocks = (length + kBlock - 1) / kBlock;
+  const auto weight = static_cast<const T *>(tensors[0]), weight_offset = static_cast<const T *>(tensors[1]);
+  const auto body = [&](int64_t task, float *) {
+    const int64_t b = task / blocks, begin = task % blocks * kBlock;
+    const int64_t end = begin + kBlock < length ? begin + kBlock : length;
+    float *out = static_cast<float *>(const_cast<void *>(tensors[2])) + b * taps * length;
+    for (int64_t c = begin; c < end; ++c) {
+      const T *shared = weight + c * taps, *own = weight_offset ? weight_offset + (b * channels + c) * taps : nullptr;
+      for (int64_t n = 0; n < taps; ++n) {
+        out[n * length + c] = c >= channels ? 0 : to_float(shared[n]) + (own ? to_float(own[n]) : 0);
+      }
+    }
+  };
+  return parallel(batch * blocks, worthwhile(threads, batch * taps * length * 4), 0, body);
 }
 
-// ---------------------------------------------------------------------------------------------------- forward
+// -------------------------------------------------------------------------------------------------- depthwise
 
-template <int kWidth>
-CTX_INLINE void depthwise_position(const Problem &g, const Tap *taps, int64_t lane, const float *image,
-                                   const float *kernel, const float *bias, float *y) {
+// kPositions neighbours, so that each number of the kernel is loaded once for all of them.
+template <int kPositions, int kWidth>
+CTX_INLINE void depthwise_positions(const Problem &g, const Tap *taps, int64_t lane, const float *image,
+                                    const float *kernel, const float *bias, float *y) {
   constexpr int kVectors = kWidth / kNative;
-  vec<kNative> total[kVectors];
-  unroll<kVectors>([&](auto v) { total[v] = bias ? load<kNative>(bias + v * kNative) : vec<kNative>{}; });
+  vec<kNative> total[kPositions * kVectors];
+  unroll<kPositions * kVectors>([&](auto i) __attribute__((always_inline)) {
+    total[i] = bias ? load<kNative>(bias + i % kVectors * kNative) : vec<kNative>{};
+  });
   for (int64_t n = 0; n < g.taps(); ++n, kernel += g.channels) {
-    const Corners corners(image, taps[n], lane);
-    unroll<kVectors>([&](auto v) {
-      total[v] += corners.sample<kNative>(v * kNative) * load<kNative>(kernel + v * kNative);
+    const Corners first(image, taps[n], lane), last(image, taps[n], lane + kPositions - 1);
+    unroll<kVectors>([&](auto v) __attribute__((always_inline)) {
+      const auto weight = load<kNative>(kernel + v * kNative);
+      total[v] += first.sample<kNative>(v * kNative) * weight;
+      if constexpr (kPositions == 2) total[kVectors + v] += last.sample<kNative>(v * kNative) * weight;
     });
   }
-  unroll<kVectors>([&](auto v) { store<kNative>(y + v * kNative, total[v]); });
+  unroll<kPositions * kVectors>([&](auto i) __attribute__((always_inline)) {
+    store<kNative>(y + i / kVectors * g.channels + i % kVectors * kNative, total[i]);
+  });
 }
 
 // tensors: x, kernels, offset, mask or null, bias or null, y
@@ -200,27 +109,79 @@ int depthwise(const void **tensors, const Problem &g, int threads) {
   const auto y = static_cast<float *>(const_cast<void *>(tensors[5]));
   const int64_t staged = g.taps() * kTapFloats;
   const auto body = [&](int64_t task, float *scratch) {
-    const int64_t b = task / g.blocks(), first = g.first + task % g.blocks() * kLanes;
-    const int64_t end = g.first + g.count, count = end - first < kLanes ? end - first : kLanes;
+    const Block block(g, task);
     const auto taps = reinterpret_cast<Tap *>(scratch);
-    float *zeros = scratch + staged;
-    std::memset(zeros, 0, static_cast<size_t>(g.channels) * 4);
-    const float *image = x + b * g.pixels() * g.channels;
-    place_taps<kCoefficients>(g, offset + b * g.offset_step[0], image_of(g, mask, g.mask_step[0], b), first, count,
-                              distance(image, zeros), taps);
-    channel_blocks<128>(0, g.channels, [&](auto width, int64_t c) {
-      for (int64_t lane = 0; lane < count; ++lane) {
-        depthwise_position<width>(g, taps, lane, image + c, kernels + b * g.kernel_step + c, bias ? bias + c : nullptr,
-                                  y + (b * g.positions() + first + lane) * g.channels + c);
+    const float *image = x + block.b * g.pixels() * g.channels, *kernel = kernels + block.b * g.kernel_step;
+    float *zeros = clear(scratch + staged, g.channels);
+    float *rows = y + (block.b * g.positions() + block.first) * g.channels;
+    place_taps<kCoefficients>(g, block, offset, mask, distance(image, zeros), taps);
+    channel_blocks<kWidest>(0, g.channels, [&](auto width, int64_t c) __attribute__((always_inline)) {
+      const float *start = bias ? bias + c : nullptr;
+      int64_t l = 0;
+      for (; l + 2 <= block.count; l += 2) {
+        depthwise_positions<2, width>(g, taps, l, image + c, kernel + c, start, rows + l * g.channels + c);
+      }
+      if (l < block.count) {
+        depthwise_positions<1, width>(g, taps, l, image + c, kernel + c, start, rows + l * g.channels + c);
       }
     });
   };
   return parallel(g.batch * g.blocks(), worthwhile(threads, operations(g)), staged + g.channels, body);
 }
 
+// ------------------------------------------------------------------------------------------------------ dense
+
+// tensors: x, offset, mask or null, columns
+template <typename T>
+int sample(const void **tensors, const Problem &g, int threads) {
+  const auto x = static_cast<const float *>(tensors[0]);
+  const auto offset = static_cast<const T *>(tensors[1]), mask = static_cast<const T *>(tensors[2]);
+  const auto columns = static_cast<float *>(const_cast<void *>(tensors[3]));
+  const int64_t staged = g.taps() * kTapFloats;
+  const auto body = [&](int64_t task, float *scratch) {
+    const Block block(g, task);
+    const auto taps = reinterpret_cast<Tap *>(scratch);
+    const float *image = x + block.b * g.pixels() * g.channels;
+    float *zeros = clear(scratch + staged, g.channels), *line = zeros + g.channels;
+    place_taps<kCoefficients>(g, block, offset, mask, distance(image, zeros), taps);
+    for (int64_t l = 0; l < block.count; ++l) {
+      for (int64_t n = 0; n < g.taps(); ++n) {
+        const Corners corners(image, taps[n], l);
+        float *out = g.columns_are_rows() ? columns + column_at(g, block, l, n, 0) : line;
+        for (int64_t c = 0; c < g.channels; c += kNative) store<kNative>(out + c, corners.sample<kNative>(c));
+        if (out != line) continue;
+        for (int64_t c = 0; c < g.groups * g.group_channels; c += g.group_channels) {
+          std::memcpy(columns + column_at(g, block, l, n, c), line + c, static_cast<size_t>(g.group_channels) * 4);
+        }
+      }
+    }
+  };
+  return parallel(g.batch * g.blocks(), worthwhile(threads, operations(g)), staged + 2 * g.channels, body);
+}
+
 }  // namespace
+
+CTX_EXPORT int ctxvision_contextual_to_rows(const void **tensors, const int64_t *numbers, int threads) {
+  return *numbers == kFloat32 ? copy_rows<float, true>(tensors, numbers, threads)
+                              : copy_rows<bf16, true>(tensors, numbers, threads);
+}
+
+CTX_EXPORT int ctxvision_contextual_from_rows(const void **tensors, const int64_t *numbers, int threads) {
+  return *numbers == kFloat32 ? copy_rows<float, false>(tensors, numbers, threads)
+                              : copy_rows<bf16, false>(tensors, numbers, threads);
+}
+
+CTX_EXPORT int ctxvision_contextual_kernels(const void **tensors, const int64_t *numbers, int threads) {
+  return *numbers == kFloat32 ? depthwise_kernels<float>(tensors, numbers, threads)
+                              : depthwise_kernels<bf16>(tensors, numbers, threads);
+}
 
 CTX_EXPORT int ctxvision_contextual_depthwise(const void **tensors, const int64_t *numbers, int threads) {
   const Problem g(numbers);
   return g.element == kFloat32 ? depthwise<float>(tensors, g, threads) : depthwise<bf16>(tensors, g, threads);
+}
+
+CTX_EXPORT int ctxvision_contextual_sample(const void **tensors, const int64_t *numbers, int threads) {
+  const Problem g(numbers);
+  return g.element == kFloat32 ? sample<float>(tensors, g, threads) : sample<bf16>(tensors, g, threads);
 }

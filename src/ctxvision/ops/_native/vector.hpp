@@ -126,13 +126,13 @@ CTX_INLINE void unroll(const F &f) {
   unroll(std::make_integer_sequence<int, N>{}, f);
 }
 
-// Lane l of the result is lane Index::at(l) of a followed by b.
+// Lane l of the result is lane Index::at(l, N) of a followed by b.
 template <int N, typename Index, int... L>
 CTX_INLINE vec<N> shuffle(vec<N> a, vec<N> b, std::integer_sequence<int, L...>) {
 #if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, Index::at(L)...);
+  return __builtin_shufflevector(a, b, Index::at(L, N)...);
 #else
-  return __builtin_shuffle(a, b, typename Vector<N>::bits{static_cast<uint32_t>(Index::at(L))...});
+  return __builtin_shuffle(a, b, typename Vector<N>::bits{static_cast<uint32_t>(Index::at(L, N))...});
 #endif
 }
 
@@ -142,14 +142,14 @@ CTX_INLINE vec<N> shuffle(vec<N> a, vec<N> b) {
 }
 
 // Exchange the off-diagonal blocks of side H: one of the log2(N) steps of a transposition.
-template <int N, int H>
+template <int H>
 struct SwapLow {
-  static constexpr int at(int lane) { return lane & H ? (lane ^ H) + N : lane; }
+  static constexpr int at(int lane, int n) { return lane & H ? (lane ^ H) + n : lane; }
 };
 
-template <int N, int H>
+template <int H>
 struct SwapHigh {
-  static constexpr int at(int lane) { return lane & H ? lane + N : lane ^ H; }
+  static constexpr int at(int lane, int n) { return lane & H ? lane + n : lane ^ H; }
 };
 
 template <int N, int H>
@@ -157,62 +157,89 @@ CTX_INLINE void swap_blocks(vec<N> *rows) {
   unroll<N>([&](auto i) __attribute__((always_inline)) {
     if constexpr ((i & H) == 0) {
       const auto a = rows[i], b = rows[i + H];
-      rows[i] = shuffle<N, SwapLow<N, H>>(a, b);
-      rows[i + H] = shuffle<N, SwapHigh<N, H>>(a, b);
+      rows[i] = shuffle<N, SwapLow<H>>(a, b);
+      rows[i + H] = shuffle<N, SwapHigh<H>>(a, b);
     }
   });
   if constexpr (H > 1) swap_blocks<N, H / 2>(rows);
 }
 
-// out[c * out_stride + r] = in[r * in_stride + c]
+// out[c * out_stride + r] = in[r * in_stride + c], for `count` matrices in_step and out_step apart
 template <typename In, typename Out>
-inline void transpose(const In *in, int64_t in_stride, int64_t rows, int64_t cols, Out *out, int64_t out_stride) {
+inline void transpose(const In *in, int64_t in_stride, int64_t rows, int64_t cols, Out *out, int64_t out_stride,
+                      int64_t count = 1, int64_t in_step = 0, int64_t out_step = 0) {
   constexpr int N = kNative < 8 ? kNative : 8;
   const int64_t full_rows = rows - rows % N, full_cols = cols - cols % N;
   for (int64_t r = 0; r < full_rows; r += N) {
     for (int64_t c = 0; c < full_cols; c += N) {
-      vec<N> block[N];
-      unroll<N>([&](auto i) __attribute__((always_inline)) { block[i] = load<N>(in + (r + i) * in_stride + c); });
-      swap_blocks<N, N / 2>(block);
-      unroll<N>([&](auto i) __attribute__((always_inline)) { store<N>(out + (c + i) * out_stride + r, block[i]); });
+      const In *from = in + r * in_stride + c;
+      Out *to = out + c * out_stride + r;
+      for (int64_t n = 0; n < count; ++n, from += in_step, to += out_step) {
+        vec<N> block[N];
+        unroll<N>([&](auto i) __attribute__((always_inline)) { block[i] = load<N>(from + i * in_stride); });
+        swap_blocks<N, N / 2>(block);
+        unroll<N>([&](auto i) __attribute__((always_inline)) { store<N>(to + i * out_stride, block[i]); });
+      }
     }
   }
   for (int64_t c = 0; c < cols; ++c) {
     for (int64_t r = c < full_cols ? full_rows : 0; r < rows; ++r) {
-      from_float(to_float(in[r * in_stride + c]), out + c * out_stride + r);
+      for (int64_t n = 0; n < count; ++n) {
+        from_float(to_float(in[n * in_step + r * in_stride + c]), out + n * out_step + c * out_stride + r);
+      }
     }
   }
 }
 
-// Adds 2^k vectors pairwise until one holds them all: each step halves the lanes of a sum and doubles the sums.
-template <int N, int LANES>
-struct FirstHalf {
-  static constexpr int at(int lane) {
-    return lane / (LANES / 2) * LANES + lane % (LANES / 2);
+// Lanes of a and b, two of each, side by side in every quad of lanes: the lower two or, with PART 1, the upper two.
+template <int PART>
+struct ZipPairs {
+  static constexpr int at(int lane, int n) { return lane / 4 * 4 + lane % 4 / 2 + 2 * PART + lane % 2 * n; }
+};
+
+template <int PART>
+struct JoinPairs {
+  static constexpr int at(int lane, int n) { return lane / 4 * 4 + lane % 2 + 2 * PART + lane % 4 / 2 * n; }
+};
+
+// The first or second half of every run of QUADS quads.
+template <int QUADS, int PART>
+struct HalfRuns {
+  static constexpr int at(int lane, int) {
+    return (lane / 4 / (QUADS / 2) * QUADS + lane / 4 % (QUADS / 2) + PART * (QUADS / 2)) * 4 + lane % 4;
   }
 };
 
-template <int N, int LANES>
-struct SecondHalf {
-  static constexpr int at(int lane) { return FirstHalf<N, LANES>::at(lane) + LANES / 2; }
-};
+template <int N, typename Lower, typename Upper>
+CTX_INLINE vec<N> fold(vec<N> a, vec<N> b) {
+  return shuffle<N, Lower>(a, b) + shuffle<N, Upper>(a, b);
+}
 
-// The sums over the lanes of COUNT vectors, in order; COUNT is a power of two. LANES are left to add of each.
-template <int N, int COUNT, int LANES = N>
-CTX_INLINE void sums(vec<N> *v, float *out) {
-  if constexpr (LANES == 1) {
-    unroll<COUNT>([&](auto i) __attribute__((always_inline)) { store<N>(out + i * N, v[i]); });
-  } else if constexpr (COUNT > 1) {
-    unroll<COUNT / 2>([&](auto i) __attribute__((always_inline)) {
-      const auto a = v[2 * i], b = v[2 * i + 1];
-      v[i] = shuffle<N, FirstHalf<N, LANES>>(a, b) + shuffle<N, SecondHalf<N, LANES>>(a, b);
+// COUNT / 4 vectors of N / 4 quads; QUADS of them, side by side, are still to be added.
+template <int N, int COUNT, int QUADS>
+CTX_INLINE void sum_quads(vec<N> *v, float *out) {
+  if constexpr (QUADS == 1) {
+    unroll<(COUNT + N - 1) / N>([&](auto i) __attribute__((always_inline)) { store<N>(out + i * N, v[i]); });
+  } else {
+    constexpr int kVectors = COUNT * QUADS / N;  // 0: the sums fill only a part of one
+    unroll<kVectors < 2 ? 1 : kVectors / 2>([&](auto i) __attribute__((always_inline)) {
+      constexpr int second = kVectors < 2 ? 0 : 2 * i + 1;
+      v[i] = fold<N, HalfRuns<QUADS, 0>, HalfRuns<QUADS, 1>>(v[kVectors < 2 ? 0 : 2 * i], v[second]);
     });
-    sums<N, COUNT / 2, LANES / 2>(v, out);
-  } else {  // fewer sums than lanes: fold the one vector onto itself
-    const auto folded = shuffle<N, FirstHalf<N, LANES>>(v[0], v[0]) + shuffle<N, SecondHalf<N, LANES>>(v[0], v[0]);
-    vec<N> rest[1] = {folded};
-    sums<N, 1, LANES / 2>(rest, out);
+    sum_quads<N, COUNT, QUADS / 2>(v, out);
   }
+}
+
+// The sums over the lanes of COUNT vectors, in order; COUNT is a multiple of 4. Overwrites v. `out` holds at least N.
+template <int N, int COUNT>
+CTX_INLINE void sums(vec<N> *v, float *out) {
+  unroll<COUNT / 2>([&](auto i) __attribute__((always_inline)) {
+    v[i] = fold<N, ZipPairs<0>, ZipPairs<1>>(v[2 * i], v[2 * i + 1]);
+  });
+  unroll<COUNT / 4>([&](auto i) __attribute__((always_inline)) {
+    v[i] = fold<N, JoinPairs<0>, JoinPairs<1>>(v[2 * i], v[2 * i + 1]);
+  });
+  sum_quads<N, COUNT, N / 4>(v, out);
 }
 
 template <int N>

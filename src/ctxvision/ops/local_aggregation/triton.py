@@ -1,8 +1,9 @@
 """Local aggregation and its two adjoints in Triton, in gather form: no atomics. See the section GPU of README.md.
 
-A program computes a tile of P strips (``STRIP`` rows of one column of an image) by G groups by S of the channels that
-share a map. Inside a kernel everything has three axes; `_by_strip`, `_by_group` and `_by_share` say which is which. Strides of channels-last tensors
-count ``UNIT`` elements, so that the compiler knows how far it may vectorise.
+A program computes a tile of P strips (``STRIP`` rows of one column of an image) by G groups by S of the channels
+that share a map. Maps have the first two axes, values all three; `_by_strip`, `_by_group` and `_by_share` say in
+which order. Strides of channels-last tensors count ``UNIT`` elements, so that the compiler knows how far it may
+vectorise.
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,misc,import-untyped"
 
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from ctxvision.ops._geometry import empty_like_layout
 
+ROWS = 4  # of a strip, where the taps of neighbouring rows coincide; else 1
 # ints that are never specialised: one kernel serves all batch sizes, resolutions and strides
 RUNTIME = [
     "batch", "height", "width", "source_height", "source_width", "groups", "shared",
     "stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x",
     "source_b", "source_c", "source_y", "source_x", "grad_b", "grad_c", "grad_y", "grad_x",
-    "weight_b", "weight_g", "weight_n", "weight_y", "weight_x", "result_b", "result_c", "result_y", "result_x",
+    "weight_b", "weight_g", "weight_n", "weight_y", "weight_x",
+    "result_b", "result_c", "result_g", "result_n", "result_y", "result_x",
 ]  # fmt: skip
 
 # inside the kernels -----------------------------------------------------------------------------
@@ -37,24 +40,23 @@ def _at(index, stride):
 
 @triton.jit
 def _by_strip(p, CHANNELS_LAST: tl.constexpr):
-    return p[:, None, None] if CHANNELS_LAST else p[None, None, :]
+    return p[:, None] if CHANNELS_LAST else p[None, :]
 
 
 @triton.jit
-def _by_group(g, CHANNELS_LAST: tl.constexpr, INTERLEAVED: tl.constexpr):
-    # the axis that is contiguous in memory is the last one
-    if CHANNELS_LAST and INTERLEAVED:
-        g = g[None, None, :]
-    elif CHANNELS_LAST:
-        g = g[None, :, None]
-    else:
-        g = g[:, None, None]
-    return g
+def _by_group(g, CHANNELS_LAST: tl.constexpr):
+    return g[None, :] if CHANNELS_LAST else g[:, None]
 
 
 @triton.jit
-def _by_share(s, CHANNELS_LAST: tl.constexpr, INTERLEAVED: tl.constexpr):
-    return s[None, None, :] if CHANNELS_LAST and not INTERLEAVED else s[None, :, None]
+def _by_share(s, LAST: tl.constexpr):
+    return s[None, None, :] if LAST else s[None, :, None]
+
+
+@triton.jit
+def _spread(tile, LAST: tl.constexpr):
+    # over the channels of a group; maps are loaded before, so that a thread loads none twice
+    return tile[:, :, None] if LAST else tile[:, None, :]
 
 
 @triton.jit
@@ -67,14 +69,10 @@ def _strips(program, batch, height, width, STRIP: tl.constexpr, P: tl.constexpr,
 
 
 @triton.jit
-def _channel(g, s, groups, shared, stride, CHANNELS_LAST: tl.constexpr, INTERLEAVED: tl.constexpr):
-    if INTERLEAVED:
-        channel = _at(s, groups) + g
-    else:
-        channel = _at(g, shared) + s
-    if not CHANNELS_LAST:
-        channel = _at(channel, stride)
-    return channel
+def _channels(index, step, stride, CHANNELS_LAST: tl.constexpr):
+    # offset of every step-th channel
+    offset = _at(index, step)
+    return offset if CHANNELS_LAST else offset * stride
 
 
 @triton.jit
@@ -91,19 +89,20 @@ def _tap(index, tap, stride, padding, dilation, size, ADJOINT: tl.constexpr):
 
 
 @triton.jit
-def _add(total, value, maps, seen, row, height, v, weight_n, weight_y, T: tl.constexpr, U: tl.constexpr,
-         K: tl.constexpr, ADJOINT: tl.constexpr):  # fmt: skip
-    # row T of the strip gets the value through tap (U, v), if that is one
+def _add(total, value, maps, seen, row, height, v, weight_n, weight_y, T: tl.constexpr, E: tl.constexpr,
+         K: tl.constexpr, ADJOINT: tl.constexpr, LAST: tl.constexpr):  # fmt: skip
+    # row T of the strip gets what the E-th row holds through tap (U, v), if that is one
+    U: tl.constexpr = K - 1 - E + T if ADJOINT else E - T
     if (U >= 0) and (U < K):
         maps += _at(U * K + v, weight_n)
         if not ADJOINT:
             maps += T * weight_y
             seen = seen & (row + T < height)
-        total += value * tl.load(maps, seen, other=0).to(tl.float32)
+        total += value * _spread(tl.load(maps, seen, other=0).to(tl.float32), LAST)
     return total
 
 
-@triton.jit(do_not_specialize=[name for name in RUNTIME if not name.startswith("grad")])
+@triton.jit(do_not_specialize=RUNTIME)
 def _gather_kernel(
     source, weight, result,
     batch, height, width, source_height, source_width, groups, shared,
@@ -114,62 +113,277 @@ def _gather_kernel(
     K: tl.constexpr, ADJOINT: tl.constexpr, INTERLEAVED: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     UNIT: tl.constexpr, STRIP: tl.constexpr, P: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
+    LAST: tl.constexpr = CHANNELS_LAST and not INTERLEAVED  # the axis of the shares
     groups = groups * UNIT if INTERLEAVED else groups
     shared = shared if INTERLEAVED else shared * UNIT
+    step_g, step_s = 1 if INTERLEAVED else shared, groups if INTERLEAVED else 1  # in channels
     tiles_g, tiles_s = tl.cdiv(groups, G), tl.cdiv(shared, S)
     program = tl.program_id(0)
-    g = _by_group(program // tiles_s % tiles_g * G + tl.arange(0, G), CHANNELS_LAST, INTERLEAVED)
-    s = _by_share(program % tiles_s * S + tl.arange(0, S), CHANNELS_LAST, INTERLEAVED)
+    g = _by_group(program // tiles_s % tiles_g * G + tl.arange(0, G), CHANNELS_LAST)
+    s = _by_share(program % tiles_s * S + tl.arange(0, S), LAST)
     program = program // (tiles_s * tiles_g)
     image, row, column, live = _strips(program, batch, height, width, STRIP, P, CHANNELS_LAST)
-    channels = (g < groups) & (s < shared)
-    mapped = live & (g < groups)
+    live = live & (g < groups)
+    shares = s < shared
 
-    source += _at(image, source_b) * UNIT + _channel(g, s, groups, shared, source_c, CHANNELS_LAST, INTERLEAVED)
+    source += _at(image, source_b) * UNIT + _channels(g, step_g, source_c, CHANNELS_LAST)
+    of_share = _channels(s, step_s, source_c, CHANNELS_LAST)
     maps = weight + _at(image, weight_b) + _at(g, weight_g)
     if not ADJOINT:
         maps += _at(row, weight_y) + _at(column, weight_x)
-    total0 = tl.zeros_like(channels & live).to(tl.float32)
+    total0 = tl.zeros_like(_spread(live, LAST) & shares).to(tl.float32)
     total1, total2, total3 = total0, total0, total0
     for v in range(K):
         x, inside_x = _tap(column, v, stride_x, padding_x, dilation_x, source_width, ADJOINT)
         for e in tl.static_range(K + STRIP - 1):
-            U: tl.constexpr = K - 1 - e if ADJOINT else e  # the tap of the strip's first row that reads row e
-            y, inside = _tap(row, U, stride_y, padding_y, dilation_y, source_height, ADJOINT)
+            y, inside = _tap(
+                row, K - 1 - e if ADJOINT else e, stride_y, padding_y, dilation_y, source_height, ADJOINT
+            )
             inside = inside & inside_x & live
-            value = tl.load(source + (_at(y, source_y) + _at(x, source_x)) * UNIT, inside & channels, other=0)
-            value = value.to(tl.float32)
-            at, seen = maps, mapped
+            pixel = source + (_at(y, source_y) + _at(x, source_x)) * UNIT
+            value = tl.load(_spread(pixel, LAST) + of_share, _spread(inside, LAST) & shares, other=0).to(
+                tl.float32
+            )
+            at, seen = maps, live
             if ADJOINT:  # the maps are those of the position that is read
-                at, seen = maps + (_at(y, weight_y) + _at(x, weight_x)), mapped & inside
-            D: tl.constexpr = 1 if ADJOINT else -1
-            total0 = _add(total0, value, at, seen, row, height, v, weight_n, weight_y, 0, U, K, ADJOINT)
+                at, seen = maps + (_at(y, weight_y) + _at(x, weight_x)), inside
+            total0 = _add(total0, value, at, seen, row, height, v, weight_n, weight_y, 0, e, K, ADJOINT, LAST)
             if STRIP == 4:
-                total1 = _add(total1, value, at, seen, row, height, v, weight_n, weight_y, 1, U + D, K, ADJOINT)
-                total2 = _add(total2, value, at, seen, row, height, v, weight_n, weight_y, 2, U + 2 * D, K, ADJOINT)
-                total3 = _add(total3, value, at, seen, row, height, v, weight_n, weight_y, 3, U + 3 * D, K, ADJOINT)
+                total1 = _add(total1, value, at, seen, row, height, v, weight_n, weight_y, 1, e, K, ADJOINT, LAST)
+                total2 = _add(total2, value, at, seen, row, height, v, weight_n, weight_y, 2, e, K, ADJOINT, LAST)
+                total3 = _add(total3, value, at, seen, row, height, v, weight_n, weight_y, 3, e, K, ADJOINT, LAST)
 
-    live &= channels
-    result += _at(image, result_b) * UNIT + _channel(g, s, groups, shared, result_c, CHANNELS_LAST, INTERLEAVED)
-    result += (_at(row, result_y) + _at(column, result_x)) * UNIT
-    tl.store(result, total0, live)
+    result += (_at(image, result_b) + _at(row, result_y) + _at(column, result_x)) * UNIT
+    pixel = _spread(result + _channels(g, step_g, result_c, CHANNELS_LAST), LAST)
+    pixel += _channels(s, step_s, result_c, CHANNELS_LAST)
+    tl.store(pixel, total0, _spread(live, LAST) & shares)
     if STRIP == 4:
-        tl.store(result + result_y * UNIT, total1, live & (row + 1 < height))
-        tl.store(result + 2 * result_y * UNIT, total2, live & (row + 2 < height))
-        tl.store(result + 3 * result_y * UNIT, total3, live & (row + 3 < height))
+        tl.store(pixel + result_y * UNIT, total1, _spread(live & (row + 1 < height), LAST) & shares)
+        tl.store(pixel + 2 * result_y * UNIT, total2, _spread(live & (row + 2 < height), LAST) & shares)
+        tl.store(pixel + 3 * result_y * UNIT, total3, _spread(live & (row + 3 < height), LAST) & shares)
 
 
 @triton.jit
-def _write(result, value, grad, live, row, height, v, result_n, result_y, T: tl.constexpr, U: tl.constexpr,
-           K: tl.constexpr, AXIS: tl.constexpr):  # fmt: skip
-    # tap (U, v) of row T of the strip, if there is one: the sum over the channels of a group
-    if (U >= 0) and (U < K):
-        total = tl.sum(value * grad, AXIS, keep_dims=True)
-        tl.store(result + _at(U * K + v, result_n) + T * result_y, total, live & (row + T < height))
+def _read_row(grad, shares, row, height, live, grad_y, T: tl.constexpr, LAST: tl.constexpr):
+    inside = _spread(live & (row + T < height), LAST) & shares
+    return tl.load(grad + T * grad_y, inside, other=0).to(tl.float32)
 
 
 @triton.jit
-def _correlate(part, value, grad, at, U: tl.constexpr, K: tl.constexpr, AXIS: tl.constexpr):
-    if (U >= 0) and (U < K):
-        part += tl.sum(value * grad, AXIS, keep_dims=True)
+def _correlate(part, value, grad, T: tl.constexpr, E: tl.constexpr, K: tl.constexpr, LAST: tl.constexpr):
+    # row T of the strip reads row E of the source through tap row E - T, if there is one
+    if (E >= T) and (E - T < K):
+        part += tl.sum(value * grad, 2 if LAST else 1)
     return part
+
+
+@triton.jit
+def _write(result, part, live, row, height, v, result_n, result_y, T: tl.constexpr, E: tl.constexpr,
+           K: tl.constexpr):  # fmt: skip
+    if (E >= T) and (E - T < K):
+        tl.store(result + _at((E - T) * K + v, result_n) + T * result_y, part, live & (row + T < height))
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def _correlate_kernel(
+    source, grad, result,
+    batch, height, width, source_height, source_width, groups, shared,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    source_b: tl.int64, source_c: tl.int64, source_y: tl.int64, source_x: tl.int64,
+    grad_b: tl.int64, grad_c: tl.int64, grad_y: tl.int64, grad_x: tl.int64,
+    result_b: tl.int64, result_g: tl.int64, result_n: tl.int64, result_y: tl.int64, result_x: tl.int64,
+    K: tl.constexpr, INTERLEAVED: tl.constexpr, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr,
+    WHOLE: tl.constexpr, STRIP: tl.constexpr, P: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
+):  # fmt: skip
+    LAST: tl.constexpr = CHANNELS_LAST and not INTERLEAVED  # the axis of the shares
+    groups = groups * UNIT if INTERLEAVED else groups
+    shared = shared if INTERLEAVED else shared * UNIT
+    step_g, step_s = 1 if INTERLEAVED else shared, groups if INTERLEAVED else 1  # in channels
+    tiles_g = tl.cdiv(groups, G)
+    program = tl.program_id(0)
+    g = _by_group(program % tiles_g * G + tl.arange(0, G), CHANNELS_LAST)
+    s = _by_share(tl.arange(0, S), LAST)
+    image, row, column, live = _strips(program // tiles_g, batch, height, width, STRIP, P, CHANNELS_LAST)
+    live = live & (g < groups)
+
+    source += _at(image, source_b) * UNIT + _channels(g, step_g, source_c, CHANNELS_LAST)
+    grad += (_at(image, grad_b) + _at(row, grad_y) + _at(column, grad_x)) * UNIT
+    grad = _spread(grad + _channels(g, step_g, grad_c, CHANNELS_LAST), LAST)
+    result += _at(image, result_b) + _at(g, result_g) + _at(row, result_y) + _at(column, result_x)
+    grad_y *= UNIT
+    of_share, shares = _channels(s, step_s, source_c, CHANNELS_LAST), s < shared
+    if WHOLE:  # one tile holds all channels of a group: the gradient is read once
+        grad += _channels(s, step_s, grad_c, CHANNELS_LAST)
+        grad0 = _read_row(grad, shares, row, height, live, grad_y, 0, LAST)
+        if STRIP == 4:
+            grad1 = _read_row(grad, shares, row, height, live, grad_y, 1, LAST)
+            grad2 = _read_row(grad, shares, row, height, live, grad_y, 2, LAST)
+            grad3 = _read_row(grad, shares, row, height, live, grad_y, 3, LAST)
+    for v in range(K):
+        x, inside_x = _tap(column, v, stride_x, padding_x, dilation_x, source_width, False)
+        for e in tl.static_range(K + STRIP - 1):
+            y, inside = _tap(row, e, stride_y, padding_y, dilation_y, source_height, False)
+            inside = _spread(inside & inside_x & live, LAST)
+            pixel = _spread(source + (_at(y, source_y) + _at(x, source_x)) * UNIT, LAST)
+            part0 = tl.zeros_like(live).to(tl.float32)
+            part1, part2, part3 = part0, part0, part0
+            if WHOLE:
+                value = tl.load(pixel + of_share, inside & shares, other=0).to(tl.float32)
+                part0 = _correlate(part0, value, grad0, 0, e, K, LAST)
+                if STRIP == 4:
+                    part1 = _correlate(part1, value, grad1, 1, e, K, LAST)
+                    part2 = _correlate(part2, value, grad2, 2, e, K, LAST)
+                    part3 = _correlate(part3, value, grad3, 3, e, K, LAST)
+            else:
+                for first in range(0, shared, S):
+                    shares = first + s < shared
+                    at = pixel + _channels(first + s, step_s, source_c, CHANNELS_LAST)
+                    value = tl.load(at, inside & shares, other=0).to(tl.float32)
+                    at = grad + _channels(first + s, step_s, grad_c, CHANNELS_LAST)
+                    grad0 = _read_row(at, shares, row, height, live, grad_y, 0, LAST)
+                    part0 = _correlate(part0, value, grad0, 0, e, K, LAST)
+                    if STRIP == 4:
+                        grad1 = _read_row(at, shares, row, height, live, grad_y, 1, LAST)
+                        grad2 = _read_row(at, shares, row, height, live, grad_y, 2, LAST)
+                        grad3 = _read_row(at, shares, row, height, live, grad_y, 3, LAST)
+                        part1 = _correlate(part1, value, grad1, 1, e, K, LAST)
+                        part2 = _correlate(part2, value, grad2, 2, e, K, LAST)
+                        part3 = _correlate(part3, value, grad3, 3, e, K, LAST)
+            _write(result, part0, live, row, height, v, result_n, result_y, 0, e, K)
+            if STRIP == 4:
+                _write(result, part1, live, row, height, v, result_n, result_y, 1, e, K)
+                _write(result, part2, live, row, height, v, result_n, result_y, 2, e, K)
+                _write(result, part3, live, row, height, v, result_n, result_y, 3, e, K)
+
+
+# launching --------------------------------------------------------------------------------------
+
+
+def _strides(tensor: Tensor, unit: int = 1) -> list[int]:
+    """Return the strides in units, that of the channels in elements; 0 where the size is 1."""
+    steps = [0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    return [step if n == 1 else step // unit for n, step in enumerate(steps)]
+
+
+def _layout(groups: int, shared: int, interleaved: bool, *tensors: Tensor) -> tuple[bool, int]:
+    """Return whether channels are contiguous in all tensors, and a power of two that divides every other step."""
+    channels_last = all(tensor.stride(1) == 1 for tensor in tensors) and groups * shared > 1
+    unit = 16 // tensors[0].element_size()  # the widest access
+    if not channels_last:
+        return False, 1
+    for tensor in tensors:
+        unit = gcd(unit, *(stride for n, stride in enumerate(_strides(tensor)) if n != 1))
+    return True, gcd(unit, groups if interleaved else shared)
+
+
+def _blocks(groups: int, shared: int, interleaved: bool, channels_last: bool, itemsize: int) -> dict[str, int]:
+    """Return the tile of a program: strips, groups, shares. It knows channels and dtype, but no sizes."""
+    groups, shared = triton.next_power_of_2(groups), triton.next_power_of_2(shared)
+    if not channels_last:  # neighbouring threads take neighbouring columns
+        return {"P": max(64, 512 // shared), "G": 1, "S": min(shared, 8)}
+    share = min(shared, 8 if interleaved else 16)
+    group = min(groups, 32 if interleaved else max(1, 64 // share))
+    return {"P": max(1, 2048 // itemsize // (group * share)), "G": group, "S": share}
+
+
+def _geometry(
+    shape: Sequence[int], source: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> dict[str, int]:
+    """Return the runtime integers that describe where taps read, for results of ``shape`` (..., height, width)."""
+    return {
+        "height": shape[-2], "width": shape[-1], "source_height": source.shape[2], "source_width": source.shape[3],
+        "stride_y": stride[0], "stride_x": stride[1], "padding_y": padding[0], "padding_x": padding[1],
+        "dilation_y": dilation[0], "dilation_x": dilation[1],
+    }  # fmt: skip
+
+
+def _named(name: str, axes: str, strides: Sequence[int]) -> dict[str, int]:
+    return {f"{name}_{axis}": step for axis, step in zip(axes, strides, strict=True)}
+
+
+def _gather(
+    source: Tensor, weight: Tensor, result: Tensor, *geometry: Any, interleaved: bool, adjoint: bool
+) -> Tensor:
+    """Fill ``result`` (B, C, h, w) with what `aggregate` or, as ``adjoint``, its input gradient reads."""
+    if result.numel() == 0:
+        return result
+    (batch, channels, height, width), (groups, taps) = result.shape, weight.shape[1:3]
+    stride, _, dilation = geometry
+    shared, kernel = channels // groups, isqrt(taps)
+    channels_last, unit = _layout(groups, shared, interleaved, source, result)
+    blocks = _blocks(groups, shared, interleaved, channels_last, source.element_size())
+    strip = ROWS if kernel > 1 and stride[0] == dilation[0] == 1 else 1
+    strips = batch * triton.cdiv(height, strip) * width
+    grid = triton.cdiv(strips, blocks["P"]) * triton.cdiv(groups, blocks["G"]) * triton.cdiv(shared, blocks["S"])
+    with torch.cuda.device_of(source):
+        _gather_kernel[(grid,)](
+            source, weight, result,
+            batch=batch, **_geometry(result.shape, source, *geometry),
+            groups=groups // unit if interleaved else groups, shared=shared if interleaved else shared // unit,
+            **_named("source", "bcyx", _strides(source, unit)),
+            **_named("weight", "bgnyx", weight.stride()),
+            **_named("result", "bcyx", _strides(result, unit)),
+            K=kernel, ADJOINT=adjoint, INTERLEAVED=interleaved, CHANNELS_LAST=channels_last, UNIT=unit,
+            STRIP=strip, **blocks, num_warps=4,
+        )  # fmt: skip
+    return result
+
+
+def aggregate(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    interleaved: bool,
+) -> Tensor:
+    """Return ``y[c] = sum_n a[g(c), n] * shift_n(x[c])``, (B, C, H', W')."""
+    result = empty_like_layout(x, (*x.shape[:2], *weight.shape[3:]))
+    return _gather(x, weight, result, stride, padding, dilation, interleaved=interleaved, adjoint=False)
+
+
+def input_grad(
+    grad: Tensor,
+    weight: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    interleaved: bool,
+) -> Tensor:
+    """Return the adjoint of `aggregate` in x, (B, C, H, W): every pixel asks which positions read it."""
+    result = empty_like_layout(grad, (*grad.shape[:2], *input_size))
+    return _gather(grad, weight, result, stride, padding, dilation, interleaved=interleaved, adjoint=True)
+
+
+def weight_grad(
+    x: Tensor,
+    grad: Tensor,
+    groups: int,
+    taps: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    interleaved: bool,
+) -> Tensor:
+    """Return the adjoint of `aggregate` in the weight, (B, G, K, H', W'): correlations summed over a group."""
+    result = grad.new_empty((grad.shape[0], groups, taps, *grad.shape[2:]))
+    if result.numel() == 0:
+        return result
+    shared, kernel, batch, (height, width) = grad.shape[1] // groups, isqrt(taps), grad.shape[0], grad.shape[2:]
+    channels_last, unit = _layout(groups, shared, interleaved, x, grad)
+    blocks = _blocks(groups, shared, interleaved, channels_last, x.element_size())
+    strip = ROWS if kernel > 1 and stride[0] == dilation[0] == 1 else 1
+    grid = triton.cdiv(batch * triton.cdiv(height, strip) * width, blocks["P"]) * triton.cdiv(groups, blocks["G"])
+    with torch.cuda.device_of(x):
+        _correlate_kernel[(grid,)](
+            x, grad, result,
+            batch=batch, **_geometry(grad.shape, x, stride, padding, dilation),
+            groups=groups // unit if interleaved else groups, shared=shared if interleaved else shared // unit,
+            **_named("source", "bcyx", _strides(x, unit)),
+            **_named("grad", "bcyx", _strides(grad, unit)),
+            **_named("result", "bgnyx", result.stride()),
+            K=kernel, INTERLEAVED=interleaved, CHANNELS_LAST=channels_last, UNIT=unit,
+            WHOLE=shared <= blocks["S"], STRIP=strip, **blocks, num_warps=4,
+        )  # fmt: skip
+    return result

@@ -1,0 +1,136 @@
+"""The command line."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.gate import RedGate
+from benchmarks.rows import SchemaError
+from benchmarks.settings import DTYPES, RESULTS, Settings, default_threads
+
+EPILOG = "Run from the root of the repository. Without options: what the targets are stated for."
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``python -m benchmarks``."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
+    top.description = "Times of the operators and networks against peers in the same run."
+    commands = top.add_subparsers(dest="command", required=True, metavar="ops|models|plot")
+
+    ops = commands.add_parser(
+        "ops", help="the operators against unfold, shifted sums, deform_conv2d", epilog=EPILOG
+    )
+    _shared(ops, seconds=4, repeats=50, only="only cases whose operator or shape holds this text, e.g. 64x56x56")
+    ops.add_argument(
+        "--compiled", choices=("none", "named", "all"), default="named",
+        help="compile the shifted sum for no case, for those that a target names, or for all; each takes minutes "
+        "the first time (default: %(default)s)",
+    )  # fmt: skip
+
+    models = commands.add_parser("models", help="our networks against timm's", epilog=EPILOG)
+    _shared(models, seconds=150, repeats=20, only="only these networks; any name that timm knows will do")
+    models.add_argument(
+        "--sweep", choices=("resolution", "batch"), help="inference over 112-512 px, or batch 1-32"
+    )
+    models.add_argument("--resolution", type=_positive, default=224, help="side of the images (default: 224)")
+    models.add_argument("--skip-memory", action="store_true", help="do not measure peak memory")
+
+    plot = commands.add_parser("plot", help="draw the figures from the CSV files")
+    plot.add_argument("--rows", type=Path, default=RESULTS / "models.csv", help="CSV file (default: %(default)s)")
+    plot.add_argument("--out", type=Path, default=RESULTS, help="folder (default: %(default)s)")
+    plot.add_argument("--format", choices=("svg", "png"), default="svg", help="(default: %(default)s)")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status: 1 if the gate is red or the rows cannot be appended."""
+    args = parser().parse_args(arguments)
+    try:
+        {"ops": _ops, "models": _models, "plot": _plot}[args.command](args)
+    except RedGate as error:
+        print(f"the gate is red, nothing was timed: {error}", file=sys.stderr)
+        return 1
+    except (SchemaError, ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _shared(command: argparse.ArgumentParser, seconds: float, repeats: int, only: str) -> None:
+    add = command.add_argument
+    add(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu or cuda (default: %(default)s)",
+    )
+    add("--dtype", choices=DTYPES, help="default: float32; bfloat16 on CUDA (for networks: autocast)")
+    add("--threads", type=_positive, default=default_threads(), help="on the CPU (default: %(default)s)")
+    add("--batch", type=_positive, help="images (default: 8; 128 on CUDA)")
+    add("--only", nargs="+", metavar="NAME", help=only)
+    add("--repeats", type=_positive, default=repeats, help="samples of each candidate (default: %(default)s)")
+    add(
+        "--seconds", type=float, default=seconds,
+        help="start no further round after this long, once there are five (default: %(default)s per group of "
+        "candidates that take turns)",
+    )  # fmt: skip
+    add("--out", type=Path, help=f"CSV file to append to (default: {command.prog.split()[-1]}.csv in results/)")
+    add("--smoke", action="store_true", help="tiny shapes and two samples: does it run? Needs --out")
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    device = torch.device(args.device)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, got {args.device}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device")
+    if args.smoke and args.out is None:
+        raise ValueError("--smoke needs --out: its rows do not belong among the results")
+    cuda = device.type == "cuda"
+    dtype = DTYPES[args.dtype or ("bfloat16" if cuda else "float32")]
+    batch = args.batch or (128 if cuda else 8)
+    resolution = getattr(args, "resolution", 224)
+    if args.smoke:
+        return Settings(device, dtype, args.threads, 2, 2, 0, min(resolution, 64))
+    return Settings(device, dtype, args.threads, batch, args.repeats, args.seconds, resolution)
+
+
+def _ops(args: argparse.Namespace) -> None:
+    from benchmarks.ops.cases import CASES, tiny
+    from benchmarks.ops.run import run
+
+    settings = _settings(args)
+    cases = [c for c in CASES if not args.only or any(text in f"{c.op} {c.shape}" for text in args.only)]
+    if not cases:
+        known = ", ".join(f"{case.op} {case.shape}" for case in CASES)
+        raise ValueError(f"--only {' '.join(args.only)}: no such case; there are {known}")
+    if args.smoke:
+        cases = list(dict.fromkeys(map(tiny, cases)))
+    compiled = "none" if args.smoke else args.compiled
+    run(cases, settings, compiled, args.out or RESULTS / "ops.csv", shrink=64 if args.smoke else 1)
+
+
+def _models(args: argparse.Namespace) -> None:
+    from benchmarks.models.run import run, sweep
+
+    settings, out = _settings(args), args.out or RESULTS / "models.csv"
+    if args.sweep:
+        sweep(args.only, settings, args.sweep, out, args.smoke)
+    else:
+        run(args.only, settings, out, memory=not args.skip_memory)
+
+
+def _plot(args: argparse.Namespace) -> None:
+    from benchmarks.plot.figures import draw
+
+    for path in draw(args.rows, args.out, args.format):
+        print(path)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value

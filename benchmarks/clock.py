@@ -1,0 +1,93 @@
+"""Repeated timing: candidates take turns, so that a noisy machine hits all alike."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+
+MIN_ROUNDS = 5
+MAX_CALLS = 1000
+# a sample spans at least this long: far above the clock's resolution and the cost of a launch
+MIN_SAMPLE = {"cpu": 5e-3, "cuda": 20e-3}
+
+
+class Candidate(NamedTuple):
+    """Something to time."""
+
+    call: Callable[[], object]
+    prepare: Callable[[], object] | None = None
+    """Called before every sample, not timed."""
+
+
+class Quantiles(NamedTuple):
+    """Milliseconds of one call."""
+
+    p10: float
+    p50: float
+    p90: float
+    repeats: int
+    """Number of samples."""
+
+
+def quantiles(seconds: list[float]) -> Quantiles:
+    """Return the quantiles of samples given in seconds; linear between neighbours, as numpy's default."""
+    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    p10, p50, p90 = torch.tensor(seconds, dtype=torch.float64).mul(1e3).quantile(levels).tolist()
+    return Quantiles(p10, p50, p90, len(seconds))
+
+
+def sample(call: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Return the seconds that one of ``calls`` calls in a row takes: by events on CUDA, else by the clock."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            start.record()
+            for _ in range(calls):
+                call()
+            end.record()
+            end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3 / calls
+    begin = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - begin) / calls
+
+
+def take_turns(
+    candidates: Mapping[str, Candidate], device: torch.device, repeats: int, seconds: float
+) -> dict[str, Quantiles]:
+    """Time all candidates in rounds, A B C A B C.
+
+    Args:
+        candidates: What to time, by name.
+        device: Where they compute.
+        repeats: Rounds, each with one sample per candidate.
+        seconds: No further round is started after this long, once there are `MIN_ROUNDS`.
+    """
+    least = MIN_SAMPLE.get(device.type, MIN_SAMPLE["cpu"])
+    calls = {name: _calls(candidate, device, least) for name, candidate in candidates.items()}
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    begin = time.perf_counter()
+    for done in range(repeats):
+        if done >= MIN_ROUNDS and time.perf_counter() - begin > seconds:
+            break
+        for name, candidate in candidates.items():
+            if candidate.prepare is not None:
+                candidate.prepare()
+            if calls[name] > 1:
+                candidate.call()  # back into the caches that the candidate before has filled
+            samples[name].append(sample(candidate.call, calls[name], device))
+    return {name: quantiles(taken) for name, taken in samples.items()}
+
+
+def _calls(candidate: Candidate, device: torch.device, least: float) -> int:
+    """Warm up; return how many calls make one sample."""
+    if candidate.prepare is not None:
+        candidate.prepare()
+    once = sample(candidate.call, 1, device)
+    if once < 4 * least:  # the first call may have been slow
+        once = sample(candidate.call, 1, device)
+    return min(MAX_CALLS, max(1, math.ceil(least / max(once, 1e-9))))

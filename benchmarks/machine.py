@@ -1,0 +1,59 @@
+"""What a row says about where it was measured. No host name, no user, no path."""
+
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.settings import ROOT, Settings
+from ctxvision.ops import backends
+from ctxvision.ops._backend import choose
+
+COLUMNS = (
+    "date", "commit", "dirty", "device", "threads", "python", "torch", "torchvision", "timm", "ctxvision",
+    "backend", "dtype",
+)  # fmt: skip
+
+
+def describe(settings: Settings) -> dict[str, object]:
+    """Return the columns that all rows of a run share."""
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": _git("rev-parse", "--short=12", "HEAD") or "unknown",
+        "dirty": int(bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results"))),
+        "device": device_name(settings.device),
+        "threads": settings.threads,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "ctxvision")},
+        "backend": backend(settings),
+        "dtype": settings.dtype_name,
+    }
+
+
+def backend(settings: Settings) -> str:
+    """Return what computes our operators, and its own description of itself."""
+    name = choose(settings.device, settings.dtype)
+    return str(next(found for found in backends() if found.name == name))
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model name of the processor or the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # not a checkout, or no git
+        return ""
+    return done.stdout.strip()

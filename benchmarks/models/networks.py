@@ -1,0 +1,161 @@
+"""The networks that are compared, and how they are built for timing."""
+
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import ctxvision.models  # noqa: F401, registers our networks
+from benchmarks.settings import LAYOUTS, Layout
+from ctxvision.nn import ContextualLoss
+
+SE_PEER = "seresnet50d_poolfree"
+CONVOLUTIONAL_PEER = "convnext_tiny_conv_mlp"  # 1x1 convolutions instead of linear layers: faster on some CPUs
+# ours: the peer whose time ours is divided by
+PEERS = {
+    "rednet50": "resnet50",
+    "cotnet50": "resnet50",
+    "se_cotnetd50": SE_PEER,
+    "contextual_convnext_tiny": "convnext_tiny",
+}
+DEFAULT = (
+    *PEERS, "resnet50", "seresnet50", SE_PEER, "resnext50_32x4d", "convnext_tiny",
+    CONVOLUTIONAL_PEER, "halonet26t",
+    "lambda_resnet26t", "botnet26t_256",
+)  # fmt: skip
+SWEPT = (*PEERS, "resnet50", SE_PEER, "convnext_tiny")
+# timm fixes or restricts these to the size they were trained at
+OWN_SIZE = {"halonet26t": 256, "botnet26t_256": 256}
+
+
+def selected(only: list[str] | None, default: tuple[str, ...]) -> list[str]:
+    """Return the networks to measure; ``only`` may hold any name of timm's registry.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    names = list(dict.fromkeys(only or default))
+    unknown = [name for name in names if name not in _VARIANTS and not timm.is_model(name)]
+    if unknown:
+        raise ValueError(
+            f"--only: no network {', '.join(unknown)}; ours and timm's are known, and {', '.join(_VARIANTS)}"
+        )
+    return names
+
+
+def build(name: str) -> nn.Module:
+    """Return a network with random weights in which every branch contributes."""
+    model: nn.Module = _VARIANTS[name]() if name in _VARIANTS else timm.create_model(name)
+    wake(model)
+    return model
+
+
+def _seresnet50d_without_pool() -> nn.Module:
+    """Return timm's seresnet50 with the stem and the shortcuts of SE-CoTNetD-50.
+
+    Deep stem of three 3x3 convolutions (32-32-64), average-pool shortcuts (ResNet-D), and no max-pool: the first
+    block of stage 1 has the stride instead, in its 3x3 convolution and, as an average pool, in its shortcut.
+    timm's ``replace_stem_pool`` would add a fourth 3x3 convolution that SE-CoTNetD-50 lacks: a slower peer.
+    """
+    model: Any = timm.create_model("seresnet50", stem_type="deep", stem_width=32, avg_down=True)
+    model.maxpool = nn.Identity()
+    first = model.layer1[0]
+    first.conv2.stride = (2, 2)
+    first.downsample[0] = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+    peer: nn.Module = model
+    return peer
+
+
+_VARIANTS = {
+    SE_PEER: _seresnet50d_without_pool,
+    CONVOLUTIONAL_PEER: lambda: timm.create_model("convnext_tiny", conv_mlp=True),
+}
+
+
+@torch.no_grad()
+def wake(model: nn.Module) -> None:
+    """Fill weights that start at, or nearly at, zero.
+
+    Zero-initialised norms, layer scales and offset generators would hide a broken operator from the gate, and
+    sampling on the very grid could be cheaper than sampling beside it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or parameter.abs().max() > 1e-5:
+            continue
+        if parameter.dim() > 1:
+            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        else:
+            parameter.fill_(0.2)
+
+
+def to_layout(model: nn.Module, layout: Layout) -> None:
+    """Move the 4-d weights; `nn.Module.to` refuses networks that have 5-d ones."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=LAYOUTS[layout])
+
+
+@torch.no_grad()
+def settle(model: nn.Module, size: int) -> None:
+    """Set the batch norms' statistics from one small random batch, so that no activation explodes."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    device = next(model.parameters()).device
+    model.train()(random_batch(size, 4, "nchw", device).images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+class Batch(NamedTuple):
+    """What a network is fed."""
+
+    images: Tensor
+    targets: Tensor
+
+
+def random_batch(size: int, batch: int, layout: Layout, device: torch.device) -> Batch:
+    """Return images (B, 3, size, size) and class indices (B,)."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, size, size, generator=generator)
+    targets = torch.randint(1000, (batch,), generator=generator)
+    return Batch(images.to(device).contiguous(memory_format=LAYOUTS[layout]), targets.to(device))
+
+
+class Steps:
+    """Inference and training step of one network.
+
+    Args:
+        model: On its device.
+        autocast: Whether to compute in bfloat16 autocast.
+    """
+
+    def __init__(self, model: nn.Module, autocast: bool) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self._autocast = autocast
+        # learning rate 0: all the work of a step, and the weights stay what the gate has seen
+        self._optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+        self._forward: Any = getattr(model, "forward_stages", model)
+        self._loss = nn.CrossEntropyLoss() if self._forward is model else ContextualLoss()
+
+    def infer(self, batch: Batch, exact: bool = False) -> Tensor:
+        """Return the logits, with ``exact`` always without autocast; the model is in eval mode."""
+        autocast = self._autocast and not exact
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+            logits: Tensor = self.model(batch.images)
+        return logits
+
+    def train(self, batch: Batch) -> None:
+        """Forward, loss, backward, SGD with momentum; the model is in training mode.
+
+        Contextual networks are trained with the loss of all their stages, as their paper does.
+        """
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            loss = self._loss(self._forward(batch.images), batch.targets)
+        loss.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,139 @@
+"""Fold BatchNorm into the convolutions and linear layers before it, for inference."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+Model = TypeVar("Model", bound=nn.Module)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # not what adds an activation to them
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+
+
+def fuse(model: Model, example: Tensor | None = None) -> Model:
+    """Return a copy for inference in which BatchNorm is folded into the layer before it.
+
+    A BatchNorm in evaluation mode is a fixed scale and shift per channel, which the convolution or linear layer
+    before it can apply by its own weight and bias. Who feeds whom is not guessed from names: a copy without values
+    processes one image while its calls are recorded. A pair is folded only if the norm is the one reader of the
+    layer's output and no weight of the two is used anywhere else, so shared layers stay as they are. The result
+    equals the model's within rounding; the folded norms become ``nn.Identity``.
+
+    Not folded, because nothing linear with a weight of its own stands before them: the norm after a local
+    aggregation (one in each CoT layer, ``bn2`` of RedNet's blocks and one in its stem) and after a contextual
+    convolution, whose kernel offsets are shared by the output channels.
+
+    Args:
+        model: Any network of one image tensor, in any mode; it is left as it was.
+        example: Images as the model takes them, ``(B, C, H, W)``, of which only the shape matters. ``None`` for
+            networks with a timm configuration: one image of its ``input_size``.
+
+    Returns:
+        A new model in evaluation mode, with the same class, dtype, device and memory format.
+
+    Raises:
+        ValueError: If an example is needed, or the model cannot process it.
+
+    Example:
+        >>> import timm, torch
+        >>> import ctxvision.models
+        >>> from ctxvision.nn import fuse
+        >>> model = timm.create_model("rednet_micro", num_classes=10).eval()
+        >>> fused, x = fuse(model), torch.randn(1, 3, 64, 64)
+        >>> torch.allclose(fused(x), model(x), atol=1e-5)
+        True
+        >>> [sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()) for net in (model, fused)]
+        [28, 6]
+    """
+    fused = copy.deepcopy(model).eval()
+    for layer_name, norm_name in _foldable(fused, example):
+        layer: Any = fused.get_submodule(layer_name)
+        norm: Any = fused.get_submodule(norm_name)
+        dtype = layer.weight.dtype
+        fold: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        fused.set_submodule(layer_name, fold(layer.double(), norm.double()).to(dtype))
+        fused.set_submodule(norm_name, nn.Identity().eval())
+    return fused
+
+
+class _Call(NamedTuple):
+    function: Callable[..., Any]
+    arguments: list[Any]
+    """Positional arguments and values of keywords."""
+    result: Any
+
+
+class _Recorder(TorchFunctionMode):
+    """Record the calls of torch functions that return tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            self.calls.append(_Call(func, tree_leaves((args, kwargs)), result))
+        return result
+
+
+def _foldable(model: nn.Module, example: Tensor | None) -> Iterator[tuple[str, str]]:
+    """Yield the names of layers and of the norms that can be folded into them."""
+    # float64, in which our layers compute as written, without detours for speed; "meta" tensors have no values
+    shadow = copy.deepcopy(model).to(device="meta", dtype=torch.float64)
+    image = torch.empty(_image_shape(model, example), dtype=torch.float64, device="meta")
+    recorder = _Recorder()
+    try:
+        with torch.no_grad(), recorder:
+            output = shadow(image)
+    except Exception as error:
+        raise ValueError(f"fuse: {type(model).__name__} cannot process {tuple(image.shape)}: {error}") from error
+    readers = Counter(
+        id(value) for call in recorder.calls for value in call.arguments if isinstance(value, Tensor)
+    )
+    readers.update(id(value) for value in tree_leaves(output) if isinstance(value, Tensor))
+    layers = {
+        id(module.weight): (name, module)
+        for name, module in shadow.named_modules()
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
+    }
+    norms = {
+        id(module.running_mean): (name, module)
+        for name, module in shadow.named_modules()
+        if type(module) in NORMS and module.running_mean is not None
+    }
+    made_by = {id(call.result): call for call in recorder.calls}
+    for call in recorder.calls:
+        if call.function is not F.batch_norm or id(call.arguments[1]) not in norms:
+            continue
+        source = made_by.get(id(call.arguments[0]))
+        if source is None or not _applies_a_weight(source) or id(source.arguments[1]) not in layers:
+            continue
+        layer_name, layer = layers[id(source.arguments[1])]
+        norm_name, norm = norms[id(call.arguments[1])]
+        once = [source.result, *layer.parameters(), *norm.parameters(), *norm.buffers()]
+        if all(readers[id(value)] <= 1 for value in once):
+            yield layer_name, norm_name
+
+
+def _applies_a_weight(call: _Call) -> bool:
+    # BatchNorm counts channels in dimension 1, a linear layer in the last
+    return call.function in CONVOLUTIONS or (call.function is F.linear and call.result.dim() == 2)
+
+
+def _image_shape(model: nn.Module, example: Tensor | None) -> tuple[int, ...]:
+    if example is not None:
+        return tuple(example.shape)
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    if "input_size" not in cfg:
+        raise ValueError(f"fuse: {type(model).__name__} has no timm configuration, so it needs an example input")
+    return (1, *cfg["input_size"])

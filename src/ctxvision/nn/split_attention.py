@@ -1,0 +1,61 @@
+"""Split attention of radix 1: a convolution whose output channels are weighed by what the image holds."""
+
+from timm.layers import make_divisible
+from torch import Tensor, nn
+
+from ctxvision.nn._checks import require_odd_kernel, require_positive
+
+
+class SplitAttention2d(nn.Module):
+    """``conv k x k -> BN -> SiLU``, times a gate per image and channel.
+
+    The gate is ``GAP -> conv1x1 -> BN -> SiLU -> conv1x1 -> sigmoid``. Source: Zhang et al., ResNeSt, 2020, with
+    radix 1, as SE-CoTNetD uses it. Parameter names are those of the published checkpoints and of timm's
+    ``SplitAttn``; unlike that layer, this one keeps the memory format. Training needs at least two images, as
+    BatchNorm over single values does.
+
+    Args:
+        channels: Channels in and out, a multiple of ``groups``.
+        kernel_size: Odd side of the convolution; the padding keeps the size.
+        stride: Its stride.
+        dilation: Distance between its taps.
+        groups: Groups of all three convolutions.
+
+    Shape:
+        ``(B, C, H, W)`` to ``(B, C, ceil(H / stride), ceil(W / stride))``.
+
+    Raises:
+        ValueError: If ``channels`` does not divide as needed or ``kernel_size`` is even.
+
+    Example:
+        >>> import torch
+        >>> from ctxvision.nn import SplitAttention2d
+        >>> SplitAttention2d(64, stride=2)(torch.randn(2, 64, 15, 15)).shape
+        torch.Size([2, 64, 8, 8])
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        require_positive("SplitAttention2d", channels=channels, stride=stride, dilation=dilation, groups=groups)
+        require_odd_kernel("SplitAttention2d", kernel_size)
+        hidden = make_divisible(channels * 0.25, divisor=8, min_value=32)
+        if channels % groups or hidden % groups:
+            raise ValueError(
+                f"SplitAttention2d: channels {channels} and {hidden} must be multiples of groups {groups}"
+            )
+        same = dilation * (kernel_size - 1) // 2
+        self.conv = nn.Conv2d(channels, channels, kernel_size, stride, same, dilation, groups, bias=False)
+        self.bn0 = nn.BatchNorm2d(channels)
+        self.act0 = nn.SiLU(inplace=True)
+        self.fc1 = nn.Conv2d(channels, hidden, 1, groups=groups)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.act1 = nn.SiLU(inplace=True)
+        self.fc2 = nn.Conv2d(hidden, channels, 1, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and weigh."""
+        x = self.act0(self.bn0(self.conv(x)))
+        gate: Tensor = self.fc2(self.act1(self.bn1(self.fc1(x.mean((2, 3), keepdim=True)))))
+        return x * gate.sigmoid()

@@ -1,0 +1,77 @@
+"""torch.compile and torch.export of every network: one whole graph, any batch and image size, equal outputs."""
+
+import pytest
+import timm
+import torch
+
+from ctxvision.models import contextual, cotnet, rednet
+
+ALL = [name for family in (cotnet, rednet, contextual) for name in family.default_cfgs]
+MICRO = [name for name in ALL if name.endswith("micro")]
+
+
+def network(name):
+    # more blocks of the same kind only take longer
+    shorter = {"depths": (3, 3, 3, 3) if "convnext" in name else (1, 2, 3, 1)}
+    deep = any(depth in name for depth in ("101", "152", "small", "base"))
+    model = timm.create_model(name, num_classes=20, **(shorter if deep else {})).eval()
+    for key, parameter in model.named_parameters():  # what starts at zero would hide what lies behind it
+        if "_offsets" in key:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def images(batch, size):
+    return torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_graph_serves_all_batches_and_sizes(name):
+    torch.compiler.reset()
+    model = network(name)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    with torch.no_grad():
+        compiled(images(2, 64))
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for x in (images(3, 64), images(2, 96)):
+                torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_exported_networks_take_any_batch(name):
+    model = network(name)
+    with torch.no_grad():
+        exported = torch.export.export(model, (images(2, 64),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        for x in (images(2, 64), images(3, 64)):
+            torch.testing.assert_close(exported.module()(x), model(x))
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_compiled_training_steps_equal_eager_ones(name):
+    torch.compiler.reset()
+    model = network(name).train()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    grads = []
+    for run in (model, compiled):
+        model.load_state_dict(state)
+        model.zero_grad()
+        torch.manual_seed(0)
+        run(images(3, 64)).square().mean().backward()
+        grads.append({key: parameter.grad for key, parameter in model.named_parameters()})
+    for key, grad in grads[0].items():
+        if grad is not None:
+            scale = grad.abs().max().item()
+            torch.testing.assert_close(grads[1][key], grad, rtol=1e-3, atol=1e-3 * scale + 1e-7)
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_compiled_by_inductor(name):
+    torch.compiler.reset()
+    model = network(name).to(memory_format=torch.channels_last)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        compiled(images(2, 64))
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for x in (images(3, 64), images(2, 96)):
+                torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
