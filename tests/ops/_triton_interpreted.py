@@ -13,6 +13,7 @@ from _op_cases import (
     LOW_PRECISION,
     PLAIN,
     aggregation_case,
+    check_strides_as_promised,
     contextual_case,
     on_cpu_in_double,
 )
@@ -269,6 +270,10 @@ class TestContextual:
         tensors, options = contextual_case(kind, 2, (2, 2), (3, 3), dtype=torch.float32)
         first, second = (check_contextual(tensors, options) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+    @both_layouts
+    def test_strides_are_those_promised_to_compilers(self, channels_last):
+        check_strides_as_promised(channels_last)
 
     def test_float64_is_refused_with_the_reason(self):
         tensors, options = contextual_case()
