@@ -140,6 +140,64 @@ def test_only_what_is_proven_is_folded(folds, forward, layers):
         torch.testing.assert_close(fused(x), model(x), rtol=1e-10, atol=1e-10)
 
 
+class Alias(nn.Module):
+    """One convolution under two names; the norm is known by the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = conv()
+        self.body = nn.Sequential(self.conv, norm())
+        self.norm = self.body[1]
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_modules_with_two_names_are_folded_under_both(dtype):
+    model = Alias().to(dtype).eval()
+    trained(model.norm)
+    x = torch.randn(2, 4, 6, 6, dtype=dtype)
+    fused = fuse(model, x)
+    assert fused.conv is fused.body[0]
+    assert not norms(fused)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x))
+
+
+def changed_in_part(m, x):
+    y = m["conv1"](x)
+    y[:, :2] = 0
+    return m["bn1"](y)
+
+
+class WithoutBias(nn.Conv2d):
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight, None, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("forward", "layer"),
+    [(changed_in_part, conv), (lambda m, x: m["bn1"](m["conv1"](x)), lambda: WithoutBias(4, 4, 3))],
+    ids=["changed in place", "bias not applied"],
+)
+def test_what_is_not_a_plain_pair_stays(forward, layer):
+    model = Net(forward, conv1=layer(), bn1=norm()).double().eval()
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    fused = fuse(model, x)
+    assert len(norms(fused)) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x))
+
+
+def test_a_norm_with_a_hook_stays():
+    model = nn.Sequential(conv(), norm()).eval()
+    model[1].register_forward_hook(lambda module, args, output: output * 2)
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(fuse(model, x)(x), model(x))
+
+
 def test_what_cannot_be_traced_is_refused():
     with pytest.raises(ValueError, match="Sequential has no timm configuration, so it needs an example"):
         fuse(nn.Sequential(conv(), norm()))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.layers import SplitAttn
 from torch import nn
+from torch.nn.utils import prune
 
 from ctxvision.nn import ContextualConv2d, CoTLayer, Involution2d, SplitAttention2d
 
@@ -96,8 +97,9 @@ def test_cot_layer_in_float32_takes_shortcuts_that_change_nothing(groups, key_gr
 def test_cot_groups_fold_into_the_width_as_into_the_batch():
     layer = randomise(CoTLayer(48, dilation=2, key_groups=8, groups=2))
     values, raw = torch.randn(2, 48, 9, 7, dtype=torch.float64), torch.randn(2, 54, 9, 7, dtype=torch.float64)
-    expected = layer._aggregate(raw, values)
-    y = layer._aggregate(*(t.to(memory_format=torch.channels_last) for t in (raw, values)))
+    expected = layer._aggregate(layer._normed_maps(raw), values)
+    raw, values = (t.to(memory_format=torch.channels_last) for t in (raw, values))
+    y = layer._aggregate(layer._normed_maps(raw), values)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert not expected.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
@@ -214,3 +216,46 @@ def test_modulation_without_sampling_is_refused():
 def test_constructors_name_the_value_that_is_wrong(build):
     with pytest.raises(ValueError, match=r"must be (an integer >= 1|odd)"):
         build()
+
+
+def test_cot_gradients_belong_to_the_parameters_of_the_forward_pass():
+    """Parts are computed again in the backward pass, when the module may hold other parameters."""
+    layer, x = CoTLayer(16).eval(), torch.randn(2, 16, 6, 6)
+    parameters = {
+        name: (value + 0.3 * torch.randn_like(value)).detach().requires_grad_()
+        for name, value in layer.named_parameters()
+    }
+    y = torch.func.functional_call(layer, parameters, (x,))
+    actual = torch.autograd.grad(y.square().sum(), list(parameters.values()))
+    layer.load_state_dict(parameters, strict=False)
+    expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_cot_notices_a_parameter_that_changes_before_the_backward_pass():
+    layer, x = CoTLayer(16).eval(), torch.randn(2, 16, 6, 6)
+    y = layer(x)
+    with torch.no_grad():
+        layer.embed[4].weight.mul_(3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_cot_s_activation_can_be_replaced():
+    layer, x = CoTLayer(16).eval(), torch.randn(2, 16, 6, 6)
+    layer.act = torch.nn.Hardswish(inplace=True)
+    with torch.no_grad():
+        expected = layer(x)
+    torch.testing.assert_close(layer(x).detach(), expected)
+
+
+def test_cot_s_layers_can_be_pruned_and_hooked():
+    layer, x = CoTLayer(16), torch.randn(2, 16, 6, 6)
+    plain, called = CoTLayer(16), []
+    plain.load_state_dict(layer.state_dict())
+    layer.embed[0].register_forward_hook(lambda *_: called.append(1))
+    torch.testing.assert_close(layer(x), plain(x))
+    assert called
+    prune.l1_unstructured(layer.embed[0], "weight", 0.5)
+    for _ in range(2):
+        layer(x).sum().backward()

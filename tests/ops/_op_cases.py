@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from _oracle import output_size
 
@@ -91,3 +92,37 @@ def contextual_case(
 
 def on_cpu_in_double(tensors):
     return [None if t is None else t.detach().cpu().double() for t in tensors]
+
+
+def check_strides_as_promised(channels_last):
+    """Every operator returns tensors in the memory format that it promises to compilers, whatever computes."""
+    geometry = ([1, 1], [1, 1], [1, 1])
+    x, weight = aggregation_case(2, 8, 2, size=(6, 5), dtype=torch.float32)
+    bent, kernel = torch.randn(8, 1, 3, 3), torch.randn(4, 8, 3, 3)
+    offset, bend, mask = torch.randn(2, 18, 6, 5), torch.randn(2, 8, 3, 3), torch.rand(2, 9, 6, 5)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    grad, narrow = torch.randn_like(x), torch.randn_like(x[:, :4])
+    needs = [True] * 5
+    ops = torch.ops.ctxvision
+    calls = {
+        "aggregate": lambda c: ops.local_aggregation(c(x), c(weight), *geometry, False),
+        "input_grad": lambda c: ops.local_aggregation_input_grad(c(grad), c(weight), [6, 5], *geometry, False),
+        "weight_grad": lambda c: ops.local_aggregation_weight_grad(c(x), c(grad), 2, 9, *geometry, False),
+        "depthwise": lambda c: ops.contextual_conv2d(
+            c(x), c(bent), c(offset), c(bend), c(mask), None, *geometry, 8
+        ),
+        "dense": lambda c: ops.contextual_conv2d(c(x), c(kernel), c(offset), c(bend), c(mask), None, *geometry, 1),
+        "depthwise backward": lambda c: ops.contextual_conv2d_backward(
+            c(grad), c(x), c(bent), c(offset), c(bend), c(mask), *geometry, 8, needs
+        ),
+        "dense backward": lambda c: ops.contextual_conv2d_backward(
+            c(narrow), c(x), c(kernel), c(offset), c(bend), c(mask), *geometry, 1, needs
+        ),
+    }
+    for name, call in calls.items():
+        with FakeTensorMode() as mode:
+            promised = call(mode.from_tensor)
+        actual = call(lambda tensor: tensor)
+        pairs = [(actual, promised)] if isinstance(actual, torch.Tensor) else zip(actual, promised, strict=True)
+        for n, (real, fake) in enumerate(pairs):
+            assert (real.shape, real.stride()) == (fake.shape, fake.stride()), f"{name}, result {n}"

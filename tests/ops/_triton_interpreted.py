@@ -13,6 +13,7 @@ from _op_cases import (
     LOW_PRECISION,
     PLAIN,
     aggregation_case,
+    check_strides_as_promised,
     contextual_case,
     on_cpu_in_double,
 )
@@ -26,6 +27,7 @@ from _oracle import (
     outputs_and_gradients,
 )
 from ctxvision.ops import contextual_conv2d, local_aggregation, use_backend
+from ctxvision.ops.contextual_conv import _triton_kernels
 from ctxvision.ops.contextual_conv import triton as contextual_triton
 
 DTYPES = [torch.float32, *LOW_PRECISION]
@@ -264,10 +266,14 @@ class TestContextual:
         def refuse(*_, **__):
             raise AssertionError("an atomic addition")
 
-        monkeypatch.setattr(contextual_triton, "_scatter", refuse)
+        monkeypatch.setattr(_triton_kernels, "_scatter", refuse)
         tensors, options = contextual_case(kind, 2, (2, 2), (3, 3), dtype=torch.float32)
         first, second = (check_contextual(tensors, options) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+    @both_layouts
+    def test_strides_are_those_promised_to_compilers(self, channels_last):
+        check_strides_as_promised(channels_last)
 
     def test_float64_is_refused_with_the_reason(self):
         tensors, options = contextual_case()

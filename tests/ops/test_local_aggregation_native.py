@@ -121,6 +121,18 @@ def test_every_result_is_written_and_nothing_else_read(level, order, size):
         torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
+@pytest.mark.parametrize(
+    ("shape", "groups", "padding"),
+    [((1, 4, 0, 5), 2, (2, 1)), ((1, 0, 5, 5), 2, (1, 1)), ((0, 4, 5, 5), 2, (1, 1))],
+)
+def test_nothing_to_add_is_zero(level, shape, groups, padding):
+    x = torch.randn(shape)
+    out = [n + 2 * p - 2 for n, p in zip(shape[2:], padding, strict=True)]
+    weight, grad = torch.randn(shape[0], groups, 9, *out), torch.randn(*shape[:2], *out)
+    for result in results(cpu, x, weight, grad, ((1, 1), padding, (1, 1), False)):
+        assert not result.any()
+
+
 def test_nan_and_infinity_spread_as_in_plain_torch(level):
     x, weight = aggregation_case(1, 16, 2, 3, (9, 9), dtype=torch.float32)
     x[0, 3, 4, 4], x[0, 9, 0, 0], weight[0, 0, 5, 2, 2] = torch.nan, torch.inf, -torch.inf

@@ -26,6 +26,7 @@ from ctxvision.models._config import default_cfg
 from ctxvision.models._contextual_net import ContextualNet, ContextualStage, Design, Trunk
 from ctxvision.models._residual import drop_path_rates, plain_shortcut
 from ctxvision.nn import ContextualConv2d
+from ctxvision.nn._checks import is_plain
 
 __all__ = ["ContextualNet"]
 
@@ -41,7 +42,8 @@ class PointwiseMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the same shape and memory format."""
-        if x.device.type != "cpu":
+        layers = (self.fc1, self.fc2)
+        if x.device.type != "cpu" or not all(is_plain(layer, nn.Linear) for layer in layers):
             y: Tensor = self.fc2(self.act(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
             return y
         # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear

@@ -1,4 +1,6 @@
-"""What constructors of layers refuse."""
+"""What constructors of layers refuse, and when a layer may be computed by its weights alone."""
+
+from torch import nn
 
 
 def require_positive(layer: str, **values: int) -> None:
@@ -13,3 +15,11 @@ def require_odd_kernel(layer: str, kernel_size: int) -> None:
     require_positive(layer, kernel_size=kernel_size)
     if kernel_size % 2 == 0:
         raise ValueError(f"{layer}: kernel_size must be odd to keep the size, got {kernel_size}")
+
+
+def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling ``layer`` does what ``kind`` does and nothing else: no subclass, no wrapper, no hook."""
+    hooks = (
+        layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks,
+    )  # fmt: skip
+    return type(layer) is kind and not any(hooks)

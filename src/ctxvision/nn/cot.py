@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ctxvision.nn._checks import require_odd_kernel, require_positive
+from ctxvision.nn._checks import is_plain, require_odd_kernel, require_positive
 from ctxvision.ops import local_aggregation
 from ctxvision.ops._geometry import is_channels_last
 
@@ -130,13 +130,21 @@ class CoTLayer(nn.Module):
             dynamic = self.dynamic_context(x, static)
             return _blend(static, dynamic, self.fusion(static, dynamic))
         normed = self._normed_dynamic_context(x, static)
-        shares = self.fusion(static, F.silu(normed))
-        return _recomputed(lambda a, b, c: _blend(a, F.silu(b), c), static, normed, shares)
+        shares = self.fusion(static, self._activated(normed))
+        return _recomputed(lambda a, b, c: _blend(a, self._activated(b), c), static, normed, shares)
+
+    def _activated(self, normed: Tensor) -> Tensor:
+        """Return ``K2`` beside its argument, which the backward pass needs; `act` may work in place."""
+        if is_plain(self.act, nn.SiLU):
+            return F.silu(normed)
+        activated: Tensor = self.act(normed.clone())
+        return activated
 
     def _raw_maps(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the attention maps before their GroupNorm, ``(B, k * k * C / 8, H, W)``."""
         first: nn.Conv2d = self.embed[0]  # type: ignore[assignment]
-        if x.dtype == torch.float64:  # for verification: one sum over all channels, as published
+        if x.dtype == torch.float64 or not is_plain(first, nn.Conv2d):
+            # float64 is for verification: one sum over all channels, as published
             both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
             hidden: Tensor = first(both)
         else:  # each half by itself: [x, K1] is never put together
@@ -153,13 +161,24 @@ class CoTLayer(nn.Module):
 
     def _normed_dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
         """Return ``K2`` before its SiLU."""
-        aggregated = _recomputed(self._aggregate, self._raw_maps(x, static), self.conv1x1(x))
+        raw, values = self._raw_maps(x, static), self.conv1x1(x)
+        norm: nn.GroupNorm = self.embed[4]  # type: ignore[assignment]
+        if is_plain(norm, nn.GroupNorm):
+            # its parameters are arguments: the backward pass has to compute with those of the forward pass
+            aggregated = _recomputed(self._aggregate_raw, raw, values, norm.weight, norm.bias)
+        else:
+            aggregated = self._aggregate(self._normed_maps(raw), values)
         normed: Tensor = self.bn(aggregated)
         return normed
 
-    def _aggregate(self, raw: Tensor, values: Tensor) -> Tensor:
+    def _aggregate_raw(self, raw: Tensor, values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Norm the maps by these parameters and aggregate."""
+        norm: nn.GroupNorm = self.embed[4]  # type: ignore[assignment]
+        maps = F.group_norm(raw, norm.num_groups, weight, bias, norm.eps)
+        return self._aggregate(maps.unflatten(1, (self.maps, self.kernel_size**2)), values)
+
+    def _aggregate(self, maps: Tensor, values: Tensor) -> Tensor:
         """Return the values aggregated with the normed maps, ``(B, C, H, W)``."""
-        maps = self._normed_maps(raw)
         if self.groups == 1:
             return local_aggregation(values, maps, dilation=self.dilation, grouping="interleaved")
         # Interleaving stays inside a group of channels: fold the groups into the batch, or where that would copy,
@@ -184,10 +203,23 @@ def _groups_into_width(x: Tensor, groups: int) -> Tensor:
 
 
 def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Call a cheap function and store nothing inside it: the backward pass computes it again."""
+    """Call a cheap function and store nothing inside it: the backward pass computes it again.
+
+    Raises:
+        RuntimeError: In the backward pass, if one of the tensors was changed in place since, as torch does.
+    """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler decides that itself
         return function(*tensors)
-    result: Tensor = checkpoint(function, *tensors, use_reentrant=False, preserve_rng_state=False)
+    versions = [tensor._version for tensor in tensors]
+
+    def unchanged(*tensors: Tensor) -> Tensor:
+        if [tensor._version for tensor in tensors] != versions:
+            raise RuntimeError(
+                "CoTLayer: a tensor needed for the gradient has been modified by an inplace operation"
+            )
+        return function(*tensors)
+
+    result: Tensor = checkpoint(unchanged, *tensors, use_reentrant=False, preserve_rng_state=False)
     return result
 
 

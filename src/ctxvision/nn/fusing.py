@@ -12,6 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ctxvision.nn._checks import is_plain
+
 Model = TypeVar("Model", bound=nn.Module)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # not what adds an activation to them
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -52,15 +54,24 @@ def fuse(model: Model, example: Tensor | None = None) -> Model:
         >>> [sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()) for net in (model, fused)]
         [28, 6]
     """
-    fused = copy.deepcopy(model).eval()
+    try:
+        fused = copy.deepcopy(model).eval()
+    except RuntimeError as error:  # a weight that is computed from others, as by weight_norm's hooks
+        raise ValueError(f"fuse: {type(model).__name__} cannot be copied: {error}") from error
     for layer_name, norm_name in _foldable(fused, example):
         layer: Any = fused.get_submodule(layer_name)
         norm: Any = fused.get_submodule(norm_name)
-        dtype = layer.weight.dtype
         fold: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        fused.set_submodule(layer_name, fold(layer.double(), norm.double()).to(dtype))
-        fused.set_submodule(norm_name, nn.Identity().eval())
+        folded = fold(copy.deepcopy(layer).double(), copy.deepcopy(norm).double()).to(layer.weight.dtype)
+        _replace(fused, layer, folded)
+        _replace(fused, norm, nn.Identity().eval())
     return fused
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` is; a module may have several names."""
+    for name in [name for name, module in model.named_modules(remove_duplicate=False) if module is old]:
+        model.set_submodule(name, new)
 
 
 class _Call(NamedTuple):
@@ -71,7 +82,7 @@ class _Call(NamedTuple):
 
 
 class _Recorder(TorchFunctionMode):
-    """Record the calls of torch functions that return tensors."""
+    """Record the calls of torch functions that return tensors, or change one and return nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +92,7 @@ class _Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+        if result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
             self.calls.append(_Call(func, tree_leaves((args, kwargs)), result))
         return result
 
@@ -109,7 +120,7 @@ def _foldable(model: nn.Module, example: Tensor | None) -> Iterator[tuple[str, s
     norms = {
         id(module.running_mean): (name, module)
         for name, module in shadow.named_modules()
-        if type(module) in NORMS and module.running_mean is not None
+        if type(module) in NORMS and module.running_mean is not None and is_plain(module, type(module))
     }
     made_by = {id(call.result): call for call in recorder.calls}
     for call in recorder.calls:
@@ -119,6 +130,8 @@ def _foldable(model: nn.Module, example: Tensor | None) -> Iterator[tuple[str, s
         if source is None or not _applies_a_weight(source) or id(source.arguments[1]) not in layers:
             continue
         layer_name, layer = layers[id(source.arguments[1])]
+        if (source.arguments[2] if len(source.arguments) > 2 else None) is not layer.bias:
+            continue
         norm_name, norm = norms[id(call.arguments[1])]
         once = [source.result, *layer.parameters(), *norm.parameters(), *norm.buffers()]
         if all(readers[id(value)] <= 1 for value in once):

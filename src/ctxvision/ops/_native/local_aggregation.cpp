@@ -45,7 +45,7 @@ Plan make_plan(const Problem &p, bool direct, int threads) {
   const int64_t result_width = adjoint ? p.width : p.out_width, source_width = adjoint ? p.out_width : p.width;
   const int64_t lanes = plan.groups_together * ceil_div(p.group_size(), V) * V;
   const int64_t others = p.batch * ceil_div(p.groups, plan.groups_together);
-  plan.band = result_height;
+  plan.band = max(1, result_height);
   for (;;) {
     plan.bands = ceil_div(result_height, plan.band);
     int64_t rows = 0;

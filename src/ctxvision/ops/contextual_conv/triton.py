@@ -200,9 +200,9 @@ def _gradients(
     )
     return (
         grad_x.copy_(total) if needs[0] else grad_x,
-        by_kernel.reshape(weight.shape).to(x.dtype) if needs[1] else x.new_empty(0),
+        by_kernel.reshape(weight.shape).to(x.dtype).contiguous() if needs[1] else x.new_empty(0),
         grad_offset,
-        by_bend.reshape(*x.shape[:2], *weight.shape[2:]).to(x.dtype) if needs[3] else x.new_empty(0),
+        by_bend.reshape(*x.shape[:2], *weight.shape[2:]).to(x.dtype).contiguous() if needs[3] else x.new_empty(0),
         grad_mask,
     )
 

@@ -77,7 +77,10 @@ def _run(
     geometry: Sequence[int],
     interleaved: bool,
 ) -> None:
-    """Call the kernel; ``like`` is an image in the memory format of all images, sizes are (G, H, W, H', W', K)."""
+    """Fill the last tensor; ``like`` has the memory format of all images, sizes are (G, H, W, H', W', K)."""
+    if any(tensor.numel() == 0 for tensor in tensors):
+        tensors[2].zero_()
+        return
     batch, channels = like.shape[:2]
     kernel = round(sizes[5] ** 0.5)
     flags = (MODES[mode], _native.CODES[like.dtype], is_channels_last(like), taps_last, interleaved)

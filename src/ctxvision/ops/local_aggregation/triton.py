@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ctxvision.ops._geometry import empty_like_layout
+from ctxvision.ops._geometry import empty_like_layout, empty_maps
 
 ROWS = 4  # of a strip, where the taps of neighbouring rows coincide; else 1
 # ints that are never specialised: one kernel serves all batch sizes, resolutions and strides
@@ -367,7 +367,7 @@ def weight_grad(
     interleaved: bool,
 ) -> Tensor:
     """Return the adjoint of `aggregate` in the weight, (B, G, K, H', W'): correlations summed over a group."""
-    result = grad.new_empty((grad.shape[0], groups, taps, *grad.shape[2:]))
+    result = empty_maps(grad, groups, taps)
     if result.numel() == 0:
         return result
     shared, kernel, batch, (height, width) = grad.shape[1] // groups, isqrt(taps), grad.shape[0], grad.shape[2:]
