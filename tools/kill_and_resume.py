@@ -1,16 +1,16 @@
 """Kill training runs at random moments, resume them, and compare the weights with those of an undisturbed run.
 
 A small network learns the embedded digits with augmentation, mixup, stochastic depth and a moving average of the
-weights. A run is killed by SIGKILL (every fourth time while it writes a checkpoint), continued by ``--resume``, killed
-again and so on, until all kills are spent; then it is left to end. Weights, averaged weights, state of the optimiser
-and ``metrics.csv`` must equal those of a run that nobody disturbed, bit for bit.
+weights. A run is killed by SIGKILL (every fourth time while it writes a checkpoint), continued by ``--resume``,
+killed again and so on until it comes to its end; then another begins, until all kills are spent. Weights, averaged
+weights, state of the optimiser and ``metrics.csv`` must equal those of a run that nobody disturbed, bit for bit.
 
-    python tools/kill_and_resume.py                       # 20 kills in one run
-    python tools/kill_and_resume.py --kills 5 --runs 4
+    python tools/kill_and_resume.py                       # 20 kills
     python tools/kill_and_resume.py --kills 3 --devices 2 # kills one of two processes
 """
 
 import argparse
+import contextlib
 import csv
 import os
 import random
@@ -41,14 +41,20 @@ def main(words: list[str] | None = None) -> int:
             return 1
         seconds = time.monotonic() - began
         print(f"undisturbed run: {seconds:.1f} s\n\n{'run':>3} {'kill':>4} {'after':>8}  where")
-        differences = []
-        for run in range(1, args.runs + 1):
-            _disturb(folder / f"parts-{run}", args, draw, seconds, run)
-            found = compare(folder / "whole", folder / f"parts-{run}")
-            print(f"{run:>3}  ended: {'; '.join(found) or 'equal bit for bit'}\n", flush=True)
-            differences += found
-    kills = args.kills * args.runs
-    print(f"{kills} kills, {args.runs} resumed to the end, {len(differences)} differences")
+        differences, kills, run, ended = [], 0, 1, False
+        while kills < args.kills or not ended:
+            parts = folder / f"parts-{run}"
+            if kills < args.kills:
+                ended = not _start_and_kill(parts, args, draw, seconds, f"{run:>3} {kills + 1:>4}", kills % 4 == 3)
+                kills += not ended
+            else:
+                ended = not _wait(_start(parts, args)) or _failed(parts)
+            if ended:
+                found = compare(folder / "whole", parts)
+                print(f"{run:>3}  ended: {'; '.join(found) or 'equal bit for bit'}\n", flush=True)
+                differences += found
+                run, ended = run + 1, kills >= args.kills
+    print(f"{kills} kills, {run - 1} resumed to the end, {len(differences)} differences")
     return 1 if differences else 0
 
 
@@ -65,8 +71,7 @@ def compare(one: Path, other: Path) -> list[str]:
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="per run (default 20)")
-    parser.add_argument("--runs", type=int, default=1, help="that are disturbed (default 1)")
+    parser.add_argument("--kills", type=int, default=20, help="in all (default 20)")
     parser.add_argument("--network", default="test_resnet")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -97,20 +102,24 @@ def _start(folder: Path, args: argparse.Namespace) -> subprocess.Popen[bytes]:
         )
 
 
-def _disturb(folder: Path, args: argparse.Namespace, draw: random.Random, seconds: float, run: int) -> None:
-    """Kill a run until all kills are spent, and let it end."""
-    for kill in range(1, args.kills + 1):
-        before = _newest(folder)
-        process = _start(folder, args)
-        # most moments lie after the imports, and the whole does not end early
-        delay = draw.uniform(0.2, 1.0) * min(seconds, 2.0 + 0.5 * seconds)
-        in_write = kill % 4 == 0
-        where = _wait_for_moment(process, folder, delay, in_write)
-        _kill(process, args.devices)
-        moved = "newer checkpoint" if _newest(folder) != before else "no new checkpoint"
-        print(f"{run:>3} {kill:>4} {delay:>6.2f} s  {where}, {moved}", flush=True)
-    if _wait(_start(folder, args)):
-        raise SystemExit(f"the run could not be resumed:\n{folder.with_suffix('.log').read_text()[-2000:]}")
+def _start_and_kill(
+    folder: Path, args: argparse.Namespace, draw: random.Random, seconds: float, label: str, in_write: bool
+) -> bool:
+    """Start or resume a run and kill it; returns False if it came to its end before."""
+    before = _newest(folder)
+    process = _start(folder, args)
+    delay = draw.uniform(0.2, 1.0) * seconds
+    where = _wait_for_moment(process, folder, delay, in_write)
+    if process.poll() is not None:
+        return bool(process.returncode) and _failed(folder)
+    _kill(process, args.devices)
+    moved = "newer checkpoint" if _newest(folder) != before else "no new checkpoint"
+    print(f"{label} {delay:>6.2f} s  {where}, {moved}", flush=True)
+    return True
+
+
+def _failed(folder: Path) -> bool:
+    raise SystemExit(f"the run failed by itself:\n{folder.with_suffix('.log').read_text()[-2000:]}")
 
 
 def _wait_for_moment(process: subprocess.Popen[bytes], folder: Path, delay: float, in_write: bool) -> str:
@@ -122,8 +131,6 @@ def _wait_for_moment(process: subprocess.Popen[bytes], folder: Path, delay: floa
     while in_write and process.poll() is None and time.monotonic() < end:
         if any((folder / "checkpoints").glob(".*.part")):
             return "while a checkpoint was written"
-    if process.poll() is not None:
-        return "had ended" if process.returncode == 0 else f"had FAILED with {process.returncode}"
     return "at random"
 
 
@@ -131,20 +138,16 @@ def _kill(process: subprocess.Popen[bytes], devices: int) -> None:
     """Kill the process, or with several one of those that it has started; then wait for all of them."""
     children = _children(process.pid) if devices > 1 else []
     victim = children[0] if children else process.pid
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(victim, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     try:
         process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
     for child in children:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def _children(pid: int) -> list[int]:

@@ -24,6 +24,8 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             os.chmod(temporary, mode)
             os.replace(temporary, target)
         except BaseException:

@@ -165,5 +165,5 @@ class _HashingWriter:
         return len(data)
 
     def flush(self) -> None:
-        """torch asks for it."""
+        """Empty the buffer; torch asks for it."""
         self.file.flush()

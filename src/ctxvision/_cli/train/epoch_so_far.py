@@ -26,9 +26,7 @@ class EpochSoFar(Callback):
             mean.weight = mean.weight + restored["images"]
             pl_module._batches_with_images += int(restored["batches"])
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the sums over all processes."""
         mean = pl_module.train_mean
         batches = mean.weight.new_tensor(pl_module._batches_with_images)
@@ -37,8 +35,6 @@ class EpochSoFar(Callback):
             sums = trainer.strategy.reduce(sums, reduce_op="sum")
         checkpoint["epoch_so_far"] = dict(zip(("loss", "images", "batches"), sums.tolist(), strict=True))
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember them until the epoch goes on; older checkpoints have none."""
         self._restored = checkpoint.get("epoch_so_far")

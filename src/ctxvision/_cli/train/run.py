@@ -17,6 +17,7 @@ from ..files import write_whole
 from ..messages import note, plural, quieten
 from . import batch_plan, branch, run_folder
 from .config import TrainConfig
+from .disk_errors import disk_errors_explained
 from .graceful_stop import GracefulStop
 from .resume import require_same_settings, require_same_task
 from .run_checkpoints import RunCheckpoints
@@ -61,6 +62,8 @@ def train(config: TrainConfig) -> int:
         warm_start_task(task, config.init_from, partial=config.init_partial)
     if config.compile:
         task.compile_network()
+    if config.precision == "64-true":
+        task.double()  # Lightning would do so after it has copied the weights for the average
     for line in data.notes:
         note(line)
     checkpoints = RunCheckpoints(folder / "checkpoints", config.save_minutes)
@@ -75,7 +78,7 @@ def train(config: TrainConfig) -> int:
         print(f"{verb} {config.model} on {config.data} in {folder}")
         print(describe_batch(config, plan), flush=True)
     try:
-        with stop.installed():
+        with stop.installed(), disk_errors_explained(folder):
             trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except (SystemExit, KeyboardInterrupt):
         if not stop.signal_number:
