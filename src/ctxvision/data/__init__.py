@@ -9,7 +9,6 @@ from .open import open_data
 from .source import find_images
 from .spec import DataSpec
 
-
 __all__ = [
     "BadImageError",
     "Contents",
