@@ -32,8 +32,7 @@ def layers_that_leave_channels_last(model, x):
         return hook
 
     for name, module in model.named_modules():
-        # (B, H, W, C), and kernels (B, C, k, k), are no maps; the others are computed by their weights alone as long
-        # as nobody watches them
+        # (B, H, W, C) and kernels (B, C, k, k) are no maps; the others are called only while somebody watches
         unwatched = (LayerNorm, WeightOffsets, torch.nn.Linear, torch.nn.GroupNorm)
         if type(module) not in unwatched and not name.endswith(".embed.0"):
             module.register_forward_hook(look(name))
