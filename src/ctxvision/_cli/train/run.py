@@ -88,6 +88,7 @@ def train(config: TrainConfig) -> int:
     except torch._dynamo.exc.TorchDynamoException as error:
         raise UserError(f"--compile failed, leave it out ({str(error).strip().splitlines()[0]})") from error
     bad = _everyone_s(data.bad_images)
+    _leave_group()
     if trainer.is_global_zero:
         _report_end(trainer, checkpoints, bad)
     return 0
@@ -100,6 +101,12 @@ def _everyone_s(bad: dict[str, str]) -> dict[str, str]:
     reports: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(reports, bad)
     return {path: reason for report in reports for path, reason in report.items()}
+
+
+def _leave_group() -> None:
+    """End the threads of a group of processes, which may else outlive the interpreter and abort it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: DigitsData | ImageData) -> None:
