@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ctxvision._version import __version__
 
+from .class_set_recall import ClassSetRecall, is_contextual, kept_classes
 from .error import TaskError
 from .networks import create_network
 from .optimization import ScheduleName, build_optimizer, build_schedule
@@ -129,6 +130,8 @@ class ClassificationTask(LightningModule):
         self.train_mean, self.val_mean, self.val_images = MeanMetric("disable"), MeanMetric("disable"), SumMetric()
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
+        stages = self.model.contextual_stages if is_contextual(self.model) else ()
+        self.val_recall = ClassSetRecall(len(stages)) if stages else None
         self._batches_with_images = 0
         # whether a callback leaves out steps whose loss is not finite, which then do not count
         self.leave_out_nonfinite = False
@@ -205,6 +208,8 @@ class ClassificationTask(LightningModule):
         self.val_images.update(len(images))
         self.val_top1.update(logits, targets)
         self.val_top5.update(logits, targets)
+        if self.val_recall is not None:
+            self.val_recall.update(kept_classes(self.model, output), targets)
         return {"logits": logits, "targets": targets}
 
     def on_validation_epoch_end(self) -> None:
@@ -218,6 +223,11 @@ class ClassificationTask(LightningModule):
         self.log("val_loss", self.val_mean.compute())
         self.log("val_top1", self.val_top1.compute(), prog_bar=True)
         self.log("val_top5", self.val_top5.compute())
+        if self.val_recall is not None:
+            recalls = zip(self.model.contextual_stages, self.val_recall.compute(), strict=True)
+            self.log_dict({f"val_recall_{stage}": share for stage, share in recalls})
+            self.log("temperature", self.model.context.temperature.detach())
+            self.val_recall.reset()
         for metric in (self.val_mean, self.val_images, self.val_top1, self.val_top5):
             metric.reset()
 
