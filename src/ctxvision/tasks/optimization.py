@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -39,7 +39,11 @@ def build_optimizer(
     """
     if name not in list_optimizers():
         raise TaskError(f"unknown optimizer {name!r}; timm has {', '.join(list_optimizers())}")
+    spared = _spared_inside(model)
     try:
+        if spared and not layer_decay:
+            groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
+            return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=0.0, **dict(args or {}))
         return create_optimizer_v2(
             model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, **dict(args or {})
         )
@@ -52,7 +56,7 @@ def build_schedule(
     name: ScheduleName,
     *,
     lr: float,
-    epochs: int,
+    epochs: float,
     steps_per_epoch: int,
     warmup_epochs: float = 0.0,
     warmup_factor: float = 0.0,
@@ -84,7 +88,7 @@ def build_schedule(
         raise TaskError(f"unknown schedule {name!r}; there are {', '.join(get_args(ScheduleName))}")
     if warmup_epochs >= epochs:
         raise TaskError(
-            f"a warm-up of {warmup_epochs:g} epochs leaves nothing of {epochs}; shorten it or train longer"
+            f"a warm-up of {warmup_epochs:g} epochs leaves nothing of {epochs:g}; shorten it or train longer"
         )
     after_warmup = name in ("cosine", "poly")
     try:
@@ -103,6 +107,14 @@ def build_schedule(
     except (TypeError, ValueError, AssertionError) as error:
         raise TaskError(f"schedule {name} with {dict(args or {})}: {_line(error)}") from error
     return schedule
+
+
+def _spared_inside(model: nn.Module) -> set[str]:
+    """Name what parts of a model spare from weight decay, where the model has no list of its own."""
+    if hasattr(model, "no_weight_decay"):
+        return set()
+    parts = ((prefix, part) for prefix, part in model.named_modules() if hasattr(part, "no_weight_decay"))
+    return {f"{prefix}.{name}" for prefix, part in parts for name in part.no_weight_decay()}
 
 
 def _line(error: Exception) -> str:

@@ -9,8 +9,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..files import write_whole
 
-COLUMNS = ("epoch", "step", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds")
-
 
 class MetricsFile(Callback):
     """Writes the metrics of every epoch; a resumed run keeps the rows of the epochs before.
@@ -37,17 +35,18 @@ class MetricsFile(Callback):
         """Add a row."""
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        measured = ("train_loss", *pl_module.columns)
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
-            **{name: f"{metrics[name]:.6g}" for name in COLUMNS[3:7] if name in metrics},
+            **{name: f"{metrics[name]:.6g}" for name in measured if name in metrics},
             "seconds": f"{seconds:.2f}",
         }
         self.rows.append(row)
         if trainer.is_global_zero:
             text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, COLUMNS)
+            writer = csv.DictWriter(text, ("epoch", "step", "lr", *measured, "seconds"))
             writer.writeheader()
             writer.writerows(self.rows)
             write_whole(self.path, text.getvalue())
