@@ -76,12 +76,12 @@ def _panels(columns: Mapping[str, Values]) -> dict[str, tuple[str, dict[str, Val
 
 def _draw(axes: Axes, title: str, unit: str, epochs: Sequence[int], curves: Mapping[str, Values]) -> None:
     for number, (label, values) in enumerate(curves.items()):
-        heights = [float("nan") if value is None else value for value in values]
-        size = 3.0 if len(epochs) <= _MARKED else 0.0
+        points = [(x, y) for x, y in zip(epochs, values, strict=True) if y is not None]
+        size = 3.0 if len(points) <= _MARKED else 0.0
         style = STYLES[number % len(STYLES)]
         # curves on top of each other: the later are thinner, so that each shows
         width = max(1.9 - 0.35 * number, 0.8)
-        axes.plot(epochs, heights, label=label, linewidth=width, markersize=size, **style)
+        axes.plot(*zip(*points, strict=True), label=label, linewidth=width, markersize=size, **style)
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))

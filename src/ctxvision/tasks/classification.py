@@ -135,6 +135,15 @@ class ClassificationTask(TrainingTask):
             self.val_recall = ClassSetRecall(len(stages))
             self.columns = (*self.columns, *(f"val_recall_{stage}" for stage in stages), "temperature")
 
+    @property
+    def backbone(self) -> nn.Module:
+        """The network itself."""
+        return self.model
+
+    def example_input(self) -> Tensor:
+        """Return one black image, (1, C, H, W)."""
+        return torch.zeros(1, *self.data_spec["input_size"])
+
     def _make_loss(self, label_smoothing: float) -> nn.Module:
         if self.is_contextual:
             from ctxvision.nn import ContextualLoss

@@ -18,6 +18,7 @@ from ..files import write_whole
 from ..messages import note
 from .metrics_file import MetricsFile
 
+_NOT_DRAWN = ("epoch", "step", "seconds")
 _SHARE = 0.02  # of the time of a run that may be spent on drawing curves while it lasts
 
 
@@ -48,6 +49,16 @@ class Curves(Callback):
         if trainer.is_global_zero and self._clock() >= self._due:
             self.draw()
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw all of it."""
+        if trainer.is_global_zero:
+            self.draw()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Draw what there is of a run that was stopped."""
+        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt):
+            self.draw()
+
     def draw(self) -> None:
         """Draw what has not been drawn yet; a picture that cannot be written does not end a run."""
         rows = self.metrics.rows
@@ -56,7 +67,7 @@ class Curves(Callback):
         from ctxvision.explain.curves import draw_curves
 
         begun = self._clock()
-        names = [name for name in rows[-1] if name not in ("epoch", "step", "seconds")]
+        names = [name for name in dict.fromkeys(sum(map(list, rows), [])) if name not in _NOT_DRAWN]
         columns = {name: [_number(row.get(name)) for row in rows] for name in names}
         _try_to_write(self.path, draw_curves([int(str(row["epoch"])) for row in rows], columns))
         self._drawn_rows = len(rows)

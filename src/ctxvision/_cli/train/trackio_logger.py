@@ -40,7 +40,7 @@ class TrackioLogger(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """trackio's own object; the run begins when it is first asked for."""
+        """The run as trackio knows it; it begins when it is first asked for."""
         if self._run is None:
             import trackio
 
