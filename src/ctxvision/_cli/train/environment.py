@@ -1,5 +1,6 @@
 """``environment.json``: on what and from what a run was started, and every time that it was resumed."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -76,7 +77,7 @@ def _machine(trainer: Trainer) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "cpus_available": available,
         "threads": torch.get_num_threads(),
-        "operators": [backend._asdict() for backend in backends()],
+        "operators": [dataclasses.asdict(backend) for backend in backends()],
     }
 
 

@@ -67,7 +67,7 @@ class Curves(Callback):
         from ctxvision.explain.curves import draw_curves
 
         begun = self._clock()
-        names = [name for name in dict.fromkeys(sum(map(list, rows), [])) if name not in _NOT_DRAWN]
+        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _NOT_DRAWN]
         columns = {name: [_number(row.get(name)) for row in rows] for name in names}
         _try_to_write(self.path, draw_curves([int(str(row["epoch"])) for row in rows], columns))
         self._drawn_rows = len(rows)
