@@ -62,7 +62,9 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def close(self) -> None:
         """Write what is still waiting, and end the run."""
-        run, self._run = self._run, None
-        if run is not None:
+        if self._run is not None:
+            import trackio
+
+            self._run = None
             with contextlib.redirect_stdout(sys.stderr):
-                run.finish()
+                trackio.finish()
