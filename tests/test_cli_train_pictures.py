@@ -11,10 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from PIL import Image
 
 from _pictures import make_folder
-from ctxvision._cli.train import pictures
 from ctxvision._cli.train.pictures import Curves
 from ctxvision.cli import main
 from ctxvision.explain import ReportError
@@ -76,9 +76,9 @@ def test_a_run_from_before_is_resumed_and_reported(capsys):
     assert float(row["val_recall_4"]) == pytest.approx(float(row["val_top5"]), abs=1e-5)  # five are left
     assert 0.01 < float(row["temperature"]) < 0.1
     Path("run/metrics.csv").write_text(f"{','.join(old)}\n{','.join(row[name] for name in old)}\n")
-    config = Path("run/config.yaml").read_text().splitlines()
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
     Path("run/config.yaml").write_text(
-        "\n".join(c for c in config if c.split(":")[0] not in ("logger", "pictures"))
+        yaml.safe_dump({k: v for k, v in config.items() if k not in ("logger", "pictures")})
     )
     assert main(["report", "run", "--out=old.html"]) == 0
     assert "Recall of the class sets" not in Path("old.html").read_text()
@@ -147,7 +147,6 @@ def test_what_fails_at_the_end_does_not_fail_the_run(monkeypatch, capsys):
         raise ReportError("not one image can be read")
 
     monkeypatch.setattr("ctxvision.explain.evaluation.make_evaluation", failing)
-    monkeypatch.setattr(pictures, "write_whole", pictures.write_whole)
     assert train(*DIGITS, "--epochs=1", "--out=run") == 0
     captured = capsys.readouterr()
     assert "no pictures of the answers: not one image can be read" in captured.err

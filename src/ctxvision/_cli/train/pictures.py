@@ -110,6 +110,9 @@ def draw_answers(trainer: Trainer, data: DigitsData | ImageData, best: Path, bad
             precision=str(trainer.precision),
             autocast=autocast,
         )
+    except KeyboardInterrupt:
+        note("no pictures of the answers: interrupted; the training is complete")
+        return
     except (ReportError, DataError, CheckpointError, OSError, RuntimeError) as error:
         note(f"no pictures of the answers: {' '.join(str(error).split())}; ctxvision evaluate shows them too")
         return
