@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import UserError
+from . import processes
 
 Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
 
@@ -63,8 +64,8 @@ class TrainConfig:
         prefetch: batches that each of them keeps ready.
         precision: of the arithmetic.
         accelerator: cpu, gpu, mps or auto.
-        devices: how many, on each node.
-        nodes: how many machines.
+        devices: how many, on each node; by default one, or what torchrun or SLURM has started.
+        nodes: how many machines; likewise.
         sync_batchnorm: batch normalisation over all GPUs instead of each by itself.
         channels_last: memory layout; faster for these networks.
         compile: translate the network with torch.compile.
@@ -120,8 +121,8 @@ class TrainConfig:
     prefetch: int = 4
     precision: Precision = "32"
     accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
+    devices: int | None = None
+    nodes: int | None = None
     sync_batchnorm: bool = True
     channels_last: bool = True
     compile: bool = False
@@ -150,7 +151,8 @@ class TrainConfig:
                 config, warmup_epochs=min(filled["warmup_epochs"], (config.epochs or 1) / 5)
             )
         config._check()
-        return config
+        devices, nodes = processes.counts(config.devices, config.nodes)
+        return dataclasses.replace(config, devices=devices, nodes=nodes)
 
     def _check(self) -> None:
         for names, lowest, highest in _RANGES:

@@ -1,5 +1,6 @@
 """One training run from its settings to its summary."""
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -41,6 +42,11 @@ def train(config: TrainConfig) -> int:
         TaskError: the model is unknown, or the training failed.
         CheckpointError: the weights to start from cannot be used.
     """
+    with contextlib.ExitStack() as until_end:
+        return _train(config, until_end)
+
+
+def _train(config: TrainConfig, until_end: contextlib.ExitStack) -> int:
     quieten()
     plan = batch_plan.solve(
         config.batch_size or 0,
@@ -70,7 +76,7 @@ def train(config: TrainConfig) -> int:
     stop = GracefulStop(checkpoints.last)
     trainer = make_trainer(config, plan, folder, stop, checkpoints)
     if trainer.is_global_zero:
-        run_folder.make(folder)
+        run_folder.make(folder, until_end)
         branch.set_aside(config, folder, resumed)
         settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
