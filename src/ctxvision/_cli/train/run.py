@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from ..errors import UserError
 from ..files import write_whole
 from ..messages import note, plural, quieten
-from . import batch_plan, branch, run_folder
+from . import batch_plan, branch, process_group, processes, run_folder
 from .config import TrainConfig
 from .disk_errors import disk_errors_explained
 from .graceful_stop import GracefulStop
@@ -86,6 +86,8 @@ def _train(config: TrainConfig, until_end: contextlib.ExitStack) -> int:
             print(f"{plural(config.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}", flush=True)
     try:
         with stop.installed(), disk_errors_explained(folder):
+            if (launch := processes.launched()) and launch.by == "torchrun":
+                process_group.join(trainer.strategy.root_device)
             trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except (SystemExit, KeyboardInterrupt):
         if not stop.signal_number:
@@ -95,6 +97,10 @@ def _train(config: TrainConfig, until_end: contextlib.ExitStack) -> int:
         return 128 + stop.signal_number
     except torch._dynamo.exc.TorchDynamoException as error:
         raise UserError(f"--compile failed, leave it out ({str(error).strip().splitlines()[0]})") from error
+    except RuntimeError as error:
+        if not process_group.is_lost_process(error):
+            raise
+        raise UserError("another process of this run has ended; what it said tells why") from error
     bad = _everyone_s(data.bad_images)
     _leave_group()
     if trainer.is_global_zero:
