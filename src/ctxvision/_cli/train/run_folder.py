@@ -45,10 +45,10 @@ def choose(config: TrainConfig, rank: int) -> tuple[Path, Path | None]:
     if not config.out:
         return _numbered(config), None
     folder = Path(config.out)
-    if launch and (folder / "config.yaml").is_file() and (rank or _is_of(launch, folder)):
+    if launch and folder.is_dir() and (rank or _is_of(launch, folder)):
         # the first process refuses what is not of this run, and all end
         return _begun_again(launch, folder)
-    if not rank and folder.is_dir() and any(folder.iterdir()):
+    if not rank and folder.is_dir() and any(path.name != run_lock.NAME for path in folder.iterdir()):
         raise UserError(
             f"{folder}: exists and is not empty; choose another --out, or continue with --resume {folder}"
         )
