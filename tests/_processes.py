@@ -28,7 +28,7 @@ def start(*words, torchrun=(), **variables):
     )
 
 
-def finish(process, timeout=120):
+def finish(process, timeout=300):
     """Wait for a run; returns what it still had to say. Nothing of it may be left."""
     try:
         said, _ = process.communicate(timeout=timeout)

@@ -33,7 +33,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 def wait_for_checkpoint(folder="run"):
     """Wait for the middle of an epoch with something to go back to."""
-    path, end = Path(folder, "checkpoints", "last.ckpt"), time.monotonic() + 90
+    path, end = Path(folder, "checkpoints", "last.ckpt"), time.monotonic() + 200
     while time.monotonic() < end:
         if path.is_file() and weights(folder)["global_step"] % 22:
             return

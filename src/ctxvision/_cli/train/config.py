@@ -61,6 +61,7 @@ class TrainConfig:
         accelerator: cpu, gpu, mps or auto.
         devices: how many, on each node; by default one, or what torchrun or SLURM has started.
         nodes: how many machines; likewise.
+        strategy: fsdp shares parameters and optimiser state out among the devices; auto keeps a copy on each.
         sync_batchnorm: batch normalisation over all GPUs instead of each by itself.
         channels_last: memory layout; faster for these networks.
         compile: translate the network with torch.compile.
@@ -106,6 +107,7 @@ class TrainConfig:
     accelerator: str = "auto"
     devices: int | None = None
     nodes: int | None = None
+    strategy: Literal["auto", "fsdp"] = "auto"
     sync_batchnorm: bool = True
     channels_last: bool = True
     compile: bool = False

@@ -26,9 +26,11 @@ from .setup import (
     epochs_of,
     make_trainer,
     require_fit,
+    synchronizes,
     warm_start_task,
     with_image_size,
 )
+from .sharding import shard_when_ready
 
 
 def train(config: TrainConfig) -> int:
@@ -74,6 +76,8 @@ def _train(config: TrainConfig, until_end: contextlib.ExitStack) -> int:
     stop = GracefulStop(checkpoints.last)
     epochs = epochs_of(config, data, plan)
     trainer = make_trainer(config, plan, epochs, folder, stop, checkpoints)
+    if config.strategy == "fsdp":
+        shard_when_ready(task, sync_batchnorm=synchronizes(config))
     if trainer.is_global_zero:
         run_folder.make(folder, until_end)
         branch.set_aside(config, folder, resumed)
