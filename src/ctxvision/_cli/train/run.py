@@ -1,8 +1,8 @@
 """One training run from its settings to its summary."""
 
-import contextlib
 import dataclasses
 import sys
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from ..messages import note, plural, quieten
 from . import batch_plan, branch, process_group, processes, run_folder
 from .config import TrainConfig
 from .disk_errors import disk_errors_explained
+from .environment import Environment
 from .graceful_stop import GracefulStop
+from .pictures import draw_answers
 from .resume import require_same_settings, require_same_task
 from .run_checkpoints import RunCheckpoints
 from .setup import (
@@ -31,6 +33,7 @@ from .setup import (
     with_image_size,
 )
 from .sharding import shard_when_ready
+from .trackers import Trackers
 
 
 def train(config: TrainConfig) -> int:
@@ -42,11 +45,11 @@ def train(config: TrainConfig) -> int:
         TaskError: the model is unknown, or the training failed.
         CheckpointError: the weights to start from cannot be used.
     """
-    with contextlib.ExitStack() as until_end:
+    with ExitStack() as until_end:
         return _train(config, until_end)
 
 
-def _train(config: TrainConfig, until_end: contextlib.ExitStack) -> int:
+def _train(config: TrainConfig, until_end: ExitStack) -> int:
     quieten()
     plan = batch_plan.solve(
         config.batch_size or 0,
@@ -75,13 +78,16 @@ def _train(config: TrainConfig, until_end: contextlib.ExitStack) -> int:
     checkpoints = RunCheckpoints(folder / "checkpoints", config.save_minutes)
     stop = GracefulStop(checkpoints.last)
     epochs = epochs_of(config, data, plan)
-    trainer = make_trainer(config, plan, epochs, folder, stop, checkpoints)
+    settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
+    trackers = Trackers(config.logger, folder, settings)
+    trainer = make_trainer(config, plan, epochs, folder, stop, checkpoints, trackers.loggers)
     if config.strategy == "fsdp":
         shard_when_ready(task, sync_batchnorm=synchronizes(config))
     if trainer.is_global_zero:
+        environment = Environment()
         run_folder.make(folder, until_end)
+        environment.write(folder, trainer, resumed)
         branch.set_aside(config, folder, resumed)
-        settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         verb = "continuing" if resumed else "training"
         print(f"{verb} {config.model} on {config.data} in {folder}")
@@ -89,7 +95,8 @@ def _train(config: TrainConfig, until_end: contextlib.ExitStack) -> int:
         if config.steps:
             print(f"{plural(config.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}", flush=True)
     try:
-        with stop.installed(), disk_errors_explained(folder):
+        tracked = trackers.opened() if trainer.is_global_zero else nullcontext()
+        with stop.installed(), disk_errors_explained(folder), tracked:
             if (launch := processes.launched()) and launch.by == "torchrun":
                 process_group.join(trainer.strategy.root_device)
             trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
@@ -108,6 +115,8 @@ def _train(config: TrainConfig, until_end: contextlib.ExitStack) -> int:
     bad = _everyone_s(data.bad_images)
     _leave_group()
     if trainer.is_global_zero:
+        if config.pictures and task.kind == "classification":
+            draw_answers(trainer, data, checkpoints.best, bad)
         _report_end(trainer, task.monitor_name, checkpoints, bad)
     return 0
 
