@@ -129,6 +129,15 @@ class ClassificationTask(TrainingTask):
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
 
+    @property
+    def backbone(self) -> nn.Module:
+        """The network itself."""
+        return self.model
+
+    def example_input(self) -> Tensor:
+        """Return one black image, (1, C, H, W)."""
+        return torch.zeros(1, *self.data_spec["input_size"])
+
     def _make_loss(self, label_smoothing: float) -> nn.Module:
         if self.is_contextual:
             from ctxvision.nn import ContextualLoss
