@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 
 from ..error import TaskError
@@ -115,6 +115,15 @@ class SegmentationTask(TrainingTask):
         self.val_mean, self.val_images = MeanMetric("disable"), SumMetric()
         self.val_confusion = PixelConfusion(num_classes)
 
+    @property
+    def backbone(self) -> nn.Module:
+        """Timm's network without its classifier; its weights have the classifier's names."""
+        return self.model.backbone.body
+
+    def example_input(self) -> Tensor:
+        """Return one black image as large as a training crop, (1, C, H, W)."""
+        return torch.zeros(1, *self.data_spec["input_size"])
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, num_classes, H, W) of images (B, C, H, W), by sliding windows if the task has one."""
         return image_logits(self._network, images, window=self.window, stride=self.window_stride)
@@ -151,7 +160,7 @@ class SegmentationTask(TrainingTask):
     def _normalises_alone(self) -> bool:
         """Tell whether single images can be normalised: by groups, or together with other processes' images."""
         norm = (self.hparams["decoder_args"] or {}).get("norm", "batch")
-        return norm == "group" or any(isinstance(m, torch.nn.SyncBatchNorm) for m in self.model.decoder.modules())
+        return norm == "group" or any(isinstance(m, nn.SyncBatchNorm) for m in self.model.decoder.modules())
 
     def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Return the mean cross-entropy of the labelled pixels; 0, with gradients 0, where there are none."""
