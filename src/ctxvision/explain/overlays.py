@@ -67,10 +67,9 @@ def with_legend(
         class_names: one per class.
         colors: likewise.
     """
-    counts = np.bincount(_checked(classes, len(colors)).ravel(), minlength=256)[:_NOTHING]
-    shares = counts / max(counts.sum(), 1)
-    lines = [(index, _line(class_names[index], shares[index])) for index in np.argsort(-counts, kind="stable")]
-    lines = [(index, line) for index, line in lines if counts[index]]
+    counts = np.bincount(_checked(classes, len(colors)).ravel(), minlength=256)[: len(colors)]
+    order = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
+    lines = [(index, _line(class_names[index], counts[index] / counts.sum())) for index in order]
     font = ImageFont.load_default(12)
     left = picture.width + _MARGIN
     width = left + _SWATCH + 2 * _MARGIN + max((round(font.getlength(line)) for _, line in lines), default=0)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import multiprocessing
+from torch.utils.data import DataLoader
 
 from ctxvision.checkpoints import warm_start
 from ctxvision.data.segmentation_data import SegmentationData
@@ -71,7 +72,7 @@ def test_upernet_needs_two_images_to_normalise(monkeypatch):
     with pytest.raises(TaskError, match="two images at a time: raise --batch_size"):
         task.training_step(batch(1), 0)
     groups = SegmentationTask(
-        "convnext_atto", SPEC, decoder="upernet", decoder_args={"channels": 32, "norm": "group"}
+        "convnext_atto", SPEC, decoder="upernet", decoder_args={"channels": 64, "norm": "group"}
     )
     monkeypatch.setattr(groups, "log", lambda *_, **__: None)
     assert groups.training_step(batch(1), 0) > 0
@@ -138,7 +139,8 @@ class Images(SegmentationData):
         self.pairs = pairs
 
     def val_dataloader(self):
-        return [([image], [mask]) if image is not None else ([], []) for image, mask in self.pairs]
+        batches = [([], []) if image is None else ([image], [mask]) for image, mask in self.pairs]
+        return DataLoader(batches, batch_size=None)
 
 
 def validate(pairs, **options):
