@@ -193,6 +193,7 @@ def test_weights_of_a_trained_classifier_fit_the_backbone(tmp_path):
 
 
 def _share(rank, folder):
+    torch.set_num_threads(1)  # a forked process has no pool of threads
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     generator = torch.Generator().manual_seed(0)
     confusion = PixelConfusion(3)
@@ -205,7 +206,7 @@ def _share(rank, folder):
 
 
 def test_processes_count_together(tmp_path):
-    multiprocessing.spawn(_share, (tmp_path,), nprocs=2)
+    multiprocessing.start_processes(_share, (tmp_path,), nprocs=2, start_method="fork")
     generator = torch.Generator().manual_seed(0)
     whole = PixelConfusion(3)
     for index in range(3):
