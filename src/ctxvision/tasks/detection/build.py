@@ -7,11 +7,13 @@ from typing import Any, Literal, get_args
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import convert_sync_batchnorm
 from torch import nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import LevelMapper
@@ -22,7 +24,8 @@ from .backbone import FeatureBackbone, NormName, PyramidBackbone
 from .box_head import BoxHeadName, ClassAgnosticPredictor, make_box_head, make_box_predictor
 from .cascade import BOX_WEIGHTS, IOU_THRESHOLDS, CascadeRoIHeads
 from .detector import Detector
-from .fpn import LayerKind, make_fpn
+from .fpn import make_fpn
+from .involution import LayerKind
 from .mask_head import make_mask_head, make_mask_predictor
 from .precision import in_full_precision
 from .rpn import make_rpn_head
@@ -79,8 +82,8 @@ def build_detector(
         hidden: width of the box head's linear layers.
         norm: what the backbone's batch norms do, see `FeatureBackbone`; with ``"sync"`` all of the detector's
             are synchronised.
-        norm_in_heads: batch norm also in the FPN, in ``"4conv1fc"`` and in the mask head (ResNeSt's detectors, whose
-            settings CoTNet took over).
+        norm_in_heads: batch norm also in the FPN, in ``"4conv1fc"`` and in the mask head (ResNeSt's detectors,
+            whose settings CoTNet took over).
         frozen_stages: of the backbone, see `FeatureBackbone`.
         extra_levels_from: whether RetinaNet's level P6 is computed from the backbone's last feature map (the
             paper) or from the pyramid's (torchvision's default).
@@ -95,8 +98,8 @@ def build_detector(
         min_size: shorter side of the resized image; of several, each training image gets one at random from
             torch's generator, and evaluation uses the last.
         max_size: the longer side is at most this.
-        image_mean: subtracted from the image, one for each channel; ImageNet's by default, where there are not three
-            channels their mean.
+        image_mean: subtracted from the image, one for each channel; ImageNet's by default, or their mean where
+            there are not three channels.
         image_std: likewise divided by.
         drop_path_rate: stochastic depth of the backbone.
         model_args: more arguments of the backbone's constructor.
@@ -111,21 +114,19 @@ def build_detector(
         [['boxes', 'labels', 'scores'], ['boxes', 'labels', 'scores']]
     """
     has_masks, is_retinanet = "mask" in detector, detector == "retinanet"
-    _check_choices(detector=detector, neck=neck, head=head, box_head=box_head, norm=norm)
+    _check_choices(
+        detector=detector, neck=neck, head=head, box_head=box_head, norm=norm, extra_levels_from=extra_levels_from
+    )
     _check_counts(
         num_classes=num_classes, in_chans=in_chans, width=width, hidden=hidden, train_proposals=train_proposals,
         test_proposals=test_proposals, sampled_rois=sampled_rois, detections=detections, max_size=max_size,
     )  # fmt: skip
     if is_retinanet and (head, box_head) != ("conv", "2fc"):
-        raise TaskError(
-            "retinanet has neither a region proposal network nor RoI heads; leave out head and box_head"
-        )
+        raise TaskError("retinanet has no region proposals and no RoI heads; leave out head and box_head")
     if "involution" in (neck, head) and width % 16:
         raise TaskError(f"width must be a multiple of 16 for involutions, got {width}")
     if len(anchor_sizes) != 5 or not all(size > 0 for size in anchor_sizes):
         raise TaskError(f"anchor_sizes must be five positive sizes, one for each level, got {tuple(anchor_sizes)}")
-    if extra_levels_from not in ("backbone", "pyramid"):
-        raise TaskError(f"extra_levels_from must be 'backbone' or 'pyramid', got {extra_levels_from!r}")
     features = FeatureBackbone(
         backbone,
         (8, 16, 32) if is_retinanet else _ROI_STRIDES,
@@ -175,29 +176,29 @@ def build_detector(
             heads.mask_predictor = make_mask_predictor(width, num_classes)
         return heads
 
-    anchors = AnchorGenerator(tuple((size,) for size in anchor_sizes), (tuple(aspect_ratios),) * 5)
-    network = FasterRCNN(
-        pyramid,
-        rpn_anchor_generator=anchors,
-        rpn_head=make_rpn_head(width, len(aspect_ratios), head),
-        rpn_pre_nms_top_n_train=train_proposals,
-        rpn_post_nms_top_n_train=train_proposals,
-        rpn_pre_nms_top_n_test=test_proposals,
-        rpn_post_nms_top_n_test=test_proposals,
-        # torchvision builds RoI heads of its own around this; ours take their place
-        box_head=nn.Identity(),
-        box_predictor=nn.Identity(),
-        **transform,
-    )
     if "cascade" in detector:
-        network.roi_heads = CascadeRoIHeads(
+        heads: nn.Module = CascadeRoIHeads(
             [
                 roi_heads(in_full_precision(ClassAgnosticPredictor(hidden, num_classes)), iou, weights)
                 for iou, weights in zip(IOU_THRESHOLDS, BOX_WEIGHTS, strict=True)
             ]
         )
     else:
-        network.roi_heads = roi_heads(make_box_predictor(hidden, num_classes), IOU_THRESHOLDS[0], BOX_WEIGHTS[0])
+        heads = roi_heads(make_box_predictor(hidden, num_classes), IOU_THRESHOLDS[0], BOX_WEIGHTS[0])
+    anchors = AnchorGenerator(tuple((size,) for size in anchor_sizes), (tuple(aspect_ratios),) * 5)
+    proposals = {"training": train_proposals, "testing": test_proposals}
+    rpn = RegionProposalNetwork(
+        anchors,
+        make_rpn_head(width, len(aspect_ratios), head),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n=proposals,
+        post_nms_top_n=proposals,
+        nms_thresh=0.7,
+    )
+    network = GeneralizedRCNN(pyramid, rpn, heads, GeneralizedRCNNTransform(**transform))
     return finish(_synchronised(network, norm))
 
 
@@ -230,16 +231,19 @@ def _of_channels(
     return list(values)
 
 
+_CHOICES = {
+    "detector": get_args(DetectorName),
+    "neck": get_args(LayerKind),
+    "head": get_args(LayerKind),
+    "box_head": get_args(BoxHeadName),
+    "norm": get_args(NormName),
+    "extra_levels_from": ("backbone", "pyramid"),
+}
+
+
 def _check_choices(**values: str) -> None:
-    kinds = {
-        "detector": DetectorName,
-        "neck": LayerKind,
-        "head": LayerKind,
-        "box_head": BoxHeadName,
-        "norm": NormName,
-    }
     for name, value in values.items():
-        choices = get_args(kinds[name])
+        choices = _CHOICES[name]
         if value not in choices:
             raise TaskError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
 

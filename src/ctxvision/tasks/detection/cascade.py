@@ -34,9 +34,7 @@ class CascadeRoIHeads(nn.Module):
     def __init__(self, stages: Sequence[RoIHeads], loss_weights: Sequence[float] = LOSS_WEIGHTS) -> None:
         super().__init__()
         if len(stages) != len(loss_weights):
-            raise ValueError(
-                f"CascadeRoIHeads: {len(stages)} stages need as many weights, got {len(loss_weights)}"
-            )
+            raise ValueError(f"{len(stages)} stages need as many loss weights, got {len(loss_weights)}")
         self.stages = nn.ModuleList(stages)
         self.loss_weights = tuple(loss_weights)
 
