@@ -1,6 +1,8 @@
 """Detection and instance segmentation: torchvision's detectors over any backbone, with Cascade R-CNN."""
 
 from .build import DetectorName, build_detector
+from .cost import count_detector_macs
 from .detector import Detector
+from .weights import load_backbone
 
-__all__ = ["Detector", "DetectorName", "build_detector"]
+__all__ = ["Detector", "DetectorName", "build_detector", "count_detector_macs", "load_backbone"]

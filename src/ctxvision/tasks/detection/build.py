@@ -141,7 +141,9 @@ def build_detector(
     if is_retinanet:
         extra = LastLevelP6P7(features.channels[-1] if extra_levels_from == "backbone" else width, width)
         extra.use_P5 = extra_levels_from == "pyramid"
-    pyramid = PyramidBackbone(features, make_fpn(features.channels, width, neck, extra, make_norm), width)
+    fpn = make_fpn(features.channels, width, neck, extra, make_norm)
+    # anchors take their precision from it
+    pyramid = in_full_precision(PyramidBackbone(features, fpn, width))
     transform = {
         "min_size": _sizes(min_size, max_size),
         "max_size": max_size,
