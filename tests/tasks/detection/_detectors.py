@@ -43,8 +43,9 @@ def calibrated(detector, images):
         norm.momentum = 1.0
     for module in detector.modules():
         module.training = module in norms
+    network = getattr(detector, "network", detector)
     with torch.no_grad():
-        getattr(detector, "network", detector).backbone(torch.stack(images))
+        network.backbone(network.transform(images)[0].tensors)
     for norm in norms:
         norm.momentum = 0.1
     return detector.eval()

@@ -10,7 +10,7 @@ from ctxvision.tasks.detection import build_detector
 ROI = {
     "box_batch_size_per_image": 24, "rpn_post_nms_top_n_train": 30, "rpn_pre_nms_top_n_train": 30,
     "rpn_post_nms_top_n_test": 25, "rpn_pre_nms_top_n_test": 25, "box_score_thresh": 0.001, "num_classes": 5,
-    "box_detections_per_img": 40,
+    "box_detections_per_img": 10,
 }  # fmt: skip
 OUR_ROI = {"sampled_rois": 24, "train_proposals": 30, "test_proposals": 25, "score_threshold": 0.001}
 CASES = {
@@ -19,7 +19,7 @@ CASES = {
     # torchvision leaves it to the caller whether there is a background class; without one classes begin at 0
     "retinanet": (
         retinanet_resnet50_fpn,
-        {"num_classes": 4, "score_thresh": 0.0, "detections_per_img": 40},
+        {"num_classes": 4, "score_thresh": 0.0, "detections_per_img": 10},
         {"score_threshold": 0.0, "extra_levels_from": "pyramid"},
     ),
 }
@@ -33,12 +33,12 @@ def test_losses_and_detections_equal_torchvision_s(name):
     theirs = make(weights=None, weights_backbone=None, **sizes, **their_settings).double()
     with torch.device("meta"):
         ours = build_detector(
-            name, "resnet50", num_classes=4, norm="batch", detections=40, **sizes, **our_settings
+            name, "resnet50", num_classes=4, norm="batch", detections=10, **sizes, **our_settings
         )
     images = [torch.rand(3, *shape, dtype=torch.float64) for shape in ((64, 90), (50, 64))]
     targets = [target(64, 90), target(50, 64, ())]
     targets = [{**t, "boxes": t["boxes"].double()} for t in targets]
-    calibrated(theirs, [torch.rand(3, 64, 64, dtype=torch.float64) for _ in range(2)])
+    calibrated(theirs, images)
     names = {key.replace("backbone.body.", "backbone.features.body."): key for key in theirs.state_dict()}
     weights = {our: theirs.state_dict()[key].clone() for our, key in names.items()}
     ours.network.load_state_dict(weights, strict=True, assign=True)
