@@ -108,6 +108,7 @@ def build_detector(
         TaskError: unknown names, a backbone without feature maps, or settings that contradict each other.
 
     Examples:
+        >>> import torch
         >>> detector = build_detector("faster_rcnn", "rednet_micro", num_classes=10, width=32, min_size=64).eval()
         >>> found = detector([torch.rand(3, 48, 64), torch.rand(3, 50, 40)])
         >>> [sorted(image) for image in found]
