@@ -27,7 +27,7 @@ class CocoImage(NamedTuple):
 class Annotation(NamedTuple):
     """An object on an image.
 
-    ``label`` counts from 1; ``box`` is ``x0, y0, x1, y1`` in pixels, as the file has it; by ``area``, in pixels, the
+    ``label`` counts from 1; ``box`` is ``x0, y0, x1, y1`` in pixels, as the file has it; by ``area`` (pixels) the
     metric sorts objects into small, medium and large; a ``crowd`` is a region of objects that nobody counted.
     """
 

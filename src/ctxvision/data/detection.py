@@ -44,7 +44,7 @@ class DetectionData(LightningDataModule):
         strict: raise at the first image or object that cannot be used.
         spec: of a trained detector: its classes and split replace those above.
         eval_split: what ``val_dataloader`` reads.
-        train: whether there will be training; if not, the training part is not read unless ``eval_split`` needs it.
+        train: whether there will be training; if not, only the part of ``eval_split`` is read.
 
     Attributes:
         spec: what goes into the checkpoint.

@@ -37,8 +37,8 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
 
     For training a target holds ``boxes`` (N, 4), ``labels`` (N,) from 1, and with masks ``masks`` (N, H, W) uint8;
     crowds are left out and boxes end at the border of the image. For evaluation it holds ``truth``, a dictionary
-    per object as the metric wants it: ``bbox`` (x, y, width, height), ``label``, ``area``, ``iscrowd`` and with masks
-    ``segmentation``. Both hold ``image_id`` and ``path``.
+    per object as the metric wants it: ``bbox`` (x, y, width, height), ``label``, ``area``, ``iscrowd`` and, with
+    masks, ``segmentation``. Both hold ``image_id`` and ``path``.
 
     Args:
         samples: the annotated images.
