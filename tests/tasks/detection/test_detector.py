@@ -104,6 +104,17 @@ def test_training_scales_are_drawn_from_torch_s_generator_and_evaluation_has_the
     assert seen[-1] == (64, 128)  # 40 x 100 at most
 
 
+def test_rois_are_cut_out_at_the_scale_of_the_maps_however_much_of_them_is_padding():
+    """torchvision's pooling infers the scale from the size before padding: 36 of 64 pixels would look like 1/2."""
+    detector = small(min_size=36).eval()
+    detector([torch.rand(3, 36, 36)])
+    assert detector.network.roi_heads.box_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    features = {str(i): torch.zeros(1, 16, 64 >> i, 64 >> i) for i in range(4)}
+    features["0"][..., 2:4, 2:4] = 1  # pixels 8 to 16
+    box = [torch.tensor([[8.0, 8, 12, 12]])]
+    assert (detector.network.roi_heads.box_roi_pool(features, box, [(36, 36)]) == 1).all()
+
+
 def test_input_is_left_alone():
     detector, images, targets = small("mask_rcnn"), [torch.rand(3, 50, 60)], [target(50, 60)]
     copies = images[0].clone(), {key: value.clone() for key, value in targets[0].items()}

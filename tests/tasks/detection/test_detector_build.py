@@ -6,9 +6,10 @@ import torch
 from _detectors import calibrated, small, target
 from torch import nn
 
+from ctxvision.checkpoints import CheckpointError
 from ctxvision.nn import Involution2d
 from ctxvision.tasks import TaskError
-from ctxvision.tasks.detection import build_detector, load_backbone
+from ctxvision.tasks.detection import build_detector, load_backbone, warm_start_backbone
 from ctxvision.tasks.detection.backbone import FeatureBackbone
 from ctxvision.tasks.detection.involution import make_involution
 
@@ -208,6 +209,35 @@ def test_a_classifier_s_weights_become_the_backbone_s(backbone, norm):
     with torch.no_grad():
         found = body_of(detector)(image)[-1]
         expected = classifier.eval().forward_intermediates(image, indices=1, intermediates_only=True)[0]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_warm_starts_from_files_and_other_classes(norm, tmp_path):
+    classifier = timm.create_model("rednet_micro", num_classes=7)
+    path = tmp_path / "weights.pth"
+    torch.save(classifier.state_dict(), path)
+    detector = small(norm=norm)
+    report = warm_start_backbone(detector, str(path))
+    assert "layer4.0.conv3.weight" in report.loaded
+    torch.testing.assert_close(body_of(detector).layer4[0].conv3.weight, classifier.layer4[0].conv3.weight)
+    with pytest.raises(CheckpointError, match="not the model's plain counterpart"):
+        warm_start_backbone(detector, timm.create_model("cotnet_micro"))
+
+
+def test_a_contextual_backbone_keeps_the_class_embeddings_of_its_weights():
+    name = "contextual_convnext_micro"
+    classifier = timm.create_model(name, num_classes=10)
+    same, other = (small(backbone=name, model_args=args) for args in ({"context_classes": 10}, None))
+    for detector in (same, other):
+        warm_start_backbone(detector, classifier)
+    embeddings = classifier.context.embedding.weight
+    assert torch.equal(body_of(same).model.context.embedding.weight, embeddings)
+    assert body_of(other).model.context.embedding.weight.shape == (1000, embeddings.shape[1])
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        found = body_of(same).eval()(image)[-1]
+        expected = classifier.eval().forward_features(image)
     torch.testing.assert_close(found, expected)
 
 

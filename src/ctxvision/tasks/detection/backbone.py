@@ -64,7 +64,7 @@ class FeatureBackbone(nn.Module):
             freeze_batch_norm_2d(body)
         elif norm == "sync":
             convert_sync_batchnorm(body)
-        self.norm = norm
+        self.name, self.model_args, self.norm = name, dict(model_args or {}), norm
         self.body = body
         self.norms = nn.ModuleList(nn.Identity() if has_batch_norm else LayerNorm2d(c) for c in self.channels)
 

@@ -68,7 +68,8 @@ def build_detector(
 ) -> Detector:
     """Build a detector without weights; see `Detector` for how it is called.
 
-    The defaults are torchvision's, which are those of the papers wherever these name one.
+    The defaults are torchvision's, which are those of the papers wherever these name one. RetinaNet has no use for
+    ``hidden``, the proposals and ``sampled_rois``.
 
     Args:
         detector: which.

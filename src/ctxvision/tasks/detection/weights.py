@@ -5,16 +5,46 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ctxvision.checkpoints import WarmStartReport, warm_start
+from ctxvision.checkpoints.sources import Source
 from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.networks import create_network
 
 from .detector import Detector
+
+
+def warm_start_backbone(detector: Detector, source: Source, *, partial: bool = False) -> WarmStartReport:
+    """Start the backbone from whatever `ctxvision.checkpoints.warm_start` takes; FPN and heads stay as they are.
+
+    A contextual backbone keeps the class embeddings of a source with as many classes as it considers.
+
+    Args:
+        detector: whose backbone to load.
+        source: weights of the network, of its plain counterpart, or the name of one of timm's pretrained networks.
+        partial: load whatever fits.
+
+    Returns:
+        What was loaded into the whole network, whose classifier the backbone lacks.
+
+    Raises:
+        CheckpointError: the source is unusable or of another network; the detector is unchanged.
+    """
+    features = detector.network.backbone.features
+    classifier = create_network(
+        features.name,
+        num_classes=features.model_args.get("context_classes", 1000),
+        in_chans=detector.in_chans,
+        model_args=features.model_args,
+    )
+    report = warm_start(classifier, source, partial=partial)
+    load_backbone(detector, classifier.state_dict())
+    return report
 
 
 def load_backbone(detector: Detector, weights: Mapping[str, Tensor]) -> None:
     """Copy a classification network's weights into the backbone; FPN and heads stay as they are.
 
-    Weights of another kind of network, or in the authors' layout, go through
-    `ctxvision.checkpoints.warm_start` into a classification network first.
+    For weights of another kind of network or layout see `warm_start_backbone`.
 
     Args:
         detector: whose backbone is the same network without its classifier.
