@@ -17,7 +17,7 @@ from ctxvision._cli.train.run_checkpoints import RunCheckpoints
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask, load_task
 
-SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01"]
+SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
 

@@ -101,7 +101,7 @@ def _as_options(words: list[str]) -> list[str]:
     while words and names and not words[0].startswith("-"):
         options += [names.pop(0), words[0]]
         words = words[1:]
-    words = _without_set(words)
+    words = _with_logger_list(_without_set(words))
     switches = _switches()
     for word, following in zip_longest(words, words[1:], fillvalue="--"):
         bare = word in switches and following.startswith("-")
@@ -132,6 +132,22 @@ def _without_set(words: list[str]) -> list[str]:
         if not name or not equals:
             raise UserError(f"--set needs NAME=VALUE, got {pair!r}; `ctxvision train --help` lists the names", 2)
         replaced.append(f"--{pair}")
+    return replaced
+
+
+def _with_logger_list(words: list[str]) -> list[str]:
+    """Replace ``--logger wandb trackio`` and ``--logger wandb,trackio`` by ``--logger=[wandb, trackio]``."""
+    replaced: list[str] = []
+    while words:
+        word, *words = words
+        if word == "--logger" or word.startswith("--logger="):
+            names = word.partition("=")[2]
+            while words and not words[0].startswith("-"):
+                names, words = f"{names},{words[0]}", words[1:]
+            names = names.strip(",")
+            is_list = names.startswith("[") or names == "null"
+            word = f"--logger={names if is_list else f'[{names}]'}"
+        replaced.append(word)
     return replaced
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ctxvision.tasks.training import TrainingTask
 
 Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
+LoggerName = Literal["csv", "tensorboard", "wandb", "trackio"]
 TaskName = Literal["classify", "detect", "segment", "video"]
 Ranges = tuple[tuple[str, float, float], ...]
 INF = float("inf")
@@ -51,6 +52,9 @@ class TrainConfig:
         clip_grad: largest norm of the gradient; 0 is no limit.
         skip_nan: how many steps may be left out because their loss or gradient is not finite.
         save_minutes: how often a checkpoint is written within an epoch; 0 is only at its end.
+        logger: where numbers go beside metrics.csv, any of tensorboard, wandb, trackio; csv is nowhere; by default
+            TensorBoard where it is installed.
+        pictures: draw curves, and for classes the confusion matrix and the worst images.
         model_args: more arguments of the network's constructor, as JSON or YAML.
         strict: stop at the first bad image instead of skipping it.
         seed: of the weights, the order of the images and everything else that is random.
@@ -96,6 +100,8 @@ class TrainConfig:
     clip_grad: float = 0.0
     skip_nan: int = 0
     save_minutes: float = 15.0
+    logger: list[LoggerName] | None = None
+    pictures: bool = True
     model_args: dict[str, Any] | None = None
     strict: bool = False
     seed: int = 0

@@ -15,7 +15,7 @@ from .config import TrainConfig
 # What a resumed run may do differently; everything else is part of what the run is.
 _MAY_CHANGE = {
     "data", "out", "resume", "epochs", "steps", "val_every", "strict", "workers", "prefetch", "precision",
-    "accelerator", "channels_last", "compile", "skip_nan", "save_minutes",
+    "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from ..messages import note, plural, quieten
 from . import batch_plan, branch, run_folder
 from .config import TrainConfig
 from .disk_errors import disk_errors_explained
+from .environment import Environment
 from .graceful_stop import GracefulStop
+from .pictures import draw_answers
 from .resume import require_same_settings, require_same_task
 from .run_checkpoints import RunCheckpoints
 from .setup import (
@@ -28,6 +31,7 @@ from .setup import (
     warm_start_task,
     with_image_size,
 )
+from .trackers import Trackers
 
 
 def train(config: TrainConfig) -> int:
@@ -67,11 +71,14 @@ def train(config: TrainConfig) -> int:
     checkpoints = RunCheckpoints(folder / "checkpoints", config.save_minutes)
     stop = GracefulStop(checkpoints.last)
     epochs = epochs_of(config, data, plan)
-    trainer = make_trainer(config, plan, epochs, folder, stop, checkpoints)
+    settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
+    trackers = Trackers(config.logger, folder, settings)
+    trainer = make_trainer(config, plan, epochs, folder, stop, checkpoints, trackers.loggers)
     if trainer.is_global_zero:
+        environment = Environment()
         run_folder.make(folder)
+        environment.write(folder, trainer, resumed)
         branch.set_aside(config, folder, resumed)
-        settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         verb = "continuing" if resumed else "training"
         print(f"{verb} {config.model} on {config.data} in {folder}")
@@ -79,7 +86,8 @@ def train(config: TrainConfig) -> int:
         if config.steps:
             print(f"{plural(config.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}", flush=True)
     try:
-        with stop.installed(), disk_errors_explained(folder):
+        tracked = trackers.opened() if trainer.is_global_zero else nullcontext()
+        with stop.installed(), disk_errors_explained(folder), tracked:
             trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except (SystemExit, KeyboardInterrupt):
         if not stop.signal_number:
@@ -91,6 +99,8 @@ def train(config: TrainConfig) -> int:
     bad = _everyone_s(data.bad_images)
     _leave_group()
     if trainer.is_global_zero:
+        if config.pictures and task.kind == "classification":
+            draw_answers(trainer, data, checkpoints.best, bad)
         _report_end(trainer, task.monitor_name, checkpoints, bad)
     return 0
 

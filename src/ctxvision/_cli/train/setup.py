@@ -1,7 +1,6 @@
 """What a run is made of: the data, the task and the trainer, from the settings."""
 
 import dataclasses
-import importlib.util
 import math
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ctxvision.recipes import load_recipe
@@ -26,8 +25,10 @@ from .finite_steps import FiniteSteps
 from .graceful_stop import GracefulStop
 from .last_epoch import LastEpochValidated
 from .metrics_file import EpochLines, MetricsFile
+from .pictures import Curves
 from .run_checkpoints import RunCheckpoints
 from .step_seed import StepSeed
+from .trackers import TrackedRate
 
 
 def build_task(config: TrainConfig, data: Any) -> TrainingTask:
@@ -86,6 +87,7 @@ def make_trainer(
     folder: Path,
     stop: GracefulStop,
     checkpoints: RunCheckpoints,
+    loggers: list[Logger],
 ) -> Trainer:
     """Build Lightning's trainer with everything that looks after a run.
 
@@ -98,12 +100,14 @@ def make_trainer(
         LastEpochValidated(),
         FiniteSteps(config.skip_nan, checkpoints.last),
     ]
-    callbacks += [EpochSoFar(), MetricsFile(folder / "metrics.csv")]
+    metrics = MetricsFile(folder / "metrics.csv")
+    callbacks += [EpochSoFar(), metrics, TrackedRate(metrics)]
+    if config.pictures:
+        callbacks.append(Curves(folder / "curves.png", metrics))
     callbacks.append(RichProgressBar(leave=True) if on_terminal else EpochLines())
     if config.ema:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     callbacks += [stop, checkpoints]  # after the average has been updated
-    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     several = config.devices * config.nodes > 1
     on_gpus = several and config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     try:
@@ -118,7 +122,7 @@ def make_trainer(
             gradient_clip_val=config.clip_grad or None,
             callbacks=callbacks,
             plugins=[RunCheckpointIO(folder)],
-            logger=TensorBoardLogger(folder, name="tensorboard", version="") if has_tensorboard else False,
+            logger=loggers,
             log_every_n_steps=10,
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
