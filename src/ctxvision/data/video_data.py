@@ -89,6 +89,7 @@ class VideoData(LightningDataModule):
             split_seed=spec.split_seed if spec else split_seed,
             class_names=spec.class_names if spec else None,
             strict=strict,
+            frames=spec.frames if spec else frames,
         )
         contents, size = found.contents, image_size or found.image_size or 224
         self.spec = spec or ClipSpec(

@@ -15,7 +15,7 @@ from .table import read_table
 from .video import VideoFile, VideoInMemory, VideoOpener, is_video, list_videos
 
 _EMBEDDED = "moving-digits"
-_DEFAULTS = {"clips": 1600, "val": 400, "frames": 8, "size": 32, "seed": 0}
+_DEFAULTS = {"clips": 1600, "val": 400, "size": 32, "seed": 0}
 
 
 @dataclass
@@ -55,13 +55,14 @@ def find_videos(
     split_seed: int = 0,
     class_names: Sequence[str] | None = None,
     strict: bool = False,
+    frames: int = 8,
 ) -> VideoContents:
     """Find out what a source of videos holds.
 
     The first of these rules that fits decides:
 
-    1. ``moving-digits``: clips drawn in memory, see `MovingDigits`; ``moving-digits#clips=800,frames=4`` sets
-       ``clips`` (for training), ``val``, ``frames``, ``size`` and ``seed``;
+    1. ``moving-digits``: clips drawn in memory, see `MovingDigits`; ``moving-digits#clips=800,size=48`` sets
+       ``clips`` (for training), ``val``, ``size``, ``seed`` and ``frames`` (by default as many as are looked at);
     2. what ends in ``.csv`` or ``.tsv``: see `read_table`; its options are ``path``, ``label``, ``split``;
     3. a folder, ``train/CLASS/VIDEO`` and ``val/CLASS/VIDEO``, or ``CLASS/VIDEO`` alone, which is then split.
 
@@ -71,6 +72,7 @@ def find_videos(
         split_seed: of that choice.
         class_names: the classes of a trained network, in its order.
         strict: raise where a video is listed but cannot be used.
+        frames: how many of each video are looked at.
 
     Raises:
         DataError: no such source, or its contents cannot be used.
@@ -78,7 +80,7 @@ def find_videos(
     where, options = split_options(os.fspath(data))
     split: dict[str, Any] = {"val_fraction": val_fraction, "split_seed": split_seed, "class_names": class_names}
     if where == _EMBEDDED:
-        return _moving_digits(options, class_names)
+        return _moving_digits({"frames": str(frames), **options}, class_names)
     if where.lower().endswith((".csv", ".tsv")):
         return VideoContents(_of_videos(read_table(where, options=options, strict=strict, **split)))
     check_options(where, options, ())
@@ -86,11 +88,13 @@ def find_videos(
 
 
 def _moving_digits(options: dict[str, str], class_names: Sequence[str] | None) -> VideoContents:
-    check_options(_EMBEDDED, options, tuple(_DEFAULTS))
+    check_options(_EMBEDDED, options, (*_DEFAULTS, "frames"))
     try:
         given = {**_DEFAULTS, **{name: int(value) for name, value in options.items()}}
     except ValueError as error:
         raise DataError(f"{_EMBEDDED}: expected whole numbers after '#', got {options}") from error
+    if min(given["clips"], given["val"], given["frames"] - 1, given["size"] - 7, given["seed"] + 1) < 1:
+        raise DataError(f"{_EMBEDDED}: needs clips, 2 or more frames of 8 or more pixels, and no negative seed")
     if class_names and tuple(class_names) != MOTIONS:
         raise DataError(f"{_EMBEDDED}: the network's classes are {quoted(list(class_names))}, not these motions")
     same = {"frames": given["frames"], "size": given["size"], "seed": given["seed"]}
