@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from .class_set_recall import ClassSetRecall, is_contextual, kept_classes
 from .error import TaskError
 from .networks import create_network
 from .optimization import ScheduleName
@@ -128,6 +129,20 @@ class ClassificationTask(TrainingTask):
         self.val_mean, self.val_images = MeanMetric("disable"), SumMetric()
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
+        self.val_recall: ClassSetRecall | None = None
+        if is_contextual(self.model):
+            stages = self.model.contextual_stages
+            self.val_recall = ClassSetRecall(len(stages))
+            self.columns = (*self.columns, *(f"val_recall_{stage}" for stage in stages), "temperature")
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network itself."""
+        return self.model
+
+    def example_input(self) -> Tensor:
+        """Return one black image, (1, C, H, W)."""
+        return torch.zeros(1, *self.data_spec["input_size"])
 
     def _make_loss(self, label_smoothing: float) -> nn.Module:
         if self.is_contextual:
@@ -171,6 +186,8 @@ class ClassificationTask(TrainingTask):
         self.val_images.update(len(images))
         self.val_top1.update(logits, targets)
         self.val_top5.update(logits, targets)
+        if self.val_recall is not None:
+            self.val_recall.update(kept_classes(self.model, output), targets)
         return {"logits": logits, "targets": targets}
 
     def on_validation_epoch_end(self) -> None:
@@ -184,5 +201,10 @@ class ClassificationTask(TrainingTask):
         self.log("val_loss", self.val_mean.compute())
         self.log("val_top1", self.val_top1.compute(), prog_bar=True)
         self.log("val_top5", self.val_top5.compute())
+        if self.val_recall is not None:
+            recalls = zip(self.model.contextual_stages, self.val_recall.compute(), strict=True)
+            self.log_dict({f"val_recall_{stage}": share for stage, share in recalls})
+            self.log("temperature", self.model.context.temperature.detach())
+            self.val_recall.reset()
         for metric in (self.val_mean, self.val_images, self.val_top1, self.val_top5):
             metric.reset()

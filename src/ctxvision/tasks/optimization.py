@@ -56,7 +56,7 @@ def build_schedule(
     name: ScheduleName,
     *,
     lr: float,
-    epochs: float,
+    epochs: int,
     steps_per_epoch: int,
     warmup_epochs: float = 0.0,
     warmup_factor: float = 0.0,
@@ -88,7 +88,7 @@ def build_schedule(
         raise TaskError(f"unknown schedule {name!r}; there are {', '.join(get_args(ScheduleName))}")
     if warmup_epochs >= epochs:
         raise TaskError(
-            f"a warm-up of {warmup_epochs:g} epochs leaves nothing of {epochs:g}; shorten it or train longer"
+            f"a warm-up of {warmup_epochs:g} epochs leaves nothing of {epochs}; shorten it or train longer"
         )
     after_warmup = name in ("cosine", "poly")
     try:

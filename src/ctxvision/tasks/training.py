@@ -100,6 +100,15 @@ class TrainingTask(LightningModule, ABC):
         epochs = math.floor(o.warmup_epochs) + 1
         _schedule(_optimizer(nn.Linear(1, 1), try_out), try_out, epochs, steps_per_epoch=1)
 
+    @property
+    @abstractmethod
+    def backbone(self) -> nn.Module:
+        """The part of the network that trained weights may be loaded into."""
+
+    @abstractmethod
+    def example_input(self) -> Any:
+        """Return the smallest input that `forward` takes as the task is set up: one sample of zeros."""
+
     @abstractmethod
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch; `loss_of_nothing` where it is empty, because all its samples were bad."""
@@ -151,8 +160,7 @@ class TrainingTask(LightningModule, ABC):
         o = self.optimization
         optimizer = _optimizer(self.model, o)
         per_epoch = self._steps_per_epoch()
-        steps = self.trainer.max_steps
-        epochs = steps / per_epoch if steps > 0 else max(self.trainer.max_epochs or 1, 1)
+        epochs = max(self.trainer.max_epochs or 1, 1)
         schedule = _schedule(optimizer, o, epochs, per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -198,7 +206,7 @@ def _optimizer(model: nn.Module, o: Optimization) -> torch.optim.Optimizer:
     )
 
 
-def _schedule(optimizer: torch.optim.Optimizer, o: Optimization, epochs: float, steps_per_epoch: int) -> Scheduler:
+def _schedule(optimizer: torch.optim.Optimizer, o: Optimization, epochs: int, steps_per_epoch: int) -> Scheduler:
     return build_schedule(
         optimizer,
         o.schedule,

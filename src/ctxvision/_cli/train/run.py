@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,29 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from ctxvision.data import DigitsData, ImageData
-
 from ..errors import UserError
 from ..files import write_whole
 from ..messages import note, plural, quieten
-from . import batch_plan, branch, run_folder
+from . import batch_plan, branch, process_group, processes, run_folder
 from .config import TrainConfig
 from .disk_errors import disk_errors_explained
+from .environment import Environment
 from .graceful_stop import GracefulStop
+from .pictures import draw_answers
 from .resume import require_same_settings, require_same_task
 from .run_checkpoints import RunCheckpoints
 from .setup import (
+    build_task,
     describe_batch,
-    make_data,
-    make_task,
+    epochs_of,
     make_trainer,
     require_fit,
+    synchronizes,
     warm_start_task,
     with_image_size,
 )
+from .sharding import shard_when_ready
+from .trackers import Trackers
 
 
 def train(config: TrainConfig) -> int:
@@ -41,6 +45,11 @@ def train(config: TrainConfig) -> int:
         TaskError: the model is unknown, or the training failed.
         CheckpointError: the weights to start from cannot be used.
     """
+    with ExitStack() as until_end:
+        return _train(config, until_end)
+
+
+def _train(config: TrainConfig, until_end: ExitStack) -> int:
     quieten()
     plan = batch_plan.solve(
         config.batch_size or 0,
@@ -49,10 +58,10 @@ def train(config: TrainConfig) -> int:
         micro_batch=config.micro_batch,
         accumulate=config.accumulate,
     )
-    data = make_data(config, plan.images)
+    data = config.open_data(plan.images)
     config = with_image_size(config, data)
     torch.manual_seed(config.seed)
-    task = make_task(config, data)
+    task = build_task(config, data)
     require_fit(task)
     folder, resumed = run_folder.choose(config, rank_zero_only.rank or 0)
     if resumed:
@@ -68,29 +77,47 @@ def train(config: TrainConfig) -> int:
         note(line)
     checkpoints = RunCheckpoints(folder / "checkpoints", config.save_minutes)
     stop = GracefulStop(checkpoints.last)
-    trainer = make_trainer(config, plan, folder, stop, checkpoints)
+    epochs = epochs_of(config, data, plan)
+    settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
+    trackers = Trackers(config.logger, folder, settings)
+    trainer = make_trainer(config, plan, epochs, folder, stop, checkpoints, trackers.loggers)
+    if config.strategy == "fsdp":
+        shard_when_ready(task, sync_batchnorm=synchronizes(config))
     if trainer.is_global_zero:
-        run_folder.make(folder)
+        environment = Environment()
+        run_folder.make(folder, until_end)
+        environment.write(folder, trainer, resumed)
         branch.set_aside(config, folder, resumed)
-        settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         verb = "continuing" if resumed else "training"
         print(f"{verb} {config.model} on {config.data} in {folder}")
         print(describe_batch(config, plan), flush=True)
+        if config.steps:
+            print(f"{plural(config.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}", flush=True)
     try:
-        with stop.installed(), disk_errors_explained(folder):
+        tracked = trackers.opened() if trainer.is_global_zero else nullcontext()
+        with stop.installed(), disk_errors_explained(folder), tracked:
+            if (launch := processes.launched()) and launch.by == "torchrun":
+                process_group.join(trainer.strategy.root_device)
             trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except (SystemExit, KeyboardInterrupt):
         if not stop.signal_number:
             raise
+        _leave_group()
         _report_stop(trainer, stop, folder, data)
         return 128 + stop.signal_number
     except torch._dynamo.exc.TorchDynamoException as error:
         raise UserError(f"--compile failed, leave it out ({str(error).strip().splitlines()[0]})") from error
+    except RuntimeError as error:
+        if not process_group.is_lost_process(error):
+            raise
+        raise UserError("another process of this run has ended; what it said tells why") from error
     bad = _everyone_s(data.bad_images)
     _leave_group()
     if trainer.is_global_zero:
-        _report_end(trainer, checkpoints, bad)
+        if config.pictures and task.kind == "classification":
+            draw_answers(trainer, data, checkpoints.best, bad)
+        _report_end(trainer, task.monitor_name, checkpoints, bad)
     return 0
 
 
@@ -109,7 +136,7 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: DigitsData | ImageData) -> None:
+def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: Any) -> None:
     if not trainer.is_global_zero:
         return
     if data.bad_images:
@@ -122,8 +149,8 @@ def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: Digit
     print(f"ctxvision: stopped in epoch {trainer.current_epoch + 1}; {advice}", file=sys.stderr)
 
 
-def _report_end(trainer: Trainer, checkpoints: RunCheckpoints, bad: dict[str, str]) -> None:
+def _report_end(trainer: Trainer, what: str, checkpoints: RunCheckpoints, bad: dict[str, str]) -> None:
     if bad:
         note(f"skipped {plural(len(bad), 'bad image')}, named above")
-    print(f"best top-1 {checkpoints.best_top1:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}")
+    print(f"best {what} {checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}")
     print(f"checkpoint {checkpoints.best}")

@@ -4,19 +4,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from ctxvision.tasks.checkpoint_file import copy_checkpoint
 
+from .agreement import Agreement
 from .checkpoint_io import BEST, LAST, PREVIOUS, cannot_be_written
-
-_EVERY = 10  # batches between two looks at the clock, where several processes must agree
 
 
 class RunCheckpoints(Checkpoint):
-    """Keeps the newest two states of a run and the most accurate.
+    """Keeps the newest two states of a run and the best.
 
     Lightning's ModelCheckpoint forgets which was best when the run folder has been moved, and would then
     replace it.
@@ -28,7 +26,7 @@ class RunCheckpoints(Checkpoint):
         minutes: how often ``last.ckpt`` is written within an epoch; 0 is never.
 
     Attributes:
-        best_top1: highest ``val_top1``, or -1.
+        best_value: highest value of the task's ``monitor``, or -1.
         best_epoch: its epoch, from 1.
     """
 
@@ -36,9 +34,11 @@ class RunCheckpoints(Checkpoint):
         self.last = folder / LAST
         self.best = folder / BEST
         self.seconds = minutes * 60
-        self.best_top1 = -1.0
+        self.best_value = -1.0
         self.best_epoch = 0
         self._saved = time.monotonic()
+        self._agreement = Agreement()
+        self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -48,18 +48,21 @@ class RunCheckpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, where a step is whole."""
-        every = trainer.accumulate_grad_batches * (1 if trainer.world_size == 1 else _EVERY)
-        # the last batch of an epoch is followed by validation and by a checkpoint
-        if self.seconds and (batch_idx + 1) % every == 0 and not trainer.is_last_batch and self._is_time(trainer):
+        if self.seconds and self._agreement.due(trainer, batch_idx) and self._is_time(trainer):
             trainer.save_checkpoint(self.last)
             self._saved = time.monotonic()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the metrics are of this epoch."""
+        self._validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save; Lightning calls this after all other callbacks and after the task's own check of the loss."""
-        top1 = float(trainer.callback_metrics["val_top1"])
-        is_best = top1 > self.best_top1
+        validated, self._validated = self._validated, False
+        value = float(trainer.callback_metrics[pl_module.monitor]) if validated else -1.0
+        is_best = value > self.best_value
         if is_best:
-            self.best_top1, self.best_epoch = top1, trainer.current_epoch + 1
+            self.best_value, self.best_epoch = value, trainer.current_epoch + 1
         trainer.save_checkpoint(self.best if is_best else self.last)
         if is_best and trainer.is_global_zero:
             try:
@@ -70,16 +73,15 @@ class RunCheckpoints(Checkpoint):
 
     def _is_time(self, trainer: Trainer) -> bool:
         late = time.monotonic() - self._saved >= self.seconds
-        if trainer.world_size == 1:
-            return late
-        # saving is a common act, and clocks differ: the first process decides
-        asked = torch.tensor(float(late and trainer.is_global_zero), device=trainer.strategy.root_device)
-        return bool(trainer.strategy.reduce(asked, reduce_op="sum").item())
+        # clocks differ: the first process decides
+        return self._agreement.highest(trainer, float(late and trainer.is_global_zero)) > 0
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint remembers of this callback."""
-        return {"best_top1": self.best_top1, "best_epoch": self.best_epoch}
+        return {"best_value": self.best_value, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember it again."""
-        self.best_top1, self.best_epoch = state_dict["best_top1"], state_dict["best_epoch"]
+        # version 0.1 knew no other metric
+        value = state_dict["best_value"] if "best_value" in state_dict else state_dict["best_top1"]
+        self.best_value, self.best_epoch = value, state_dict["best_epoch"]
