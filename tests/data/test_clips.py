@@ -65,7 +65,10 @@ def test_all_frames_are_cut_and_mirrored_alike(seed, flip):
     mirrored = bool((red[:, 0] > red[:, -1]).all())
     assert flip or not mirrored
     assert (green[-1] > green[0]).all()
-    width, height = abs(int(red[0, -1]) - int(red[0, 0])) * 16 / 15, (int(green[-1, 0]) - int(green[0, 0])) * 16 / 15
+    width, height = (
+        abs(int(red[0, -1]) - int(red[0, 0])) * 16 / 15,
+        (int(green[-1, 0]) - int(green[0, 0])) * 16 / 15,
+    )
     shares = [1, 0.875, 0.75, 0.66]
     assert min(abs(width / 40 - s) for s in shares) < 0.06
     assert min(abs(height / 40 - s) for s in shares) < 0.06

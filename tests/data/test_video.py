@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from _videos import add_bad_videos, noise, numbered, numbers, shades, turn, write
+
 from ctxvision.data.error import DataError
 from ctxvision.data.video import BadVideoError, VideoFile, list_videos
 from ctxvision.data.video_writing import write_video
@@ -47,11 +47,15 @@ def test_suffix_does_not_matter(tmp_path):
     assert VideoFile(path).frames == 5
 
 
+def read_all(path):
+    video = VideoFile(path)
+    return video.read(range(0, video.frames, 3))
+
+
 def test_every_bad_video_has_a_reason(tmp_path):
     for name, part in add_bad_videos(tmp_path):
         with pytest.raises(BadVideoError) as error:
-            video = VideoFile(tmp_path / name)
-            video.read(range(0, video.frames, 3))
+            read_all(tmp_path / name)
         assert part in error.value.reason, name
         assert error.value.path == str(tmp_path / name)
         assert "\n" not in str(error.value)

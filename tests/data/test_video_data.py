@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
-
 from _sources import write_table
 from _videos import add_bad_videos, shades, write
+
 from ctxvision.data import BadImageError, DataError
 from ctxvision.data.clips import ClipSpec
 from ctxvision.data.video_data import VideoData

@@ -28,8 +28,8 @@ _SIGNS = {
 # of each axis (x, y in half widths of the picture; angle; logarithm of the size): range of the middle of a motion,
 # and range of how far it goes from the first frame to the last
 _MIDDLE = ((-0.3, 0.3), (-0.3, 0.3), (-math.pi, math.pi), (-0.12, 0.12))
-_EXTENT = ((0.7, 1.0), (0.7, 1.0), (1.4, 2.2), (0.7, 0.95))
-_RADIUS = 0.44  # half a digit's width, in half widths of the picture, at size 1
+_EXTENT = ((0.7, 1.0), (0.7, 1.0), (1.2, 1.8), (0.55, 0.8))
+_RADIUS = 0.54  # half a digit's width, in half widths of the picture, at size 1
 _CHUNK = 256  # clips drawn at a time
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -114,6 +114,14 @@ class VideoTask(TrainingTask):
         self.val_mean, self.val_videos = MeanMetric("disable"), SumMetric()
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
+
+    def backbone(self) -> nn.Module:
+        """The network itself, whose weights are those of the one for images."""
+        return self.model
+
+    def example_input(self) -> Tensor:
+        """Return one black clip, (1, T, C, H, W)."""
+        return torch.zeros(1, self.data_spec["frames"], *self.data_spec["input_size"])
 
     def forward(self, clips: Tensor) -> Tensor:
         """Classify clips (B, T, C, H, W): logits (B, num_classes)."""
