@@ -27,9 +27,6 @@ from ctxvision.tasks import ClassificationTask
 NAMES = [name for name in recipe_names() if load_recipe(name).task == "classify"]
 
 
-NAMES = [name for name in recipe_names() if load_recipe(name).task == "classify"]
-
-
 def spec(config, classes=1000):
     size = (3, config.image_size, config.image_size)
     return DataSpec(tuple(map(str, range(classes))), size, (0.5,) * 3, (0.5,) * 3)
