@@ -10,7 +10,6 @@ from lightning.pytorch import Trainer
 from torch import multiprocessing
 from torch.utils.data import DataLoader
 
-from ctxvision.checkpoints import warm_start
 from ctxvision.data.segmentation_data import SegmentationData
 from ctxvision.tasks import TaskError
 from ctxvision.tasks.segmentation import PixelConfusion, SegmentationTask
@@ -187,9 +186,11 @@ def test_weights_of_a_trained_classifier_fit_the_backbone(tmp_path):
     classifier = timm.create_model("rednet_micro", num_classes=7)
     torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
     task = make()
-    warm_start(task.backbone, str(tmp_path / "classifier.pt"), partial=True)
+    task.start_from(str(tmp_path / "classifier.pt"), partial=True)
     trained = classifier.state_dict()
-    assert all(torch.equal(values, trained[name]) for name, values in task.backbone.state_dict().items())
+    assert all(
+        torch.equal(values, trained[name]) for name, values in task.model.backbone.body.state_dict().items()
+    )
 
 
 def _share(rank, folder):

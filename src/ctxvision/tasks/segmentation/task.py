@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 
+from ctxvision.checkpoints import WarmStartReport, warm_start
+from ctxvision.checkpoints.sources import Source
+
 from ..error import TaskError
 from ..optimization import ScheduleName
 from ..training import TrainingTask
@@ -115,10 +118,9 @@ class SegmentationTask(TrainingTask):
         self.val_mean, self.val_images = MeanMetric("disable"), SumMetric()
         self.val_confusion = PixelConfusion(num_classes)
 
-    @property
-    def backbone(self) -> nn.Module:
-        """Timm's network without its classifier; its weights have the classifier's names."""
-        return self.model.backbone.body
+    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
+        """Load trained weights into the backbone; see `ctxvision.checkpoints.warm_start`."""
+        return warm_start(self.model.backbone.body, source, partial=partial)
 
     def example_input(self) -> Tensor:
         """Return one black image as large as a training crop, (1, C, H, W)."""
