@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ._cli import convert, evaluate, models, predict, recipes, report
+from ._cli import convert, evaluate, explain, models, predict, recipes, report
 from ._cli.errors import UserError
 from ._cli.messages import debugging, note
 from ._cli.train import command as train
@@ -17,11 +17,13 @@ _COMMANDS = {
     "evaluate": (evaluate, "accuracy of a checkpoint on a data set"),
     "predict": (predict, "the most probable classes of images"),
     "report": (report, "a page about a training run: curves, mistakes, the classes that each stage kept"),
+    "explain": (explain, "what a trained network looked at: Grad-CAM, classes kept, offsets, kernels"),
     "models": (models, "the networks: size, cost, accuracy in the papers"),
     "recipes": (recipes, "the settings that the papers' results were trained with"),
     "convert": (convert, "published checkpoints to safetensors"),
 }
-_EXTRA = {"PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml"}
+_TRAIN = ("PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml")
+_EXTRA = dict.fromkeys(_TRAIN, "train") | {"pytorch_grad_cam": "explain"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,7 +92,8 @@ def _explain(error: Exception) -> str:
     if type(error).__module__.startswith("ctxvision."):
         return message
     if isinstance(error, ImportError) and (error.name or "").split(".")[0] in _EXTRA:
-        return f'this command needs more packages: pip install "ctxvision[train]" (there is no {error.name})'
+        extra = _EXTRA[(error.name or "").split(".")[0]]
+        return f'this command needs more packages: pip install "ctxvision[{extra}]" (there is no {error.name})'
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "out of memory; lower --micro_batch (train), --batch_size or --image_size"
     if isinstance(error, OSError) and error.strerror:
