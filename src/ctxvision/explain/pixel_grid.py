@@ -78,7 +78,9 @@ def _geometry(module: nn.Module) -> tuple[list[int], ...] | None:
         return None
     kernel, dilation = as_pair(kernel, "kernel", 1), as_pair(getattr(module, "dilation", 1), "dilation", 1)
     padding = getattr(module, "padding", None)
-    if not isinstance(padding, int | tuple | list):  # "same", and involution
+    if padding == "valid":
+        padding = 0
+    elif not isinstance(padding, int | tuple | list):  # "same", and involution
         padding = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
     return kernel, as_pair(stride, "stride", 1), as_pair(padding, "padding", 0), dilation
 

@@ -123,7 +123,7 @@ def class_bends_picture(
         present = np.sort(present[np.argsort(-apart, kind="stable")[:FEW]])
 
     def draw(ink: Ink) -> Figure:
-        figure = new_figure(1.1 + 0.21 * len(present))
+        figure = new_figure(max(2.2, 1.1 + 0.21 * len(present)))
         left, right = figure.subplots(1, 2, sharey=True)
         rows = np.arange(len(present))
         for number, (stage, bend) in enumerate(layers):
@@ -138,8 +138,8 @@ def class_bends_picture(
         left.set_yticks(rows, [short(names[c], 14) for c in present])
         left.invert_yaxis()
         left.set_ylabel("predicted class")
-        left.set_xlabel("distance of taps, pixels")
-        right.set_xlabel("kernel offsets, % of the kernel")
+        left.set_xlabel("taps moved by, pixels")
+        right.set_xlabel("kernel changed by, %")
         for axes in (left, right):
             axes.set_xlim(left=0)
             plain(axes, ink)

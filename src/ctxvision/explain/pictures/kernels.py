@@ -24,6 +24,7 @@ from .style import (
 
 GROUPS = 4  # groups to draw, evenly spread
 _PLACES = 5  # positions per side of a mosaic
+_CHANNELS = 128  # of a layer that are drawn, evenly spread over their order
 
 
 def sums_picture(layers: Sequence[Kernels], image: np.ndarray, name: str) -> Picture:
@@ -163,7 +164,8 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
         axes = figure.add_subplot()
         for row, layer in enumerate(layers):
             shares = np.sort(layer.dynamic_share[0]) * 100
-            axes.scatter(shares, row + _jitter(len(shares)), s=4, color=ink.answer, alpha=0.45, linewidths=0)
+            points = shares[spread(len(shares), _CHANNELS)]
+            axes.scatter(points, row + _jitter(len(points)), s=4, color=ink.answer, alpha=0.45, linewidths=0)
             axes.plot([np.median(shares)] * 2, [row - 0.38, row + 0.38], color=ink.true, linewidth=2.4)
         axes.axvline(50, color=ink.soft, linewidth=0.8, linestyle="--")
         axes.set_yticks(range(len(layers)), [layer.name for layer in layers])
@@ -178,7 +180,8 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
         name,
         title="How the contexts are fused",
         alt=f"Median weight of the dynamic context: {words}",
-        caption="One point per channel, the rest is static; bars: medians. Left of the dashed line the static context "
+        caption="One point per channel, at most 128 of a layer; the rest is static; bars: medians. Left of the "
+        "dashed line the static context "
         "weighs more.",
     )
 

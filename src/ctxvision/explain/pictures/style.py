@@ -1,6 +1,7 @@
 """How the pictures look: one width, one set of colours, light and dark; and the files they become."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -109,6 +110,8 @@ def make_picture(
     }
     with rc_context(options):
         element = _as_element(draw(_THEMED), alt, name)
+        # equal images would have equal ids, which nothing refers to
+        element = re.sub(r'(<image [^>]*?) id="[^"]*"', r"\1", element)
         for stand_in, colour in _VARIABLES.items():
             element = element.replace(stand_in, colour)
         if pixels:
