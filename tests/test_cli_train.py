@@ -17,7 +17,7 @@ from ctxvision._cli.train.run_checkpoints import RunCheckpoints
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask, load_task
 
-SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01"]
+SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
 
@@ -168,10 +168,10 @@ def test_terminate_is_like_interrupt_and_handlers_are_restored(monkeypatch, caps
 def test_finished_run_can_be_prolonged_and_moved(capsys):
     train(*DIGITS, "--epochs=1", "--out=first")
     os.rename("first", "second")
-    best = state("second", "best")["callbacks"]["RunCheckpoints"]["best_top1"]
+    best = state("second", "best")["callbacks"]["RunCheckpoints"]["best_value"]
     assert train("--resume=second", "--epochs=2") == 0
     assert [row["epoch"] for row in rows("second")] == ["1", "2"]
-    assert state("second")["callbacks"]["RunCheckpoints"]["best_top1"] >= best
+    assert state("second")["callbacks"]["RunCheckpoints"]["best_value"] >= best
     assert not os.path.exists("first")
     with open("second/config.yaml") as file:
         assert yaml.safe_load(file)["out"] == "second"
@@ -287,12 +287,18 @@ def test_best_is_the_first_of_the_most_accurate(tmp_path):
             callback_metrics={"val_top1": torch.tensor(top1)},
             current_epoch=epoch,
             is_global_zero=True,
+            sanity_checking=False,
             save_checkpoint=lambda path, epoch=epoch: path.write_text(str(epoch)),
         )
-        checkpoints.on_train_epoch_end(trainer, None)
-    assert (tmp_path / "last.ckpt").read_text() == "3"
+        checkpoints.on_validation_end(trainer, ClassificationTask)
+        checkpoints.on_train_epoch_end(trainer, ClassificationTask)
+    # metrics that are left from another epoch do not count
+    trainer.callback_metrics["val_top1"] = torch.tensor(1.0)
+    trainer.save_checkpoint = lambda path: path.write_text("4")
+    checkpoints.on_train_epoch_end(trainer, ClassificationTask)
+    assert (tmp_path / "last.ckpt").read_text() == "4"
     assert (tmp_path / "best.ckpt").read_text() == "1"
-    assert (checkpoints.best_top1, checkpoints.best_epoch) == (0.75, 2)
+    assert (checkpoints.best_value, checkpoints.best_epoch) == (0.75, 2)
     assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt"]
 
 
@@ -353,3 +359,41 @@ def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stdout
     assert "skipped 1 bad image" in done.stderr
+
+
+def test_steps_instead_of_epochs_and_validation_now_and_then(capsys):
+    # 1437 digits make 5 steps of 256
+    assert train(*DIGITS, "--steps=23", "--val_every=3", "--out=run") == 0
+    assert "23 steps, rounded up to 5 epochs" in capsys.readouterr().out
+    found = rows("run")
+    assert [row["step"] for row in found] == ["5", "10", "15", "20", "25"]
+    assert [bool(row["val_top1"]) for row in found] == [False, False, True, False, True]
+    best = max(float(row["val_top1"]) for row in found if row["val_top1"])
+    assert state("run")["callbacks"]["RunCheckpoints"]["best_value"] == pytest.approx(best, abs=1e-5)
+    assert train("--resume=run", "--steps=26") == 0
+    assert len(rows("run")) == 6
+    assert train(*DIGITS, "--steps=23", "--epochs=3") == 2
+    assert "--steps or --epochs" in capsys.readouterr().err
+
+
+def test_tasks_and_their_recipes_must_agree(capsys, monkeypatch):
+    assert train(*DIGITS, "--task=guess") == 2
+    assert "there is no such task; there are classify" in capsys.readouterr().err
+    monkeypatch.setattr("ctxvision.recipes.load_recipe", lambda name: SimpleNamespace(name=name, task="detect"))
+    assert train(*DIGITS, "--task=classify", "--recipe=boxes") == 2
+    assert "recipe boxes is for --task detect, not classify" in capsys.readouterr().err
+
+
+def test_run_folder_of_the_version_before_tasks(capsys):
+    assert train(*DIGITS, "--epochs=2", "--out=run") == 0
+    settings = yaml.safe_load(Path("run/config.yaml").read_text())
+    for name in ("task", "steps", "val_every", "warmup_steps"):
+        settings.pop(name)
+    Path("run/config.yaml").write_text(yaml.safe_dump(settings))
+    checkpoint = state("run")
+    saved = checkpoint["callbacks"]["RunCheckpoints"]
+    saved["best_top1"] = saved.pop("best_value")
+    checkpoint["hyper_parameters"].pop("warmup_steps")
+    torch.save(checkpoint, "run/checkpoints/last.ckpt")
+    assert train("--resume=run", "--epochs=3") == 0
+    assert len(rows("run")) == 3

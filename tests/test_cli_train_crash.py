@@ -16,7 +16,7 @@ import torch
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask, checkpoint_file
 
-SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01"]
+SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 TOOL = Path(__file__).parents[1] / "tools" / "kill_and_resume.py"
 

@@ -56,14 +56,27 @@ def printed(capsys):
 def test_list(capsys):
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["recipe", "model", "epochs", "batch", "lr", "top-1", "source", "of", "top-1"]
-    wanted = ["cotnet-advanced", "cotnet101", "350", "448", "0.175", "82.8", "CoTNet,", "Table", "4"]
+    assert lines[0].split() == ["recipe", "task", "model", "epochs", "batch", "lr", "expected", "(%)", "source"]
+    wanted = [
+        "cotnet-advanced",
+        "classify",
+        "cotnet101",
+        "350",
+        "448",
+        "0.175",
+        "top1",
+        "82.8",
+        "CoTNet,",
+        "Table",
+        "4",
+    ]
     assert wanted in [line.split() for line in lines]
     assert main(["recipes", "--format=json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == len(lines) - 1
     assert {"recipe": "small", "model": "any"}.items() <= rows[-1].items()
-    assert rows[-1]["top1"] is None
+    assert rows[-1]["expected"] == {}
+    assert {"top1": 82.8} in [row["expected"] for row in rows]
     assert main(["recipes", "--format=csv"]) == 0
     assert next(csv.DictReader(io.StringIO(capsys.readouterr().out)))["batch_size"] == "4096"
 

@@ -11,7 +11,7 @@ from _pictures import make_folder
 from _recipes import GENERIC, PAIRS, TOP1, config_of, expected
 from ctxvision._cli.train import batch_plan
 from ctxvision._cli.train.graceful_stop import GracefulStop
-from ctxvision._cli.train.setup import make_data, make_task, make_trainer
+from ctxvision._cli.train.setup import build_task, make_trainer
 
 
 class Weights(Callback):
@@ -38,9 +38,9 @@ def test_a_few_steps_and_the_moving_average(recipe, tmp_path):
     config = config_of(recipe, SMALLEST[recipe], *words, f"--data={root}", "--workers=0", "--micro_batch=2")
     plan = batch_plan.solve(config.batch_size, 1, micro_batch=config.micro_batch)
     assert plan == (1, 1, 2, 2)
-    data = make_data(config, plan.images)
-    task = make_task(config, data)
-    trainer = make_trainer(config, plan, tmp_path, GracefulStop(tmp_path / "none"), Nothing())
+    data = config.open_data(plan.images)
+    task = build_task(config, data)
+    trainer = make_trainer(config, plan, 1, tmp_path, GracefulStop(tmp_path / "none"), Nothing())
     seen = Weights()
     trainer.callbacks.insert(0, seen)
     began = [p.detach().clone() for p in task.parameters()]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ._cli import convert, evaluate, explain, models, predict, recipes, report
+from ._cli import convert, evaluate, explain, export, models, predict, recipes, report
 from ._cli.errors import UserError
 from ._cli.messages import debugging, note
 from ._cli.train import command as train
@@ -20,10 +20,12 @@ _COMMANDS = {
     "explain": (explain, "what a trained network looked at: Grad-CAM, classes kept, offsets, kernels"),
     "models": (models, "the networks: size, cost, accuracy in the papers"),
     "recipes": (recipes, "the settings that the papers' results were trained with"),
+    "export": (export, "a checkpoint to ONNX or .pt2, checked against torch"),
     "convert": (convert, "published checkpoints to safetensors"),
 }
 _TRAIN = ("PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml")
-_EXTRA = dict.fromkeys(_TRAIN, "train") | {"pytorch_grad_cam": "explain"}
+_EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
+_EXTRAS |= {"pytorch_grad_cam": "explain"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,8 +93,7 @@ def _explain(error: Exception) -> str:
     message = " ".join(str(error).split())
     if type(error).__module__.startswith("ctxvision."):
         return message
-    if isinstance(error, ImportError) and (error.name or "").split(".")[0] in _EXTRA:
-        extra = _EXTRA[(error.name or "").split(".")[0]]
+    if isinstance(error, ImportError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
         return f'this command needs more packages: pip install "ctxvision[{extra}]" (there is no {error.name})'
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "out of memory; lower --micro_batch (train), --batch_size or --image_size"

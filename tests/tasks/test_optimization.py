@@ -119,3 +119,17 @@ def test_arguments_reach_the_optimizer():
     sgd = build_optimizer(model, "sgd", lr=1.0, weight_decay=0.1, args={"momentum": 0.8})
     assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.8, True)
     assert not build_optimizer(model, "momentum", lr=1.0, weight_decay=0.1).defaults["nesterov"]
+
+
+def test_what_a_part_of_a_model_spares_is_spared_in_the_whole():
+    part = create_network("contextual_convnext_micro", num_classes=3, in_chans=3, model_args={})
+    spared = part.no_weight_decay()
+    assert spared
+    whole = nn.ModuleDict({"backbone": nn.Sequential(part), "head": nn.Linear(2, 2)})
+    optimizer = build_optimizer(whole, "adamw", lr=0.1, weight_decay=0.5)
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    everything = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert everything == {id(p) for p in whole.parameters()}
+    for name, parameter in whole.named_parameters():
+        expected = parameter.ndim > 1 and name.removeprefix("backbone.0.") not in spared
+        assert (id(parameter) in decayed) == expected, name

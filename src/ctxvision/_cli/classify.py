@@ -1,49 +1,77 @@
 """Image files through a trained network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ctxvision.data import DataSpec
 from ctxvision.data.dataset import BadImage, ImageDataset, Sample
-from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks import ClassificationTask, load_task
 
 from .errors import UserError
 
 Ranking = list[tuple[str, float]]
+Compute = Callable[[Tensor], Tensor]
 
 
-def classify(
-    task: ClassificationTask, paths: Sequence[str], top_k: int, batch_size: int, workers: int, device: str
-) -> Iterator[tuple[str, Ranking | str]]:
-    """Predict the classes of image files, in their order.
-
-    Yields:
-        Every path, with its ``top_k`` most probable classes and their probabilities, or with the reason why
-        the file cannot be used.
+def open_classifier(path: str, device: str) -> tuple[Compute, DataSpec]:
+    """Open a checkpoint or an exported network: logits (B, N) of images (B, C, H, W), and what the images are.
 
     Raises:
-        UserError: no such device.
+        UserError: no such device, or not a classifier.
+        CheckpointError: the checkpoint cannot be used.
+        ExportError: the exported file cannot be used.
     """
-    spec = DataSpec.from_dict(task.data_spec)
+    from ctxvision.export.exported import SUFFIXES, open_exported
+
+    if Path(path).suffix.lower() in SUFFIXES:
+        if device != "cpu":
+            raise UserError(f"exported networks run on the CPU here, not on {device!r}; leave out --device")
+        exported = open_exported(path)
+        return exported, DataSpec.from_dict(exported.metadata.data_spec)
+    task = load_task(path)
+    if not isinstance(task, ClassificationTask):
+        raise UserError(f"{path}: its task is {task.kind}, not classification")
     try:
         task.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return lambda images: task(images.to(task.device)).float(), DataSpec.from_dict(task.data_spec)
+
+
+def classify(
+    compute: Compute, spec: DataSpec, paths: Sequence[str], top_k: int, batch_size: int, workers: int
+) -> Iterator[tuple[str, Ranking | str]]:
+    """Predict the classes of image files, in their order.
+
+    Args:
+        compute: logits (B, N) of images (B, C, H, W).
+        spec: classes, size and normalisation of the images.
+        paths: of the files.
+        top_k: classes for each.
+        batch_size: images at a time.
+        workers: processes that decode.
+
+    Yields:
+        Every path, with its ``top_k`` most probable classes and their probabilities, or with the reason why
+        the file cannot be used.
+    """
     dataset = ImageDataset([(path, 0) for path in paths], spec.eval_transform(), spec.color_mode)
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
     remaining = iter(paths)
     for items in loader:
         images = [item.image for item in items if isinstance(item, Sample)]
-        rankings = iter(_rank(task, torch.stack(images), spec.class_names, top_k) if images else ())
+        rankings = iter(_rank(compute, torch.stack(images), spec.class_names, top_k) if images else ())
         for item in items:
             yield next(remaining), item.reason if isinstance(item, BadImage) else next(rankings)
 
 
 @torch.inference_mode()
-def _rank(task: ClassificationTask, images: torch.Tensor, names: Sequence[str], top_k: int) -> list[Ranking]:
-    probabilities = task(images.to(task.device)).float().softmax(1)
+def _rank(compute: Compute, images: torch.Tensor, names: Sequence[str], top_k: int) -> list[Ranking]:
+    probabilities = compute(images).softmax(1)
     values, classes = probabilities.topk(min(top_k, len(names)), 1)
     return [
         [(names[c], p) for c, p in zip(row, row_values, strict=True)]

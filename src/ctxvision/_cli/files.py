@@ -7,10 +7,10 @@ from pathlib import Path
 from .errors import UserError
 
 
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file beside its place and move it there.
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file beside its place and move it there.
 
-    File names inside the text that are not valid UTF-8 are written as the bytes they are.
+    File names inside a text that are not valid UTF-8 are written as the bytes they are.
 
     Raises:
         UserError: it cannot be written there.
@@ -22,8 +22,9 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=target.parent)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                file.write(text)
+            data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, mode)

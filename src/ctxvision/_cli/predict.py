@@ -18,7 +18,11 @@ COLUMNS = ("image", "rank", "class", "probability")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file of `ctxvision train`")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help=".ckpt file of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`",
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, and folders of them")
     parser.add_argument(
         "--top_k", type=int, default=5, metavar="K", help="classes per image; default: %(default)s"
@@ -36,15 +40,13 @@ def run(args: Namespace) -> int:
     if min(args.top_k, args.batch_size) < 1 or args.workers < 0:
         raise UserError("--top_k and --batch_size must be at least 1, --workers at least 0", 2)
     quieten()
-    from ctxvision.tasks import load_task
+    from .classify import classify, open_classifier
 
-    from .classify import classify
-
-    task = load_task(args.checkpoint)
+    compute, spec = open_classifier(args.checkpoint, args.device)
     paths = _expand(args.images)
     bad = 0
     predictions: list[dict[str, Any]] = []
-    for path, outcome in classify(task, paths, args.top_k, args.batch_size, args.workers, args.device):
+    for path, outcome in classify(compute, spec, paths, args.top_k, args.batch_size, args.workers):
         if isinstance(outcome, str):
             if args.strict:
                 raise UserError(f"{path}: {outcome}")

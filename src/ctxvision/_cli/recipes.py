@@ -9,12 +9,13 @@ from .table import write_rows
 
 COLUMNS = {
     "recipe": "recipe",
+    "task": "task",
     "model": "model",
     "epochs": "epochs",
     "batch_size": "batch",
     "lr": "lr",
-    "top1": "top-1",
-    "source": "source of top-1",
+    "expected": "expected (%)",
+    "source": "source",
 }
 
 
@@ -35,6 +36,9 @@ def run(args: Namespace) -> int:
             raise UserError(str(error), 2) from error
         return 0
     rows = [row for name in recipe_names() for row in _rows(load_recipe(name))]
+    if args.format != "json":
+        for row in rows:
+            row["expected"] = ", ".join(f"{name} {value}" for name, value in row["expected"].items()) or None
     sys.stdout.write(write_rows(rows, COLUMNS, args.format))
     return 0
 
@@ -43,7 +47,7 @@ def _rows(recipe: Any) -> list[dict[str, Any]]:
     rows = []
     for model in recipe.models or [None]:
         settings = recipe.settings_for(model) if model else recipe.settings
-        row = {name: settings[name] for name in ("epochs", "batch_size", "lr")}
-        row |= {"top1": recipe.top1.get(model), "source": recipe.source}
-        rows.append({"recipe": recipe.name, "model": model or "any", **row})
+        row = {name: settings.get(name) for name in ("epochs", "batch_size", "lr")}
+        row |= {"expected": dict(recipe.expected.get(model, {})), "source": recipe.source}
+        rows.append({"recipe": recipe.name, "task": recipe.task, "model": model or "any", **row})
     return rows

@@ -22,11 +22,16 @@ _COLOURS = {
     "#010104": "var(--orange)",
 }
 _TEXT, _GRID, _BLUE, _ORANGE = _COLOURS
-_STYLES = ({"color": _BLUE, "marker": "o"}, {"color": _ORANGE, "marker": "s", "linestyle": "--"})
+_STYLES = (
+    {"color": _BLUE, "marker": "o"},
+    {"color": _ORANGE, "marker": "s", "linestyle": "--"},
+    {"color": _TEXT, "marker": "^", "linestyle": "-."},
+    {"color": _BLUE, "marker": "D", "linestyle": ":"},
+)
 
 
 def curve(curves: Mapping[str, Sequence[float | None]], label: str, name: str, *, percent: bool = False) -> str:
-    """Draw at most two curves over epochs 1, 2, … as an SVG element in the page's font and colours.
+    """Draw at most four curves over epochs 1, 2, … as an SVG element in the page's font and colours.
 
     The curves carry their names and differ in line and marker, not by colour alone.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ctxvision.models._mode import looking_at
 from ctxvision.nn import ContextualOutput
-from ctxvision.nn.class_context import class_counts
+from ctxvision.tasks.class_set_recall import is_contextual, kept_classes
 
 
 @dataclass(frozen=True)
@@ -70,23 +70,10 @@ class Funnel:
     stages: tuple[StageView, ...]
 
 
-def is_contextual(model: nn.Module) -> bool:
-    """Tell whether a network narrows its classes down on the way; a design without contextual stages does not."""
-    return hasattr(model, "forward_stages") and getattr(model, "context", None) is not None
-
-
 def funnel_steps(model: nn.Module, output: ContextualOutput) -> list[FunnelStep]:
     """Name the steps of an output of ``model.forward_stages``, and find what each of them kept."""
-    funnel = model.context
-    counts = class_counts(funnel.num_classes, funnel.ratios)
-    steps = []
-    for index, (classes, scores) in enumerate(zip(output.classes[:-1], output.scores[:-1], strict=True)):
-        stage = model.contextual_stages[index]
-        if funnel.selection == "reduce":
-            kept = output.classes[index + 1]
-        else:
-            kept = classes.gather(1, scores.topk(counts[stage - 1], 1).indices)
-        steps.append(FunnelStep(f"stage {stage}", classes, scores, kept))
+    parts = zip(model.contextual_stages, output.classes, output.scores, kept_classes(model, output), strict=False)
+    steps = [FunnelStep(f"stage {stage}", classes, scores, kept) for stage, classes, scores, kept in parts]
     answer = output.logits.argmax(1, keepdim=True)
     return [*steps, FunnelStep("head", output.classes[-1], output.scores[-1], answer)]
 

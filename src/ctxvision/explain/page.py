@@ -80,6 +80,15 @@ def _curves(training: dict[str, Any]) -> list[tuple[str, Markup]]:
         ("Validation accuracy", curve({"validation": top1}, accuracy, "accuracy", percent=True)),
         ("Loss", curve({"validation": losses, "training": [r["train_loss"] for r in rows]}, loss, "loss")),
     ]
+    stages = sorted({stage for r in rows for stage in r["recalls"]})
+    if stages:
+        recalls = {f"stage {stage}": [r["recalls"].get(stage) for r in rows] for stage in stages}
+        recall = f"Share of true classes in the class set of each stage over {len(rows)} epochs"
+        drawings.append(("Recall of the class sets", curve(recalls, recall, "recall", percent=True)))
+    temperatures = [r["temperature"] for r in rows]
+    if any(t is not None for t in temperatures):
+        label = f"Temperature over {len(rows)} epochs"
+        drawings.append(("Temperature τ", curve({"τ": temperatures}, label, "temperature")))
     # nothing but numbers and our own words is in them
     return [(title, Markup(svg)) for title, svg in drawings]
 

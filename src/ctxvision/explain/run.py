@@ -2,13 +2,15 @@
 
 import csv
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .error import ReportError
+
+_RECALL = "val_recall_"
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,9 @@ class Epoch:
     Attributes:
         epoch: from 1.
         seconds: it took, validation included.
+        recalls: of contextual networks, share of the validation images whose true class is in the class set of
+            each stage, by stage number; empty where no run has measured it.
+        temperature: τ, likewise.
     """
 
     epoch: int
@@ -25,6 +30,8 @@ class Epoch:
     val_loss: float | None
     val_top1: float | None
     seconds: float | None
+    recalls: dict[str, float] = field(default_factory=dict)
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,14 @@ def _metrics(path: Path) -> tuple[Epoch, ...]:
 
 def _epoch(row: dict[str, str]) -> Epoch:
     columns = ("train_loss", "val_loss", "val_top1", "seconds")
-    return Epoch(int(row["epoch"]), *(float(row[name]) if row.get(name) else None for name in columns))
+    measured = (float(row[name]) if row.get(name) else None for name in columns)
+    recalls = {name.removeprefix(_RECALL): float(row[name]) for name in row if _is_recall(name) and row[name]}
+    temperature = float(row["temperature"]) if row.get("temperature") else None
+    return Epoch(int(row["epoch"]), *measured, recalls, temperature)
+
+
+def _is_recall(name: object) -> bool:
+    return isinstance(name, str) and name.startswith(_RECALL)
 
 
 def _settings(path: Path) -> dict[str, Any]:

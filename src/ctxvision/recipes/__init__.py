@@ -10,6 +10,7 @@ import yaml
 __all__ = ["Recipe", "RecipeError", "load_recipe", "recipe_names"]
 
 _FOLDER = Path(__file__).parent
+_EXPECTED = "expected_"
 
 
 class RecipeError(ValueError):
@@ -26,7 +27,9 @@ class Recipe:
         source: paper and table of the accuracy.
         settings: by their names in `ctxvision train`, the same for every network.
         models: what differs, by network; empty where the recipe takes any network.
-        top1: accuracy in per cent that the source reports, by network.
+        task: that it is for, as ``--task`` names it.
+        expected: what the source reports, by network and metric, such as ``{"cotnet50": {"top1": 79.2}}``, in
+            per cent.
         requires: settings that the user must add.
     """
 
@@ -35,8 +38,9 @@ class Recipe:
     source: str
     settings: Mapping[str, Any]
     models: Mapping[str, Mapping[str, Any]]
-    top1: Mapping[str, float]
+    expected: Mapping[str, Mapping[str, float]]
     requires: tuple[str, ...] = ()
+    task: str = "classify"
 
     def settings_for(self, model: str) -> dict[str, Any]:
         """Return all settings for a network.
@@ -68,6 +72,10 @@ def load_recipe(name: str) -> Recipe:
     text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     models = {model: dict(own or {}) for model, own in content.get("models", {}).items()}
-    top1 = {model: own.pop("expected_top1") for model, own in models.items()}
+    expected = {
+        model: {name.removeprefix(_EXPECTED): own.pop(name) for name in [*own] if name.startswith(_EXPECTED)}
+        for model, own in models.items()
+    }
     requires = tuple(content.get("requires", ()))
-    return Recipe(name, text, content["source"], content["settings"], models, top1, requires)
+    task = content.get("task", "classify")
+    return Recipe(name, text, content["source"], content["settings"], models, expected, requires, task)

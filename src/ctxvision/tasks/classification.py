@@ -1,27 +1,24 @@
 """Image classification: one loss per kind of network, timm's optimisers and schedules, top-1 and top-5."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from timm.data import Mixup
-from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from ctxvision._version import __version__
-
+from .class_set_recall import ClassSetRecall, is_contextual, kept_classes
 from .error import TaskError
 from .networks import create_network
-from .optimization import ScheduleName, build_optimizer, build_schedule
+from .optimization import ScheduleName
+from .training import TrainingTask
 
 Batch = tuple[Tensor, Tensor]
 
 
-class ClassificationTask(LightningModule):
+class ClassificationTask(TrainingTask):
     """Trains one of timm's networks, or ours, on images with one class each.
 
     Networks with ``forward_stages`` (Contextual CNN) are trained by `ctxvision.nn.ContextualLoss`, others by
@@ -44,6 +41,7 @@ class ClassificationTask(LightningModule):
         schedule: of the learning rate after the warm-up.
         schedule_args: more arguments of timm's ``create_scheduler_v2``.
         warmup_epochs: how long the learning rate rises.
+        warmup_steps: the same in optimiser steps, instead of ``warmup_epochs``.
         warmup_factor: from which share of ``lr``.
         min_lr: at the end of the schedule.
         label_smoothing: share of the target spread over all classes.
@@ -65,6 +63,11 @@ class ClassificationTask(LightningModule):
         torch.Size([4, 2])
     """
 
+    kind = "classification"
+    monitor = "val_top1"
+    monitor_name = "top-1"
+    columns = ("val_loss", "val_top1", "val_top5")
+
     def __init__(
         self,
         model: str,
@@ -81,6 +84,7 @@ class ClassificationTask(LightningModule):
         schedule: ScheduleName = "cosine",
         schedule_args: Mapping[str, Any] | None = None,
         warmup_epochs: float = 0.0,
+        warmup_steps: int | None = None,
         warmup_factor: float = 0.0,
         min_lr: float = 0.0,
         label_smoothing: float = 0.1,
@@ -93,9 +97,7 @@ class ClassificationTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # wrong arguments are found here, not when the run has begun
-        self._make_schedule(self._make_optimizer(nn.Linear(1, 1), None), math.floor(warmup_epochs) + 1, 1)
-        self.data_spec = dict(data_spec)
+        self.begin(data_spec)
         num_classes = len(self.data_spec["class_names"])
         self.model = create_network(
             model,
@@ -124,14 +126,23 @@ class ClassificationTask(LightningModule):
         # mixup smooths its own targets
         self.train_loss = self._make_loss(0.0 if self.mixup else label_smoothing)
         self.val_loss = self._make_loss(0.0)
-        # means over images, NaN included; every process takes part in them, also one whose images were all bad.
-        # They are updated with one value per image: torchmetrics 1.9 ignores weights where NaN is not checked.
-        self.train_mean, self.val_mean, self.val_images = MeanMetric("disable"), MeanMetric("disable"), SumMetric()
+        self.val_mean, self.val_images = MeanMetric("disable"), SumMetric()
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
-        self._batches_with_images = 0
-        # whether a callback leaves out steps whose loss is not finite, which then do not count
-        self.leave_out_nonfinite = False
+        self.val_recall: ClassSetRecall | None = None
+        if is_contextual(self.model):
+            stages = self.model.contextual_stages
+            self.val_recall = ClassSetRecall(len(stages))
+            self.columns = (*self.columns, *(f"val_recall_{stage}" for stage in stages), "temperature")
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network itself."""
+        return self.model
+
+    def example_input(self) -> Tensor:
+        """Return one black image, (1, C, H, W)."""
+        return torch.zeros(1, *self.data_spec["input_size"])
 
     def _make_loss(self, label_smoothing: float) -> nn.Module:
         if self.is_contextual:
@@ -153,45 +164,15 @@ class ClassificationTask(LightningModule):
         """Return the loss of a batch; without images (all of them bad) it is 0, with gradients 0."""
         images, targets = batch
         if not len(images):
-            self._log_train_loss(images.new_zeros(()), 0)
-            # connected to every parameter, so that other processes' gradients still meet theirs
-            return sum((p.sum() * 0.0 for p in self.parameters() if p.requires_grad), images.new_zeros(()))
-        self._batches_with_images += 1
+            return self.loss_of_nothing()
         if self.mixup:
             even = len(images) // 2 * 2 or 2
             if len(images) == 1:
                 images, targets = images.repeat(2, 1, 1, 1), targets.repeat(2)
             images, targets = self.mixup(images[:even].clone(), targets[:even])
         loss = self.train_loss(self._output(images), targets)
-        self._log_train_loss(loss.detach(), len(images))
+        self.log_train_loss(loss, len(images))
         return loss
-
-    def _log_train_loss(self, loss: Tensor, images: int) -> None:
-        if self.leave_out_nonfinite:
-            finite = loss.isfinite()
-            loss, images = torch.where(finite, loss, 0.0), images * int(finite)
-        self.train_mean.update(loss.expand(images))
-        self.log("train_loss", self.train_mean, on_step=False, on_epoch=True, prog_bar=True)
-
-    def on_train_epoch_start(self) -> None:
-        """Begin to count."""
-        self._batches_with_images = 0
-
-    def on_train_epoch_end(self) -> None:
-        """Stop a run that has failed, before its weights overwrite a checkpoint.
-
-        Raises:
-            TaskError: the loss is not finite, or no image could be read.
-        """
-        with_images = torch.tensor(float(self._batches_with_images), device=self.device)
-        if not self.trainer.strategy.reduce(with_images, reduce_op="sum").item():
-            raise TaskError("not one training image could be read in this epoch")
-        loss = self.trainer.callback_metrics.get("train_loss")
-        if loss is not None and not torch.isfinite(loss):
-            raise TaskError(
-                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}; "
-                "lower the learning rate, clip gradients or use 32-bit precision"
-            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
         """Score a batch; returns its logits (B, num_classes) and classes (B,) for callbacks."""
@@ -205,6 +186,8 @@ class ClassificationTask(LightningModule):
         self.val_images.update(len(images))
         self.val_top1.update(logits, targets)
         self.val_top5.update(logits, targets)
+        if self.val_recall is not None:
+            self.val_recall.update(kept_classes(self.model, output), targets)
         return {"logits": logits, "targets": targets}
 
     def on_validation_epoch_end(self) -> None:
@@ -218,53 +201,10 @@ class ClassificationTask(LightningModule):
         self.log("val_loss", self.val_mean.compute())
         self.log("val_top1", self.val_top1.compute(), prog_bar=True)
         self.log("val_top5", self.val_top5.compute())
+        if self.val_recall is not None:
+            recalls = zip(self.model.contextual_stages, self.val_recall.compute(), strict=True)
+            self.log_dict({f"val_recall_{stage}": share for stage, share in recalls})
+            self.log("temperature", self.model.context.temperature.detach())
+            self.val_recall.reset()
         for metric in (self.val_mean, self.val_images, self.val_top1, self.val_top5):
             metric.reset()
-
-    def compile_network(self, **options: Any) -> None:
-        """Let ``torch.compile`` translate the network when it is first used; names and weights stay.
-
-        Args:
-            options: of ``torch.compile``.
-        """
-        if self.is_contextual:
-            self.model.forward_stages = torch.compile(self.model.forward_stages, **options)
-        else:
-            self.model.compile(**options)
-
-    def _make_optimizer(self, model: nn.Module, layer_decay: float | None) -> torch.optim.Optimizer:
-        h = self.hparams
-        options = {"lr": h["lr"], "weight_decay": h["weight_decay"], "args": h["optimizer_args"]}
-        return build_optimizer(model, h["optimizer"], layer_decay=layer_decay, **options)
-
-    def _make_schedule(self, optimizer: torch.optim.Optimizer, epochs: int, steps_per_epoch: int) -> Scheduler:
-        h = self.hparams
-        options = {name: h[name] for name in ("lr", "warmup_epochs", "warmup_factor", "min_lr")}
-        options |= {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "args": h["schedule_args"]}
-        return build_schedule(optimizer, h["schedule"], **options)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Build timm's optimiser and schedule, which moves after every optimiser step."""
-        optimizer = self._make_optimizer(self.model, self.hparams["layer_decay"])
-        epochs = max(self.trainer.max_epochs or 1, 1)
-        schedule = self._make_schedule(optimizer, epochs, self._steps_per_epoch(epochs))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _steps_per_epoch(self, epochs: int) -> int:
-        batches = getattr(self.trainer.datamodule, "batches_per_epoch", None)
-        if batches is None:
-            return math.ceil(self.trainer.estimated_stepping_batches / epochs)
-        # the trainer's estimate would begin to read images before a resumed run knows where it stopped
-        return math.ceil(batches / self.trainer.accumulate_grad_batches)
-
-    def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:
-        """Set the learning rate of the next optimiser step."""
-        scheduler.step_update(self.trainer.global_step)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Forget the schedule of a run that is resumed: it follows from the step, and from the epochs of now."""
-        checkpoint["lr_schedulers"] = []
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Mark the file as ours."""
-        checkpoint["ctxvision"] = {"task": "classification", "version": __version__}

@@ -1,5 +1,6 @@
 """A trained task from its checkpoint, which need not be trusted."""
 
+import importlib
 import os
 import pickle
 import warnings
@@ -14,9 +15,12 @@ from ctxvision.checkpoints import CheckpointError
 from .checkpoint_file import checksum_fits
 from .classification import ClassificationTask
 from .error import TaskError
+from .training import TrainingTask
+
+_CLASSES: dict[str, str] = {}
 
 
-def load_task(path: str | os.PathLike[str]) -> ClassificationTask:
+def load_task(path: str | os.PathLike[str]) -> TrainingTask:
     """Rebuild a task, in evaluation mode and on the CPU, from a checkpoint of ``ctxvision train``.
 
     Nothing else is needed: the model's name and arguments, the class names, input size and normalisation are
@@ -35,13 +39,31 @@ def load_task(path: str | os.PathLike[str]) -> ClassificationTask:
     if "ctxvision" not in checkpoint or not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
         raise CheckpointError(path, "not a checkpoint of `ctxvision train`")
     try:
-        task = ClassificationTask(**hparams)
+        task = _task_class(checkpoint["ctxvision"])(**hparams)
         task.load_state_dict(weights)
     except TaskError as error:
         raise CheckpointError(path, str(error)) from error
     except Exception as error:  # whatever a file with wrong contents makes torch or timm raise
         raise CheckpointError(path, f"its contents do not fit together ({_first_line(error)})") from error
     return task.eval()
+
+
+def _task_class(mark: Any) -> type[TrainingTask]:
+    """Choose the class by the kind of task that the checkpoint names.
+
+    Raises:
+        TaskError: this version has no such task.
+    """
+    kind = mark.get("task") if isinstance(mark, Mapping) else None
+    if kind == ClassificationTask.kind:
+        return ClassificationTask
+    if not isinstance(kind, str) or kind not in _CLASSES:
+        raise TaskError(
+            f"its task is {kind!r}; this version knows {', '.join([ClassificationTask.kind, *_CLASSES])}"
+        )
+    # the others need packages of their own
+    found: type[TrainingTask] = getattr(importlib.import_module(f"{__package__}.{kind}"), _CLASSES[kind])
+    return found
 
 
 def require_readable(path: Path) -> None:

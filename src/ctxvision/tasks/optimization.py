@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -39,7 +39,11 @@ def build_optimizer(
     """
     if name not in list_optimizers():
         raise TaskError(f"unknown optimizer {name!r}; timm has {', '.join(list_optimizers())}")
+    spared = _spared_inside(model)
     try:
+        if spared and not layer_decay:
+            groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
+            return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=0.0, **dict(args or {}))
         return create_optimizer_v2(
             model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, **dict(args or {})
         )
@@ -103,6 +107,14 @@ def build_schedule(
     except (TypeError, ValueError, AssertionError) as error:
         raise TaskError(f"schedule {name} with {dict(args or {})}: {_line(error)}") from error
     return schedule
+
+
+def _spared_inside(model: nn.Module) -> set[str]:
+    """Name what parts of a model spare from weight decay, where the model has no list of its own."""
+    if hasattr(model, "no_weight_decay"):
+        return set()
+    parts = ((prefix, part) for prefix, part in model.named_modules() if hasattr(part, "no_weight_decay"))
+    return {f"{prefix}.{name}" for prefix, part in parts for name in part.no_weight_decay()}
 
 
 def _line(error: Exception) -> str:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .chosen_task import chosen_task, require_task_of_recipe
 from .config import TrainConfig
+from .kinds import config_class, task_names
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
-
-_SWITCHES = {f"--{f.name}": "true" for f in dataclasses.fields(TrainConfig) if f.type is bool} | {
-    "--resume": "last"
-}
 
 
 def run(words: list[str]) -> int:
@@ -25,7 +23,7 @@ def run(words: list[str]) -> int:
         UserError: a wrong command line.
     """
     words = _with_resumed_config(_config_first(_as_options(words)))
-    parser = _parser()
+    parser = _parser(chosen_task(words, _value))
     printing = [word for word in words if word.split("=")[0] == "--print_config"]
     if printing and "--help" not in words:
         # what is printed is whole: defaults that depend on recipe, model and data become the parser's
@@ -40,7 +38,7 @@ def run(words: list[str]) -> int:
     return train(config)
 
 
-def _parser() -> "ArgumentParser":
+def _parser(task: str = "classify") -> "ArgumentParser":
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
@@ -54,7 +52,7 @@ def _parser() -> "ArgumentParser":
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
-    parser.add_class_arguments(TrainConfig)
+    parser.add_class_arguments(config_class(task))
     return parser
 
 
@@ -67,6 +65,7 @@ def _settings(parser: "ArgumentParser", words: list[str]) -> dict[str, Any]:
 
     try:
         recipe = load_recipe(settings["recipe"])
+        require_task_of_recipe(recipe, settings["task"])
         parser.set_defaults(recipe.settings_for(settings["model"]))
     except RecipeError as error:
         raise UserError(str(error), 2) from error
@@ -92,7 +91,7 @@ def _parse(parser: "ArgumentParser", words: list[str]) -> dict[str, Any]:
 
 def _completed(settings: dict[str, Any]) -> TrainConfig:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return TrainConfig(**settings).completed(processors)
+    return config_class(settings["task"])(**settings).completed(processors)
 
 
 def _as_options(words: list[str]) -> list[str]:
@@ -102,11 +101,22 @@ def _as_options(words: list[str]) -> list[str]:
     while words and names and not words[0].startswith("-"):
         options += [names.pop(0), words[0]]
         words = words[1:]
-    words = _without_set(words)
+    words = _with_logger_list(_without_set(words))
+    switches = _switches()
     for word, following in zip_longest(words, words[1:], fillvalue="--"):
-        bare = word in _SWITCHES and following.startswith("-")
-        options.append(f"{word}={_SWITCHES[word]}" if bare else word)
+        bare = word in switches and following.startswith("-")
+        options.append(f"{word}={switches[word]}" if bare else word)
     return options
+
+
+def _switches() -> dict[str, str]:
+    """List the options that may stand alone, with what they then mean."""
+    return {f"--{field.name}": "true" for field in _fields() if field.type is bool} | {"--resume": "last"}
+
+
+def _fields() -> list[dataclasses.Field[Any]]:
+    """List the settings of all tasks."""
+    return [field for task in task_names() for field in dataclasses.fields(config_class(task))]
 
 
 def _without_set(words: list[str]) -> list[str]:
@@ -122,6 +132,22 @@ def _without_set(words: list[str]) -> list[str]:
         if not name or not equals:
             raise UserError(f"--set needs NAME=VALUE, got {pair!r}; `ctxvision train --help` lists the names", 2)
         replaced.append(f"--{pair}")
+    return replaced
+
+
+def _with_logger_list(words: list[str]) -> list[str]:
+    """Replace ``--logger wandb trackio`` and ``--logger wandb,trackio`` by ``--logger=[wandb, trackio]``."""
+    replaced: list[str] = []
+    while words:
+        word, *words = words
+        if word == "--logger" or word.startswith("--logger="):
+            names = word.partition("=")[2]
+            while words and not words[0].startswith("-"):
+                names, words = f"{names},{words[0]}", words[1:]
+            names = names.strip(",")
+            is_list = names.startswith("[") or names == "null"
+            word = f"--logger={names if is_list else f'[{names}]'}"
+        replaced.append(word)
     return replaced
 
 
@@ -171,7 +197,7 @@ def _value(words: list[str], option: str) -> str | None:
 
 def _explain(message: str) -> str:
     """Shorten jsonargparse's account of a value of the wrong type."""
-    types = {field.name: str(field.type) for field in dataclasses.fields(TrainConfig)}
+    types = {field.name: str(field.type) for field in _fields()}
     found = re.search(r'Parser key "(\w+)":.*Given value: (.*)', message, re.DOTALL)
     if not found or found[1] not in types:
         return message

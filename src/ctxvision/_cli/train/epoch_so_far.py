@@ -24,12 +24,12 @@ class EpochSoFar(Callback):
             mean = pl_module.train_mean
             mean.mean_value = mean.mean_value + restored["loss"]
             mean.weight = mean.weight + restored["images"]
-            pl_module._batches_with_images += int(restored["batches"])
+            pl_module._batches_with_samples += int(restored["batches"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the sums over all processes."""
         mean = pl_module.train_mean
-        batches = mean.weight.new_tensor(pl_module._batches_with_images)
+        batches = mean.weight.new_tensor(pl_module._batches_with_samples)
         sums = torch.stack([value.to(mean.mean_value.dtype) for value in (mean.mean_value, mean.weight, batches)])
         if trainer.world_size > 1:
             sums = trainer.strategy.reduce(sums, reduce_op="sum")

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..files import write_whole
 
-COLUMNS = ("epoch", "step", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds")
+_BEFORE, _AFTER = ("epoch", "step", "lr", "train_loss"), ("seconds",)
 
 
 class MetricsFile(Callback):
@@ -25,6 +25,7 @@ class MetricsFile(Callback):
         self.path = path
         self.rows: list[dict[str, object]] = []
         self._began = 0.0
+        self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what a resumed run has written."""
@@ -33,21 +34,27 @@ class MetricsFile(Callback):
                 self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
         self._began = time.monotonic()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the metrics are of this epoch."""
+        self._validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a row."""
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        measured = pl_module.columns if self._validated else ()
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
-            **{name: f"{metrics[name]:.6g}" for name in COLUMNS[3:7] if name in metrics},
+            **{name: f"{metrics[name]:.6g}" for name in ("train_loss", *measured) if name in metrics},
             "seconds": f"{seconds:.2f}",
         }
+        self._validated = False
         self.rows.append(row)
         if trainer.is_global_zero:
             text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, COLUMNS)
+            writer = csv.DictWriter(text, (*_BEFORE, *pl_module.columns, *_AFTER), extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self.rows)
             write_whole(self.path, text.getvalue())
@@ -56,13 +63,27 @@ class MetricsFile(Callback):
 class EpochLines(Callback):
     """One line per epoch, where there is no terminal for a progress bar."""
 
+    def __init__(self) -> None:
+        self._validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the metrics are of this epoch."""
+        self._validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's metrics."""
         if trainer.is_global_zero:
             m = {name: float(value) for name, value in trainer.callback_metrics.items()}
             print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
-                f"train loss {m.get('train_loss', 0):.4f}  val loss {m.get('val_loss', 0):.4f}  "
-                f"top-1 {m.get('val_top1', 0):.2%}",
+                f"train loss {m.get('train_loss', 0):.4f}" + self._validation(pl_module, m),
                 flush=True,
             )
+
+    def _validation(self, task: LightningModule, metrics: dict[str, float]) -> str:
+        """Tell what was measured in this epoch."""
+        if not self._validated:
+            return ""
+        self._validated = False
+        loss = f"  val loss {metrics['val_loss']:.4f}" if "val_loss" in metrics else ""
+        return f"{loss}  {task.monitor_name} {metrics[task.monitor]:.2%}"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from ctxvision.tasks import ClassificationTask, load_task
+from ctxvision.tasks import load_task
+from ctxvision.tasks.training import TrainingTask
 
 from ..errors import UserError
 from ..messages import note
@@ -13,8 +14,8 @@ from .config import TrainConfig
 
 # What a resumed run may do differently; everything else is part of what the run is.
 _MAY_CHANGE = {
-    "data", "out", "resume", "epochs", "strict", "workers", "prefetch", "precision", "accelerator",
-    "channels_last", "compile", "skip_nan", "save_minutes",
+    "data", "out", "resume", "epochs", "steps", "val_every", "strict", "workers", "prefetch", "precision",
+    "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures",
 }  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def require_same_settings(config: TrainConfig, folder: Path) -> None:
             )
 
 
-def require_same_task(task: ClassificationTask, checkpoint: Path) -> None:
+def require_same_task(task: TrainingTask, checkpoint: Path) -> None:
     """Refuse another network, or images of other classes or sizes.
 
     Raises:
@@ -44,11 +45,14 @@ def require_same_task(task: ClassificationTask, checkpoint: Path) -> None:
         CheckpointError: it cannot be read.
     """
     previous = load_task(checkpoint)
+    if previous.kind != task.kind:
+        raise UserError(f"{checkpoint}: its task is {previous.kind}, not {task.kind}")
     for what in ("model", "model_args"):
         if previous.hparams[what] != task.hparams[what]:
             raise UserError(f"{checkpoint}: its {what} is {previous.hparams[what]}, not {task.hparams[what]}")
     for what in ("class_names", "input_size"):
-        if previous.data_spec[what] != task.data_spec[what]:
-            raise UserError(f"{checkpoint}: its {what} is {previous.data_spec[what]}, not {task.data_spec[what]}")
-    if previous.data_spec["fingerprint"] != task.data_spec["fingerprint"]:
+        before, now = (t.data_spec.get(what) for t in (previous, task))
+        if before != now:
+            raise UserError(f"{checkpoint}: its {what} is {before}, not {now}")
+    if previous.data_spec.get("fingerprint") != task.data_spec.get("fingerprint"):
         note("the images are not those that the run began with; others may be held out now")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,27 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from ctxvision.data import DigitsData, ImageData
-
 from ..errors import UserError
 from ..files import write_whole
 from ..messages import note, plural, quieten
 from . import batch_plan, branch, run_folder
 from .config import TrainConfig
 from .disk_errors import disk_errors_explained
+from .environment import Environment
 from .graceful_stop import GracefulStop
+from .pictures import draw_answers
 from .resume import require_same_settings, require_same_task
 from .run_checkpoints import RunCheckpoints
 from .setup import (
+    build_task,
     describe_batch,
-    make_data,
-    make_task,
+    epochs_of,
     make_trainer,
     require_fit,
     warm_start_task,
     with_image_size,
 )
+from .trackers import Trackers
 
 
 def train(config: TrainConfig) -> int:
@@ -49,10 +51,10 @@ def train(config: TrainConfig) -> int:
         micro_batch=config.micro_batch,
         accumulate=config.accumulate,
     )
-    data = make_data(config, plan.images)
+    data = config.open_data(plan.images)
     config = with_image_size(config, data)
     torch.manual_seed(config.seed)
-    task = make_task(config, data)
+    task = build_task(config, data)
     require_fit(task)
     folder, resumed = run_folder.choose(config, rank_zero_only.rank or 0)
     if resumed:
@@ -68,17 +70,24 @@ def train(config: TrainConfig) -> int:
         note(line)
     checkpoints = RunCheckpoints(folder / "checkpoints", config.save_minutes)
     stop = GracefulStop(checkpoints.last)
-    trainer = make_trainer(config, plan, folder, stop, checkpoints)
+    epochs = epochs_of(config, data, plan)
+    settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
+    trackers = Trackers(config.logger, folder, settings)
+    trainer = make_trainer(config, plan, epochs, folder, stop, checkpoints, trackers.loggers)
     if trainer.is_global_zero:
+        environment = Environment()
         run_folder.make(folder)
+        environment.write(folder, trainer, resumed)
         branch.set_aside(config, folder, resumed)
-        settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         verb = "continuing" if resumed else "training"
         print(f"{verb} {config.model} on {config.data} in {folder}")
         print(describe_batch(config, plan), flush=True)
+        if config.steps:
+            print(f"{plural(config.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}", flush=True)
     try:
-        with stop.installed(), disk_errors_explained(folder):
+        tracked = trackers.opened() if trainer.is_global_zero else nullcontext()
+        with stop.installed(), disk_errors_explained(folder), tracked:
             trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except (SystemExit, KeyboardInterrupt):
         if not stop.signal_number:
@@ -90,7 +99,9 @@ def train(config: TrainConfig) -> int:
     bad = _everyone_s(data.bad_images)
     _leave_group()
     if trainer.is_global_zero:
-        _report_end(trainer, checkpoints, bad)
+        if config.pictures and task.kind == "classification":
+            draw_answers(trainer, data, checkpoints.best, bad)
+        _report_end(trainer, task.monitor_name, checkpoints, bad)
     return 0
 
 
@@ -109,7 +120,7 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: DigitsData | ImageData) -> None:
+def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: Any) -> None:
     if not trainer.is_global_zero:
         return
     if data.bad_images:
@@ -122,8 +133,8 @@ def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: Digit
     print(f"ctxvision: stopped in epoch {trainer.current_epoch + 1}; {advice}", file=sys.stderr)
 
 
-def _report_end(trainer: Trainer, checkpoints: RunCheckpoints, bad: dict[str, str]) -> None:
+def _report_end(trainer: Trainer, what: str, checkpoints: RunCheckpoints, bad: dict[str, str]) -> None:
     if bad:
         note(f"skipped {plural(len(bad), 'bad image')}, named above")
-    print(f"best top-1 {checkpoints.best_top1:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}")
+    print(f"best {what} {checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}")
     print(f"checkpoint {checkpoints.best}")

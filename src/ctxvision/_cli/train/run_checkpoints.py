@@ -16,7 +16,7 @@ _EVERY = 10  # batches between two looks at the clock, where several processes m
 
 
 class RunCheckpoints(Checkpoint):
-    """Keeps the newest two states of a run and the most accurate.
+    """Keeps the newest two states of a run and the best.
 
     Lightning's ModelCheckpoint forgets which was best when the run folder has been moved, and would then
     replace it.
@@ -28,7 +28,7 @@ class RunCheckpoints(Checkpoint):
         minutes: how often ``last.ckpt`` is written within an epoch; 0 is never.
 
     Attributes:
-        best_top1: highest ``val_top1``, or -1.
+        best_value: highest value of the task's ``monitor``, or -1.
         best_epoch: its epoch, from 1.
     """
 
@@ -36,9 +36,10 @@ class RunCheckpoints(Checkpoint):
         self.last = folder / LAST
         self.best = folder / BEST
         self.seconds = minutes * 60
-        self.best_top1 = -1.0
+        self.best_value = -1.0
         self.best_epoch = 0
         self._saved = time.monotonic()
+        self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -54,12 +55,17 @@ class RunCheckpoints(Checkpoint):
             trainer.save_checkpoint(self.last)
             self._saved = time.monotonic()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the metrics are of this epoch."""
+        self._validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save; Lightning calls this after all other callbacks and after the task's own check of the loss."""
-        top1 = float(trainer.callback_metrics["val_top1"])
-        is_best = top1 > self.best_top1
+        validated, self._validated = self._validated, False
+        value = float(trainer.callback_metrics[pl_module.monitor]) if validated else -1.0
+        is_best = value > self.best_value
         if is_best:
-            self.best_top1, self.best_epoch = top1, trainer.current_epoch + 1
+            self.best_value, self.best_epoch = value, trainer.current_epoch + 1
         trainer.save_checkpoint(self.best if is_best else self.last)
         if is_best and trainer.is_global_zero:
             try:
@@ -78,8 +84,10 @@ class RunCheckpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint remembers of this callback."""
-        return {"best_top1": self.best_top1, "best_epoch": self.best_epoch}
+        return {"best_value": self.best_value, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember it again."""
-        self.best_top1, self.best_epoch = state_dict["best_top1"], state_dict["best_epoch"]
+        # version 0.1 knew no other metric
+        value = state_dict["best_value"] if "best_value" in state_dict else state_dict["best_top1"]
+        self.best_value, self.best_epoch = value, state_dict["best_epoch"]

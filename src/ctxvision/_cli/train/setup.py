@@ -1,7 +1,7 @@
 """What a run is made of: the data, the task and the trainer, from the settings."""
 
 import dataclasses
-import importlib.util
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ctxvision.data import DigitsData, ImageData, open_data
 from ctxvision.recipes import load_recipe
-from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks.training import TrainingTask
 
 from ..errors import UserError
 from ..messages import note
@@ -24,50 +23,22 @@ from .config import TrainConfig
 from .epoch_so_far import EpochSoFar
 from .finite_steps import FiniteSteps
 from .graceful_stop import GracefulStop
+from .last_epoch import LastEpochValidated
 from .metrics_file import EpochLines, MetricsFile
+from .pictures import Curves
 from .run_checkpoints import RunCheckpoints
 from .step_seed import StepSeed
-
-_DATA = (
-    "image_size", "in_chans", "val_fraction", "split_seed", "seed", "repeats", "workers", "prefetch", "strict",
-    "auto_augment", "color_jitter", "random_erasing", "crop_scale",
-)  # fmt: skip
-_TASK = (
-    "model_args", "dropout", "drop_path_rate", "optimizer", "optimizer_args", "lr", "weight_decay", "layer_decay",
-    "schedule", "schedule_args", "warmup_epochs", "warmup_factor", "min_lr", "label_smoothing", "mixup", "cutmix",
-    "mixup_prob", "mixup_switch_prob", "mixup_mode", "channels_last",
-)  # fmt: skip
-_OF_FILES = ("auto_augment", "color_jitter", "random_erasing")
+from .trackers import TrackedRate
 
 
-def make_data(config: TrainConfig, images_at_a_time: int) -> DigitsData | ImageData:
-    """Open the data.
-
-    Raises:
-        UserError: an option that these data do not have.
-        DataError: they cannot be used.
-    """
-    options: dict[str, Any] = {name: getattr(config, name) for name in _DATA}
-    if config.data == "digits":
-        recipe = load_recipe(config.recipe).settings_for(config.model or "") if config.recipe else {}
-        for name in _OF_FILES:
-            if options[name] and options[name] != recipe.get(name):
-                raise UserError(f"--{name} is for images in files; digits have their own augmentation", 2)
-        if any(options[name] for name in _OF_FILES):
-            note(f"digits have their own augmentation, in place of that of the recipe {config.recipe}")
-        options |= dict.fromkeys(_OF_FILES)
-    return open_data(config.data, batch_size=images_at_a_time, **options)
-
-
-def make_task(config: TrainConfig, data: DigitsData | ImageData) -> ClassificationTask:
+def build_task(config: TrainConfig, data: Any) -> TrainingTask:
     """Build the task with its network.
 
     Raises:
         UserError: the network cannot recompute its activations.
         TaskError: unknown names or arguments.
     """
-    options = {name: getattr(config, name) for name in _TASK}
-    task = ClassificationTask(config.model or "", data.spec.to_dict(), **options)
+    task = config.build_task(data)
     if config.grad_checkpointing:
         try:
             task.model.set_grad_checkpointing(True)
@@ -76,7 +47,7 @@ def make_task(config: TrainConfig, data: DigitsData | ImageData) -> Classificati
     return task
 
 
-def warm_start_task(task: ClassificationTask, source: str, *, partial: bool) -> None:
+def warm_start_task(task: TrainingTask, source: str, *, partial: bool) -> None:
     """Load the weights of ``--init_from``, and say which.
 
     Raises:
@@ -84,24 +55,24 @@ def warm_start_task(task: ClassificationTask, source: str, *, partial: bool) -> 
     """
     from ctxvision.checkpoints import warm_start
 
-    report = warm_start(task.model, source, partial=partial)
+    report = warm_start(task.backbone, source, partial=partial)
     if not rank_zero_only.rank:
         for line in str(report).splitlines():
             note(line)
 
 
-def require_fit(task: ClassificationTask) -> None:
-    """Classify one image of zeros, because some networks refuse small images or all sizes but one.
+def require_fit(task: TrainingTask) -> None:
+    """Give the task one sample of zeros, because some networks refuse small images or all sizes but one.
 
     Raises:
         UserError: this one does.
     """
-    size = task.data_spec["input_size"]
+    sample = task.example_input()
     try:
         with torch.no_grad():
-            task.eval()(torch.zeros(1, *size))
+            task.eval()(sample)
     except (RuntimeError, ValueError, AssertionError) as error:
-        shape = " × ".join(map(str, size))
+        shape = " × ".join(map(str, (sample if isinstance(sample, torch.Tensor) else sample[0]).shape[-3:]))
         raise UserError(
             f"{task.hparams['model']} does not take {shape} images; try another --image_size ({error})"
         ) from error
@@ -110,7 +81,13 @@ def require_fit(task: ClassificationTask) -> None:
 
 
 def make_trainer(
-    config: TrainConfig, plan: BatchPlan, folder: Path, stop: GracefulStop, checkpoints: RunCheckpoints
+    config: TrainConfig,
+    plan: BatchPlan,
+    epochs: int,
+    folder: Path,
+    stop: GracefulStop,
+    checkpoints: RunCheckpoints,
+    loggers: list[Logger],
 ) -> Trainer:
     """Build Lightning's trainer with everything that looks after a run.
 
@@ -118,13 +95,19 @@ def make_trainer(
         UserError: Lightning has no such accelerator or devices.
     """
     on_terminal = sys.stderr.isatty()
-    callbacks: list[Callback] = [StepSeed(config.seed), FiniteSteps(config.skip_nan, checkpoints.last)]
-    callbacks += [EpochSoFar(), MetricsFile(folder / "metrics.csv")]
+    callbacks: list[Callback] = [
+        StepSeed(config.seed),
+        LastEpochValidated(),
+        FiniteSteps(config.skip_nan, checkpoints.last),
+    ]
+    metrics = MetricsFile(folder / "metrics.csv")
+    callbacks += [EpochSoFar(), metrics, TrackedRate(metrics)]
+    if config.pictures:
+        callbacks.append(Curves(folder / "curves.png", metrics))
     callbacks.append(RichProgressBar(leave=True) if on_terminal else EpochLines())
     if config.ema:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     callbacks += [stop, checkpoints]  # after the average has been updated
-    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     several = config.devices * config.nodes > 1
     on_gpus = several and config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     try:
@@ -133,12 +116,13 @@ def make_trainer(
             devices=config.devices,
             num_nodes=config.nodes,
             precision=config.precision,
-            max_epochs=config.epochs,
+            max_epochs=epochs,
+            check_val_every_n_epoch=config.val_every,
             accumulate_grad_batches=plan.accumulate,
             gradient_clip_val=config.clip_grad or None,
             callbacks=callbacks,
             plugins=[RunCheckpointIO(folder)],
-            logger=TensorBoardLogger(folder, name="tensorboard", version="") if has_tensorboard else False,
+            logger=loggers,
             log_every_n_steps=10,
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
@@ -165,6 +149,17 @@ def describe_batch(config: TrainConfig, plan: BatchPlan) -> str:
     return f"{line} for {recipe['batch_size']}; in proportion it would be --lr {in_proportion:g}"
 
 
-def with_image_size(config: TrainConfig, data: DigitsData | ImageData) -> TrainConfig:
-    """Note the size that the data have chosen."""
+def with_image_size(config: TrainConfig, data: Any) -> TrainConfig:
+    """Note the size that the data have chosen, where there is one."""
+    if not hasattr(config, "image_size"):
+        return config
     return dataclasses.replace(config, image_size=data.spec.input_size[1])
+
+
+def epochs_of(config: TrainConfig, data: Any, plan: BatchPlan) -> int:
+    """Count the epochs of a run, whose length may be given in optimiser steps."""
+    if not config.steps:
+        return config.epochs or 1
+    images = plan.images * plan.accumulate
+    per_epoch = max(1, data.batches_per_epoch * plan.images // images // (plan.devices * plan.nodes))
+    return math.ceil(config.steps / per_epoch)

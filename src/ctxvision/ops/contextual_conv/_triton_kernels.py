@@ -1,7 +1,7 @@
 """The Triton kernels of contextual convolution; `triton.py` launches them. See the section GPU of README.md.
 
 A program computes a tile of P positions of one image by C channels. Inside a kernel everything has two axes;
-`_by_position` and `_by_channel` say which is which. Depthwise kernels are applied while sampling; dense ones are a
+`by_position` and `by_channel` say which is which. Depthwise kernels are applied while sampling; dense ones are a
 matrix product with columns, the samples of a bounded number of images. Channel counts are in ``UNIT`` channels, so
 that the compiler knows how far it may vectorise.
 """
@@ -9,6 +9,8 @@ that the compiler knows how far it may vectorise.
 
 import triton
 import triton.language as tl
+
+from ctxvision.ops._triton_axes import by_channel, by_position, far
 
 # ints that are never specialised: one kernel serves all batch sizes, resolutions and strides
 RUNTIME = [
@@ -19,44 +21,26 @@ RUNTIME = [
 
 
 @triton.jit
-def _at(index, stride):
-    offset = tl.cast(index, tl.int64) * stride
-    tl.static_assert(offset.dtype == tl.int64, "addresses have 64 bits")
-    return offset
-
-
-@triton.jit
-def _by_position(p, CHANNELS_LAST: tl.constexpr):
-    return p[:, None] if CHANNELS_LAST else p[None, :]
-
-
-@triton.jit
-def _by_channel(c, CHANNELS_LAST: tl.constexpr):
-    # the axis that is contiguous in memory is the last one
-    return c[None, :] if CHANNELS_LAST else c[:, None]
-
-
-@triton.jit
 def _pixel(image, index, c, count, channels, CHANNELS_LAST: tl.constexpr):
     # offset in a dense (B, C, count) or (B, count, C)
     if CHANNELS_LAST:
-        offset = _at(_at(image, count) + index, channels) + c
+        offset = far(far(image, count) + index, channels) + c
     else:
-        offset = _at(_at(image, channels) + c, count) + index
+        offset = far(far(image, channels) + c, count) + index
     return offset
 
 
 @triton.jit
 def _column(local, p, n, c, images, count, group_channels, K: tl.constexpr):
     # offset in columns (G, images, count, K, C / G)
-    group = _at(_at(c // group_channels, images) + local, count) + p
-    return _at(group * K + n, group_channels) + c % group_channels
+    group = far(far(c // group_channels, images) + local, count) + p
+    return far(group * K + n, group_channels) + c % group_channels
 
 
 @triton.jit
 def _kernels_at(kernel, image, n, c, channels, bends, K: tl.constexpr):
     # offset in the kernels (B or 1, K, C)
-    return kernel + (_at(_at(image, bends) * K + n, channels) + c)
+    return kernel + (far(far(image, bends) * K + n, channels) + c)
 
 
 @triton.jit
@@ -67,19 +51,19 @@ def _sample(offset, mask, n, row, column, live, height, width,
     # loaded along one axis, so that a thread loads none twice
     y = (row * stride_y - padding_y + n // KW * dilation_y).to(tl.float32)
     x = (column * stride_x - padding_x + n % KW * dilation_x).to(tl.float32)
-    y += tl.load(offset + _at(2 * n, offset_n), live, other=0).to(tl.float32)
-    x += tl.load(offset + _at(2 * n + 1, offset_n), live, other=0).to(tl.float32)
+    y += tl.load(offset + far(2 * n, offset_n), live, other=0).to(tl.float32)
+    x += tl.load(offset + far(2 * n + 1, offset_n), live, other=0).to(tl.float32)
     # two pixels outside is as far as any distance; comparisons keep NaN
     y = tl.where(y < -2, -2.0, tl.where(y > height + 1, height + 1.0, y))
     x = tl.where(x < -2, -2.0, tl.where(x > width + 1, width + 1.0, x))
     top, left = tl.floor(y), tl.floor(x)
     modulation = tl.zeros_like(y) + 1
     if HAS_MASK:
-        modulation = tl.load(mask + _at(n, mask_n), live, other=0).to(tl.float32)
+        modulation = tl.load(mask + far(n, mask_n), live, other=0).to(tl.float32)
     return (
-        _by_position(top, CHANNELS_LAST), _by_position(left, CHANNELS_LAST),
-        _by_position(y - top, CHANNELS_LAST), _by_position(x - left, CHANNELS_LAST),
-        _by_position(modulation, CHANNELS_LAST), _by_position(live, CHANNELS_LAST),
+        by_position(top, CHANNELS_LAST), by_position(left, CHANNELS_LAST),
+        by_position(y - top, CHANNELS_LAST), by_position(x - left, CHANNELS_LAST),
+        by_position(modulation, CHANNELS_LAST), by_position(live, CHANNELS_LAST),
     )  # fmt: skip
 
 
@@ -89,7 +73,7 @@ def _corner(top, left, live, height, width, step, DOWN: tl.constexpr, RIGHT: tl.
     row, column = top + DOWN, left + RIGHT
     inside = live & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     row, column = tl.where(inside, row, 0).to(tl.int32), tl.where(inside, column, 0).to(tl.int32)
-    return _at(row * width + column, step), inside
+    return far(row * width + column, step), inside
 
 
 @triton.jit
@@ -120,7 +104,7 @@ def _forward_kernel(
     channels, group_channels = channels * UNIT, group_channels * UNIT
     count, tiles_c = out_height * out_width, tl.cdiv(channels, C)
     program = tl.program_id(0)
-    c = _by_channel(program % tiles_c * C + tl.arange(0, C), CHANNELS_LAST)
+    c = by_channel(program % tiles_c * C + tl.arange(0, C), CHANNELS_LAST)
     p = program // tiles_c % tl.cdiv(count, P) * P + tl.arange(0, P)
     local = program // (tiles_c * tl.cdiv(count, P))
     image = local + first
@@ -128,9 +112,9 @@ def _forward_kernel(
 
     x += _pixel(image, 0, c, height * width, channels, CHANNELS_LAST)
     step = channels if CHANNELS_LAST else 1
-    offset += _at(image, offset_b) + _at(row, offset_y) + _at(column, offset_x)
-    mask += _at(image, mask_b) + _at(row, mask_y) + _at(column, mask_x)
-    p = _by_position(p, CHANNELS_LAST)
+    offset += far(image, offset_b) + far(row, offset_y) + far(column, offset_x)
+    mask += far(image, mask_b) + far(row, mask_y) + far(column, mask_x)
+    p = by_position(p, CHANNELS_LAST)
     total = tl.zeros_like((p < count) & seen).to(tl.float32)
     for n in range(K):
         top, left, fy, fx, modulation, live = _sample(
@@ -145,7 +129,7 @@ def _forward_kernel(
             tl.store(result + at, value, live & seen)
     if DEPTHWISE:
         if HAS_BIAS:
-            total += tl.load(bias + _at(c, 1), seen, other=0).to(tl.float32)
+            total += tl.load(bias + far(c, 1), seen, other=0).to(tl.float32)
         tl.store(result + _pixel(image, p, c, count, channels, CHANNELS_LAST), total, (p < count) & seen)
 
 
@@ -176,16 +160,16 @@ def _position_kernel(
     n, local = program // tl.cdiv(count, P) % K, program // tl.cdiv(count, P) // K
     image = local + first
     row, column = p // out_width, p % out_width
-    offset += _at(image, offset_b) + _at(row, offset_y) + _at(column, offset_x)
-    mask += _at(image, mask_b) + _at(row, mask_y) + _at(column, mask_x)
+    offset += far(image, offset_b) + far(row, offset_y) + far(column, offset_x)
+    mask += far(image, mask_b) + far(row, mask_y) + far(column, mask_x)
     top, left, fy, fx, modulation, live = _sample(
         offset, mask, n, row, column, p < count, height, width, stride_y, stride_x, padding_y, padding_x,
         dilation_y, dilation_x, offset_n, mask_n, KW, HAS_MASK, CHANNELS_LAST,
     )  # fmt: skip
-    p = _by_position(p, CHANNELS_LAST)
+    p = by_position(p, CHANNELS_LAST)
     upper, lower = (1 - fy) * modulation, fy * modulation
     step = channels if CHANNELS_LAST else 1
-    channel = _by_channel(tl.arange(0, C), CHANNELS_LAST)
+    channel = by_channel(tl.arange(0, C), CHANNELS_LAST)
     sum00 = tl.zeros_like(live & (channel < C)).to(tl.float32)
     sum01, sum10, sum11 = sum00, sum00, sum00
     for start in range(0, channels, C):
@@ -217,12 +201,12 @@ def _position_kernel(
         lower = bottom_left + fx * (bottom_right - bottom_left)
         right = top_right - top_left
         right += fy * (bottom_right - bottom_left - right)
-        tap = _at(image, K) + n  # of (B, K)
+        tap = far(image, K) + n  # of (B, K)
         if NEEDS_MASK:
-            tl.store(grad_mask + (_at(tap, count) + p), upper + fy * (lower - upper), live)
+            tl.store(grad_mask + (far(tap, count) + p), upper + fy * (lower - upper), live)
         if NEEDS_OFFSET:
-            tl.store(grad_offset + (_at(2 * tap, count) + p), (lower - upper) * modulation, live)
-            tl.store(grad_offset + (_at(2 * tap + 1, count) + p), right * modulation, live)
+            tl.store(grad_offset + (far(2 * tap, count) + p), (lower - upper) * modulation, live)
+            tl.store(grad_offset + (far(2 * tap + 1, count) + p), right * modulation, live)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -239,23 +223,23 @@ def _kernel_kernel(
     channels, count = channels * UNIT, out_height * out_width
     program = tl.program_id(0)
     channel = program % tl.cdiv(channels, C) * C + tl.arange(0, C)
-    c = _by_channel(channel, CHANNELS_LAST)
+    c = by_channel(channel, CHANNELS_LAST)
     n, image = program // tl.cdiv(channels, C) % K, program // tl.cdiv(channels, C) // K
     seen = c < channels
     x += _pixel(image, 0, c, height * width, channels, CHANNELS_LAST)
     step = channels if CHANNELS_LAST else 1
-    total = tl.zeros_like(seen & (_by_position(tl.arange(0, P), CHANNELS_LAST) < P)).to(tl.float32)
+    total = tl.zeros_like(seen & (by_position(tl.arange(0, P), CHANNELS_LAST) < P)).to(tl.float32)
     for start in range(0, count, P):
         p = start + tl.arange(0, P)
         row, column = p // out_width, p % out_width
         top, left, fy, fx, modulation, live = _sample(
-            offset + (_at(image, offset_b) + _at(row, offset_y) + _at(column, offset_x)),
-            mask + (_at(image, mask_b) + _at(row, mask_y) + _at(column, mask_x)),
+            offset + (far(image, offset_b) + far(row, offset_y) + far(column, offset_x)),
+            mask + (far(image, mask_b) + far(row, mask_y) + far(column, mask_x)),
             n, row, column, p < count, height, width, stride_y, stride_x, padding_y, padding_x,
             dilation_y, dilation_x, offset_n, mask_n, KW, HAS_MASK, CHANNELS_LAST,
         )  # fmt: skip
         value = _interpolate(x, top, left, fy, fx, modulation, live, seen, height, width, step)
-        at = _pixel(image, _by_position(p, CHANNELS_LAST), c, count, channels, CHANNELS_LAST)
+        at = _pixel(image, by_position(p, CHANNELS_LAST), c, count, channels, CHANNELS_LAST)
         total += value * tl.load(grad + at, live & seen, other=0).to(tl.float32)
     total = tl.sum(total, 0 if CHANNELS_LAST else 1)
-    tl.store(result + (_at(_at(image, K) + n, channels) + channel), total, channel < channels)
+    tl.store(result + (far(far(image, K) + n, channels) + channel), total, channel < channels)

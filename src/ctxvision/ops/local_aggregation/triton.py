@@ -1,8 +1,8 @@
 """Local aggregation and its two adjoints in Triton, in gather form: no atomics. See the section GPU of README.md.
 
 A program computes a tile of P strips (``STRIP`` rows of one column of an image) by G groups by S of the channels
-that share a map. Maps have the first two axes, values all three; `_by_strip`, `_by_group` and `_by_share` say in
-which order. Strides of channels-last tensors count ``UNIT`` elements, so that the compiler knows how far it may
+that share a map. Maps have the first two axes, values all three; `by_position`, `by_channel` and `_by_share` say
+in which order. Strides of channels-last tensors count ``UNIT`` elements, so that the compiler knows how far it may
 vectorise.
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,misc,import-untyped"
@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ctxvision.ops._geometry import empty_like_layout, empty_maps
+from ctxvision.ops._triton_axes import by_channel, by_position, far
 
 ROWS = 4  # of a strip, where the taps of neighbouring rows coincide; else 1
 # ints that are never specialised: one kernel serves all batch sizes, resolutions and strides
@@ -29,23 +30,6 @@ RUNTIME = [
 ]  # fmt: skip
 
 # inside the kernels -----------------------------------------------------------------------------
-
-
-@triton.jit
-def _at(index, stride):
-    offset = tl.cast(index, tl.int64) * stride
-    tl.static_assert(offset.dtype == tl.int64, "addresses have 64 bits")
-    return offset
-
-
-@triton.jit
-def _by_strip(p, CHANNELS_LAST: tl.constexpr):
-    return p[:, None] if CHANNELS_LAST else p[None, :]
-
-
-@triton.jit
-def _by_group(g, CHANNELS_LAST: tl.constexpr):
-    return g[None, :] if CHANNELS_LAST else g[:, None]
 
 
 @triton.jit
@@ -62,7 +46,7 @@ def _spread(tile, LAST: tl.constexpr):
 @triton.jit
 def _strips(program, batch, height, width, STRIP: tl.constexpr, P: tl.constexpr, CHANNELS_LAST: tl.constexpr):
     # image, first row and column of each strip, and whether there is such a strip
-    p = _by_strip(tl.cast(program, tl.int64) * P + tl.arange(0, P), CHANNELS_LAST)
+    p = by_position(tl.cast(program, tl.int64) * P + tl.arange(0, P), CHANNELS_LAST)
     strips = tl.cdiv(height, STRIP) * width
     image, p = p // strips, (p % strips).to(tl.int32)
     return image, p // width * STRIP, p % width, image < batch
@@ -71,7 +55,7 @@ def _strips(program, batch, height, width, STRIP: tl.constexpr, P: tl.constexpr,
 @triton.jit
 def _channels(index, step, stride, CHANNELS_LAST: tl.constexpr):
     # offset of every step-th channel
-    offset = _at(index, step)
+    offset = far(index, step)
     return offset if CHANNELS_LAST else offset * stride
 
 
@@ -94,7 +78,7 @@ def _add(total, value, maps, seen, row, height, v, weight_n, weight_y, T: tl.con
     # row T of the strip gets what the E-th row holds through tap (U, v), if that is one
     U: tl.constexpr = K - 1 - E + T if ADJOINT else E - T
     if (U >= 0) and (U < K):
-        maps += _at(U * K + v, weight_n)
+        maps += far(U * K + v, weight_n)
         if not ADJOINT:
             maps += T * weight_y
             seen = seen & (row + T < height)
@@ -119,18 +103,18 @@ def _gather_kernel(
     step_g, step_s = 1 if INTERLEAVED else shared, groups if INTERLEAVED else 1  # in channels
     tiles_g, tiles_s = tl.cdiv(groups, G), tl.cdiv(shared, S)
     program = tl.program_id(0)
-    g = _by_group(program // tiles_s % tiles_g * G + tl.arange(0, G), CHANNELS_LAST)
+    g = by_channel(program // tiles_s % tiles_g * G + tl.arange(0, G), CHANNELS_LAST)
     s = _by_share(program % tiles_s * S + tl.arange(0, S), LAST)
     program = program // (tiles_s * tiles_g)
     image, row, column, live = _strips(program, batch, height, width, STRIP, P, CHANNELS_LAST)
     live = live & (g < groups)
     shares = s < shared
 
-    source += _at(image, source_b) * UNIT + _channels(g, step_g, source_c, CHANNELS_LAST)
+    source += far(image, source_b) * UNIT + _channels(g, step_g, source_c, CHANNELS_LAST)
     of_share = _channels(s, step_s, source_c, CHANNELS_LAST)
-    maps = weight + _at(image, weight_b) + _at(g, weight_g)
+    maps = weight + far(image, weight_b) + far(g, weight_g)
     if not ADJOINT:
-        maps += _at(row, weight_y) + _at(column, weight_x)
+        maps += far(row, weight_y) + far(column, weight_x)
     total0 = tl.zeros_like(_spread(live, LAST) & shares).to(tl.float32)
     total1, total2, total3 = total0, total0, total0
     for v in range(K):
@@ -140,20 +124,20 @@ def _gather_kernel(
                 row, K - 1 - e if ADJOINT else e, stride_y, padding_y, dilation_y, source_height, ADJOINT
             )
             inside = inside & inside_x & live
-            pixel = source + (_at(y, source_y) + _at(x, source_x)) * UNIT
+            pixel = source + (far(y, source_y) + far(x, source_x)) * UNIT
             value = tl.load(_spread(pixel, LAST) + of_share, _spread(inside, LAST) & shares, other=0).to(
                 tl.float32
             )
             at, seen = maps, live
             if ADJOINT:  # the maps are those of the position that is read
-                at, seen = maps + (_at(y, weight_y) + _at(x, weight_x)), inside
+                at, seen = maps + (far(y, weight_y) + far(x, weight_x)), inside
             total0 = _add(total0, value, at, seen, row, height, v, weight_n, weight_y, 0, e, K, ADJOINT, LAST)
             if STRIP == 4:
                 total1 = _add(total1, value, at, seen, row, height, v, weight_n, weight_y, 1, e, K, ADJOINT, LAST)
                 total2 = _add(total2, value, at, seen, row, height, v, weight_n, weight_y, 2, e, K, ADJOINT, LAST)
                 total3 = _add(total3, value, at, seen, row, height, v, weight_n, weight_y, 3, e, K, ADJOINT, LAST)
 
-    result += (_at(image, result_b) + _at(row, result_y) + _at(column, result_x)) * UNIT
+    result += (far(image, result_b) + far(row, result_y) + far(column, result_x)) * UNIT
     pixel = _spread(result + _channels(g, step_g, result_c, CHANNELS_LAST), LAST)
     pixel += _channels(s, step_s, result_c, CHANNELS_LAST)
     tl.store(pixel, total0, _spread(live, LAST) & shares)
@@ -181,7 +165,7 @@ def _correlate(part, value, grad, T: tl.constexpr, E: tl.constexpr, K: tl.conste
 def _write(result, part, live, row, height, v, result_n, result_y, T: tl.constexpr, E: tl.constexpr,
            K: tl.constexpr):  # fmt: skip
     if (E >= T) and (E - T < K):
-        tl.store(result + _at((E - T) * K + v, result_n) + T * result_y, part, live & (row + T < height))
+        tl.store(result + far((E - T) * K + v, result_n) + T * result_y, part, live & (row + T < height))
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -201,15 +185,15 @@ def _correlate_kernel(
     step_g, step_s = 1 if INTERLEAVED else shared, groups if INTERLEAVED else 1  # in channels
     tiles_g = tl.cdiv(groups, G)
     program = tl.program_id(0)
-    g = _by_group(program % tiles_g * G + tl.arange(0, G), CHANNELS_LAST)
+    g = by_channel(program % tiles_g * G + tl.arange(0, G), CHANNELS_LAST)
     s = _by_share(tl.arange(0, S), LAST)
     image, row, column, live = _strips(program // tiles_g, batch, height, width, STRIP, P, CHANNELS_LAST)
     live = live & (g < groups)
 
-    source += _at(image, source_b) * UNIT + _channels(g, step_g, source_c, CHANNELS_LAST)
-    grad += (_at(image, grad_b) + _at(row, grad_y) + _at(column, grad_x)) * UNIT
+    source += far(image, source_b) * UNIT + _channels(g, step_g, source_c, CHANNELS_LAST)
+    grad += (far(image, grad_b) + far(row, grad_y) + far(column, grad_x)) * UNIT
     grad = _spread(grad + _channels(g, step_g, grad_c, CHANNELS_LAST), LAST)
-    result += _at(image, result_b) + _at(g, result_g) + _at(row, result_y) + _at(column, result_x)
+    result += far(image, result_b) + far(g, result_g) + far(row, result_y) + far(column, result_x)
     grad_y *= UNIT
     of_share, shares = _channels(s, step_s, source_c, CHANNELS_LAST), s < shared
     if WHOLE:  # one tile holds all channels of a group: the gradient is read once
@@ -224,7 +208,7 @@ def _correlate_kernel(
         for e in tl.static_range(K + STRIP - 1):
             y, inside = _tap(row, e, stride_y, padding_y, dilation_y, source_height, False)
             inside = _spread(inside & inside_x & live, LAST)
-            pixel = _spread(source + (_at(y, source_y) + _at(x, source_x)) * UNIT, LAST)
+            pixel = _spread(source + (far(y, source_y) + far(x, source_x)) * UNIT, LAST)
             part0 = tl.zeros_like(live).to(tl.float32)
             part1, part2, part3 = part0, part0, part0
             if WHOLE:

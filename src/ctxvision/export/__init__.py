@@ -1,0 +1,20 @@
+"""Networks as files that need neither this library nor Python: ONNX, and `torch.export`'s ``.pt2``."""
+
+from .error import ExportError
+from .exported import Exported, open_exported
+from .metadata import Metadata
+from .onnx_file import export_onnx
+from .program import export_program
+from .pt2_file import export_pt2
+from .quantize import quantize_onnx
+
+__all__ = [
+    "ExportError",
+    "Exported",
+    "Metadata",
+    "export_onnx",
+    "export_program",
+    "export_pt2",
+    "open_exported",
+    "quantize_onnx",
+]

@@ -1,0 +1,97 @@
+"""``.pt2`` files: the graph of `torch.export`, which AOTInductor compiles, or what it has compiled."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .error import ExportError
+from .metadata import KEY, Metadata
+from .program import export_program
+from .replacing import replacing
+
+_MEMBER = f"{KEY}.json"
+
+
+def export_pt2(
+    network: nn.Module, path: str | os.PathLike[str], *, metadata: Metadata, compiled: bool = False
+) -> float:
+    """Write a network as a graph of standard operators; it needs this library no more.
+
+    Args:
+        network: takes images (B, C, H, W) and returns logits (B, N); exported on the CPU in float32.
+        path: to write; a file there is replaced in one step, and stays if anything fails.
+        metadata: goes into the file; says whether batch and size are dynamic.
+        compiled: let AOTInductor translate the graph for this machine's processor; needs a C++ compiler.
+
+    Returns:
+        The largest difference to the network on random images, as a share of the largest logit.
+
+    Raises:
+        ExportError: it cannot be exported or compiled, or computes something else.
+        OSError: it cannot be written.
+    """
+    network = network.to(device="cpu", dtype=torch.float32).eval()
+    size = tuple(metadata.data_spec["input_size"])
+    example = torch.randn(2 if metadata.dynamic_batch else 1, *size)
+    program = export_program(
+        network, example, dynamic_batch=metadata.dynamic_batch, dynamic_size=metadata.dynamic_size
+    )
+    with replacing(Path(path)) as part:
+        if compiled:
+            _compile(program, part, metadata)
+        else:
+            torch.export.save(program, part, extra_files={_MEMBER: metadata.to_json()})
+        written, _ = open_pt2(part)
+        images = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            expected = network(images)
+        difference = ((written(images) - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+        if not difference <= 1e-4:
+            raise ExportError(
+                f"the exported network differs from torch's by {difference:.2g} of the largest logit"
+            )
+    return difference
+
+
+def open_pt2(path: str | os.PathLike[str]) -> tuple[Any, Metadata]:
+    """Open a file of `export_pt2`: a function of images (B, C, H, W), and what the file says about itself.
+
+    Like every ``.pt2`` it may hold code: open only files of people that you trust.
+
+    Raises:
+        ExportError: it is none, or damaged.
+    """
+    path = os.fspath(path)
+    extra = {_MEMBER: ""}
+    try:
+        module: Any = torch.export.load(path, extra_files=extra).module()
+        text = extra[_MEMBER]
+    except Exception:  # torch raises many kinds; what AOTInductor compiled is no graph
+        try:
+            module = torch._inductor.aoti_load_package(path)
+            text = module.get_metadata().get(KEY, "")
+        except Exception as error:
+            raise ExportError(f"{path}: not a .pt2 file that this version of torch can open") from error
+    if isinstance(text, bytes):
+        text = text.decode()
+    if not text:
+        raise ExportError(f"{path}: not a file of `ctxvision export`, it says nothing about its images")
+
+    def compute(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = module(images)
+            return logits
+
+    return compute, Metadata.from_json(text)
+
+
+def _compile(program: torch.export.ExportedProgram, path: Path, metadata: Metadata) -> None:
+    options = {"aot_inductor.metadata": {KEY: metadata.to_json()}}
+    try:
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+    except Exception as error:  # of the compiler, too
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(f"AOTInductor cannot compile this network here ({line}); leave out --aot") from error

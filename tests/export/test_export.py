@@ -1,0 +1,208 @@
+"""Exported networks against torch: every family, batches, sizes, what is inside the file, and what fails."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from ctxvision.export import (
+    ExportError,
+    Metadata,
+    export_onnx,
+    export_program,
+    export_pt2,
+    open_exported,
+    quantize_onnx,
+)
+from ctxvision.export.replacing import replacing
+from ctxvision.tasks.networks import create_network
+
+# one of each family, and the kinds of layer that the small ones lack: grouped CoT, blur pools, dense contextual
+NETWORKS = {
+    "cotnet_micro": {},
+    "cotnext50_2x48d": {"depths": (1, 1, 1, 1)},
+    "se_cotnetd152": {"depths": (1, 1, 2, 1)},
+    "rednet_micro": {},
+    "contextual_convnext_micro": {},
+    "contextual_resnet50": {"stages": (3, 4), "prior": True},
+}
+SIZE = 32
+
+
+def network(name, **options):
+    torch.manual_seed(0)
+    made = create_network(name, num_classes=6, in_chans=3, model_args=options)
+    for key, parameter in made.named_parameters():  # what starts at zero would hide what lies behind it
+        if "_offsets" in key:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return made.eval()
+
+
+def metadata(**options):
+    spec = {"class_names": [*"abcdef"], "input_size": [3, SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3}
+    return Metadata("some", "classification", spec, **options)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A network that can be exported within a second, its file, and what is in it."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(8, 6),
+    ).eval()  # fmt: skip
+    path = tmp_path_factory.mktemp("export") / "small.onnx"
+    export_onnx(net, path, metadata=metadata())
+    return net, path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_computes_what_torch_computes(name, tmp_path):
+    import onnx
+
+    net = network(name, **NETWORKS[name])
+    path = tmp_path / "net.onnx"
+    real = torch.randn(4, 3, SIZE, SIZE)
+    worst = export_onnx(net, path, metadata=metadata(), samples=[real])
+    assert worst < 1e-5
+    graph = onnx.load(path)
+    onnx.checker.check_model(graph)
+    assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx"}
+    assert not graph.functions
+    exported = open_exported(path)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(real), net(real), rtol=1e-4, atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_any_size(tmp_path):
+    net = network("rednet_micro")
+    export_onnx(net, tmp_path / "net.onnx", metadata=metadata(dynamic_size=True))
+    exported = open_exported(tmp_path / "net.onnx")
+    for shape in ((1, 3, 48, 40), (3, 3, 33, 64)):
+        images = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(exported(images), net(images), rtol=1e-4, atol=1e-5)
+
+
+def test_network_that_depends_on_its_size_is_refused_as_such(tmp_path):
+    net = create_network(
+        "vit_tiny_patch16_224", num_classes=6, in_chans=3, model_args={"img_size": SIZE, "depth": 1}
+    )
+    with pytest.raises(ExportError, match="--dynamic-size"):
+        export_onnx(net, tmp_path / "net.onnx", metadata=metadata(dynamic_size=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_travel(small):
+    exported = open_exported(small[1])
+    assert exported.metadata == metadata()
+    assert exported.metadata.data_spec["class_names"] == [*"abcdef"]
+
+
+def test_files_without_batches(small, tmp_path):
+    net, _ = small
+    fixed = metadata(dynamic_batch=False)
+    export_onnx(net, tmp_path / "one.onnx", metadata=fixed)
+    export_pt2(net, tmp_path / "one.pt2", metadata=fixed)
+    images = torch.randn(3, 3, SIZE, SIZE)
+    for name in ("one.onnx", "one.pt2"):
+        exported = open_exported(tmp_path / name)
+        assert not exported.metadata.dynamic_batch
+        with torch.no_grad():
+            torch.testing.assert_close(exported(images), net(images), rtol=1e-4, atol=1e-6)
+        with pytest.raises((ExportError, RuntimeError)):
+            exported.compute(images)
+
+
+@pytest.mark.parametrize("name", ["contextual_convnext_micro", "cotnet_micro"])
+def test_pt2_needs_no_operator_of_ours(name, tmp_path):
+    net = network(name)
+    path = tmp_path / "net.pt2"
+    assert export_pt2(net, path, metadata=metadata()) < 1e-5
+    graph = torch.export.load(path).graph
+    assert not [node for node in graph.nodes if "ctxvision" in str(node.target)]
+    exported, images = open_exported(path), torch.randn(3, 3, SIZE, SIZE)
+    assert exported.metadata == metadata()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images), net(images), rtol=1e-4, atol=1e-5)
+
+
+def test_network_itself_is_left_alone():
+    net = network("cotnet_micro").train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    export_program(net, torch.randn(2, 3, SIZE, SIZE))
+    assert net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_file_that_differs_from_torch_is_not_kept(small, tmp_path, monkeypatch):
+    net, _ = small
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"what was there")
+    monkeypatch.setattr(
+        "ctxvision.export.onnx_file.run_session", lambda session, images: net(images).detach() + 0.1
+    )
+    with pytest.raises(ExportError, match="differs from torch's by"):
+        export_onnx(net, path, metadata=metadata())
+    assert path.read_bytes() == b"what was there"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_interrupted_writing_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"old")
+    os.chmod(path, 0o640)
+
+    def interrupted():
+        with replacing(path) as part:
+            part.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    with replacing(path) as part:
+        part.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path) == ["a.onnx"]
+
+
+@pytest.mark.parametrize(
+    "name", ["none.onnx", "text.onnx", "text.pt2", "text.txt", "bare.onnx", "bare.pt2", "wrong.onnx"]
+)
+def test_files_that_are_not_ours(name, small, tmp_path):
+    import onnx
+
+    path = tmp_path / name
+    if name.startswith("text"):
+        path.write_text("hello")
+    elif name == "bare.pt2":
+        torch.export.save(torch.export.export(small[0], (torch.randn(2, 3, SIZE, SIZE),)), path)
+    elif name != "none.onnx":
+        graph = onnx.load(small[1])
+        del graph.metadata_props[:]
+        if name == "wrong.onnx":
+            graph.metadata_props.add(key="ctxvision", value=json.dumps({"format": 7}))
+        onnx.save(graph, path)
+    with pytest.raises(ExportError) as raised:
+        open_exported(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_quantised_networks_agree_closely(small, tmp_path):
+    net, whole = small
+    torch.manual_seed(0)
+    images = torch.randn(64, 3, SIZE, SIZE)
+    quantize_onnx(whole, tmp_path / "int8.onnx", images.split(16), input_name="images")
+    exported = open_exported(tmp_path / "int8.onnx")
+    assert exported.metadata == metadata(quantization="int8")
+    with torch.no_grad():
+        expected = net(images)
+    found = exported(images)
+    assert not torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+    with pytest.raises(ExportError, match="got none"):
+        quantize_onnx(whole, tmp_path / "none.onnx", [], input_name="images")
+    assert os.listdir(tmp_path) == ["int8.onnx"]
