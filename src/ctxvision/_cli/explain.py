@@ -115,10 +115,12 @@ def _load(checkpoint: str, device: str) -> "ClassificationTask":
     import torch
 
     from ctxvision.explain import read_run
-    from ctxvision.tasks import load_task
+    from ctxvision.tasks import ClassificationTask, load_task
 
     path = Path(checkpoint)
     task = load_task(read_run(path).checkpoint if path.is_dir() else path)
+    if not isinstance(task, ClassificationTask):
+        raise UserError(f"{checkpoint}: its task is {task.kind}, not classification")
     try:
         return task.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
