@@ -69,10 +69,17 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> 
 
 def _replace(new: Path, target: Path, names: list[str]) -> None:
     for name in names:
-        if (new / name).is_dir() and (target / name).exists():
-            # a folder cannot be moved over another that has files
-            (target / name).rename(new / f"{name}.old")
-        (new / name).replace(target / name)
+        if not (new / name).is_dir() or not (target / name).exists():
+            (new / name).replace(target / name)
+            continue
+        # a folder cannot be moved over another that has files
+        old = new / f"{name}.old"
+        (target / name).rename(old)
+        try:
+            (new / name).rename(target / name)
+        except BaseException:
+            old.rename(target / name)
+            raise
 
 
 def _umask() -> int:
