@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError
 from .files import write_whole
 from .messages import note, plural, quieten
+from .workers import add_workers
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -41,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="class folders are numbers, as in ImageNet-V2; understood by itself where they are 0 to C - 1",
     )
     parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    add_workers(parser)
     parser.add_argument("--precision", choices=("32", "16-mixed", "bf16-mixed"), default="32")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto (default)")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
@@ -49,7 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the figures and write them where asked; see `ctxvision evaluate --help`."""
-    if args.batch_size < 1 or min(args.workers, args.worst) < 0:
+    if args.batch_size < 1 or min(args.workers or 0, args.worst) < 0:
         raise UserError("--batch_size must be at least 1, --workers and --worst at least 0", 2)
     _require_places(args.json, args.html)
 

@@ -12,6 +12,7 @@ from typing import Any
 from .errors import UserError
 from .files import write_whole
 from .messages import note, plural, quieten
+from .workers import add_workers, workers_for
 
 COLUMNS = ("image", "rank", "class", "probability")
 
@@ -30,23 +31,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: %(default)s")
     parser.add_argument("--out", metavar="FILE", help="write to FILE instead of the terminal")
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    add_workers(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
 def run(args: Namespace) -> int:
     """Print or write the predictions; 1 if no image could be read. See `ctxvision predict --help`."""
-    if min(args.top_k, args.batch_size) < 1 or args.workers < 0:
+    if min(args.top_k, args.batch_size) < 1 or (args.workers or 0) < 0:
         raise UserError("--top_k and --batch_size must be at least 1, --workers at least 0", 2)
     quieten()
     from .classify import classify, open_classifier
 
     compute, spec = open_classifier(args.checkpoint, args.device)
     paths = _expand(args.images)
+    workers = workers_for(len(paths), args.batch_size) if args.workers is None else args.workers
     bad = 0
     predictions: list[dict[str, Any]] = []
-    for path, outcome in classify(compute, spec, paths, args.top_k, args.batch_size, args.workers):
+    for path, outcome in classify(compute, spec, paths, args.top_k, args.batch_size, workers):
         if isinstance(outcome, str):
             if args.strict:
                 raise UserError(f"{path}: {outcome}")

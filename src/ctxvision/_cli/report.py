@@ -7,6 +7,7 @@ from pathlib import Path
 from .errors import UserError
 from .files import write_whole
 from .messages import note, plural, quieten
+from .workers import add_workers
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -25,14 +26,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--images", type=int, default=24, metavar="N", help="predictions to show; default: %(default)s"
     )
     parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    add_workers(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
 def run(args: Namespace) -> int:
     """Write the page and print its path; see `ctxvision report --help`."""
-    if args.batch_size < 1 or min(args.images, args.workers) < 0:
+    if args.batch_size < 1 or min(args.images, args.workers or 0) < 0:
         raise UserError("--batch_size must be at least 1, --images and --workers at least 0", 2)
     page, numbers = Path(args.out), Path(args.out).with_suffix(".json")
     if page.suffix.lower() not in (".html", ".htm"):
