@@ -70,10 +70,11 @@ def run(args: Namespace) -> int:
     quieten()
     import pytorch_grad_cam  # noqa: F401 - before the work, not after it
 
+    from ctxvision.data import list_images
     from ctxvision.explain.explanation import Against, make_explanation
     from ctxvision.explain.explanation_page import render
 
-    from .predict import _expand
+    from .files import expand
 
     task = _load(args.checkpoint, args.device)
     against = Against(args.against, _load(args.against, args.device), args.against_layer) if args.against else None
@@ -83,7 +84,7 @@ def run(args: Namespace) -> int:
     asked, truth = (
         _class_index(names, option, value) for option, value in (("class", args.asked), ("truth", args.truth))
     )
-    paths = _some(_expand(args.images), args.limit)
+    paths = _some(expand(args.images, list_images), args.limit)
     bad: list[dict[str, str]] = []
     subjects = list(_read(paths, task, against, truth, bad, args.strict))
     if not subjects:

@@ -2,9 +2,33 @@
 
 import os
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .errors import UserError
+
+
+def expand(words: Iterable[str], list_files: Callable[[str], list[str]], what: str = "images") -> list[str]:
+    """Replace folders by the files below them.
+
+    Args:
+        words: files and folders.
+        list_files: finds the files below a folder.
+        what: to call them.
+
+    Raises:
+        UserError: a folder without any.
+    """
+    paths: list[str] = []
+    for word in words:
+        if not Path(word).is_dir():
+            paths.append(word)
+            continue
+        found = list_files(word)
+        if not found:
+            raise UserError(f"{word}: no {what} in this folder")
+        paths += found
+    return paths
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -1,17 +1,16 @@
-"""``ctxvision predict``: the most probable classes of images; objects, pixels, videos by what the network is for."""
+"""``ctxvision predict``: what a network says about images or videos: classes, objects, classes of pixels."""
 
 import csv
 import io
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from .device import on_device
 from .errors import UserError
-from .files import write_whole
+from .files import expand, write_whole
 from .kinds import add_task, kind_of, require_task, save_pictures
 from .messages import note, plural, quieten
 from .table import write_rows
@@ -68,7 +67,7 @@ def run(args: Namespace) -> int:
     compute, spec = open_classifier(args.checkpoint, args.device)
     from ctxvision.data import list_images
 
-    paths = _expand(args.images, list_images)
+    paths = expand(args.images, list_images)
     workers = workers_for(len(paths), args.batch_size) if args.workers is None else args.workers
     bad = 0
     predictions: list[dict[str, Any]] = []
@@ -97,7 +96,7 @@ def _run_other(task: Any, args: Namespace) -> int:
     kind = kind_of(task.kind)
     folder = _made(args.draw) if args.draw else None
     on_device(task, args.device)
-    paths, bad, taken = _expand(args.images, kind.list_files), 0, set[str]()
+    paths, bad, taken = expand(args.images, kind.list_files, f"{task.sample_name}s"), 0, set[str]()
     answers: list[tuple[str, Any]] = []
     for path, found in kind.answer(task, paths, args):
         if found.error:
@@ -133,20 +132,6 @@ def _made(folder: str) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({(error.strerror or str(error)).lower()})") from error
     return Path(folder)
-
-
-def _expand(words: Iterable[str], list_files: Callable[[str], list[str]]) -> list[str]:
-    """Replace folders by the files below them."""
-    paths: list[str] = []
-    for word in words:
-        if not Path(word).is_dir():
-            paths.append(word)
-            continue
-        found = list_files(word)
-        if not found:
-            raise UserError(f"{word}: nothing to look at in this folder")
-        paths += found
-    return paths
 
 
 def _table(predictions: list[dict[str, Any]]) -> str:

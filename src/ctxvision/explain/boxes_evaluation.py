@@ -140,7 +140,8 @@ def read_curve(run: str | os.PathLike[str]) -> list[dict[str, float | None]]:
     path = Path(run) / "metrics.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [{name: float(v) if v else None for name, v in row.items()} for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
+        return [{name: _or_none(float(v)) if v else None for name, v in row.items()} for row in rows]
     except OSError as error:
         raise ReportError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     except (TypeError, ValueError, csv.Error) as error:

@@ -51,11 +51,9 @@ def score(task: "VideoTask", run: "Run", data: str, split: str | None, images: i
     lines = []
     for network in numbers["networks"]:
         low, high = (f"{value:.2%}" for value in network["top1_interval95"])
-        lines.insert(
-            0,
-            f"{network['name']}: top-1 {network['top1']:.2%} of {plural(numbers['videos'], 'video')}, 95% interval "
-            f"{low} to {high}, chance {numbers['chance']:.2%} ({split or 'val'} of {data})",
-        )
+        counted = f"top-1 {network['top1']:.2%} of {plural(numbers['videos'], 'video')}"
+        limits = f"95% interval {low} to {high}, chance {numbers['chance']:.2%}"
+        lines.insert(0, f"{network['name']}: {counted}, {limits} ({split or 'val'} of {data})")
     return Scored(numbers, render_clips(numbers), lines, numbers["unread"])
 
 
