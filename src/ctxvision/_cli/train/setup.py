@@ -54,9 +54,7 @@ def warm_start_task(task: TrainingTask, source: str, *, partial: bool) -> None:
     Raises:
         CheckpointError: they cannot be used.
     """
-    from ctxvision.checkpoints import warm_start
-
-    report = warm_start(task.backbone, source, partial=partial)
+    report = task.start_from(source, partial=partial)
     if not rank_zero_only.rank:
         for line in str(report).splitlines():
             note(line)

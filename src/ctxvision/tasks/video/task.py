@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
+
+from ctxvision.checkpoints import WarmStartReport, warm_start
+from ctxvision.checkpoints.sources import Source
 
 from ..error import TaskError
 from ..networks import create_network
@@ -115,9 +118,9 @@ class VideoTask(TrainingTask):
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
 
-    def backbone(self) -> nn.Module:
-        """The network itself, whose weights are those of the one for images."""
-        return self.model
+    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
+        """Load trained weights into the network for images; see `ctxvision.checkpoints.warm_start`."""
+        return warm_start(self.model, source, partial=partial)
 
     def example_input(self) -> Tensor:
         """Return one black clip, (1, T, C, H, W)."""

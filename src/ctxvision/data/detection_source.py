@@ -1,0 +1,155 @@
+"""The DATA argument of a detector: folders in COCO's layout, single annotation files, or the embedded scenes."""
+
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .coco import CocoSet
+from .coco_read import read_coco
+from .error import DataError
+from .options import check_options, split_options
+from .scenes import SPLITS
+from .scenes_set import scenes_set
+from .split import fingerprint, hold_out
+
+_SCENES = {"train": 1500, "val": 200, "size": 96, "seed": 0}
+
+
+@dataclass(frozen=True)
+class DetectionSource:
+    """Where a detector's training and validation images come from; each part is read when it is first asked for.
+
+    Attributes:
+        name: what the user called it.
+        read: returns a part, ``"train"`` or ``"val"``.
+        root: where names begin, so that they can be shown without it.
+        may_flip: whether an object seen in a mirror is still of its class; digits are not.
+        image_size: height and width of every image where they are all alike and small; else ``None``.
+    """
+
+    name: str
+    read: Callable[[str], CocoSet]
+    root: str = "."
+    may_flip: bool = True
+    image_size: int | None = None
+
+
+def find_detection(
+    data: str | os.PathLike[str],
+    *,
+    masks: bool = False,
+    strict: bool = False,
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
+) -> DetectionSource:
+    """Find the annotated images that DATA names.
+
+    - ``digits-scenes``: the embedded scenes; options ``train``, ``val`` (how many), ``size`` and ``seed``;
+    - a folder in COCO's layout: ``annotations/instances_train*.json`` and ``…_val*.json`` with the images in the
+      folders ``train*`` and ``val*`` or in ``images/``; where there are several, the options ``train`` and ``val``
+      name them, as in ``coco#train=train2017,val=val2017``;
+    - ``IMAGES:ANNOTATIONS.json``: one folder and its annotation file, of which a share is held out, or with the
+      option ``val=IMAGES:ANNOTATIONS.json`` those that are validated on.
+
+    Args:
+        data: the source.
+        masks: objects need masks too.
+        strict: raise at the first entry that cannot be used.
+        val_fraction: share of the images to hold out of a single file.
+        split_seed: of that choice.
+
+    Raises:
+        DataError: no such source.
+    """
+    where, options = split_options(os.fspath(data))
+    if where == "digits-scenes":
+        return _embedded(where, options, masks)
+    check_options(where, options, SPLITS)
+    read = functools.partial(read_coco, masks=masks, strict=strict)
+    if where.lower().endswith(".json"):
+        return _single(where, options.get("val"), read, val_fraction, split_seed)
+    folder = Path(where)
+    if not folder.is_dir():
+        raise DataError(f"{where}: no such folder; for a single annotation file write IMAGES:ANNOTATIONS.json")
+    if not (folder / "annotations").is_dir():
+        raise DataError(
+            f"{where}: not in COCO's layout, it has no folder annotations; for a single annotation file write "
+            "IMAGES:ANNOTATIONS.json"
+        )
+    found = {split: _find_part(folder, split, options.get(split)) for split in SPLITS}
+
+    @functools.cache
+    def read_part(split: str) -> CocoSet:
+        found_part = found[split]
+        if isinstance(found_part, DataError):
+            raise found_part
+        return read(*found_part)
+
+    return DetectionSource(where, read_part, root=where)
+
+
+def _embedded(where: str, options: Mapping[str, str], masks: bool) -> DetectionSource:
+    values = dict(_SCENES)
+    for name, text in check_options(where, options, tuple(_SCENES)).items():
+        lowest = 0 if name == "seed" else 48 if name == "size" else 1
+        if not re.fullmatch("[0-9]{1,7}", text) or int(text) < lowest:
+            raise DataError(f"{where}: {name} must be a whole number of at least {lowest}, got {text!r}")
+        values[name] = int(text)
+
+    @functools.cache
+    def read_part(split: str) -> CocoSet:
+        # one part of SPLITS, as its callers check
+        return scenes_set(split, values[split], size=values["size"], seed=values["seed"], masks=masks)  # type: ignore[arg-type]
+
+    return DetectionSource(where, read_part, may_flip=False, image_size=values["size"])
+
+
+def _single(
+    where: str, val: str | None, read: Callable[[str, str], CocoSet], fraction: float, seed: int
+) -> DetectionSource:
+    images, file = _pair(where)
+    if not 0 < fraction < 1:
+        raise DataError(f"the validation fraction must lie between 0 and 1, got {fraction}")
+    whole = functools.cache(lambda: read(file, images))
+
+    @functools.cache
+    def read_part(split: str) -> CocoSet:
+        if val:
+            images_val, file_val = _pair(val)
+            return whole() if split == "train" else read(file_val, images_val)
+        everything = whole()
+        keys = [os.path.relpath(image.name, images) for image in everything.images]
+        held_out = hold_out(keys, fraction, seed)
+        part = everything.choose(lambda index, _: (keys[index] in held_out) == (split == "val"))
+        part.fingerprint = fingerprint(keys)
+        return part
+
+    return DetectionSource(where, read_part, root=images)
+
+
+def _pair(where: str) -> tuple[str, str]:
+    images, colon, file = where.rpartition(":")
+    if not colon or not images:
+        raise DataError(f"{where}: name the folder of its images too, as in IMAGES:{where}")
+    return images, file
+
+
+def _find_part(folder: Path, split: str, name: str | None) -> tuple[str, str] | DataError:
+    """Return annotation file and image folder of a part, or why there are none."""
+    names = sorted(p.name[10:-5] for p in (folder / "annotations").glob(f"instances_{name or split}*.json"))
+    if name:
+        names = [found for found in names if found == name]
+    if not names:
+        return DataError(f"{folder}: no annotations/instances_{name or f'{split}*'}.json")
+    if len(names) > 1:
+        return DataError(
+            f"{folder}: several annotation files for {split} ({', '.join(names)}); "
+            f"choose with #{split}={names[-1]}"
+        )
+    for images in (folder / names[0], folder / "images" / names[0], folder / "images"):
+        if images.is_dir():
+            return str(folder / "annotations" / f"instances_{names[0]}.json"), str(images)
+    return DataError(f"{folder}: no folder {names[0]} with the images of annotations/instances_{names[0]}.json")

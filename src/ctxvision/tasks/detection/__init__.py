@@ -1,0 +1,17 @@
+"""Detection and instance segmentation: torchvision's detectors over any backbone, with Cascade R-CNN."""
+
+from .build import DetectorName, build_detector
+from .cost import count_detector_macs
+from .detector import Detector
+from .task import DetectionTask
+from .weights import load_backbone, warm_start_backbone
+
+__all__ = [
+    "DetectionTask",
+    "Detector",
+    "DetectorName",
+    "build_detector",
+    "count_detector_macs",
+    "load_backbone",
+    "warm_start_backbone",
+]

@@ -1,0 +1,58 @@
+"""Box heads and predictors over RoI features."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+
+from .precision import in_full_precision
+
+BoxHeadName = Literal["2fc", "4conv1fc"]
+
+
+def make_box_head(
+    kind: BoxHeadName, width: int, hidden: int, norm: Callable[[int], nn.Module] | None = None
+) -> nn.Module:
+    """Return a box head, ``(N, width, 7, 7)`` to ``(N, hidden)``.
+
+    Args:
+        kind: ``"2fc"``, two linear layers (FPN's, also in the involution, Swin and ConvNeXt detectors), or
+            ``"4conv1fc"``, four 3x3 convolutions and a linear layer (ResNeSt's, whose heads CoTNet took over).
+        width: channels of the pyramid.
+        hidden: width of the linear layers.
+        norm: after every convolution of ``"4conv1fc"``; none by default.
+    """
+    if kind == "2fc":
+        return TwoMLPHead(width * 7 * 7, hidden)
+    return FastRCNNConvFCHead((width, 7, 7), [width] * 4, [hidden], norm_layer=norm)
+
+
+def make_box_predictor(hidden: int, num_classes: int) -> FastRCNNPredictor:
+    """Return torchvision's predictor: scores and, for each class of its own, boxes."""
+    return in_full_precision(FastRCNNPredictor(hidden, 1 + num_classes))
+
+
+class ClassAgnosticPredictor(nn.Module):
+    """Scores of all classes and one box that all of them share.
+
+    The box is returned once for each class, background included, so that torchvision's losses and
+    postprocessing take it as it is.
+
+    Args:
+        hidden: width of the box head.
+        num_classes: without background.
+
+    Shape:
+        ``(N, hidden)`` to ``(N, 1 + num_classes)`` logits and ``(N, 4 * (1 + num_classes))`` box codes.
+    """
+
+    def __init__(self, hidden: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(hidden, 1 + num_classes)
+        self.bbox_pred = nn.Linear(hidden, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict from the box head's output."""
+        logits = self.cls_score(x)
+        return logits, self.bbox_pred(x).repeat(1, logits.shape[1])

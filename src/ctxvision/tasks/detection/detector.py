@@ -1,0 +1,126 @@
+"""A detector of torchvision's with clear errors and detections that do not depend on the batch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ctxvision.tasks.error import TaskError
+
+Target = Mapping[str, Tensor]
+
+
+class Detector(nn.Module):
+    """torchvision's call protocol around one of its detection networks.
+
+    In evaluation images are run together only where their padded sizes agree, so that an image's detections
+    do not depend on the images beside it: convolutions and norms would see the padding.
+
+    Args:
+        network: torchvision's ``GeneralizedRCNN`` or ``RetinaNet``.
+        num_classes: without background.
+        in_chans: channels of the images.
+        has_masks: whether it predicts masks and is trained by them.
+        has_background: whether the network's class 0 is the background; where it is not, as in RetinaNet, its
+            classes begin at 0 and those of this module at 1 all the same.
+
+    Shape:
+        A list of images ``(in_chans, H, W)`` from 0 to 1, of any sizes. In training with targets, a list of
+        dictionaries: "boxes" ``(n, 4)``, absolute x1, y1, x2, y2; "labels" ``(n,)``, 1 to ``num_classes``; with
+        masks "masks" ``(n, H, W)``, 0 or 1. To a dictionary of losses, whose sum is trained. In evaluation to a
+        list of dictionaries "boxes", "labels", "scores", sorted by score, and "masks" ``(n, 1, H, W)``,
+        probabilities.
+
+    Raises:
+        TaskError: images or targets that do not fit.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        num_classes: int,
+        in_chans: int = 3,
+        has_masks: bool = False,
+        has_background: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes, self.in_chans = num_classes, in_chans
+        self.has_masks, self.has_background = has_masks, has_background
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
+        """Return losses in training, detections in evaluation."""
+        self._check_images(images)
+        if not self.training:
+            return self._detect(images)
+        if targets is None or len(targets) != len(images):
+            found = "none" if targets is None else len(targets)
+            raise TaskError(f"training needs a target for each image: {len(images)} images, targets: {found}")
+        for index, (image, target) in enumerate(zip(images, targets, strict=True)):
+            self._check_target(f"target {index}", target, image)
+        own = [dict(target) for target in targets]
+        if not self.has_background:
+            own = [{**target, "labels": target["labels"] - 1} for target in own]
+        return self.network(list(images), own)
+
+    def _detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(self._padded_size(image), []).append(index)
+        detections: dict[int, dict[str, Tensor]] = {}
+        for group in groups.values():
+            found = self.network([images[index] for index in group])
+            detections |= zip(group, found, strict=True)
+        if not self.has_background:
+            for detection in detections.values():
+                detection["labels"] = detection["labels"] + 1
+        return [detections[index] for index in range(len(images))]
+
+    def _padded_size(self, image: Tensor) -> tuple[int, ...]:
+        transform = self.network.transform
+        resized, _ = transform.resize(image.new_empty(image.shape, device="meta"))
+        step = transform.size_divisible
+        return tuple(math.ceil(side / step) * step for side in resized.shape[-2:])
+
+    def _check_images(self, images: Sequence[Tensor]) -> None:
+        if not len(images):
+            raise TaskError("no images: a detector needs at least one")
+        for index, image in enumerate(images):
+            if image.dim() != 3 or image.shape[0] != self.in_chans or not image.numel():
+                raise TaskError(
+                    f"image {index} has shape {tuple(image.shape)}; this detector takes ({self.in_chans}, H, W)"
+                )
+            if not image.is_floating_point():
+                raise TaskError(f"image {index} is {image.dtype}; scale it to floating point from 0 to 1")
+
+    def _check_target(self, name: str, target: Target, image: Tensor) -> None:
+        needed = ("boxes", "labels", "masks") if self.has_masks else ("boxes", "labels")
+        missing = [key for key in needed if key not in target]
+        if missing:
+            raise TaskError(f"{name} has no {missing[0]!r}; this detector needs {', '.join(needed)}")
+        boxes, labels = target["boxes"], target["labels"]
+        if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+            raise TaskError(
+                f"{name}: boxes must be floating point of shape (n, 4), got {boxes.dtype} {tuple(boxes.shape)}"
+            )
+        if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
+            raise TaskError(
+                f"{name}: labels must be int64 of shape ({len(boxes)},), got {labels.dtype} {tuple(labels.shape)}"
+            )
+        if self.has_masks and target["masks"].shape != (len(boxes), *image.shape[1:]):
+            expected = (len(boxes), *image.shape[1:])
+            raise TaskError(f"{name}: masks must have shape {expected}, got {tuple(target['masks'].shape)}")
+        if not len(boxes):
+            return
+        outside = (labels < 1) | (labels > self.num_classes)
+        # written so that NaN is refused too
+        flat = ~((boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1))
+        if (outside | flat).any():
+            if outside.any():
+                raise TaskError(f"{name}: labels must be 1 to {self.num_classes}, got {labels[outside][0].item()}")
+            raise TaskError(
+                f"{name}: boxes must be finite and have x1 < x2 and y1 < y2, got {boxes[flat][0].tolist()}"
+            )
