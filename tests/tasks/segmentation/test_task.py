@@ -182,15 +182,18 @@ def test_wrong_settings_are_named(options, message):
         make(**options)
 
 
-def test_weights_of_a_trained_classifier_fit_the_backbone(tmp_path):
-    classifier = timm.create_model("rednet_micro", num_classes=7)
+@pytest.mark.parametrize("name", ["rednet_micro", "convnext_atto", "contextual_convnext_micro"])
+def test_weights_of_a_trained_classifier_fit_the_backbone(name, tmp_path):
+    """timm's feature networks name their tensors in three ways."""
+    classifier = timm.create_model(name, num_classes=1000).eval()
     torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
-    task = make()
-    task.start_from(str(tmp_path / "classifier.pt"), partial=True)
-    trained = classifier.state_dict()
-    assert all(
-        torch.equal(values, trained[name]) for name, values in task.model.backbone.body.state_dict().items()
-    )
+    task = SegmentationTask(name, SPEC, **SMALL)
+    task.start_from(str(tmp_path / "classifier.pt"))
+    images = torch.randn(1, 3, 64, 64)
+    features = task.model.backbone.eval()(images)
+    expected = classifier.forward_intermediates(images, intermediates_only=True)[-4:]
+    for feature, whole in zip(features, expected, strict=True):
+        torch.testing.assert_close(feature, whole)
 
 
 def _share(rank, folder):

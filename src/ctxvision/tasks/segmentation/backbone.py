@@ -1,6 +1,7 @@
 """The four feature maps, strides 4 to 32, of any backbone that timm can cut open."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,17 +9,17 @@ import timm
 from torch import Tensor, nn
 
 import ctxvision  # noqa: F401 - registers our networks with timm
+from ctxvision.checkpoints import WarmStartReport, warm_start
+from ctxvision.checkpoints.sources import Source
 
 from ..error import TaskError
+from ..networks import create_network
 
 STRIDES = (4, 8, 16, 32)
 
 
 class Backbone(nn.Module):
     """A network without its classifier: images (B, C, H, W) to features of strides 4, 8, 16 and 32.
-
-    The weights' names are those of timm's network under ``body.``, so that `ctxvision.checkpoints.warm_start` of
-    ``backbone.body`` takes what a classifier was trained to.
 
     Args:
         name: any name that timm knows, ours included.
@@ -46,7 +47,8 @@ class Backbone(nn.Module):
             near = difflib.get_close_matches(name, timm.list_models(), n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "`ctxvision models` lists them"
             raise TaskError(f"unknown model {name!r}; {hint}")
-        options = dict(model_args or {}) | ({"drop_path_rate": drop_path_rate} if drop_path_rate else {})
+        self.name, self.in_chans, self.model_args = name, in_chans, dict(model_args or {})
+        options = self.model_args | ({"drop_path_rate": drop_path_rate} if drop_path_rate else {})
         try:
             self.body = timm.create_model(
                 name,
@@ -79,3 +81,28 @@ class Backbone(nn.Module):
         features = self.body(images)
         chosen = [features[place] for place in self._places]
         return [feature.permute(0, 3, 1, 2) for feature in chosen] if self._channels_are_last else chosen
+
+    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
+        """Load what `ctxvision.checkpoints.warm_start` takes for the whole network, whose classifier is left out.
+
+        A contextual network keeps the class embeddings of a source with as many classes as it considers.
+
+        Args:
+            source: a file, the name of one of timm's pretrained networks, …
+            partial: load whatever fits.
+
+        Raises:
+            CheckpointError: the source is unusable or of another network; the backbone is unchanged.
+        """
+        classes = self.model_args.get("context_classes", 1000)
+        whole = create_network(self.name, num_classes=classes, in_chans=self.in_chans, model_args=self.model_args)
+        report = warm_start(whole, source, partial=partial)
+        weights = whole.state_dict()
+        self.body.load_state_dict({name: weights[_in_whole(name, weights)] for name in self.body.state_dict()})
+        return report
+
+
+def _in_whole(name: str, weights: Mapping[str, Tensor]) -> str:
+    """Return what a tensor of timm's feature networks is called in the whole network."""
+    names = (name, name.removeprefix("model."), re.sub(r"^(\w+)_(\d+)\.", r"\1.\2.", name))
+    return next(candidate for candidate in names if candidate in weights)

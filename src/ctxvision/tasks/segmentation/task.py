@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 
-from ctxvision.checkpoints import WarmStartReport, warm_start
+from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
 
 from ..error import TaskError
@@ -120,7 +120,7 @@ class SegmentationTask(TrainingTask):
 
     def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
         """Load trained weights into the backbone; see `ctxvision.checkpoints.warm_start`."""
-        return warm_start(self.model.backbone.body, source, partial=partial)
+        return self.model.backbone.start_from(source, partial=partial)
 
     def example_input(self) -> Tensor:
         """Return one black image as large as a training crop, (1, C, H, W)."""
