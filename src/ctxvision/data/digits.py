@@ -6,20 +6,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .epoch_data import EpochData
 from .error import DataError
-from .sampler import EpochSampler, batches, resume
 from .spec import DataSpec
 from .split import fingerprint, hold_out
 
 CLASS_NAMES = tuple("0123456789")
 
 
-class DigitsData(LightningDataModule):
+class DigitsData(EpochData):
     """Handwritten digits, enlarged, in memory, split by class and always alike.
 
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (its test set, as
@@ -62,6 +61,7 @@ class DigitsData(LightningDataModule):
             raise DataError(f"digits: the network's classes are {', '.join(spec.class_names[:5])}, …, not 0 to 9")
         if not 0 < val_fraction < 1:
             raise DataError(f"the validation fraction must lie between 0 and 1, got {val_fraction}")
+        self.source = "digits"
         self.batch_size = batch_size
         self.seed = seed
         self.repeats = repeats
@@ -92,41 +92,20 @@ class DigitsData(LightningDataModule):
         self.spec = spec
         self.fingerprint = fingerprint(keys)
         self.notes: list[str] = []
-        self.bad_images: dict[str, str] = {}
         self._train = pixels[~is_val], targets[~is_val]
+        self.train_size = len(self._train[1])
         chosen = {"val": is_val, "train": ~is_val, "all": torch.ones_like(is_val)}[eval_split]
         self._eval = pixels[chosen], targets[chosen]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, augmented; what does not fill an optimiser step is left out, see `batches`."""
         dataset = DigitsDataset(*self._train, self.spec, augment_seed=self.seed)
-        rank, world_size = self._place()
-        sampler = EpochSampler(
-            len(dataset),
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            repeats=self.repeats,
-            length=self.batches_per_epoch * self.batch_size,
-        )
-        loader = self._loader(dataset, sampler=sampler)
-        if self.trainer:
-            resume(sampler, self.trainer, self.batch_size, self.batches_per_epoch)
-        return loader
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of training batches of one process."""
-        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
-        return batches(len(self._train[1]) // self._place()[1], self.batch_size, accumulate)
+        return self._loader(dataset, sampler=self.train_order())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every digit of the split exactly once, however many processes share it."""
         dataset = DigitsDataset(*self._eval, self.spec)
-        rank, world_size = self._place()
-        if len(dataset) < world_size:
-            raise DataError(f"{len(dataset)} validation images are too few for {world_size} processes")
-        return self._loader(dataset, sampler=range(rank, len(dataset), world_size))
+        return self._loader(dataset, sampler=self.eval_order(len(dataset)))
 
     def export(self, folder: str | os.PathLike[str], limit: int | None = None) -> list[str]:
         """Write the split's digits as PNG files ``000-is-7.png``, as they are: grey, 8 × 8.
@@ -146,9 +125,6 @@ class DigitsData(LightningDataModule):
             paths.append(os.path.join(folder, f"{index:03d}-is-{target}.png"))
             Image.fromarray(digit.numpy()).save(paths[-1])
         return paths
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: "DigitsDataset", **options: Any) -> DataLoader[Any]:
         # 1797 tiny images: a worker process would cost more than it saves

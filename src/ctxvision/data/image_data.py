@@ -1,26 +1,20 @@
 """Images of any source as a LightningDataModule."""
 
-import logging
 import os
-import signal
-from collections.abc import Sequence
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .dataset import Batch, ImageDataset, collate_eval, collate_train
-from .error import BadImageError, DataError
-from .sampler import EpochSampler, batches, resume
+from .epoch_data import EpochData
+from .error import DataError
 from .source import find_images
 from .spec import DataSpec
 
-_log = logging.getLogger(__name__)
 
-
-class ImageData(LightningDataModule):
+class ImageData(EpochData):
     """Folders, tables, shards and more, with a validation part or split reproducibly; see `find_images`.
 
     Images that cannot be decoded are logged once, collected in ``bad_images`` and left out: of evaluation
@@ -103,7 +97,6 @@ class ImageData(LightningDataModule):
         self.root = contents.root
         self.fingerprint = contents.fingerprint
         self.notes = contents.notes
-        self.bad_images: dict[str, str] = {}
         self.batch_size = batch_size
         self.workers = workers
         self.prefetch = prefetch
@@ -111,6 +104,7 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.repeats = repeats
         self.train_samples = contents.train
+        self.train_size = len(contents.train)
         splits = {"val": contents.val, "train": contents.train, "all": contents.train + contents.val}
         self.eval_samples = splits[eval_split]
         if not self.eval_samples:
@@ -135,73 +129,25 @@ class ImageData(LightningDataModule):
             seed=self.seed,
             open_image=self._open_image,
         )
-        rank, world_size = self._place()
-        sampler = EpochSampler(
-            len(dataset),
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            repeats=self.repeats,
-            length=self.batches_per_epoch * self.batch_size,
+        return self.loader(
+            dataset, sampler=self.train_order(), batch_size=self.batch_size, collate_fn=collate_train
         )
-        if not len(sampler):
-            raise DataError(
-                f"{self.source}: {len(dataset)} training images are too few for {world_size} processes"
-            )
-        loader = self._loader(
-            dataset,
-            sampler=sampler,
-            collate_fn=collate_train,
-        )
-        if self.trainer:
-            resume(sampler, self.trainer, self.batch_size, self.batches_per_epoch)
-        return loader
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of training batches of one process."""
-        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
-        return batches(len(self.train_samples) // self._place()[1], self.batch_size, accumulate)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every image of the split exactly once, however many processes share it."""
         dataset = ImageDataset(
             self.eval_samples, self.spec.eval_transform(), self.spec.color_mode, open_image=self._open_image
         )
-        rank, world_size = self._place()
-        if len(dataset) < world_size:
-            raise DataError(f"{len(dataset)} validation images are too few for {world_size} processes")
-        return self._loader(dataset, sampler=range(rank, len(dataset), world_size), collate_fn=collate_eval)
+        return self.loader(
+            dataset,
+            sampler=self.eval_order(len(dataset)),
+            batch_size=self.batch_size,
+            collate_fn=collate_eval,
+        )
 
     def on_after_batch_transfer(self, batch: Batch | Any, dataloader_idx: int) -> tuple[Tensor, Tensor] | Any:
         """Take the reports of bad images out of a batch: images (B, C, H, W) and classes (B,) remain."""
         if not isinstance(batch, Batch):
             return batch
-        for path, reason in batch.bad:
-            if self.strict:
-                raise BadImageError(path, reason)
-            if path not in self.bad_images:
-                self.bad_images[path] = reason
-                _log.warning("skipped %s: %s", path, reason)
+        self.report(batch.bad)
         return batch.images, batch.targets
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(self, dataset: ImageDataset, *, sampler: Sequence[int] | EpochSampler, **options: Any) -> Any:
-        return DataLoader(
-            dataset,
-            sampler=sampler,
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            prefetch_factor=self.prefetch if self.workers else None,
-            persistent_workers=self.workers > 0,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
-            **options,
-        )
-
-
-def _ignore_interrupt(_worker: int) -> None:
-    """Ctrl-C reaches the workers too; the main process decides when they end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

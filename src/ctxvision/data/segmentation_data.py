@@ -1,28 +1,24 @@
 """Images with masks of any source as a LightningDataModule."""
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader
 
 from .cityscapes import is_cityscapes, scan_cityscapes
+from .epoch_data import EpochData
 from .error import BadImageError, DataError
-from .image_data import _ignore_interrupt
 from .images import read_image
 from .options import check_options, split_options
-from .sampler import EpochSampler, batches, resume
 from .segmentation_augment import PixelAugmentation
 from .segmentation_dataset import PixelBatch, PixelDataset, collate_pixels_eval, collate_pixels_train
 from .segmentation_scenes import scenes_pixel_set
 from .segmentation_source import PixelSet, require_classes, scan_pixel_folder
 from .segmentation_spec import SegmentationSpec
 
-_log = logging.getLogger(__name__)
 _LARGEST_CROP = 512  # of images whose source says nothing
 
 
@@ -53,7 +49,7 @@ def find_pixels(data: str | os.PathLike[str], *, val_fraction: float = 0.2, spli
     return scan_pixel_folder(root, val_fraction=val_fraction, split_seed=split_seed)
 
 
-class SegmentationData(LightningDataModule):
+class SegmentationData(EpochData):
     """Cityscapes, folders of images and masks, or the embedded scenes; see `find_pixels`.
 
     Images or masks that cannot be used are logged once, collected in ``bad_images`` and left out: of evaluation
@@ -123,7 +119,6 @@ class SegmentationData(LightningDataModule):
         if spec:
             require_classes(self.found, self.source, spec.class_names)
         self.strict = strict
-        self.bad_images: dict[str, str] = {}
         for name, reason in self.found.bad.items():
             self._report(name, reason)
         self.spec = spec or SegmentationSpec(
@@ -155,6 +150,7 @@ class SegmentationData(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.workers, self.prefetch, self.seed = workers, prefetch, seed
         self.train_samples = self.found.train
+        self.train_size = len(self.train_samples)
         splits = {"val": self.found.val, "train": self.found.train, "all": self.found.train + self.found.val}
         self.eval_samples = splits[eval_split]
 
@@ -175,39 +171,18 @@ class SegmentationData(LightningDataModule):
         raise DataError(f"{self.source}: not one of its {len(self.found.train)} training images can be read")
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, augmented; the last, smaller batch is left out unless it is the only one."""
+        """Shuffled, augmented; what does not fill an optimiser step is left out, see `batches`."""
         dataset = PixelDataset(self.found, self.train_samples, self.spec, self.augmentation, self.seed)
-        rank, world_size = self._place()
-        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world_size)
-        if not len(sampler):
-            raise DataError(
-                f"{self.source}: {len(dataset)} training images are too few for {world_size} processes"
-            )
-        loader = self._loader(
-            dataset,
-            sampler=sampler,
-            batch_size=self.batch_size,
-            collate_fn=collate_pixels_train,
-            drop_last=len(sampler) > self.batch_size,
+        return self.loader(
+            dataset, sampler=self.train_order(), batch_size=self.batch_size, collate_fn=collate_pixels_train
         )
-        if self.trainer:
-            resume(sampler, self.trainer, self.batch_size, self.batches_per_epoch)
-        return loader
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of training batches of one process."""
-        return batches(len(self.train_samples) // self._place()[1], self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every image of the split exactly once, however many processes share it."""
         dataset = PixelDataset(self.found, self.eval_samples, self.spec)
-        rank, world_size = self._place()
-        if len(dataset) < world_size:
-            raise DataError(f"{len(dataset)} validation images are too few for {world_size} processes")
-        return self._loader(
+        return self.loader(
             dataset,
-            sampler=range(rank, len(dataset), world_size),
+            sampler=self.eval_order(len(dataset)),
             batch_size=self.eval_batch_size,
             collate_fn=collate_pixels_eval,
         )
@@ -216,30 +191,8 @@ class SegmentationData(LightningDataModule):
         """Take the reports of bad images out of a batch: images and masks remain."""
         if not isinstance(batch, PixelBatch):
             return batch
-        for path, reason in batch.bad:
-            self._report(path, reason)
+        self.report(batch.bad)
         return batch.images, batch.masks
-
-    def _report(self, name: str, reason: str) -> None:
-        if self.strict:
-            raise BadImageError(name, reason)
-        if name not in self.bad_images:
-            self.bad_images[name] = reason
-            _log.warning("skipped %s: %s", name, reason)
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(self, dataset: PixelDataset, **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            dataset,
-            num_workers=self.workers,
-            prefetch_factor=self.prefetch if self.workers else None,
-            persistent_workers=self.workers > 0,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
-            **options,
-        )
 
 
 def _pair(name: str, values: Sequence[float]) -> tuple[float, float]:

@@ -1,28 +1,21 @@
 """Videos of any source as a LightningDataModule."""
 
-import logging
 import os
-from collections.abc import Sequence
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .clips import ClipSpec
 from .dataset import Batch, collate_eval, collate_train
+from .epoch_data import EpochData
 from .error import DataError
-from .image_data import _ignore_interrupt
-from .sampler import EpochSampler, batches, resume
-from .video import BadVideoError
 from .video_dataset import ClipDataset
 from .video_source import find_videos
 
-_log = logging.getLogger(__name__)
 
-
-class VideoData(LightningDataModule):
+class VideoData(EpochData):
     """Folders, tables or the embedded clips, with a validation part or split reproducibly; see `find_videos`.
 
     Training takes a random frame from each of ``frames`` equal parts of a video and the same random crop of all,
@@ -59,6 +52,8 @@ class VideoData(LightningDataModule):
     Raises:
         DataError: the source cannot be used, or has classes that the network lacks.
     """
+
+    sample_name = "video"
 
     def __init__(
         self,
@@ -108,13 +103,13 @@ class VideoData(LightningDataModule):
         self.root = contents.root
         self.fingerprint = contents.fingerprint
         self.notes = contents.notes
-        self.bad_images: dict[str, str] = {}
         self.batch_size = batch_size
         self.workers = workers
         self.prefetch = prefetch
         self.strict = strict
         self.seed = seed
         self.train_samples = contents.train
+        self.train_size = len(contents.train)
         splits = {"val": contents.val, "train": contents.train, "all": contents.train + contents.val}
         self.eval_samples = splits[eval_split]
         if not self.eval_samples:
@@ -130,32 +125,21 @@ class VideoData(LightningDataModule):
         self._testing = {"clips": test_clips, "crops": test_crops}
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, augmented; the last, smaller batch is left out unless it is the only one."""
+        """Shuffled, augmented; what does not fill an optimiser step is left out, see `batches`."""
         dataset = ClipDataset(self.train_samples, self.spec, self.open_video, seed=self.seed, **self._training)
-        rank, world_size = self._place()
-        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world_size=world_size)
-        if not len(sampler):
-            raise DataError(
-                f"{self.source}: {len(dataset)} training videos are too few for {world_size} processes"
-            )
-        drop_last = len(sampler) > self.batch_size
-        loader = self._loader(dataset, sampler=sampler, collate_fn=collate_train, drop_last=drop_last)
-        if self.trainer:
-            resume(sampler, self.trainer, self.batch_size, self.batches_per_epoch)
-        return loader
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of training batches of one process."""
-        return batches(len(self.train_samples) // self._place()[1], self.batch_size)
+        return self.loader(
+            dataset, sampler=self.train_order(), batch_size=self.batch_size, collate_fn=collate_train
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every video of the split exactly once, however many processes share it."""
         dataset = self.eval_dataset()
-        rank, world_size = self._place()
-        if len(dataset) < world_size:
-            raise DataError(f"{len(dataset)} validation videos are too few for {world_size} processes")
-        return self._loader(dataset, sampler=range(rank, len(dataset), world_size), collate_fn=collate_eval)
+        return self.loader(
+            dataset,
+            sampler=self.eval_order(len(dataset)),
+            batch_size=self.batch_size,
+            collate_fn=collate_eval,
+        )
 
     def eval_dataset(self) -> ClipDataset:
         """Every video of the split, in order, as the network is tested."""
@@ -165,26 +149,5 @@ class VideoData(LightningDataModule):
         """Take the reports of bad videos out of a batch: clips (B, T, C, H, W) and classes (B,) remain."""
         if not isinstance(batch, Batch):
             return batch
-        for path, reason in batch.bad:
-            if self.strict:
-                raise BadVideoError(path, reason)
-            if path not in self.bad_images:
-                self.bad_images[path] = reason
-                _log.warning("skipped %s: %s", path, reason)
+        self.report(batch.bad)
         return batch.images, batch.targets
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(self, dataset: ClipDataset, *, sampler: Sequence[int] | EpochSampler, **options: Any) -> Any:
-        return DataLoader(
-            dataset,
-            sampler=sampler,
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            prefetch_factor=self.prefetch if self.workers else None,
-            persistent_workers=self.workers > 0,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
-            **options,
-        )
