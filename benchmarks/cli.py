@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import loader
 from benchmarks.gate import RedGate
 from benchmarks.rows import SchemaError
 from benchmarks.settings import DTYPES, RESULTS, Settings, default_threads
+from ctxvision.data import DataError
 
 EPILOG = "Run from the root of the repository. Without options: what the targets are stated for."
 
@@ -18,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m benchmarks``."""
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
     top.description = "Times of the operators and networks against peers in the same run."
-    commands = top.add_subparsers(dest="command", required=True, metavar="ops|models|plot")
+    commands = top.add_subparsers(dest="command", required=True, metavar="ops|models|plot|loader")
 
     ops = commands.add_parser(
         "ops", help="the operators against unfold, shifted sums, deform_conv2d", epilog=EPILOG
@@ -42,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
     plot.add_argument("--rows", type=Path, default=RESULTS / "models.csv", help="CSV file (default: %(default)s)")
     plot.add_argument("--out", type=Path, default=RESULTS, help="folder (default: %(default)s)")
     plot.add_argument("--format", choices=("svg", "png"), default="svg", help="(default: %(default)s)")
+
+    reading = commands.add_parser("loader", help="does decoding images keep up with a network?", epilog=EPILOG)
+    loader.add_arguments(reading)
     return top
 
 
@@ -49,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 1 if the gate is red or the rows cannot be appended."""
     args = parser().parse_args(arguments)
     try:
-        {"ops": _ops, "models": _models, "plot": _plot}[args.command](args)
+        {"ops": _ops, "models": _models, "plot": _plot, "loader": loader.run}[args.command](args)
     except RedGate as error:
         print(f"the gate is red, nothing was timed: {error}", file=sys.stderr)
         return 1
-    except (SchemaError, ValueError, FileNotFoundError) as error:
+    except (SchemaError, ValueError, FileNotFoundError, DataError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,6 @@
 """Does decoding keep up? Images/s of the training loader alone against what a network consumes.
 
-    python -m benchmarks.loader resnet50 photos --workers 1 2 4 8
+    python -m benchmarks loader resnet50 photos --workers 1 2 4 8
 
 Without DATA it writes JPEG files of ImageNet's usual size and measures with those. On a CPU the workers and the
 network share the cores, so that both cannot reach their rates at once.
@@ -8,10 +8,9 @@ network share the cores, so that both cannot reach their rates at once.
 
 import argparse
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 
 import ctxvision  # noqa: F401 - registers the networks
-from ctxvision.data import DataError, ImageData
+from ctxvision.data import ImageData
 
 MARGIN = 1.2  # the loader should be this much faster than the network: files differ in size
 
@@ -170,22 +169,6 @@ def run(args: argparse.Namespace) -> None:
             print(f"loader, {workers} workers: {rates[workers]:.0f} images/s", flush=True)
     network = network_rate(args.model, args.image_size, args.batch, args.device, args.seconds).per_second
     print(f"{args.model} trains on {args.device}: {network:.0f} images/s")
+    for workers, rate in rates.items():
+        print(f"{workers} workers: {rate / network:.2f} of what it takes")
     print(verdict(rates, network))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse and run; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.loader", description=(__doc__ or "").split("\n")[0]
-    )
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(arguments))
-    except (DataError, ValueError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,7 +24,6 @@ from ctxvision.nn import ContextualLoss
 from ctxvision.recipes import RecipeError, load_recipe, recipe_names
 from ctxvision.tasks import ClassificationTask
 
-
 NAMES = [name for name in recipe_names() if load_recipe(name).task == "classify"]
 
 

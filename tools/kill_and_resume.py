@@ -7,6 +7,7 @@ weights, state of the optimiser and ``metrics.csv`` must equal those of a run th
 
     python tools/kill_and_resume.py                       # 20 kills
     python tools/kill_and_resume.py --kills 3 --devices 2 # kills one of two processes
+    python tools/kill_and_resume.py --kills 3 --torchrun  # likewise, and torchrun starts them again by itself
 """
 
 import argparse
@@ -44,7 +45,11 @@ def main(words: list[str] | None = None) -> int:
         differences, kills, run, ended = [], 0, 1, False
         while kills < args.kills or not ended:
             parts = folder / f"parts-{run}"
-            if kills < args.kills:
+            if args.torchrun and kills < args.kills:
+                # one start of torchrun sees several kills to the end
+                kills += _kill_workers(parts, args, draw, seconds, run, args.kills - kills)
+                ended = True
+            elif kills < args.kills:
                 ended = not _start_and_kill(parts, args, draw, seconds, f"{run:>3} {kills + 1:>4}", kills % 4 == 3)
                 kills += not ended
             else:
@@ -76,9 +81,13 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--devices", type=int, default=1, help="processes; with several, one of them is killed")
+    parser.add_argument("--torchrun", action="store_true", help="two processes of torchrun, which begins again")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", help="where the runs go; by default the system's place for such")
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if args.torchrun:
+        args.devices = 2
+    return args
 
 
 def _start(folder: Path, args: argparse.Namespace) -> subprocess.Popen[bytes]:
@@ -91,10 +100,15 @@ def _start(folder: Path, args: argparse.Namespace) -> subprocess.Popen[bytes]:
         words += [f"--batch_size={args.batch_size}", f"--devices={args.devices}", "--save_minutes=0.01"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("CTXVISION_RUN_FOLDER", None)
+    by = (
+        ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--max-restarts={args.kills}"]
+        if args.torchrun
+        else []
+    )
     log = folder.with_suffix(".log").open("ab")
     with log:
         return subprocess.Popen(
-            [sys.executable, "-m", "ctxvision", "train", *words],
+            [sys.executable, *by, "-m", "ctxvision", "train", *words],
             env=environment,
             stdout=log,
             stderr=log,
@@ -116,6 +130,28 @@ def _start_and_kill(
     moved = "newer checkpoint" if _newest(folder) != before else "no new checkpoint"
     print(f"{label} {delay:>6.2f} s  {where}, {moved}", flush=True)
     return True
+
+
+def _kill_workers(
+    folder: Path, args: argparse.Namespace, draw: random.Random, seconds: float, run: int, most: int
+) -> int:
+    """Start torchrun and kill one of its processes now and then until it has ended; returns how often."""
+    process, kills = _start(folder, args), 0
+    while process.poll() is None:
+        delay, before = draw.uniform(0.2, 1.0) * seconds, _newest(folder)
+        where = _wait_for_moment(process, folder, delay, in_write=kills % 4 == 3)
+        workers = _children(process.pid)
+        if kills < most and process.poll() is None and len(workers) == 2:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(draw.choice(workers), signal.SIGKILL)
+            kills += 1
+            moved = "newer checkpoint" if _newest(folder) != before else "no new checkpoint"
+            print(f"{run:>3} {kills:>4} {delay:>6.2f} s  {where}, {moved}", flush=True)
+        elif kills >= most:
+            process.wait()
+    if process.returncode:
+        _failed(folder)
+    return kills
 
 
 def _failed(folder: Path) -> bool:

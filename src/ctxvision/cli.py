@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ._cli import convert, evaluate, export, models, predict, recipes, report
+from ._cli import convert, evaluate, explain, export, models, predict, recipes, report
 from ._cli.errors import UserError
 from ._cli.messages import debugging, note
 from ._cli.train import command as train
@@ -17,6 +17,7 @@ _COMMANDS = {
     "evaluate": (evaluate, "accuracy of a checkpoint on a data set"),
     "predict": (predict, "the most probable classes of images"),
     "report": (report, "a page about a training run: curves, mistakes, the classes that each stage kept"),
+    "explain": (explain, "what a trained network looked at: Grad-CAM, classes kept, offsets, kernels"),
     "models": (models, "the networks: size, cost, accuracy in the papers"),
     "recipes": (recipes, "the settings that the papers' results were trained with"),
     "export": (export, "a checkpoint to ONNX or .pt2, checked against torch"),
@@ -24,6 +25,7 @@ _COMMANDS = {
 }
 _TRAIN = ("PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml")
 _EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
+_EXTRAS |= {"pytorch_grad_cam": "explain"}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,12 +3,13 @@
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from torch import nn
 
 import ctxvision.models  # noqa: F401 - registers the networks
 from _oracle import assert_close
 from _published import our_name, published_logits, published_state_dict, reference_input
-from ctxvision.checkpoints import CheckpointError, warm_start
+from ctxvision.checkpoints import CheckpointError, sources, warm_start
 from ctxvision.nn import replace_convs
 
 
@@ -50,6 +51,7 @@ def test_name_of_a_pretrained_network(monkeypatch):
         return pretrained
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", download)
+    monkeypatch.setattr(sources, "_reachable", lambda host: True)
     model = replace_convs(timm.create_model("resnet18", num_classes=3), "contextual")
     report = warm_start(model, "resnet18.a1_in1k")
     assert asked == ["timm/resnet18.a1_in1k"]
@@ -63,10 +65,11 @@ def test_name_of_a_pretrained_network(monkeypatch):
     assert_close(grey.conv1.weight, pretrained["conv1.weight"].sum(1, keepdim=True), torch.float32)
 
 
-def test_without_a_connection_the_error_is_one_line(monkeypatch):
+def test_a_hub_that_fails_is_one_line(monkeypatch):
     def download(*_, **__):
         raise OSError("The hub cannot be reached. Try again.\nSecond line")
 
+    monkeypatch.setattr(sources, "_reachable", lambda host: True)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", download)
     with pytest.raises(CheckpointError) as caught:
         warm_start(small_resnet(), "resnet26")
@@ -74,6 +77,27 @@ def test_without_a_connection_the_error_is_one_line(monkeypatch):
         "resnet26: timm cannot get its pretrained weights (The hub cannot be reached.); "
         "check the connection, or give a file"
     )
+
+
+def test_without_a_connection_the_hub_is_not_asked(monkeypatch, tmp_path):
+    """The hub's client would try again and again; `create_connection` fails once."""
+    asked = []
+
+    def unreachable(address, timeout):
+        asked.append((address, timeout))
+        raise OSError("no route")
+
+    monkeypatch.setattr(sources, "getproxies", dict)
+    monkeypatch.setattr(sources.socket, "create_connection", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError) as caught:
+        warm_start(small_resnet(), "resnet26")
+    assert str(caught.value) == (
+        "resnet26: timm cannot get its pretrained weights (huggingface.co cannot be reached, and they are not in "
+        "the cache); check the connection, or give a file"
+    )
+    assert asked == [(("huggingface.co", 443), 5.0)]
+    assert not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(

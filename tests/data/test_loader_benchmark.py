@@ -1,5 +1,6 @@
 """The loader's benchmark counts right and says what follows; nothing here depends on the machine's speed."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from _pictures import make_folder
 from ctxvision.data import ImageData
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.loader import loader_rate, main, verdict, write_pictures
+from benchmarks.cli import main
+from benchmarks.loader import loader_rate, verdict, write_pictures
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -41,6 +43,7 @@ def test_pictures_are_of_the_usual_size(tmp_path):
 def test_command(tmp_path, capsys):
     make_folder(tmp_path, {"cat": 6, "dog": 6})
     words = [
+        "loader",
         "resnet10t",
         str(tmp_path),
         "--workers",
@@ -56,7 +59,10 @@ def test_command(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "loader, 0 workers: " in out
     assert "resnet10t trains on cpu: " in out
-    assert main(["resnet10t", str(tmp_path / "none"), "--seconds", "1"]) == 1
+    loaded, trained = (float(re.search(rf"{what}: (\d+) images/s", out)[1]) for what in ("workers", "on cpu"))
+    share = float(re.search(r"0 workers: ([\d.]+) of what it takes", out)[1])
+    assert share == pytest.approx(loaded / trained, rel=0.05, abs=0.01)
+    assert main(["loader", "resnet10t", str(tmp_path / "none"), "--seconds", "1"]) == 1
     assert "no such folder" in capsys.readouterr().err
-    assert main(["resnet10t", "--workers", "-1"]) == 1
+    assert main(["loader", "resnet10t", "--workers", "-1"]) == 1
     assert torch.is_grad_enabled()

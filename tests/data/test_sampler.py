@@ -53,6 +53,23 @@ def test_batches(size, batch_size):
     assert batches(size, batch_size) == max(1, count - has_rest)
 
 
+@given(st.integers(1, 100), st.integers(1, 10), st.integers(1, 6))
+def test_steps_have_all_their_parts_unless_the_epoch_is_shorter(size, batch_size, accumulate):
+    count = batches(size, batch_size, accumulate)
+    whole = batches(size, batch_size)
+    assert whole - accumulate < count <= whole
+    assert count == whole if whole < accumulate else count % accumulate == 0
+
+
+@given(SIZES, st.integers(0, 5), st.integers(0, 60))
+def test_shortened_epoch_is_the_beginning_of_the_whole(size, epoch, length):
+    whole, short = EpochSampler(size, seed=3), EpochSampler(size, seed=3, length=length)
+    for sampler in (whole, short):
+        sampler.set_epoch(epoch)
+    assert list(short) == list(whole)[:length]
+    assert len(short) == len(list(short))
+
+
 @given(SIZES, st.integers(0, 3), st.integers(2, 4), st.integers(1, 4))
 def test_repeats_are_shared_among_processes(size, epoch, repeats, world_size):
     shares = []

@@ -11,6 +11,7 @@ from ctxvision.data import DataSpec
 from ctxvision.data.dataset import BadImage, ImageDataset, Sample
 from ctxvision.tasks import ClassificationTask, load_task
 
+from .device import on_device
 from .errors import UserError
 
 Ranking = list[tuple[str, float]]
@@ -35,10 +36,7 @@ def open_classifier(path: str, device: str) -> tuple[Compute, DataSpec]:
     task = load_task(path)
     if not isinstance(task, ClassificationTask):
         raise UserError(f"{path}: its task is {task.kind}, not classification")
-    try:
-        task.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    on_device(task, device)
     return lambda images: task(images.to(task.device)).float(), DataSpec.from_dict(task.data_spec)
 
 

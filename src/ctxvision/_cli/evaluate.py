@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .files import write_whole
+from .kinds import add_task, kind_of, require_task
 from .messages import note, plural, quieten
+from .views import add_views, check_views
+from .workers import add_workers
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -40,8 +43,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="class folders are numbers, as in ImageNet-V2; understood by itself where they are 0 to C - 1",
     )
-    parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    add_task(parser)
+    parser.add_argument(
+        "--results", metavar="FILE", help="of a detector: write its detections as COCO's results file"
+    )
+    parser.add_argument("--batch_size", type=int, metavar="N", help="default: by task, 128 for classification")
+    add_views(parser)
+    add_workers(parser)
     parser.add_argument("--precision", choices=("32", "16-mixed", "bf16-mixed"), default="32")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto (default)")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
@@ -49,9 +57,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the figures and write them where asked; see `ctxvision evaluate --help`."""
-    if args.batch_size < 1 or min(args.workers, args.worst) < 0:
+    check_views(args)
+    if (args.batch_size or 1) < 1 or min(args.workers or 0, args.worst) < 0:
         raise UserError("--batch_size must be at least 1, --workers and --worst at least 0", 2)
-    _require_places(args.json, args.html)
+    _require_places(args.json, args.html, args.results)
 
     from ctxvision.data import DataSpec
     from ctxvision.explain.evaluation import make_evaluation
@@ -64,6 +73,11 @@ def run(args: Namespace) -> int:
 
     quieten()
     task = load_task(args.checkpoint)
+    require_task(args.task, args.checkpoint, task.kind)
+    if task.kind != "classification":
+        return _run_other(task, args)
+    if args.results:
+        raise UserError("--results is for detectors; --json has the figures", 2)
     real = read_real(args.real) if args.real else None
     spec = DataSpec.from_dict(task.data_spec)
     folders = folders_by_class(args.data, spec.class_names, forced=args.labels_by_index)
@@ -73,7 +87,7 @@ def run(args: Namespace) -> int:
         args.data,
         replace(spec, class_names=folders) if folders else spec,
         args.split,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or 128,
         workers=args.workers,
         strict=args.strict,
     )
@@ -102,11 +116,37 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def _run_other(task: Any, args: Namespace) -> int:
+    """Evaluate a detector, a segmentation network or a video network."""
+    from ctxvision.explain import read_run
+
+    if args.real or args.labels_by_index:
+        raise UserError("--real and --labels_by_index are for classification", 2)
+    if args.results and task.kind != "detection":
+        raise UserError("--results is for detectors; --json has the figures", 2)
+    fabric = _fabric(args.accelerator, args.precision)
+    with fabric.autocast():
+        scored = kind_of(task.kind).score(
+            task.to(fabric.device), read_run(args.checkpoint), args.data, args.split, args.worst, args
+        )
+    for line in scored.lines:
+        print(line)
+    if args.json:
+        write_whole(args.json, as_json(scored.numbers))
+    if args.html:
+        write_whole(args.html, scored.page)
+    if args.results:
+        write_whole(args.results, json.dumps(scored.results) + "\n")
+    if scored.bad:
+        note(f"skipped {plural(scored.bad, 'bad file')}, not counted above")
+    return 0
+
+
 def _require_places(*paths: str | None) -> None:
     """Find out before the work whether the files can be written."""
     given = [path for path in paths if path]
     if len({os.path.realpath(path) for path in given}) < len(given):
-        raise UserError("--json and --html must be two files", 2)
+        raise UserError("--json, --html and --results must be different files", 2)
     for path in given:
         folder = Path(path).resolve().parent
         if Path(path).is_dir():

@@ -1,17 +1,22 @@
-"""``ctxvision predict``: the most probable classes of images."""
+"""``ctxvision predict``: the most probable classes of images; objects, pixels, videos by what the network is for."""
 
 import csv
 import io
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from .device import on_device
 from .errors import UserError
 from .files import write_whole
+from .kinds import add_task, kind_of, require_task, save_pictures
 from .messages import note, plural, quieten
+from .table import write_rows
+from .views import add_views, check_views
+from .workers import add_workers, workers_for
 
 COLUMNS = ("image", "rank", "class", "probability")
 
@@ -23,30 +28,51 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help=".ckpt file of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`",
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, and folders of them")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")
+    add_task(parser)
     parser.add_argument(
         "--top_k", type=int, default=5, metavar="K", help="classes per image; default: %(default)s"
     )
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: %(default)s")
     parser.add_argument("--out", metavar="FILE", help="write to FILE instead of the terminal")
+    parser.add_argument(
+        "--draw", metavar="DIR", help="write pictures to DIR: boxes and masks, classes of pixels, labelled clips"
+    )
+    parser.add_argument("--threshold", type=float, metavar="P", help="least score of an object; default: 0.5")
+    add_views(parser)
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    add_workers(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
 def run(args: Namespace) -> int:
     """Print or write the predictions; 1 if no image could be read. See `ctxvision predict --help`."""
-    if min(args.top_k, args.batch_size) < 1 or args.workers < 0:
+    if min(args.top_k, args.batch_size) < 1 or (args.workers or 0) < 0:
         raise UserError("--top_k and --batch_size must be at least 1, --workers at least 0", 2)
+    check_views(args)
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise UserError(f"--threshold must be between 0 and 1, got {args.threshold}", 2)
     quieten()
+    if Path(args.checkpoint).suffix.lower() not in (".onnx", ".pt2"):
+        from ctxvision.tasks import load_task
+
+        task = load_task(args.checkpoint)
+        require_task(args.task, args.checkpoint, task.kind)
+        if task.kind != "classification":
+            return _run_other(task, args)
+    if args.draw or args.threshold is not None:
+        raise UserError(f"{args.checkpoint}: a classifier; leave out --draw and --threshold", 2)
     from .classify import classify, open_classifier
 
     compute, spec = open_classifier(args.checkpoint, args.device)
-    paths = _expand(args.images)
+    from ctxvision.data import list_images
+
+    paths = _expand(args.images, list_images)
+    workers = workers_for(len(paths), args.batch_size) if args.workers is None else args.workers
     bad = 0
     predictions: list[dict[str, Any]] = []
-    for path, outcome in classify(compute, spec, paths, args.top_k, args.batch_size, args.workers):
+    for path, outcome in classify(compute, spec, paths, args.top_k, args.batch_size, workers):
         if isinstance(outcome, str):
             if args.strict:
                 raise UserError(f"{path}: {outcome}")
@@ -66,18 +92,59 @@ def run(args: Namespace) -> int:
     return 0 if predictions else 1
 
 
-def _expand(words: Iterable[str]) -> list[str]:
-    """Replace folders by the images below them."""
-    from ctxvision.data import list_images
+def _run_other(task: Any, args: Namespace) -> int:
+    """Predict with a detector, a segmentation network or a video network."""
+    kind = kind_of(task.kind)
+    folder = _made(args.draw) if args.draw else None
+    on_device(task, args.device)
+    paths, bad, taken = _expand(args.images, kind.list_files), 0, set[str]()
+    answers: list[tuple[str, Any]] = []
+    for path, found in kind.answer(task, paths, args):
+        if found.error:
+            if args.strict:
+                raise UserError(f"{path}: {found.error}")
+            note(f"skipped {path}: {found.error}")
+            bad += 1
+            continue
+        if folder:
+            found.entry["pictures"] = save_pictures(folder, path, found.pictures, taken)
+        found.pictures.clear()
+        answers.append((path, found))
+    width = max((len(path) for path, _ in answers), default=0)
+    text = {
+        "table": lambda: "".join(f"{path:{width}}  {found.line}\n" for path, found in answers),
+        "csv": lambda: write_rows(
+            [row for _, f in answers for row in f.rows], dict.fromkeys(kind.COLUMNS, ""), "csv"
+        ),
+        "json": lambda: _json([found.entry for _, found in answers]),
+    }[args.format]()
+    if args.out:
+        write_whole(args.out, text)
+    elif answers or args.format != "table":
+        sys.stdout.write(text)
+    if bad:
+        note(f"skipped {plural(bad, 'bad file')} of {len(paths)}")
+    return 0 if answers else 1
 
+
+def _made(folder: str) -> Path:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({(error.strerror or str(error)).lower()})") from error
+    return Path(folder)
+
+
+def _expand(words: Iterable[str], list_files: Callable[[str], list[str]]) -> list[str]:
+    """Replace folders by the files below them."""
     paths: list[str] = []
     for word in words:
         if not Path(word).is_dir():
             paths.append(word)
             continue
-        found = list_images(word)
+        found = list_files(word)
         if not found:
-            raise UserError(f"{word}: no images in this folder")
+            raise UserError(f"{word}: nothing to look at in this folder")
         paths += found
     return paths
 

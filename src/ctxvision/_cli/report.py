@@ -3,10 +3,18 @@
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from .device import on_device
 from .errors import UserError
 from .files import write_whole
+from .kinds import kind_of
 from .messages import note, plural, quieten
+from .views import add_views, check_views
+from .workers import add_workers
+
+if TYPE_CHECKING:
+    from ctxvision.explain import Run
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,21 +32,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=int, default=24, metavar="N", help="predictions to show; default: %(default)s"
     )
-    parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="default: by task")
+    parser.add_argument("--against", metavar="RUN", help="of videos: another run to show beside this one")
+    add_views(parser)
+    add_workers(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
 def run(args: Namespace) -> int:
     """Write the page and print its path; see `ctxvision report --help`."""
-    if args.batch_size < 1 or min(args.images, args.workers) < 0:
+    check_views(args)
+    if (args.batch_size or 1) < 1 or min(args.images, args.workers or 0) < 0:
         raise UserError("--batch_size must be at least 1, --images and --workers at least 0", 2)
     page, numbers = Path(args.out), Path(args.out).with_suffix(".json")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out must end in .html, got {args.out}", 2)
-    import torch
-
     from ctxvision.data import DataSpec
     from ctxvision.explain import read_run
     from ctxvision.explain.page import render
@@ -53,15 +62,16 @@ def run(args: Namespace) -> int:
     if not name:
         raise UserError(f"{args.run}: does not say what it was trained on; name the DATA", 2)
     task = load_task(found.checkpoint)
-    try:
-        task.to(torch.device(args.device))
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {args.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    on_device(task, args.device)
+    if task.kind != "classification":
+        return _run_other(task, found, str(name), args)
+    if args.against:
+        raise UserError("--against compares runs of videos; leave it out", 2)
     data, split = open_for_evaluation(
         str(name),
         DataSpec.from_dict(task.data_spec),
         None,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or 128,
         workers=args.workers,
         strict=args.strict,
     )
@@ -72,5 +82,16 @@ def run(args: Namespace) -> int:
     write_whole(page, render(report))
     if data.bad_images:
         note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted in the report")
+    print(args.out)
+    return 0
+
+
+def _run_other(task: Any, found: "Run", name: str, args: Namespace) -> int:
+    scored = kind_of(task.kind).score(task, found, name, None, args.images, args)
+    write_whole(Path(args.out).with_suffix(".json"), json.dumps(scored.numbers, indent=1) + "\n")
+    write_whole(args.out, scored.page)
+    if scored.bad:
+        note(f"skipped {plural(scored.bad, 'bad file')}, not counted in the report")
+    print(scored.lines[-1])
     print(args.out)
     return 0

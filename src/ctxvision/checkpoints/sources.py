@@ -1,13 +1,18 @@
 """Where the weights of a warm start come from: a network, a state dict, a file, timm's pretrained weights."""
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+import socket
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from .error import CheckpointError, name_some
@@ -78,14 +83,41 @@ def _pretrained(name: str, in_chans: int) -> nn.Module:
         raise CheckpointError(name, "timm has no pretrained weights for it; give a file")
     if tag and tags and name not in tags:
         raise CheckpointError(name, f"timm has no such weights; it has {name_some(tags)}")
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    reachable = constants.HF_HUB_OFFLINE or _reachable(host)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True, in_chans=in_chans)
+        with contextlib.nullcontext() if reachable else _cache_only():
+            model: nn.Module = timm.create_model(name, pretrained=True, in_chans=in_chans)
     except Exception as error:  # the hub's client, its transport and timm each raise errors of their own
-        reason = re.split(r"(?<=\.)\s|\n", str(error).strip() or type(error).__name__)[0][:200]
+        reason = (
+            f"{host} cannot be reached, and they are not in the cache"
+            if not reachable
+            else re.split(r"(?<=\.)\s|\n", str(error).strip() or type(error).__name__)[0][:200]
+        )
         raise CheckpointError(
             name, f"timm cannot get its pretrained weights ({reason}); check the connection, or give a file"
         ) from error
     return model
+
+
+def _reachable(host: str, seconds: float = 5.0) -> bool:
+    """Try once what the hub's client would try for most of a minute, without a word."""
+    if getproxies():
+        return True  # the proxy knows
+    try:
+        socket.create_connection((host, 443), seconds).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _cache_only() -> Iterator[None]:
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _under_our_names(tensors: Mapping[str, Tensor], model: nn.Module, where: object) -> dict[str, Tensor]:

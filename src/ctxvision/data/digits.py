@@ -98,13 +98,18 @@ class DigitsData(LightningDataModule):
         self._eval = pixels[chosen], targets[chosen]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, augmented; the last, smaller batch is left out unless it is the only one."""
+        """Shuffled, augmented; what does not fill an optimiser step is left out, see `batches`."""
         dataset = DigitsDataset(*self._train, self.spec, augment_seed=self.seed)
         rank, world_size = self._place()
         sampler = EpochSampler(
-            len(dataset), seed=self.seed, rank=rank, world_size=world_size, repeats=self.repeats
+            len(dataset),
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            repeats=self.repeats,
+            length=self.batches_per_epoch * self.batch_size,
         )
-        loader = self._loader(dataset, sampler=sampler, drop_last=len(sampler) > self.batch_size)
+        loader = self._loader(dataset, sampler=sampler)
         if self.trainer:
             resume(sampler, self.trainer, self.batch_size, self.batches_per_epoch)
         return loader
@@ -112,7 +117,8 @@ class DigitsData(LightningDataModule):
     @property
     def batches_per_epoch(self) -> int:
         """Number of training batches of one process."""
-        return batches(len(self._train[1]) // self._place()[1], self.batch_size)
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return batches(len(self._train[1]) // self._place()[1], self.batch_size, accumulate)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every digit of the split exactly once, however many processes share it."""

@@ -127,7 +127,7 @@ class ImageData(LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, augmented; the last, smaller batch is left out unless it is the only one."""
+        """Shuffled, augmented; what does not fill an optimiser step is left out, see `batches`."""
         dataset = ImageDataset(
             self.train_samples,
             self.spec.train_transform(**self._augmentation),
@@ -137,7 +137,12 @@ class ImageData(LightningDataModule):
         )
         rank, world_size = self._place()
         sampler = EpochSampler(
-            len(dataset), seed=self.seed, rank=rank, world_size=world_size, repeats=self.repeats
+            len(dataset),
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            repeats=self.repeats,
+            length=self.batches_per_epoch * self.batch_size,
         )
         if not len(sampler):
             raise DataError(
@@ -147,7 +152,6 @@ class ImageData(LightningDataModule):
             dataset,
             sampler=sampler,
             collate_fn=collate_train,
-            drop_last=len(sampler) > self.batch_size,
         )
         if self.trainer:
             resume(sampler, self.trainer, self.batch_size, self.batches_per_epoch)
@@ -156,7 +160,8 @@ class ImageData(LightningDataModule):
     @property
     def batches_per_epoch(self) -> int:
         """Number of training batches of one process."""
-        return batches(len(self.train_samples) // self._place()[1], self.batch_size)
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return batches(len(self.train_samples) // self._place()[1], self.batch_size, accumulate)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every image of the split exactly once, however many processes share it."""

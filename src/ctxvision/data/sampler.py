@@ -25,9 +25,19 @@ class EpochSampler(Sampler[int]):
         rank: of this process.
         world_size: number of processes.
         repeats: 1 visits every image once.
+        length: most images of an epoch on one process; by default all.
     """
 
-    def __init__(self, size: int, *, seed: int, rank: int = 0, world_size: int = 1, repeats: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: int = 1,
+        length: int | None = None,
+    ) -> None:
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
         self.size = size
@@ -35,6 +45,7 @@ class EpochSampler(Sampler[int]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.length = size // world_size if length is None else min(length, size // world_size)
         self._epoch = 0
         self._skip = 0
 
@@ -48,7 +59,7 @@ class EpochSampler(Sampler[int]):
             self._epoch, self._skip = epoch, 0
 
     def __len__(self) -> int:
-        return self.size // self.world_size
+        return self.length
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._epoch)
@@ -58,9 +69,19 @@ class EpochSampler(Sampler[int]):
         return iter(order[self._skip : len(self)].tolist())
 
 
-def batches(size: int, batch_size: int) -> int:
-    """Count the batches of an epoch: the last, smaller one is left out unless it is the only one."""
-    return max(1, size // batch_size)
+def batches(size: int, batch_size: int, accumulate: int = 1) -> int:
+    """Count the batches of an epoch, so that every optimiser step has all its parts.
+
+    The last, smaller batch is left out unless it is the only one, and so are batches that do not fill a step,
+    unless all of them do not.
+
+    Args:
+        size: images of a process.
+        batch_size: images at a time.
+        accumulate: batches of an optimiser step.
+    """
+    whole = max(1, size // batch_size)
+    return whole if whole < accumulate else whole - whole % accumulate
 
 
 def resume(sampler: EpochSampler, trainer: Trainer, batch_size: int, batches_per_epoch: int) -> None:

@@ -1,6 +1,7 @@
 """``.pt2`` files: the graph of `torch.export`, which AOTInductor compiles, or what it has compiled."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,23 @@ def open_pt2(path: str | os.PathLike[str]) -> tuple[Any, Metadata]:
         ExportError: it is none, or damaged.
     """
     path = os.fspath(path)
-    extra = {_MEMBER: ""}
     try:
-        module: Any = torch.export.load(path, extra_files=extra).module()
-        text = extra[_MEMBER]
-    except Exception:  # torch raises many kinds; what AOTInductor compiled is no graph
-        try:
-            module = torch._inductor.aoti_load_package(path)
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ExportError(f"{path}: not a .pt2 file") from error
+    try:
+        if any(name.endswith(".so") for name in names):
+            module: Any = torch._inductor.aoti_load_package(path)
             text = module.get_metadata().get(KEY, "")
-        except Exception as error:
-            raise ExportError(f"{path}: not a .pt2 file that this version of torch can open") from error
+        elif any(name.endswith(f"/{_MEMBER}") for name in names):
+            extra = {_MEMBER: ""}
+            module = torch.export.load(path, extra_files=extra).module()
+            text = extra[_MEMBER]
+        else:
+            text = ""
+    except Exception as error:  # torch raises many kinds
+        raise ExportError(f"{path}: damaged, or of another version of torch") from error
     if isinstance(text, bytes):
         text = text.decode()
     if not text:

@@ -9,6 +9,7 @@ from ctxvision.nn.fusing import fuse
 from ctxvision.nn.involution import Involution2d
 from ctxvision.nn.split_attention import SplitAttention2d
 from ctxvision.nn.surgery import ConvReplacement, ReplacementPlan, plan_replacements, replace_convs
+from ctxvision.nn.temporal_shift import temporal_shift
 
 __all__ = [
     "ClassContext",
@@ -26,4 +27,5 @@ __all__ = [
     "fuse",
     "plan_replacements",
     "replace_convs",
+    "temporal_shift",
 ]

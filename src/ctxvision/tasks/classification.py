@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from ctxvision.checkpoints import WarmStartReport, warm_start
+from ctxvision.checkpoints.sources import Source
+
 from .class_set_recall import ClassSetRecall, is_contextual, kept_classes
 from .error import TaskError
 from .networks import create_network
@@ -135,10 +138,9 @@ class ClassificationTask(TrainingTask):
             self.val_recall = ClassSetRecall(len(stages))
             self.columns = (*self.columns, *(f"val_recall_{stage}" for stage in stages), "temperature")
 
-    @property
-    def backbone(self) -> nn.Module:
-        """The network itself."""
-        return self.model
+    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
+        """Load trained weights into the network; see `ctxvision.checkpoints.warm_start`."""
+        return warm_start(self.model, source, partial=partial)
 
     def example_input(self) -> Tensor:
         """Return one black image, (1, C, H, W)."""

@@ -17,7 +17,7 @@ from .classification import ClassificationTask
 from .error import TaskError
 from .training import TrainingTask
 
-_CLASSES: dict[str, str] = {}
+_CLASSES = {"detection": "DetectionTask", "segmentation": "SegmentationTask", "video": "VideoTask"}
 
 
 def load_task(path: str | os.PathLike[str]) -> TrainingTask:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from ctxvision._version import __version__
+from ctxvision.checkpoints import WarmStartReport
+from ctxvision.checkpoints.sources import Source
 
 from .error import TaskError
 from .optimization import ScheduleName, build_optimizer, build_schedule
@@ -100,10 +102,17 @@ class TrainingTask(LightningModule, ABC):
         epochs = math.floor(o.warmup_epochs) + 1
         _schedule(_optimizer(nn.Linear(1, 1), try_out), try_out, epochs, steps_per_epoch=1)
 
-    @property
     @abstractmethod
-    def backbone(self) -> nn.Module:
-        """The part of the network that trained weights may be loaded into."""
+    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
+        """Load trained weights into the network, or into its backbone; see `ctxvision.checkpoints.warm_start`.
+
+        Args:
+            source: a file, a network, or the name of one of timm's pretrained ones.
+            partial: take what fits, even of quite another network.
+
+        Raises:
+            CheckpointError: they cannot be used; the network is unchanged.
+        """
 
     @abstractmethod
     def example_input(self) -> Any:

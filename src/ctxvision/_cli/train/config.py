@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import UserError
+from . import processes
 
 if TYPE_CHECKING:
     from ctxvision.tasks.training import TrainingTask
@@ -62,8 +63,9 @@ class TrainConfig:
         prefetch: batches that each of them keeps ready.
         precision: of the arithmetic.
         accelerator: cpu, gpu, mps or auto.
-        devices: how many, on each node.
-        nodes: how many machines.
+        devices: how many, on each node; by default one, or what torchrun or SLURM has started.
+        nodes: how many machines; likewise.
+        strategy: fsdp shares parameters and optimiser state out among the devices; auto keeps a copy on each.
         sync_batchnorm: batch normalisation over all GPUs instead of each by itself.
         channels_last: memory layout; faster for these networks.
         compile: translate the network with torch.compile.
@@ -109,8 +111,9 @@ class TrainConfig:
     prefetch: int = 4
     precision: Precision = "32"
     accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
+    devices: int | None = None
+    nodes: int | None = None
+    strategy: Literal["auto", "fsdp"] = "auto"
     sync_batchnorm: bool = True
     channels_last: bool = True
     compile: bool = False
@@ -180,7 +183,8 @@ class TrainConfig:
             config = dataclasses.replace(config, warmup_epochs=warmup)
         config._check_ranges()
         config.check()
-        return config
+        devices, nodes = processes.counts(config.devices, config.nodes)
+        return dataclasses.replace(config, devices=devices, nodes=nodes)
 
     def _check_ranges(self) -> None:
         for names, lowest, highest in (*_RANGES, *self.ranges):

@@ -59,7 +59,9 @@ class FiniteSteps(Callback):
         """
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         loss_is_finite, self._loss_is_finite = self._loss_is_finite, None
-        finite = torch.stack([loss_is_finite, get_total_norm(gradients).isfinite().to(loss_is_finite.device)])
+        norm = get_total_norm(gradients)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of parts on several devices
+        finite = torch.stack([loss_is_finite, norm.isfinite().to(loss_is_finite.device)])
         bad = (~finite).float()
         if trainer.world_size > 1:
             bad = trainer.strategy.reduce(bad, reduce_op="sum")

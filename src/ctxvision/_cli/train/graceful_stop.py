@@ -8,10 +8,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-_EVERY = 10  # batches between two questions to the other processes
+from .agreement import Agreement
+
 # SLURM sends SIGTERM before it takes a node away, and SIGUSR1 is what `--signal=USR1@120` asks for
 _NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -29,12 +29,14 @@ class GracefulStop(Callback):
         checkpoint: where to write.
 
     Attributes:
-        signal_number: the signal that came, or 0.
+        signal_number: the signal that came, to this process or another, or 0.
     """
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.signal_number = 0
+        self._came = False
+        self._agreement = Agreement()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -58,18 +60,17 @@ class GracefulStop(Callback):
         self._catch()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number:
+        if self._came:
             raise KeyboardInterrupt
-        self.signal_number = number
+        # what the others said does not count: their signal may reach this process as well, and late
+        self._came, self.signal_number = True, number
         print("\nctxvision: stopping after this step; again to stop at once", file=sys.stderr, flush=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop, if asked to."""
-        every = trainer.accumulate_grad_batches * (1 if trainer.world_size == 1 else _EVERY)
-        # the last batch of an epoch is followed by validation and by a checkpoint
-        if (batch_idx + 1) % every == 0 and not trainer.is_last_batch and self._wanted(trainer):
+        if self._agreement.due(trainer, batch_idx) and self._wanted(trainer):
             trainer.save_checkpoint(self.checkpoint)
             raise KeyboardInterrupt
 
@@ -79,8 +80,6 @@ class GracefulStop(Callback):
             raise KeyboardInterrupt
 
     def _wanted(self, trainer: Trainer) -> bool:
-        if trainer.world_size == 1:
-            return bool(self.signal_number)
-        # saving is a common act: all processes must stop at the same step
-        asked = torch.tensor(self.signal_number, device=trainer.strategy.root_device)
-        return bool(trainer.strategy.reduce(asked, reduce_op="sum").item())
+        # saving is a common act: all processes stop at the same step, and end with the same code
+        self.signal_number = int(self._agreement.highest(trainer, self.signal_number))
+        return self.signal_number > 0

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from ..errors import UserError
 from ..files import write_whole
 from ..messages import note, plural, quieten
-from . import batch_plan, branch, run_folder
+from . import batch_plan, branch, process_group, processes, run_folder
 from .config import TrainConfig
 from .disk_errors import disk_errors_explained
 from .environment import Environment
@@ -28,9 +28,11 @@ from .setup import (
     epochs_of,
     make_trainer,
     require_fit,
+    synchronizes,
     warm_start_task,
     with_image_size,
 )
+from .sharding import shard_when_ready
 from .trackers import Trackers
 
 
@@ -43,6 +45,11 @@ def train(config: TrainConfig) -> int:
         TaskError: the model is unknown, or the training failed.
         CheckpointError: the weights to start from cannot be used.
     """
+    with ExitStack() as until_end:
+        return _train(config, until_end)
+
+
+def _train(config: TrainConfig, until_end: ExitStack) -> int:
     quieten()
     plan = batch_plan.solve(
         config.batch_size or 0,
@@ -74,9 +81,11 @@ def train(config: TrainConfig) -> int:
     settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
     trackers = Trackers(config.logger, folder, settings)
     trainer = make_trainer(config, plan, epochs, folder, stop, checkpoints, trackers.loggers)
+    if config.strategy == "fsdp":
+        shard_when_ready(task, sync_batchnorm=synchronizes(config))
     if trainer.is_global_zero:
         environment = Environment()
-        run_folder.make(folder)
+        run_folder.make(folder, until_end)
         environment.write(folder, trainer, resumed)
         branch.set_aside(config, folder, resumed)
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
@@ -88,14 +97,21 @@ def train(config: TrainConfig) -> int:
     try:
         tracked = trackers.opened() if trainer.is_global_zero else nullcontext()
         with stop.installed(), disk_errors_explained(folder), tracked:
+            if (launch := processes.launched()) and launch.by == "torchrun":
+                process_group.join(trainer.strategy.root_device)
             trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except (SystemExit, KeyboardInterrupt):
         if not stop.signal_number:
             raise
+        _leave_group()
         _report_stop(trainer, stop, folder, data)
         return 128 + stop.signal_number
     except torch._dynamo.exc.TorchDynamoException as error:
         raise UserError(f"--compile failed, leave it out ({str(error).strip().splitlines()[0]})") from error
+    except RuntimeError as error:
+        if not process_group.is_lost_process(error):
+            raise
+        raise UserError("another process of this run has ended; what it said tells why") from error
     bad = _everyone_s(data.bad_images)
     _leave_group()
     if trainer.is_global_zero:

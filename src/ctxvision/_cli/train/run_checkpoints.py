@@ -4,15 +4,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from ctxvision.tasks.checkpoint_file import copy_checkpoint
 
+from .agreement import Agreement
 from .checkpoint_io import BEST, LAST, PREVIOUS, cannot_be_written
-
-_EVERY = 10  # batches between two looks at the clock, where several processes must agree
 
 
 class RunCheckpoints(Checkpoint):
@@ -39,6 +37,7 @@ class RunCheckpoints(Checkpoint):
         self.best_value = -1.0
         self.best_epoch = 0
         self._saved = time.monotonic()
+        self._agreement = Agreement()
         self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,9 +48,7 @@ class RunCheckpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, where a step is whole."""
-        every = trainer.accumulate_grad_batches * (1 if trainer.world_size == 1 else _EVERY)
-        # the last batch of an epoch is followed by validation and by a checkpoint
-        if self.seconds and (batch_idx + 1) % every == 0 and not trainer.is_last_batch and self._is_time(trainer):
+        if self.seconds and self._agreement.due(trainer, batch_idx) and self._is_time(trainer):
             trainer.save_checkpoint(self.last)
             self._saved = time.monotonic()
 
@@ -76,11 +73,8 @@ class RunCheckpoints(Checkpoint):
 
     def _is_time(self, trainer: Trainer) -> bool:
         late = time.monotonic() - self._saved >= self.seconds
-        if trainer.world_size == 1:
-            return late
-        # saving is a common act, and clocks differ: the first process decides
-        asked = torch.tensor(float(late and trainer.is_global_zero), device=trainer.strategy.root_device)
-        return bool(trainer.strategy.reduce(asked, reduce_op="sum").item())
+        # clocks differ: the first process decides
+        return self._agreement.highest(trainer, float(late and trainer.is_global_zero)) > 0
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint remembers of this callback."""

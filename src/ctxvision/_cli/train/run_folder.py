@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -12,7 +13,8 @@ from ctxvision.tasks.checkpoint_file import remove_parts
 from ctxvision.tasks.loading import require_readable
 
 from ..errors import UserError
-from ..messages import note
+from ..messages import note, plural
+from . import processes, run_lock
 from .checkpoint_io import BEST, LAST, PREVIOUS
 from .config import TrainConfig
 
@@ -34,38 +36,56 @@ def choose(config: TrainConfig, rank: int) -> tuple[Path, Path | None]:
         UserError: the folder is in use, or holds nothing to resume.
     """
     if config.resume:
-        return _resumed(config)
+        return _resumed(Path(config.out or ".") if config.resume == "last" else Path(config.resume))
     if rank and _VARIABLE in os.environ:
         return Path(os.environ[_VARIABLE]), None
-    if rank and not config.out:
-        raise UserError("several machines need a common run folder: --out RUNDIR", 2)
+    launch = processes.launched()
+    if not config.out and (rank or (launch and launch.devices * launch.nodes > 1)):
+        raise UserError("processes that this one has not started need a common run folder: --out RUNDIR", 2)
     if not config.out:
         return _numbered(config), None
     folder = Path(config.out)
-    if not rank and folder.is_dir() and any(folder.iterdir()):
+    if launch and folder.is_dir() and (rank or _is_of(launch, folder)):
+        # the first process refuses what is not of this run, and all end
+        return _begun_again(launch, folder)
+    if not rank and folder.is_dir() and any(path.name != run_lock.NAME for path in folder.iterdir()):
         raise UserError(
             f"{folder}: exists and is not empty; choose another --out, or continue with --resume {folder}"
         )
     return folder, None
 
 
-def make(folder: Path) -> None:
-    """Make the run folder, and tell the processes that this one starts about it.
+def make(folder: Path, until_end: ExitStack) -> None:
+    """Make the run folder, keep others out of it, and tell the processes that this one starts about it.
+
+    Args:
+        folder: of the run.
+        until_end: when it ends, others may come in.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or another process is training there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({(error.strerror or str(error)).lower()})") from error
+    launch = processes.launched()
+    until_end.enter_context(run_lock.held(folder, launch.run if launch else ""))
     for place in (folder, folder / "checkpoints"):
         remove_parts(place)
     os.environ[_VARIABLE] = str(folder)
 
 
-def _resumed(config: TrainConfig) -> tuple[Path, Path | None]:
-    path = Path(config.out or ".") if config.resume == "last" else Path(config.resume or ".")
+def _is_of(launch: processes.Launch, folder: Path) -> bool:
+    return launch.repeats and run_lock.last_run(folder) == launch.run
+
+
+def _begun_again(launch: processes.Launch, folder: Path) -> tuple[Path, Path | None]:
+    _say(f"{launch.by} has begun this run again ({plural(launch.restarts, 'restart')}); continuing in {folder}")
+    return _resumed(folder) if any((folder / "checkpoints").glob("*.ckpt")) else (folder, None)
+
+
+def _resumed(path: Path) -> tuple[Path, Path | None]:
     if path.is_file():
         _require_whole(path)
         return path.parent.parent, path

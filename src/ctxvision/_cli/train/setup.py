@@ -27,6 +27,7 @@ from .last_epoch import LastEpochValidated
 from .metrics_file import EpochLines, MetricsFile
 from .pictures import Curves
 from .run_checkpoints import RunCheckpoints
+from .sharding import make_sharded
 from .step_seed import StepSeed
 from .trackers import TrackedRate
 
@@ -53,9 +54,7 @@ def warm_start_task(task: TrainingTask, source: str, *, partial: bool) -> None:
     Raises:
         CheckpointError: they cannot be used.
     """
-    from ctxvision.checkpoints import warm_start
-
-    report = warm_start(task.backbone, source, partial=partial)
+    report = task.start_from(source, partial=partial)
     if not rank_zero_only.rank:
         for line in str(report).splitlines():
             note(line)
@@ -108,14 +107,13 @@ def make_trainer(
     if config.ema:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     callbacks += [stop, checkpoints]  # after the average has been updated
-    several = config.devices * config.nodes > 1
-    on_gpus = several and config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     try:
         return Trainer(
             accelerator=config.accelerator,
+            strategy=make_sharded(config) if config.strategy == "fsdp" else "auto",
             devices=config.devices,
             num_nodes=config.nodes,
-            precision=config.precision,
+            precision="32" if config.strategy == "fsdp" and config.precision == "64-true" else config.precision,
             max_epochs=epochs,
             check_val_every_n_epoch=config.val_every,
             accumulate_grad_batches=plan.accumulate,
@@ -127,11 +125,18 @@ def make_trainer(
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
             use_distributed_sampler=False,  # the data modules share out their own images
-            sync_batchnorm=on_gpus and config.sync_batchnorm,
+            sync_batchnorm=synchronizes(config) and config.strategy != "fsdp",
             default_root_dir=folder,
         )
     except (ValueError, RuntimeError) as error:  # Lightning's messages about accelerators and devices
         raise UserError(str(error)) from error
+
+
+def synchronizes(config: TrainConfig) -> bool:
+    """Tell whether batch normalisation sees the images of all devices, which GPUs alone can do."""
+    several = (config.devices or 1) * (config.nodes or 1) > 1
+    on_gpus = config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return several and on_gpus and config.sync_batchnorm
 
 
 def describe_batch(config: TrainConfig, plan: BatchPlan) -> str:

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ctxvision.checkpoints import WarmStartReport
+from ctxvision.checkpoints.sources import Source
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.optimization import ScheduleName
 from ctxvision.tasks.training import TrainingTask
@@ -15,6 +17,7 @@ from .box_head import BoxHeadName
 from .build import ANCHOR_SIZES, DetectorName, build_detector
 from .fpn import LayerKind
 from .metric import AveragePrecision, DetectionMetric
+from .weights import warm_start_backbone
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
@@ -118,11 +121,9 @@ class DetectionTask(TrainingTask):
         parts = ("box", "mask") if self.model.has_masks else ("box",)
         self.columns = tuple(f"val_{part}_{short}" for part in parts for _, short in _METRICS)
 
-    @property
-    def backbone(self) -> nn.Module:
-        """The network whose feature maps are used."""
-        body: nn.Module = self.model.network.backbone.features.body
-        return body
+    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
+        """Load trained weights into the backbone; see `ctxvision.checkpoints.warm_start`."""
+        return warm_start_backbone(self.model, source, partial=partial)
 
     def example_input(self) -> list[Tensor]:
         """Return one black image in a list."""

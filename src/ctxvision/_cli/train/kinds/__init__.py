@@ -6,6 +6,9 @@ from ..config import TrainConfig
 
 _CLASSES = {
     "classify": "ClassifyConfig",
+    "detect": "DetectConfig",
+    "segment": "SegmentConfig",
+    "video": "VideoConfig",
 }
 
 

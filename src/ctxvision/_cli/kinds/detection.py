@@ -1,0 +1,102 @@
+"""Detectors: average precision, objects in images, boxes and masks drawn over them."""
+
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ctxvision.data import list_images, read_image
+from ctxvision.data.detection import DetectionData
+from ctxvision.data.detection_spec import DetectionSpec
+from ctxvision.explain.boxes import detect, draw
+from ctxvision.explain.boxes_evaluation import evaluate_detector
+from ctxvision.explain.boxes_page import render
+
+from ..errors import UserError
+from ..messages import note, plural
+from ..workers import workers_for
+from . import Answer, Scored
+
+if TYPE_CHECKING:
+    from ctxvision.explain import Run
+    from ctxvision.tasks.detection import DetectionTask
+
+COLUMNS = ("image", "class", "score", "x", "y", "width", "height")
+_BATCH = 8
+
+
+def score(task: "DetectionTask", run: "Run", data: str, split: str | None, images: int, args: Namespace) -> Scored:
+    """Count average precision; see `evaluate_detector`."""
+    if split == "all":
+        raise UserError("--split all is for classification; detectors are evaluated on val or train", 2)
+    embedded = data.startswith("digits-scenes")
+    opened = DetectionData(
+        data,
+        masks=task.model.has_masks,
+        batch_size=args.batch_size or _BATCH,
+        workers=(0 if embedded else workers_for(None, 1)) if args.workers is None else args.workers,
+        strict=args.strict,
+        spec=DetectionSpec.from_dict(task.data_spec),
+        eval_split=split or "val",
+        train=False,
+    )
+    for line in opened.notes:
+        note(line)
+    found = evaluate_detector(
+        task,
+        opened,
+        data_name=data,
+        split=split or "val",
+        checkpoint=str(run.checkpoint),
+        run=run.checkpoint.parent.parent if run.epochs else None,
+        images=images,
+    )
+    numbers = found.numbers
+    return Scored(numbers, render(found), _lines(numbers), len(opened.bad_images), found.results)
+
+
+def _lines(numbers: dict[str, object]) -> list[str]:
+    classes, parts = numbers["classes"], [part for part in ("box", "mask") if part in numbers]
+    assert isinstance(classes, list)
+    width = max(len("class"), *(len(row["name"]) for row in classes))
+    lines = [f"{'class':{width}}  objects" + "".join(f"  {part + ' AP':>7}" for part in parts)]
+    for row in classes:
+        values = "".join(f"  {_percent(row.get(f'{part}_ap')):>7}" for part in parts)
+        lines.append(f"{row['name']:{width}}  {row['objects']:7}{values}")
+    for part in parts:
+        value = numbers[part]
+        assert isinstance(value, dict)
+        sizes = ", ".join(f"{name} {_percent(value[f'ap_{name}'])}" for name in ("small", "medium", "large"))
+        lines.append(
+            f"{part} AP {_percent(value['ap'])}, AP50 {_percent(value['ap50'])}, AP75 {_percent(value['ap75'])}; "
+            f"{sizes} ({numbers['split']} of {numbers['data']}, {plural(int(str(numbers['images'])), 'image')})"
+        )
+    return lines
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def answer(task: "DetectionTask", paths: Sequence[str], args: Namespace) -> Iterator[tuple[str, Answer]]:
+    """Find objects on image files."""
+    threshold = 0.5 if args.threshold is None else args.threshold
+    mode = "L" if task.model.in_chans == 1 else "RGB"
+    for path, found in zip(paths, detect(task, paths, threshold=threshold), strict=True):
+        if found.error:
+            yield path, Answer(error=found.error)
+            continue
+        rows = []
+        for thing in found.objects:
+            x, y, width, height = (round(value, 2) for value in thing["bbox"])
+            score_text = f"{thing['score']:.6f}"
+            box = {"x": x, "y": y, "width": width, "height": height}
+            rows.append({"image": path, "class": thing["class"], "score": score_text, **box})
+        named = ", ".join(f"{thing['class']} {thing['score']:.0%}" for thing in found.objects)
+        pictures = {".png": draw(read_image(path, mode), found.objects)} if args.draw else {}
+        entry = {"image": path} | {k: v for k, v in found.to_dict().items() if k != "path"}
+        yield path, Answer(entry, named or "nothing", rows, pictures)
+
+
+def list_files(folder: str) -> list[str]:
+    """List the images below a folder."""
+    return list_images(folder)

@@ -1,0 +1,106 @@
+"""Video: accuracy over clips and crops, classes of videos, clips with the answers written on them."""
+
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctxvision.data import BadImageError
+from ctxvision.data.clips import ClipSpec
+from ctxvision.data.video import VideoFile, list_videos
+from ctxvision.data.video_data import VideoData
+from ctxvision.data.video_writing import write_video
+from ctxvision.explain import read_run
+from ctxvision.explain.clips import labelled_frames, predict_clip
+from ctxvision.explain.clips_report import TrainedVideo, make_clips_report, render_clips
+from ctxvision.tasks import load_task
+
+from ..errors import UserError
+from ..messages import note, plural
+from ..workers import workers_for
+from . import Answer, Scored
+
+if TYPE_CHECKING:
+    from ctxvision.explain import Run
+    from ctxvision.tasks.video import VideoTask
+
+COLUMNS = ("video", "rank", "class", "probability")
+
+
+def score(task: "VideoTask", run: "Run", data: str, split: str | None, images: int, args: Namespace) -> Scored:
+    """Count right videos, beside a control where one is given; see `make_clips_report`."""
+    embedded = data.startswith("moving-digits")
+    opened = VideoData(
+        data,
+        batch_size=args.batch_size or 16,
+        workers=(0 if embedded else workers_for(None, 1)) if args.workers is None else args.workers,
+        strict=args.strict,
+        spec=ClipSpec.from_dict(task.data_spec),
+        test_clips=args.clips,
+        test_crops=args.crops,
+        eval_split=split or "val",
+    )
+    for line in opened.notes:
+        note(line)
+    trained = [TrainedVideo(_name(task), run, task)]
+    if getattr(args, "against", None):
+        trained.append(_control(args.against, task))
+    numbers = make_clips_report(trained, opened, data)
+    lines = []
+    for network in numbers["networks"]:
+        low, high = (f"{value:.2%}" for value in network["top1_interval95"])
+        lines.insert(
+            0,
+            f"{network['name']}: top-1 {network['top1']:.2%} of {plural(numbers['videos'], 'video')}, 95% interval "
+            f"{low} to {high}, chance {numbers['chance']:.2%} ({split or 'val'} of {data})",
+        )
+    return Scored(numbers, render_clips(numbers), lines, numbers["unread"])
+
+
+def _name(task: "VideoTask") -> str:
+    return "TSN" if task.shifts.shift == "none" else "TSM"
+
+
+def _control(path: str, task: "VideoTask") -> TrainedVideo:
+    run = read_run(path)
+    other = load_task(run.checkpoint)
+    if other.kind != "video" or other.data_spec["class_names"] != task.data_spec["class_names"]:
+        raise UserError(f"{path}: a run to compare with must be of videos of the same classes")
+    return TrainedVideo(_name(other), run, other.to(task.device))
+
+
+def answer(task: "VideoTask", paths: Sequence[str], args: Namespace) -> Iterator[tuple[str, Answer]]:
+    """Classify video files."""
+    names = task.data_spec["class_names"]
+    for path in paths:
+        try:
+            found = predict_clip(task, VideoFile(path), clips=args.clips, crops=args.crops)
+        except BadImageError as error:
+            yield path, Answer(error=error.reason)
+            continue
+        best = np.argsort(-found.probabilities, kind="stable")[: args.top_k].tolist()
+        classes: list[dict[str, Any]] = [
+            {"class": names[c], "probability": float(found.probabilities[c])} for c in best
+        ]
+        frames = [
+            {"frame": index, "class": names[int(row.argmax())], "probability": float(row.max())}
+            for index, row in zip(found.indices, found.by_frame, strict=True)
+        ]
+        rows = [
+            {"video": path, "rank": rank, "class": c["class"], "probability": f"{c['probability']:.6f}"}
+            for rank, c in enumerate(classes, 1)
+        ]
+        pictures = {".mp4": partial(_write, pixels=labelled_frames(found, names))} if args.draw else {}
+        line = "  ".join(f"{c['class']} {c['probability']:.1%}" for c in classes)
+        yield path, Answer({"video": path, "predictions": classes, "frames": frames}, line, rows, pictures)
+
+
+def _write(path: Any, pixels: Any) -> None:
+    write_video(path, pixels, rate=4)
+
+
+def list_files(folder: str) -> list[str]:
+    """List the videos below a folder."""
+    return list_videos(folder)

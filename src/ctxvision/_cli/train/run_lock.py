@@ -1,0 +1,71 @@
+"""One run at a time in a run folder."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAME = ".lock"
+
+
+def last_run(folder: Path) -> str:
+    """Return what `held` was told about the run that holds or held a folder, or nothing."""
+    return str(_read(folder).get("run", ""))
+
+
+@contextlib.contextmanager
+def held(folder: Path, run: str = "") -> Iterator[None]:
+    """Hold a run folder while this block lasts; the system lets go of it however the process ends.
+
+    The lock is of the process (POSIX), so that its workers do not inherit it, and holds over NFS. Where the
+    system or the file system has no such locks there is none.
+
+    Args:
+        folder: exists.
+        run: to be remembered there.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    try:
+        file = (folder / NAME).open("a+")
+    except OSError:  # whoever cannot write here will fail at the first file, with a reason
+        yield
+        return
+    with file:
+        if fcntl is not None and not _locked(file.fileno()):
+            holder = _read(folder)
+            who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= set(holder) else "a process"
+            raise UserError(f"{folder}: {who} is training there; wait for its end, or choose another --out")
+        file.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "run": run}, file)
+        file.flush()
+        yield
+
+
+def _locked(handle: int) -> bool:
+    """Lock a file without waiting; only a lock that somebody else holds is a refusal."""
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _read(folder: Path) -> dict[str, object]:
+    try:
+        found = json.loads((folder / NAME).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,62 @@
+"""Class embeddings: how similar the classes are to the network, and where they lie on a plane."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .funnel import is_contextual
+
+
+def class_embeddings(model: nn.Module) -> np.ndarray:
+    """Return what stands for each class in a network, one row of length 1 per class, (C, d) float32.
+
+    These are the class embeddings of a contextual network and the rows of the last linear layer of others.
+
+    Source: Contextual CNN, section 4.4.
+
+    Raises:
+        ValueError: the network has neither.
+    """
+    if is_contextual(model):
+        weight = model.context.embedding.weight
+    else:
+        classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+        weight = getattr(classifier, "weight", None)
+        if not isinstance(weight, torch.Tensor) or weight.shape[0] != getattr(
+            model, "num_classes", weight.shape[0]
+        ):
+            raise ValueError(f"{type(model).__name__} has neither class embeddings nor a linear or 1x1 classifier")
+    return F.normalize(weight.detach().float().flatten(1), dim=1).cpu().numpy()
+
+
+def similarities(embeddings: np.ndarray) -> np.ndarray:
+    """Return the cosine of every pair of rows, (C, C), in [-1, 1]."""
+    rows = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return np.clip(rows @ rows.T, -1, 1)
+
+
+def on_a_plane(embeddings: np.ndarray, *, perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
+    """Lay out classes on a plane by t-SNE of their directions, the same for the same seed.
+
+    Args:
+        embeddings: (C, d), at least one class.
+        perplexity: about how many neighbours count; at most a third of the other classes, so that few work too.
+        seed: of scikit-learn's generator.
+
+    Returns:
+        (C, 2) float32. Fewer than four classes have no neighbourhoods: those lie along their principal axes.
+    """
+    count = len(embeddings)
+    rows = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    centred = rows - rows.mean(0)
+    if count < 4 or not np.abs(centred).max() > 1e-6:
+        u, s, _ = np.linalg.svd(centred, full_matrices=False)
+        plane = np.zeros((count, 2), np.float32)
+        plane[:, : min(2, len(s))] = (u * s)[:, :2]
+        return plane
+    from sklearn.manifold import TSNE
+
+    neighbours = max(min(perplexity, (count - 1) / 3), 1.0)
+    start = "pca" if rows.shape[1] > 1 else "random"
+    return TSNE(2, perplexity=neighbours, init=start, random_state=seed).fit_transform(rows).astype(np.float32)

@@ -1,0 +1,128 @@
+"""The class funnel over a data set: when the true class was lost, and to which classes."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ctxvision.models._mode import looking_at
+
+from .funnel import FunnelStep, funnel_steps, is_contextual
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What became of the true class of N images at the S steps of a funnel of C classes.
+
+    A class is lost at the first step from which on it is never kept; at the head only the answer is kept. With
+    ``selection="rerank"`` a class may come back, and is then not lost yet.
+
+    Attributes:
+        steps: their names, ``"stage 2"``, …, ``"head"``.
+        scored: classes scored at each step, S numbers.
+        kept: classes kept at each step, likewise.
+        num_classes: C.
+        targets: true classes, (N,) int64.
+        answers: (N,) int64.
+        ranks: place of the true class among those scored, from 1, (N, S) int64; 0 where it was not considered.
+        scores: of the true class, cosines, (N, S) float32; NaN where it was not considered.
+        cutoffs: lowest score among the classes kept, (N, S) float32.
+        lost: index of the step where the true class was lost, (N,) int64; S if the answer is right.
+        winners: the class that scored highest at that step, at the head the answer, (N,) int64; so it is the true
+            class if the answer is right.
+        replaced_by: the last class that was kept at that step, which has the place that the true one lacked,
+            likewise.
+    """
+
+    steps: tuple[str, ...]
+    scored: tuple[int, ...]
+    kept: tuple[int, ...]
+    num_classes: int
+    targets: np.ndarray
+    answers: np.ndarray
+    ranks: np.ndarray
+    scores: np.ndarray
+    cutoffs: np.ndarray
+    lost: np.ndarray
+    winners: np.ndarray
+    replaced_by: np.ndarray
+
+    def recall(self) -> np.ndarray:
+        """Return the share of images whose true class was kept up to each step, (S,); the last is the accuracy."""
+        return (self.lost[:, None] > np.arange(len(self.steps))).mean(0)
+
+    def lost_by_class(self) -> np.ndarray:
+        """Count images by true class and step where it was lost, (C, S + 1) int64; the last column is right."""
+        columns = len(self.steps) + 1
+        cells = np.bincount(self.targets * columns + self.lost, minlength=self.num_classes * columns)
+        return cells.reshape(self.num_classes, columns)
+
+    def lost_to(self) -> list[tuple[int, int, int, int]]:
+        """List true class, step, winner and number of images, the most frequent first."""
+        wrong = self.lost < len(self.steps)
+        found = Counter(zip(*(a[wrong].tolist() for a in (self.targets, self.lost, self.winners)), strict=True))
+        return [(*key, count) for key, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def class_fates(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Fates:
+    """Follow the true class of every image through the funnel of a contextual network.
+
+    Args:
+        model: has ``forward_stages``.
+        batches: images (B, C, H, W) and their classes (B,), on the model's device.
+
+    Raises:
+        ValueError: the network is not contextual, or there are no images.
+    """
+    if not is_contextual(model):
+        raise ValueError("class_fates needs a contextual network, one with forward_stages and contextual stages")
+    parts: list[tuple[np.ndarray, ...]] = []
+    steps: list[FunnelStep] = []
+    num_classes = model.context.num_classes
+    with looking_at(model):
+        for images, targets in batches:
+            if len(images):
+                steps = funnel_steps(model, model.forward_stages(images))
+                parts.append(_follow(steps, targets, num_classes))
+    if not parts:
+        raise ValueError("there are no images to follow")
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    names = tuple(step.name for step in steps)
+    sizes = (tuple(int(s.classes.shape[1]) for s in steps), tuple(int(s.kept.shape[1]) for s in steps))
+    return Fates(names, *sizes, num_classes, *columns)
+
+
+def _follow(steps: list[FunnelStep], targets: Tensor, num_classes: int) -> tuple[np.ndarray, ...]:
+    """Return the arrays of `Fates` for a batch, in their order."""
+    rows = torch.arange(len(targets), device=targets.device)
+    member = torch.zeros(len(targets), num_classes, dtype=torch.bool, device=targets.device)
+    ranks, scores, cutoffs, keeps, winners, last_kept = [], [], [], [], [], []
+    for step in steps:
+        ordered, order = step.scores.float().sort(dim=1, descending=True, stable=True)
+        classes = step.classes.gather(1, order)
+        hit = classes == targets[:, None]
+        considered, place = hit.any(1), hit.int().argmax(1)
+        ranks.append(torch.where(considered, place + 1, 0))
+        scores.append(torch.where(considered, ordered[rows, place], torch.nan))
+        kept = member.scatter(1, step.kept, True).gather(1, classes)
+        last = kept.shape[1] - 1 - kept.flip(1).int().argmax(1)
+        cutoffs.append(ordered[rows, last])
+        last_kept.append(classes[rows, last])
+        keeps.append(step.keeps(targets))
+        winners.append(classes[:, 0])
+    kept_from = torch.stack(keeps, 1).flip(1).int().cumsum(1).flip(1) > 0  # kept at this step or a later one
+    lost = kept_from.sum(1)
+    answers = winners[-1] = steps[-1].kept[:, 0]  # which need not have the highest score when stages choose again
+    at = lost.clamp(max=len(steps) - 1)
+    arrays = (
+        targets,
+        answers,
+        *(torch.stack(part, 1) for part in (ranks, scores, cutoffs)),
+        lost,
+        torch.stack(winners, 1)[rows, at],
+        torch.stack(last_kept, 1)[rows, at],
+    )
+    return tuple(array.cpu().numpy() for array in arrays)

@@ -1,0 +1,163 @@
+"""Grad-CAM: which places of an image speak for a class, at any layer of a network."""
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ctxvision.models._mode import looking_at
+
+from .funnel import funnel_steps, is_contextual
+from .layers import LayerError, MapLayer, find_layer, map_layers
+
+Score = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class GradCam:
+    """What speaks for one class in one image.
+
+    Attributes:
+        layer: whose map was weighed.
+        map: scaled to [0, 1] and to the size of the image, (H, W) float32; all 0 if nothing speaks for the class,
+            or if the layer has one position only.
+        raw: as it is at the layer, (h, w) float32: positive where the features speak for the class.
+        target: the class; ``None`` for a score of the caller's own.
+        scored_by: of a contextual network, the step that scored the class last, e.g. ``"head"``; else ``None``.
+    """
+
+    layer: MapLayer
+    map: np.ndarray
+    raw: np.ndarray
+    target: int | None
+    scored_by: str | None
+
+
+def grad_cam(
+    model: nn.Module,
+    images: Tensor,
+    classes: Sequence[int] | Tensor | None = None,
+    *,
+    layer: str | None = None,
+    score: Score | None = None,
+) -> list[GradCam]:
+    """Compute Grad-CAM with pytorch-grad-cam.
+
+    Of a contextual network the score of a class is the one that the last step gave it which considered it. A class
+    that was dropped on the way was scored by features of an earlier stage, and is explained there: nothing after
+    that stage has any influence on it. (The constant that keeps its logit below all others has no gradient.)
+
+    Source: Selvaraju et al., Grad-CAM, ICCV 2017; Contextual CNN, Fig. 4.
+
+    Args:
+        model: images (B, C, H, W) to logits (B, classes).
+        images: normalised.
+        classes: one per image; by default what the network answers.
+        layer: a name of `map_layers`; by default the end of the last stage with at least 4 × 4 positions before
+            the score.
+        score: instead of a class, what to explain: takes the output for one image and returns a scalar, for
+            networks that return something else than logits, such as maps of classes.
+
+    Raises:
+        LayerError: no such layer, or the score does not depend on it.
+        ValueError: there are not as many classes as images, or a class does not exist.
+
+    Examples:
+        >>> import timm, ctxvision
+        >>> model = timm.create_model("cotnet_micro", num_classes=20)
+        >>> (found,) = grad_cam(model, torch.randn(1, 3, 128, 128), [7])
+        >>> found.layer.name, found.raw.shape, found.map.shape
+        ('layer4', (4, 4), (128, 128))
+    """
+    layers = map_layers(model, images)
+    if score is not None:
+        chosen = find_layer(layers, layer)
+        return [_explain(model, image[None], chosen, score, None, None) for image in images]
+    with looking_at(model):
+        output = model.forward_stages(images) if is_contextual(model) else None
+        logits = model(images) if output is None else output.logits
+    targets = _targets(classes, logits)
+    steps = [] if output is None else funnel_steps(model, output)
+    found = []
+    for row, target in enumerate(targets):
+        scored = None
+        if steps:
+            one = torch.tensor([target], device=images.device)
+            scored = [s.name for s in steps if bool((s.classes[row : row + 1] == one[:, None]).any())][-1]
+        chosen = _layer_before(layers, scored, layer)
+        found.append(_explain(model, images[row : row + 1], chosen, lambda y, t=target: y[t], target, scored))
+    return found
+
+
+def _targets(classes: Sequence[int] | Tensor | None, logits: Tensor) -> list[int]:
+    if classes is None:
+        return logits.argmax(1).tolist()
+    targets = torch.as_tensor(classes).tolist()
+    if len(targets) != len(logits):
+        raise ValueError(f"classes must be one per image, ({len(logits)},), got ({len(targets)},)")
+    if not all(0 <= target < logits.shape[1] for target in targets):
+        raise ValueError(f"classes must lie in 0..{logits.shape[1] - 1}, got {targets}")
+    return targets
+
+
+def _layer_before(layers: list[MapLayer], step: str | None, name: str | None) -> MapLayer:
+    """Return the layer to use for a class that this step scored; ``"stage 3"`` reads what stage 2 ended with."""
+    if step is None or step == "head":
+        return find_layer(layers, name)
+    end = next(layer for layer in layers if layer.stage == int(step.removeprefix("stage ")) - 1)
+    reached = layers[: layers.index(end) + 1]
+    if name is None:
+        return end
+    chosen = find_layer(layers, name)
+    if chosen not in reached:
+        raise LayerError(
+            f"layer {name!r} comes after the class was dropped: its last score is that at the entry of {step}, "
+            "which "
+            f"depends on {end.name} and the layers before it"
+        )
+    return chosen
+
+
+def _explain(
+    model: nn.Module, image: Tensor, layer: MapLayer, score: Score, target: int | None, scored_by: str | None
+) -> GradCam:
+    from pytorch_grad_cam import GradCAM  # draws in much that nothing else needs
+
+    with torch.inference_mode(False), _gradients_of_input_only(model), torch.enable_grad():
+        cam = GradCAM(model, [model.get_submodule(layer.name)], reshape_transform=_copy)
+        try:
+            scaled = cam(image.detach().clone().requires_grad_(), [score])[0].astype(np.float32)
+            seen = cam.activations_and_grads
+            raw = cam.get_cam_image(None, None, None, seen.activations[0].numpy(), seen.gradients[0].numpy())
+        except AttributeError as error:
+            if cam.activations_and_grads.gradients:
+                raise
+            raise LayerError(f"the score does not depend on layer {layer.name!r}; name one before it") from error
+        finally:
+            cam.activations_and_grads.release()
+    return GradCam(layer, scaled, raw[0].astype(np.float32), target, scored_by)
+
+
+def _copy(map_or_gradient: Tensor) -> Tensor:
+    """Keep what a layer returned: the next may work in place on it."""
+    return map_or_gradient.to(torch.float32, copy=True)
+
+
+@contextmanager
+def _gradients_of_input_only(model: nn.Module) -> Any:
+    """Spare the gradients of parameters: those that a training left there stay, and no new ones are computed."""
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    with looking_at(model):
+        for p, _, _ in parameters:
+            p.requires_grad_(False)
+            p.grad = None
+        try:
+            yield
+        finally:
+            for p, wanted, grad in parameters:
+                p.requires_grad_(wanted)
+                p.grad = grad

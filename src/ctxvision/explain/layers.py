@@ -1,0 +1,128 @@
+"""The layers of a network whose output is a map, and the one whose map an answer was read from."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ctxvision.models._mode import looking_at
+
+from .funnel import is_contextual
+
+MIN_SIDE = 4  # positions per side below which a map says little about places
+
+
+class LayerError(ValueError):
+    """A layer cannot be used for what was asked; the message is one line that names those which can."""
+
+
+@dataclass(frozen=True)
+class MapLayer:
+    """A layer that returned a map.
+
+    Attributes:
+        name: in the network, as ``get_submodule`` takes it.
+        channels: of the map.
+        size: of the map, (H, W).
+        stage: number of the stage that ends with it, from 1; 0 for the stem of a contextual network, else
+            ``None``.
+    """
+
+    name: str
+    channels: int
+    size: tuple[int, int]
+    stage: int | None = None
+
+
+@contextmanager
+def hooks(modules: Sequence[nn.Module], hook: Any) -> Iterator[None]:
+    """Have ``hook(module, inputs, output)`` called after each of the modules, until the block ends."""
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def map_layers(model: nn.Module, images: Tensor) -> list[MapLayer]:
+    """List the layers that return a map (B, C, H, W) for these images, in the order in which they finish.
+
+    Args:
+        model: any network.
+        images: (B, C, H, W); one is enough.
+    """
+    names = {module: name for name, module in model.named_modules() if name}
+    sizes: dict[str, tuple[int, tuple[int, int]]] = {}
+
+    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4:
+            # of a layer that runs twice, the first time counts, as in pytorch-grad-cam
+            sizes.setdefault(names[module], (output.shape[1], (output.shape[2], output.shape[3])))
+
+    with looking_at(model), hooks(list(names), note):
+        model(images[:1])
+    stages = {name: number for number, name in enumerate(_stage_ends(model, list(sizes)), _first_stage(model))}
+    return [MapLayer(name, *shape, stages.get(name)) for name, shape in sizes.items()]
+
+
+def _first_stage(model: nn.Module) -> int:
+    return 0 if _stem(model) else 1
+
+
+def _stem(model: nn.Module) -> list[str]:
+    return list(getattr(model, "_stem_names", [])) if is_contextual(model) else []
+
+
+def _stage_ends(model: nn.Module, finished: list[str]) -> list[str]:
+    """Return the layer that each stage ends with: itself, or its last part where only the parts are called."""
+    info = getattr(model, "feature_info", None)
+    try:
+        stages = [entry["module"] for entry in info] if info is not None else []
+    except (KeyError, TypeError):
+        return []
+    ends = []
+    for stage in [*_stem(model)[-1:], *stages]:
+        inside = [name for name in finished if name == stage or name.startswith(f"{stage}.")]
+        if inside:
+            ends.append(inside[-1])
+    return ends
+
+
+def find_layer(layers: Sequence[MapLayer], name: str | None) -> MapLayer:
+    """Return the layer of a name, or by default the one that an answer is best explained at.
+
+    That is the end of the last stage whose map has at least 4 × 4 positions, else the largest of the ends; of
+    networks that do not say where their stages end (timm's ``feature_info``), likewise the last layer.
+
+    Args:
+        layers: of `map_layers`.
+        name: of one of them.
+
+    Raises:
+        LayerError: no such layer, or the network has no maps.
+    """
+    if name is not None:
+        for layer in layers:
+            if layer.name == name:
+                return layer
+        raise LayerError(f"no layer {name!r} that returns a map; {_candidates(layers, name)}")
+    ends = [layer for layer in layers if layer.stage] or [layer for layer in layers if min(layer.size) > 1]
+    if not ends:
+        raise LayerError(
+            "no layer of this network returns a map (B, C, H, W), so there is nothing to draw on an image"
+        )
+    fine = [layer for layer in ends if min(layer.size) >= MIN_SIDE]
+    return fine[-1] if fine else max(ends, key=lambda layer: layer.size[0] * layer.size[1])
+
+
+def _candidates(layers: Sequence[MapLayer], name: str) -> str:
+    names = [layer.name for layer in layers]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    below = [n for n in names if n.startswith(f"{name}.")][-1:]
+    ends = [layer.name for layer in layers if layer.stage is not None] or names[-4:]
+    hint = f"did you mean {' or '.join(dict.fromkeys(below + near))}? " if near or below else ""
+    return f"{hint}The ends of the stages are {', '.join(ends)}; {len(names)} layers return maps"

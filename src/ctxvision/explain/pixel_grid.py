@@ -1,0 +1,93 @@
+"""Which pixel of an image the positions of a feature map stand for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ctxvision.models._mode import looking_at
+from ctxvision.ops._geometry import as_pair
+
+from .layers import hooks
+
+
+@dataclass(frozen=True)
+class PixelGrid:
+    """Where the positions of a map lie in the image: ``position · step + start``, in pixels, for y and x.
+
+    The centre of a pixel has a whole number: the first is 0.
+
+    Attributes:
+        step: pixels between neighbouring positions, (y, x).
+        start: of position 0, (y, x).
+        exact: followed through the strides and paddings of the layers; else guessed from the sizes alone.
+    """
+
+    step: tuple[float, float]
+    start: tuple[float, float]
+    exact: bool = True
+
+
+def pixel_grids(model: nn.Module, images: Tensor) -> dict[tuple[int, int], PixelGrid]:
+    """Find the grid of every size of map that convolutions and poolings of a network return, by (H, W).
+
+    A position lies at the centre of its receptive field. Where branches of different kernels lead to maps of one
+    size, the largest kernel decides; a shortcut is narrower than what it goes round.
+
+    Args:
+        model: any network.
+        images: (B, C, H, W); one is enough.
+    """
+    image = (int(images.shape[2]), int(images.shape[3]))
+    grids = {image: PixelGrid((1.0, 1.0), (0.0, 0.0))}
+    widest: dict[tuple[int, int], int] = {}
+
+    def follow(module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or output.dim() != 4 or not inputs or inputs[0].dim() != 4:
+            return
+        before, after = tuple(inputs[0].shape[2:]), tuple(output.shape[2:])
+        geometry = _geometry(module)
+        if geometry is None or before not in grids or after in (before, image):
+            return
+        kernel, stride, padding, dilation = geometry
+        if max(kernel) <= widest.get(after, 0):
+            return
+        widest[after] = max(kernel)
+        old = grids[before]
+        grids[after] = PixelGrid(
+            (old.step[0] * stride[0], old.step[1] * stride[1]),
+            tuple(old.start[i] + (dilation[i] * (kernel[i] - 1) / 2 - padding[i]) * old.step[i] for i in (0, 1)),
+            old.exact,
+        )
+
+    with looking_at(model), hooks(list(model.modules()), follow):
+        model(images[:1])
+    return grids
+
+
+def _geometry(module: nn.Module) -> tuple[list[int], ...] | None:
+    """Return kernel size, stride, padding and dilation of a layer that looks at a window, each (y, x)."""
+    if isinstance(module, nn.ConvTranspose2d):
+        return None
+    weight = getattr(module, "weight", None)
+    kernel = getattr(module, "kernel_size", None)
+    if kernel is None and isinstance(weight, Tensor) and weight.dim() == 4:
+        kernel = tuple(weight.shape[2:])
+    stride = getattr(module, "stride", None)
+    if kernel is None or stride is None:
+        return None
+    kernel, dilation = as_pair(kernel, "kernel", 1), as_pair(getattr(module, "dilation", 1), "dilation", 1)
+    padding = getattr(module, "padding", None)
+    if padding == "valid":
+        padding = 0
+    elif not isinstance(padding, int | tuple | list):  # "same", and involution
+        padding = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
+    return kernel, as_pair(stride, "stride", 1), as_pair(padding, "padding", 0), dilation
+
+
+def grid_of(grids: dict[tuple[int, int], PixelGrid], size: tuple[int, int], image: tuple[int, int]) -> PixelGrid:
+    """Return the grid of maps of a size, guessed where no layer is known that makes them."""
+    if size in grids:
+        return grids[size]
+    step = (image[0] / size[0], image[1] / size[1])
+    return PixelGrid(step, ((step[0] - 1) / 2, (step[1] - 1) / 2), exact=False)

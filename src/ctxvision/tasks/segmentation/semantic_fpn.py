@@ -1,0 +1,77 @@
+"""Semantic FPN: a feature pyramid, each level brought to stride 4, and their sum."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from ctxvision.nn import Involution2d
+
+from .layers import NormName, classifier, conv_norm_relu
+
+Neck = Literal["convolution", "involution"]
+
+
+class SemanticFPN(nn.Module):
+    """Decoder of Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, with one more choice of neck.
+
+    The pyramid is torchvision's. The ``involution`` neck has 7 × 7 involutions in place of its four 3 × 3 output
+    convolutions (Li et al., Involution, CVPR 2021). Each level then takes as many 3 × 3 convolutions as it is
+    doubled in size, the first at least one, and the sum at stride 4 is classified.
+
+    Args:
+        in_channels: of the features, strides 4 to 32.
+        num_classes: outputs.
+        neck: what smooths the levels of the pyramid.
+        pyramid_channels: of the levels; a multiple of 16 for ``involution``.
+        channels: after the pyramid.
+        norm: of the convolutions after the pyramid.
+        dropout: of whole channels, before the classifier.
+
+    Shape:
+        Four maps of strides 4, 8, 16, 32 to logits ``(B, num_classes, H / 4, W / 4)``.
+
+    Raises:
+        ValueError: an unknown neck or norm, or channels that do not divide as needed.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        neck: Neck = "convolution",
+        pyramid_channels: int = 256,
+        channels: int = 128,
+        norm: NormName = "batch",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if neck not in ("convolution", "involution"):
+            raise ValueError(f"neck must be convolution or involution, got {neck!r}")
+        self.pyramid = FeaturePyramidNetwork(list(in_channels), pyramid_channels)
+        if neck == "involution":
+            self.pyramid.layer_blocks = nn.ModuleList(Involution2d(pyramid_channels, 7) for _ in in_channels)
+        self.levels = nn.ModuleList(
+            nn.ModuleList(
+                conv_norm_relu(channels if step else pyramid_channels, channels, 3, norm)
+                for step in range(max(level, 1))
+            )
+            for level in range(len(in_channels))
+        )
+        self.classifier = classifier(channels, num_classes, dropout)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return logits at the size of the first feature."""
+        pyramid = list(self.pyramid(OrderedDict((str(i), x) for i, x in enumerate(features))).values())
+        total = self.levels[0][0](pyramid[0])
+        for level in range(1, len(pyramid)):
+            x = pyramid[level]
+            for block, finer in zip(self.levels[level], pyramid[level - 1 :: -1], strict=False):
+                # twice the size, or one less where a size is odd
+                x = F.interpolate(block(x), finer.shape[2:], mode="bilinear", align_corners=False)
+            total = total + x
+        return self.classifier(total)

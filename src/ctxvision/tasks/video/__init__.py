@@ -1,0 +1,17 @@
+"""Video classification by networks for images: temporal shifts, consensus over frames, streams."""
+
+from .blocks import residual_layers
+from .consensus import ClipLoss, ClipOutput, clip_consensus
+from .online import OnlineTsm
+from .shifts import TemporalShifts
+from .task import VideoTask
+
+__all__ = [
+    "ClipLoss",
+    "ClipOutput",
+    "OnlineTsm",
+    "TemporalShifts",
+    "VideoTask",
+    "clip_consensus",
+    "residual_layers",
+]

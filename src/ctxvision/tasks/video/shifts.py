@@ -1,0 +1,120 @@
+"""The temporal shift in a finished network: its layers and the names of its weights stay as they are."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ctxvision.nn import temporal_shift
+from ctxvision.nn.temporal_shift import shifted_channels
+
+from ..error import TaskError
+from .blocks import residual_layers
+
+Shift = Literal["both", "past", "none"]
+
+
+class TemporalShifts:
+    """The shifts of one network, all for clips of the same number of frames.
+
+    They are hooks: the network keeps its modules, its parameters and its ``state_dict``, so that weights of a
+    network without them load, and the other way round.
+
+    Args:
+        model: changed in place, until `remove`.
+        frames: of a clip; may be set anew at any time, as the network is called with clips of another length.
+        shift: ``both`` directions; ``past`` for streams; ``none`` leaves the network alone.
+        divisor: 8 shifts an eighth of the channels each way.
+        layers: before which layers; by default the first of every residual branch, see `residual_layers`.
+
+    Attributes:
+        frames: of a clip.
+        shift: as given.
+        divisor: as given.
+        layers: names of the layers whose inputs are shifted.
+
+    Raises:
+        TaskError: nothing to shift was found, or the network has shifts already.
+
+    Examples:
+        >>> import timm
+        >>> model = timm.create_model("resnet10t", num_classes=5)
+        >>> shifts = TemporalShifts(model, frames=4)
+        >>> shifts.layers
+        ('layer1.0.conv1', 'layer2.0.conv1', 'layer3.0.conv1', 'layer4.0.conv1')
+        >>> model(torch.zeros(2 * 4, 3, 64, 64)).shape  # two clips of four frames
+        torch.Size([8, 5])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        frames: int,
+        shift: Shift = "both",
+        divisor: int = 8,
+        layers: Sequence[str] = (),
+    ) -> None:
+        if shift not in ("both", "past", "none"):
+            raise TaskError(f"shift must be both, past or none, got {shift!r}")
+        if min(frames, divisor) < 1:
+            raise TaskError(f"frames and shift divisor must be at least 1, got {frames} and {divisor}")
+        self.frames = frames
+        self.shift: Shift = shift
+        self.divisor = divisor
+        found = {} if shift == "none" else residual_layers(model, layers)
+        if any(isinstance(h, _Hook) for layer in found.values() for h in layer._forward_pre_hooks.values()):
+            raise TaskError("temporal shift: the network has shifts already; remove those first")
+        self.layers = tuple(found)
+        self._stream: dict[str, Tensor] | None = None
+        self._handles: list[Any] = []
+        for name, layer in found.items():
+            hook = _Hook(self, name)
+            self._handles += [layer.register_forward_pre_hook(hook), layer.register_forward_hook(hook.put_back)]
+
+    def remove(self) -> None:
+        """Leave the network as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @contextmanager
+    def streaming(self, cache: dict[str, Tensor]) -> Iterator[None]:
+        """Within it the network is called with single frames, whose shifted channels wait in the cache.
+
+        Args:
+            cache: of one stream, empty at its beginning; holds ``C // divisor`` channels for each layer.
+        """
+        self._stream = cache
+        try:
+            yield
+        finally:
+            self._stream = None
+
+
+class _Hook:
+    """Shifts the input of one layer."""
+
+    def __init__(self, shifts: TemporalShifts, name: str) -> None:
+        self.shifts = shifts
+        self.name = name
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *rest = args
+        s = self.shifts
+        if s._stream is None:
+            return (temporal_shift(x, s.frames, s.divisor, s.shift == "past"), *rest)
+        # The shortcut needs x again, so that its channels are only lent to the past for as long as the layer runs:
+        # three times an eighth is copied instead of everything.
+        fold = shifted_channels(x, s.divisor, True)
+        now = x[:, :fold].clone()
+        before = s._stream.get(self.name)
+        x[:, :fold] = 0 if before is None else before
+        s._stream[self.name] = now
+        return args
+
+    def put_back(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Give a frame of a stream its own channels back."""
+        if self.shifts._stream is not None:
+            now = self.shifts._stream[self.name]
+            args[0][:, : now.shape[1]] = now

@@ -1,0 +1,127 @@
+"""Decoding: the right frames of every format, upright, and a reason for everything that is no video."""
+
+import numpy as np
+import pytest
+from _videos import add_bad_videos, noise, numbered, numbers, shades, turn, write
+
+from ctxvision.data.error import DataError
+from ctxvision.data.video import BadVideoError, VideoFile, list_videos
+from ctxvision.data.video_writing import write_video
+
+FORMATS = [
+    ("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "ts"), ("mpeg4", "mp4"), ("mpeg4", "avi"),
+    ("libvpx-vp9", "webm"),
+]  # fmt: skip
+INDICES = [0, 0, 3, 11, 12, 13, 25, 39]
+
+
+@pytest.mark.parametrize(("codec", "suffix"), FORMATS)
+@pytest.mark.parametrize("gop", [1, 12, 100])
+def test_frames_by_number(tmp_path, codec, suffix, gop):
+    video = VideoFile(write(tmp_path / f"v.{suffix}", numbered(40), codec, gop=gop))
+    assert video.frames == 40
+    for indices in (INDICES, [39], list(range(40))):
+        read = video.read(indices)
+        assert read.shape == (len(indices), 48, 64, 3)
+        assert numbers(read) == indices
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_turned_videos_are_upright(tmp_path, degrees):
+    frames = shades(3)
+    frames[:, :24, :32] = 0  # dark at the top left
+    path = turn(write(tmp_path / "v.mp4", frames), 48, degrees)
+    read = VideoFile(path).read([2])[0]
+    assert read.shape[:2] == ((48, 64) if degrees == 180 else (64, 48))
+    corners = read[[8, 8, -8, -8], [8, -8, -8, 8]].mean(1)  # clockwise from the top left
+    assert corners.argmin() == degrees // 90
+    assert np.sort(corners)[1] > 150
+
+
+def test_sound_beside_pictures_does_not_matter(tmp_path):
+    assert VideoFile(write(tmp_path / "v.mp4", shades(5), audio=True)).read([4]).shape == (1, 48, 64, 3)
+
+
+def test_suffix_does_not_matter(tmp_path):
+    path = write(tmp_path / "v.mkv", shades(5)).rename(tmp_path / "v.mp4")
+    assert VideoFile(path).frames == 5
+
+
+def read_all(path):
+    video = VideoFile(path)
+    return video.read(range(0, video.frames, 3))
+
+
+def test_every_bad_video_has_a_reason(tmp_path):
+    for name, part in add_bad_videos(tmp_path):
+        with pytest.raises(BadVideoError) as error:
+            read_all(tmp_path / name)
+        assert part in error.value.reason, name
+        assert error.value.path == str(tmp_path / name)
+        assert "\n" not in str(error.value)
+        assert str(tmp_path) not in error.value.reason
+
+
+@pytest.mark.parametrize(("name", "reason"), [("missing.mp4", "no such file"), (".", "is a folder")])
+def test_what_is_not_a_file(tmp_path, name, reason):
+    with pytest.raises(BadVideoError, match=reason):
+        VideoFile(tmp_path / name)
+
+
+def test_list(tmp_path):
+    (tmp_path / "a" / ".hidden").mkdir(parents=True)
+    for name in ("b.MP4", "a/a.webm", "a/.c.mp4", "a/.hidden/d.mp4", "a/e.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [p[len(str(tmp_path)) + 1 :] for p in list_videos(tmp_path)] == ["a/a.webm", "b.MP4"]
+
+
+@pytest.mark.parametrize("size", [(32, 48), (31, 47)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_what_is_written_can_be_read(tmp_path, suffix, size):
+    frames = shades(6, *size)
+    write_video(tmp_path / f"v{suffix}", frames)
+    read = VideoFile(tmp_path / f"v{suffix}").read(range(6))
+    assert read.shape == (6, 32, 48, 3)  # even sides
+    assert np.abs(read[:, : size[0], : size[1]].astype(int) - frames).max() < 6
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_moving_pictures(tmp_path, suffix):
+    from PIL import Image
+
+    write_video(tmp_path / f"v{suffix}", shades(6), rate=4)
+    with Image.open(tmp_path / f"v{suffix}") as image:
+        assert image.n_frames == 6
+        image.seek(5)
+        image.load()
+        assert image.info["duration"] == 250
+        assert abs(int(np.asarray(image.convert("RGB"))[0, 0, 0]) - 230) < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "message"),
+    [
+        ("v.mp4", noise(0), "needs frames"),
+        ("v.mp4", noise(2).astype(np.float32), "needs frames"),
+        ("v.xyz", noise(2), "cannot be made a video"),
+        ("none/v.mp4", noise(2), "no such file or directory"),
+    ],
+)
+def test_nothing_half_written(tmp_path, name, frames, message):
+    with pytest.raises(DataError, match=message):
+        write_video(tmp_path / name, frames)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"before")
+
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_room)
+    with pytest.raises(DataError, match="no space left on device"):
+        write_video(path, shades(3))
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
