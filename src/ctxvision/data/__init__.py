@@ -1,6 +1,8 @@
 """Images in, batches out: folders, tables, shards and more, as LightningDataModules."""
 
 from .contents import Contents
+from .detection import DetectionData
+from .detection_spec import DetectionSpec
 from .digits import DigitsData
 from .error import BadImageError, DataError
 from .image_data import ImageData
@@ -14,6 +16,8 @@ __all__ = [
     "Contents",
     "DataError",
     "DataSpec",
+    "DetectionData",
+    "DetectionSpec",
     "DigitsData",
     "ImageData",
     "find_images",

@@ -42,7 +42,7 @@ def detector_of(recipe, backbone):
 
 
 def test_every_result_has_its_recipe():
-    assert [name for name in recipe_names() if load_recipe(name).task == "detect"] == sorted(AP)
+    assert [name for name in recipe_names() if name.startswith("detect-")] == sorted(AP)
 
 
 @pytest.mark.parametrize("name", AP)

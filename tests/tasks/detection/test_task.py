@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from ctxvision.data.detection import DetectionData
 from ctxvision.tasks import TaskError
@@ -163,3 +163,33 @@ def test_example_input_fits():
     assert task.example_input()[0].shape == (3, 64, 64)
     with torch.no_grad():
         assert set(task.eval()(task.example_input())[0]) == {"boxes", "labels", "scores", "masks"}
+
+
+class SaveAt(Callback):
+    """Save a checkpoint after so many steps, as a run that is stopped does."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def test_interrupted_run_ends_like_an_undisturbed_one(tmp_path):
+    from ctxvision._cli.train.step_seed import StepSeed
+
+    path = tmp_path / "in-the-second-epoch.ckpt"
+
+    def fit(callbacks, resumed=None):
+        torch.manual_seed(0)
+        data = DetectionData("digits-scenes#train=7,val=2,size=48", batch_size=2)
+        task = task_for(data, min_size=[48, 64], detector="faster_rcnn")
+        run = trainer(max_epochs=2, callbacks=[StepSeed(0), *callbacks], limit_val_batches=0)
+        run.fit(task, data, ckpt_path=resumed, weights_only=True)
+        assert run.global_step == 6
+        return task
+
+    whole, again = fit([SaveAt(4, path)]), fit([], str(path))
+    for (name, one), two in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
