@@ -7,10 +7,10 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs clean
+.PHONY: help demo demo-detect demo-segment demo-video test lint format bench docs clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 NATIVE := $(wildcard src/ctxvision/ops/_native/*.[ch]pp) src/ctxvision/ops/_native/CMakeLists.txt
 
@@ -30,6 +30,22 @@ demo: $(INSTALLED) ## train a contextual network on handwritten digits, look at 
 	@$(BIN)/python -c 'from ctxvision.data import DigitsData; DigitsData().export("demo/images", 8)'
 	$(BIN)/ctxvision predict demo/run/checkpoints/best.ckpt demo/images --top_k 3
 	$(BIN)/ctxvision report demo/run --out demo/report.html
+
+demo-detect: $(INSTALLED) ## train a detector with masks on scenes of digits, some ten minutes; write demo-detect/report.html
+	@rm -rf demo-detect
+	$(BIN)/ctxvision train contextual_convnext_micro "digits-scenes#train=3000" --task detect --recipe demo-detect --out demo-detect/run
+	$(BIN)/ctxvision report demo-detect/run --out demo-detect/report.html
+
+demo-segment: $(INSTALLED) ## train a segmentation network on the scenes, some ten minutes; write demo-segment/report.html
+	@rm -rf demo-segment
+	$(BIN)/ctxvision train rednet_micro digits-scenes --task segment --recipe demo-segment --out demo-segment/run
+	$(BIN)/ctxvision report demo-segment/run --out demo-segment/report.html
+
+demo-video: $(INSTALLED) ## train with and without temporal shifts on moving digits, some ten minutes; write demo-video/report.html
+	@rm -rf demo-video
+	$(BIN)/ctxvision train cotnet_micro moving-digits --task video --recipe demo-video --out demo-video/run
+	$(BIN)/ctxvision train cotnet_micro moving-digits --task video --recipe demo-video --shift none --out demo-video/control
+	$(BIN)/ctxvision report demo-video/run --against demo-video/control --out demo-video/report.html
 
 test: $(INSTALLED) ## all the tests
 	$(BIN)/python -m pytest -n 2
@@ -51,5 +67,5 @@ docs: $(INSTALLED) ## the documentation, in site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## remove what the other commands have made, but for .venv
-	rm -rf demo site build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo demo-detect demo-segment demo-video site build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,28 +1,23 @@
 """Annotated images of any source as a LightningDataModule."""
 
-import logging
 import os
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .coco import CocoSet
 from .contents import quoted
-from .dataset import BadImage
 from .detection_batches import AspectBatches
 from .detection_dataset import DetectionBatch, DetectionDataset, Target, collate_detection
 from .detection_source import find_detection
 from .detection_spec import DetectionSpec
-from .error import BadImageError, DataError
-from .image_data import _ignore_interrupt
+from .epoch_data import EpochData
+from .error import DataError
 from .sampler import resume
 
-_log = logging.getLogger(__name__)
 
-
-class DetectionData(LightningDataModule):
+class DetectionData(EpochData):
     """Images with boxes and, on request, masks: COCO's layout, single annotation files, or the embedded scenes.
 
     Images that cannot be decoded are logged once, collected in ``bad_images`` and left out. An epoch depends on
@@ -95,11 +90,11 @@ class DetectionData(LightningDataModule):
         if not len(self.eval_samples):
             raise DataError(f"{source}: no images to {'validate' if eval_split == 'val' else 'evaluate'} on")
         self.notes = list(dict.fromkeys([*self.train_samples.notes, *self.eval_samples.notes]))
-        self.bad_images: dict[str, str] = {}
         _require_same_classes(self.train_samples, self.eval_samples, f"{source}: the validation part")
         counts = self.train_samples.counts() if train else []
         if train:
             self._check_objects(counts, empty_images)
+        self.train_size = len(self.train_samples)
         self.spec = spec or DetectionSpec(
             class_names=self.eval_samples.class_names,
             category_ids=self.eval_samples.category_ids,
@@ -132,7 +127,7 @@ class DetectionData(LightningDataModule):
                 self.notes.append(f"{self.source}: {left_out} images without objects are not trained on")
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, images of one orientation together; the last, smaller batch is left out unless alone."""
+        """Shuffled, images of one orientation together; what does not fill an optimiser step is left out."""
         dataset = DetectionDataset(
             self.train_samples,
             self.spec.color_mode,
@@ -144,11 +139,11 @@ class DetectionData(LightningDataModule):
         batches = self._train_batches()
         if not len(batches):
             raise DataError(
-                f"{self.source}: {len(dataset)} training images are too few for {self._place()[1]} processes"
+                f"{self.source}: {len(dataset)} training images are too few for {self.place()[1]} processes"
             )
         if self.trainer:
             resume(batches, self.trainer, 1, len(batches))
-        return self._loader(dataset, batch_sampler=batches)
+        return self.loader(dataset, batch_sampler=batches, collate_fn=collate_detection)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -156,17 +151,26 @@ class DetectionData(LightningDataModule):
         return len(self._train_batches())
 
     def _train_batches(self) -> AspectBatches:
-        rank, world_size = self._place()
+        rank, world_size = self.place()
         ratios = [image.width / image.height for image in self.train_samples.images]
-        return AspectBatches(ratios, self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
+        return AspectBatches(
+            ratios,
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            accumulate=self.accumulate,
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every image of the split exactly once, however many processes share it."""
         dataset = DetectionDataset(self.eval_samples, self.spec.color_mode, masks=self.masks)
-        rank, world_size = self._place()
-        if len(dataset) < world_size:
-            raise DataError(f"{len(dataset)} validation images are too few for {world_size} processes")
-        return self._loader(dataset, sampler=range(rank, len(dataset), world_size), batch_size=self.batch_size)
+        return self.loader(
+            dataset,
+            sampler=self.eval_order(len(dataset)),
+            batch_size=self.batch_size,
+            collate_fn=collate_detection,
+        )
 
     def on_after_batch_transfer(
         self, batch: DetectionBatch | Any, dataloader_idx: int
@@ -174,31 +178,8 @@ class DetectionData(LightningDataModule):
         """Take the reports of bad images out of a batch, and make the images floats in [0, 1]."""
         if not isinstance(batch, DetectionBatch):
             return batch
-        for path, reason in batch.bad:
-            self._report(BadImage(path, reason))
+        self.report(batch.bad)
         return [image.float() / 255 for image in batch.images], batch.targets
-
-    def _report(self, bad: BadImage) -> None:
-        if self.strict:
-            raise BadImageError(bad.path, bad.reason)
-        if bad.path not in self.bad_images:
-            self.bad_images[bad.path] = bad.reason
-            _log.warning("skipped %s: %s", bad.path, bad.reason)
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(self, dataset: DetectionDataset, **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            dataset,
-            num_workers=self.workers,
-            prefetch_factor=self.prefetch if self.workers else None,
-            persistent_workers=self.workers > 0,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
-            collate_fn=collate_detection,
-            **options,
-        )
 
 
 def _require_same_classes(train: CocoSet, val: CocoSet, where: str) -> None:

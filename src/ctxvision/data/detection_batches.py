@@ -24,14 +24,22 @@ class AspectBatches(Sampler[list[int]]):
         seed: of the run.
         rank: of this process.
         world_size: number of processes.
+        accumulate: batches of an optimiser step; those that do not fill one are left out, see `batches`.
     """
 
     def __init__(
-        self, ratios: Sequence[float], batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        ratios: Sequence[float],
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.bins = [bisect.bisect_right(_BINS, ratio) for ratio in ratios]
         self.batch_size = batch_size
-        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.seed, self.rank, self.world_size, self.accumulate = seed, rank, world_size, accumulate
         self._epoch = 0
         self._skip = 0
 
@@ -52,7 +60,8 @@ class AspectBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         whole = len(self.bins) // self.batch_size
         # the last, smaller batch is left out unless it is the only one
-        return whole // self.world_size or int(len(self.bins) > 0 and self.world_size == 1)
+        each = whole // self.world_size or int(len(self.bins) > 0 and self.world_size == 1)
+        return each if each < self.accumulate else each - each % self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()[self.rank :: self.world_size][: len(self)]
