@@ -1,4 +1,4 @@
-"""Detection, segmentation and video on the command line: train, resume, evaluate, predict, report, and mistakes."""
+"""Detection, segmentation and video on the command line: train, resume, evaluate, predict, report, mistakes."""
 
 import csv
 import json
@@ -100,7 +100,8 @@ def test_evaluate(run, tmp_path, capsys):
     assert found == pytest.approx(saved, abs=1e-6)
     page = (tmp_path / "a.html").read_text()
     assert "<script" not in page
-    assert "http" not in page.replace("http://www.w3.org/", "")
+    assert "https://" not in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
     assert "val of" in capsys.readouterr().out
     if task == "detect":
         assert isinstance(json.loads((tmp_path / "r.json").read_text()), list)

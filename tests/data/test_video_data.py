@@ -12,7 +12,7 @@ from ctxvision.data.clips import ClipSpec
 from ctxvision.data.video_data import VideoData
 
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
-SMALL = "moving-digits#clips=24,val=16,size=16"
+SMALL = "moving-digits#train=24,val=16,size=16"
 
 
 def folder(root, counts):
@@ -93,7 +93,7 @@ def test_start_in_the_middle_gives_the_same_clips():
 
 
 def test_embedded_clips_are_neither_mirrored_nor_cut():
-    data = video_data("moving-digits#clips=8,val=8", image_size=None, batch_size=8)
+    data = video_data("moving-digits#train=8,val=8", image_size=None, batch_size=8)
     assert data.spec.input_size == (3, 32, 32)
     (clips, targets), *_ = batches(data, "train")
     expected = data.open_video.parts["train"].clips
@@ -121,7 +121,7 @@ def test_spec_of_a_network_decides(tmp_path):
     [
         ("nowhere", "nowhere: no such folder"),
         ("moving-digits#speed=3", "no option 'speed'"),
-        ("moving-digits#clips=many", "expected whole numbers"),
+        ("moving-digits#train=many", "expected whole numbers"),
         ("moving-digits#frames=1", "2 or more frames"),
         ("empty", "no class folders"),
         ("hollow", "no videos in its 2 class folders"),

@@ -19,7 +19,7 @@ from ctxvision.tasks.video import VideoTask
 
 @pytest.fixture
 def data():
-    return VideoData("moving-digits#clips=8,val=16", frames=3, batch_size=4)
+    return VideoData("moving-digits#train=8,val=16", frames=3, batch_size=4)
 
 
 def task(data, shift="both", model="contextual_convnext_micro"):
@@ -57,7 +57,7 @@ def test_arrays_are_the_network_s(data, model):
 def test_views_are_averaged(data):
     video_task = task(data)
     video = data.open_video(data.eval_samples[0][0])
-    many = VideoData("moving-digits#clips=8,val=16", frames=3, test_clips=2, test_crops=3)
+    many = VideoData("moving-digits#train=8,val=16", frames=3, test_clips=2, test_crops=3)
     probabilities, _ = predict_dataset(video_task, many.eval_dataset(), batch_size=3)
     assert np.allclose(
         predict_clip(video_task, video, clips=2, crops=3).probabilities, probabilities[0], atol=1e-5

@@ -15,7 +15,7 @@ from .table import read_table
 from .video import VideoFile, VideoInMemory, VideoOpener, is_video, list_videos
 
 _EMBEDDED = "moving-digits"
-_DEFAULTS = {"clips": 1600, "val": 400, "size": 32, "seed": 0}
+_DEFAULTS = {"train": 1600, "val": 400, "size": 32, "seed": 0}
 
 
 @dataclass
@@ -61,7 +61,7 @@ def find_videos(
 
     The first of these rules that fits decides:
 
-    1. ``moving-digits``: clips drawn in memory, see `MovingDigits`; ``moving-digits#clips=800,size=48`` sets
+    1. ``moving-digits``: clips drawn in memory, see `MovingDigits`; ``moving-digits#train=800,size=48`` sets
        ``clips`` (for training), ``val``, ``size``, ``seed`` and ``frames`` (by default as many as are looked at);
     2. what ends in ``.csv`` or ``.tsv``: see `read_table`; its options are ``path``, ``label``, ``split``;
     3. a folder, ``train/CLASS/VIDEO`` and ``val/CLASS/VIDEO``, or ``CLASS/VIDEO`` alone, which is then split.
@@ -93,13 +93,15 @@ def _moving_digits(options: dict[str, str], class_names: Sequence[str] | None) -
         given = {**_DEFAULTS, **{name: int(value) for name, value in options.items()}}
     except ValueError as error:
         raise DataError(f"{_EMBEDDED}: expected whole numbers after '#', got {options}") from error
-    if min(given["clips"], given["val"], given["frames"] - 1, given["size"] - 7, given["seed"] + 1) < 1:
-        raise DataError(f"{_EMBEDDED}: needs clips, 2 or more frames of 8 or more pixels, and no negative seed")
+    if min(given["train"], given["val"], given["frames"] - 1, given["size"] - 7, given["seed"] + 1) < 1:
+        raise DataError(
+            f"{_EMBEDDED}: needs clips to train and to validate on, 2 or more frames of 8 or more pixels, and no negative seed"
+        )
     if class_names and tuple(class_names) != MOTIONS:
         raise DataError(f"{_EMBEDDED}: the network's classes are {quoted(list(class_names))}, not these motions")
     same = {"frames": given["frames"], "size": given["size"], "seed": given["seed"]}
     parts = {
-        "train": MovingDigits("train", given["clips"], **same),
+        "train": MovingDigits("train", given["train"], **same),
         "val": MovingDigits("val", given["val"], **same),
     }
     samples = {

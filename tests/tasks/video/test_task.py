@@ -36,7 +36,7 @@ def trainer(**options):
 @pytest.mark.parametrize("model", MODELS)
 def test_trains_and_reports(model):
     torch.manual_seed(0)
-    data = VideoData("moving-digits#clips=32,val=16", frames=2, batch_size=8)
+    data = VideoData("moving-digits#train=32,val=16", frames=2, batch_size=8)
     task = VideoTask(model, data.spec.to_dict(), lr=0.01)
     before = {name: p.detach().clone() for name, p in task.named_parameters()}
     run = trainer(max_epochs=2)
@@ -48,7 +48,7 @@ def test_trains_and_reports(model):
 
 
 def test_accuracy_and_loss_are_those_of_all_clips():
-    data = VideoData("moving-digits#clips=8,val=20", frames=2, batch_size=8)
+    data = VideoData("moving-digits#train=8,val=20", frames=2, batch_size=8)
     task = VideoTask("resnet10t", data.spec.to_dict()).eval()
     (metrics,) = trainer().validate(task, datamodule=data, verbose=False)
     dataset = data.eval_dataset()

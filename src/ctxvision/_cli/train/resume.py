@@ -30,6 +30,7 @@ def require_same_settings(config: TrainConfig, folder: Path) -> None:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder / 'config.yaml'}: cannot be read ({error})") from error
     for name, value in dataclasses.asdict(config).items():
+        value = list(value) if isinstance(value, tuple) else value  # as YAML has it
         if name not in _MAY_CHANGE and name in before and before[name] != value:
             raise UserError(
                 f"{folder}: its {name} is {before[name]}, not {value}; a resumed run keeps its settings, "
