@@ -95,7 +95,7 @@ def _moving_digits(options: dict[str, str], class_names: Sequence[str] | None) -
         raise DataError(f"{_EMBEDDED}: expected whole numbers after '#', got {options}") from error
     if min(given["train"], given["val"], given["frames"] - 1, given["size"] - 7, given["seed"] + 1) < 1:
         raise DataError(
-            f"{_EMBEDDED}: needs clips to train and validate on, 2 or more frames of 8 or more pixels, no negative seed"
+            f"{_EMBEDDED}: needs clips of both parts, 2 or more frames of 8 or more pixels, no negative seed"
         )
     if class_names and tuple(class_names) != MOTIONS:
         raise DataError(f"{_EMBEDDED}: the network's classes are {quoted(list(class_names))}, not these motions")
