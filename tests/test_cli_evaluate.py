@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_old_files(capsys, tmp_path, monkeypatch):
     [
         ("--json none/e.json", "none/e.json: cannot be written (no such file or directory)", 1),
         ("--html .", ".: cannot be written (is a folder)", 1),
-        ("--html e --json ./e", "must be two files", 2),
+        ("--html e --json ./e", "must be different files", 2),
         ("--worst=-1", "--worst at least 0", 2),
         ("--real none.json", "none.json: no such file or directory", 1),
         ("--real real.json", "needs a network of ImageNet's 1000 classes", 1),

@@ -40,7 +40,7 @@ def test_a_few_steps_and_the_moving_average(recipe, tmp_path):
     assert plan == (1, 1, 2, 2)
     data = config.open_data(plan.images)
     task = build_task(config, data)
-    trainer = make_trainer(config, plan, 1, tmp_path, GracefulStop(tmp_path / "none"), Nothing())
+    trainer = make_trainer(config, plan, 1, tmp_path, GracefulStop(tmp_path / "none"), Nothing(), [])
     seen = Weights()
     trainer.callbacks.insert(0, seen)
     began = [p.detach().clone() for p in task.parameters()]

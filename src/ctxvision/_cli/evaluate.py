@@ -58,7 +58,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Print the figures and write them where asked; see `ctxvision evaluate --help`."""
     check_views(args)
-    if (args.batch_size or 1) < 1 or min(args.workers or 0, args.worst) < 0:
+    if (1 if args.batch_size is None else args.batch_size) < 1 or min(args.workers or 0, args.worst) < 0:
         raise UserError("--batch_size must be at least 1, --workers and --worst at least 0", 2)
     _require_places(args.json, args.html, args.results)
 

@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Write the page and print its path; see `ctxvision report --help`."""
     check_views(args)
-    if (args.batch_size or 1) < 1 or min(args.images, args.workers or 0) < 0:
+    if (1 if args.batch_size is None else args.batch_size) < 1 or min(args.images, args.workers or 0) < 0:
         raise UserError("--batch_size must be at least 1, --images and --workers at least 0", 2)
     page, numbers = Path(args.out), Path(args.out).with_suffix(".json")
     if page.suffix.lower() not in (".html", ".htm"):

@@ -9,6 +9,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader
 
 from .cityscapes import is_cityscapes, scan_cityscapes
+from .dataset import BadImage
 from .epoch_data import EpochData
 from .error import BadImageError, DataError
 from .images import read_image
@@ -120,7 +121,7 @@ class SegmentationData(EpochData):
             require_classes(self.found, self.source, spec.class_names)
         self.strict = strict
         for name, reason in self.found.bad.items():
-            self._report(name, reason)
+            self.report([BadImage(name, reason)])
         self.spec = spec or SegmentationSpec(
             class_names=self.found.class_names,
             input_size=(in_chans, *self._crop_size(crop_size)),

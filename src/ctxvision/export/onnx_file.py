@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .error import ExportError
 from .metadata import KEY, Metadata
-from .program import export_program
+from .program import example_images, export_program
 from .replacing import replacing
 
 if TYPE_CHECKING:
@@ -52,10 +52,9 @@ def export_onnx(
     """
     network = network.to(device="cpu", dtype=torch.float32).eval()
     size = tuple(metadata.data_spec["input_size"])
-    batch = 2 if metadata.dynamic_batch else 1
     program = export_program(
         network,
-        torch.randn(batch, *size),
+        example_images(metadata),
         dynamic_batch=metadata.dynamic_batch,
         dynamic_size=metadata.dynamic_size,
     )

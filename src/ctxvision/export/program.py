@@ -10,6 +10,7 @@ import ctxvision.ops  # noqa: F401 - registers the operators that are replaced
 
 from . import portable
 from .error import ExportError
+from .metadata import Metadata
 
 
 def export_program(
@@ -46,6 +47,17 @@ def export_program(
     if custom:
         raise ExportError(f"the graph still holds {', '.join(custom)}")
     return program
+
+
+def example_images(metadata: Metadata) -> Tensor:
+    """Return images to trace with: two for any number; of any size, so large that no map shrinks to one pixel.
+
+    What is 1 while a network is traced, or as high as wide, is taken to be so always.
+    """
+    channels, height, width = metadata.data_spec["input_size"]
+    if metadata.dynamic_size:
+        height, width = max(height, 128), max(width, 128) + 32
+    return torch.randn(2 if metadata.dynamic_batch else 1, channels, height, width)
 
 
 def _table() -> dict[torch._ops.OperatorBase, object]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .error import ExportError
 from .metadata import KEY, Metadata
-from .program import export_program
+from .program import example_images, export_program
 from .replacing import replacing
 
 _MEMBER = f"{KEY}.json"
@@ -35,8 +35,7 @@ def export_pt2(
         OSError: it cannot be written.
     """
     network = network.to(device="cpu", dtype=torch.float32).eval()
-    size = tuple(metadata.data_spec["input_size"])
-    example = torch.randn(2 if metadata.dynamic_batch else 1, *size)
+    example = example_images(metadata)
     program = export_program(
         network, example, dynamic_batch=metadata.dynamic_batch, dynamic_size=metadata.dynamic_size
     )
@@ -46,7 +45,8 @@ def export_pt2(
         else:
             torch.export.save(program, part, extra_files={_MEMBER: metadata.to_json()})
         written, _ = open_pt2(part)
-        images = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
+        shape = (len(example), *metadata.data_spec["input_size"])
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected = network(images)
         difference = ((written(images) - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
@@ -89,9 +89,13 @@ def open_pt2(path: str | os.PathLike[str]) -> tuple[Any, Metadata]:
         raise ExportError(f"{path}: not a file of `ctxvision export`, it says nothing about its images")
 
     def compute(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = module(images)
-            return logits
+        try:
+            with torch.inference_mode():
+                logits: Tensor = module(images)
+        except (AssertionError, RuntimeError) as error:  # of a guard
+            shape = " × ".join(map(str, images.shape))
+            raise ExportError(f"the exported network does not take {shape} images ({error})") from error
+        return logits
 
     return compute, Metadata.from_json(text)
 

@@ -54,9 +54,9 @@ def quantize_onnx(
                     weight_type=QuantType.QInt8,
                 )
             except Exception as error:  # onnxruntime raises many kinds
+                if not reader.count:
+                    raise ExportError("quantisation needs images to calibrate on, and got none") from error
                 raise ExportError(f"onnxruntime cannot quantise this network ({error})") from error
-            if not reader.count:
-                raise ExportError("quantisation needs images to calibrate on, and got none")
             model = onnx.load(part)
             for entry in model.metadata_props:
                 if entry.key == KEY:

@@ -54,7 +54,8 @@ def _task_class(mark: Any) -> type[TrainingTask]:
     Raises:
         TaskError: this version has no such task.
     """
-    kind = mark.get("task") if isinstance(mark, Mapping) else None
+    # the first version knew no other
+    kind = mark.get("task", ClassificationTask.kind) if isinstance(mark, Mapping) else None
     if kind == ClassificationTask.kind:
         return ClassificationTask
     if not isinstance(kind, str) or kind not in _CLASSES:
