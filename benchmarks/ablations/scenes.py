@@ -19,7 +19,7 @@ class SceneSettings:
     """From which pairs are made: 0 to ``digits - 1``."""
     side: int = 32
     """Height and width."""
-    train_per_class: int = 30
+    train_per_class: int = 16
     test_per_class: int = 20
     train_sources: float = 0.6
     """Share of the handwritten digits from which the training scenes are composed; the others make the test."""

@@ -18,7 +18,7 @@ class Recipe:
     batch: int = 64
     lr: float = 3e-3
     """Highest, after a linear warm-up; then half a cosine to zero, moved with every step."""
-    warmup_epochs: int = 2
+    warmup_epochs: int = 3
     weight_decay: float = 0.05
     """AdamW's, not on norms, biases, class embeddings and temperature."""
     label_smoothing: float = 0.1
@@ -42,7 +42,7 @@ SIZES: Mapping[SizeName, Size] = {
     "small": Size(
         "small",
         SceneSettings(),
-        {"contextual": Recipe(epochs=30), "residual": Recipe(epochs=10)},
+        {"contextual": Recipe(epochs=50), "residual": Recipe(epochs=18)},
         {
             "contextual": {
                 "depths": (1, 1, 1, 1), "dim": 32, "hidden": 16, "head_hidden": 32, "merge_hidden": 16,
