@@ -12,17 +12,18 @@ from benchmarks.ablations.networks import BUDGETS, NETWORKS, TOLERANCE, argument
 from benchmarks.ablations.published import COMPARISONS, PUBLISHED, published_difference
 from benchmarks.ablations.run import fingerprint, missing, run, selected
 from benchmarks.ablations.scenes import make_scenes
-from benchmarks.ablations.settings import SIZES
+from benchmarks.ablations.settings import SIZES, Recipe
 from benchmarks.ablations.statistics import Difference, paired, summarise
 from benchmarks.ablations.train import Outcome, train
 from benchmarks.settings import Settings
 
 CPU = torch.device("cpu")
 SMALL = SIZES["small"]
+RECIPE = Recipe(epochs=2, warmup_epochs=1, batch=32)
 TINY = replace(
     SMALL,
     scenes=replace(SMALL.scenes, digits=4, train_per_class=6, test_per_class=3),
-    recipe=replace(SMALL.recipe, epochs=2, warmup_epochs=1, batch=32),
+    recipes={"contextual": RECIPE, "residual": RECIPE},
 )
 SETTINGS = Settings(CPU, torch.float32, 1, 32, 1, 0.0, 32)
 
@@ -57,7 +58,8 @@ def test_ablations_are_what_they_are_called():
     plain, deformable, weights, full = (
         build(name, SMALL) for name in ("plain", "deformable", "weight_offsets", "contextual")
     )
-    assert plain.context is None and deformable.context is None
+    assert plain.context is None
+    assert deformable.context is None
     names = {model: "".join(dict(model.named_parameters())) for model in (plain, deformable, weights, full)}
     assert [("sampling_offsets" in n, "weight_offsets" in n) for n in names.values()] == [
         (False, False), (True, False), (False, True), (True, True)
@@ -131,13 +133,15 @@ def test_other_settings_are_other_runs(tmp_path):
     run(["plain"], 1, TINY, SETTINGS, out, trainer=_fake([]))
     assert missing(["plain"], 1, TINY, CPU, out) == []
     changed = [
-        replace(TINY, recipe=replace(TINY.recipe, lr=1e-3)),
+        replace(TINY, recipes={"contextual": replace(RECIPE, lr=1e-3), "residual": RECIPE}),
         replace(TINY, scenes=replace(TINY.scenes, noise=0.2)),
-        replace(TINY, contextual=TINY.contextual | {"dim": 48}),
+        replace(TINY, shared={"contextual": {**TINY.shared["contextual"], "dim": 48}}),
     ]
     for size in changed:
         assert missing(["plain"], 1, size, CPU, out) == [("plain", 0)]
     assert missing(["plain"], 1, TINY, torch.device("cuda"), out) == [("plain", 0)]
+    other_family = replace(TINY, recipes={"contextual": RECIPE, "residual": replace(RECIPE, lr=1e-3)})
+    assert missing(["plain"], 1, other_family, CPU, out) == []
     assert len({fingerprint(name, TINY, CPU) for name in NETWORKS}) == len(NETWORKS)
 
 
@@ -204,8 +208,10 @@ def test_tables_and_figure(tmp_path):
     found = report.accuracies(out, list(NETWORKS), SMALL, CPU)
     assert list(found) == names
     text = report.report(found)
-    assert "contextual − plain" in text and "cot − resnet" not in text
-    assert "51.0" in text and "76.58" in text
+    assert "contextual − plain" in text
+    assert "cot − resnet" not in text
+    assert "51.0" in text
+    assert "76.58" in text
     with pytest.raises(ValueError, match="no rows of size small on cuda"):
         report.accuracies(out, names, SMALL, torch.device("cuda"))
 
