@@ -13,7 +13,10 @@ from ctxvision.models._cost import count_macs
 
 Planes = tuple[int, int, int, int]
 
-BUDGETS: Mapping[SizeName, int] = {"small": 221_000, "large": 4_000_000}
+BUDGETS: Mapping[SizeName, Mapping[Family, int]] = {
+    "small": {"contextual": 304_000, "residual": 221_000},
+    "large": {"contextual": 4_000_000, "residual": 4_000_000},
+}
 """Parameters of a network."""
 TOLERANCE = 0.02
 """By how much a network may miss the budget, either way."""
@@ -46,11 +49,11 @@ def _cot(small: Planes, large: Planes, **args: Any) -> Network:
 _RERANK = {"selection": "rerank"}
 
 NETWORKS: Mapping[str, Network] = {
-    "plain": _contextual((16, 32, 48, 64), (32, 64, 128, 248), stages=()),
-    "deformable": _contextual((16, 32, 48, 62), (32, 64, 128, 248), prior=False, weight_offsets=False),
-    "extra_input": _contextual((16, 32, 46, 62), (32, 64, 120, 236), extra_input=True, **_RERANK),
-    "weight_offsets": _contextual((16, 32, 46, 58), (32, 64, 120, 224), sampling_offsets=False, **_RERANK),
-    "contextual": _contextual((16, 32, 46, 56), (32, 64, 112, 232), **_RERANK),
+    "plain": _contextual((16, 32, 56, 81), (32, 64, 128, 248), stages=()),
+    "deformable": _contextual((16, 32, 56, 80), (32, 64, 128, 248), prior=False, weight_offsets=False),
+    "extra_input": _contextual((16, 32, 50, 65), (32, 64, 120, 236), extra_input=True, **_RERANK),
+    "weight_offsets": _contextual((16, 32, 50, 64), (32, 64, 120, 224), sampling_offsets=False, **_RERANK),
+    "contextual": _contextual((16, 32, 48, 64), (32, 64, 112, 232), **_RERANK),
     "resnet": _cot((16, 32, 48, 61), (32, 64, 128, 248), cot_stages=()),
     "involution": Network(
         "residual", "rednet_micro", {"small": (32, 32, 64, 64), "large": (32, 64, 128, 384)}, {}
@@ -59,8 +62,8 @@ NETWORKS: Mapping[str, Network] = {
     "cot_dynamic": _cot((16, 32, 56, 64), (32, 64, 128, 304), context="dynamic"),
     "cot_linear": _cot((16, 32, 56, 64), (32, 64, 128, 304), context="linear"),
     "cot": _cot((16, 32, 56, 56), (32, 64, 128, 280)),
-    "no_prior": _contextual((16, 32, 46, 60), (32, 64, 128, 232), prior=False),
-    "contextual_reduce": _contextual((16, 32, 46, 56), (32, 64, 112, 232)),
+    "no_prior": _contextual((16, 32, 56, 76), (32, 64, 128, 232), prior=False),
+    "contextual_reduce": _contextual((16, 32, 48, 64), (32, 64, 112, 232)),
 }
 
 

@@ -15,9 +15,9 @@ class Recipe:
     """The same for every network of a family."""
 
     epochs: int
-    batch: int = 64
-    lr: float = 3e-3
+    lr: float
     """Highest, after a linear warm-up; then half a cosine to zero, moved with every step."""
+    batch: int = 64
     warmup_epochs: int = 3
     weight_decay: float = 0.05
     """AdamW's, not on norms, biases, class embeddings and temperature."""
@@ -42,10 +42,10 @@ SIZES: Mapping[SizeName, Size] = {
     "small": Size(
         "small",
         SceneSettings(),
-        {"contextual": Recipe(epochs=50), "residual": Recipe(epochs=18)},
+        {"contextual": Recipe(epochs=30, lr=8e-3), "residual": Recipe(epochs=28, lr=5e-3)},
         {
             "contextual": {
-                "depths": (1, 1, 1, 1), "dim": 32, "hidden": 16, "head_hidden": 32, "merge_hidden": 16,
+                "depths": (1, 1, 1, 1), "dim": 64, "hidden": 32, "head_hidden": 128, "merge_hidden": 32,
             },
             "residual": {"depths": (1, 1, 1, 1)},
         },
