@@ -19,7 +19,7 @@ class SceneSettings:
     """From which pairs are made: 0 to ``digits - 1``."""
     side: int = 32
     """Height and width."""
-    train_per_class: int = 16
+    train_per_class: int = 10
     test_per_class: int = 20
     train_sources: float = 0.6
     """Share of the handwritten digits from which the training scenes are composed; the others make the test."""
@@ -153,7 +153,8 @@ def _windows(count: int, cells: int, generator: torch.Generator) -> Tensor:
     starts = torch.randint(8 - cells + 1, (2, count, 1), generator=generator)
     line = torch.arange(8)
     rows, columns = ((line >= start) & (line < start + cells) for start in starts)
-    return (rows[:, :, None] & columns[:, None, :]).float()
+    windows: Tensor = rows[:, :, None] & columns[:, None, :]
+    return windows.float()
 
 
 def _place(

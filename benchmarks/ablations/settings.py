@@ -18,7 +18,7 @@ class Recipe:
     lr: float
     """Highest, after a linear warm-up; then half a cosine to zero, moved with every step."""
     batch: int = 64
-    warmup_epochs: int = 3
+    warmup_epochs: int = 5
     weight_decay: float = 0.05
     """AdamW's, not on norms, biases, class embeddings and temperature."""
     label_smoothing: float = 0.1
@@ -42,7 +42,7 @@ SIZES: Mapping[SizeName, Size] = {
     "small": Size(
         "small",
         SceneSettings(),
-        {"contextual": Recipe(epochs=30, lr=8e-3), "residual": Recipe(epochs=28, lr=5e-3)},
+        {"contextual": Recipe(epochs=54, lr=8e-3), "residual": Recipe(epochs=40, lr=5e-3)},
         {
             "contextual": {
                 "depths": (1, 1, 1, 1), "dim": 64, "hidden": 32, "head_hidden": 128, "merge_hidden": 32,

@@ -98,15 +98,13 @@ def _fit(model: nn.Module, scenes: Normalised, recipe: Recipe, seed: int) -> Non
 def evaluate(model: nn.Module, scenes: Normalised) -> tuple[float, float]:
     """Return top-1 accuracy and the share of scenes whose class reached the head, both in per cent."""
     model.eval()
+    forward: Any = getattr(model, "forward_stages", model)
     right = kept = 0
     for images, classes in zip(scenes.images.split(256), scenes.classes.split(256), strict=True):
-        if hasattr(model, "forward_stages"):
-            output = model.forward_stages(images)
-            right += int((output.logits.argmax(1) == classes).sum())
-            kept += int((output.classes[-1] == classes[:, None]).any(1).sum())
-        else:
-            right += int((model(images).argmax(1) == classes).sum())
-            kept += len(classes)
+        output = forward(images)
+        logits = output if forward is model else output.logits
+        right += int((logits.argmax(1) == classes).sum())
+        kept += len(classes) if forward is model else int((output.classes[-1] == classes[:, None]).any(1).sum())
     count = len(scenes.classes)
     return 100 * right / count, 100 * kept / count
 
