@@ -245,6 +245,13 @@ def test_refusals(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["ablations", "--help"])
+    assert stopped.value.code == 0
+    assert "what it holds is not trained again" in " ".join(capsys.readouterr().out.split())
+
+
 def test_networks_keep_their_order():
     assert selected(["cot", "plain"]) == ["plain", "cot"]
     assert arguments("cot", SMALL)["num_classes"] == 56
