@@ -50,9 +50,11 @@ def figure(found: Rows) -> Figure:
         _rows(there, [""] * len(names), "ImageNet-1k, papers, %")
         row = next(iter(found.values()))[0]
         seeds = max(len(own) for own in found.values())
-        under = f"{row['device']}, size {row['size']}, {row['epochs']} epochs, {seeds} seeds, torch {row['torch']}"
+        under = f"{row['device']}, size {row['size']}, {seeds} seeds, torch {row['torch']}, commit {row['commit']}"
         title(
-            drawn, "Pairs of digits on clutter, at equal parameters", f"{under}; dots are seeds, bars their mean"
+            drawn,
+            "Pairs of digits on clutter, at equal parameters within a family (a colour)",
+            f"{under}; dots are seeds, bars their mean",
         )
     return drawn
 

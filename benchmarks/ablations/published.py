@@ -32,6 +32,7 @@ COMPARISONS: tuple[tuple[str, str], ...] = (
     ("deformable", "plain"),
     ("extra_input", "plain"),
     ("weight_offsets", "plain"),
+    ("no_prior", "plain"),
     ("contextual", "plain"),
     ("contextual", "deformable"),
     ("contextual", "extra_input"),
@@ -45,6 +46,7 @@ COMPARISONS: tuple[tuple[str, str], ...] = (
     ("cot_dynamic", "cot_static"),
     ("cot_linear", "cot_dynamic"),
     ("cot", "cot_linear"),
+    ("cot", "cot_static"),
 )
 """Pairs whose difference is reported: each step of the papers' tables, and each family against its start."""
 
