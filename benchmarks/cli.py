@@ -19,8 +19,8 @@ EPILOG = "Run from the root of the repository. Without options: what the targets
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m benchmarks``."""
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
-    top.description = "Times of the operators and networks against peers in the same run."
-    commands = top.add_subparsers(dest="command", required=True, metavar="ops|models|plot|loader")
+    top.description = "Times of the operators and networks against peers in the same run; accuracies of ablations."
+    commands = top.add_subparsers(dest="command", required=True, metavar="ops|models|ablations|plot|loader")
 
     ops = commands.add_parser(
         "ops", help="the operators against unfold, shifted sums, deform_conv2d", epilog=EPILOG
@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("--resolution", type=_positive, default=224, help="side of the images (default: 224)")
     models.add_argument("--skip-memory", action="store_true", help="do not measure peak memory")
 
+    _add_ablations(commands.add_parser("ablations", help="does context help? accuracies at equal parameters"))
+
     plot = commands.add_parser("plot", help="draw the figures from the CSV files")
     plot.add_argument("--rows", type=Path, default=RESULTS / "models.csv", help="CSV file (default: %(default)s)")
     plot.add_argument("--out", type=Path, default=RESULTS, help="folder (default: %(default)s)")
@@ -54,11 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 1 if the gate is red or the rows cannot be appended."""
     args = parser().parse_args(arguments)
     try:
-        {"ops": _ops, "models": _models, "plot": _plot, "loader": loader.run}[args.command](args)
+        run = {"ops": _ops, "models": _models, "ablations": _ablations, "plot": _plot, "loader": loader.run}
+        run[args.command](args)
     except RedGate as error:
         print(f"the gate is red, nothing was timed: {error}", file=sys.stderr)
         return 1
-    except (SchemaError, ValueError, FileNotFoundError, DataError) as error:
+    except (SchemaError, ValueError, FileNotFoundError, FloatingPointError, DataError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -85,12 +88,32 @@ def _shared(command: argparse.ArgumentParser, seconds: float, repeats: int, only
     add("--smoke", action="store_true", help="tiny shapes and two samples: does it run? Needs --out")
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    device = torch.device(args.device)
+def _add_ablations(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--size", choices=("small", "large"), default="small", help="small for a CPU, large for a GPU "
+        "(default: %(default)s)")  # fmt: skip
+    add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add("--seeds", type=_positive, default=5, help="train with seeds 0, 1, … (default: %(default)s)")
+    add("--only", nargs="+", metavar="NAME", help="only these networks")
+    add("--processes", type=_positive, default=default_threads(), help="runs at a time (default: %(default)s)")
+    add("--threads", type=_positive, default=1, help="of each run on the CPU (default: %(default)s)")
+    add("--out", type=Path, default=RESULTS / "ablations.csv", help="CSV file; what it holds is not trained again "
+        "(default: %(default)s)")  # fmt: skip
+    add("--report", action="store_true", help="train nothing, only print the tables")
+    add("--figure", type=Path, help="SVG or PNG file to draw")
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be cpu or cuda, got {args.device}")
+        raise ValueError(f"--device must be cpu or cuda, got {name}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device")
+    return device
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    device = _device(args.device)
     if args.smoke and args.out is None:
         raise ValueError("--smoke needs --out: its rows do not belong among the results")
     cuda = device.type == "cuda"
@@ -125,6 +148,27 @@ def _models(args: argparse.Namespace) -> None:
         sweep(args.only, settings, args.sweep, out, args.smoke)
     else:
         run(args.only, settings, out, memory=not args.skip_memory)
+
+
+def _ablations(args: argparse.Namespace) -> None:
+    from benchmarks.ablations.report import accuracies, report
+    from benchmarks.ablations.run import run, selected
+    from benchmarks.ablations.settings import SIZES
+
+    size, names = SIZES[args.size], selected(args.only)
+    # what was measured elsewhere can be shown anywhere
+    device = torch.device(args.device) if args.report else _device(args.device)
+    if not args.report:
+        settings = Settings(
+            device, torch.float32, args.threads, size.recipes["residual"].batch, 1, 0.0, size.scenes.side
+        )
+        run(names, args.seeds, size, settings, args.out, args.processes)
+    found = accuracies(args.out, names, size, device)
+    print(report(found))
+    if args.figure:
+        from benchmarks.ablations.figure import draw
+
+        draw(found, args.figure)
 
 
 def _plot(args: argparse.Namespace) -> None:

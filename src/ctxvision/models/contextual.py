@@ -197,12 +197,16 @@ def _seventh(width: int) -> int:
     return max(8, round(width / 56) * 8)
 
 
-def _resnet(depths: Sequence[int], plan: Design, in_chans: int, drop_path_rate: float) -> Trunk:
+def _resnet(
+    depths: Sequence[int], planes: Sequence[int], plan: Design, in_chans: int, drop_path_rate: float
+) -> Trunk:
     """Return ResNet's parts; every block of a contextual stage is contextual."""
+    if not len(depths) == len(planes) == 4 or min(*depths, *planes) < 1:
+        raise ValueError(f"depths and planes must be four positive integers, got {depths} and {planes}")
     stages: list[tuple[str, nn.Module]] = []
-    channels, rates = [64], drop_path_rates(depths, drop_path_rate)
-    for i, depth in enumerate(depths):
-        width, blocks = 64 * 2**i, nn.ModuleList()
+    channels, rates = [planes[0]], drop_path_rates(depths, drop_path_rate)
+    for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
+        blocks = nn.ModuleList()
         for index in range(depth):
             stride, in_channels = (2 if i and index == 0 else 1), channels[-1] if index == 0 else 4 * width
             if _bends(plan, i + 1):
@@ -216,7 +220,7 @@ def _resnet(depths: Sequence[int], plan: Design, in_chans: int, drop_path_rate: 
         stages.append((f"layer{i + 1}", blocks))
         channels.append(4 * width)
     stem: list[tuple[str, nn.Module]] = [
-        ("conv1", nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False)), ("bn1", nn.BatchNorm2d(64)),
+        ("conv1", nn.Conv2d(in_chans, planes[0], 7, 2, 3, bias=False)), ("bn1", nn.BatchNorm2d(planes[0])),
         ("act1", nn.ReLU(inplace=True)), ("maxpool", nn.MaxPool2d(3, 2, 1)),
     ]  # fmt: skip
     for layer in _plain_layers([*stem, *stages]):
@@ -285,6 +289,16 @@ def _create_convnext(
     return _create(variant, pretrained, trunk=trunk, **kwargs)
 
 
+def _create_resnet(
+    variant: str,
+    pretrained: bool,
+    depths: Sequence[int],
+    planes: Sequence[int] = (64, 128, 256, 512),
+    **kwargs: Any,
+) -> ContextualNet:
+    return _create(variant, pretrained, trunk=partial(_resnet, depths, planes), **kwargs)
+
+
 @register_model
 def contextual_convnext_tiny(pretrained: bool = False, **kwargs: Any) -> ContextualNet:
     """Contextual ConvNeXt-T, 32M parameters, 4.6 GMACs."""
@@ -319,5 +333,5 @@ def contextual_convnext_micro(pretrained: bool = False, **kwargs: Any) -> Contex
 @register_model
 def contextual_resnet50(pretrained: bool = False, **kwargs: Any) -> ContextualNet:
     """Contextual ResNet-50, 27.9M parameters, 4.2 GMACs."""
-    args = {"hidden": 32, "head_hidden": 808, "merge_hidden": 32, "trunk": partial(_resnet, (3, 4, 6, 3))}
-    return _create("contextual_resnet50", pretrained, **{**args, **kwargs})
+    args = {"hidden": 32, "head_hidden": 808, "merge_hidden": 32}
+    return _create_resnet("contextual_resnet50", pretrained, **{"depths": (3, 4, 6, 3), **args, **kwargs})

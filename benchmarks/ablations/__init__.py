@@ -1,0 +1,1 @@
+"""``python -m benchmarks ablations``: does context help, at equal parameters, on data that run anywhere?"""
