@@ -183,9 +183,9 @@ def _training(facts: Facts) -> str:
 def _intended_use(facts: Facts) -> str:
     data = _plain(facts.dataset) if facts.dataset else "the data set that it was trained on"
     return (
-        f"To classify images like those of {data} into the classes above, and to start trainings from. It chooses "
-        "one of its classes for every image, also where none is right. How it does on other images, and whether it "
-        "serves all groups of people alike, was not measured unless the results above say so.\n"
+        f"To classify images like those of {data} into the classes above, and to start trainings from. It "
+        "chooses one of its classes for every image, also where none is right. How it does on other images, and "
+        "whether it serves all groups of people alike, was not measured unless the results above say so.\n"
     )
 
 
