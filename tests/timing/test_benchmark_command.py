@@ -138,9 +138,10 @@ def test_exported_file_has_a_row_and_keeps_its_size(exported):
 
 
 def test_onnx_rows_stand_beside_torch_s():
-    rows = compare(Settings([TINY], against=TINY, onnx=True, **FAST))
+    rows = compare(Settings([TINY], against=TINY, onnx=True, layout="channels_last", **FAST))
     assert [(r["runner"], r["error"]) for r in rows] == [("torch", None), ("onnx", None)]
     assert rows[0]["gmacs"] == rows[1]["gmacs"]
+    assert [r["layout"] for r in rows] == ["channels_last", "nchw"]
     assert [r["ratio"] for r in rows] == [1.0, 1.0]  # each is compared with its own kind
 
 
@@ -176,7 +177,7 @@ def test_memory_is_that_of_a_process_of_its_own(monkeypatch):
     assert weights + largest < peak * 2**20 < weights + 20 * largest
     failed = subprocess.CompletedProcess([], 1, "", "Traceback …\nMemoryError: too large\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(RuntimeError, match="^MemoryError: too large$"):
+    with pytest.raises(RuntimeError, match=r"^MemoryError: too large$"):
         peak_in_fresh_process({"file": "resnet18", "batch": 1, **arguments})
 
 

@@ -90,22 +90,21 @@ def run(args: Namespace) -> int:
     models = list(dict.fromkeys([*([args.against] if args.against else []), *args.models]))
     for model in models:
         check_name(model)
-    layout = "channels_last" if args.channels_last else "nchw" if args.contiguous else "best"
     rows = compare(
         Settings(
-            models,
-            args.against,
-            device,
-            args.dtype,
-            args.size,
-            args.batch_size,
-            layout,
-            args.compile,
-            args.onnx,
-            args.repeats,
-            args.seconds,
-            args.threads or torch.get_num_threads(),
-            not args.skip_memory,
+            models=models,
+            against=args.against,
+            device=device,
+            dtype=args.dtype,
+            size=args.size,
+            batches=args.batch_size,
+            layout="channels_last" if args.channels_last else "nchw" if args.contiguous else "best",
+            compile=args.compile,
+            onnx=args.onnx,
+            repeats=args.repeats,
+            seconds=args.seconds,
+            threads=args.threads or torch.get_num_threads(),
+            memory=not args.skip_memory,
         ),
         note,
     )

@@ -3,7 +3,7 @@
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -132,7 +132,8 @@ def _open(model: str, settings: Settings, folder: Path, say: Callable[[str], Non
         try:
             path = _export(subject, folder)
             graph = open_subject(str(path), None, settings.device, settings.dtype)
-            yield _Entry(model, ONNX, subject, graph.compute, file=str(path))
+            graph = replace(graph, params=subject.params, macs=subject.macs)
+            yield _Entry(model, ONNX, graph, file=str(path))
         except Exception as error:  # the exporter raises many kinds
             yield _Entry(model, ONNX, error=_line(error))
 
@@ -161,9 +162,12 @@ def _compare_batch(
         if entry.runner == COMPILED:
             say(f"{entry.model}: compiling for batch {batch}")
         try:
-            if entry.model not in layouts:
-                layouts[entry.model] = _layout(entry.subject, batch, settings)
-            layout = layouts[entry.model]
+            if entry.subject.network is None:
+                layout = "nchw"
+            else:
+                if entry.model not in layouts:
+                    layouts[entry.model] = _layout(entry.subject, batch, settings)
+                layout = layouts[entry.model]
             call = entry.subject.inference(batch, layout, entry.compute)
             with torch._dynamo.config.patch(recompile_limit=256):  # networks of one class share their code
                 output = call()
@@ -195,8 +199,8 @@ def _compare_batch(
 
 def _layout(subject: Subject, batch: int, settings: Settings) -> str:
     """Choose the faster layout by a short trial, in turns."""
-    if settings.layout != "best" or subject.network is None:
-        return "nchw" if settings.layout == "best" else settings.layout
+    if settings.layout != "best":
+        return settings.layout
     candidates = {
         layout: Candidate(subject.inference(batch, layout), _laying_out(subject, batch, layout))
         for layout in LAYOUTS
@@ -214,7 +218,7 @@ def _place(entry: _Entry, layout: str) -> Row:
     assert subject is not None
     height, width = subject.input_size[1:]
     return {
-        "layout": "nchw" if entry.runner == ONNX or subject.network is None else layout,
+        "layout": layout,
         "size": height if height == width else f"{height}x{width}",
         "params_m": None if subject.params is None else subject.params / 1e6,
         "gmacs": None if subject.macs is None else subject.macs / 1e9,
