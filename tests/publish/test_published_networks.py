@@ -97,6 +97,14 @@ def test_other_heads_keep_the_backbone_with_its_classes(name, tmp_path):
     assert all(torch.equal(loaded[key], weights[key]) for key in weights.keys() - heads)
 
 
+def test_plain_design_gets_another_head(tmp_path):
+    plain = lively(timm.create_model("contextual_convnext_micro", num_classes=6, stages=()))
+    save_for_hf(plain, tmp_path / "net", safe_serialization=True)
+    other = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True, num_classes=4)
+    assert other.fc.weight.shape[0] == 4
+    assert torch.equal(other.stem[0].weight, plain.stem[0].weight)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_hub_name_loads_from_the_hub_s_files(name, tmp_path, monkeypatch):
     task = task_of(name)
