@@ -145,6 +145,13 @@ def test_onnx_rows_stand_beside_torch_s():
     assert [r["ratio"] for r in rows] == [1.0, 1.0]  # each is compared with its own kind
 
 
+def test_compiled_rows_stand_beside_torch_s(monkeypatch):
+    compile_network = torch.compile  # without a C++ compiler, which takes long
+    monkeypatch.setattr(torch, "compile", lambda network, **options: compile_network(network, backend="eager"))
+    rows = compare(Settings([TINY], against=TINY, compile=True, **FAST))
+    assert [(r["runner"], r["error"], r["ratio"]) for r in rows] == [("torch", None, 1), ("compile", None, 1)]
+
+
 def test_what_fails_has_a_reason_and_the_others_go_on(monkeypatch, capsys, tmp_path):
     def refusing(network, **options):
         def fail(images):

@@ -60,7 +60,7 @@ class Subject:
         if self.network is not None:
             to_layout(self.network, cast(Layout, layout))
             images = images.contiguous(memory_format=LAYOUTS[cast(Layout, layout)])
-        function = compute or self.compute
+        function = self.compute if compute is None else compute
 
         def call() -> Any:
             with torch.inference_mode():
