@@ -16,10 +16,10 @@ from .split import hold_out
 SPLITS = ("train", "val")
 SEMANTIC_NAMES = ("background", *CLASS_NAMES)
 IGNORED = 255
+MOST_DIGITS = 6
 _SMALLEST, _LARGEST = 0.16, 0.5  # height of a digit, as a share of the scene's side
 _VISIBLE = 0.55  # no digit loses more of its ink to the others
 _CONTRAST = 0.22  # least difference in brightness between a digit and the ground under it
-_MAX_DIGITS = 6
 _EMPTY = 0.03  # share of the scenes without any digit
 _SPLIT_SEED = 0  # as `DigitsData` splits by default
 
@@ -46,8 +46,10 @@ class Scene:
     sources: NDArray[np.int64]
 
 
-def make_scene(seed: int, index: int, size: int = 96, split: Literal["train", "val"] = "train") -> Scene:
-    """Compose one scene: a textured ground, clutter, and up to six digits of many sizes that overlap.
+def make_scene(
+    seed: int, index: int, size: int = 96, split: Literal["train", "val"] = "train", digits: int = MOST_DIGITS
+) -> Scene:
+    """Compose one scene: a textured ground, clutter, and digits of many sizes that overlap.
 
     The scene follows from the arguments alone. The digits of ``val`` are those that `DigitsData` holds out: none
     of them comes up in ``train``. A digit is turned by up to 15°, sheared, coloured, 16 to 50 % of the scene high,
@@ -58,6 +60,7 @@ def make_scene(seed: int, index: int, size: int = 96, split: Literal["train", "v
         index: of the scene in it.
         size: height and width, at least 48.
         split: which digits to draw from.
+        digits: at most so many; as many as that only where there is room.
 
     Raises:
         DataError: a size that is too small, or no such split.
@@ -71,7 +74,7 @@ def make_scene(seed: int, index: int, size: int = 96, split: Literal["train", "v
     inks: list[NDArray[np.float64]] = []
     sources: list[int] = []
     pixels, labels, of_split = _sources(split)
-    wanted = 0 if random.random() < _EMPTY else random.integers(1, _MAX_DIGITS + 1)
+    wanted = 0 if random.random() < _EMPTY else random.integers(1, digits + 1)
     for _ in range(4 * wanted):  # a digit that hides too much of another is tried elsewhere
         if len(inks) == wanted:
             break

@@ -13,7 +13,7 @@ from PIL import Image
 from .coco import Annotation, CocoImage, CocoSet, PackedAnnotations
 from .coco_masks import encode_masks
 from .digits import CLASS_NAMES
-from .scenes import SPLITS, Scene, make_scene
+from .scenes import MOST_DIGITS, SPLITS, Scene, make_scene
 
 Split = Literal["train", "val"]
 
@@ -37,20 +37,23 @@ class SceneOpener:
         return Image.fromarray(self.images[int(name.rpartition("-")[2])])
 
 
-def scenes_set(split: Split, count: int, *, size: int = 96, seed: int = 0, masks: bool = True) -> CocoSet:
+def scenes_set(
+    split: Split, count: int, *, size: int = 96, digits: int = MOST_DIGITS, seed: int = 0, masks: bool = True
+) -> CocoSet:
     """Compose scenes and keep them in memory as a set of annotated images.
 
     Args:
         split: which digits to draw from.
         count: how many scenes.
         size: height and width.
+        digits: at most so many in a scene.
         seed: of the set.
         masks: with the objects' masks.
     """
     images = np.empty((count, size, size, 3), dtype=np.uint8)
     listed = []
     annotations = []
-    for index, scene in enumerate(_scenes(split, count, size, seed)):
+    for index, scene in enumerate(_scenes(split, count, size, digits, seed)):
         images[index] = scene.image
         listed.append(CocoImage(index + 1, f"{split}-{index:06d}", size, size))
         codes = encode_masks(scene.masks)
@@ -68,7 +71,13 @@ def scenes_set(split: Split, count: int, *, size: int = 96, seed: int = 0, masks
 
 
 def export_coco(
-    folder: str | os.PathLike[str], *, train: int = 1000, val: int = 200, size: int = 96, seed: int = 0
+    folder: str | os.PathLike[str],
+    *,
+    train: int = 1000,
+    val: int = 200,
+    size: int = 96,
+    digits: int = MOST_DIGITS,
+    seed: int = 0,
 ) -> None:
     """Write scenes in COCO's layout: ``annotations/instances_*.json``, and PNG files in ``train`` and ``val``.
 
@@ -79,6 +88,7 @@ def export_coco(
         train: number of training scenes.
         val: number of validation scenes.
         size: height and width.
+        digits: at most so many in a scene.
         seed: of the set.
     """
     root = Path(folder)
@@ -87,7 +97,7 @@ def export_coco(
         (root / split).mkdir(exist_ok=True)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for index, scene in enumerate(_scenes(split, count, size, seed)):
+        for index, scene in enumerate(_scenes(split, count, size, digits, seed)):
             name = f"{index:06d}.png"
             Image.fromarray(scene.image).save(root / split / name)
             images.append({"id": index + 1, "file_name": name, "height": size, "width": size})
@@ -111,7 +121,13 @@ def export_coco(
 
 
 def export_cityscapes(
-    folder: str | os.PathLike[str], *, train: int = 1000, val: int = 200, size: int = 96, seed: int = 0
+    folder: str | os.PathLike[str],
+    *,
+    train: int = 1000,
+    val: int = 200,
+    size: int = 96,
+    digits: int = MOST_DIGITS,
+    seed: int = 0,
 ) -> None:
     """Write scenes in Cityscapes' layout, ``leftImg8bit/SPLIT/digits/*`` and ``gtFine/SPLIT/digits/*``.
 
@@ -123,6 +139,7 @@ def export_cityscapes(
         train: number of training scenes.
         val: number of validation scenes.
         size: height and width.
+        digits: at most so many in a scene.
         seed: of the set.
     """
     ids = np.zeros(256, dtype=np.uint8)
@@ -131,12 +148,12 @@ def export_cityscapes(
         pictures, truths = (Path(folder, part, split, "digits") for part in ("leftImg8bit", "gtFine"))
         pictures.mkdir(parents=True, exist_ok=True)
         truths.mkdir(parents=True, exist_ok=True)
-        for index, scene in enumerate(_scenes(split, count, size, seed)):
+        for index, scene in enumerate(_scenes(split, count, size, digits, seed)):
             stem = f"digits_000000_{index:06d}"
             Image.fromarray(scene.image).save(pictures / f"{stem}_leftImg8bit.png")
             Image.fromarray(ids[scene.semantic]).save(truths / f"{stem}_gtFine_labelIds.png")
             Image.fromarray(scene.semantic).save(truths / f"{stem}_gtFine_labelTrainIds.png")
 
 
-def _scenes(split: Any, count: int, size: int, seed: int) -> Iterator[Scene]:
-    return (make_scene(seed, index, size, split) for index in range(count))
+def _scenes(split: Any, count: int, size: int, digits: int, seed: int) -> Iterator[Scene]:
+    return (make_scene(seed, index, size, split, digits) for index in range(count))
