@@ -1,4 +1,4 @@
-"""Detection, segmentation and video in two processes: each sees its share, and the metric is that of one process."""
+"""Detection, segmentation and video in two processes: each sees its share, and the metric is that of one."""
 
 import csv
 import json
@@ -26,8 +26,8 @@ def test_two_processes_validate_like_one(task, tmp_path):
     """Odd numbers of validation samples: nothing may be counted twice to fill a share."""
     (model, data, options), (metric, alone) = RUNS[task], ALONE[task]
     process = start(
-        model, data, f"--task={task}", "--epochs=2", *options, "--batch_size=2", "--accelerator=cpu", "--devices=2",
-        "--lr=0.003", "--warmup_epochs=0", "--logger=csv", f"--out={tmp_path / 'run'}",
+        model, data, f"--task={task}", "--epochs=2", *options, "--batch_size=2", "--accelerator=cpu",
+        "--devices=2", "--lr=0.003", "--warmup_epochs=0", "--logger=csv", f"--out={tmp_path / 'run'}",
     )  # fmt: skip
     said = finish(process)
     assert process.returncode == 0, said

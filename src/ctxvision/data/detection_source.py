@@ -95,14 +95,7 @@ def _embedded(where: str, options: Mapping[str, str], masks: bool) -> DetectionS
     @functools.cache
     def read_part(split: str) -> CocoSet:
         # one part of SPLITS, as its callers check
-        return scenes_set(
-            split,  # type: ignore[arg-type]
-            getattr(scenes, split),
-            size=scenes.size,
-            digits=scenes.digits,
-            seed=scenes.seed,
-            masks=masks,
-        )
+        return scenes_set(split, scenes, masks=masks)  # type: ignore[arg-type]
 
     return DetectionSource(where, read_part, may_flip=False, image_size=scenes.size)
 

@@ -1,14 +1,13 @@
 """The embedded scenes as images with masks, in memory."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from .scene_options import SceneOptions
-from .scenes import SEMANTIC_NAMES, make_scene
+from .scenes import SEMANTIC_NAMES, Split
 from .segmentation_source import PixelSet
 from .segmentation_spec import Color
 
@@ -42,9 +41,8 @@ class SceneNames:
     def _scene(self, split: str, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         known = self.scenes[split][index]
         if known is None:
-            part: Literal["train", "val"] = "train" if split == "train" else "val"
-            o = self.options
-            scene = make_scene(o.seed, index, o.size, part, o.digits)
+            part: Split = "train" if split == "train" else "val"
+            scene = self.options.make(part, index)
             known = self.scenes[split][index] = scene.image, scene.semantic
         return known
 
