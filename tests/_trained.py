@@ -47,14 +47,14 @@ def detection_task(detector, model="test_resnet", classes=2, channels=3, **optio
     spec = {"class_names": names, "category_ids": list(range(1, classes + 1)), "in_chans": channels}
     settings = {
         "width": 16, "hidden": 32, "min_size": 96, "max_size": 160, "anchor_sizes": [8, 16, 32, 64, 96],
-        "test_proposals": 40, "score_threshold": 0.02, "detections": 12, "norm": "eval",
+        "test_proposals": 40, "score_threshold": 0.02, "detections": 40, "norm": "eval",
     }  # fmt: skip
     task = enliven(DetectionTask(model, spec, detector=detector, **{**settings, **options}))
     generator = torch.Generator().manual_seed(0)
     for name, parameter in task.model.named_parameters():
-        # scores that differ, boxes that move
-        if parameter.dim() > 1 and any(part in name for part in ("cls_score", "cls_logits", "mask_fcn_logits")):
-            parameter.data.normal_(std=0.3, generator=generator)
+        # scores that differ, of no class always the highest; boxes that move
+        if any(part in name for part in ("cls_score", "cls_logits", "mask_fcn_logits")):
+            parameter.data.normal_(std=0.3 if parameter.dim() > 1 else 0.05, generator=generator)
         elif parameter.dim() > 1 and "bbox_" in name:
             parameter.data.normal_(std=0.1, generator=generator)
     return task

@@ -11,8 +11,60 @@ from .errors import UserError
 from .messages import note, plural, quieten
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from ctxvision.export import Metadata
+    from ctxvision.tasks import ClassificationTask
+    from ctxvision.tasks.training import TrainingTask
+
+_OUTPUTS = {"detection": "box coordinate, score or mask"}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file of `ctxvision train`")
+    parser.add_argument("out", metavar="OUT", help=".onnx or .pt2 file to write")
+    parser.add_argument("--fixed_batch", action="store_true", help="one image at a time; default: any number")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--dynamic_size",
+        action="store_true",
+        help="images of any height and width; default for segmentation and detection",
+    )
+    sizes.add_argument(
+        "--fixed_size", action="store_true", help="images of the network's input size; default for other tasks"
+    )
+    parser.add_argument(
+        "--aot", action="store_true", help="compile the .pt2 file for this machine (AOTInductor; takes minutes)"
+    )
+    parser.add_argument(
+        "--int8",
+        metavar="DATA",
+        help="quantise the .onnx file, calibrated on training images of DATA; prints both accuracies on its "
+        "validation images",
+    )
+    parser.add_argument(
+        "--calibration", type=int, default=256, metavar="N", help="images to calibrate on; default: %(default)s"
+    )
+    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+
+
+def run(args: Namespace) -> int:
+    """Write the file and say how it compares; see `ctxvision export --help`."""
+    if min(args.calibration, args.batch_size) < 1 or args.workers < 0:
+        raise UserError("--calibration and --batch_size must be at least 1, --workers at least 0", 2)
+    out = Path(args.out)
+    suffix = out.suffix.lower()
+    if suffix not in (".onnx", ".pt2"):
+        raise UserError(f"OUT must end in .onnx or .pt2, got {args.out}", 2)
+    if args.aot and suffix != ".pt2":
+        raise UserError("--aot compiles .pt2 files, OUT is ONNX", 2)
+    if args.int8 and (suffix != ".onnx" or args.fixed_batch):
+        raise UserError("--int8 is for .onnx files that take any number of images", 2)
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"{out}: cannot be written (there is no folder {out.parent})")
+    quieten()
     from ctxvision.export import ExportError, from_task
     from ctxvision.tasks import load_task
 
@@ -48,9 +100,7 @@ def _size(task: "TrainingTask") -> str:
     return " × ".join(map(str, task.data_spec["input_size"][1:]))
 
 
-def _write(
-    task: "TrainingTask", network: "nn.Module", out: Path, metadata: "Metadata", args: Namespace
-) -> float:
+def _write(task: "TrainingTask", network: "nn.Module", out: Path, metadata: "Metadata", args: Namespace) -> float:
     from ctxvision.export import export_onnx, export_pt2
     from ctxvision.export.photographs import photographs
 

@@ -71,7 +71,9 @@ class DetectorGraph(nn.Module):
         found_boxes, found_scores = [], []
         for logits, codes, grid in zip(*self.head(features), anchors, strict=True):
             objectness, chosen = _best(_rows(logits, 1)[:, 0], before)
-            boxes = self.coder.decode_single(_filled(_rows(codes, 4), before)[chosen], _filled(grid, before)[chosen])
+            boxes = self.coder.decode_single(
+                _filled(_rows(codes, 4), before)[chosen], _filled(grid, before)[chosen]
+            )
             boxes = _clipped(boxes, limits)
             valid = (objectness > torch.finfo(objectness.dtype).min) & _large(boxes, _SMALL["proposal"])
             scores = torch.where(valid, objectness.sigmoid(), _OUT)

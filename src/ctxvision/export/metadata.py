@@ -20,8 +20,8 @@ class Metadata:
     Attributes:
         model: registered name of the network.
         task: kind of task that it was trained for, as `ctxvision.tasks` calls it.
-        data_spec: ``to_dict`` of the task's `DataSpec`, `SegmentationSpec`, `ClipSpec` or `DetectionSpec`: class names
-            and, except for detection, input size and normalisation.
+        data_spec: ``to_dict`` of the task's `DataSpec`, `SegmentationSpec`, `ClipSpec` or `DetectionSpec`: class
+            names and, except for detection, input size and normalisation.
         dynamic_batch: whether it takes any number of images.
         dynamic_size: whether it takes any height and width.
         quantization: ``"int8"``, or ``"none"``.

@@ -77,7 +77,7 @@ def contextual_conv2d(
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: int | Sequence[int]) -> Tensor:
-    """Return what `torch.nn.functional.adaptive_avg_pool2d` returns, for maps of any size, as two matrix products."""
+    """Return what torch's ``adaptive_avg_pool2d`` returns, for maps of any size, as two matrix products."""
     output_size = (output_size, output_size) if isinstance(output_size, int) else output_size
     if tuple(output_size) == (1, 1):
         return x.mean((2, 3), keepdim=True)

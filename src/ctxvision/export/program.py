@@ -67,7 +67,7 @@ def trace(
 
 
 class _Replacing(TorchFunctionMode):
-    """Calls what stands for an operator while a network is traced; decomposing the graph later takes far longer."""
+    """Calls what stands for an operator while a network is traced; decomposing the graph later takes longer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -60,18 +60,17 @@ def _of_detections(found: Inputs, expected: Inputs) -> float:
     """Compare detections with their partners: that of the same label whose box and score are nearest."""
     mine, true = len(found[0]), len(expected[0])
     strays = abs(mine - true)
-    pairs = []
+    worst = 0.0
     if mine and true:
         distance = (found[0][:, None] - expected[0][None]).abs().amax(-1)  # (mine, true), pixels
         distance = distance + (found[2][:, None] - expected[2][None]).abs() * expected[0].max()
-        distance = distance.masked_fill(found[1][:, None] != expected[1][None], torch.inf)
-        nearest = distance.min(0)
+        nearest = distance.masked_fill(found[1][:, None] != expected[1][None], torch.inf).min(0)
         together = nearest.values < 1
         strays = max(strays, int((~together).sum()))
-        pairs = [(nearest.indices[together], together)]
-    if strays > max(1, _STRAY * max(mine, true)):
-        raise ExportError(f"the exported detector finds other things: {strays} of {max(mine, true)} have no partner")
-    return max(
-        (_share(a[i], b[j]) for i, j in pairs for number, (a, b) in enumerate(zip(found, expected)) if number != 1),
-        default=0.0,
-    )
+        for name, output, wanted in zip(("boxes", "labels", "scores", "masks"), found, expected, strict=False):
+            if name != "labels":
+                worst = max(worst, _share(output[nearest.indices[together]], wanted[together]))
+    of = max(mine, true)
+    if strays > max(1, _STRAY * of):
+        raise ExportError(f"the exported detector finds other things: {strays} of {of} have no partner")
+    return worst

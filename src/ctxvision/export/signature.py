@@ -50,7 +50,7 @@ def shape_of(metadata: Metadata, batch: int, *, larger: Sequence[int] = (0, 0)) 
 
 
 def example_inputs(metadata: Metadata) -> Inputs:
-    """Return inputs to trace with: two samples for any number; of any size, so large that no map shrinks to a pixel.
+    """Return inputs to trace with: two samples for any number; for any size so large that no map becomes a pixel.
 
     What is 1 while a network is traced, or as high as wide, is taken to be so always.
     """

@@ -25,8 +25,8 @@ def from_task(
     What the network takes and returns, by task:
 
     - classification: images (B, C, H, W) to ``logits`` (B, N);
-    - segmentation: images to ``logits`` (B, N, H, W); the settings have ``window`` and ``stride``, if the task slides
-      a window over images;
+    - segmentation: images to ``logits`` (B, N, H, W); the settings have ``window`` and ``stride``, if the task
+      slides a window over images;
     - video: ``clips`` (B, T, C, H, W) to ``logits`` (B, N) and ``frame_logits`` (B, T, N);
     - detection: see `DetectorGraph`; the settings say how an image is resized (``min_size``, ``max_size``),
       normalised (``mean``, ``std``) and padded (to multiples of 32).
