@@ -32,7 +32,13 @@ _VIEW = 1024  # pixels of the longer side of what the page shows
 
 
 def ranking(chances: Tensor, names: tuple[str, ...], top_k: int) -> list[dict[str, Any]]:
-    """Return the most probable classes of probabilities (N,), the first in their order where they are equal."""
+    """Return the most probable classes of probabilities (N,), the first in their order where they are equal.
+
+    Raises:
+        FloatingPointError: they are not numbers.
+    """
+    if not chances.isfinite().all():
+        raise FloatingPointError("the output of the network is NaN or infinite")
     values, classes = chances.sort(descending=True, stable=True)
     pairs = zip(classes[:top_k].tolist(), values[:top_k].tolist(), strict=True)
     return [{"class": names[c], "probability": value} for c, value in pairs]

@@ -40,15 +40,8 @@ class Network:
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Classify images (C, H, W): probabilities (N,) each, on the CPU.
-
-        Raises:
-            FloatingPointError: they are not numbers.
-        """
-        chances = self.compute(torch.stack(list(images))).float().softmax(1).cpu()
-        if not chances.isfinite().all():
-            raise FloatingPointError(f"{self.name}: the output of the network is NaN or infinite")
-        return list(chances)
+        """Classify images (C, H, W): probabilities (N,) each, on the CPU; NaN where the network is broken."""
+        return list(self.compute(torch.stack(list(images))).float().softmax(1).cpu())
 
     def describe(self) -> dict[str, Any]:
         """Return what clients may know."""
@@ -84,7 +77,9 @@ def open_networks(words: Sequence[str], device: str = "cpu") -> list[Network]:
         if name in taken:
             raise ServeError(f"{word}: two networks are called {name!r}; choose another name")
         networks.append(_named(network, name or _free(network.model, taken)))
-        networks[-1].probabilities([torch.zeros(network.spec.input_size)])  # the first run sets much up
+        (chances,) = networks[-1].probabilities([torch.zeros(network.spec.input_size)])  # also sets much up
+        if not chances.isfinite().all():
+            raise ServeError(f"{word}: the output of the network is NaN or infinite; its weights are broken")
     return networks
 
 

@@ -124,12 +124,18 @@ function summary() {
 function listStages() {
   const known = [...new Set(panels.flatMap((panel) => panel.stages))].sort();
   get("stage-field").hidden = known.length === 0;
-  if (!known.includes(stage)) stage = known.at(-1) ?? null;
+  if (!known.includes(stage)) stage = fineStage() ?? known[0] ?? null;
   get("stages").replaceChildren(...known.map((number) => {
     const button = element("input", { type: "radio", name: "stage", value: number, checked: number === stage });
     button.addEventListener("change", () => { stage = number; show(); });
     return element("label", {}, button, `stage ${number}`);
   }));
+}
+
+// The last stage whose taps differ much from place to place.
+function fineStage() {
+  const layers = panels.flatMap((panel) => panel.layers);
+  return layers.filter((layer) => Math.min(...layer.size) >= 4).map((layer) => layer.stage).sort().at(-1);
 }
 
 function show() {
