@@ -175,13 +175,14 @@ def test_bodies_that_arrive_together_are_bounded():
         more, statuses = asyncio.Event(), []
 
         async def one(number):
-            pieces = [{"type": "http.request", "body": body, "more_body": True}]
+            pieces = [{"type": "http.request", "body": part, "more_body": bool(part)} for part in (b"", body)]
 
             async def receive():
-                if pieces:
-                    return pieces.pop()
-                await more.wait()
-                return {"type": "http.request", "body": b"", "more_body": False}
+                if len(pieces) < 2:
+                    await more.wait()
+                if not pieces:
+                    await asyncio.sleep(60)
+                return pieces.pop()
 
             async def send(message):
                 if message["type"] == "http.response.start":

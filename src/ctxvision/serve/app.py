@@ -33,7 +33,7 @@ _FILES = {
     },
 }
 _OPEN = frozenset({*_FILES, "/openapi.json", "/healthz"})
-_ALWAYS = (400, 403, 421, 500, 503)  # what the guard may answer to anything
+_ALWAYS = (400, 403, 421, 431, 500, 503)  # what the guard may answer to anything
 _POST = (408, 413, 415, 422, 429)
 
 TopK = Annotated[int, Query(ge=1, le=1000, description="classes of the ranking")]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .service import Service
 
 _LOG = logging.getLogger("ctxvision.serve")
+HEAD_BYTES = 16 * 1024
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -111,6 +112,8 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
+        if sum(len(name) + len(value) for name, value in headers.raw) > HEAD_BYTES:
+            raise Refusal(431, "head_too_large", f"the head of the request has more than {HEAD_BYTES} bytes")
         host = headers.get("host", "")
         if self._access.hosts is not None and _name(host) not in self._access.hosts:
             raise Refusal(421, "wrong_host", "this server is not known by that name; --allow-host adds names")

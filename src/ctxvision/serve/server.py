@@ -18,10 +18,9 @@ from PIL import Image
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .error import ServeError
-from .guard import HEADERS, problem
+from .guard import HEAD_BYTES, HEADERS, problem
 from .service import Service
 
-_HEAD_BYTES = 16 * 1024
 _HEAD_SECONDS = 10.0
 _CONNECTIONS = 512
 
@@ -61,7 +60,7 @@ class Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP request, or one with a head that is too long."""
-        what = f"not an HTTP request, or its head has more than {_HEAD_BYTES} bytes"
+        what = f"not an HTTP request, or its head has more than {HEAD_BYTES} bytes"
         self._refuse(400, b"Bad Request", "malformed", what)
 
     def _refuse(self, status: int, reason: bytes, code: str, message: str) -> None:
@@ -181,7 +180,7 @@ def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], object]) -> in
         lifespan="on",
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
-        h11_max_incomplete_event_size=_HEAD_BYTES,
+        h11_max_incomplete_event_size=HEAD_BYTES,
         **settings,
     )
     server = Server(config, service, ready)
