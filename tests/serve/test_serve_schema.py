@@ -3,7 +3,7 @@
 import pytest
 import schemathesis
 from _serving import app_of, ask, encoded, pixels
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxvision.serve import Access, open_networks
@@ -25,16 +25,56 @@ def app(checkpoints):
 
 @pytest.fixture(scope="module")
 def api(app):
-    return schemathesis.openapi.from_asgi("/openapi.json", app)
+    async def never_ending(scope, receive, send):
+        """Let no lifespan end the threads: schemathesis begins one for each request."""
+        if scope["type"] == "http":
+            return await app(scope, receive, send)
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return None
+
+    return schemathesis.openapi.from_asgi("/openapi.json", never_ending)
 
 
-schema = schemathesis.pytest.from_fixture("api")
+ROUTES = [
+    ("POST", "/predict"),
+    ("POST", "/explain"),
+    ("GET", "/models"),
+    ("GET", "/examples"),
+    ("GET", "/examples/{number}"),
+    ("GET", "/healthz"),
+    ("GET", "/metrics"),
+]
+RIGHT, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 
 
-@schema.parametrize()
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_answers_are_those_of_the_schema(case):
-    case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=20)
+@pytest.mark.parametrize(
+    ("method", "path", "mode", "examples"),
+    [(*route, RIGHT, 12) for route in ROUTES]
+    + [("POST", "/predict", WRONG, 25), ("POST", "/explain", WRONG, 15), ("GET", "/examples/{number}", WRONG, 15)],
+)
+def test_answers_are_those_of_the_schema(api, method, path, mode, examples):
+    """Status, headers and body of every answer are declared; right requests are taken, wrong ones refused."""
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=api[path][method].as_strategy(generation_mode=mode))
+    def call(case):
+        statuses.add(case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=20).status_code)
+
+    statuses = set()
+    call()
+    assert statuses
+    assert 200 in statuses or mode is WRONG
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/predict", "/models"])
+def test_other_methods(app, method, path):
+    answer = ask(app, method, path, headers={"authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, answer.json()["error"]) == (405, "method")
+    assert answer.headers["allow"] == ("POST" if path == "/predict" else "GET")
 
 
 def test_every_route_of_the_api_is_described(app):
