@@ -2,8 +2,9 @@
 
     python -m benchmarks serve CHECKPOINT
 
-A real server process on this machine's loopback, as many connections as are asked for, each sending its next request
-when it has its answer; a 429 counts, and is sent again after a pause. The clients share the processor with the server.
+A real server process on this machine's loopback; as many connections as are asked for, each sending its next
+request when it has its answer; a 429 counts, and is sent again after a pause. The clients share the processor with
+the server.
 """
 
 import argparse
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     import httpx
 
 COLUMNS = (
-    *MACHINE, "model", "image_px", "connections", "batch", "queue", "max_wait_ms", "requests", "refused_429", "failed",
-    "seconds", "images_per_s", "p50_ms", "p99_ms", "mean_batch", "rss_after_warm_up_mib", "rss_last_mib",
+    *MACHINE, "model", "image_px", "connections", "batch", "queue", "max_wait_ms", "requests", "refused_429",
+    "failed", "seconds", "images_per_s", "p50_ms", "p99_ms", "mean_batch", "rss_after_warm_up_mib", "rss_last_mib",
     "rss_highest_mib", "loop_images_per_s",
 )  # fmt: skip
 _WARM_UP = 0.1  # share of the requests before memory counts
@@ -156,7 +157,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, print, and append a row."""
     if min(args.requests, args.connections, args.batch, args.queue, args.image_px, args.threads) < 1:
-        raise ValueError("--requests, --connections, --batch, --queue, --image-px and --threads must be at least 1")
+        raise ValueError(
+            "--requests, --connections, --batch, --queue, --image-px and --threads must be at least 1"
+        )
     from ctxvision.serve import open_networks
 
     check(args.out, COLUMNS)

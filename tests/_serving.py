@@ -100,7 +100,10 @@ def ask(app, method, path, headers=None, **options):
 
 def app_of(*networks, access=None, examples=(), **limits):
     return create_app(
-        networks or [plain_network()], limits=Limits(**{"max_wait_ms": 0, **limits}), access=access, examples=examples
+        networks or [plain_network()],
+        limits=Limits(**{"max_wait_ms": 0, **limits}),
+        access=access,
+        examples=examples,
     )
 
 

@@ -1,6 +1,7 @@
 """What the tests of the server share: two small networks, one process that serves them."""
 
 import pytest
+
 from _serving import start_server, stop_server, write_checkpoint
 
 
@@ -8,7 +9,9 @@ from _serving import start_server, stop_server, write_checkpoint
 def checkpoints(tmp_path_factory):
     """A contextual network and another, untrained, of the same classes."""
     folder = tmp_path_factory.mktemp("networks")
-    return write_checkpoint(folder / "contextual.ckpt"), write_checkpoint(folder / "other.ckpt", "test_resnet", seed=1)
+    return write_checkpoint(folder / "contextual.ckpt"), write_checkpoint(
+        folder / "other.ckpt", "test_resnet", seed=1
+    )
 
 
 @pytest.fixture(scope="session")

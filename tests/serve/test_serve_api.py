@@ -7,9 +7,9 @@ import io
 import numpy as np
 import pytest
 import torch
-from _serving import NAMES, SPEC, app_of, ask, client_of, encoded, pixels, plain_network
 from PIL import Image
 
+from _serving import NAMES, SPEC, app_of, ask, client_of, encoded, pixels, plain_network
 from ctxvision.explain import bends, class_funnel, grad_cam
 from ctxvision.export import Metadata, export_pt2
 from ctxvision.serve import ServeError, create_app, open_networks
@@ -107,7 +107,9 @@ def test_the_first_frame_of_an_animation_counts(app):
     frames = [pixels(seed) for seed in range(3)]
     moving = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     still = encoded(frames[0], "WEBP", lossless=True)
-    both = [ask(app, "POST", "/predict", files={"image": data}).json()["predictions"][0] for data in (moving, still)]
+    both = [
+        ask(app, "POST", "/predict", files={"image": data}).json()["predictions"][0] for data in (moving, still)
+    ]
     assert both[0][0]["class"] == both[1][0]["class"]
     assert both[0][0]["probability"] == pytest.approx(both[1][0]["probability"], rel=1e-4)
 
@@ -138,9 +140,9 @@ def test_explanation_is_that_of_the_library(app, networks, asked):
         bend = expected_bends[layer["layer"]]
         moves = np.frombuffer(base64.b64decode(layer["moves"]), "<i2").reshape(bend.plain.shape) * layer["scale"]
         rows, columns = np.array(layer["rows"]), np.array(layer["columns"])
-        plain = np.stack(
-            np.broadcast_arrays(rows[:, None, :, None], columns[None, :, None, :]), -1
-        ).reshape(bend.plain.shape)
+        plain = np.stack(np.broadcast_arrays(rows[:, None, :, None], columns[None, :, None, :]), -1).reshape(
+            bend.plain.shape
+        )
         np.testing.assert_allclose(plain, bend.plain, atol=1e-4)
         np.testing.assert_allclose(plain + moves, bend.taps[0], atol=1e-3 * max(1, np.abs(moves).max()))
         assert np.abs(moves).max() > 0.01

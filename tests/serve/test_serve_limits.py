@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+
 from _serving import NAMES, Blocked, app_of, ask, client_of, encoded, plain_network
 
 IMAGE = {"image": encoded()}
@@ -57,7 +58,7 @@ def test_a_full_queue_answers_429_at_once(blocked):
 def test_a_request_of_more_images_than_the_queue_holds_is_refused_for_good(blocked):
     app = app_of(plain_network(blocked), queue=2)
     answer = ask(app, "POST", "/predict", files=[("image", encoded())] * 3)
-    assert (answer.status_code, answer.json()["error"]) == (413, "too_many_images")
+    assert (answer.status_code, answer.json()["error"]) == (422, "too_many_images")
     app.state.service.close(0)
 
 

@@ -1,9 +1,10 @@
-"""The page in a real browser: upload, paste, drop, keyboard, dark, phone, two networks; nothing leaves the server."""
+"""The page in a real browser: upload, paste, drop, keyboard, dark, phone, two networks; nothing leaves."""
 
 import base64
 import shutil
 
 import pytest
+
 from _serving import NAMES, encoded, pixels
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -22,7 +23,9 @@ TRANSFER = """(data) => {
   return transfer;
 }"""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on the PATH")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on the PATH"
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +80,13 @@ def test_upload_shows_what_both_networks_say(open_page, server):
     said = answered(page)
     assert said.startswith("mine.png: ")
     articles = page.locator("article")
-    api = page.request.post(f"{server}predict", multipart={"image": {"name": "x", "mimeType": "", "buffer": encoded()}})
+    api = page.request.post(
+        f"{server}predict", multipart={"image": {"name": "x", "mimeType": "", "buffer": encoded()}}
+    )
     (row,) = api.json()["predictions"]
-    assert articles.nth(0).locator(".ranking").first.locator("li .name").all_text_contents() == [r["class"] for r in row]
+    assert articles.nth(0).locator(".ranking").first.locator("li .name").all_text_contents() == [
+        r["class"] for r in row
+    ]
     assert articles.nth(0).locator(".funnel > li").count() == 4
     assert articles.nth(0).locator("tbody tr").count() == 3
     assert articles.nth(1).locator(".funnel, table").count() == 0
@@ -96,7 +103,8 @@ def test_paste_and_drop(open_page):
     data = base64.b64encode(encoded(pixels(3))).decode()
     transfer = page.evaluate_handle(TRANSFER, data)
     page.evaluate(
-        "(data) => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }))", transfer
+        "(data) => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }))",
+        transfer,
     )
     assert answered(page).startswith("pasted image: ")
     page.dispatch_event("main", "drop", {"dataTransfer": transfer})
@@ -191,8 +199,8 @@ def test_names_for_screen_readers(open_page):
     answered(page)
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("button, select, input, canvas, img, fieldset")].filter((one) =>
-             one.offsetParent !== null && !(one.ariaLabel || one.textContent.trim() || one.title || one.labels?.length ||
-             one.hasAttribute("alt"))).map((one) => one.outerHTML)"""
+             one.offsetParent !== null && !(one.ariaLabel || one.textContent.trim() || one.title ||
+             one.labels?.length || one.hasAttribute("alt"))).map((one) => one.outerHTML)"""
     )
     assert unnamed == []
     assert page.locator("main").count() == page.locator("h1").count() == 1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from _serving import encoded, start_server, stop_server
 
+from _serving import encoded, start_server, stop_server
 from ctxvision.cli import main
 from ctxvision.serve import ServeError, bind
 

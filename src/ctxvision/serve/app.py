@@ -162,9 +162,7 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
             raise Refusal(404, "no_such_example", "there is no such example; GET /examples lists them")
         return Response(service.examples[number].data, media_type="image/png")
 
-    @app.get(
-        "/healthz", summary="Whether requests are taken", response_model=Health, responses=problems(*_ALWAYS)
-    )
+    @app.get("/healthz", summary="Whether requests are taken", response_model=Health, responses=problems(*_ALWAYS))
     async def healthz() -> Response:
         return JSONResponse({"status": "ok", "version": __version__})
 

@@ -60,7 +60,10 @@ def of_digits(specs: Sequence[DataSpec], count: int = 12) -> list[ExampleImage]:
             continue
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(path) for path in data.export(folder, count)]
-            return [ExampleImage(f"digit {path.stem[-1]}, not in the training set", path.read_bytes()) for path in paths]
+            return [
+                ExampleImage(f"digit {path.stem[-1]}, not in the training set", path.read_bytes())
+                for path in paths
+            ]
     return []
 
 

@@ -74,7 +74,9 @@ def explain(network: Network, image: Tensor, asked: int | None, top_k: int) -> b
     return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _cam(task: ClassificationTask, batch: Tensor, name: str, chosen: int, probability: float) -> dict[str, Any] | None:
+def _cam(
+    task: ClassificationTask, batch: Tensor, name: str, chosen: int, probability: float
+) -> dict[str, Any] | None:
     try:
         (cam,) = grad_cam(task.model, batch, [chosen])
     except LayerError:
@@ -123,7 +125,9 @@ def _funnel(task: ClassificationTask, batch: Tensor, names: tuple[str, ...], cho
 def _offsets(task: ClassificationTask, batch: Tensor) -> list[dict[str, Any]]:
     chosen = last_of_each_stage(task.model, contextual_layers(task.model))
     stages = {layer: stage for stage, layer in chosen}
-    return [_of_layer(stages[bend.name], bend) for bend in bends(task.model, batch, list(stages))] if stages else []
+    return (
+        [_of_layer(stages[bend.name], bend) for bend in bends(task.model, batch, list(stages))] if stages else []
+    )
 
 
 def _of_layer(stage: int, bend: Bend) -> dict[str, Any]:

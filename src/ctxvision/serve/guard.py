@@ -132,7 +132,10 @@ class Guard:
             right = hmac.compare_digest(given.strip().encode(), self._access.token.encode())
             if scheme.lower() != "bearer" or not right:
                 raise Refusal(
-                    401, "no_token", "send the server's token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
+                    401,
+                    "no_token",
+                    "send the server's token: Authorization: Bearer …",
+                    {"WWW-Authenticate": "Bearer"},
                 )
 
 

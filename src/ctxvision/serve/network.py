@@ -98,7 +98,9 @@ def _named(network: Network, name: str) -> Network:
 def _open(path: str, device: str) -> Network:
     if Path(path).suffix.lower() in SUFFIXES:
         if device != "cpu":
-            raise ServeError(f"{path}: exported networks run on the CPU here, not on {device!r}; leave out --device")
+            raise ServeError(
+                f"{path}: exported networks run on the CPU here, not on {device!r}; leave out --device"
+            )
         exported = open_exported(path)
         return Network("", exported.metadata.model, DataSpec.from_dict(exported.metadata.data_spec), exported)
     task = load_task(read_run(path).checkpoint if Path(path).is_dir() else path)

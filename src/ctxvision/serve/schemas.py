@@ -101,13 +101,16 @@ class CamAnswer(_Answer):
     size: list[int] = Field(description="positions of the layer, height and width")
     scored_by: str | None = Field(description="of contextual networks, the step that scored the class last")
     map: list[list[float]] = Field(description="at the layer, positive where the features speak for the class")
-    picture: str = Field(description="the map, scaled to the view and to its highest value, as the data URI of a PNG")
+    picture: str = Field(
+        description="the map, scaled to the view and to its highest value, as the data URI of a PNG"
+    )
 
 
 class OffsetLayer(_Answer):
     """Where the taps of a contextual convolution read, in pixels of the view.
 
-    Tap ``(i, j)`` of output position ``(r, c)`` of a plain convolution would read at ``(rows[i][r], columns[j][c])``.
+    Tap ``(i, j)`` of output position ``(r, c)`` of a plain convolution would read at
+    ``(rows[i][r], columns[j][c])``.
     """
 
     stage: int
@@ -118,8 +121,8 @@ class OffsetLayer(_Answer):
     columns: list[list[float]] = Field(description="(kernel width, positions)")
     scale: float = Field(description="pixels of a unit of `moves`")
     moves: str = Field(
-        description="base64 of little-endian int16 (kernel height × width, height, width, 2): how far each tap is from "
-        "its plain place, (y, x), in units of `scale`"
+        description="base64 of little-endian int16 (kernel height × width, height, width, 2): how far each tap is "
+        "from its plain place, (y, x), in units of `scale`"
     )
     mean_distance: float = Field(description="of the taps from their plain places, pixels")
     largest_distance: float
@@ -151,10 +154,10 @@ _MEANINGS = {
     405: "Not a method of this route",
     408: "The request did not arrive in time",
     409: "An exported network, which cannot be explained",
-    413: "Too many bytes, pixels or images",
+    413: "Too many bytes or pixels",
     415: "Not a form, or not an image",
     421: "Host header of another server",
-    422: "Wrong parameters, or a damaged image",
+    422: "Wrong parameters, a damaged image, or too many images",
     429: "The queue is full; try again after Retry-After seconds",
     431: "The head of the request is too long",
     500: "The server failed; its log says why",

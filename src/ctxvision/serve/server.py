@@ -149,7 +149,9 @@ def bind(host: str, port: int) -> socket.socket:
             raise
     except (OSError, OverflowError, UnicodeError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise ServeError(f"cannot listen on {host} port {port} ({why}); choose another --port or --host") from error
+        raise ServeError(
+            f"cannot listen on {host} port {port} ({why}); choose another --port or --host"
+        ) from error
     return bound
 
 

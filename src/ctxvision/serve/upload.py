@@ -64,7 +64,7 @@ class _Parts:
 
     def on_part_begin(self) -> None:
         if len(self.files) == self.most:
-            raise Refusal(413, "too_many_images", f"a request may hold {self.most} images at most")
+            raise Refusal(422, "too_many_images", f"a request may hold {self.most} images at most")
         self.head, self.length = {}, 0
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -108,8 +108,8 @@ def image_files(content_type: str, body: bytes, most: int, end: float, timeout: 
         timeout: what to say if that has passed.
 
     Raises:
-        Refusal: 415 another type, 400 not well formed, 413 too many files, 422 other parts, no files or an empty
-            one, 503 too late.
+        Refusal: 415 another type, 400 not well formed, 422 too many files, none, an empty one or other parts, 503 too
+            late.
     """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
