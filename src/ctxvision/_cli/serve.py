@@ -47,8 +47,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "default: %(default)s"
     )  # fmt: skip
     parser.add_argument(
-        "--queue", type=int, default=64, metavar="N", help="most images that wait for a network; more are refused; "
-        "default: %(default)s"
+        "--queue", type=int, default=64, metavar="N", help="most images that wait for a network; "
+        "more are refused; default: %(default)s"
     )  # fmt: skip
     parser.add_argument(
         "--max_wait_ms", type=float, default=5.0, metavar="MS", help="how long an image waits for others; "

@@ -108,8 +108,8 @@ def image_files(content_type: str, body: bytes, most: int, end: float, timeout: 
         timeout: what to say if that has passed.
 
     Raises:
-        Refusal: 415 another type, 400 not well formed, 422 too many files, none, an empty one or other parts, 503 too
-            late.
+        Refusal: 415 another type, 400 not well formed, 422 too many files, none, an empty one or other parts,
+            503 too late.
     """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
