@@ -3,6 +3,7 @@
 import base64
 import shutil
 
+import httpx
 import pytest
 
 from _serving import NAMES, encoded, pixels
@@ -52,13 +53,22 @@ def open_page(browser, server):
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("request", lambda sent: trouble.append(sent.url) if not local(sent.url, server) else None)
         page.goto(server)
-        page.wait_for_function("document.getElementById('status').textContent === 'Ready.'")
+        until(page, "document.getElementById('status').textContent === 'Ready.'")
         return page
 
     yield open_one
     for context in contexts:
         context.close()
     assert trouble == []
+
+
+def until(page, condition, seconds=60):
+    """Wait for an expression to hold; playwright's own way is an eval, which the page's policy forbids."""
+    for _ in range(20 * seconds):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never: {condition}; status: {page.text_content('#status')}")
 
 
 def local(url, server):
@@ -70,7 +80,7 @@ def upload(page, data=None):
 
 
 def answered(page, networks=2):
-    page.wait_for_function(f"document.querySelectorAll('#results:not(.waiting) article').length === {networks}")
+    until(page, f"document.querySelectorAll('#results:not(.waiting) article').length === {networks}")
     return page.text_content("#status")
 
 
@@ -80,9 +90,7 @@ def test_upload_shows_what_both_networks_say(open_page, server):
     said = answered(page)
     assert said.startswith("mine.png: ")
     articles = page.locator("article")
-    api = page.request.post(
-        f"{server}predict", multipart={"image": {"name": "x", "mimeType": "", "buffer": encoded()}}
-    )
+    api = httpx.post(f"{server}predict", files={"image": encoded()}, timeout=30)
     (row,) = api.json()["predictions"]
     assert articles.nth(0).locator(".ranking").first.locator("li .name").all_text_contents() == [
         r["class"] for r in row
@@ -92,7 +100,7 @@ def test_upload_shows_what_both_networks_say(open_page, server):
     assert articles.nth(1).locator(".funnel, table").count() == 0
     # the class to explain, and one network alone
     page.select_option("#class", "=hen")
-    page.wait_for_function("document.querySelector('figcaption').textContent.includes('hen')")
+    until(page, "document.querySelector('figcaption').textContent.includes('hen')")
     page.select_option("#second", "")
     answered(page, 1)
     assert "“hen”" in page.text_content("figcaption")
@@ -108,12 +116,12 @@ def test_paste_and_drop(open_page):
     )
     assert answered(page).startswith("pasted image: ")
     page.dispatch_event("main", "drop", {"dataTransfer": transfer})
-    page.wait_for_function("document.getElementById('status').textContent.startsWith('given.png: ')")
+    until(page, "document.getElementById('status').textContent.startsWith('given.png: ')")
 
 
 def test_keyboard_alone(open_page):
     page = open_page()
-    page.wait_for_function("document.querySelectorAll('.examples button').length === 2")
+    until(page, "document.querySelectorAll('.examples button').length === 2")
     for _ in range(20):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.closest('.examples') !== null"):
@@ -131,7 +139,7 @@ def test_keyboard_alone(open_page):
     page.keyboard.press("ArrowLeft")
     after = page.text_content("figcaption")
     assert after != before
-    page.wait_for_function("document.getElementById('spoken').textContent.includes('taps moved by')")
+    until(page, "document.getElementById('spoken').textContent.includes('taps moved by')")
 
 
 def test_pointing_moves_the_taps(open_page):
@@ -179,9 +187,9 @@ def test_phone_has_no_sideways_scrolling(open_page):
 def test_a_refusal_is_said(browser, server):
     page = browser.new_page()
     page.goto(server)
-    page.wait_for_function("document.getElementById('status').textContent === 'Ready.'")
+    until(page, "document.getElementById('status').textContent === 'Ready.'")
     upload(page, b"no image")
-    page.wait_for_function("document.getElementById('status').classList.contains('bad')")
+    until(page, "document.getElementById('status').classList.contains('bad')")
     assert page.text_content("#status") == "mine.png: not an image; send JPEG, PNG, WebP, GIF or BMP"
     page.close()
 
@@ -204,5 +212,5 @@ def test_names_for_screen_readers(open_page):
     )
     assert unnamed == []
     assert page.locator("main").count() == page.locator("h1").count() == 1
-    assert page.get_by_role("status").count() == 1
+    assert page.locator("[role=status]").count() == 1
     assert page.get_by_label("Class explained").locator("option").all_text_contents() == ["its answer", *NAMES]

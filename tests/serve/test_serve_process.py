@@ -26,22 +26,24 @@ def post_in_a_thread(address, answers):
 
 
 def wait_until_queued(address):
-    for _ in range(500):
-        text = httpx.get(f"{address}metrics").text
-        if 'ctxvision_queue_depth{model="first"} 1' in text or "ctxvision_requests_in_flight 2" in text:
-            return
+    with httpx.Client(base_url=address, timeout=10) as client:
+        for _ in range(2000):
+            # the other one is this request
+            if "ctxvision_requests_in_flight 2" in client.get("/metrics").text:
+                return
     raise AssertionError("it was never in flight")
 
 
 def test_sigterm_finishes_what_is_in_flight(checkpoints):
-    process, address = start_server(f"first={checkpoints[1]}", "--port", 0, "--max_wait_ms", 1500)
+    process, address = start_server(f"first={checkpoints[1]}", "--port", 0, "--max_wait_ms", 3000)
     answers = []
     thread = post_in_a_thread(address, answers)
     wait_until_queued(address)
     process.send_signal(signal.SIGTERM)
-    late = httpx.get(f"{address}healthz", timeout=10)
-    while late.status_code == 200:  # the signal is on its way
-        late = httpx.get(f"{address}healthz", timeout=10)
+    with httpx.Client(base_url=address, timeout=10) as client:
+        late = client.get("/healthz")
+        while late.status_code == 200:  # the signal is on its way
+            late = client.get("/healthz")
     assert late.status_code == 503
     assert late.json()["error"] == "stopping"
     thread.join(20)
