@@ -1,5 +1,7 @@
 """The queue and its thread: order, batches, room, errors, the end."""
 
+import doctest
+import importlib
 import threading
 from concurrent.futures import wait
 
@@ -7,6 +9,13 @@ import pytest
 
 from ctxvision.serve import Batcher
 from ctxvision.serve.batcher import ClosedError, QueueFullError
+
+
+@pytest.mark.parametrize("name", ["batcher", "app"])
+def test_examples_of_the_docstrings(name):
+    result = doctest.testmod(importlib.import_module(f"ctxvision.serve.{name}"))
+    assert result.attempted
+    assert not result.failed
 
 
 class Gate:

@@ -30,7 +30,7 @@ async def read_body(request: Request, limit: int, end: float, grown: Callable[[i
     """
     refusal = Refusal(413, "too_large", f"the request has more than {limit} bytes")
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
+    if length.isdecimal() and int(length) > limit:
         raise refusal
     body = bytearray()
 
