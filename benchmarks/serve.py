@@ -13,6 +13,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ class Load:
     Attributes:
         seconds: each answer's time.
         refused: answers 429.
-        failed: other answers than 200.
+        failed: other answers than 200, and none.
         memory: resident MiB of the server, with the number of answers before it.
     """
 
@@ -82,19 +83,24 @@ async def load(address: str, pid: int, files: list[bytes], requests: int, connec
     import httpx
 
     found, left = Load(), iter(range(requests))
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    # an idle connection is given up before the server does
+    limits = httpx.Limits(connections, connections, keepalive_expiry=4)
 
     async def one(client: "httpx.AsyncClient") -> None:
         for number in left:
             while True:
                 start = time.perf_counter()
-                answer = await client.post("/predict?top_k=1", files={"image": files[number % len(files)]})
-                if answer.status_code != 429:
+                try:
+                    answer = await client.post("/predict?top_k=1", files={"image": files[number % len(files)]})
+                    status = answer.status_code
+                except httpx.TransportError:
+                    status = 0
+                if status != 429:
                     break
                 found.refused += 1
                 await asyncio.sleep(_PAUSE)
             found.seconds.append(time.perf_counter() - start)
-            found.failed += answer.status_code != 200
+            found.failed += status != 200
             if len(found.seconds) % max(1, requests // 50) == 0:
                 found.memory.append((len(found.seconds), resident(pid)))
 
@@ -127,6 +133,8 @@ def start(checkpoint: str, args: argparse.Namespace) -> tuple["subprocess.Popen[
     assert process.stderr is not None
     for line in process.stderr:
         if " at http://" in line:
+            # what it says later must not fill the pipe
+            threading.Thread(target=sys.stderr.writelines, args=(process.stderr,), daemon=True).start()
             return process, line.rpartition(" at ")[2].strip()
     raise ValueError("the server did not start")
 

@@ -180,7 +180,7 @@ def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], object]) -> in
         http=Protocol,
         loop="asyncio",
         lifespan="on",
-        timeout_keep_alive=5,
+        timeout_keep_alive=15,  # longer than clients usually keep theirs
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=HEAD_BYTES,
         **settings,
