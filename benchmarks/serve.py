@@ -84,7 +84,7 @@ async def load(address: str, pid: int, files: list[bytes], requests: int, connec
 
     found, left = Load(), iter(range(requests))
     # an idle connection is given up before the server does
-    limits = httpx.Limits(connections, connections, keepalive_expiry=4)
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=4)
 
     async def one(client: "httpx.AsyncClient") -> None:
         for number in left:
