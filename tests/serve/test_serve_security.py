@@ -340,6 +340,7 @@ def test_values_of_parameters_are_not_repeated(app):
     message = refused(send(app, encoded(), "/predict?top_k=<b>x</b>"), 422, "parameters")
     assert "<b>" not in message
     assert "top_k" in message
+    assert "top" not in refused(send(app, encoded(), "/predict?topk=3"), 422, "parameters").replace("top_k", "")
     assert "%3C" not in refused(send(app, encoded(), "/predict?model=%3Cb%3E"), 404, "no_such_model")
     assert "<b>" not in ask(app, "GET", "/<b>").text
 

@@ -1,12 +1,12 @@
 """The application: routes, their OpenAPI, and the page."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query
+from fastapi import Depends, FastAPI, Path, Query
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -126,6 +126,7 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
         response_model=Predictions,
         responses=post,
         openapi_extra=_form(service.limits.images_per_request),
+        dependencies=[Depends(_only("model", "top_k"))],
     )
     async def predict(request: Request, model: Model = None, top_k: TopK = 5) -> Response:
         return JSONResponse(await service.predict(request, model, top_k))
@@ -136,6 +137,7 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
         response_model=ExplanationAnswer,
         responses=post | problems(409),
         openapi_extra=_form(1),
+        dependencies=[Depends(_only("model", "class", "top_k"))],
     )
     async def explain(
         request: Request, model: Model = None, class_name: ClassName = None, top_k: TopK = 5
@@ -174,6 +176,16 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
     )
     async def metrics() -> Response:
         return Response(service.metrics.text(), headers={"Content-Type": service.metrics.content_type})
+
+
+def _only(*names: str) -> Callable[[Request], Awaitable[None]]:
+    """Refuse parameters of other names: they may be misspelt."""
+
+    async def check(request: Request) -> None:
+        if set(request.query_params) - set(names):
+            raise Refusal(422, "parameters", f"there are no other parameters than {', '.join(names)}")
+
+    return check
 
 
 def _form(most: int) -> dict[str, Any]:
