@@ -102,6 +102,8 @@ def _open(path: str, device: str) -> Network:
                 f"{path}: exported networks run on the CPU here, not on {device!r}; leave out --device"
             )
         exported = open_exported(path)
+        if exported.metadata.task != "classification":
+            raise ServeError(f"{path}: its task is {exported.metadata.task}; only classifiers are served")
         return Network("", exported.metadata.model, DataSpec.from_dict(exported.metadata.data_spec), exported)
     task = load_task(read_run(path).checkpoint if Path(path).is_dir() else path)
     if not isinstance(task, ClassificationTask):
