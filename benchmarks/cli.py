@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import loader
+from benchmarks import loader, serve
 from benchmarks.gate import RedGate
 from benchmarks.rows import SchemaError
 from benchmarks.settings import DTYPES, RESULTS, Settings, default_threads
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m benchmarks``."""
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
     top.description = "Times of the operators and networks against peers in the same run; accuracies of ablations."
-    commands = top.add_subparsers(dest="command", required=True, metavar="ops|models|ablations|plot|loader")
+    commands = top.add_subparsers(dest="command", required=True, metavar="ops|models|ablations|plot|loader|serve")
 
     ops = commands.add_parser(
         "ops", help="the operators against unfold, shifted sums, deform_conv2d", epilog=EPILOG
@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
 
     reading = commands.add_parser("loader", help="does decoding images keep up with a network?", epilog=EPILOG)
     loader.add_arguments(reading)
+
+    serving = commands.add_parser("serve", help="a server under load, against a plain loop", epilog=EPILOG)
+    serve.add_arguments(serving)
     return top
 
 
@@ -56,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 1 if the gate is red or the rows cannot be appended."""
     args = parser().parse_args(arguments)
     try:
-        run = {"ops": _ops, "models": _models, "ablations": _ablations, "plot": _plot, "loader": loader.run}
-        run[args.command](args)
+        run = {"ops": _ops, "models": _models, "ablations": _ablations, "plot": _plot}
+        (run | {"loader": loader.run, "serve": serve.run})[args.command](args)
     except RedGate as error:
         print(f"the gate is red, nothing was timed: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,97 @@
+"""``ctxvision serve``: a page and an HTTP API in front of trained classifiers."""
+
+import os
+import signal
+from argparse import ArgumentParser, Namespace
+
+from .errors import UserError
+from .messages import note, quieten
+
+TOKEN = "CTXVISION_TOKEN"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "checkpoints",
+        metavar="CHECKPOINT",
+        nargs="+",
+        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`; "
+        "NAME=CHECKPOINT names it",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to bind to; default: %(default)s, this machine"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0 is any that is free; default: %(default)s")
+    parser.add_argument(
+        "--token", help=f"that requests must carry; better in the environment, as {TOKEN}; at least 16 characters"
+    )
+    parser.add_argument(
+        "--without_token", action="store_true", help="let every machine that can reach --host in, without a token"
+    )
+    parser.add_argument(
+        "--allow_host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="another name by which browsers know this server, as behind a proxy; may be repeated",
+    )
+    parser.add_argument(
+        "--max_bytes", type=int, default=10 * 2**20, metavar="N", help="of a request; default: %(default)s"
+    )
+    parser.add_argument(
+        "--max_pixels", type=int, default=25_000_000, metavar="N", help="of an image; default: %(default)s"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=16, metavar="N", help="most images that a network reads at a time; "
+        "default: %(default)s"
+    )  # fmt: skip
+    parser.add_argument(
+        "--queue", type=int, default=64, metavar="N", help="most images that wait for a network; "
+        "more are refused; default: %(default)s"
+    )  # fmt: skip
+    parser.add_argument(
+        "--max_wait_ms", type=float, default=5.0, metavar="MS", help="how long an image waits for others; "
+        "default: %(default)s"
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds that a request may take; default: %(default)s",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
+    parser.add_argument("--examples", metavar="DIR", help="images that the page offers to try")
+
+
+def run(args: Namespace) -> int:
+    """Serve until SIGTERM (0) or Ctrl-C (130). See `ctxvision serve --help`."""
+    if not 0 <= args.port <= 65535:
+        raise UserError(f"--port must lie between 0 and 65535, got {args.port}", 2)
+    quieten()
+    import pytorch_grad_cam  # noqa: F401 - before the first request, not in it
+
+    from ctxvision.serve import Limits, access_for, bind, create_app, open_networks, serve, url_of
+    from ctxvision.serve.examples import of_digits, of_folder
+
+    token = args.token or os.environ.get(TOKEN) or None
+    access = access_for(args.host, token, tuple(args.allow_host), args.without_token)
+    limits = Limits(
+        max_bytes=args.max_bytes,
+        max_pixels=args.max_pixels,
+        batch=args.batch,
+        queue=args.queue,
+        max_wait_ms=args.max_wait_ms,
+        timeout=args.timeout,
+    )
+    bound = bind(args.host, args.port)
+    try:
+        networks = open_networks(args.checkpoints, args.device)
+        examples = of_folder(args.examples) if args.examples else of_digits([network.spec for network in networks])
+        app = create_app(networks, limits=limits, access=access, examples=examples)
+        names = ", ".join(network.name for network in networks)
+        stopped_by = serve(app, bound, lambda: note(f"serving {names} at {url_of(bound)}"))
+    finally:
+        bound.close()
+    return 130 if stopped_by == signal.SIGINT else 0

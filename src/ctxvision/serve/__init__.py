@@ -1,0 +1,22 @@
+"""A page and an HTTP API in front of trained classifiers."""
+
+from .app import create_app
+from .batcher import Batcher
+from .error import ServeError
+from .network import Network, open_networks
+from .server import bind, serve, url_of
+from .settings import Access, Limits, access_for
+
+__all__ = [
+    "Access",
+    "Batcher",
+    "Limits",
+    "Network",
+    "ServeError",
+    "access_for",
+    "bind",
+    "create_app",
+    "open_networks",
+    "serve",
+    "url_of",
+]

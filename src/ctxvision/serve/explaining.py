@@ -1,0 +1,149 @@
+"""What ``POST /explain`` answers: arrays of `ctxvision.explain`, as JSON."""
+
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from PIL import Image
+from torch import Tensor
+
+from ctxvision.explain import (
+    Bend,
+    GradCam,
+    LayerError,
+    bends,
+    class_funnel,
+    contextual_layers,
+    grad_cam,
+    is_contextual,
+)
+from ctxvision.explain.figures import thumbnail
+from ctxvision.explain.pictures.style import HEAT
+from ctxvision.explain.stages import last_of_each_stage
+from ctxvision.tasks import ClassificationTask
+
+from .network import Network
+
+_VIEW = 1024  # pixels of the longer side of what the page shows
+
+
+def ranking(chances: Tensor, names: tuple[str, ...], top_k: int) -> list[dict[str, Any]]:
+    """Return the most probable classes of probabilities (N,), the first in their order where they are equal.
+
+    Raises:
+        FloatingPointError: they are not numbers.
+    """
+    if not chances.isfinite().all():
+        raise FloatingPointError("the output of the network is NaN or infinite")
+    values, classes = chances.sort(descending=True, stable=True)
+    pairs = zip(classes[:top_k].tolist(), values[:top_k].tolist(), strict=True)
+    return [{"class": names[c], "probability": value} for c, value in pairs]
+
+
+def explain(network: Network, image: Tensor, asked: int | None, top_k: int) -> bytes:
+    """Look into a network while it reads an image.
+
+    Args:
+        network: one with a checkpoint.
+        image: its input, (C, H, W).
+        asked: class to explain and to follow; by default the answer.
+        top_k: classes of the ranking.
+
+    Returns:
+        JSON of `ctxvision.serve.schemas.ExplanationAnswer`.
+    """
+    task, names = network.task, network.spec.class_names
+    assert task is not None
+    (chances,) = network.probabilities([image])
+    top = ranking(chances, names, top_k)
+    chosen = names.index(top[0]["class"]) if asked is None else asked
+    batch = image[None].to(task.device, memory_format=task.memory_format)
+    answer = {
+        "model": network.name,
+        "view": thumbnail(image, network.spec.mean, network.spec.std, _VIEW),
+        "view_size": list(image.shape[1:]),
+        "predictions": top,
+        "grad_cam": _cam(task, batch, names[chosen], chosen, float(chances[chosen])),
+        "funnel": _funnel(task, batch, names, chosen),
+        "offsets": _offsets(task, batch),
+    }
+    return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _cam(
+    task: ClassificationTask, batch: Tensor, name: str, chosen: int, probability: float
+) -> dict[str, Any] | None:
+    try:
+        (cam,) = grad_cam(task.model, batch, [chosen])
+    except LayerError:
+        return None
+    return {
+        "class": name,
+        "probability": probability,
+        "layer": cam.layer.name,
+        "size": list(cam.layer.size),
+        "scored_by": cam.scored_by,
+        "map": [[float(f"{value:.5g}") for value in row] for row in cam.raw],
+        "picture": _heat(cam),
+    }
+
+
+def _heat(cam: GradCam) -> str:
+    pixels = (colormaps[HEAT](cam.map)[..., :3] * 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_VIEW, _VIEW))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _funnel(task: ClassificationTask, batch: Tensor, names: tuple[str, ...], chosen: int) -> dict[str, Any] | None:
+    if not is_contextual(task.model):
+        return None
+    (funnel,) = class_funnel(task.model, batch, [chosen])
+    return {
+        "followed": names[chosen],
+        "stages": [
+            {
+                "name": stage.name,
+                "rank": stage.true_rank,
+                "classes": [
+                    {"class": names[c], "score": round(score, 5), "kept": kept}
+                    for c, score, kept in zip(stage.classes, stage.scores, stage.kept, strict=True)
+                ],
+            }
+            for stage in funnel.stages
+        ],
+    }
+
+
+@torch.no_grad()
+def _offsets(task: ClassificationTask, batch: Tensor) -> list[dict[str, Any]]:
+    chosen = last_of_each_stage(task.model, contextual_layers(task.model))
+    stages = {layer: stage for stage, layer in chosen}
+    return (
+        [_of_layer(stages[bend.name], bend) for bend in bends(task.model, batch, list(stages))] if stages else []
+    )
+
+
+def _of_layer(stage: int, bend: Bend) -> dict[str, Any]:
+    high, wide = bend.kernel
+    moves = bend.taps[0] - bend.plain  # (K, H', W', 2)
+    scale = float(np.abs(moves).max()) / 32767 or 1.0
+    return {
+        "stage": stage,
+        "layer": bend.name,
+        "kernel": [high, wide],
+        "size": list(moves.shape[1:3]),
+        "rows": bend.plain[::wide, :, 0, 0].tolist(),
+        "columns": bend.plain[:wide, 0, :, 1].tolist(),
+        "scale": scale,
+        "moves": base64.b64encode(np.round(moves / scale).astype("<i2").tobytes()).decode(),
+        "mean_distance": float(bend.lengths.mean()),
+        "largest_distance": float(bend.lengths.max()),
+        "kernel_change": None if bend.kernel_change is None else float(bend.kernel_change[0]),
+    }

@@ -1,0 +1,190 @@
+"""The process: a socket, uvicorn with stricter manners, signals."""
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .error import ServeError
+from .guard import HEAD_BYTES, HEADERS, problem
+from .service import Service
+
+_HEAD_SECONDS = 10.0
+_CONNECTIONS = 512
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 whose refusals are JSON too; connections that send no request, or never end one, are closed."""
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the head of a request."""
+        super().connection_made(transport)
+        if len(self.connections) > _CONNECTIONS:
+            self._refuse(503, b"Service Unavailable", "busy", "too many connections")
+            return
+        self._head = self.loop.call_later(_HEAD_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if self._head:
+            self._head.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Give a client that is still sending, though it has its answer, a moment to end."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+            self.loop.call_later(_HEAD_SECONDS, self._close_if_sending, self.cycle)
+
+    def _close_if_sending(self, cycle: object) -> None:
+        if self.cycle is cycle and self.conn.their_state is h11.SEND_BODY:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP request, or one with a head that is too long."""
+        what = f"not an HTTP request, or its head has more than {HEAD_BYTES} bytes"
+        self._refuse(400, b"Bad Request", "malformed", what)
+
+    def _refuse(self, status: int, reason: bytes, code: str, message: str) -> None:
+        request_id = secrets.token_hex(8)
+        body = problem(code, message, request_id)
+        fields = {
+            **HEADERS,
+            "X-Request-Id": request_id,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
+        lines = [b"HTTP/1.1 %d %s" % (status, reason), *(f"{k}: {v}".encode() for k, v in fields.items())]
+        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Ends at SIGTERM or SIGINT when all that is being answered has been; new requests get 503 until then.
+
+    Args:
+        config: of uvicorn.
+        service: of the application.
+        ready: is called once connections are accepted.
+
+    Attributes:
+        stopped_by: the first signal.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self.stopped_by: int | None = None
+        self._service = service
+        self._ready = ready
+        self._give_up = 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals; unlike uvicorn's, the process does not die of them afterwards."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; at the second signal, at once."""
+        if self.stopped_by is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self.stopped_by = sig
+        self._service.stopping = True
+        self._give_up = time.monotonic() + self._service.limits.timeout + 1
+
+    async def on_tick(self, counter: int) -> bool:
+        """Leave when nothing is being answered any more."""
+        if self.stopped_by is not None and (not self._service.in_flight or time.monotonic() > self._give_up):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind to an address before anything else is done.
+
+    Raises:
+        ServeError: it is taken, or not of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).lower()
+        raise ServeError(
+            f"cannot listen on {host} port {port} ({why}); choose another --port or --host"
+        ) from error
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """Return where a browser finds the server."""
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], object]) -> int | None:
+    """Answer requests until a signal comes; returns its number.
+
+    Args:
+        app: of `create_app`.
+        bound: of `bind`; is closed.
+        ready: is called once connections are accepted.
+    """
+    service: Service = app.state.service
+    # the header's size is looked at first; this is the second lock
+    Image.MAX_IMAGE_PIXELS = service.limits.max_pixels
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    settings: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "ws": "none"}
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        loop="asyncio",
+        lifespan="on",
+        timeout_keep_alive=15,  # longer than clients usually keep theirs
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        **settings,
+    )
+    server = Server(config, service, ready)
+    server.run([bound])
+    return server.stopped_by

@@ -1,0 +1,185 @@
+"""From a request to an answer: read, decode, queue, run, each with its limit, and the deadline over all."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from torch import Tensor
+
+from .batcher import Batcher, ClosedError, QueueFullError
+from .error import Refusal, busy, too_late
+from .examples import ExampleImage
+from .explaining import explain, ranking
+from .metrics import Metrics
+from .network import Network
+from .picture import decode
+from .settings import Limits
+from .upload import image_files, read_body
+
+T = TypeVar("T")
+_BODIES = 8  # requests of the largest size that are held at a time
+
+
+class Service:
+    """Some networks, each with a thread and a queue; threads that decode; counts.
+
+    Args:
+        networks: at least one; requests that name none ask the first.
+        limits: how much is taken.
+        examples: images to try.
+
+    Attributes:
+        stopping: whether new requests are refused.
+        in_flight: requests that are being answered.
+        metrics: counts.
+    """
+
+    def __init__(self, networks: Sequence[Network], limits: Limits, examples: Sequence[ExampleImage] = ()) -> None:
+        self.networks = {network.name: network for network in networks}
+        self.limits = limits
+        self.examples = tuple(examples)
+        self.metrics = Metrics()
+        self.stopping = False
+        self.in_flight = 0
+        self._bytes = 0
+        self._decoding = 0
+        self._decoders = ThreadPoolExecutor(limits.decoders, thread_name_prefix="decode")
+        self._batchers = {name: self._batcher(network) for name, network in self.networks.items()}
+        self.metrics.watch_requests(lambda: self.in_flight)
+
+    def _batcher(self, network: Network) -> Batcher:
+        batcher = Batcher(
+            network.probabilities,
+            batch=self.limits.batch,
+            queue=self.limits.queue,
+            max_wait=self.limits.max_wait_ms / 1000,
+            observe=partial(self.metrics.batch, network.name),
+            name=f"inference-{network.name}",
+        )
+        self.metrics.watch_queue(network.name, lambda: batcher.depth)
+        return batcher
+
+    def close(self, timeout: float = 10.0) -> None:
+        """End the threads; what waits is finished first."""
+        self.stopping = True
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        for batcher in self._batchers.values():
+            batcher.close(timeout)
+
+    def network(self, name: str | None) -> Network:
+        """Return the network that a client named, or the first.
+
+        Raises:
+            Refusal: 404.
+        """
+        found = next(iter(self.networks.values())) if name is None else self.networks.get(name)
+        if found is None:
+            raise Refusal(404, "no_such_model", "there is no model of that name; GET /models lists them")
+        return found
+
+    async def predict(self, request: Request, name: str | None, top_k: int) -> dict[str, Any]:
+        """Answer ``POST /predict``."""
+        network, end = self.network(name), self._end(request)
+        images = await self._images(request, network, self.limits.images_per_request, end)
+        batcher = self._batchers[network.name]
+        rows = await self._finished(request, _queued(lambda: batcher.submit(images)), end)
+        names = network.spec.class_names
+        return {"model": network.name, "predictions": [ranking(chances, names, top_k) for chances in rows]}
+
+    async def explain(self, request: Request, name: str | None, class_name: str | None, top_k: int) -> bytes:
+        """Answer ``POST /explain`` with JSON."""
+        network, end = self.network(name), self._end(request)
+        if network.task is None:
+            raise Refusal(409, "not_explained", "this model is an exported file, which cannot be explained")
+        names = network.spec.class_names
+        if class_name is not None and class_name not in names:
+            raise Refusal(404, "no_such_class", "the model has no class of that name; GET /models lists them")
+        asked = None if class_name is None else names.index(class_name)
+        (image,) = await self._images(request, network, 1, end)
+        work = partial(explain, network, image, asked, top_k)
+        batcher = self._batchers[network.name]
+        (answer,) = await self._finished(request, _queued(lambda: [batcher.call(work)]), end)
+        return bytes(answer)
+
+    def _end(self, request: Request) -> float:
+        return float(request.scope["ctxvision"]["start"]) + self.limits.timeout
+
+    async def _images(self, request: Request, network: Network, most: int, end: float) -> list[Tensor]:
+        """Read and decode what a client sent, off the event loop."""
+        with self._room() as grown:
+            body = await read_body(request, self.limits.max_bytes, end, grown)
+            if self._decoding >= self.limits.queue:
+                raise busy("busy", "too many images wait to be decoded")
+            work = partial(self._decode, request.headers.get("content-type", ""), body, network, most, end)
+            self._decoding += 1
+            try:
+                (images,) = await self._finished(request, [self._decoders.submit(work)], end)
+            finally:
+                self._decoding -= 1
+        return list(images)
+
+    def _decode(self, content_type: str, body: bytes, network: Network, most: int, end: float) -> list[Tensor]:
+        images = []
+        for data in image_files(content_type, body, most, end, self.limits.timeout):
+            if time.monotonic() > end:
+                raise too_late(self.limits.timeout)
+            images.append(decode(data, network.spec, self.limits.max_pixels))
+        return images
+
+    @contextmanager
+    def _room(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of bodies that are held, up to a limit."""
+        held = 0
+
+        def grown(size: int) -> None:
+            nonlocal held
+            if self._bytes + size > _BODIES * self.limits.max_bytes:
+                raise busy("busy", "too many bytes arrive at the same time")
+            held += size
+            self._bytes += size
+
+        try:
+            yield grown
+        finally:
+            self._bytes -= held
+
+    async def _finished(self, request: Request, futures: "Sequence[Future[T]]", end: float) -> list[T]:
+        """Wait for results, unless the deadline passes or the client goes; then what waits is cancelled.
+
+        Raises:
+            Refusal: 503 too late, 499 the client has gone; or what the work raised.
+        """
+        work = asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            timeout = max(end - time.monotonic(), 0)
+            await asyncio.wait({work, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return list(work.result())
+            if gone.done():
+                raise Refusal(499, "gone", "the client has gone")
+            raise too_late(self.limits.timeout)
+        finally:
+            for task in (work, gone):
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+
+def _queued(put: Callable[[], list[Future[Any]]]) -> list[Future[Any]]:
+    try:
+        return put()
+    except QueueFullError as error:
+        raise busy("queue_full", "the queue of this model is full") from error
+    except ClosedError as error:
+        raise Refusal(503, "stopping", "the server is stopping", {"Retry-After": "5"}) from error
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
