@@ -56,11 +56,11 @@ def test_sizes_and_ranges_of_what_is_found(name):
             assert 0 <= one["masks"].min() <= one["masks"].max() <= 1
 
 
-@pytest.mark.parametrize("head", ["conv", "involution"])
+@pytest.mark.parametrize("head", ["convolution", "involution"])
 @pytest.mark.parametrize("name", DETECTORS)
 def test_images_without_any_object_train(name, head):
     if name == "retinanet":
-        head = "conv"
+        head = "convolution"
     detector = small(name, head=head).train()
     images = [torch.rand(3, 64, 80), torch.rand(3, 51, 64)]
     losses = detector(images, [target(64, 80, ()), target(51, 64, ())])

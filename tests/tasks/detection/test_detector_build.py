@@ -9,9 +9,9 @@ from torch import nn
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.nn import Involution2d
 from ctxvision.tasks import TaskError
-from ctxvision.tasks.detection import build_detector, load_backbone, warm_start_backbone
-from ctxvision.tasks.detection.backbone import FeatureBackbone
-from ctxvision.tasks.detection.involution import make_involution
+from ctxvision.tasks.detection import build_detector
+from ctxvision.tasks.features import FeatureBackbone
+from ctxvision.tasks.pyramid import make_involution
 
 OURS = ("cotnet_micro", "rednet_micro", "contextual_convnext_micro")
 THEIRS = ("resnet10t", "convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224")
@@ -53,20 +53,19 @@ def test_feature_maps_are_those_of_the_network_normalised_where_it_does_not(back
     with torch.no_grad():
         maps = features(image)
         raw = features.body(image)[-4:]
-    assert list(maps) == ["0", "1", "2", "3"]
     sizes = [(2, c, 64 // s, 96 // s) for c, s in zip(features.channels, features.strides, strict=True)]
-    assert [tuple(feature.shape) for feature in maps.values()] == sizes
+    assert [tuple(feature.shape) for feature in maps] == sizes
     has_batch_norm = any(isinstance(m, BatchNorm) for m in timm.create_model(backbone).modules())
     assert has_batch_norm == all(isinstance(norm, nn.Identity) for norm in features.norms)
-    for feature, before in zip(maps.values(), raw, strict=True):
+    for feature, before in zip(maps, raw, strict=True):
         if has_batch_norm:
             torch.testing.assert_close(feature, before)
         else:
             torch.testing.assert_close(feature.mean(1), torch.zeros_like(feature.mean(1)), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("neck", ["conv", "involution"])
-@pytest.mark.parametrize("head", ["conv", "involution"])
+@pytest.mark.parametrize("neck", ["convolution", "involution"])
+@pytest.mark.parametrize("head", ["convolution", "involution"])
 def test_neck_and_head_replace_what_they_say(neck, head):
     network = on_meta("mask_rcnn", "resnet10t", neck=neck, head=head).network
     parts = {
@@ -79,7 +78,7 @@ def test_neck_and_head_replace_what_they_say(neck, head):
             assert len(found) == (kind == "involution")
             assert all(m.kernel_size == 7 for m in found)
             assert any(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in layer.modules()) == (
-                kind == "conv"
+                kind == "convolution"
             )
     assert not any(isinstance(m, Involution2d) for m in network.backbone.fpn.inner_blocks.modules())
 
@@ -204,7 +203,7 @@ def test_a_classifier_s_weights_become_the_backbone_s(backbone, norm):
         if buffer.is_floating_point():
             buffer.uniform_(0.5, 1.5)
     detector = small(backbone=backbone, norm=norm).eval()
-    load_backbone(detector, classifier.state_dict())
+    detector.features.load_classifier(classifier.state_dict())
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         found = body_of(detector)(image)[-1]
@@ -218,11 +217,11 @@ def test_warm_starts_from_files_and_other_classes(norm, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(classifier.state_dict(), path)
     detector = small(norm=norm)
-    report = warm_start_backbone(detector, str(path))
+    report = detector.features.start_from(str(path))
     assert "layer4.0.conv3.weight" in report.loaded
     torch.testing.assert_close(body_of(detector).layer4[0].conv3.weight, classifier.layer4[0].conv3.weight)
     with pytest.raises(CheckpointError, match="not the model's plain counterpart"):
-        warm_start_backbone(detector, timm.create_model("cotnet_micro"))
+        detector.features.start_from(timm.create_model("cotnet_micro"))
 
 
 def test_a_contextual_backbone_keeps_the_class_embeddings_of_its_weights():
@@ -230,7 +229,7 @@ def test_a_contextual_backbone_keeps_the_class_embeddings_of_its_weights():
     classifier = timm.create_model(name, num_classes=10)
     same, other = (small(backbone=name, model_args=args) for args in ({"context_classes": 10}, None))
     for detector in (same, other):
-        warm_start_backbone(detector, classifier)
+        detector.features.start_from(classifier)
     embeddings = classifier.context.embedding.weight
     assert torch.equal(body_of(same).model.context.embedding.weight, embeddings)
     assert body_of(other).model.context.embedding.weight.shape == (1000, embeddings.shape[1])
@@ -245,11 +244,11 @@ def test_weights_of_another_network_are_refused_and_nothing_changes():
     detector = small(backbone="resnet10t")
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     with pytest.raises(TaskError, match=r"the weights have no 'conv1\.0\.weight'"):
-        load_backbone(detector, timm.create_model("convnext_atto").state_dict())
+        detector.features.load_classifier(timm.create_model("convnext_atto").state_dict())
     wrong = timm.create_model("resnet10t").state_dict()
     wrong["layer4.0.conv1.weight"] = torch.zeros(3, 3)
     with pytest.raises(TaskError, match=r"'layer4.0.conv1.weight' has shape \(3, 3\), not \(512, 256, 3, 3\)"):
-        load_backbone(detector, wrong)
+        detector.features.load_classifier(wrong)
     assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
 
 
@@ -257,14 +256,14 @@ def test_weights_of_another_network_are_refused_and_nothing_changes():
     ("arguments", "message"),
     [
         ({"detector": "yolo"}, "detector must be faster_rcnn, .* or retinanet, got 'yolo'"),
-        ({"neck": "attention"}, "neck must be conv or involution, got 'attention'"),
-        ({"head": "deconv"}, "head must be conv or involution"),
+        ({"neck": "attention"}, "neck must be convolution or involution, got 'attention'"),
+        ({"head": "deconv"}, "head must be convolution or involution"),
         ({"box_head": "1fc"}, "box_head must be 2fc or 4conv1fc"),
         ({"norm": "group"}, "norm must be frozen, eval, batch or sync"),
         ({"backbone": "resnet51"}, "unknown model 'resnet51'; did you mean resnet"),
         (
             {"backbone": "vit_tiny_patch16_224"},
-            "vit_tiny_patch16_224 has feature maps of stride 16; this detector",
+            "vit_tiny_patch16_224 has feature maps of stride 16; this network",
         ),
         ({"backbone": "resmlp_12_224"}, "resmlp_12_224"),
         (

@@ -146,7 +146,7 @@ def test_auxiliary_head_reads_stage_3_and_only_trains():
     ("options", "message"),
     [
         ({"model": "rednet_micros"}, "did you mean rednet_micro"),
-        ({"model": "vit_tiny_patch16_224"}, "a pyramid needs 4, 8, 16 and 32"),
+        ({"model": "vit_tiny_patch16_224"}, "this network needs 4, 8, 16, 32"),
         ({"model_args": {"colour": 1}}, "colour"),
         ({"decoder": "unet"}, "there are semantic_fpn, upernet"),
         ({"decoder_args": {"neck": "pool"}}, "neck must be convolution or involution, got 'pool'"),

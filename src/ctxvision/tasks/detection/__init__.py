@@ -4,7 +4,6 @@ from .build import DetectorName, build_detector
 from .cost import count_detector_macs
 from .detector import Detector
 from .task import DetectionTask
-from .weights import load_backbone, warm_start_backbone
 
 __all__ = [
     "DetectionTask",
@@ -12,6 +11,4 @@ __all__ = [
     "DetectorName",
     "build_detector",
     "count_detector_macs",
-    "load_backbone",
-    "warm_start_backbone",
 ]

@@ -19,15 +19,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from torchvision.ops.poolers import LevelMapper
 
 from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.features import FeatureBackbone, NormName
+from ctxvision.tasks.pyramid import LayerKind, make_fpn
 
-from .backbone import FeatureBackbone, NormName, PyramidBackbone
 from .box_head import BoxHeadName, ClassAgnosticPredictor, make_box_head, make_box_predictor
 from .cascade import BOX_WEIGHTS, IOU_THRESHOLDS, CascadeRoIHeads
 from .detector import Detector
-from .fpn import make_fpn
-from .involution import LayerKind
 from .mask_head import make_mask_head, make_mask_predictor
 from .precision import in_full_precision
+from .pyramid_backbone import PyramidBackbone
 from .rpn import make_rpn_head
 
 DetectorName = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"]
@@ -42,8 +42,8 @@ def build_detector(
     *,
     num_classes: int,
     in_chans: int = 3,
-    neck: LayerKind = "conv",
-    head: LayerKind = "conv",
+    neck: LayerKind = "convolution",
+    head: LayerKind = "convolution",
     box_head: BoxHeadName = "2fc",
     width: int = 256,
     hidden: int = 1024,
@@ -123,7 +123,7 @@ def build_detector(
         num_classes=num_classes, in_chans=in_chans, width=width, hidden=hidden, train_proposals=train_proposals,
         test_proposals=test_proposals, sampled_rois=sampled_rois, detections=detections, max_size=max_size,
     )  # fmt: skip
-    if is_retinanet and (head, box_head) != ("conv", "2fc"):
+    if is_retinanet and (head, box_head) != ("convolution", "2fc"):
         raise TaskError("retinanet has no region proposals and no RoI heads; leave out head and box_head")
     if "involution" in (neck, head) and width % 16:
         raise TaskError(f"width must be a multiple of 16 for involutions, got {width}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.features import FeatureBackbone
 
 Target = Mapping[str, Tensor]
 
@@ -50,6 +51,11 @@ class Detector(nn.Module):
         self.network = network
         self.num_classes, self.in_chans = num_classes, in_chans
         self.has_masks, self.has_background = has_masks, has_background
+
+    @property
+    def features(self) -> FeatureBackbone:
+        """The backbone, whose weights can come from a classifier."""
+        return self.network.backbone.features
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
         """Return losses in training, detections in evaluation."""

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from torch import nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
-from .involution import LayerKind, make_involution
+from ctxvision.tasks.pyramid import LayerKind, make_involution
+
 from .precision import in_full_precision
 
 
@@ -17,7 +18,7 @@ def make_mask_head(width: int, kind: LayerKind, norm: Callable[[int], nn.Module]
         kind: of the layers.
         norm: after every layer; none by default.
     """
-    if kind == "conv":
+    if kind == "convolution":
         return MaskRCNNHeads(width, (width,) * 4, dilation=1, norm_layer=norm)
     layers = []
     for _ in range(4):

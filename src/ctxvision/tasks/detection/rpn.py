@@ -3,7 +3,8 @@
 from torch import nn
 from torchvision.models.detection.rpn import RPNHead
 
-from .involution import LayerKind, make_involution
+from ctxvision.tasks.pyramid import LayerKind, make_involution
+
 from .precision import in_full_precision
 
 

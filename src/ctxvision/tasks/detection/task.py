@@ -9,15 +9,14 @@ from torch import Tensor
 from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
 from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.features import NormName
 from ctxvision.tasks.optimization import ScheduleName
+from ctxvision.tasks.pyramid import LayerKind
 from ctxvision.tasks.training import TrainingTask
 
-from .backbone import NormName
 from .box_head import BoxHeadName
 from .build import ANCHOR_SIZES, DetectorName, build_detector
-from .fpn import LayerKind
 from .metric import AveragePrecision, DetectionMetric
-from .weights import warm_start_backbone
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
@@ -67,8 +66,8 @@ class DetectionTask(TrainingTask):
         data_spec: Mapping[str, Any],
         *,
         detector: DetectorName = "faster_rcnn",
-        neck: LayerKind = "conv",
-        head: LayerKind = "conv",
+        neck: LayerKind = "convolution",
+        head: LayerKind = "convolution",
         box_head: BoxHeadName = "2fc",
         width: int = 256,
         hidden: int = 1024,
@@ -123,7 +122,7 @@ class DetectionTask(TrainingTask):
 
     def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
         """Load trained weights into the backbone; see `ctxvision.checkpoints.warm_start`."""
-        return warm_start_backbone(self.model, source, partial=partial)
+        return self.model.features.start_from(source, partial=partial)
 
     def example_input(self) -> list[Tensor]:
         """Return one black image in a list."""

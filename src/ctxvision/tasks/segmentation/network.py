@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..error import TaskError
-from .backbone import Backbone
+from ..features import FeatureBackbone
 from .layers import NormName, classifier, conv_norm_relu
 from .semantic_fpn import SemanticFPN
 from .upernet import UPerNet
 
 DecoderName = Literal["semantic_fpn", "upernet"]
 _DECODERS: dict[str, type[nn.Module]] = {"semantic_fpn": SemanticFPN, "upernet": UPerNet}
+STRIDES = (4, 8, 16, 32)
 _AUXILIARY_STAGE = 2  # stride 16
 
 
@@ -26,7 +27,7 @@ class SegmentationNetwork(nn.Module):
         auxiliary: head on the feature of stride 16, for training alone.
     """
 
-    def __init__(self, backbone: Backbone, decoder: nn.Module, auxiliary: nn.Module | None = None) -> None:
+    def __init__(self, backbone: FeatureBackbone, decoder: nn.Module, auxiliary: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder
@@ -78,7 +79,9 @@ def build_network(
     """
     if decoder not in _DECODERS:
         raise TaskError(f"unknown decoder {decoder!r}; there are {', '.join(_DECODERS)}")
-    backbone = Backbone(model, in_chans=in_chans, drop_path_rate=drop_path_rate, model_args=model_args)
+    backbone = FeatureBackbone(
+        model, STRIDES, in_chans=in_chans, norm="batch", drop_path_rate=drop_path_rate, model_args=model_args
+    )
     options = dict(decoder_args or {})
     try:
         head = _DECODERS[decoder](backbone.channels, num_classes, **options)

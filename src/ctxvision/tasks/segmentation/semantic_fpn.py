@@ -1,18 +1,12 @@
 """Semantic FPN: a feature pyramid, each level brought to stride 4, and their sum."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
 
-from ctxvision.nn import Involution2d
-
+from ..pyramid import LayerKind, make_fpn
 from .layers import NormName, classifier, conv_norm_relu
-
-Neck = Literal["convolution", "involution"]
 
 
 class SemanticFPN(nn.Module):
@@ -43,7 +37,7 @@ class SemanticFPN(nn.Module):
         in_channels: Sequence[int],
         num_classes: int,
         *,
-        neck: Neck = "convolution",
+        neck: LayerKind = "convolution",
         pyramid_channels: int = 256,
         channels: int = 128,
         norm: NormName = "batch",
@@ -52,9 +46,7 @@ class SemanticFPN(nn.Module):
         super().__init__()
         if neck not in ("convolution", "involution"):
             raise ValueError(f"neck must be convolution or involution, got {neck!r}")
-        self.pyramid = FeaturePyramidNetwork(list(in_channels), pyramid_channels)
-        if neck == "involution":
-            self.pyramid.layer_blocks = nn.ModuleList(Involution2d(pyramid_channels, 7) for _ in in_channels)
+        self.pyramid = make_fpn(in_channels, pyramid_channels, neck)
         self.levels = nn.ModuleList(
             nn.ModuleList(
                 conv_norm_relu(channels if step else pyramid_channels, channels, 3, norm)
@@ -66,7 +58,7 @@ class SemanticFPN(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return logits at the size of the first feature."""
-        pyramid = list(self.pyramid(OrderedDict((str(i), x) for i, x in enumerate(features))).values())
+        pyramid = list(self.pyramid({str(i): x for i, x in enumerate(features)}).values())
         total = self.levels[0][0](pyramid[0])
         for level in range(1, len(pyramid)):
             x = pyramid[level]

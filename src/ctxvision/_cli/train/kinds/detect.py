@@ -68,8 +68,8 @@ class DetectConfig(TrainConfig):
 
     data: str = "digits-scenes"
     detector: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"] = "faster_rcnn"
-    neck: Literal["conv", "involution"] = "conv"
-    head: Literal["conv", "involution"] = "conv"
+    neck: Literal["convolution", "involution"] = "convolution"
+    head: Literal["convolution", "involution"] = "convolution"
     box_head: Literal["2fc", "4conv1fc"] = "2fc"
     width: int = 256
     hidden: int = 1024

@@ -1,23 +1,27 @@
-"""Any of timm's networks as the backbone of a detector: its feature maps, normalised and merged by an FPN."""
+"""Any of timm's networks as the backbone of a dense task: its feature maps at the strides that a decoder wants."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from timm.layers import LayerNorm2d, convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from ctxvision.tasks.error import TaskError
-from ctxvision.tasks.networks import create_network
+from ctxvision.checkpoints import WarmStartReport, warm_start
+from ctxvision.checkpoints.sources import Source
+
+from .error import TaskError
+from .networks import create_network
 
 NormName = Literal["frozen", "eval", "batch", "sync"]
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class FeatureBackbone(nn.Module):
-    """Feature maps of a network, one for each wanted stride, merged by a feature pyramid.
+    """Feature maps of a network without its classifier, one for each wanted stride.
 
     Feature maps of networks without batch normalisation (ConvNeXt, Swin and ours over ConvNeXt) leave their last
-    block unnormalised: each gets a layer norm, as in the detectors of Swin and ConvNeXt.
+    block unnormalised: each gets a layer norm, as in the detectors and segmentation networks of Swin and ConvNeXt.
 
     Args:
         name: a registered name of timm or ours.
@@ -29,8 +33,11 @@ class FeatureBackbone(nn.Module):
         drop_path_rate: stochastic depth.
         model_args: more arguments of the network's constructor.
 
+    Attributes:
+        channels: of the feature maps.
+
     Raises:
-        TaskError: unknown network, or one without feature maps of these strides.
+        TaskError: unknown network, arguments that it does not take, or no feature maps of these strides.
     """
 
     def __init__(
@@ -51,7 +58,8 @@ class FeatureBackbone(nn.Module):
         if missing:
             found = ", ".join(map(str, sorted(set(reductions))))
             raise TaskError(
-                f"{name} has feature maps of stride {found}; this detector needs {', '.join(map(str, strides))}"
+                f"{name} has feature maps of stride {found}; this network needs {', '.join(map(str, strides))}, "
+                "as ResNet, ConvNeXt and their relatives have them"
             )
         # the deepest of a stride
         self.indices = [max(i for i, r in enumerate(reductions) if r == stride) for stride in strides]
@@ -64,7 +72,7 @@ class FeatureBackbone(nn.Module):
             freeze_batch_norm_2d(body)
         elif norm == "sync":
             convert_sync_batchnorm(body)
-        self.name, self.model_args, self.norm = name, dict(model_args or {}), norm
+        self.name, self.in_chans, self.model_args, self.norm = name, in_chans, dict(model_args or {}), norm
         self.body = body
         self.norms = nn.ModuleList(nn.Identity() if has_batch_norm else LayerNorm2d(c) for c in self.channels)
 
@@ -77,32 +85,68 @@ class FeatureBackbone(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return feature maps ``(B, C_i, H / stride_i, W / stride_i)`` under the names "0", "1", ... ."""
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return feature maps (B, C_i, H / stride_i, W / stride_i), sizes rounded up, finest first."""
         features = self.body(images)
         maps = (features[index] for index in self.indices)
         if self.is_channels_last_output:
             maps = (feature.permute(0, 3, 1, 2) for feature in maps)
-        return {str(i): norm(feature) for i, (norm, feature) in enumerate(zip(self.norms, maps, strict=True))}
+        return [norm(feature) for norm, feature in zip(self.norms, maps, strict=True)]
+
+    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
+        """Load whatever `ctxvision.checkpoints.warm_start` takes for the whole network.
+
+        A contextual backbone keeps the class embeddings of a source with as many classes as it considers.
+
+        Args:
+            source: weights of the network, of its plain counterpart, or the name of one of timm's pretrained
+                networks.
+            partial: load whatever fits.
+
+        Returns:
+            What was loaded into the whole network, whose classifier the backbone lacks.
+
+        Raises:
+            CheckpointError: the source is unusable or of another network; the backbone is unchanged.
+        """
+        classifier = create_network(
+            self.name,
+            num_classes=self.model_args.get("context_classes", 1000),
+            in_chans=self.in_chans,
+            model_args=self.model_args,
+        )
+        report = warm_start(classifier, source, partial=partial)
+        self.load_classifier(classifier.state_dict())
+        return report
+
+    def load_classifier(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy a classification network's weights; for those of another network or layout see `start_from`.
+
+        Args:
+            weights: state dict of the same network with its classifier.
+
+        Raises:
+            TaskError: a tensor is absent or of another shape; the backbone is unchanged.
+        """
+        sources: dict[str, Tensor] = {}
+        for name, own in self.body.state_dict().items():
+            found = next((source for source in _names_in_classifier(name) if source in weights), None)
+            if found is None:
+                if name.endswith("num_batches_tracked"):  # older checkpoints have none
+                    continue
+                raise TaskError(
+                    f"the weights have no {name!r}, which the backbone needs; are they of another network?"
+                )
+            if weights[found].shape != own.shape:
+                shapes = f"{tuple(weights[found].shape)}, not {tuple(own.shape)}"
+                raise TaskError(f"the weights' {found!r} has shape {shapes}; are they of another network?")
+            sources[name] = weights[found]
+        self.body.load_state_dict(sources, strict=False)
 
 
-class PyramidBackbone(nn.Module):
-    """A backbone and its feature pyramid, as torchvision's detectors want it.
-
-    Args:
-        features: the backbone.
-        fpn: takes and returns feature maps by name.
-        out_channels: of every map of the pyramid.
-    """
-
-    def __init__(self, features: FeatureBackbone, fpn: nn.Module, out_channels: int) -> None:
-        super().__init__()
-        self.features, self.fpn, self.out_channels = features, fpn, out_channels
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the pyramid, finest map first."""
-        pyramid: dict[str, Tensor] = self.fpn(self.features(images))
-        return pyramid
+def _names_in_classifier(name: str) -> tuple[str, ...]:
+    """Return what a tensor of timm's feature networks is called in the whole network."""
+    return name, name.removeprefix("model."), re.sub(r"^(\w+)_(\d+)\.", r"\1.\2.", name)
 
 
 def _feature_network(name: str, in_chans: int, drop_path_rate: float, model_args: Mapping[str, Any]) -> nn.Module:
