@@ -186,8 +186,11 @@ def test_pixels_of_a_class_are_explained_by_their_logits(backbone, layer):
         np.testing.assert_array_equal(cam.mask, (classes == c).numpy())
         maps, gradient = by_hand(model, image, cam.cam.layer.name, lambda y, c=c: y[c][classes == c].sum())
         agrees(cam.cam.raw, (gradient.mean((1, 2), keepdim=True) * maps).sum(0))
-        heat = F.interpolate((gradient * maps).sum(0).clamp(min=0)[None, None], (96, 128), mode="bilinear")[0, 0]
-        torch.testing.assert_close(torch.from_numpy(cam.in_place), heat / heat.max(), rtol=0, atol=2e-3)
+        in_place = (gradient * maps).sum(0)
+        heat = F.interpolate(in_place.clamp(min=0)[None, None], (96, 128), mode="bilinear")[0, 0]
+        # rounding is a share of the largest value, which may be negative, and the map of the largest positive one
+        rounding = 5e-4 * (in_place.abs().max() / heat.max()).item()
+        torch.testing.assert_close(torch.from_numpy(cam.in_place), heat / heat.max(), rtol=0, atol=rounding)
 
 
 def test_a_class_without_pixels_has_an_empty_map():
