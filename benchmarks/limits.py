@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.clock import Candidate, Quantiles
 from benchmarks.settings import Settings
+from ctxvision.timing.clock import Candidate, Quantiles
 
 COPY, CACHED, MATRIX = "copy", "copy in cache", "matrix product"
 # bytes that one copy reads; in cache, source and target fit the second-level caches of two cores

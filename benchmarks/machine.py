@@ -4,13 +4,11 @@ import platform
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import version
-from pathlib import Path
-
-import torch
 
 from benchmarks.settings import ROOT, Settings
 from ctxvision.ops import backends
 from ctxvision.ops._backend import choose
+from ctxvision.timing.machine import device_name
 
 COLUMNS = (
     "date", "commit", "dirty", "device", "threads", "python", "torch", "torchvision", "timm", "ctxvision",
@@ -37,18 +35,6 @@ def backend(settings: Settings) -> str:
     """Return what computes our operators, and its own description of itself."""
     name = choose(settings.device, settings.dtype)
     return str(next(found for found in backends() if found.name == name))
-
-
-def device_name(device: torch.device) -> str:
-    """Return the model name of the processor or the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str:

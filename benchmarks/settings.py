@@ -3,19 +3,12 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-Layout = Literal["channels_last", "nchw"]
-LAYOUTS: dict[Layout, torch.memory_format] = {
-    "channels_last": torch.channels_last,
-    "nchw": torch.contiguous_format,
-}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from benchmarks.ablations.networks import NETWORKS, build
 from benchmarks.ablations.scenes import Scenes, make_scenes
 from benchmarks.ablations.settings import Recipe, Size
-from benchmarks.models.networks import to_layout
 from ctxvision.nn import ContextualLoss
 from ctxvision.tasks.optimization import build_optimizer, build_schedule
+from ctxvision.timing.preparation import to_layout
 
 
 class Outcome(NamedTuple):

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from benchmarks.gate import check, check_finite
-from benchmarks.models.networks import Steps, random_batch, to_layout
-from benchmarks.settings import LAYOUTS, Layout
+from benchmarks.models.networks import Steps, random_batch
 from ctxvision.ops import use_backend
+from ctxvision.timing.preparation import LAYOUTS, Layout, to_layout
 
 IMAGES = 2
 

@@ -4,13 +4,13 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
-from torch import nn
 
-from benchmarks.models.networks import Steps, build, random_batch, to_layout
-from benchmarks.settings import ROOT, Layout, Settings
+from benchmarks.models.networks import Steps, build, random_batch
+from benchmarks.settings import ROOT, Settings
+from ctxvision.timing.memory import high_water, load_libraries
+from ctxvision.timing.preparation import Layout, to_layout
 
 STEPS = 3  # the first makes the momentum, the others find it
 
@@ -32,33 +32,14 @@ def peak(name: str, size: int, layout: Layout, batch: int, threads: int, device:
     """Return the same for this process, which must not have held anything large before."""
     torch.set_num_threads(threads)
     where = torch.device(device)
-    _load_libraries(where)
-    before = _high_water(where)
+    load_libraries(where)
+    before = high_water(where)
     model = build(name).to(where).train()
     to_layout(model, layout)
     steps, data = Steps(model, autocast), random_batch(size, batch, layout, where)
     for _ in range(STEPS):
         steps.train(data)
-    return (_high_water(where) - before) / 2**20
-
-
-def _load_libraries(device: torch.device) -> None:
-    """Train something tiny, so that code pages and thread stacks count as there before."""
-    tiny = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(4)).to(device)
-    tiny(torch.randn(2, 3, 16, 16, device=device)).sum().backward()
-
-
-def _high_water(device: torch.device) -> int:
-    """Return the most bytes that this process ever held: on CUDA allocated, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss starts at what the parent process held
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return (high_water(where) - before) / 2**20
 
 
 if __name__ == "__main__":

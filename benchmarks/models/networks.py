@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import ctxvision.models  # noqa: F401, registers our networks
-from benchmarks.settings import LAYOUTS, Layout
 from ctxvision.nn import ContextualLoss
+from ctxvision.timing.preparation import LAYOUTS, Layout, wake
 
 SE_PEER = "seresnet50d_poolfree"
 CONVOLUTIONAL_PEER = "convnext_tiny_conv_mlp"  # 1x1 convolutions instead of linear layers: faster on some CPUs
@@ -71,43 +71,6 @@ _VARIANTS = {
     SE_PEER: _seresnet50d_without_pool,
     CONVOLUTIONAL_PEER: lambda: timm.create_model("convnext_tiny", conv_mlp=True),
 }
-
-
-@torch.no_grad()
-def wake(model: nn.Module) -> None:
-    """Fill weights that start at, or nearly at, zero.
-
-    Zero-initialised norms, layer scales and offset generators would hide a broken operator from the gate, and
-    sampling on the very grid could be cheaper than sampling beside it.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or parameter.abs().max() > 1e-5:
-            continue
-        if parameter.dim() > 1:
-            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
-        else:
-            parameter.fill_(0.2)
-
-
-def to_layout(model: nn.Module, layout: Layout) -> None:
-    """Move the 4-d weights; `nn.Module.to` refuses networks that have 5-d ones."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=LAYOUTS[layout])
-
-
-@torch.no_grad()
-def settle(model: nn.Module, size: int) -> None:
-    """Set the batch norms' statistics from one small random batch, so that no activation explodes."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    device = next(model.parameters()).device
-    model.train()(random_batch(size, 4, "nchw", device).images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 class Batch(NamedTuple):

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from benchmarks import machine, rows
-from benchmarks.clock import Candidate, Quantiles, take_turns
 from benchmarks.models.check import check_network
 from benchmarks.models.memory import peak_in_fresh_process
 from benchmarks.models.networks import (
@@ -20,12 +19,12 @@ from benchmarks.models.networks import (
     build,
     random_batch,
     selected,
-    settle,
-    to_layout,
 )
 from benchmarks.models.report import best, network_table, sweep_table, target_table
-from benchmarks.settings import LAYOUTS, Layout, Settings
+from benchmarks.settings import Settings
 from ctxvision.models import count_macs
+from ctxvision.timing.clock import Candidate, Quantiles, quantiles, take_turns
+from ctxvision.timing.preparation import LAYOUTS, Layout, settle, to_layout
 
 COLUMNS = (
     *machine.COLUMNS,
@@ -127,8 +126,8 @@ def _measure(networks: dict[str, Steps], settings: Settings, passes: Sequence[st
                     "sweep": over, "network": name, **cost, "resolution": size, "batch": settings.batch,
                     "layout": layout, "pass": which,
                 }  # fmt: skip
-    times = take_turns(candidates, settings.device, settings.repeats, settings.seconds)
-    return [place | _speeds(times[key], place) for key, place in places.items()]
+    samples = take_turns(candidates, settings.device, settings.repeats, settings.seconds)
+    return [place | _speeds(quantiles(samples[key]), place) for key, place in places.items()]
 
 
 def _ready(steps: Steps, layout: Layout, training: bool) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from benchmarks.gate import check, check_finite, oracle
 from benchmarks.ops.cases import Case, lay_out
-from benchmarks.settings import LAYOUTS, Settings
+from benchmarks.settings import Settings
+from ctxvision.timing.preparation import LAYOUTS
 
 IMAGES = 2
 

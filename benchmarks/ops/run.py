@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine, rows
-from benchmarks.clock import Candidate, Quantiles, take_turns
 from benchmarks.limits import Limits, Yardsticks
 from benchmarks.ops.cases import PASSES, Case, count_bytes, count_macs, lay_out, one_pass
 from benchmarks.ops.check import check_case
 from benchmarks.ops.report import case_table, target_table
-from benchmarks.settings import LAYOUTS, Layout, Settings
+from benchmarks.settings import Settings
+from ctxvision.timing.clock import Candidate, Quantiles, quantiles, take_turns
+from ctxvision.timing.preparation import LAYOUTS, Layout
 
 COLUMNS = (
     *machine.COLUMNS,
@@ -70,7 +71,8 @@ def _measure(case: Case, which: str, settings: Settings, yardsticks: Yardsticks,
             moved[work] = count_bytes(tensors[:2] if name == FLOOR else tensors, which)
     candidates: dict[str, Candidate] = dict(yardsticks.candidates)
     candidates |= {f"{name}/{layout}": Candidate(call) for (name, layout), call in calls.items()}
-    times = take_turns(candidates, settings.device, settings.repeats, settings.seconds)
+    samples = take_turns(candidates, settings.device, settings.repeats, settings.seconds)
+    times = {name: quantiles(taken) for name, taken in samples.items()}
     limits = yardsticks.limits(times)
     found: list[Row] = []
     for name, layout in calls:

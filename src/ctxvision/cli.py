@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ._cli import convert, evaluate, explain, export, models, predict, recipes, report
+from ._cli import benchmark, convert, evaluate, explain, export, models, predict, publish, recipes, report
 from ._cli.errors import UserError
 from ._cli.messages import debugging, note
 from ._cli.train import command as train
@@ -21,6 +21,8 @@ _COMMANDS = {
     "models": (models, "the networks: size, cost, accuracy in the papers"),
     "recipes": (recipes, "the settings that the papers' results were trained with"),
     "export": (export, "a checkpoint to ONNX or .pt2, checked against torch"),
+    "publish": (publish, "a checkpoint as a folder for timm and the Hugging Face Hub, with a model card"),
+    "benchmark": (benchmark, "images per second, latency and memory of networks, in the same run"),
     "convert": (convert, "published checkpoints to safetensors"),
 }
 _TRAIN = ("PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml")

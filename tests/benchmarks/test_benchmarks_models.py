@@ -18,12 +18,11 @@ from benchmarks.models.networks import (
     build,
     random_batch,
     selected,
-    settle,
-    to_layout,
 )
 from benchmarks.settings import Settings
 from ctxvision.models import count_macs
 from ctxvision.ops import _backend
+from ctxvision.timing.preparation import settle, to_layout
 
 MICRO = "cotnet_micro"
 STATED = Settings(torch.device("cpu"), torch.float32, threads=2, batch=8, repeats=1, seconds=0)

@@ -11,7 +11,8 @@ from benchmarks.gate import RedGate, oracle
 from benchmarks.ops import report, run
 from benchmarks.ops.cases import CASES, Case, count_bytes, count_macs, lay_out, tiny
 from benchmarks.ops.check import check_case
-from benchmarks.settings import LAYOUTS, Settings
+from benchmarks.settings import Settings
+from ctxvision.timing.preparation import LAYOUTS
 
 TINY = list(dict.fromkeys(map(tiny, CASES)))
 FAST = Settings(torch.device("cpu"), torch.float32, threads=1, batch=2, repeats=2, seconds=0)

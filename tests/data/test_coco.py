@@ -237,7 +237,7 @@ def test_single_file_is_split_by_name(tmp_path):
     [
         ("nowhere", "no such folder"),
         ("instances.json", "name the folder of its images"),
-        ("digits-scenes#size=20", "at least 48"),
+        ("digits-scenes#size=20", "from 48 to 4096"),
         ("digits-scenes#train=many", "whole number"),
         ("digits-scenes#colour=red", "no option 'colour'"),
         (".", "not in COCO's layout"),

@@ -16,6 +16,7 @@ from ctxvision.data.detection import DetectionData
 from ctxvision.data.detection_batches import AspectBatches
 from ctxvision.data.detection_dataset import DetectionDataset, flip_horizontally
 from ctxvision.data.detection_spec import DetectionSpec
+from ctxvision.data.scene_options import SceneOptions
 from ctxvision.data.scenes import make_scene
 from ctxvision.data.scenes_set import export_cityscapes, export_coco, scenes_set
 
@@ -192,7 +193,7 @@ def test_scenes_in_memory_equal_those_in_files(tmp_path):
 
 
 def test_scenes_keep_their_masks():
-    found = scenes_set("val", 5, size=48, seed=9)
+    found = scenes_set("val", SceneOptions(val=5, size=48, seed=9))
     dataset = DetectionDataset(found, masks=True, train=True)
     for index in range(5):
         scene = make_scene(9, index, 48, "val")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ctxvision.data import DataError, DigitsData
+from ctxvision.data.scene_options import SceneOptions
 from ctxvision.data.scenes import IGNORED, make_scene
 
 SCENES = [make_scene(0, index, 96) for index in range(60)]
@@ -106,3 +107,29 @@ def test_refusals():
         make_scene(0, 0, 20)
     with pytest.raises(DataError, match="no split 'test'"):
         make_scene(0, 0, split="test")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_options_bound_number_and_height_of_the_digits(seed):
+    options = SceneOptions.read("digits-scenes", {"size": "128", "digits": "2", "smallest": "30", "largest": "40"})
+    scenes = [options.make("train", 10 * seed + index) for index in range(10)]
+    assert max(len(scene.labels) for scene in scenes) == 2
+    # the lower of two lies partly hidden; what is drawn last is whole
+    heights = [scene.boxes[-1][3] - scene.boxes[-1][1] for scene in scenes if len(scene.boxes)]
+    # a digit fills its cell of eight rows, or nearly; turned, it is a little higher
+    assert min(heights) > 0.2 * 128
+    assert max(heights) < 0.55 * 128
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"digits": "0"}, "digits must be a whole number from 1 to 30, got '0'"),
+        ({"smallest": "40", "largest": "30"}, "smallest=40 is more than largest=30"),
+        ({"seed": "-1"}, "seed must be a whole number from 0"),
+        ({"colour": "1"}, "no option 'colour'"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options, message):
+    with pytest.raises(DataError, match=message):
+        SceneOptions.read("digits-scenes", options)

@@ -257,7 +257,7 @@ def test_scenes_are_those_of_the_generator():
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.spec.mean, data.spec.std))
         pixels = (images[0] * std + mean).mul(255).round().byte()
         assert torch.equal(pixels, torch.from_numpy(expected.image).permute(2, 0, 1))
-    with pytest.raises(DataError, match="size must be a whole number of at least 48, got '47'"):
+    with pytest.raises(DataError, match="size must be a whole number from 48 to 4096, got '47'"):
         find_pixels("digits-scenes#size=47")
     with pytest.raises(DataError, match="no option 'number'"):
         find_pixels("digits-scenes#number=4")

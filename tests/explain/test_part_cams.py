@@ -48,7 +48,7 @@ def by_hand(model, image, layer, score):
 def agrees(found, expected):
     assert expected.abs().max() > 0
     torch.testing.assert_close(
-        torch.from_numpy(found), expected, rtol=2e-3, atol=2e-4 * expected.abs().max().item()
+        torch.from_numpy(found), expected.float(), rtol=2e-3, atol=2e-4 * expected.abs().max().item()
     )
 
 
@@ -168,11 +168,12 @@ def test_only_layers_that_see_the_whole_image_are_taken():
         ("rednet_micro", None),
         ("contextual_convnext_micro", None),
         ("cotnet_micro", "decoder"),
-        ("convnext_atto", "backbone.body.stages_1"),
+        ("convnext_atto", "backbone.norms.1"),
     ],
 )
 def test_pixels_of_a_class_are_explained_by_their_logits(backbone, layer):
-    model, image = build_network(backbone, 4).eval(), torch.randn(3, 96, 128)
+    # in float64: channels cancel each other out
+    model, image = build_network(backbone, 4).double().eval(), torch.randn(3, 96, 128).double()
     if layer == "decoder":
         layer = next(x.name for x in map_layers(model, image[None]) if x.name.startswith("decoder."))
     with torch.no_grad():
@@ -186,18 +187,16 @@ def test_pixels_of_a_class_are_explained_by_their_logits(backbone, layer):
         np.testing.assert_array_equal(cam.mask, (classes == c).numpy())
         maps, gradient = by_hand(model, image, cam.cam.layer.name, lambda y, c=c: y[c][classes == c].sum())
         agrees(cam.cam.raw, (gradient.mean((1, 2), keepdim=True) * maps).sum(0))
-        in_place = (gradient * maps).sum(0)
-        heat = F.interpolate(in_place.clamp(min=0)[None, None], (96, 128), mode="bilinear")[0, 0]
-        # rounding is a share of the largest value, which may be negative, and the map of the largest positive one
-        rounding = 5e-4 * (in_place.abs().max() / heat.max()).item()
-        torch.testing.assert_close(torch.from_numpy(cam.in_place), heat / heat.max(), rtol=0, atol=rounding)
+        heat = F.interpolate((gradient * maps).sum(0).clamp(min=0)[None, None], (96, 128), mode="bilinear")[0, 0]
+        torch.testing.assert_close(torch.from_numpy(cam.in_place), (heat / heat.max()).float(), rtol=0, atol=2e-3)
 
 
 def test_a_class_without_pixels_has_an_empty_map():
     model, image = build_network("rednet_micro", 4).eval(), torch.randn(3, 64, 64)
+    convolutions = [module for module in model.decoder.modules() if isinstance(module, torch.nn.Conv2d)]
     with torch.no_grad():
-        missing = next(c for c in range(4) if not (model(image[None])[0].argmax(0) == c).any())
-    (cam,) = pixel_cams(model, image, [missing])
+        convolutions[-1].bias[2] = -100.0
+    (cam,) = pixel_cams(model, image, [2])
     assert not cam.mask.any()
     assert not cam.cam.map.any()
     assert not cam.in_place.any()

@@ -11,10 +11,13 @@ from .errors import UserError
 from .messages import note, plural, quieten
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ctxvision.export import Metadata
     from ctxvision.tasks import ClassificationTask
+    from ctxvision.tasks.training import TrainingTask
+
+_OUTPUTS = {"detection": "box coordinate, score or mask"}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -22,7 +25,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file of `ctxvision train`")
     parser.add_argument("out", metavar="OUT", help=".onnx or .pt2 file to write")
     parser.add_argument("--fixed_batch", action="store_true", help="one image at a time; default: any number")
-    parser.add_argument("--dynamic_size", action="store_true", help="images of any height and width")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--dynamic_size",
+        action="store_true",
+        help="images of any height and width; default for segmentation and detection",
+    )
+    sizes.add_argument(
+        "--fixed_size", action="store_true", help="images of the network's input size; default for other tasks"
+    )
     parser.add_argument(
         "--aot", action="store_true", help="compile the .pt2 file for this machine (AOTInductor; takes minutes)"
     )
@@ -54,37 +65,51 @@ def run(args: Namespace) -> int:
     if not out.resolve().parent.is_dir():
         raise UserError(f"{out}: cannot be written (there is no folder {out.parent})")
     quieten()
-    from ctxvision.export import Metadata
-    from ctxvision.tasks import ClassificationTask, load_task
+    from ctxvision.export import ExportError, from_task
+    from ctxvision.tasks import load_task
 
     task = load_task(args.checkpoint)
-    if not isinstance(task, ClassificationTask):
-        raise UserError(f"{args.checkpoint}: its task is {task.kind}; only classifiers can be exported")
-    metadata = Metadata(
-        model=task.hparams["model"],
-        task=task.kind,
-        data_spec=task.data_spec,
-        dynamic_batch=not args.fixed_batch,
-        dynamic_size=args.dynamic_size,
-    )
+    _require_possible(task, args)
+    any_size = args.dynamic_size or (task.kind == "segmentation" and not args.fixed_size)
+    network, metadata = from_task(task, dynamic_batch=not args.fixed_batch, dynamic_size=any_size)
     try:
-        difference = _write(task, out, metadata, args)
+        difference = _write(task, network, out, metadata, args)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+    except ExportError as error:
+        # segmentation networks take any size unless they are told otherwise
+        if task.kind == "segmentation" and any_size and not args.dynamic_size:
+            raise UserError(f"{error}; --fixed-size exports for {_size(task)} alone") from error
+        raise
     size = out.stat().st_size / 1e6
-    print(f"largest difference to torch {difference:.1e} of the largest logit")
+    print(f"largest difference to torch {difference:.1e} of the largest {_OUTPUTS.get(task.kind, 'logit')}")
     print(f"{out} ({size:.1f} MB)")
     return 0
 
 
-def _write(task: "ClassificationTask", out: Path, metadata: "Metadata", args: Namespace) -> float:
-    from ctxvision.export import export_onnx, export_pt2
+def _require_possible(task: "TrainingTask", args: Namespace) -> None:
+    if args.int8 and task.kind != "classification":
+        raise UserError(f"--int8 compares top-1 of classifiers; {args.checkpoint} is for {task.kind}", 2)
+    if task.kind == "detection" and args.fixed_size:
+        raise UserError("--fixed-size: detectors resize images to many shapes; leave it out", 2)
+    if task.kind == "video" and args.dynamic_size:
+        raise UserError("--dynamic-size: clips are always resized to the network's size; leave it out", 2)
 
+
+def _size(task: "TrainingTask") -> str:
+    return " × ".join(map(str, task.data_spec["input_size"][1:]))
+
+
+def _write(task: "TrainingTask", network: "nn.Module", out: Path, metadata: "Metadata", args: Namespace) -> float:
+    from ctxvision.export import export_onnx, export_pt2
+    from ctxvision.export.photographs import photographs
+
+    samples = photographs(metadata)
     if out.suffix.lower() == ".pt2":
-        return export_pt2(task.model, out, metadata=metadata, compiled=args.aot)
+        return export_pt2(network, out, metadata=metadata, samples=samples, compiled=args.aot)
     if not args.int8:
-        return export_onnx(task.model, out, metadata=metadata)
-    return _write_int8(task, out, metadata, args)
+        return export_onnx(network, out, metadata=metadata, samples=samples)
+    return _write_int8(task, out, metadata, args)  # type: ignore[arg-type]
 
 
 def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", args: Namespace) -> float:

@@ -53,13 +53,20 @@ def run(args: Namespace) -> int:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold must be between 0 and 1, got {args.threshold}", 2)
     quieten()
-    if Path(args.checkpoint).suffix.lower() not in (".onnx", ".pt2"):
+    if Path(args.checkpoint).suffix.lower() in (".onnx", ".pt2"):
+        from ctxvision.export import open_exported
+
+        exported = open_exported(args.checkpoint)
+        require_task(args.task, args.checkpoint, exported.metadata.task)
+        if exported.metadata.task != "classification":
+            return _run_other(_standing_for(exported, args.device), args)
+    else:
         from ctxvision.tasks import load_task
 
         task = load_task(args.checkpoint)
         require_task(args.task, args.checkpoint, task.kind)
         if task.kind != "classification":
-            return _run_other(task, args)
+            return _run_other(on_device(task, args.device), args)
     if args.draw or args.threshold is not None:
         raise UserError(f"{args.checkpoint}: a classifier; leave out --draw and --threshold", 2)
     from .classify import classify, open_classifier
@@ -95,7 +102,6 @@ def _run_other(task: Any, args: Namespace) -> int:
     """Predict with a detector, a segmentation network or a video network."""
     kind = kind_of(task.kind)
     folder = _made(args.draw) if args.draw else None
-    on_device(task, args.device)
     paths, bad, taken = expand(args.images, kind.list_files, f"{task.sample_name}s"), 0, set[str]()
     answers: list[tuple[str, Any]] = []
     for path, found in kind.answer(task, paths, args):
@@ -124,6 +130,14 @@ def _run_other(task: Any, args: Namespace) -> int:
     if bad:
         note(f"skipped {plural(bad, 'bad file')} of {len(paths)}")
     return 0 if answers else 1
+
+
+def _standing_for(exported: Any, device: str) -> Any:
+    from ctxvision.export import as_task
+
+    if device != "cpu":
+        raise UserError(f"exported networks run on the CPU here, not on {device!r}; leave out --device")
+    return as_task(exported)
 
 
 def _made(folder: str) -> Path:

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,10 @@ from .coco import CocoSet
 from .coco_read import read_coco
 from .error import DataError
 from .options import check_options, split_options
+from .scene_options import SceneOptions
 from .scenes import SPLITS
 from .scenes_set import scenes_set
 from .split import fingerprint, hold_out
-
-_SCENES = {"train": 1500, "val": 200, "size": 96, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -92,19 +90,14 @@ def find_detection(
 
 
 def _embedded(where: str, options: Mapping[str, str], masks: bool) -> DetectionSource:
-    values = dict(_SCENES)
-    for name, text in check_options(where, options, tuple(_SCENES)).items():
-        lowest = 0 if name == "seed" else 48 if name == "size" else 1
-        if not re.fullmatch("[0-9]{1,7}", text) or int(text) < lowest:
-            raise DataError(f"{where}: {name} must be a whole number of at least {lowest}, got {text!r}")
-        values[name] = int(text)
+    scenes = SceneOptions.read(where, options)
 
     @functools.cache
     def read_part(split: str) -> CocoSet:
         # one part of SPLITS, as its callers check
-        return scenes_set(split, values[split], size=values["size"], seed=values["seed"], masks=masks)  # type: ignore[arg-type]
+        return scenes_set(split, scenes, masks=masks)  # type: ignore[arg-type]
 
-    return DetectionSource(where, read_part, may_flip=False, image_size=values["size"])
+    return DetectionSource(where, read_part, may_flip=False, image_size=scenes.size)
 
 
 def _single(

@@ -13,13 +13,14 @@ from .digits import CLASS_NAMES, _load
 from .error import DataError
 from .split import hold_out
 
-SPLITS = ("train", "val")
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 SEMANTIC_NAMES = ("background", *CLASS_NAMES)
 IGNORED = 255
-_SMALLEST, _LARGEST = 0.16, 0.5  # height of a digit, as a share of the scene's side
+MOST_DIGITS = 6
+HEIGHTS = (0.16, 0.5)  # of a digit, as a share of the scene's side
 _VISIBLE = 0.55  # no digit loses more of its ink to the others
 _CONTRAST = 0.22  # least difference in brightness between a digit and the ground under it
-_MAX_DIGITS = 6
 _EMPTY = 0.03  # share of the scenes without any digit
 _SPLIT_SEED = 0  # as `DigitsData` splits by default
 
@@ -46,11 +47,19 @@ class Scene:
     sources: NDArray[np.int64]
 
 
-def make_scene(seed: int, index: int, size: int = 96, split: Literal["train", "val"] = "train") -> Scene:
-    """Compose one scene: a textured ground, clutter, and up to six digits of many sizes that overlap.
+def make_scene(
+    seed: int,
+    index: int,
+    size: int = 96,
+    split: Split = "train",
+    *,
+    digits: int = MOST_DIGITS,
+    heights: tuple[float, float] = HEIGHTS,
+) -> Scene:
+    """Compose one scene: a textured ground, clutter, and digits of many sizes that overlap.
 
     The scene follows from the arguments alone. The digits of ``val`` are those that `DigitsData` holds out: none
-    of them comes up in ``train``. A digit is turned by up to 15°, sheared, coloured, 16 to 50 % of the scene high,
+    of them comes up in ``train``. A digit is turned by up to 15°, sheared, coloured,
     keeps more than half of its ink visible, and differs from the ground under it in brightness.
 
     Args:
@@ -58,6 +67,8 @@ def make_scene(seed: int, index: int, size: int = 96, split: Literal["train", "v
         index: of the scene in it.
         size: height and width, at least 48.
         split: which digits to draw from.
+        digits: at most so many; as many as that only where there is room.
+        heights: of the smallest and the largest digit, as shares of ``size``.
 
     Raises:
         DataError: a size that is too small, or no such split.
@@ -71,12 +82,12 @@ def make_scene(seed: int, index: int, size: int = 96, split: Literal["train", "v
     inks: list[NDArray[np.float64]] = []
     sources: list[int] = []
     pixels, labels, of_split = _sources(split)
-    wanted = 0 if random.random() < _EMPTY else random.integers(1, _MAX_DIGITS + 1)
+    wanted = 0 if random.random() < _EMPTY else random.integers(1, digits + 1)
     for _ in range(4 * wanted):  # a digit that hides too much of another is tried elsewhere
         if len(inks) == wanted:
             break
         source = int(random.choice(of_split))
-        ink = _place(random, _draw(random, pixels[source], size), size)
+        ink = _place(random, _draw(random, pixels[source], size, heights), size)
         if _leaves_visible([*inks, ink]):
             inks.append(ink)
             sources.append(source)
@@ -145,9 +156,11 @@ def _clutter(random: np.random.Generator, picture: NDArray[np.float64]) -> NDArr
     return np.asarray(canvas.resize((size, size), Image.Resampling.BOX), dtype=np.float64) / 255
 
 
-def _draw(random: np.random.Generator, digit: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
+def _draw(
+    random: np.random.Generator, digit: NDArray[np.uint8], size: int, heights: tuple[float, float]
+) -> NDArray[np.float64]:
     """Enlarge a digit (8, 8), turned and sheared a little: its ink, in [0, 1], cut to where there is any."""
-    height = size * np.exp(random.uniform(np.log(_SMALLEST), np.log(_LARGEST)))
+    height = size * np.exp(random.uniform(*np.log(heights)))
     angle, shear = random.uniform(-np.pi / 12, np.pi / 12), random.uniform(-0.15, 0.15)
     scale = 8 / height / np.array([[random.uniform(0.8, 1.1)], [1.0]])
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,8 @@ from PIL import Image
 from .coco import Annotation, CocoImage, CocoSet, PackedAnnotations
 from .coco_masks import encode_masks
 from .digits import CLASS_NAMES
-from .scenes import SPLITS, Scene, make_scene
-
-Split = Literal["train", "val"]
+from .scene_options import SceneOptions
+from .scenes import SPLITS, Scene, Split
 
 # ids of Cityscapes' 19 classes in the order of their train ids; scenes use the first eleven
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23)
@@ -37,20 +36,19 @@ class SceneOpener:
         return Image.fromarray(self.images[int(name.rpartition("-")[2])])
 
 
-def scenes_set(split: Split, count: int, *, size: int = 96, seed: int = 0, masks: bool = True) -> CocoSet:
+def scenes_set(split: Split, options: SceneOptions, *, masks: bool = True) -> CocoSet:
     """Compose scenes and keep them in memory as a set of annotated images.
 
     Args:
-        split: which digits to draw from.
-        count: how many scenes.
-        size: height and width.
-        seed: of the set.
+        split: which digits to draw from, and how many scenes.
+        options: of the set.
         masks: with the objects' masks.
     """
+    count, size = getattr(options, split), options.size
     images = np.empty((count, size, size, 3), dtype=np.uint8)
     listed = []
     annotations = []
-    for index, scene in enumerate(_scenes(split, count, size, seed)):
+    for index, scene in enumerate(_scenes(split, options)):
         images[index] = scene.image
         listed.append(CocoImage(index + 1, f"{split}-{index:06d}", size, size))
         codes = encode_masks(scene.masks)
@@ -67,30 +65,25 @@ def scenes_set(split: Split, count: int, *, size: int = 96, seed: int = 0, masks
     )
 
 
-def export_coco(
-    folder: str | os.PathLike[str], *, train: int = 1000, val: int = 200, size: int = 96, seed: int = 0
-) -> None:
+def export_coco(folder: str | os.PathLike[str], **options: int) -> None:
     """Write scenes in COCO's layout: ``annotations/instances_*.json``, and PNG files in ``train`` and ``val``.
 
     Masks are compressed run-length codes, since polygons know no holes.
 
     Args:
         folder: exists or is made.
-        train: number of training scenes.
-        val: number of validation scenes.
-        size: height and width.
-        seed: of the set.
+        options: of `SceneOptions`.
     """
-    root = Path(folder)
+    root, scenes = Path(folder), SceneOptions(**options)
     (root / "annotations").mkdir(parents=True, exist_ok=True)
-    for split, count in zip(SPLITS, (train, val), strict=True):
+    for split in SPLITS:
         (root / split).mkdir(exist_ok=True)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for index, scene in enumerate(_scenes(split, count, size, seed)):
+        for index, scene in enumerate(_scenes(split, scenes)):
             name = f"{index:06d}.png"
             Image.fromarray(scene.image).save(root / split / name)
-            images.append({"id": index + 1, "file_name": name, "height": size, "width": size})
+            images.append({"id": index + 1, "file_name": name, "height": scenes.size, "width": scenes.size})
             for label, box, mask, code in zip(
                 scene.labels, scene.boxes.tolist(), scene.masks, encode_masks(scene.masks), strict=True
             ):
@@ -110,9 +103,7 @@ def export_coco(
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def export_cityscapes(
-    folder: str | os.PathLike[str], *, train: int = 1000, val: int = 200, size: int = 96, seed: int = 0
-) -> None:
+def export_cityscapes(folder: str | os.PathLike[str], **options: int) -> None:
     """Write scenes in Cityscapes' layout, ``leftImg8bit/SPLIT/digits/*`` and ``gtFine/SPLIT/digits/*``.
 
     The background has train id 0, the digits 1 to 10; ``labelIds`` holds the ids that Cityscapes gives these train
@@ -120,23 +111,21 @@ def export_cityscapes(
 
     Args:
         folder: exists or is made.
-        train: number of training scenes.
-        val: number of validation scenes.
-        size: height and width.
-        seed: of the set.
+        options: of `SceneOptions`.
     """
+    scenes = SceneOptions(**options)
     ids = np.zeros(256, dtype=np.uint8)
     ids[: len(_CITYSCAPES_IDS)] = _CITYSCAPES_IDS
-    for split, count in zip(SPLITS, (train, val), strict=True):
+    for split in SPLITS:
         pictures, truths = (Path(folder, part, split, "digits") for part in ("leftImg8bit", "gtFine"))
         pictures.mkdir(parents=True, exist_ok=True)
         truths.mkdir(parents=True, exist_ok=True)
-        for index, scene in enumerate(_scenes(split, count, size, seed)):
+        for index, scene in enumerate(_scenes(split, scenes)):
             stem = f"digits_000000_{index:06d}"
             Image.fromarray(scene.image).save(pictures / f"{stem}_leftImg8bit.png")
             Image.fromarray(ids[scene.semantic]).save(truths / f"{stem}_gtFine_labelIds.png")
             Image.fromarray(scene.semantic).save(truths / f"{stem}_gtFine_labelTrainIds.png")
 
 
-def _scenes(split: Any, count: int, size: int, seed: int) -> Iterator[Scene]:
-    return (make_scene(seed, index, size, split) for index in range(count))
+def _scenes(split: Split, options: SceneOptions) -> Iterator[Scene]:
+    return (options.make(split, index) for index in range(getattr(options, split)))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ctxvision.models._mode import looking_at
 
 from .grad_cam import GradCam, look
-from .layers import find_layer, map_layers
+from .layers import MapLayer, find_layer, map_layers
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def pixel_cams(
         image: (C, H, W), normalised, on that device; the network sees it at once, not through windows.
         classes: by default those that occur, the most frequent first.
         layer: a name of `map_layers`; by default the end of the backbone's last stage with at least 4 × 4
-            positions.
+            positions, after the layer norm that reads it, if one does.
 
     Raises:
         LayerError: no such layer.
@@ -69,7 +69,10 @@ def pixel_cams(
     targets = torch.as_tensor(classes).tolist()
     if not all(0 <= target < count for target in targets):
         raise ValueError(f"classes must lie in 0..{count - 1}, got {targets}")
-    chosen = find_layer(map_layers(model, image[None]), layer)
+    layers = map_layers(model, image[None])
+    chosen = find_layer(layers, layer)
+    if layer is None:
+        chosen = _after_norm(model, layers, chosen)
     found = []
     for target in targets:
         mask = (predicted == target).numpy()
@@ -77,6 +80,21 @@ def pixel_cams(
         in_place = _over_image(seen.in_place[0], image)
         found.append(PixelCam(mask, GradCam(chosen, seen.scaled[0], seen.raw[0], target, None), in_place))
     return found
+
+
+def _after_norm(model: nn.Module, layers: Sequence[MapLayer], stage: MapLayer) -> MapLayer:
+    """Return the layer norm of a backbone that reads the end of a stage, or the end itself.
+
+    What a layer norm reads cannot be weighed in place: a position's gradient is at right angles to its features,
+    because the norm does not see their size.
+    """
+    for layer in layers:
+        if layer.name.startswith("backbone.norms.") and (layer.size, layer.channels) == (
+            stage.size,
+            stage.channels,
+        ):
+            return stage if isinstance(model.get_submodule(layer.name), nn.Identity) else layer
+    return stage
 
 
 def _over_image(raw: np.ndarray, image: Tensor) -> np.ndarray:

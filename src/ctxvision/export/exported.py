@@ -20,24 +20,43 @@ class Exported:
     Attributes:
         path: of its file.
         metadata: what the file says about itself.
-        compute: logits (B, N) of normalised images (B, C, H, W), on the CPU.
+        run: the graph's outputs for its inputs, on the CPU; for detectors see `DetectorGraph`.
     """
 
     path: Path
     metadata: Metadata
-    compute: Callable[[Tensor], Tensor]
+    run: Callable[..., tuple[Tensor, ...]]
+
+    def compute(self, images: Tensor) -> Tensor:
+        """Return the graph's first output, as the graph takes batches."""
+        return self.run(images)[0]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return logits (B, N) of normalised images (B, C, H, W); one by one where the file takes no batches.
+        """Return logits of normalised images or clips; one by one where the file takes no batches.
+
+        Args:
+            images: (B, C, H, W), of clips (B, T, C, H, W).
+
+        Returns:
+            (B, N), of segmentation (B, N, H, W).
+
+        Raises:
+            ExportError: images of another size.
+        """
+        return self.all_outputs(images)[0]
+
+    def all_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return all outputs; of clips the logits of their frames (B, T, N) come second.
 
         Raises:
             ExportError: images of another size.
         """
         if self.metadata.dynamic_batch or len(images) == 1:
-            return self.compute(images)
+            return self.run(images)
         import torch
 
-        return torch.cat([self.compute(image[None]) for image in images])
+        singly = [self.run(image[None]) for image in images]
+        return tuple(torch.cat(output) for output in zip(*singly, strict=True))
 
 
 def open_exported(path: str | os.PathLike[str]) -> Exported:
@@ -52,8 +71,8 @@ def open_exported(path: str | os.PathLike[str]) -> Exported:
     if path.suffix.lower() == ".pt2":
         from .pt2_file import open_pt2
 
-        compute, metadata = open_pt2(path)
-        return Exported(path, metadata, compute)
+        run, metadata = open_pt2(path)
+        return Exported(path, metadata, run)
     if path.suffix.lower() != ".onnx":
         raise ExportError(f"{path}: exported networks are {' or '.join(SUFFIXES)} files")
     from .onnx_file import open_session, run_session
@@ -62,4 +81,4 @@ def open_exported(path: str | os.PathLike[str]) -> Exported:
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     if not text:
         raise ExportError(f"{path}: not a file of `ctxvision export`, it says nothing about its images")
-    return Exported(path, Metadata.from_json(text), lambda images: run_session(session, images))
+    return Exported(path, Metadata.from_json(text), lambda *inputs: run_session(session, *inputs))

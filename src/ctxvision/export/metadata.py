@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ctxvision._version import __version__
@@ -19,12 +19,14 @@ class Metadata:
 
     Attributes:
         model: registered name of the network.
-        task: kind of task that it was trained for.
-        data_spec: `ctxvision.data.DataSpec.to_dict`: class names, input size, normalisation, resize.
+        task: kind of task that it was trained for, as `ctxvision.tasks` calls it.
+        data_spec: ``to_dict`` of the task's `DataSpec`, `SegmentationSpec`, `ClipSpec` or `DetectionSpec`: class
+            names and, except for detection, input size and normalisation.
         dynamic_batch: whether it takes any number of images.
         dynamic_size: whether it takes any height and width.
         quantization: ``"int8"``, or ``"none"``.
         version: of this library.
+        settings: what else a task needs around the graph, see `ctxvision.export.from_task`.
     """
 
     model: str
@@ -34,6 +36,7 @@ class Metadata:
     dynamic_size: bool = False
     quantization: str = "none"
     version: str = __version__
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Write as JSON."""
@@ -53,6 +56,6 @@ class Metadata:
             found = cls(**values)
         except (TypeError, ValueError) as error:
             raise ExportError(f"its metadata are not those of `ctxvision export` ({error})") from error
-        if not isinstance(found.data_spec, dict):
+        if not isinstance(found.data_spec, dict) or not isinstance(found.settings, dict):
             raise ExportError("its metadata do not describe the images")
         return found

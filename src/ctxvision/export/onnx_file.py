@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from .error import ExportError
 from .metadata import KEY, Metadata
-from .program import example_images, export_program
+from .program import trace
 from .replacing import replacing
+from .same import require_same
+from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
 
 if TYPE_CHECKING:
     import onnxruntime
 
 OPSET = 20
-INPUT, OUTPUT = "images", "logits"
 _LIMIT = 2**31 - 2**20  # bytes of one protobuf message
 
 
@@ -31,17 +32,18 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     metadata: Metadata,
-    samples: Sequence[Tensor] = (),
+    samples: Sequence[Tensor | Inputs] = (),
     tolerance: float = 1e-4,
 ) -> float:
     """Write a network as ONNX, through `torch.export`, and check the file before it gets its name.
 
     Args:
-        network: takes images (B, C, H, W) and returns logits (B, N); any device, exported on the CPU in float32.
+        network: takes images (B, C, H, W) and returns logits (B, N), or what `from_task` returns for other tasks;
+            any device, exported on the CPU in float32.
         path: to write; a file there is replaced in one step, and stays if anything fails.
         metadata: goes into the file; says whether batch and size are dynamic.
-        samples: batches of real images (B, C, H, W) to compare on, beside random ones of one and of three images.
-        tolerance: largest difference of a logit, as a share of the batch's largest.
+        samples: real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
+        tolerance: largest difference of an output, as a share of its largest value.
 
     Returns:
         The largest difference that was found, as a share.
@@ -50,20 +52,16 @@ def export_onnx(
         ExportError: it cannot be exported, or onnxruntime computes something else than torch.
         OSError: it cannot be written.
     """
+    inputs, outputs = names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
-    size = tuple(metadata.data_spec["input_size"])
-    program = export_program(
-        network,
-        example_images(metadata),
-        dynamic_batch=metadata.dynamic_batch,
-        dynamic_size=metadata.dynamic_size,
-    )
+    with quiet():
+        program = trace(network, example_inputs(metadata), freedom(metadata))
     if sum(p.numel() * p.element_size() for p in network.parameters()) > _LIMIT:
         raise ExportError("ONNX files hold at most 2 GB of weights; export .pt2 instead")
-    with _quiet():
+    with quiet():
         try:
             found = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT]
+                program, dynamo=True, opset_version=OPSET, input_names=inputs, output_names=outputs
             )
         except Exception as error:  # the exporter raises many kinds
             raise ExportError(f"this network has no ONNX ({str(error).strip().splitlines()[0]})") from error
@@ -71,10 +69,11 @@ def export_onnx(
     found.model.metadata_props[KEY] = metadata.to_json()
     found.model.producer_name = "ctxvision"
     with replacing(Path(path)) as part:
-        with _quiet():
+        with quiet():
             found.save(part, external_data=False)
         session = open_session(part)
-        return _require_same(network, session, [*_random(metadata, size), *samples], tolerance)
+        trials = [*random_inputs(metadata), *samples]
+        return require_same(network, lambda *given: run_session(session, *given), metadata, trials, tolerance)
 
 
 def open_session(path: str | os.PathLike[str]) -> "onnxruntime.InferenceSession":
@@ -94,52 +93,23 @@ def open_session(path: str | os.PathLike[str]) -> "onnxruntime.InferenceSession"
         raise ExportError(f"{path}: not an ONNX file that onnxruntime can run ({_line(error)})") from error
 
 
-def run_session(session: "onnxruntime.InferenceSession", images: Tensor) -> Tensor:
-    """Compute logits (B, N) of images (B, C, H, W).
+def run_session(session: "onnxruntime.InferenceSession", *inputs: Tensor) -> Inputs:
+    """Compute what the graph returns, for images (B, C, H, W): logits (B, N).
 
     Raises:
         ExportError: it takes other images.
     """
-    feed = {session.get_inputs()[0].name: np.ascontiguousarray(images.numpy())}
+    named = zip(session.get_inputs(), inputs, strict=True)
+    feed = {place.name: np.ascontiguousarray(given.numpy()) for place, given in named}
     try:
-        return torch.from_numpy(session.run(None, feed)[0])
+        return tuple(torch.from_numpy(found) for found in session.run(None, feed))
     except Exception as error:
-        shape = " × ".join(map(str, images.shape))
+        shape = " × ".join(map(str, inputs[0].shape))
         raise ExportError(f"the exported network does not take {shape} images ({_line(error)})") from error
 
 
-def _random(metadata: Metadata, size: Sequence[int]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    batches = [1, 3] if metadata.dynamic_batch else [1]
-    found = [torch.randn(batch, *size, generator=generator) for batch in batches]
-    if metadata.dynamic_size:
-        channels, height, width = size
-        found.append(torch.randn(batches[-1], channels, height + 32, width + 64, generator=generator))
-    return found
-
-
-def _require_same(
-    network: nn.Module, session: "onnxruntime.InferenceSession", batches: Sequence[Tensor], tolerance: float
-) -> float:
-    worst = 0.0
-    for images in batches:
-        with torch.inference_mode():
-            expected = network(images)
-        found = run_session(session, images)
-        if found.shape != expected.shape:
-            raise ExportError(f"the exported network returns {tuple(found.shape)}, not {tuple(expected.shape)}")
-        difference = ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
-        if not difference <= tolerance:
-            raise ExportError(
-                f"the exported network differs from torch's by {difference:.2g} of the largest logit, more than "
-                f"{tolerance:g}"
-            )
-        worst = max(worst, difference)
-    return worst
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's progress and advice to itself."""
     level = logging.getLogger("onnxscript").level
     logging.getLogger("onnxscript").setLevel(logging.ERROR)

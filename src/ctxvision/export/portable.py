@@ -1,4 +1,4 @@
-"""The two operators in a few standard ones each, that every runtime knows: gather, multiply, sum, grid sample.
+"""Operators in a few standard ones each, that every runtime knows: gather, multiply, sum, grid sample.
 
 Slower and larger in memory than the kernels; they exist to be exported. Layouts: x (B, C, H, W), maps
 (B, G, K, H', W'), y (B, C, H', W').
@@ -74,6 +74,21 @@ def contextual_conv2d(
     if bias is not None:
         total = total + bias[:, None, None]
     return total
+
+
+def adaptive_avg_pool2d(x: Tensor, output_size: int | Sequence[int]) -> Tensor:
+    """Return what torch's ``adaptive_avg_pool2d`` returns, for maps of any size, as two matrix products."""
+    output_size = (output_size, output_size) if isinstance(output_size, int) else output_size
+    if tuple(output_size) == (1, 1):
+        return x.mean((2, 3), keepdim=True)
+    for axis, cells in ((2, output_size[0]), (3, output_size[1])):
+        size = x.shape[axis]
+        cell, place = torch.arange(cells, device=x.device)[:, None], torch.arange(size, device=x.device)
+        # cell i averages from floor(i size / cells) to ceil((i + 1) size / cells)
+        inside = (place >= cell * size // cells) & (place < ((cell + 1) * size + cells - 1) // cells)
+        weight = inside.to(x.dtype) / inside.sum(1, keepdim=True)
+        x = weight @ x if axis == 2 else x @ weight.T
+    return x
 
 
 def _contract(sampled: Tensor, weight: Tensor, bend: Tensor | None, groups: int) -> Tensor:

@@ -1,22 +1,24 @@
 """A network as a graph of standard operators (`torch.export`), for any batch, and any size where it allows."""
 
 import copy
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.overrides import TorchFunctionMode
 
 import ctxvision.ops  # noqa: F401 - registers the operators that are replaced
 
 from . import portable
 from .error import ExportError
-from .metadata import Metadata
 
 
 def export_program(
     network: nn.Module, example: Tensor, *, dynamic_batch: bool = True, dynamic_size: bool = False
 ) -> ExportedProgram:
-    """Trace a network in evaluation mode; our operators become standard ones (see `portable`).
+    """Trace a network of images in evaluation mode; our operators become standard ones (see `portable`).
 
     Args:
         network: takes images (B, C, H, W); it is not changed.
@@ -35,13 +37,28 @@ def export_program(
         dimensions[0] = Dim.DYNAMIC
     if dynamic_size:
         dimensions |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    return trace(network, (example,), (dimensions,))
+
+
+def trace(
+    network: nn.Module, example: tuple[Tensor, ...], dimensions: tuple[dict[int, Any] | None, ...]
+) -> ExportedProgram:
+    """Trace a network of any inputs.
+
+    Args:
+        network: it is not changed.
+        example: its arguments.
+        dimensions: which dimensions of each may differ.
+
+    Raises:
+        ExportError: the network cannot be traced so.
+    """
     network = copy.deepcopy(network).eval()
     try:
-        with torch.no_grad():
-            program = torch.export.export(network, (example,), dynamic_shapes=(dimensions,))
-        program = program.run_decompositions(_table())
+        with torch.no_grad(), _Replacing():
+            program = torch.export.export(network, example, dynamic_shapes=dimensions)
     except Exception as error:  # torch.export raises many kinds
-        freedom = " with --dynamic-size" if dynamic_size else ""
+        freedom = " for any size" if any(d and {2, 3} & d.keys() for d in dimensions) else ""
         raise ExportError(f"torch cannot export this network{freedom}: {_first_line(error)}") from error
     custom = sorted({str(n.target) for n in program.graph.nodes if str(n.target).startswith("ctxvision")})
     if custom:
@@ -49,23 +66,21 @@ def export_program(
     return program
 
 
-def example_images(metadata: Metadata) -> Tensor:
-    """Return images to trace with: two for any number; of any size, so large that no map shrinks to one pixel.
+class _Replacing(TorchFunctionMode):
+    """Calls what stands for an operator while a network is traced; decomposing the graph later takes longer."""
 
-    What is 1 while a network is traced, or as high as wide, is taken to be so always.
-    """
-    channels, height, width = metadata.data_spec["input_size"]
-    if metadata.dynamic_size:
-        height, width = max(height, 128), max(width, 128) + 32
-    return torch.randn(2 if metadata.dynamic_batch else 1, channels, height, width)
+    def __init__(self) -> None:
+        super().__init__()
+        self._standing = {
+            torch.ops.ctxvision.local_aggregation.default: portable.local_aggregation,
+            torch.ops.ctxvision.contextual_conv2d.default: portable.contextual_conv2d,
+            F.adaptive_avg_pool2d: portable.adaptive_avg_pool2d,
+        }
 
-
-def _table() -> dict[torch._ops.OperatorBase, object]:
-    """Return what stands for each of our operators; standard ones stay as they are."""
-    return {
-        torch.ops.ctxvision.local_aggregation.default: portable.local_aggregation,
-        torch.ops.ctxvision.contextual_conv2d.default: portable.contextual_conv2d,
-    }
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self._standing.get(func, func)(*args, **(kwargs or {}))
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,55 +11,55 @@ from torch import Tensor, nn
 
 from .error import ExportError
 from .metadata import KEY, Metadata
-from .program import example_images, export_program
+from .program import trace
 from .replacing import replacing
+from .same import require_same
+from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
 
 _MEMBER = f"{KEY}.json"
 
 
 def export_pt2(
-    network: nn.Module, path: str | os.PathLike[str], *, metadata: Metadata, compiled: bool = False
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    metadata: Metadata,
+    samples: Sequence[Tensor | Inputs] = (),
+    tolerance: float = 1e-4,
+    compiled: bool = False,
 ) -> float:
     """Write a network as a graph of standard operators; it needs this library no more.
 
     Args:
-        network: takes images (B, C, H, W) and returns logits (B, N); exported on the CPU in float32.
+        network: takes images (B, C, H, W) and returns logits (B, N), or what `from_task` returns for other tasks;
+            exported on the CPU in float32.
         path: to write; a file there is replaced in one step, and stays if anything fails.
         metadata: goes into the file; says whether batch and size are dynamic.
+        samples: real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
+        tolerance: largest difference of an output, as a share of its largest value.
         compiled: let AOTInductor translate the graph for this machine's processor; needs a C++ compiler.
 
     Returns:
-        The largest difference to the network on random images, as a share of the largest logit.
+        The largest difference to the network, as a share of the largest value of an output.
 
     Raises:
         ExportError: it cannot be exported or compiled, or computes something else.
         OSError: it cannot be written.
     """
+    names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
-    example = example_images(metadata)
-    program = export_program(
-        network, example, dynamic_batch=metadata.dynamic_batch, dynamic_size=metadata.dynamic_size
-    )
+    program = trace(network, example_inputs(metadata), freedom(metadata))
     with replacing(Path(path)) as part:
         if compiled:
             _compile(program, part, metadata)
         else:
             torch.export.save(program, part, extra_files={_MEMBER: metadata.to_json()})
         written, _ = open_pt2(part)
-        shape = (len(example), *metadata.data_spec["input_size"])
-        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            expected = network(images)
-        difference = ((written(images) - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
-        if not difference <= 1e-4:
-            raise ExportError(
-                f"the exported network differs from torch's by {difference:.2g} of the largest logit"
-            )
-    return difference
+        return require_same(network, written, metadata, [*random_inputs(metadata), *samples], tolerance)
 
 
 def open_pt2(path: str | os.PathLike[str]) -> tuple[Any, Metadata]:
-    """Open a file of `export_pt2`: a function of images (B, C, H, W), and what the file says about itself.
+    """Open a file of `export_pt2`: a function of the graph's inputs, and what the file says about itself.
 
     Like every ``.pt2`` it may hold code: open only files of people that you trust.
 
@@ -88,16 +89,16 @@ def open_pt2(path: str | os.PathLike[str]) -> tuple[Any, Metadata]:
     if not text:
         raise ExportError(f"{path}: not a file of `ctxvision export`, it says nothing about its images")
 
-    def compute(images: Tensor) -> Tensor:
+    def run(*inputs: Tensor) -> Inputs:
         try:
             with torch.inference_mode():
-                logits: Tensor = module(images)
+                found = module(*inputs)
         except (AssertionError, RuntimeError) as error:  # of a guard
-            shape = " × ".join(map(str, images.shape))
+            shape = " × ".join(map(str, inputs[0].shape))
             raise ExportError(f"the exported network does not take {shape} images ({error})") from error
-        return logits
+        return (found,) if isinstance(found, Tensor) else tuple(found)
 
-    return compute, Metadata.from_json(text)
+    return run, Metadata.from_json(text)
 
 
 def _compile(program: torch.export.ExportedProgram, path: Path, metadata: Metadata) -> None:

@@ -338,7 +338,8 @@ class ContextualNet(nn.Module):
         if self.context is not None:
             return self.context.finish(pooled, steps)
         logits: Tensor = self.fc(pooled)  # type: ignore[misc]
-        classes = torch.arange(self.num_classes, device=logits.device).expand(len(logits), -1)
+        # len() would fix the batch of an exported graph
+        classes = torch.arange(self.num_classes, device=logits.device).expand(logits.shape[0], -1)
         return ContextualOutput(logits, (logits,), (classes,), torch.ones((), device=logits.device))
 
 

@@ -255,15 +255,24 @@ default_cfgs = generate_default_cfgs(
 def _keep_classes(state_dict: dict[str, Tensor], model: ContextualNet) -> dict[str, Tensor]:
     """Load the class embeddings even where timm, loading only features, throws the classifier away.
 
-    The features depend on them. With another number of classes they do not fit, and timm is right.
+    The features depend on them. A network without a classifier has no number of classes of its own and takes that
+    of the weights; for a classifier of another number they do not fit, and timm is right.
     """
     table = state_dict.get("context.embedding.weight")
-    if table is not None and model.context is not None and table.shape == model.context.embedding.weight.shape:
+    if table is None or model.context is None:
+        return state_dict
+    if model.num_classes == 0 and table.shape[0] != model.context.num_classes:
+        model.context.reset(table.shape[0])
+    if table.shape == model.context.embedding.weight.shape:
         model.context.embedding.weight.data.copy_(table)
     return state_dict
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> ContextualNet:
+    if not kwargs.get("stages", Design().stages) or not kwargs.get("prior", Design().prior):
+        # without classes to weigh the classifier is a linear layer
+        overlay = {"classifier": "fc", **(kwargs.get("pretrained_cfg_overlay") or {})}
+        kwargs["pretrained_cfg_overlay"] = overlay
     model: ContextualNet = build_model_with_cfg(
         ContextualNet,
         variant,

@@ -48,6 +48,17 @@ def load_task(path: str | os.PathLike[str]) -> TrainingTask:
     return task.eval()
 
 
+def read_progress(path: str | os.PathLike[str]) -> tuple[int | None, int | None]:
+    """Return in which epoch, from 1, and after how many optimiser steps a checkpoint was saved; ``None``: unknown.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    checkpoint = _read(Path(path))
+    epoch, step = checkpoint.get("epoch"), checkpoint.get("global_step")
+    return epoch + 1 if isinstance(epoch, int) else None, step if isinstance(step, int) else None
+
+
 def _task_class(mark: Any) -> type[TrainingTask]:
     """Choose the class by the kind of task that the checkpoint names.
 

@@ -12,6 +12,14 @@ import ctxvision  # noqa: F401 - registers our networks with timm
 from .error import TaskError
 
 
+def require_model(name: str) -> None:
+    """Raise `TaskError`, which suggests names, if timm knows no such network."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`ctxvision models` lists them"
+        raise TaskError(f"unknown model {name!r}; {hint}")
+
+
 def create_network(
     name: str,
     *,
@@ -34,10 +42,7 @@ def create_network(
     Raises:
         TaskError: unknown name, or arguments that this network does not take.
     """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`ctxvision models` lists them"
-        raise TaskError(f"unknown model {name!r}; {hint}")
+    require_model(name)
     rates = {"drop_path_rate": drop_path_rate, "drop_rate": dropout}
     optional = {argument: rate for argument, rate in rates.items() if rate}
     try:

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 MIN_ROUNDS = 5
@@ -31,10 +32,15 @@ class Quantiles(NamedTuple):
     """Number of samples."""
 
 
-def quantiles(seconds: list[float]) -> Quantiles:
-    """Return the quantiles of samples given in seconds; linear between neighbours, as numpy's default."""
-    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    p10, p50, p90 = torch.tensor(seconds, dtype=torch.float64).mul(1e3).quantile(levels).tolist()
+def percentiles(seconds: Sequence[float], levels: Sequence[float]) -> list[float]:
+    """Return percentiles in milliseconds of samples in seconds; linear between neighbours, numpy's default."""
+    found: list[float] = np.percentile(np.asarray(seconds, np.float64) * 1e3, levels).tolist()
+    return found
+
+
+def quantiles(seconds: Sequence[float]) -> Quantiles:
+    """Return the quantiles of samples given in seconds."""
+    p10, p50, p90 = percentiles(seconds, (10, 50, 90))
     return Quantiles(p10, p50, p90, len(seconds))
 
 
@@ -57,8 +63,13 @@ def sample(call: Callable[[], object], calls: int, device: torch.device) -> floa
 
 
 def take_turns(
-    candidates: Mapping[str, Candidate], device: torch.device, repeats: int, seconds: float
-) -> dict[str, Quantiles]:
+    candidates: Mapping[str, Candidate],
+    device: torch.device,
+    repeats: int,
+    seconds: float,
+    *,
+    one_call: bool = False,
+) -> dict[str, list[float]]:
     """Time all candidates in rounds, A B C A B C.
 
     Args:
@@ -66,6 +77,11 @@ def take_turns(
         device: Where they compute.
         repeats: Rounds, each with one sample per candidate.
         seconds: No further round is started after this long, once there are `MIN_ROUNDS`.
+        one_call: Let a sample be one call, as percentiles of the latency need it, instead of the mean of as many
+            as `MIN_SAMPLE` asks for.
+
+    Returns:
+        Seconds of one call, a sample for every round; those of one round stand at the same place.
     """
     least = MIN_SAMPLE.get(device.type, MIN_SAMPLE["cpu"])
     calls = {name: _calls(candidate, device, least) for name, candidate in candidates.items()}
@@ -79,8 +95,8 @@ def take_turns(
                 candidate.prepare()
             if calls[name] > 1:
                 candidate.call()  # back into the caches that the candidate before has filled
-            samples[name].append(sample(candidate.call, calls[name], device))
-    return {name: quantiles(taken) for name, taken in samples.items()}
+            samples[name].append(sample(candidate.call, 1 if one_call else calls[name], device))
+    return samples
 
 
 def _calls(candidate: Candidate, device: torch.device, least: float) -> int:

@@ -1,0 +1,174 @@
+"""``ctxvision benchmark``: how fast networks are, against each other in the same run."""
+
+import os
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+from .files import write_whole
+from .messages import note, quieten
+from .table import write_rows
+
+if TYPE_CHECKING:
+    import torch
+
+_HEADS = {
+    "model": "model",
+    "runner": "runner",
+    "layout": "layout",
+    "batch": "batch",
+    "size": "px",
+    "images_s": "images/s",
+    "p50_ms": "p50 ms",
+    "p90_ms": "p90 ms",
+    "p99_ms": "p99 ms",
+    "peak_mib": "peak MiB",
+    "params_m": "params (M)",
+    "gmacs": "GMACs",
+}
+_PICTURES = (".svg", ".png", ".pdf")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help="name of any network of timm or `ctxvision models`, local-dir:DIR, or a .ckpt, .onnx or .pt2 file",
+    )
+    add("--against", metavar="MODEL", help="compare the others with this one, such as resnet50")
+    add("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: %(default)s")
+    add("--size", type=_positive, metavar="PX", help="of the images; default: 224, of files what they say")
+    add(
+        "--batch_size",
+        type=_batches,
+        default=(1, 8),
+        metavar="N,N",
+        help="images at a time, one or several numbers; default: 1,8",
+    )
+    layouts = parser.add_mutually_exclusive_group()
+    layouts.add_argument("--channels_last", action="store_true", help="default: the faster layout of each")
+    layouts.add_argument("--contiguous", action="store_true", help="likewise")
+    add("--compile", action="store_true", help="time torch.compile as well; takes minutes")
+    add("--onnx", action="store_true", help="time onnxruntime as well, on the CPU in float32")
+    add("--repeats", type=_positive, default=200, metavar="N", help="samples of each row; default: %(default)s")
+    add(
+        "--seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="for each row; stop after that, once there are five samples; default: %(default)g",
+    )
+    add("--threads", type=_positive, metavar="N", help="on the CPU; default: torch's own choice")
+    add("--skip_memory", action="store_true", help="do not measure memory, which takes a process for each row")
+    add("--csv", metavar="FILE", help="write the rows to FILE, with more columns")
+    add("--json", metavar="FILE", help="write the rows to FILE as JSON")
+    add("--plot", metavar="FILE", help="draw the rows: .svg, .png or .pdf")
+
+
+def run(args: Namespace) -> int:
+    """Print the table and write it where asked; 1 if a row failed. See `ctxvision benchmark --help`."""
+    if args.seconds <= 0:
+        raise UserError(f"--seconds must be more than 0, got {args.seconds:g}", 2)
+    if args.plot and Path(args.plot).suffix.lower() not in _PICTURES:
+        raise UserError(f"--plot must end in {', '.join(_PICTURES)}, got {args.plot}", 2)
+    _require_places(args.csv, args.json, args.plot)
+    import torch
+
+    from ctxvision.timing.comparison import COLUMNS, Settings, compare
+    from ctxvision.timing.subjects import check_name
+
+    quieten()
+    device = _device(args.device)
+    if args.onnx and (device.type != "cpu" or args.dtype != "float32"):
+        raise UserError("--onnx is for the CPU and float32 here; leave it out, or --device and --dtype", 2)
+    models = list(dict.fromkeys([*([args.against] if args.against else []), *args.models]))
+    for model in models:
+        check_name(model)
+    rows = compare(
+        Settings(
+            models=models,
+            against=args.against,
+            device=device,
+            dtype=args.dtype,
+            size=args.size,
+            batches=args.batch_size,
+            layout="channels_last" if args.channels_last else "nchw" if args.contiguous else "best",
+            compile=args.compile,
+            onnx=args.onnx,
+            repeats=args.repeats,
+            seconds=args.seconds,
+            threads=args.threads or torch.get_num_threads(),
+            memory=not args.skip_memory,
+        ),
+        note,
+    )
+    timed = [row for row in rows if not row["error"]]
+    heads = _HEADS | ({"ratio": f"× {args.against}"} if args.against else {})
+    sys.stdout.write(write_rows([_shown(row) for row in timed], heads, "table") if timed else "")
+    if args.csv:
+        write_whole(args.csv, write_rows(rows, dict.fromkeys(COLUMNS, ""), "csv"))
+    if args.json:
+        write_whole(args.json, write_rows(rows, {}, "json"))
+    if args.plot and timed:
+        from ctxvision.timing.figure import draw
+
+        write_whole(args.plot, draw(timed, Path(args.plot).suffix[1:].lower()))
+    if len({row["size"] for row in timed}) > 1:
+        note("the images are not all of one size; --size makes them so")
+    for row in rows:
+        if row["error"]:
+            note(f"{row['model']} ({row['runner']}, batch {row['batch']}): {row['error']}")
+    return 0 if len(timed) == len(rows) else 1
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Round for people: three digits, and quartiles behind the ratio."""
+    shown = {name: _rounded(row[name]) if isinstance(row[name], float) else row[name] for name in _HEADS}
+    if row["ratio"] is not None:
+        shown["ratio"] = f"{row['ratio']:.2f} ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f})"
+    else:
+        shown["ratio"] = None
+    return shown
+
+
+def _rounded(value: float) -> float | int:
+    return round(value) if abs(value) >= 100 else float(f"{value:.3g}")
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device must be cpu or cuda, got {name}", 2)
+    return device
+
+
+def _require_places(*paths: str | None) -> None:
+    given = [path for path in paths if path]
+    if len({os.path.realpath(path) for path in given}) < len(given):
+        raise UserError("--csv, --json and --plot must be different files", 2)
+    for path in given:
+        folder = Path(path).resolve().parent
+        if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UserError(f"{path}: cannot be written (no such folder, or not yours to write to)")
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_positive(part.strip()) for part in text.split(",")))

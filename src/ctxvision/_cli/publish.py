@@ -1,0 +1,73 @@
+"""``ctxvision publish``: a trained network for ``timm.create_model`` and the Hugging Face Hub."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from .errors import UserError
+from .messages import note, quieten
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file of `ctxvision train`")
+    parser.add_argument(
+        "folder",
+        metavar="DIR",
+        help="folder to make; timm.create_model('local-dir:DIR', pretrained=True) loads it",
+    )
+    parser.add_argument("--push", metavar="USER/REPO", help="upload the folder to the Hugging Face Hub as well")
+    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("--name", help="of the network on its card; default: that of REPO or DIR")
+    parser.add_argument("--dataset", metavar="NAME", help="on the card; default: what it was trained on")
+    parser.add_argument(
+        "--license", metavar="ID", help="of the weights, such as apache-2.0; the card says if none"
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="JSON file of `ctxvision evaluate CHECKPOINT DATA --json FILE` for the card; may be repeated",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote to DIR")
+
+
+def run(args: Namespace) -> int:
+    """Write the folder, upload it on request; see `ctxvision publish --help`."""
+    if args.private and not args.push:
+        raise UserError("--private is for --push", 2)
+    from ctxvision.publish import check_upload, publish, read_provenance, read_scores, upload
+    from ctxvision.publish.folder import check_folder
+    from ctxvision.tasks import ClassificationTask, load_task
+
+    quieten()
+    check_folder(Path(args.folder), args.overwrite)
+    if args.push:
+        check_upload(args.push)
+    task = load_task(args.checkpoint)
+    if not isinstance(task, ClassificationTask):
+        raise UserError(
+            f"{args.checkpoint}: its task is {task.kind}, and timm holds classifiers; publish the classifier "
+            "that its backbone was trained from"
+        )
+    facts = publish(
+        task,
+        args.folder,
+        provenance=read_provenance(args.checkpoint),
+        scores=[score for path in args.metrics for score in read_scores(path, task, args.checkpoint)],
+        name=args.name,
+        repo=args.push,
+        dataset=args.dataset,
+        license=args.license,
+        overwrite=args.overwrite,
+    )
+    if not facts.license:
+        note("the card states no licence of the weights; --license ID does")
+    if not facts.scores:
+        note("the card has no accuracy; --metrics takes the JSON file of `ctxvision evaluate`")
+    best = f", {facts.scores[0].metric} {facts.scores[0].value:.2%}" if facts.scores else ""
+    print(f"{facts.config['architecture']}, {facts.parameters / 1e6:.2f} M parameters{best}")
+    print(args.folder)
+    if args.push:
+        print(upload(args.folder, args.push, private=args.private))
+    return 0

@@ -1,0 +1,51 @@
+"""Real pictures to compare exported networks on: the two photographs that come with scikit-learn."""
+
+import torch
+from torch import Tensor
+
+from .metadata import Metadata
+from .signature import Inputs
+
+
+def photographs(metadata: Metadata) -> list[Inputs]:
+    """Return inputs made of photographs, prepared as the network's images are: a batch, or one by one."""
+    pictures = _pictures(3)
+    spec = metadata.data_spec
+    if metadata.task == "detection":
+        return [_for_detector(picture, metadata) for picture in pictures[:2]]
+    height, width = spec["input_size"][1:]
+    images = torch.stack([_resized(picture, height, width) for picture in pictures])
+    if spec["input_size"][0] == 1:
+        images = images.mean(1, keepdim=True)
+    mean, std = (torch.tensor(spec.get(name, [0.5])).view(-1, 1, 1) for name in ("mean", "std"))
+    images = (images - mean) / std
+    if metadata.task == "video":
+        # a clip that moves from one picture to the next
+        share = torch.linspace(0, 1, spec["frames"]).view(-1, 1, 1, 1)
+        images = torch.stack([a * (1 - share) + b * share for a, b in zip(images, images.roll(1, 0), strict=True)])
+    return [(images,)] if metadata.dynamic_batch else [(image[None],) for image in images]
+
+
+def _pictures(count: int) -> list[Tensor]:
+    """Return photographs (3, H, W) from 0 to 1: two, and parts of them."""
+    from sklearn.datasets import load_sample_images
+
+    china, flower = (torch.from_numpy(i.copy()).permute(2, 0, 1) / 255 for i in load_sample_images().images)
+    return [china, flower, flower[:, 50:300, 150:400]][:count]
+
+
+def _resized(picture: Tensor, height: int, width: int) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    return functional.resize(picture, [height, width])
+
+
+def _for_detector(picture: Tensor, metadata: Metadata) -> Inputs:
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    s = metadata.settings
+    transform = GeneralizedRCNNTransform(s["min_size"], s["max_size"], s["mean"], s["std"]).eval()
+    if metadata.data_spec.get("in_chans", 3) == 1:
+        picture = picture.mean(0, keepdim=True)
+    prepared, _ = transform([picture])
+    return prepared.tensors, torch.tensor(prepared.image_sizes[0])

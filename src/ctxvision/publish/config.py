@@ -1,0 +1,59 @@
+"""``config.json``: what timm needs to rebuild a network and to prepare its images."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ctxvision.tasks import ClassificationTask
+
+from .error import PublishError
+
+_KEPT = ("first_conv", "fixed_input_size", "origin_url", "paper_name", "paper_ids")
+
+
+def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str, Any]:
+    """Describe a trained classifier as timm does (``architecture``, ``model_args``, ``pretrained_cfg``).
+
+    Args:
+        task: of a trained network.
+        license: of its weights.
+
+    Raises:
+        PublishError: an argument of the network's constructor is not JSON.
+    """
+    spec, model = task.data_spec, task.model
+    own: Mapping[str, Any] = model.pretrained_cfg
+    classes, size = list(spec["class_names"]), list(spec["input_size"])
+    settings = {
+        "input_size": size,
+        "interpolation": spec["interpolation"],
+        "crop_pct": spec["crop_pct"],
+        "crop_mode": "center",
+        "mean": list(spec["mean"]),
+        "std": list(spec["std"]),
+        "num_classes": len(classes),
+        "classifier": _classifier(model, own.get("classifier")),
+        "license": license,
+        **{name: own.get(name) for name in _KEPT},
+    }
+    config = {
+        "architecture": own["architecture"],
+        "num_classes": len(classes),
+        "num_features": model.num_features,
+        "label_names": classes,
+        "model_args": {**(task.hparams["model_args"] or {}), "num_classes": len(classes), "in_chans": size[0]},
+        "pretrained_cfg": {name: value for name, value in settings.items() if value is not None},
+    }
+    try:
+        json.dumps(config, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise PublishError(f"{own['architecture']}: its arguments cannot be written as JSON ({error})") from error
+    return config
+
+
+def _classifier(model: nn.Module, usual: Any) -> Any:
+    """Name the layer that timm replaces for another number of classes."""
+    layer = model.get_classifier()
+    return next((name for name, module in model.named_modules() if module is layer), usual)

@@ -1,0 +1,165 @@
+"""The folder: complete, loaded back by timm and compared, or not there at all."""
+
+import contextlib
+import copy
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+import yaml
+
+from ctxvision.checkpoints.layout import require_finite
+from ctxvision.models import count_macs
+from ctxvision.tasks import ClassificationTask
+
+from .card import Facts, model_card
+from .config import hub_config
+from .error import PublishError
+from .provenance import Provenance, Score
+
+WEIGHTS, CONFIG, CARD, SETTINGS = "model.safetensors", "config.json", "README.md", "training.yaml"
+
+
+def publish(
+    task: ClassificationTask,
+    folder: str | os.PathLike[str],
+    *,
+    provenance: Provenance | None = None,
+    scores: Sequence[Score] = (),
+    name: str | None = None,
+    repo: str | None = None,
+    dataset: str | None = None,
+    license: str | None = None,
+    overwrite: bool = False,
+) -> Facts:
+    """Write a trained classifier so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it.
+
+    The folder has ``config.json``, ``model.safetensors``, the model card ``README.md`` and, where the settings of
+    the training are known, ``training.yaml``. Before it gets its name, timm loads it, and its logits on random
+    images are compared with the task's, bit by bit.
+
+    Args:
+        task: from `ctxvision.tasks.load_task`: with the weights that ``ctxvision evaluate`` scores.
+        folder: to make; an empty one will do.
+        provenance: what is known about the training.
+        scores: more figures that were measured, before those of the provenance.
+        name: of the network on the card; the folder's by default.
+        repo: ``user/repo`` that the card says how to load it from.
+        dataset: what the card calls the data set; by default what the provenance does.
+        license: of the weights, as the hub calls it, such as ``apache-2.0``; the card says if there is none.
+        overwrite: replace a folder that an earlier call wrote.
+
+    Returns:
+        What the card tells.
+
+    Raises:
+        PublishError: it cannot be written there, or timm would load something else.
+        CheckpointError: weights are NaN or infinite.
+    """
+    folder = Path(folder)
+    check_folder(folder, overwrite)
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise PublishError(f"licence {license!r}: write it as the hub does, such as apache-2.0, mit or other")
+    provenance = provenance or Provenance()
+    config = hub_config(task, license)
+    weights = {key: value.detach().cpu().contiguous().clone() for key, value in task.model.state_dict().items()}
+    require_finite(weights, folder)
+    facts = Facts(
+        name=name or (repo or folder.resolve().name).rpartition("/")[2],
+        repo=repo,
+        config=config,
+        parameters=sum(parameter.numel() for parameter in task.model.parameters()),
+        macs=count_macs(task.model, task.data_spec["input_size"]),
+        provenance=provenance,
+        scores=(*scores, *provenance.scores),
+        dataset=dataset or provenance.data,
+        license=license,
+    )
+    with _appearing(folder) as part:
+        _write(part / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
+        _write(part / CARD, model_card(facts).encode("utf-8", "replace"))
+        if provenance.settings:
+            text = yaml.safe_dump(dict(provenance.settings), sort_keys=False, allow_unicode=True)
+            _write(part / SETTINGS, text.encode("utf-8", "replace"))
+        _write(part / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        _require_same(task, part)
+    return facts
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Find out before the work whether the folder can be written.
+
+    Raises:
+        PublishError: it cannot.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise PublishError(f"{folder}: is a file; name a folder to make")
+    above = folder.resolve().parent
+    if not above.is_dir():
+        raise PublishError(f"{folder}: there is no folder {above}; create it first")
+    if not os.access(above, os.W_OK):
+        raise PublishError(f"{folder}: cannot be written (permission denied)")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    strange = sorted({entry.name for entry in folder.iterdir()} - {WEIGHTS, CONFIG, CARD, SETTINGS})
+    if strange:
+        raise PublishError(f"{folder}: is not empty (it holds {strange[0]}); choose another folder")
+    if not overwrite:
+        raise PublishError(
+            f"{folder}: holds a published network already; allow --overwrite, or choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside its place; moves it there when nothing has failed, and what was there away."""
+    target = folder.resolve()
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        try:
+            mask = os.umask(0)
+            os.umask(mask)
+            part.chmod(0o777 & ~mask)
+            yield part
+            old = part.with_suffix(".old")
+            if target.exists():
+                target.rename(old)
+            try:
+                part.rename(target)
+            except BaseException:
+                if old.exists():
+                    old.rename(target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise PublishError(f"{folder}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _require_same(task: ClassificationTask, folder: Path) -> None:
+    """Compare what timm makes of the folder with the network that went into it."""
+    images = torch.randn(2, *task.data_spec["input_size"], generator=torch.Generator().manual_seed(0))
+    own = copy.deepcopy(task.model).to(device="cpu", memory_format=torch.contiguous_format).eval()
+    try:
+        loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PublishError(f"timm {timm.__version__} cannot load this network from a folder ({line})") from error
+    with torch.inference_mode():
+        if not torch.equal(own(images), loaded(images)):
+            raise PublishError("timm rebuilds another network from this folder: its logits differ")

@@ -1,0 +1,198 @@
+"""Where a checkpoint comes from, and how good it was found to be: from the files of its run, never guessed."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks.loading import read_progress
+
+from .error import PublishError
+
+# of the author's machine, or of no consequence for the result
+_PRIVATE = frozenset(
+    [
+        "accelerator",
+        "data",
+        "devices",
+        "init_from",
+        "logger",
+        "nodes",
+        "out",
+        "pictures",
+        "prefetch",
+        "recipe",
+        "resume",
+        "save_minutes",
+        "strategy",
+        "strict",
+        "workers",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured figure.
+
+    Attributes:
+        metric: ``"top-1 accuracy"`` or ``"top-5 accuracy"``.
+        value: between 0 and 1.
+        split: of the data set.
+        measured_by: the command, for readers.
+        images: how many; ``None`` where that was not noted.
+        interval: of 95 %, where it was computed.
+        data: what the data set was called; ``None`` is the one of the training.
+    """
+
+    metric: str
+    value: float
+    split: str
+    measured_by: str
+    images: int | None = None
+    interval: tuple[float, float] | None = None
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the run folder of a checkpoint says about it.
+
+    Attributes:
+        settings: of the training that another person could repeat; without paths and what belongs to a machine.
+        data: name of the data set, without its folder; ``None`` where no settings were found.
+        data_id: its name on the hub, where it comes from there.
+        recipe: its name, where one was used.
+        start: pretrained weights that the training began with, if any.
+        epoch: after which the checkpoint was saved, from 1.
+        scores: of the validation after that epoch.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: str | None = None
+    data_id: str | None = None
+    recipe: str | None = None
+    start: str | None = None
+    epoch: int | None = None
+    scores: tuple[Score, ...] = ()
+
+
+def read_provenance(checkpoint: str | os.PathLike[str]) -> Provenance:
+    """Read the settings and metrics that lie beside a checkpoint, in the folder of its run.
+
+    Paths keep their last part only: they are the author's, not the readers'.
+
+    Args:
+        checkpoint: a ``.ckpt`` file; one that was taken out of its run folder has no provenance.
+
+    Raises:
+        PublishError: the files beside it are damaged.
+        CheckpointError: the checkpoint is.
+    """
+    run = Path(checkpoint).resolve().parent.parent
+    settings = _settings(run / "config.yaml")
+    epoch, step = read_progress(checkpoint)
+    name, hub_id = _data_name(str(settings["data"])) if settings.get("data") else (None, None)
+    return Provenance(
+        settings={key: value for key, value in settings.items() if key not in _PRIVATE and value is not None},
+        data=name,
+        data_id=hub_id,
+        recipe=_last_part(settings.get("recipe")),
+        start=_last_part(settings.get("init_from")),
+        epoch=epoch,
+        scores=_validation(run / "metrics.csv", epoch, step),
+    )
+
+
+def read_scores(path: str | os.PathLike[str], task: ClassificationTask, checkpoint: str) -> tuple[Score, ...]:
+    """Read what ``ctxvision evaluate --json`` has written about a checkpoint.
+
+    Args:
+        path: of the JSON file.
+        task: the checkpoint's.
+        checkpoint: its path, for comparison.
+
+    Raises:
+        PublishError: it is something else, or about another network.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        images, data = int(found["images"]), str(found["data"])
+        values = {"top1": _share(found["top1"])}
+        if found["top5"] is not None:
+            values["top5"] = _share(found["top5"])
+        intervals = {name: tuple(map(_share, found[f"{name}_interval95"])) for name in values}
+        about = (found["model"], found["parameters"], [row["name"] for row in found["classes"]])
+        measured, split = Path(found["checkpoint"]), {"val": "validation"}.get(found["split"], found["split"])
+    except OSError as error:
+        raise PublishError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise PublishError(f"{path}: not a JSON file of `ctxvision evaluate` for a classifier") from error
+    own = (task.hparams["model"], _parameters(task), list(task.data_spec["class_names"]))
+    if about != own or (measured.exists() and not measured.samefile(checkpoint)):
+        raise PublishError(f"{path}: is about {measured}, not about {checkpoint}; evaluate this one")
+    name, _ = _data_name(data)
+    return tuple(
+        Score(
+            f"{key[:3]}-{key[3]} accuracy", value, str(split), "ctxvision evaluate", images, intervals[key], name
+        )
+        for key, value in values.items()
+    )
+
+
+def _validation(path: Path, epoch: int | None, step: int | None) -> tuple[Score, ...]:
+    """Find the row that was written when the checkpoint was: a later one is about other weights."""
+    if not path.is_file() or epoch is None or step is None:
+        return ()
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if (row["epoch"], row["step"]) == (str(epoch), str(step))]
+        columns = {"val_top1": "top-1 accuracy", "val_top5": "top-5 accuracy"}
+        values = {name: _share(rows[-1][c]) for c, name in columns.items() if rows and rows[-1].get(c)}
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise PublishError(f"{path}: not the metrics of a run ({error})") from error
+    return tuple(
+        Score(name, value, "validation", f"ctxvision train, epoch {epoch}") for name, value in values.items()
+    )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise PublishError(f"{path}: not YAML") from error
+    if not isinstance(settings, dict):
+        raise PublishError(f"{path}: not the settings of a run")
+    return settings
+
+
+def _data_name(data: str) -> tuple[str, str | None]:
+    """Return the name of a data set, and its name on the hub if it has one."""
+    if data.startswith("hf:") and not Path(data[3:].partition("?")[0]).exists():
+        hub_id = data[3:].partition("?")[0].partition(":")[0]
+        return hub_id, hub_id
+    return _last_part(data) or data, None
+
+
+def _last_part(path: object) -> str | None:
+    return Path(str(path)).name or str(path) if path else None
+
+
+def _share(value: Any) -> float:
+    share = float(value)
+    if not 0 <= share <= 1 or math.isnan(share):
+        raise ValueError(f"{value} is not between 0 and 1")
+    return share
+
+
+def _parameters(task: ClassificationTask) -> int:
+    return sum(parameter.numel() for parameter in task.model.parameters())

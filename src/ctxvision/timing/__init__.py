@@ -1,0 +1,1 @@
+"""Time, memory and cost of networks side by side, in the same run."""

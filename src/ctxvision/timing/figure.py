@@ -1,0 +1,114 @@
+"""The rows as a figure: images per second with quartiles, latency from median to 99th percentile."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+Row = Mapping[str, Any]
+_INK, _FAINT, _GRID = "#222222", "#666666", "#e6e6e6"
+# Okabe and Ito, 2008: told apart with any colour vision
+_COLORS = {"torch": "#0072B2", "compile": "#D55E00", "onnx": "#009E73"}
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.grid": True,
+    "axes.grid.axis": "x",
+    "grid.color": _GRID,
+    "axes.axisbelow": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ctxvision",
+}
+
+
+def draw(rows: Sequence[Row], format: str) -> bytes:
+    """Draw rows that were timed, in their order, from top to bottom.
+
+    Args:
+        rows: of `compare`.
+        format: ``"svg"``, ``"png"`` or ``"pdf"``.
+    """
+    # a gap where the batch changes
+    places = [n + 0.6 * (len({row["batch"] for row in rows[: n + 1]}) - 1) for n in range(len(rows))]
+    labels = [_label(row, places[-1] > len(rows) - 1) for row in rows]
+    height = 1.3 + 0.32 * (places[-1] + 1)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, height))
+        speed, latency = figure.subplots(1, 2, sharey=True)
+        left = min(0.45, 0.02 + 0.0085 * max(map(len, labels)))
+        figure.subplots_adjust(left, 0.5 / height, 0.97, 1 - 0.66 / height, wspace=0.12)
+        _draw_speed(speed, rows, places)
+        speed.set_yticks(places, labels)
+        speed.set_ylim(places[-1] + 0.6, -0.6)
+        _draw_latency(latency, rows, places)
+        for axes in (speed, latency):
+            axes.tick_params(axis="y", length=0)
+        peers = [row["against"] for row in rows if row["against"]]
+        title = "Inference" + (f"; ×: times as fast as {_short(peers[0])}" if peers else "")
+        top = {"va": "top", "x": 0.02}
+        figure.text(y=1 - 0.12 / height, s=title, fontsize=11, weight="bold", color=_INK, **top)
+        figure.text(y=1 - 0.36 / height, s=_where(rows), fontsize=7.5, color=_FAINT, **top)
+        data = io.BytesIO()
+        # no date inside: the same rows give the same file
+        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
+        figure.savefig(data, format=format, dpi=160, metadata=metadata)
+    return data.getvalue()
+
+
+def _draw_speed(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> None:
+    values = [row["images_s"] for row in rows]
+    axes.barh(places, values, color=[_COLORS[row["runner"]] for row in rows], height=0.62)
+    below = [value - row["images_s_q1"] for value, row in zip(values, rows, strict=True)]
+    above = [row["images_s_q3"] - value for value, row in zip(values, rows, strict=True)]
+    axes.errorbar(values, places, xerr=[below, above], fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2)
+    for place, row in zip(places, rows, strict=True):
+        text = f"{row['images_s']:.3g}" if row["images_s"] < 1000 else f"{row['images_s']:.0f}"
+        if row["ratio"] is not None:
+            text += f"  {row['ratio']:.2f} ×"
+        end = (row["images_s_q3"], place)
+        axes.annotate(text, end, (5, 0), textcoords="offset points", va="center", fontsize=7.5, color=_INK)
+    axes.set_xlim(0, max(row["images_s_q3"] for row in rows) * 1.32)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("images per second (median, quartiles)")
+
+
+def _draw_latency(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> None:
+    for place, row in zip(places, rows, strict=True):
+        color = _COLORS[row["runner"]]
+        axes.plot([row["p50_ms"], row["p99_ms"]], [place, place], "-", color=color, linewidth=1.6)
+        axes.plot(row["p50_ms"], place, "o", color=color, markersize=5)
+        axes.plot(row["p90_ms"], place, "|", color=color, markersize=8, markeredgewidth=1.6)
+        axes.plot(row["p99_ms"], place, "|", color=color, markersize=5, markeredgewidth=1.6)
+    if max(row["p99_ms"] for row in rows) > 20 * min(row["p50_ms"] for row in rows):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(0, max(row["p99_ms"] for row in rows) * 1.05)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("ms for a batch (median, 90th, 99th percentile)")
+
+
+def _label(row: Row, with_batch: bool) -> str:
+    runner = {"compile": ", compiled", "onnx": ", onnxruntime"}.get(row["runner"], "")
+    return f"{_short(row['model'])}{runner}" + (f", batch {row['batch']}" if with_batch else "")
+
+
+def _short(model: object) -> str:
+    return str(model).rsplit("/", 1)[-1]
+
+
+def _where(rows: Sequence[Row]) -> str:
+    row = rows[0]
+    batches = ", ".join(map(str, dict.fromkeys(row["batch"] for row in rows)))
+    sizes = ", ".join(map(str, dict.fromkeys(row["size"] for row in rows)))
+    threads = f", {row['threads']} thread{'s' if row['threads'] > 1 else ''}" if row["threads"] else ""
+    return f"{row['device']}{threads}, {row['dtype']}, batch {batches}, {sizes} px, torch {row['torch']}"

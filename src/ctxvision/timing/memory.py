@@ -1,0 +1,79 @@
+"""The most memory that a process ever held, and that of inference in a process of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+CALLS = 3  # libraries allocate for later calls what the first did not need
+
+
+def load_libraries(device: torch.device) -> None:
+    """Train something tiny, so that code pages and thread stacks count as there before."""
+    tiny = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(4)).to(device)
+    tiny(torch.randn(2, 3, 16, 16, device=device)).sum().backward()
+
+
+def high_water(device: torch.device) -> int:
+    """Return the most bytes that this process ever held: on CUDA allocated, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss starts at what the parent process held
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_in_fresh_process(arguments: Mapping[str, Any]) -> float:
+    """Return what `peak` measures, in a process that has held nothing else.
+
+    Raises:
+        RuntimeError: it failed there; the message is the last line that it wrote.
+    """
+    command = [sys.executable, "-m", __name__, json.dumps(dict(arguments))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
+        raise RuntimeError(lines[-1])
+    return float(done.stdout.split()[-1])
+
+
+def peak(file: str, size: int | None, device: str, dtype: str, layout: str, batch: int, threads: int) -> float:
+    """Return the MiB that a network and its inference need at their highest.
+
+    This process must not have held anything large before.
+
+    Args:
+        file: what `open_subject` takes.
+        size: of the images.
+        device: where it computes.
+        dtype: of weights and images.
+        layout: of weights and images.
+        batch: images at a time.
+        threads: on the CPU.
+    """
+    from .subjects import open_subject
+
+    torch.set_num_threads(threads)
+    where = torch.device(device)
+    load_libraries(where)
+    if file.endswith(".onnx"):
+        import onnxruntime  # noqa: F401 - its code counts as there before
+    before = high_water(where)
+    subject = open_subject(file, size, where, dtype)
+    call = subject.inference(batch, layout)
+    for _ in range(CALLS):
+        call()
+    return (high_water(where) - before) / 2**20
+
+
+if __name__ == "__main__":
+    print(peak(**json.loads(sys.argv[1])))

@@ -1,0 +1,49 @@
+"""What is done to a network with random weights before it is timed, and its memory layouts."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+Layout = Literal["channels_last", "nchw"]
+LAYOUTS: dict[Layout, torch.memory_format] = {
+    "channels_last": torch.channels_last,
+    "nchw": torch.contiguous_format,
+}
+
+
+@torch.no_grad()
+def wake(model: nn.Module) -> None:
+    """Fill weights that start at, or nearly at, zero.
+
+    Zero-initialised norms, layer scales and offset generators would hide a broken operator from a comparison, and
+    sampling on the very grid could be cheaper than sampling beside it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or parameter.abs().max() > 1e-5:
+            continue
+        if parameter.dim() > 1:
+            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        else:
+            parameter.fill_(0.2)
+
+
+@torch.no_grad()
+def settle(model: nn.Module, size: int, channels: int = 3) -> None:
+    """Set the batch norms' statistics from one small random batch, so that no activation explodes."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    images = torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))
+    model.train()(images.to(next(model.parameters()).device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def to_layout(model: nn.Module, layout: Layout) -> None:
+    """Move the 4-d weights; `nn.Module.to` refuses networks that have 5-d ones."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=LAYOUTS[layout])

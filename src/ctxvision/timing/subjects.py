@@ -1,0 +1,152 @@
+"""What is timed: a name of timm's, a checkpoint, a published folder, an exported file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ctxvision.models import count_macs
+from ctxvision.tasks.networks import require_model
+
+from .error import TimingError
+from .preparation import LAYOUTS, Layout, settle, to_layout, wake
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SIZE = 224
+EXPORTED = (".onnx", ".pt2")
+_SOURCES = ("local-dir:", "hf-hub:")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that is ready for images of one size.
+
+    Attributes:
+        model: what the user calls it.
+        compute: of images (B, C, H, W).
+        input_size: (C, H, W).
+        device: where it computes.
+        dtype: of its images.
+        network: the module, or ``None`` where there is only a graph.
+        params: parameters, likewise.
+        macs: multiply-adds of one image, likewise.
+    """
+
+    model: str
+    compute: Callable[[Tensor], Any]
+    input_size: tuple[int, int, int]
+    device: torch.device
+    dtype: torch.dtype
+    network: nn.Module | None
+    params: int | None
+    macs: int | None
+
+    def inference(
+        self, batch: int, layout: str, compute: Callable[[Tensor], Any] | None = None
+    ) -> Callable[[], Any]:
+        """Return a function that runs a batch of random images through the network, and waits for nothing.
+
+        Args:
+            batch: images.
+            layout: of weights and images.
+            compute: instead of the network itself: what has been compiled from it.
+        """
+        images = torch.randn(batch, *self.input_size, generator=torch.Generator().manual_seed(0))
+        images = images.to(self.device, self.dtype)
+        if self.network is not None:
+            to_layout(self.network, cast(Layout, layout))
+            images = images.contiguous(memory_format=LAYOUTS[cast(Layout, layout)])
+        function = self.compute if compute is None else compute
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return function(images)
+
+        return call
+
+
+def check_name(model: str) -> None:
+    """Find out before the work whether there is such a network.
+
+    Raises:
+        TimingError: no such file.
+        TaskError: no such name; it suggests others.
+    """
+    if Path(model).suffix.lower() in (".ckpt", *EXPORTED):
+        if not Path(model).is_file():
+            raise TimingError(f"{model}: no such file")
+    elif not model.startswith(_SOURCES):
+        require_model(model)
+
+
+def open_subject(model: str, size: int | None, device: torch.device, dtype: str) -> Subject:
+    """Open a network for inference.
+
+    Args:
+        model: a name of timm's, ours included, which gets random weights; ``local-dir:`` or ``hf-hub:`` and a
+            place; a ``.ckpt``, ``.onnx`` or ``.pt2`` file of this library.
+        size: height and width of the images; by default 224, or what a file says.
+        device: where it computes.
+        dtype: of weights and images.
+
+    Raises:
+        TimingError: it does not compute there, or so.
+        CheckpointError: the checkpoint cannot be used.
+        ExportError: the exported file cannot be used.
+    """
+    if Path(model).suffix.lower() in EXPORTED:
+        return _open_exported(model, size, device, dtype)
+    if Path(model).suffix.lower() == ".ckpt":
+        network, input_size = _open_checkpoint(model)
+        if size:
+            input_size = (input_size[0], size, size)
+    else:
+        network, input_size = _create(model, size)
+    channels, height, _ = input_size
+    macs = count_macs(network, input_size)
+    if Path(model).suffix.lower() != ".ckpt" and not model.startswith(_SOURCES):
+        wake(network)
+        settle(network, height, channels)
+    network = network.eval().requires_grad_(False).to(device, DTYPES[dtype])
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return Subject(model, network, input_size, device, DTYPES[dtype], network, params, macs)
+
+
+def _create(model: str, size: int | None) -> tuple[nn.Module, tuple[int, int, int]]:
+    if model.startswith(_SOURCES):
+        network = timm.create_model(model, pretrained=True)
+        channels, height, width = network.pretrained_cfg["input_size"]
+        return network, (channels, size or height, size or width)
+    config = timm.get_pretrained_cfg(model)
+    height = size or SIZE
+    resized = config and config.fixed_input_size and tuple(config.input_size[1:]) != (height, height)
+    network = timm.create_model(model, **({"img_size": height} if resized else {}))
+    return network, (network.pretrained_cfg["input_size"][0], height, height)
+
+
+def _open_checkpoint(path: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    from ctxvision.tasks import ClassificationTask, load_task
+
+    task = load_task(path)
+    if not isinstance(task, ClassificationTask):
+        raise TimingError(f"{path}: its task is {task.kind}; only classifiers can be timed")
+    channels, height, width = task.data_spec["input_size"]
+    return task.model, (channels, height, width)
+
+
+def _open_exported(path: str, size: int | None, device: torch.device, dtype: str) -> Subject:
+    from ctxvision.export import open_exported
+
+    if device.type != "cpu" or dtype != "float32":
+        raise TimingError(f"{path}: exported networks run on the CPU in float32 here, not on {device} in {dtype}")
+    exported = open_exported(path)
+    channels, height, width = exported.metadata.data_spec["input_size"]
+    if size and (height, width) != (size, size):
+        if not exported.metadata.dynamic_size:
+            raise TimingError(f"{path}: takes images of {height} × {width} only, not of {size}")
+        height = width = size
+    return Subject(path, exported, (channels, height, width), device, torch.float32, None, None, None)
