@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .folders import require_place, write_folder
 from .messages import note, plural, quieten
 
 if TYPE_CHECKING:
     from ctxvision.explain.explanation import Against, Subject
+    from ctxvision.explain.pictures import Picture
     from ctxvision.tasks import ClassificationTask
+    from ctxvision.tasks.training import TrainingTask
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file or run folder of `ctxvision train`")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, and folders of them")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="image files, and folders of them; videos for a video network"
+    )
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="folder for explain.html, explain.json and the figures"
     )
@@ -25,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--class",
         dest="asked",
         metavar="NAME",
-        help="class to explain in every image; default: what the network answers",
+        help="class to explain in every image; default: what the network answers or finds",
     )
     parser.add_argument(
         "--layer", metavar="NAME", help="layer for Grad-CAM; default: see the page on explanations"
@@ -46,6 +51,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--split", choices=("val", "train", "all"), help="of DATA; default as for `evaluate`")
     parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="S",
+        help="of a detector: lowest score of the boxes; default: 0.5",
+    )
+    parser.add_argument(
         "--limit",
         type=int,
         default=12,
@@ -64,8 +75,6 @@ def run(args: Namespace) -> int:
         raise UserError("--limit and --batch_size must be at least 1, --workers at least 0", 2)
     if args.against_layer and not args.against:
         raise UserError("--against_layer is a layer of the network that --against names", 2)
-    from .folders import require_place, write_folder
-
     require_place(args.out, "explain.json")
     quieten()
     import pytorch_grad_cam  # noqa: F401 - before the work, not after it
@@ -73,18 +82,22 @@ def run(args: Namespace) -> int:
     from ctxvision.data import list_images
     from ctxvision.explain.explanation import Against, make_explanation
     from ctxvision.explain.explanation_page import render
+    from ctxvision.tasks import ClassificationTask
 
     from .files import expand
 
-    task = _load(args.checkpoint, args.device)
-    against = Against(args.against, _load(args.against, args.device), args.against_layer) if args.against else None
+    loaded = _load(args.checkpoint, args.device)
+    if not isinstance(loaded, ClassificationTask):
+        from .explain_parts import explain_parts
+
+        return explain_parts(args, loaded)
+    if args.threshold is not None:
+        raise UserError("--threshold is for detectors", 2)
+    task = loaded
+    against = Against(args.against, load_other(args, task), args.against_layer) if args.against else None
     names = list(task.data_spec["class_names"])
-    if against is not None:
-        _require_same_classes(names, against)
-    asked, truth = (
-        _class_index(names, option, value) for option, value in (("class", args.asked), ("truth", args.truth))
-    )
-    paths = _some(expand(args.images, list_images), args.limit)
+    asked, truth = class_index(names, "class", args.asked), class_index(names, "truth", args.truth)
+    paths = some(expand(args.images, list_images), args.limit)
     bad: list[dict[str, str]] = []
     subjects = list(_read(paths, task, against, truth, bad, args.strict))
     if not subjects:
@@ -102,42 +115,49 @@ def run(args: Namespace) -> int:
         data_name=args.data,
     )
     made.numbers["bad_images"] = bad
-    files = {f"figures/{picture.file}": picture.data for picture in made.pictures}
-    files["explain.json"] = _bytes(json.dumps(made.numbers, indent=1, allow_nan=False) + "\n")
-    files["explain.html"] = _bytes(render(made))
+    return finish(args, made.pictures, made.numbers, render(made), len(paths))
+
+
+def finish(args: Namespace, pictures: Sequence["Picture"], numbers: dict[str, Any], page: str, count: int) -> int:
+    """Write the folder, print the path of the page, and return the exit code."""
+    files = {f"figures/{picture.file}": picture.data for picture in pictures}
+    files["explain.json"] = _bytes(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+    files["explain.html"] = _bytes(page)
     write_folder(args.out, files)
-    if bad:
-        note(f"skipped {plural(len(bad), 'bad image')} of {len(paths)}")
+    if numbers["bad_images"]:
+        note(f"skipped {plural(len(numbers['bad_images']), 'bad image')} of {count}")
     print(Path(args.out) / "explain.html")
     return 0
 
 
-def _load(checkpoint: str, device: str) -> "ClassificationTask":
+def _load(checkpoint: str, device: str) -> "TrainingTask":
     import torch
 
     from ctxvision.explain import read_run
-    from ctxvision.tasks import ClassificationTask, load_task
+    from ctxvision.tasks import load_task
 
     path = Path(checkpoint)
     task = load_task(read_run(path).checkpoint if path.is_dir() else path)
-    if not isinstance(task, ClassificationTask):
-        raise UserError(f"{checkpoint}: its task is {task.kind}, not classification")
     try:
         return task.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def _require_same_classes(names: Sequence[str], against: "Against") -> None:
-    theirs = against.task.data_spec["class_names"]
+def load_other(args: Namespace, task: Any) -> Any:
+    """Load the network of ``--against``, of the same task and classes as the first."""
+    other = _load(args.against, args.device)
+    if other.kind != task.kind:
+        raise UserError(f"{args.against}: its task is {other.kind}, not {task.kind}")
+    names, theirs = task.data_spec["class_names"], other.data_spec["class_names"]
     if sorted(theirs) != sorted(names):
         odd = sorted(set(theirs) ^ set(names))
-        raise UserError(
-            f"{against.checkpoint}: has not the same classes; {odd[0]!r} is a class of one network only"
-        )
+        raise UserError(f"{args.against}: has not the same classes; {odd[0]!r} is a class of one network only")
+    return other
 
 
-def _class_index(names: Sequence[str], option: str, name: str | None) -> int | None:
+def class_index(names: Sequence[str], option: str, name: str | None) -> int | None:
+    """Return the place of a class that an option names."""
     if name is None:
         return None
     if name not in names:
@@ -146,10 +166,11 @@ def _class_index(names: Sequence[str], option: str, name: str | None) -> int | N
     return list(names).index(name)
 
 
-def _some(paths: list[str], limit: int) -> list[str]:
+def some(paths: list[str], limit: int, thing: str = "images") -> list[str]:
+    """Take at most so many files, evenly spread."""
     if len(paths) <= limit:
         return paths
-    note(f"{len(paths)} images: {limit} of them, evenly spread, are explained; --limit takes more")
+    note(f"{len(paths)} {thing}: {limit} of them, evenly spread, are explained; --limit takes more")
     return [paths[index * len(paths) // limit] for index in range(limit)]
 
 

@@ -97,12 +97,15 @@ def describe(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def _find(task: DetectionTask, pictures: Sequence[Image.Image]) -> list[list[dict[str, Any]]]:
     if not pictures:
         return []
-    images = []
-    for picture in pictures:
-        pixels = torch.from_numpy(np.array(picture)).to(task.device)
-        images.append((pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels).permute(2, 0, 1).float() / 255)
     with torch.inference_mode():
-        return [detections_to_rows(found, masks=task.model.has_masks) for found in task(images)]
+        found = task([as_input(picture).to(task.device) for picture in pictures])
+        return [detections_to_rows(of_image, masks=task.model.has_masks) for of_image in found]
+
+
+def as_input(picture: Image.Image) -> torch.Tensor:
+    """Turn an image into what a detector takes, (C, H, W) from 0 to 1."""
+    pixels = torch.from_numpy(np.array(picture))
+    return (pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels).permute(2, 0, 1).float() / 255
 
 
 def draw(picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> Image.Image:
@@ -119,14 +122,14 @@ def draw(picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> Image.Im
     canvas = picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
     for entry in reversed(objects):  # the most certain on top
         if entry.get("segmentation"):
-            canvas = _veil(canvas, entry["segmentation"], _colour(entry), scale)
+            canvas = _veil(canvas, entry["segmentation"], box_color(entry), scale)
     pen = ImageDraw.Draw(canvas)
     width = max(2, round(min(size) / 250))
     for entry in reversed(objects):
         box = _corners(entry["bbox"], scale)
         outer = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
         pen.rectangle(outer, outline="black", width=width + 2)  # seen on any ground
-        pen.rectangle(box, outline=_colour(entry), width=width)
+        pen.rectangle(box, outline=box_color(entry), width=width)
     _label(pen, objects, size, scale)
     return canvas
 
@@ -150,7 +153,7 @@ def _label(
         # the first that is free, else the usual one
         place = next((r for r in rectangles if not any(_meet(r, other) for other in taken)), rectangles[0])
         taken.append(place)
-        colour = _colour(entry)
+        colour = box_color(entry)
         pen.rectangle(place, fill=colour)
         pen.text((place[0] + 3 - left, place[1] + 2 - top), text, fill=_ink(colour), font=font)
 
@@ -163,7 +166,8 @@ def _veil(canvas: Image.Image, code: Mapping[str, Any], colour: str, scale: int)
     return Image.composite(Image.new("RGB", canvas.size, colour), canvas, enlarged)
 
 
-def _colour(entry: Mapping[str, Any]) -> str:
+def box_color(entry: Mapping[str, Any]) -> str:
+    """Return the colour in which `draw` shows an object."""
     return PALETTE[(entry["label"] - 1) % len(PALETTE)]
 
 

@@ -14,20 +14,17 @@ from ctxvision.tasks import ClassificationTask
 from .embeddings import class_embeddings, on_a_plane
 from .error import ReportError
 from .explanation_classes import network_labels, of_classes, of_data
+from .explanation_layers import of_kernels, of_offsets, where_most
 from .figures import is_small, thumbnail
 from .funnel import class_funnel, is_contextual
-from .generated_kernels import Contexts, generated_kernels, kernel_layers
+from .generated_kernels import kernel_layers
 from .grad_cam import GradCam, grad_cam
-from .layers import MIN_SIDE
-from .offsets import bends, contextual_layers
+from .offsets import contextual_layers
 from .pictures import Picture
-from .pictures.bends import taps_picture
 from .pictures.cam import CamPanel, cam_picture
 from .pictures.classes import plane_picture
 from .pictures.funnel import funnel_picture
-from .pictures.kernels import contexts_picture, fusion_picture, mosaic_picture, sums_picture
 from .pictures.style import seen_pixels
-from .stages import last_of_each_stage
 
 SCHEMA_VERSION = 1
 _TOP = 5
@@ -205,10 +202,11 @@ def _of_image(
             ],
         }
     if contextual_layers(task.model):
-        entry["bends"], picture = _of_offsets(task, image, pixels, cam, name)
-        pictures += [picture] if picture else []
+        # taps are shown where the evidence is
+        entry["bends"], more = of_offsets(task.model, image, pixels, where_most(cam.map), name)
+        pictures += more
     if kernel_layers(task.model):
-        entry["kernels"], more = _of_kernels(task, image, pixels, name)
+        entry["kernels"], more = of_kernels(task.model, image, pixels, name)
         pictures += more
     return entry, pictures
 
@@ -230,66 +228,6 @@ def _of_other(
     return numbers, CamPanel(
         label, _pixels(task, subject.against), cam, names[explained], float(chances[explained])
     )
-
-
-def _of_offsets(
-    task: ClassificationTask, image: Tensor, pixels: np.ndarray, cam: GradCam, name: str
-) -> tuple[list[dict[str, Any]], Picture | None]:
-    found = bends(task.model, image)
-    numbers = [
-        {
-            "layer": bend.name,
-            "mean_distance_pixels": float(bend.lengths.mean()),
-            "largest_distance_pixels": float(bend.lengths.max()),
-            "kernel_change": None if bend.kernel_change is None else float(bend.kernel_change[0]),
-            "grid_exact": bend.grid.exact,
-        }
-        for bend in found
-    ]
-    chosen = last_of_each_stage(task.model, [bend.name for bend in found])
-    by_name = {bend.name: bend for bend in found}
-    # taps are shown where the evidence is, or in the middle
-    place = np.unravel_index(cam.map.argmax(), cam.map.shape) if cam.map.max() > 0 else np.array(cam.map.shape) / 2
-    layers = [(stage, by_name[layer]) for stage, layer in chosen]
-    return numbers, taps_picture(
-        layers, pixels, (float(place[0]), float(place[1])), f"{name}-offsets"
-    ) if layers else None
-
-
-def _of_kernels(
-    task: ClassificationTask, image: Tensor, pixels: np.ndarray, name: str
-) -> tuple[list[dict[str, Any]], list[Picture]]:
-    found = generated_kernels(task.model, image)
-    if not found:
-        return [], []
-    chosen = {layer for _, layer in last_of_each_stage(task.model, [layer.name for layer in found])}
-    shown = [layer for layer in found if layer.name in chosen]
-    fine = [layer for layer in shown if min(layer.kernels.shape[3:]) >= MIN_SIDE] or shown[:1]
-    pictures = [sums_picture(shown, pixels, f"{name}-sums"), mosaic_picture(fine[-1], f"{name}-kernels")]
-    contexts = [layer for layer in shown if isinstance(layer, Contexts)]
-    if contexts:
-        pictures.append(contexts_picture(contexts, pixels, f"{name}-contexts"))
-    fused = [layer for layer in found if isinstance(layer, Contexts) and layer.dynamic_share is not None]
-    if fused:
-        pictures.append(fusion_picture(fused, f"{name}-fusion"))
-    numbers = []
-    for layer in found:
-        sums = layer.sums()[0]
-        entry: dict[str, Any] = {
-            "layer": layer.name,
-            "groups": len(sums),
-            "kernel": list(layer.kernel),
-            "size": list(sums.shape[1:]),
-            "mean_sum_by_group": [float(value) for value in sums.mean((1, 2))],
-            "std_sum_by_group": [float(value) for value in sums.std((1, 2))],
-        }
-        if isinstance(layer, Contexts):
-            entry["static_strength"] = float(np.sqrt(np.square(layer.static).mean()))
-            entry["dynamic_strength"] = float(np.sqrt(np.square(layer.dynamic).mean()))
-            shares = layer.dynamic_share
-            entry["dynamic_share"] = None if shares is None else [round(float(value), 5) for value in shares[0]]
-        numbers.append(entry)
-    return numbers, pictures
 
 
 def _on_device(task: ClassificationTask, image: Tensor) -> Tensor:

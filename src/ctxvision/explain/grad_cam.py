@@ -125,21 +125,54 @@ def _layer_before(layers: list[MapLayer], step: str | None, name: str | None) ->
 def _explain(
     model: nn.Module, image: Tensor, layer: MapLayer, score: Score, target: int | None, scored_by: str | None
 ) -> GradCam:
+    seen = look(model, image, layer.name, score)
+    return GradCam(layer, seen.scaled[0], seen.raw[0], target, scored_by)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What `look` finds for N images.
+
+    Attributes:
+        scaled: Grad-CAM as pytorch-grad-cam scales it, (N, H, W) float32.
+        raw: at the layer, (N, h, w) float32.
+        in_place: likewise, but each position weighed by its own gradient instead of the mean over all positions
+            (HiResCAM: Draelos and Carin, 2020): nothing is positive where the score does not look.
+    """
+
+    scaled: np.ndarray
+    raw: np.ndarray
+    in_place: np.ndarray
+
+
+def look(model: nn.Module, images: Tensor, layer: str, score: Score) -> Seen:
+    """Run pytorch-grad-cam once.
+
+    Args:
+        model: any network.
+        images: (N, C, H, W), which it reads together.
+        layer: its name; it returns a map for each image, once.
+        score: of the first of the network's outputs, a scalar.
+
+    Raises:
+        LayerError: the score does not depend on the layer.
+    """
     from pytorch_grad_cam import GradCAM  # draws in much that nothing else needs
 
     with torch.inference_mode(False), _gradients_of_input_only(model), torch.enable_grad():
-        cam = GradCAM(model, [model.get_submodule(layer.name)], reshape_transform=_copy)
+        cam = GradCAM(model, [model.get_submodule(layer)], reshape_transform=_copy)
         try:
-            scaled = cam(image.detach().clone().requires_grad_(), [score])[0].astype(np.float32)
-            seen = cam.activations_and_grads
-            raw = cam.get_cam_image(None, None, None, seen.activations[0].numpy(), seen.gradients[0].numpy())
+            scaled = cam(images.detach().clone().requires_grad_(), [score]).astype(np.float32)
+            kept = cam.activations_and_grads
+            maps, gradients = kept.activations[0].numpy(), kept.gradients[0].numpy()
+            raw = cam.get_cam_image(None, None, None, maps, gradients)
         except AttributeError as error:
             if cam.activations_and_grads.gradients:
                 raise
-            raise LayerError(f"the score does not depend on layer {layer.name!r}; name one before it") from error
+            raise LayerError(f"the score does not depend on layer {layer!r}; name one before it") from error
         finally:
             cam.activations_and_grads.release()
-    return GradCam(layer, scaled, raw[0].astype(np.float32), target, scored_by)
+    return Seen(scaled, raw.astype(np.float32), (maps * gradients).sum(1).astype(np.float32))
 
 
 def _copy(map_or_gradient: Tensor) -> Tensor:

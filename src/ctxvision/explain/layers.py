@@ -79,17 +79,32 @@ def _stem(model: nn.Module) -> list[str]:
 
 def _stage_ends(model: nn.Module, finished: list[str]) -> list[str]:
     """Return the layer that each stage ends with: itself, or its last part where only the parts are called."""
-    info = getattr(model, "feature_info", None)
-    try:
-        stages = [entry["module"] for entry in info] if info is not None else []
-    except (KeyError, TypeError):
-        return []
     ends = []
-    for stage in [*_stem(model)[-1:], *stages]:
-        inside = [name for name in finished if name == stage or name.startswith(f"{stage}.")]
+    for places in [[name] for name in _stem(model)[-1:]] + stage_places(model):
+        below = tuple(f"{place}." for place in places)
+        inside = [name for name in finished if name in places or name.startswith(below)]
         if inside:
             ends.append(inside[-1])
     return ends
+
+
+def stage_places(model: nn.Module) -> list[list[str]]:
+    """Return what each stage of a network may be called in it, by timm's ``feature_info``; empty without one.
+
+    The network may be part of a larger one, such as a detector, and cut open by timm's ``features_only``, which
+    renames the stages.
+    """
+    for prefix, part in model.named_modules():
+        info = getattr(part, "feature_info", None)
+        if info is None:
+            continue
+        try:
+            names = info.module_name() if hasattr(info, "module_name") else [entry["module"] for entry in info]
+        except (KeyError, TypeError):
+            return []
+        renamed = ((name, name.replace(".", "_"), f"model.{name}") for name in names)
+        return [[f"{prefix}.{name}".lstrip(".") for name in dict.fromkeys(found)] for found in renamed]
+    return []
 
 
 def find_layer(layers: Sequence[MapLayer], name: str | None) -> MapLayer:

@@ -43,7 +43,7 @@ def pixel_grids(model: nn.Module, images: Tensor) -> dict[tuple[int, int], Pixel
     widest: dict[tuple[int, int], int] = {}
 
     def follow(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not isinstance(output, Tensor) or output.dim() != 4 or not inputs or inputs[0].dim() != 4:
+        if not all(isinstance(part, Tensor) and part.dim() == 4 for part in (output, *inputs[:1])) or not inputs:
             return
         before, after = tuple(inputs[0].shape[2:]), tuple(output.shape[2:])
         geometry = _geometry(module)

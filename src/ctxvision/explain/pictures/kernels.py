@@ -16,6 +16,7 @@ from .style import (
     bare,
     color_bar,
     enlarged,
+    in_backbone,
     make_picture,
     new_figure,
     plain,
@@ -54,10 +55,8 @@ def sums_picture(layers: Sequence[Kernels], image: np.ndarray, name: str) -> Pic
                 place.imshow(sums[group], cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="none")
                 bare(place, ink, f"group {group + 1} of {len(sums)}")
                 place.title.set_fontsize(8)
-            axes[row, 0].set_ylabel(f"{layer.name}\n±{limit:.2g}", color=ink.text, fontsize=8)
-        color_bar(
-            figure, axes, ink, SIGNED, -1, 1, f"sum of the {what}, share of the layer’s largest (± at the left)"
-        )
+            axes[row, 0].set_ylabel(f"{in_backbone(layer.name)}\n±{limit:.2g}", color=ink.text, fontsize=8)
+        color_bar(figure, axes, ink, SIGNED, -1, 1, "sum, share of the layer’s largest (± at the left)")
         return figure
 
     words = "; ".join(f"{layer.name}: {layer.kernels.shape[1]} groups" for layer in layers)
@@ -93,7 +92,7 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
             tiles = kernels[group][:, rows][:, :, columns].reshape(k, k, len(rows), len(columns))
             place.imshow(mosaic(tiles), cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="none")
             bare(place, ink, f"group {group + 1} of {len(kernels)}")
-        color_bar(figure, axes, ink, SIGNED, -limit, limit, f"weight of a tap, {layer.name}")
+        color_bar(figure, axes, ink, SIGNED, -limit, limit, f"weight of a tap, {in_backbone(layer.name)}")
         return figure
 
     return make_picture(
@@ -129,7 +128,7 @@ def contexts_picture(layers: Sequence[Contexts], image: np.ndarray, name: str) -
             titles = ("input", "static context K1", "dynamic context K2") if row == 0 else ("", "", "")
             for place, title in zip(axes[row], titles, strict=True):
                 bare(place, ink, title)
-            axes[row, 0].set_ylabel(f"{layer.name}\nup to {highest:.2g}", color=ink.text, fontsize=8)
+            axes[row, 0].set_ylabel(f"{in_backbone(layer.name)}\nup to {highest:.2g}", color=ink.text, fontsize=8)
         color_bar(
             figure, axes, ink, SHARES, 0, 1, "root mean square over the channels, share of the row’s highest"
         )
@@ -168,7 +167,7 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
             axes.scatter(points, row + _jitter(len(points)), s=4, color=ink.answer, alpha=0.45, linewidths=0)
             axes.plot([np.median(shares)] * 2, [row - 0.38, row + 0.38], color=ink.true, linewidth=2.4)
         axes.axvline(50, color=ink.soft, linewidth=0.8, linestyle="--")
-        axes.set_yticks(range(len(layers)), [layer.name for layer in layers])
+        axes.set_yticks(range(len(layers)), [in_backbone(layer.name) for layer in layers])
         axes.set_ylim(len(layers) - 0.4, -0.6)
         axes.set_xlabel("weight of the dynamic context, %")
         plain(axes, ink, grid="x")

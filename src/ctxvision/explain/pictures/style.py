@@ -171,6 +171,14 @@ def color_bar(
     bar.solids.set_rasterized(True)
 
 
+_BACKBONE = re.compile(r"^(network\.)?backbone\.(features\.)?(body\.)?(model\.)?")
+
+
+def in_backbone(layer: str) -> str:
+    """Leave out where the backbone lies in a larger network: a name that fits into a picture."""
+    return _BACKBONE.sub("", layer)
+
+
 def short(name: str, length: int = 18) -> str:
     """Cut a name that would not fit."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
@@ -194,6 +202,16 @@ def seen_pixels(image: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndar
 
 
 def enlarged(pixels: np.ndarray, side: int = 224) -> np.ndarray:
-    """Repeat pixels until the longer side is near ``side``: viewers that smooth would blur a small image."""
+    """Bring the longer side of an image near ``side``, or a large one to at most twice that.
+
+    Small images are enlarged pixel by pixel: viewers that smooth would blur them.
+    """
     times = max(1, side // max(pixels.shape[:2]))
-    return pixels.repeat(times, 0).repeat(times, 1)
+    every = -(-max(pixels.shape[:2]) // (2 * side))
+    if every == 1:
+        return pixels.repeat(times, 0).repeat(times, 1)
+    height, width = (length // every * every for length in pixels.shape[:2])
+    if not height or not width:  # a strip
+        return pixels
+    parts = pixels[:height, :width].reshape(height // every, every, width // every, every, -1)
+    return parts.mean((1, 3))
