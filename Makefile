@@ -33,7 +33,7 @@ demo: $(INSTALLED) ## train a contextual network on handwritten digits, look at 
 
 demo-detect: $(INSTALLED) ## train a detector with masks on scenes of digits, some ten minutes; write demo-detect/report.html
 	@rm -rf demo-detect
-	$(BIN)/ctxvision train contextual_convnext_micro "digits-scenes#train=3000" --task detect --recipe demo-detect --out demo-detect/run
+	$(BIN)/ctxvision train cotnet_micro "digits-scenes#train=3000" --task detect --recipe demo-detect --out demo-detect/run
 	$(BIN)/ctxvision report demo-detect/run --out demo-detect/report.html
 
 demo-segment: $(INSTALLED) ## train a segmentation network on the scenes, some ten minutes; write demo-segment/report.html
