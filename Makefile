@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	@touch $@
 
 # as fast as two threads for so small a network, and ten times faster where another program wants a core
-demo: export OMP_NUM_THREADS = 1
+demo demo-detect demo-segment demo-video: export OMP_NUM_THREADS = 1
 demo: $(INSTALLED) ## train a contextual network on handwritten digits, look at its predictions, write demo/report.html
 	@rm -rf demo
 	$(BIN)/ctxvision train contextual_convnext_micro digits --out demo/run
@@ -36,7 +36,7 @@ demo-detect: $(INSTALLED) ## train a detector with masks on scenes of digits, so
 	$(BIN)/ctxvision train cotnet_micro "digits-scenes#train=3000" --task detect --recipe demo-detect --out demo-detect/run
 	$(BIN)/ctxvision report demo-detect/run --out demo-detect/report.html
 
-demo-segment: $(INSTALLED) ## train a segmentation network on the scenes, some ten minutes; write demo-segment/report.html
+demo-segment: $(INSTALLED) ## train a segmentation network on the scenes, some twenty minutes; write demo-segment/report.html
 	@rm -rf demo-segment
 	$(BIN)/ctxvision train cotnet_micro "digits-scenes#train=3000,digits=4,smallest=30,largest=60" --task segment --recipe demo-segment --out demo-segment/run
 	$(BIN)/ctxvision report demo-segment/run --out demo-segment/report.html
