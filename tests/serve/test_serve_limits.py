@@ -207,7 +207,7 @@ def test_bodies_that_arrive_together_are_bounded():
 
 def test_an_error_inside_is_a_line_for_the_client_and_a_traceback_for_the_log(caplog):
     def fail(images):
-        raise RuntimeError("the secret is in /root/private.py")
+        raise RuntimeError("the secret is in /home/someone/private.py")
 
     app = app_of(plain_network(fail))
     with caplog.at_level(logging.ERROR, "ctxvision.serve"):
