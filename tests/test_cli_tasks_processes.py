@@ -23,7 +23,10 @@ RUNS = {
 
 @pytest.mark.parametrize("task", RUNS)
 def test_two_processes_validate_like_one(task, tmp_path):
-    """Odd numbers of validation samples: nothing may be counted twice to fill a share."""
+    """Odd numbers of validation samples: nothing may be counted twice to fill a share.
+
+    A detector finds next to nothing after so few steps; how its processes share images, `test_metric` tests.
+    """
     (model, data, options), (metric, alone) = RUNS[task], ALONE[task]
     process = start(
         model, data, f"--task={task}", "--epochs=2", *options, "--batch_size=2", "--accelerator=cpu",

@@ -77,10 +77,11 @@ def run(args: Namespace) -> int:
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from error
     except ExportError as error:
+        if not any_size:
+            raise
         # segmentation networks take any size unless they are told otherwise
-        if task.kind == "segmentation" and any_size and not args.dynamic_size:
-            raise UserError(f"{error}; --fixed-size exports for {_size(task)} alone") from error
-        raise
+        way = "leaving out --dynamic-size" if args.dynamic_size and task.kind != "segmentation" else "--fixed-size"
+        raise UserError(f"{error}; {way} exports for {_size(task)} alone") from error
     size = out.stat().st_size / 1e6
     print(f"largest difference to torch {difference:.1e} of the largest {_OUTPUTS.get(task.kind, 'logit')}")
     print(f"{out} ({size:.1f} MB)")
