@@ -12,9 +12,19 @@ from PIL import Image
 
 from _trained import detection_task, segmentation_task, video_task, write_task
 from ctxvision.cli import main
-from ctxvision.export import Exported, ExportError, Metadata, as_task, export_onnx, from_task, open_exported
+from ctxvision.export import (
+    Exported,
+    ExportError,
+    Metadata,
+    as_task,
+    export_onnx,
+    export_pt2,
+    from_task,
+    open_exported,
+)
 from ctxvision.export.photographs import photographs
 from ctxvision.export.portable import adaptive_avg_pool2d
+from ctxvision.export.same import _of_detections as difference_of_detections
 from ctxvision.export.same import require_same
 from ctxvision.tasks import ClassificationTask
 
@@ -167,6 +177,38 @@ def test_detection_predicts_the_same_from_a_file(pictures, tmp_path):
     assert sum(len(entry["objects"]) for entry in expected) > 2
     near(found, expected)
     assert drawn_again.keys() == drawn.keys()
+
+
+@pytest.mark.parametrize(
+    ("detector", "name"), [("retinanet", "net.onnx"), ("cascade_mask_rcnn", "net.onnx"), ("faster_rcnn", "net.pt2")]
+)
+def test_files_of_detectors_find_what_detectors_find(detector, name, tmp_path):
+    task = detection_task(detector, classes=3, min_size=160, max_size=320)
+    network, metadata = from_task(task)
+    write = export_onnx if name.endswith(".onnx") else export_pt2
+    write(network, tmp_path / name, metadata=metadata)
+    standing = as_task(open_exported(tmp_path / name))
+    order = ("boxes", "labels", "scores", "masks")
+    for size in ((80, 120), (160, 150), (200, 150)):
+        image = torch.rand(3, *size) * torch.linspace(0, 2, size[1])
+        with torch.no_grad():
+            expected = task([image])[0]
+        found = standing([image])[0]
+        assert len(expected["boxes"]) > 3
+        assert found.keys() == expected.keys()
+        found, expected = (tuple(objects[key] for key in order if key in objects) for objects in (found, expected))
+        assert difference_of_detections(found, expected) < 1e-5
+
+
+def test_pt2_detectors_find_nothing_and_name_the_images_that_are_too_small(tmp_path):
+    """torchvision's fake `nms` always keeps two boxes; a graph that believes it refuses images with fewer."""
+    task = detection_task("retinanet", score_threshold=0.999, min_size=200, max_size=200)
+    network, metadata = from_task(task)
+    assert export_pt2(network, tmp_path / "net.pt2", metadata=metadata) == 0
+    standing = as_task(open_exported(tmp_path / "net.pt2"))
+    assert standing([torch.rand(3, 40, 50).round()])[0]["boxes"].shape == (0, 4)
+    with pytest.raises(ExportError, match=r"does not take 1 × 3 × 64 × 224 images.*larger.*\.onnx"):
+        standing([torch.rand(3, 40, 140)])
 
 
 def test_video_predicts_the_same_from_a_file(tmp_path):

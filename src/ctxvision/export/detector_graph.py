@@ -177,10 +177,18 @@ def _large(boxes: Tensor, least: float) -> Tensor:
 
 
 def _suppressed(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Return the scores (n,), of boxes that overlap a better one or have none below 0."""
+    """Return the scores (n,), of boxes that overlap a better one or have none below 0.
+
+    torchvision tells the tracer that `nms` keeps at least two boxes, and the graph would check it. So it does: two
+    outside of every image, without a score, apart from all others.
+    """
     some = (scores > _OUT / 2).nonzero()[:, 0]
-    kept = some[nms(boxes[some], scores[some], threshold)]
-    return torch.full_like(scores, _OUT).scatter(0, kept, scores[kept])
+    apart = boxes.new_tensor([[-2.0, -2.0, -1.0, -1.0], [-4.0, -4.0, -3.0, -3.0]])
+    places = torch.cat([some, len(boxes) + torch.arange(2, device=boxes.device)])
+    candidates = torch.cat([scores[some], scores.new_zeros(2)])
+    kept = nms(torch.cat([boxes[some], apart]), candidates, threshold)
+    found = scores.new_full((len(scores) + 2,), _OUT).scatter(0, places[kept], candidates[kept])
+    return found[: len(scores)]
 
 
 def _pooled(pool: Any, pyramid: dict[str, Tensor], boxes: Tensor) -> Tensor:

@@ -89,16 +89,25 @@ def open_pt2(path: str | os.PathLike[str]) -> tuple[Any, Metadata]:
     if not text:
         raise ExportError(f"{path}: not a file of `ctxvision export`, it says nothing about its images")
 
+    metadata = Metadata.from_json(text)
+    # what torch's tracer takes for granted, not the network
+    way_out = (
+        "; .pt2 files for any size need images that are larger than the network's greatest stride: enlarge them, "
+        "or export to .onnx"
+        if metadata.dynamic_size
+        else ""
+    )
+
     def run(*inputs: Tensor) -> Inputs:
         try:
             with torch.inference_mode():
                 found = module(*inputs)
         except (AssertionError, RuntimeError) as error:  # of a guard
             shape = " × ".join(map(str, inputs[0].shape))
-            raise ExportError(f"the exported network does not take {shape} images ({error})") from error
+            raise ExportError(f"the exported network does not take {shape} images ({error}){way_out}") from error
         return (found,) if isinstance(found, Tensor) else tuple(found)
 
-    return run, Metadata.from_json(text)
+    return run, metadata
 
 
 def _compile(program: torch.export.ExportedProgram, path: Path, metadata: Metadata) -> None:
