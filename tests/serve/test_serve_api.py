@@ -11,7 +11,7 @@ from PIL import Image
 
 from _serving import NAMES, SPEC, app_of, ask, client_of, encoded, pixels, plain_network
 from ctxvision.explain import bends, class_funnel, grad_cam
-from ctxvision.export import Metadata, export_pt2
+from ctxvision.export import Metadata, export_onnx, export_pt2
 from ctxvision.serve import ServeError, create_app, open_networks
 from ctxvision.serve.examples import of_digits, of_folder
 
@@ -175,14 +175,16 @@ def test_explaining_changes_no_prediction(app):
     assert predict() == before
 
 
-@pytest.fixture
-def exported(tmp_path):
+@pytest.fixture(params=["net.pt2", "net.onnx"])
+def exported(request, tmp_path):
     """A small network as a file; its layers are few because exporting takes its time."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 10))
     net[2].weight.data.mul_(5)
-    export_pt2(net, tmp_path / "net.pt2", metadata=Metadata("small", "classification", SPEC.to_dict()))
-    return net, tmp_path / "net.pt2"
+    path = tmp_path / request.param
+    write = export_pt2 if path.suffix == ".pt2" else export_onnx
+    write(net, path, metadata=Metadata("small", "classification", SPEC.to_dict()))
+    return net, path
 
 
 def test_an_exported_file_predicts_but_is_not_explained(exported):
