@@ -180,7 +180,8 @@ def test_detection_predicts_the_same_from_a_file(pictures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("detector", "name"), [("retinanet", "net.onnx"), ("cascade_mask_rcnn", "net.onnx"), ("faster_rcnn", "net.pt2")]
+    ("detector", "name"),
+    [("retinanet", "net.onnx"), ("cascade_mask_rcnn", "net.onnx"), ("faster_rcnn", "net.pt2")],
 )
 def test_files_of_detectors_find_what_detectors_find(detector, name, tmp_path):
     task = detection_task(detector, classes=3, min_size=160, max_size=320)

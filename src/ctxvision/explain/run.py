@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ctxvision.tasks.run_folder import read_settings
 
 from .error import ReportError
 
@@ -62,13 +62,13 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         folder = path.resolve().parent.parent
         if not (folder / "metrics.csv").is_file():
             return Run(path, (), {})
-        return Run(path, _metrics(folder / "metrics.csv"), _settings(folder / "config.yaml"))
+        return Run(path, _metrics(folder / "metrics.csv"), read_settings(folder, ReportError))
     checkpoint = path / "checkpoints" / "best.ckpt"
     for file in (path / "metrics.csv", checkpoint):
         if not file.is_file():
             lacks = file.relative_to(path).as_posix()
             raise ReportError(f"{path}: not a run folder of `ctxvision train` (it has no {lacks})")
-    return Run(checkpoint, _metrics(path / "metrics.csv"), _settings(path / "config.yaml"))
+    return Run(checkpoint, _metrics(path / "metrics.csv"), read_settings(path, ReportError))
 
 
 def _metrics(path: Path) -> tuple[Epoch, ...]:
@@ -92,15 +92,3 @@ def _epoch(row: dict[str, str]) -> Epoch:
 
 def _is_recall(name: object) -> bool:
     return isinstance(name, str) and name.startswith(_RECALL)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise ReportError(f"{path}: not YAML") from error
-    if not isinstance(settings, dict):
-        raise ReportError(f"{path}: not the settings of a run")
-    return settings

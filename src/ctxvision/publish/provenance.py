@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.loading import read_progress
+from ctxvision.tasks.run_folder import read_settings
 
 from .error import PublishError
 
@@ -97,7 +96,7 @@ def read_provenance(checkpoint: str | os.PathLike[str]) -> Provenance:
         CheckpointError: the checkpoint is.
     """
     run = Path(checkpoint).resolve().parent.parent
-    settings = _settings(run / "config.yaml")
+    settings = read_settings(run, PublishError)
     epoch, step = read_progress(checkpoint)
     name, hub_id = _data_name(str(settings["data"])) if settings.get("data") else (None, None)
     return Provenance(
@@ -161,18 +160,6 @@ def _validation(path: Path, epoch: int | None, step: int | None) -> tuple[Score,
     return tuple(
         Score(name, value, "validation", f"ctxvision train, epoch {epoch}") for name, value in values.items()
     )
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise PublishError(f"{path}: not YAML") from error
-    if not isinstance(settings, dict):
-        raise PublishError(f"{path}: not the settings of a run")
-    return settings
 
 
 def _data_name(data: str) -> tuple[str, str | None]:

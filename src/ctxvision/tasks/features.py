@@ -25,7 +25,8 @@ class FeatureBackbone(nn.Module):
 
     Args:
         name: a registered name of timm or ours.
-        strides: of the wanted feature maps, finest first.
+        strides: of the wanted feature maps, finest first; one that comes up twice stands for the last two maps of
+            this stride, as networks have them whose later stages dilate.
         in_chans: channels of the image.
         norm: what the network's batch norms do: ``"frozen"`` has statistics, scale and shift fixed (Detectron),
             ``"eval"`` only the statistics (MMDetection's ``norm_eval``), ``"batch"`` and ``"sync"`` train.
@@ -54,15 +55,13 @@ class FeatureBackbone(nn.Module):
         super().__init__()
         body = _feature_network(name, in_chans, drop_path_rate, model_args or {})
         reductions = body.feature_info.reduction()
-        missing = [stride for stride in strides if stride not in reductions]
-        if missing:
+        if any(reductions.count(stride) < strides.count(stride) for stride in strides):
             found = ", ".join(map(str, sorted(set(reductions))))
             raise TaskError(
                 f"{name} has feature maps of stride {found}; this network needs {', '.join(map(str, strides))}, "
                 "as ResNet, ConvNeXt and their relatives have them"
             )
-        # the deepest of a stride
-        self.indices = [max(i for i, r in enumerate(reductions) if r == stride) for stride in strides]
+        self.indices = _deepest(reductions, strides)
         self.channels = [body.feature_info.channels()[i] for i in self.indices]
         self.strides = tuple(strides)
         self.is_channels_last_output = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
@@ -147,6 +146,12 @@ class FeatureBackbone(nn.Module):
 def _names_in_classifier(name: str) -> tuple[str, ...]:
     """Return what a tensor of timm's feature networks is called in the whole network."""
     return name, name.removeprefix("model."), re.sub(r"^(\w+)_(\d+)\.", r"\1.\2.", name)
+
+
+def _deepest(reductions: Sequence[int], strides: Sequence[int]) -> list[int]:
+    """Return the number of the deepest map of each stride, of the last maps where one is wanted repeatedly."""
+    of_stride = {s: [i for i, r in enumerate(reductions) if r == s][-strides.count(s) :] for s in strides}
+    return [of_stride[stride].pop(0) for stride in strides]
 
 
 def _feature_network(name: str, in_chans: int, drop_path_rate: float, model_args: Mapping[str, Any]) -> nn.Module:

@@ -127,6 +127,28 @@ def test_any_backbone_gets_gradients(name):
     assert all(p.grad is not None for p in model.decoder.parameters())
 
 
+@pytest.mark.parametrize("decoder", ["semantic_fpn", "upernet"])
+@pytest.mark.parametrize(
+    ("name", "stride"), [("cotnet_micro", 16), ("rednet_micro", 8), ("resnet10t", 8), ("convnext_atto", 16)]
+)
+def test_stages_that_dilate_instead_of_striding(name, stride, decoder):
+    options = {"channels": 32} | ({"pyramid_channels": 32} if decoder == "semantic_fpn" else {})
+    arguments = {"output_stride": stride}
+    model = build_network(name, 4, decoder=decoder, decoder_args=options, model_args=arguments).eval()
+    sizes = [-(-70 // min(each, stride)) for each in (4, 8, 16, 32)]
+    images = torch.randn(2, 3, 70, 70)
+    with torch.no_grad():
+        maps = model.backbone(images)
+        logits = model(images)
+        expected = model.backbone.body(images)[-4:]
+    assert logits.shape == (2, 4, 70, 70)
+    assert [m.shape[1] for m in maps] == model.backbone.channels
+    if name != "convnext_atto":  # whose maps have no batch norm: a layer norm comes after them
+        assert [tuple(m.shape[2:]) for m in maps] == [(size, size) for size in sizes]
+        for found, wanted in zip(maps, expected, strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
 def test_auxiliary_head_reads_stage_3_and_only_trains():
     model = build_network("rednet_micro", 4, decoder="upernet", decoder_args={"channels": 32})
     images = torch.randn(2, 3, 64, 64)
@@ -148,6 +170,9 @@ def test_auxiliary_head_reads_stage_3_and_only_trains():
         ({"model": "rednet_micros"}, "did you mean rednet_micro"),
         ({"model": "vit_tiny_patch16_224"}, "this network needs 4, 8, 16, 32"),
         ({"model_args": {"colour": 1}}, "colour"),
+        ({"model_args": {"output_stride": 12}}, "output_stride must be 8, 16 or 32, got 12"),
+        ({"model_args": {"output_stride": "16"}}, "output_stride"),
+        ({"model": "swin_tiny_patch4_window7_224", "model_args": {"output_stride": 16}}, "output_stride"),
         ({"decoder": "unet"}, "there are semantic_fpn, upernet"),
         ({"decoder_args": {"neck": "pool"}}, "neck must be convolution or involution, got 'pool'"),
         ({"decoder_args": {"norm": "layer"}}, "norm must be batch or group"),

@@ -67,7 +67,8 @@ def build_network(
         auxiliary: whether a small FCN learns beside the decoder; by default it does beside UPerNet, as published.
         in_chans: channels of the image.
         drop_path_rate: stochastic depth of the backbone.
-        model_args: more arguments of the backbone's constructor.
+        model_args: more arguments of the backbone's constructor. With ``output_stride`` 16 or 8 the last stages
+            dilate instead of striding, and the decoder takes their maps as they are.
 
     Raises:
         TaskError: unknown names, or arguments that do not fit.
@@ -79,8 +80,10 @@ def build_network(
     """
     if decoder not in _DECODERS:
         raise TaskError(f"unknown decoder {decoder!r}; there are {', '.join(_DECODERS)}")
+    coarsest = (model_args or {}).get("output_stride")
+    strides = [min(stride, coarsest) if isinstance(coarsest, int) else stride for stride in STRIDES]
     backbone = FeatureBackbone(
-        model, STRIDES, in_chans=in_chans, norm="batch", drop_path_rate=drop_path_rate, model_args=model_args
+        model, strides, in_chans=in_chans, norm="batch", drop_path_rate=drop_path_rate, model_args=model_args
     )
     options = dict(decoder_args or {})
     try:
