@@ -33,12 +33,12 @@ demo: $(INSTALLED) ## train a contextual network on handwritten digits, look at 
 
 demo-detect: $(INSTALLED) ## train a detector with masks on scenes of digits, some ten minutes; write demo-detect/report.html
 	@rm -rf demo-detect
-	$(BIN)/ctxvision train cotnet_micro "digits-scenes#train=3000" --task detect --recipe demo-detect --out demo-detect/run
+	$(BIN)/ctxvision train cotnet_micro "digits-scenes#train=3000" --workers 1 --task detect --recipe demo-detect --out demo-detect/run
 	$(BIN)/ctxvision report demo-detect/run --out demo-detect/report.html
 
-demo-segment: $(INSTALLED) ## train a segmentation network on the scenes, some twenty minutes; write demo-segment/report.html
+demo-segment: $(INSTALLED) ## train a segmentation network on the scenes, some ten minutes; write demo-segment/report.html
 	@rm -rf demo-segment
-	$(BIN)/ctxvision train cotnet_micro "digits-scenes#train=3000,digits=4,smallest=30,largest=60" --task segment --recipe demo-segment --out demo-segment/run
+	$(BIN)/ctxvision train cotnet_micro "digits-scenes#train=5600,digits=3,smallest=30,largest=60" --workers 1 --task segment --recipe demo-segment --out demo-segment/run
 	$(BIN)/ctxvision report demo-segment/run --out demo-segment/report.html
 
 demo-video: $(INSTALLED) ## train with and without temporal shifts on moving digits, some ten minutes; write demo-video/report.html

@@ -79,5 +79,5 @@ def test_cityscapes_is_the_supplement_s_section_a_3(name):
 
 def test_demo_costs_what_its_header_says():
     task, settings = build("demo-segment", "cotnet_micro", 11)
-    assert round(count_macs(task.model, (3, 96, 96)) / 1e9, 3) == 0.136
-    assert settings["epochs"] == 12
+    assert round(count_macs(task.model, (3, 96, 96)) / 1e9, 3) == 0.249
+    assert settings["epochs"] == 2
