@@ -38,7 +38,7 @@ demo-detect: $(INSTALLED) ## train a detector with masks on scenes of digits, so
 
 demo-segment: $(INSTALLED) ## train a segmentation network on the scenes, some ten minutes; write demo-segment/report.html
 	@rm -rf demo-segment
-	$(BIN)/ctxvision train cotnet_micro "digits-scenes#train=5600,digits=3,smallest=30,largest=60" --workers 1 --task segment --recipe demo-segment --out demo-segment/run
+	$(BIN)/ctxvision train cotnet_micro "digits-scenes#train=4800,digits=3,smallest=30,largest=60" --workers 1 --task segment --recipe demo-segment --out demo-segment/run
 	$(BIN)/ctxvision report demo-segment/run --out demo-segment/report.html
 
 demo-video: $(INSTALLED) ## train with and without temporal shifts on moving digits, some ten minutes; write demo-video/report.html
