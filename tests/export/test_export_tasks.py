@@ -226,6 +226,23 @@ def test_video_predicts_the_same_from_a_file(tmp_path):
     assert drawn_again.keys() == drawn.keys()
 
 
+def test_video_files_weigh_classes_as_networks_do(tmp_path):
+    few = {"depths": [1, 1, 1, 1], "contextual_blocks": [1, 1, 1, 1]}
+    task = video_task("contextual_convnext_micro", classes=7, model_args=few)
+    network, metadata = from_task(task)
+    export_onnx(network, tmp_path / "net.onnx", metadata=metadata)
+    standing = as_task(open_exported(tmp_path / "net.onnx")).eval()
+    for batch in (1, 3):
+        clips = torch.randn(batch, 4, 3, 32, 32)
+        with torch.no_grad():
+            expected, frames = task.classify(clips)
+            found, by_frame = standing.classify(clips)
+        expected = expected.logits
+        assert frames.std(1).min() > 1e-4  # the frames of a clip differ
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(by_frame, frames, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "words", "message"),
     [
