@@ -131,7 +131,7 @@ def test_network_of_fixed_size_is_built_for_the_size_asked_for():
 def test_exported_file_has_a_row_and_keeps_its_size(exported):
     rows = compare(Settings([str(exported), TINY], against=TINY, **FAST | {"size": None}))
     assert (rows[0]["runner"], rows[0]["size"], rows[0]["gmacs"]) == ("onnx", 32, None)
-    assert rows[0]["against"] == TINY  # with its torch row: there is no other
+    assert (rows[0]["against"], rows[0]["against_runner"]) == (TINY, "torch")
     assert rows[1]["size"] == 224
     wrong = compare(Settings([str(exported)], **FAST | {"size": 64}))
     assert "32 × 32 only" in wrong[0]["error"]
@@ -142,14 +142,26 @@ def test_onnx_rows_stand_beside_torch_s():
     assert [(r["runner"], r["error"]) for r in rows] == [("torch", None), ("onnx", None)]
     assert rows[0]["gmacs"] == rows[1]["gmacs"]
     assert [r["layout"] for r in rows] == ["channels_last", "nchw"]
-    assert [r["ratio"] for r in rows] == [1.0, 1.0]  # each is compared with its own kind
 
 
 def test_compiled_rows_stand_beside_torch_s(monkeypatch):
     compile_network = torch.compile  # without a C++ compiler, which takes long
     monkeypatch.setattr(torch, "compile", lambda network, **options: compile_network(network, backend="eager"))
     rows = compare(Settings([TINY], against=TINY, compile=True, **FAST))
-    assert [(r["runner"], r["error"], r["ratio"]) for r in rows] == [("torch", None, 1), ("compile", None, 1)]
+    assert [(r["runner"], r["error"]) for r in rows] == [("torch", None), ("compile", None)]
+
+
+def test_peer_is_taken_at_its_fastest(monkeypatch):
+    times = {f"{TINY} torch": [4.0, 2.0, 2.0], f"{TINY} compile": [1.0, 2.0, 1.0], f"{OURS} torch": [0.5] * 3}
+    times |= {f"{OURS} compile": [4.0, 4.0, 2.0]}
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    monkeypatch.setattr(
+        comparison, "take_turns", lambda candidates, *_, **__: {key: times[key] for key in candidates}
+    )
+    rows = compare(Settings([TINY, OURS], against=TINY, compile=True, layout="nchw", **FAST))
+    assert {r["against_runner"] for r in rows} == {"compile"}
+    # medians of what the rounds say, not of medians
+    assert [r["ratio"] for r in rows] == [0.5, 1, 2, 0.5]
 
 
 def test_what_fails_has_a_reason_and_the_others_go_on(monkeypatch, capsys, tmp_path):

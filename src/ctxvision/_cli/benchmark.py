@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         help="name of any network of timm or `ctxvision models`, local-dir:DIR, or a .ckpt, .onnx or .pt2 file",
     )
-    add("--against", metavar="MODEL", help="compare the others with this one, such as resnet50")
+    add("--against", metavar="MODEL", help="compare the others with this one at its fastest, such as resnet50")
     add("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: %(default)s")
     add("--size", type=_positive, metavar="PX", help="of the images; default: 224, of files what they say")

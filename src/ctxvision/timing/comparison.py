@@ -22,8 +22,8 @@ from .subjects import Subject, open_subject
 TORCH, COMPILED, ONNX = "torch", "compile", "onnx"
 COLUMNS = (
     "model", "runner", "layout", "batch", "size", "images_s", "images_s_q1", "images_s_q3", "mean_ms", "p50_ms",
-    "p90_ms", "p99_ms", "samples", "peak_mib", "params_m", "gmacs", "against", "ratio", "ratio_q1", "ratio_q3",
-    "error", "date", "device", "dtype", "threads", "python", "torch", "timm", "ctxvision",
+    "p90_ms", "p99_ms", "samples", "peak_mib", "params_m", "gmacs", "against", "against_runner", "ratio",
+    "ratio_q1", "ratio_q3", "error", "date", "device", "dtype", "threads", "python", "torch", "timm", "ctxvision",
 )  # fmt: skip
 Row = dict[str, Any]
 _TRIALS = 3
@@ -35,7 +35,7 @@ class Settings:
 
     Attributes:
         models: what to time, in the order of the table.
-        against: one of them that the others are compared with.
+        against: one of them that the others are compared with, by the fastest of its rows.
         device: ``cpu`` or ``cuda``.
         dtype: of weights and images.
         size: of the images; ``None`` is 224, or what a file says.
@@ -183,12 +183,13 @@ def _compare_batch(
     samples = take_turns(
         candidates, settings.device, settings.repeats, settings.seconds * len(candidates), one_call=True
     )
+    base = _base(samples, settings.against)
     for key, taken in samples.items():
         rows[key] |= _speeds(taken, batch)
-        base = _base(rows[key], samples, settings.against)
         if base is not None:
             q1, median, q3 = ratios(taken, samples[base])
-            rows[key] |= {"against": settings.against, "ratio": median, "ratio_q1": q1, "ratio_q3": q3}
+            rows[key] |= {"against": settings.against, "against_runner": rows[base]["runner"]}
+            rows[key] |= {"ratio": median, "ratio_q1": q1, "ratio_q3": q3}
     if settings.memory:
         for entry in entries:
             row = rows[f"{entry.model} {entry.runner}"]
@@ -234,10 +235,10 @@ def _speeds(seconds: Sequence[float], batch: int) -> Row:
     }  # fmt: skip
 
 
-def _base(row: Row, timed: Mapping[str, object], against: str | None) -> str | None:
-    """Name the row to compare with: of the same runner, or else of torch."""
-    keys = [f"{against} {runner}" for runner in (row["runner"], TORCH, ONNX)]
-    return next((key for key in keys if key in timed), None) if against else None
+def _base(samples: Mapping[str, Sequence[float]], against: str | None) -> str | None:
+    """Name the row to compare with: the peer's fastest, since its user would choose that one."""
+    keys = [key for key in (f"{against} {runner}" for runner in (TORCH, COMPILED, ONNX)) if key in samples]
+    return min(keys, key=lambda key: float(np.median(samples[key])), default=None)
 
 
 def _add_memory(row: Row, entry: _Entry, settings: Settings, say: Callable[[str], None]) -> None:
