@@ -106,6 +106,12 @@ def test_upload_shows_what_both_networks_say(open_page, server):
     assert "“hen”" in page.text_content("figcaption")
 
 
+def test_scores_that_round_to_zero_have_no_sign(open_page, server):
+    tools = f"import('{server}static/tools.js')"
+    script = tools + ".then(({ signed }) => [-0.001, -0.25, 0.3, -10].map((value) => signed(value, 2)))"
+    assert open_page().evaluate(script) == ["0.00", "−0.25", "0.30", "−10.00"]
+
+
 def test_paste_and_drop(open_page):
     page = open_page()
     data = base64.b64encode(encoded(pixels(3))).decode()

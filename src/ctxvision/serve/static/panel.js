@@ -1,6 +1,6 @@
 // One network's answer: image, ranking, funnel, offsets.
 
-import { element, percent } from "./tools.js";
+import { element, percent, signed } from "./tools.js";
 import { decodeLayer, draw, tapsAt } from "./taps.js";
 
 const MOST_CLASSES = 10; // of a step of the funnel
@@ -30,7 +30,7 @@ function step(stage, followed, last) {
   const shown = stage.classes.slice(0, MOST_CLASSES);
   const own = stage.classes.find((row) => row.class === followed);
   if (own && !shown.includes(own)) shown[shown.length - 1] = own;
-  const rows = shown.map((row) => ranked(row.class, row.score / top, row.score.toFixed(2).replace("-", "−"),
+  const rows = shown.map((row) => ranked(row.class, row.score / top, signed(row.score, 2),
     [row.kept ? "" : "dropped", row.class === followed ? "followed" : "", row.score < 0 ? "negative" : ""].join(" ").trim(),
     row.kept ? "" : last ? "" : " (dropped)"));
   const rest = stage.classes.length - shown.length;

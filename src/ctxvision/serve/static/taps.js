@@ -72,13 +72,16 @@ export function draw(canvas, { view, heat, opacity, size: [height, width], layer
   // pixel centres have whole numbers
   const px = (x) => (x + 0.5 + margin) * scale;
   const radius = 2.6 * ratio;
-  context.lineWidth = 1.2 * ratio;
   for (const [y, x, movedY, movedX] of found.taps) {
-    context.strokeStyle = ink;
-    context.beginPath();
-    context.moveTo(px(x), px(y));
-    context.lineTo(px(movedX), px(movedY));
-    context.stroke();
+    // both colours, so that it shows on any picture
+    for (const [color, wide] of [[ground, 3.2], [ink, 1.2]]) {
+      context.strokeStyle = color;
+      context.lineWidth = wide * ratio;
+      context.beginPath();
+      context.moveTo(px(x), px(y));
+      context.lineTo(px(movedX), px(movedY));
+      context.stroke();
+    }
     context.beginPath();
     context.arc(px(x), px(y), radius, 0, 2 * Math.PI);
     context.fillStyle = ground;

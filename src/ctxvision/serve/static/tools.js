@@ -13,6 +13,9 @@ export function element(name, attributes = {}, ...children) {
 
 export const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
 
+// with a true minus, and none before a zero
+export const signed = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
+
 export class Problem extends Error {}
 
 let token = null; // in memory alone
