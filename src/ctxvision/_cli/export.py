@@ -64,6 +64,9 @@ def run(args: Namespace) -> int:
         raise UserError("--int8 is for .onnx files that take any number of images", 2)
     if not out.resolve().parent.is_dir():
         raise UserError(f"{out}: cannot be written (there is no folder {out.parent})")
+    if out.is_dir() or not os.access(out.resolve().parent, os.W_OK):
+        why = "it is a folder" if out.is_dir() else f"no permission in {out.parent}"
+        raise UserError(f"{out}: cannot be written ({why})")
     quieten()
     from ctxvision.export import ExportError, from_task
     from ctxvision.tasks import load_task
@@ -84,6 +87,10 @@ def run(args: Namespace) -> int:
         raise UserError(f"{error}; {way} exports for {_size(task)} alone") from error
     size = out.stat().st_size / 1e6
     print(f"largest difference to torch {difference:.1e} of the largest {_OUTPUTS.get(task.kind, 'logit')}")
+    if task.kind == "detection" and difference == 0:
+        note(
+            "it finds nothing on noise and photographs, so little was compared; compare predictions on your images"
+        )
     print(f"{out} ({size:.1f} MB)")
     return 0
 
@@ -117,10 +124,12 @@ def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", arg
     from ctxvision.export import export_onnx, open_exported, quantize_onnx
 
     held_out, training = (_open(task, args, split) for split in ("val", "train"))
-    images = [batch for batch, _ in _batches(held_out)]
+    images = next((batch for batch, _ in _batches(held_out)), None)
+    if images is None:
+        raise UserError(f"--int8 {args.int8}: no validation image could be read")
     with tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.stem}.") as folder:
         whole = Path(folder) / "float.onnx"
-        difference = export_onnx(task.model, whole, metadata=metadata, samples=images[:1])
+        difference = export_onnx(task.model, whole, metadata=metadata, samples=[images])
         quantize_onnx(whole, out, _first(_batches(training), args.calibration), input_name="images")
         scores = {"float32": _accuracy(open_exported(whole), held_out)}
         before = os.path.getsize(whole) / 1e6
@@ -145,7 +154,9 @@ def _open(task: "ClassificationTask", args: Namespace, split: str) -> Any:
     )
     if split == "train" and isinstance(data, ImageData):
         # they are in the order of their classes
-        data.eval_samples = data.eval_samples[:: max(1, len(data.eval_samples) // args.calibration)]
+        count = len(data.eval_samples)
+        few = min(args.calibration, count)
+        data.eval_samples = [data.eval_samples[index * count // few] for index in range(few)]
     return data
 
 

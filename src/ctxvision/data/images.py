@@ -76,12 +76,12 @@ def read_image(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = source if isinstance(source, Image.Image) else Image.open(source, formats=_FORMATS)
         with opened as image:
+            if max(image.size) > _MAX_ASPECT * min(image.size):
+                raise ValueError(f"sides {image.width} × {image.height} are more unequal than {_MAX_ASPECT} : 1")
             image.load()
             # a broken EXIF block does not make the pixels bad
             with suppress(Exception):
                 image = ImageOps.exif_transpose(image)
-            if max(image.size) > _MAX_ASPECT * min(image.size):
-                raise ValueError(f"sides {image.width} × {image.height} are more unequal than {_MAX_ASPECT} : 1")
             return _to_8_bit(image).convert(color_mode)
     except MemoryError:
         raise
@@ -100,7 +100,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image).astype(np.int32, copy=False)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("32-bit pixels have no known range; save it with 8 or 16 bits")
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))

@@ -50,8 +50,13 @@ def export_onnx(
 
     Raises:
         ExportError: it cannot be exported, or onnxruntime computes something else than torch.
+        ImportError: the extra ``[export]`` is missing.
         OSError: it cannot be written.
     """
+    # before minutes of tracing, and not as a fault of the network
+    import onnxruntime  # noqa: F401
+    import onnxscript  # noqa: F401
+
     inputs, outputs = names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
     with quiet():

@@ -71,6 +71,6 @@ def _of_detections(found: Inputs, expected: Inputs) -> float:
             if name != "labels":
                 worst = max(worst, _share(output[nearest.indices[together]], wanted[together]))
     of = max(mine, true)
-    if strays > max(1, _STRAY * of):
+    if strays > _STRAY * of:
         raise ExportError(f"the exported detector finds other things: {strays} of {of} have no partner")
     return worst

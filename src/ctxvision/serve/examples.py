@@ -42,7 +42,8 @@ def of_folder(folder: str) -> list[ExampleImage]:
     found = []
     for path in (paths[index * len(paths) // count] for index in range(count)):
         try:
-            found.append(ExampleImage(Path(path).stem, _png(read_image(path))))
+            name = Path(path).stem.encode("utf-8", "replace").decode()  # file names may be any bytes
+            found.append(ExampleImage(name, _png(read_image(path))))
         except BadImageError:
             continue
     if not found:

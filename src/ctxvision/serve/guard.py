@@ -8,6 +8,7 @@ import secrets
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -36,7 +37,11 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_NO_ANSWER = 499  # the client has gone
+_NO_ANSWER = 499  # the client has gone, or does not read
+
+
+class _UnreadError(Exception):
+    """The client does not take its answer."""
 
 
 def problem(error: str, message: str, request_id: str) -> bytes:
@@ -83,14 +88,20 @@ class Guard:
                 headers.update({**HEADERS, "X-Request-Id": request_id})
                 if status == 503 and self._service.stopping:
                     headers["Connection"] = "close"
-            await asyncio.wait_for(send(message), self._timeout)
+            try:
+                await asyncio.wait_for(send(message), self._timeout)
+            except asyncio.TimeoutError:
+                raise _UnreadError from None
 
         self._service.in_flight += 1
         try:
             self._check(scope)
             await self._app(scope, receive, dressed)
         except Refusal as refusal:
-            status = await self.refuse(refusal, request_id, dressed)
+            with suppress(_UnreadError):
+                status = await self.refuse(refusal, request_id, dressed)
+        except _UnreadError:
+            status = _NO_ANSWER  # the protocol ends the connection
         except Exception:
             _LOG.error("request %s failed\n%s", request_id, traceback.format_exc().rstrip())
             if status:

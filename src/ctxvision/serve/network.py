@@ -69,8 +69,8 @@ def open_networks(words: Sequence[str], device: str = "cpu") -> list[Network]:
     """
     networks: list[Network] = []
     for word in words:
-        name, _, path = word.rpartition("=")
-        if Path(word).exists() or not _NAME.fullmatch(name):
+        name, named, path = word.partition("=")
+        if not named or Path(word).exists() or not _NAME.fullmatch(name):
             name, path = "", word
         taken = {network.name for network in networks}
         network = _open(path, device)

@@ -1,7 +1,9 @@
 """From the bytes that a client sent to the input of a network."""
 
 import io
+import re
 import warnings
+from collections.abc import Callable
 
 from PIL import Image
 from torch import Tensor
@@ -13,9 +15,24 @@ from .error import Refusal
 # what browsers show; every further decoder is one more that strangers can reach
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 KINDS = "JPEG, PNG, WebP, GIF or BMP"
+_MOST_SCANS = 100  # of a JPEG; encoders write about ten, and each costs as much as decoding the image once
+_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])", re.DOTALL)  # all but stuffed bytes and restarts
+_SCAN, _LAST = 0xDA, 0xD9
 
 
-def decode(data: bytes, spec: DataSpec, max_pixels: int) -> Tensor:
+class _Watched(io.BytesIO):
+    """Bytes that ask before each piece whether they are still wanted; Pillow reads pieces of 64 kB."""
+
+    def __init__(self, data: bytes, watch: Callable[[], None]) -> None:
+        super().__init__(data)
+        self._watch = watch
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._watch()
+        return super().read(size)
+
+
+def decode(data: bytes, spec: DataSpec, max_pixels: int, watch: Callable[[], None] = lambda: None) -> Tensor:
     """Decode an image as `ctxvision.data.read_image` does, and transform it as in evaluation.
 
     What the bytes are is what the decoder finds; names and types that the client gave do not count.
@@ -24,18 +41,20 @@ def decode(data: bytes, spec: DataSpec, max_pixels: int) -> Tensor:
         data: of a file in one of `FORMATS`.
         spec: of the network.
         max_pixels: width times height, by the file's header, before any pixel is decoded.
+        watch: is called now and then; raises a `Refusal` to end the work.
 
     Returns:
         Normalised, (C, H, W).
 
     Raises:
-        Refusal: 415 not such an image, 413 too many pixels, 422 damaged or of an unusable kind.
+        Refusal: 415 not such an image, 413 too many pixels, 422 damaged or of an unusable kind; or what `watch`
+            raises.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(data), formats=FORMATS)
-    except MemoryError:
+            opened = Image.open(_Watched(data, watch), formats=FORMATS)
+    except (MemoryError, Refusal):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(max_pixels) from error
@@ -44,13 +63,42 @@ def decode(data: bytes, spec: DataSpec, max_pixels: int) -> Tensor:
     with opened:
         if opened.width * opened.height > max_pixels:
             raise _too_large(max_pixels)
+        _require_cheap(opened, data)
         try:
             return spec.eval_transform()(read_image(opened, spec.color_mode, "the image"))
         except BadImageError as error:
+            if isinstance(error.__cause__, Refusal):
+                raise error.__cause__ from None
             # the decoder's own words may repeat what is in the file
             raise Refusal(
                 422, "bad_image", "the image is damaged, cut off, far too narrow, or has no pixels of 8 or 16 bits"
             ) from error
+
+
+def _require_cheap(image: Image.Image, data: bytes) -> None:
+    """Refuse what decodes to no more pixels than others, but with far more time or memory.
+
+    Raises:
+        Refusal: 415 a run-length coded BMP, 422 a JPEG of too many scans.
+    """
+    # Pillow decodes them in Python, and their jumps may write hundreds of times the image's size
+    if any(tile[0] == "bmp_rle" for tile in image.tile):  # type: ignore[attr-defined]
+        raise Refusal(415, "run_length_bmp", "a run-length coded BMP; save it without compression, or as PNG")
+    if image.format in ("JPEG", "MPO") and _scans(data) > _MOST_SCANS:
+        raise Refusal(422, "too_many_scans", f"the JPEG has more than {_MOST_SCANS} scans; save it anew")
+
+
+def _scans(data: bytes) -> int:
+    """Count the scans of a JPEG until its end, or one more than are allowed."""
+    place = count = 0
+    while count <= _MOST_SCANS and (found := _MARKER.search(data, place)):
+        kind, place = found[1][0], found.end()
+        if kind == _LAST:
+            break
+        if kind not in (0x01, 0xD8):  # these have no length
+            place += int.from_bytes(data[place : place + 2], "big")
+        count += kind == _SCAN
+    return count
 
 
 def _too_large(max_pixels: int) -> Refusal:

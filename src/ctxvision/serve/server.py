@@ -15,20 +15,26 @@ import h11
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from .error import ServeError
 from .guard import HEAD_BYTES, HEADERS, problem
 from .service import Service
 
 _HEAD_SECONDS = 10.0
+_IDLE_SECONDS = 15  # longer than clients usually keep theirs
+_FLUSH_SECONDS = 10.0  # to take the rest of an answer once the connection is being closed
 _CONNECTIONS = 512
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 whose refusals are JSON too; connections that send no request, or never end one, are closed."""
+    """HTTP/1.1 whose refusals are JSON too.
+
+    Connections end that send no request, never end one, or do not take their answers.
+    """
 
     _head: asyncio.TimerHandle | None = None
+    _full: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the head of a request."""
@@ -36,27 +42,62 @@ class Protocol(H11Protocol):
         if len(self.connections) > _CONNECTIONS:
             self._refuse(503, b"Service Unavailable", "busy", "too many connections")
             return
-        self._head = self.loop.call_later(_HEAD_SECONDS, self._close_if_silent)
+        self._wait_for_head(_HEAD_SECONDS)
 
-    def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def _wait_for_head(self, seconds: float) -> None:
+        if self._head:
+            self._head.cancel()
+        self._head = self.loop.call_later(seconds, self._close_if_silent, self.cycle)
+
+    def _close_if_silent(self, last: RequestResponseCycle | None) -> None:
+        if self.cycle is last and (last is None or last.response_complete):
+            self._close()
+
+    def _close(self) -> None:
+        """Close, and do not wait for ever until the client has read what is left."""
+        if not self.transport.is_closing():
             self.transport.close()
+        self.loop.call_later(_FLUSH_SECONDS, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for a client that does not read."""
+        super().pause_writing()
+        timeout = self.config.app.state.service.limits.timeout  # type: ignore[union-attr]
+        self._full = self.loop.call_later(timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on when it has read."""
+        super().resume_writing()
+        if self._full:
+            self._full.cancel()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection without requests."""
+        super().timeout_keep_alive_handler()
+        if self.transport.is_closing():
+            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        if self._head:
-            self._head.cancel()
+        for timer in (self._head, self._full):
+            if timer:
+                timer.cancel()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Give a client that is still sending, though it has its answer, a moment to end."""
+        """Wait for the next request; a client that is still sending the last one has a moment to end it."""
         super().on_response_complete()
+        if self.transport.is_closing():
+            self._close()
+            return
+        # some of the next head may be here, after which uvicorn would wait for the rest without end
+        self._wait_for_head(_IDLE_SECONDS + _HEAD_SECONDS)
         if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
             self.loop.call_later(_HEAD_SECONDS, self._close_if_sending, self.cycle)
 
     def _close_if_sending(self, cycle: object) -> None:
         if self.cycle is cycle and self.conn.their_state is h11.SEND_BODY:
-            self.transport.close()
+            self._close()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP request, or one with a head that is too long."""
@@ -75,7 +116,7 @@ class Protocol(H11Protocol):
         }
         lines = [b"HTTP/1.1 %d %s" % (status, reason), *(f"{k}: {v}".encode() for k, v in fields.items())]
         self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
-        self.transport.close()
+        self._close()
 
 
 class Server(uvicorn.Server):
@@ -180,7 +221,7 @@ def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], object]) -> in
         http=Protocol,
         loop="asyncio",
         lifespan="on",
-        timeout_keep_alive=15,  # longer than clients usually keep theirs
+        timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=HEAD_BYTES,
         **settings,

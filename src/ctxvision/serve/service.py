@@ -1,10 +1,11 @@
 """From a request to an answer: read, decode, queue, run, each with its limit, and the deadline over all."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -111,29 +112,6 @@ class Service:
 
     async def _images(self, request: Request, network: Network, most: int, end: float) -> list[Tensor]:
         """Read and decode what a client sent, off the event loop."""
-        with self._room() as grown:
-            body = await read_body(request, self.limits.max_bytes, end, grown)
-            if self._decoding >= self.limits.queue:
-                raise busy("busy", "too many images wait to be decoded")
-            work = partial(self._decode, request.headers.get("content-type", ""), body, network, most, end)
-            self._decoding += 1
-            try:
-                (images,) = await self._finished(request, [self._decoders.submit(work)], end)
-            finally:
-                self._decoding -= 1
-        return list(images)
-
-    def _decode(self, content_type: str, body: bytes, network: Network, most: int, end: float) -> list[Tensor]:
-        images = []
-        for data in image_files(content_type, body, most, end, self.limits.timeout):
-            if time.monotonic() > end:
-                raise too_late(self.limits.timeout)
-            images.append(decode(data, network.spec, self.limits.max_pixels))
-        return images
-
-    @contextmanager
-    def _room(self) -> Iterator[Callable[[int], None]]:
-        """Count the bytes of bodies that are held, up to a limit."""
         held = 0
 
         def grown(size: int) -> None:
@@ -143,10 +121,34 @@ class Service:
             held += size
             self._bytes += size
 
+        upload = _Upload(request.headers.get("content-type", ""), end, self.limits.timeout)
         try:
-            yield grown
-        finally:
+            upload.body = await read_body(request, self.limits.max_bytes, end, grown)
+            if self._decoding >= self.limits.queue:
+                raise busy("busy", "too many images wait to be decoded")
+            future = self._decoders.submit(self._decode, upload, network, most)
+        except BaseException:
             self._bytes -= held
+            raise
+        self._decoding += 1
+
+        def left() -> None:
+            self._bytes -= held
+            self._decoding -= 1
+
+        # only when a thread has let go of it, which may be after the answer
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: _soon(loop, left))
+        try:
+            (images,) = await self._finished(request, [future], end)
+        finally:
+            upload.drop()
+        return list(images)
+
+    def _decode(self, upload: "_Upload", network: Network, most: int) -> list[Tensor]:
+        upload.watch()
+        parts = image_files(upload.content_type, upload.body, most, upload.end, self.limits.timeout)
+        return [decode(data, network.spec, self.limits.max_pixels, upload.watch) for data in parts]
 
     async def _finished(self, request: Request, futures: "Sequence[Future[T]]", end: float) -> list[T]:
         """Wait for results, unless the deadline passes or the client goes; then what waits is cancelled.
@@ -169,6 +171,38 @@ class Service:
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await task
+
+
+class _Upload:
+    """What a client sent, until nobody wants it any more.
+
+    Args:
+        content_type: of the request.
+        end: of its time, by `time.monotonic`.
+        timeout: that it had, for the message.
+    """
+
+    def __init__(self, content_type: str, end: float, timeout: float) -> None:
+        self.content_type = content_type
+        self.body = b""
+        self.end = end
+        self._timeout = timeout
+        self._dropped = threading.Event()
+
+    def drop(self) -> None:
+        """Let go of the bytes, and end the work on them."""
+        self._dropped.set()
+        self.body = b""
+
+    def watch(self) -> None:
+        """Raise `Refusal` where the work should end."""
+        if self._dropped.is_set() or time.monotonic() > self.end:
+            raise too_late(self._timeout)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # the loop has ended with the server
+        loop.call_soon_threadsafe(call)
 
 
 def _queued(put: Callable[[], list[Future[Any]]]) -> list[Future[Any]]:
