@@ -194,6 +194,8 @@ def test_memory_is_that_of_a_process_of_its_own(monkeypatch):
     weights = sum(p.numel() for p in timm.create_model("resnet18").parameters()) * 4
     largest = 32 * 64 * 32 * 32 * 4  # after the first convolution
     assert weights + largest < peak * 2**20 < weights + 20 * largest
+    one = peak_in_fresh_process({"file": "resnet18", "batch": 1, **arguments})
+    assert weights < one * 2**20 < weights + 0.5 * largest  # nothing of how it was built
     failed = subprocess.CompletedProcess([], 1, "", "Traceback …\nMemoryError: too large\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match=r"^MemoryError: too large$"):

@@ -73,7 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the table and write it where asked; 1 if a row failed. See `ctxvision benchmark --help`."""
-    if args.seconds <= 0:
+    if not args.seconds > 0:  # not a number, too
         raise UserError(f"--seconds must be more than 0, got {args.seconds:g}", 2)
     if args.plot and Path(args.plot).suffix.lower() not in _PICTURES:
         raise UserError(f"--plot must end in {', '.join(_PICTURES)}, got {args.plot}", 2)

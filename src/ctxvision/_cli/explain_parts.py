@@ -25,7 +25,7 @@ def explain_parts(args: Namespace, task: Any) -> int:
     against = Network(args.against, load_other(args, task), args.against_layer) if args.against else None
     asked = class_index(network.names, "class", args.asked)
     thing = "videos" if task.kind == "video" else "images"
-    paths = some(expand(args.images, kind_of(task.kind).list_files), args.limit, thing)
+    paths = some(expand(args.images, kind_of(task.kind).list_files, thing), args.limit, thing)
     bad: list[dict[str, str]] = []
     samples = list(_explain(args, paths, network, against, asked, bad))
     if not samples:

@@ -15,6 +15,7 @@ from .embeddings import class_embeddings, on_a_plane
 from .error import ReportError
 from .explanation_classes import network_labels, of_classes, of_data
 from .explanation_layers import of_kernels, of_offsets, where_most
+from .fates import class_fates
 from .figures import is_small, thumbnail
 from .funnel import class_funnel, is_contextual
 from .generated_kernels import kernel_layers
@@ -189,6 +190,7 @@ def _of_image(
         ]
         entry["funnel"] = {
             "followed": names[followed],
+            **_loss(task, image, followed),
             "stages": [
                 {
                     "name": stage.name,
@@ -209,6 +211,17 @@ def _of_image(
         entry["kernels"], more = of_kernels(task.model, image, pixels, name)
         pictures += more
     return entry, pictures
+
+
+def _loss(task: ClassificationTask, image: Tensor, followed: int) -> dict[str, str | None]:
+    """Return where the class was lost, to whom, and who has its place; ``None`` if it is the answer."""
+    names = task.data_spec["class_names"]
+    fates = class_fates(task.model, [(image, torch.tensor([followed], device=image.device))])
+    step = int(fates.lost[0])
+    if step == len(fates.steps):
+        return {"lost_at": None, "lost_to": None, "replaced_by": None}
+    winner, last = int(fates.winners[0]), int(fates.replaced_by[0])
+    return {"lost_at": fates.steps[step], "lost_to": names[winner], "replaced_by": names[last]}
 
 
 def _of_other(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ctxvision.models._mode import looking_at
 
 from .funnel import funnel_steps, is_contextual
-from .layers import LayerError, MapLayer, find_layer, map_layers
+from .layers import LayerError, MapLayer, find_layer, map_format, map_layers
 
 Score = Callable[[Tensor], Tensor]
 
@@ -151,7 +152,7 @@ def look(model: nn.Module, images: Tensor, layer: str, score: Score) -> Seen:
     Args:
         model: any network.
         images: (N, C, H, W), which it reads together.
-        layer: its name; it returns a map for each image, once.
+        layer: its name; it returns a map (N, C, h, w) or (N, h, w, C), once.
         score: of the first of the network's outputs, a scalar.
 
     Raises:
@@ -160,7 +161,8 @@ def look(model: nn.Module, images: Tensor, layer: str, score: Score) -> Seen:
     from pytorch_grad_cam import GradCAM  # draws in much that nothing else needs
 
     with torch.inference_mode(False), _gradients_of_input_only(model), torch.enable_grad():
-        cam = GradCAM(model, [model.get_submodule(layer)], reshape_transform=_copy)
+        arrange = partial(_channels_first, image_size=images.shape[2:])
+        cam = GradCAM(model, [model.get_submodule(layer)], reshape_transform=arrange)
         try:
             scaled = cam(images.detach().clone().requires_grad_(), [score]).astype(np.float32)
             kept = cam.activations_and_grads
@@ -175,9 +177,10 @@ def look(model: nn.Module, images: Tensor, layer: str, score: Score) -> Seen:
     return Seen(scaled, raw.astype(np.float32), (maps * gradients).sum(1).astype(np.float32))
 
 
-def _copy(map_or_gradient: Tensor) -> Tensor:
-    """Keep what a layer returned: the next may work in place on it."""
-    return map_or_gradient.to(torch.float32, copy=True)
+def _channels_first(map_or_gradient: Tensor, image_size: Sequence[int]) -> Tensor:
+    """Keep what a layer returned, (N, C, h, w): the next may work in place on it."""
+    kept = map_or_gradient.to(torch.float32, copy=True)
+    return kept.permute(0, 3, 1, 2) if map_format(kept.shape, image_size) == "NHWC" else kept
 
 
 @contextmanager

@@ -4,11 +4,12 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from ctxvision.models._mode import looking_at
+from ctxvision.nn.contextual_conv import WeightOffsets
 
 from .funnel import is_contextual
 
@@ -48,8 +49,29 @@ def hooks(modules: Sequence[nn.Module], hook: Any) -> Iterator[None]:
             handle.remove()
 
 
+def map_format(shape: Sequence[int], image_size: Sequence[int]) -> Literal["NCHW", "NHWC"] | None:
+    """Tell in which axes of a layer's output the image's rows and columns are, by the image's proportions.
+
+    timm's Swin, MambaOut and others compute in NHWC, and so do parts of its ConvNeXt; attention has neither.
+
+    Args:
+        shape: of the output, four numbers.
+        image_size: (H, W) of what the network read.
+    """
+    _, second, third, last = shape
+    if _has_proportions(third, last, image_size):
+        return "NCHW"
+    return "NHWC" if _has_proportions(second, third, image_size) else None
+
+
+def _has_proportions(height: int, width: int, image_size: Sequence[int]) -> bool:
+    expected = width * image_size[0] / image_size[1]
+    # strides and paddings round
+    return abs(height - expected) <= 1 or max(height / expected, expected / max(height, 1)) <= 1.5
+
+
 def map_layers(model: nn.Module, images: Tensor) -> list[MapLayer]:
-    """List the layers that return a map (B, C, H, W) for these images, in the order in which they finish.
+    """List the layers that return a map (B, C, H, W) or (B, H, W, C), in the order in which they finish.
 
     Args:
         model: any network.
@@ -59,9 +81,15 @@ def map_layers(model: nn.Module, images: Tensor) -> list[MapLayer]:
     sizes: dict[str, tuple[int, tuple[int, int]]] = {}
 
     def note(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4:
-            # of a layer that runs twice, the first time counts, as in pytorch-grad-cam
+        # offsets of kernels have four axes, but of taps
+        if not isinstance(output, Tensor) or output.dim() != 4 or isinstance(module, WeightOffsets):
+            return
+        found = map_format(output.shape, images.shape[2:])
+        # of a layer that runs twice, the first time counts, as in pytorch-grad-cam
+        if found == "NCHW":
             sizes.setdefault(names[module], (output.shape[1], (output.shape[2], output.shape[3])))
+        elif found == "NHWC":
+            sizes.setdefault(names[module], (output.shape[3], (output.shape[1], output.shape[2])))
 
     with looking_at(model), hooks(list(names), note):
         model(images[:1])

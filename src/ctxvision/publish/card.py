@@ -152,10 +152,10 @@ def _usage(facts: Facts) -> str:
     return (
         f"{first}```python\n"
         f"import timm, torch{', ctxvision' if ours else ''}\n"
-        "from PIL import Image\n\n"
+        "from PIL import Image, ImageOps\n\n"
         f'model = timm.create_model("{place}", pretrained=True).eval()\n'
         "prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)\n"
-        f'image = prepare(Image.open("image.png").convert("{mode}"))\n'
+        f'image = prepare(ImageOps.exif_transpose(Image.open("image.png")).convert("{mode}"))\n'
         "with torch.inference_mode():\n"
         "    probabilities = model(image[None]).softmax(1)[0]\n"
         'names = model.pretrained_cfg["label_names"]\n'

@@ -55,7 +55,9 @@ def upload(folder: str | os.PathLike[str], repo: str, *, private: bool = False) 
             ignore_patterns=["README.md"] if has_card else None,
         )
     except Exception as error:  # of the hub, of its HTTP client, of the system: no common base in all versions
-        raise PublishError(f"{repo}: {_reason(error)}; the folder {folder} is complete, try again") from error
+        raise PublishError(
+            f"{repo}: {_reason(error)}; the folder {folder} is complete, try again with --overwrite"
+        ) from error
     return str(place)
 
 

@@ -83,7 +83,9 @@ def check_name(model: str) -> None:
         require_model(model)
 
 
-def open_subject(model: str, size: int | None, device: torch.device, dtype: str) -> Subject:
+def open_subject(
+    model: str, size: int | None, device: torch.device, dtype: str, *, settled: bool = True
+) -> Subject:
     """Open a network for inference.
 
     Args:
@@ -92,6 +94,8 @@ def open_subject(model: str, size: int | None, device: torch.device, dtype: str)
         size: height and width of the images; by default 224, or what a file says.
         device: where it computes.
         dtype: of weights and images.
+        settled: give random weights values with which every branch works, and count multiply-adds; both need
+            memory of their own.
 
     Raises:
         TimingError: it does not compute there, or so.
@@ -107,8 +111,8 @@ def open_subject(model: str, size: int | None, device: torch.device, dtype: str)
     else:
         network, input_size = _create(model, size)
     channels, height, _ = input_size
-    macs = count_macs(network, input_size)
-    if Path(model).suffix.lower() != ".ckpt" and not model.startswith(_SOURCES):
+    macs = count_macs(network, input_size) if settled else None
+    if settled and Path(model).suffix.lower() != ".ckpt" and not model.startswith(_SOURCES):
         wake(network)
         settle(network, height, channels)
     network = network.eval().requires_grad_(False).to(device, DTYPES[dtype])
