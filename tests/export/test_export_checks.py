@@ -40,12 +40,15 @@ def test_one_lost_detection_of_few_is_an_error(expected, found):
         require_same(network, lambda *inputs: found, DETECTION, [torch.zeros(1)], 1e-4)
 
 
-def test_one_of_a_hundred_may_lie_on_a_threshold():
-    many = objects(*((30 * index, 0) for index in range(100)))
+@pytest.mark.parametrize(("count", "lost"), [(10, 1), (100, 2)])
+def test_one_of_several_may_lie_on_a_threshold(count, lost):
+    many = objects(*((30 * index, 0) for index in range(count)))
     network = torch.nn.Identity()
     network.forward = lambda *inputs: many
-    less = tuple(value[1:] for value in many)
+    less, too_few = (tuple(value[n:] for value in many) for n in (lost, lost + 1))
     assert require_same(network, lambda *inputs: less, DETECTION, [torch.zeros(1)], 1e-4) == 0
+    with pytest.raises(ExportError, match="finds other things"):
+        require_same(network, lambda *inputs: too_few, DETECTION, [torch.zeros(1)], 1e-4)
 
 
 @pytest.mark.parametrize("calibration", [3, 7, 10, 16, 29, 30, 31, 256])
