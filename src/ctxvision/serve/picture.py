@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Callable
 
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from ctxvision.data import BadImageError, DataSpec, read_image
@@ -75,14 +75,14 @@ def decode(data: bytes, spec: DataSpec, max_pixels: int, watch: Callable[[], Non
             ) from error
 
 
-def _require_cheap(image: Image.Image, data: bytes) -> None:
+def _require_cheap(image: ImageFile.ImageFile, data: bytes) -> None:
     """Refuse what decodes to no more pixels than others, but with far more time or memory.
 
     Raises:
         Refusal: 415 a run-length coded BMP, 422 a JPEG of too many scans.
     """
     # Pillow decodes them in Python, and their jumps may write hundreds of times the image's size
-    if any(tile[0] == "bmp_rle" for tile in image.tile):  # type: ignore[attr-defined]
+    if any(tile[0] == "bmp_rle" for tile in image.tile):
         raise Refusal(415, "run_length_bmp", "a run-length coded BMP; save it without compression, or as PNG")
     if image.format in ("JPEG", "MPO") and _scans(data) > _MOST_SCANS:
         raise Refusal(422, "too_many_scans", f"the JPEG has more than {_MOST_SCANS} scans; save it anew")

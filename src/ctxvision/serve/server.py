@@ -62,8 +62,9 @@ class Protocol(H11Protocol):
     def pause_writing(self) -> None:
         """Begin to wait for a client that does not read."""
         super().pause_writing()
-        timeout = self.config.app.state.service.limits.timeout  # type: ignore[union-attr]
-        self._full = self.loop.call_later(timeout, self.transport.abort)
+        assert isinstance(self.config.app, FastAPI)
+        service: Service = self.config.app.state.service
+        self._full = self.loop.call_later(service.limits.timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Go on when it has read."""
