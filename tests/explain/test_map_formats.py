@@ -16,6 +16,7 @@ from ctxvision.explain.layers import LayerError, map_format, map_layers
         ((1, 4, 4, 96), (32, 32), "NHWC"),
         ((1, 512, 1, 1), (64, 64), "NCHW"),
         ((1, 7, 7, 768), (224, 224), "NHWC"),
+        ((1, 3, 5, 0), (32, 32), None),
         ((1, 3, 197, 64), (224, 224), None),  # queries of attention
         ((1, 64, 1, 2), (32, 40), "NCHW"),
         ((1, 2, 3, 64), (64, 96), "NHWC"),

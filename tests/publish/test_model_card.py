@@ -111,6 +111,14 @@ def test_metrics_of_other_weights_are_left_out(epoch, step, run_folder):
     assert read_provenance(checkpoint).scores == ()
 
 
+@pytest.mark.parametrize(("classes", "metrics"), [(5, ["accuracy"]), (6, ["accuracy", "top_5_accuracy"])])
+def test_five_of_five_classes_are_no_figure(classes, metrics, run_folder, tmp_path):
+    provenance = read_provenance(run_folder / "checkpoints" / "best.ckpt")
+    spec = {**SPEC, "class_names": [f"class {n}" for n in range(classes)]}
+    publish(task_of(spec=spec), tmp_path / "net", provenance=provenance)
+    assert [result.metric_type for result in card_of(tmp_path / "net").data.eval_results] == metrics
+
+
 def test_data_set_from_the_hub_is_linked(run_folder, tmp_path):
     (run_folder / "config.yaml").write_text("model: rednet_micro\ndata: hf:user/flowers:small?label=kind\n")
     provenance = read_provenance(run_folder / "checkpoints" / "best.ckpt")

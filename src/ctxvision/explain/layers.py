@@ -67,7 +67,7 @@ def map_format(shape: Sequence[int], image_size: Sequence[int]) -> Literal["NCHW
 def _has_proportions(height: int, width: int, image_size: Sequence[int]) -> bool:
     expected = width * image_size[0] / image_size[1]
     # strides and paddings round
-    return abs(height - expected) <= 1 or max(height / expected, expected / max(height, 1)) <= 1.5
+    return abs(height - expected) <= 1 or max(height, expected) <= 1.5 * min(height, expected)
 
 
 def map_layers(model: nn.Module, images: Tensor) -> list[MapLayer]:

@@ -73,7 +73,7 @@ def publish(
     require_finite(weights, folder)
     measured = (*scores, *provenance.scores)
     if len(task.data_spec["class_names"]) <= 5:  # of which five are always right
-        measured = tuple(score for score in measured if not score.name.startswith("top-5"))
+        measured = tuple(score for score in measured if not score.metric.startswith("top-5"))
     facts = Facts(
         name=name or (repo or folder.resolve().name).rpartition("/")[2],
         repo=repo,
