@@ -2,6 +2,8 @@
 
 import torch
 
+from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks.checkpoint_file import save_checkpoint
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.segmentation import SegmentationTask
 from ctxvision.tasks.video import VideoTask
@@ -23,6 +25,17 @@ def enliven(module):
         elif name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5, generator=generator)
     return module.eval()
+
+
+def write_classifier(path, model="test_resnet", size=32, **more):
+    """Write the checkpoint of an untrained classifier, with more in the file where asked."""
+    torch.manual_seed(0)
+    spec = {"class_names": ["a", "b", "c"], "input_size": [3, size, size], **NORMAL}
+    task = ClassificationTask(model, spec)
+    contents = {"hyper_parameters": dict(task.hparams), "state_dict": task.state_dict(), **more}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint({"ctxvision": {"task": task.kind}, **contents}, path)
+    return task
 
 
 def segmentation_task(model="test_resnet", classes=4, size=64, **options):

@@ -25,7 +25,7 @@ NETWORKS = {
     "se_cotnetd152": {"depths": (1, 1, 2, 1)},
     "rednet_micro": {},
     "contextual_convnext_micro": {},
-    "contextual_resnet50": {"stages": (3, 4), "prior": True},
+    "contextual_resnet50": {"stages": (3, 4), "depths": (1, 1, 2, 2), "prior": True},
 }
 SIZE = 32
 

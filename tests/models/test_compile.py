@@ -12,9 +12,8 @@ MICRO = [name for name in ALL if name.endswith("micro")]
 
 def network(name):
     # more blocks of the same kind only take longer
-    shorter = {"depths": (3, 3, 3, 3) if "convnext" in name else (1, 2, 3, 1)}
-    deep = any(depth in name for depth in ("101", "152", "small", "base"))
-    model = timm.create_model(name, num_classes=20, **(shorter if deep else {})).eval()
+    shorter = {"depths": (3, 3, 3, 3) if "convnext" in name else (1, 2, 2, 1)}
+    model = timm.create_model(name, num_classes=20, **({} if name in MICRO else shorter)).eval()
     for key, parameter in model.named_parameters():  # what starts at zero would hide what lies behind it
         if "_offsets" in key:
             torch.nn.init.normal_(parameter, std=0.02)

@@ -50,7 +50,7 @@ def change(path, to, **changes):
 def test_missing_and_folder(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         load_task(tmp_path / "none.ckpt")
-    with pytest.raises(CheckpointError, match="is a folder"):
+    with pytest.raises(CheckpointError, match="is a folder; name a"):
         load_task(tmp_path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .files import write_whole
+from .files import checkpoint_path, write_whole
 from .messages import note, quieten
 from .table import write_rows
 
@@ -38,9 +38,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         "models",
         metavar="MODEL",
         nargs="+",
-        help="name of any network of timm or `ctxvision models`, local-dir:DIR, or a .ckpt, .onnx or .pt2 file",
+        type=checkpoint_path,
+        help="any network of timm or `ctxvision models`, local-dir:DIR, a run folder, a .ckpt, .onnx or .pt2 file",
     )
-    add("--against", metavar="MODEL", help="compare the others with this one at its fastest, such as resnet50")
+    add(
+        "--against",
+        metavar="MODEL",
+        type=checkpoint_path,
+        help="compare the others with this one at its fastest, such as resnet50",
+    )
     add("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: %(default)s")
     add("--size", type=_positive, metavar="PX", help="of the images; default: 224, of files what they say")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .files import write_whole
+from .files import checkpoint_path, write_whole
 from .kinds import add_task, kind_of, require_task
 from .messages import note, plural, quieten
 from .views import add_views, check_views
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file of `ctxvision train`")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=checkpoint_path,
+        help=".ckpt file or run folder of `ctxvision train`",
+    )
     parser.add_argument("data", metavar="DATA", help="folder of images, or digits; see the page on data")
     parser.add_argument(
         "--split",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .files import checkpoint_path
 from .folders import require_place, write_folder
 from .messages import note, plural, quieten
 
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file or run folder of `ctxvision train`")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=checkpoint_path,
+        help=".ckpt file or run folder of `ctxvision train`",
+    )
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="image files, and folders of them; videos for a video network"
     )
@@ -36,7 +42,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--layer", metavar="NAME", help="layer for Grad-CAM; default: see the page on explanations"
     )
     parser.add_argument(
-        "--against", metavar="CHECKPOINT", help="second network, .ckpt file or run folder, to compare"
+        "--against",
+        metavar="CHECKPOINT",
+        type=checkpoint_path,
+        help="second network, .ckpt file or run folder, to compare",
     )
     parser.add_argument("--against_layer", metavar="NAME", help="its layer for Grad-CAM")
     parser.add_argument(
@@ -133,11 +142,9 @@ def finish(args: Namespace, pictures: Sequence["Picture"], numbers: dict[str, An
 def _load(checkpoint: str, device: str) -> "TrainingTask":
     import torch
 
-    from ctxvision.explain import read_run
     from ctxvision.tasks import load_task
 
-    path = Path(checkpoint)
-    task = load_task(read_run(path).checkpoint if path.is_dir() else path)
+    task = load_task(checkpoint)
     try:
         return task.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:

@@ -33,6 +33,7 @@ def quieten() -> None:
         logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
         for module in ("lightning", "torch", "timm", "torchmetrics"):
             warnings.filterwarnings("ignore", module=rf"{module}(\..*)?")
+        warnings.filterwarnings("ignore", message=r"Glyph \d+")  # the library says it once, in its own words
 
 
 class _NoteHandler(logging.Handler):

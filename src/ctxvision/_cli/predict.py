@@ -10,7 +10,7 @@ from typing import Any
 
 from .device import on_device
 from .errors import UserError
-from .files import expand, write_whole
+from .files import checkpoint_path, expand, write_whole
 from .kinds import add_task, kind_of, require_task, save_pictures
 from .messages import note, plural, quieten
 from .table import write_rows
@@ -25,7 +25,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help=".ckpt file of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`",
+        type=checkpoint_path,
+        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")
     add_task(parser)

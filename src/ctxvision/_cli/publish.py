@@ -4,12 +4,18 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from .errors import UserError
+from .files import checkpoint_path
 from .messages import note, quieten
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file of `ctxvision train`")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=checkpoint_path,
+        help=".ckpt file or run folder of `ctxvision train`",
+    )
     parser.add_argument(
         "folder",
         metavar="DIR",

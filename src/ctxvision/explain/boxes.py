@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ctxvision.data import BadImageError, read_image
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.detection.results import detections_to_rows
+
+from .fonts import font_for
 
 # Okabe and Ito, Color Universal Design, 2008: told apart by people who see fewer colours
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -138,10 +140,10 @@ def _label(
     pen: ImageDraw.ImageDraw, objects: Sequence[Mapping[str, Any]], size: tuple[int, int], scale: int
 ) -> None:
     """Write classes and scores above the boxes, or where they hide no other label."""
-    font = ImageFont.load_default(max(_FONT, round(min(size) / 40)))
     taken: list[tuple[float, float, float, float]] = []
     for entry in objects:
         text = entry["class"] + (f" {entry['score']:.2f}" if "score" in entry else "")
+        font = font_for(text, max(_FONT, round(min(size) / 40)))
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         width, height = right - left + 6, bottom - top + 4
         x0, y0, x1, y1 = _corners(entry["bbox"], scale)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ctxvision.data.clips import ClipSpec, view_crops, view_indices
 from ctxvision.data.dataset import BadImage
@@ -15,6 +15,7 @@ from ctxvision.data.video_dataset import ClipDataset
 from ctxvision.tasks.video import VideoTask
 
 from .error import ReportError
+from .fonts import font_for
 
 Array = NDArray[np.float64]
 _SIDE = 192  # labelled frames are enlarged to this, in whole steps
@@ -112,10 +113,10 @@ def labelled_frames(
     """
     height, width = prediction.pixels.shape[1:3]
     scale = max(_SIDE // max(height, width), 1)
-    font = ImageFont.load_default(13)
     best = np.argsort(-prediction.probabilities, kind="stable")[:top]
     lines = [f"{class_names[c]} {_percent(prediction.probabilities[c])}" for c in best]
     footer = ([f"is: {truth}"] if truth is not None else []) + ["clip:", *lines]
+    font = font_for("".join([*class_names, *footer]), 13)
     shown = []
     for pixels, chances, index in zip(prediction.pixels, prediction.by_frame, prediction.indices, strict=True):
         page = Image.new("RGB", (max(width * scale, _SIDE), height * scale + 18 * (len(footer) + 1) + 8), "white")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from .by_class import confused_pairs
 from .curves import DOTS, FONT, WIDTH, as_png
+from .fonts import families
 
 _ALL, _SOME = 25, 16  # up to so many classes all are shown, of more only so many
 _COUNTS = 12  # classes, up to which every cell has its number
@@ -30,7 +31,7 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> bytes:
     shares = cells / np.maximum(images[shown], 1)[:, None]
     labels = [_short(names[i]) for i in shown]
     long = max(map(len, labels)) > 3
-    with rc_context(FONT | {"font.size": 8 if len(shown) <= 16 else 6}):
+    with rc_context(FONT | {"font.family": families(), "font.size": 8 if len(shown) <= 16 else 6}):
         figure = Figure(figsize=(WIDTH, 3.9 if long else 3.3), dpi=DOTS, layout="constrained")
         axes = figure.add_subplot()
         # the root of the share, so that single mistakes still show

@@ -7,7 +7,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from .fonts import say_what_is_missing
 
 # Okabe and Ito's colours, which differ for colour-blind readers too; markers and dashes differ for all
 STYLES = (
@@ -44,6 +47,7 @@ def draw_curves(epochs: Sequence[int], columns: Mapping[str, Values]) -> bytes:
 
 def as_png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG, without the date."""
+    say_what_is_missing(text.get_text() for text in figure.findobj(Text))
     file = io.BytesIO()
     FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
     return file.getvalue()

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .fonts import font_for
 
 Color = Sequence[int]
 _NOTHING = 255
@@ -70,7 +72,7 @@ def with_legend(
     counts = np.bincount(_checked(classes, len(colors)).ravel(), minlength=256)[: len(colors)]
     order = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
     lines = [(index, _line(class_names[index], counts[index] / counts.sum())) for index in order]
-    font = ImageFont.load_default(12)
+    font = font_for("".join(line for _, line in lines), 12)
     left = picture.width + _MARGIN
     width = left + _SWATCH + 2 * _MARGIN + max((round(font.getlength(line)) for _, line in lines), default=0)
     canvas = Image.new("RGB", (width, max(picture.height, _MARGIN + _ROW * len(lines))), "white")

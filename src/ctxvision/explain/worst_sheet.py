@@ -3,16 +3,16 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
+
+from .fonts import font_for
 
 _COLUMNS = 4
 _SIDE, _GAP, _LINE = 220, 20, 32  # pixels, for a sheet that may be shown at 40 % of its size
 _INK, _BLUE, _ORANGE = "#1b1f24", "#0072B2", "#D55E00"
-_FONT = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+_SIZE = 24
 
 
 def draw_worst(worst: Sequence[Mapping[str, Any]], pictures: Mapping[int, str]) -> bytes:
@@ -22,13 +22,14 @@ def draw_worst(worst: Sequence[Mapping[str, Any]], pictures: Mapping[int, str]) 
         worst: of `Evaluation.numbers`, the highest loss first.
         pictures: of `Evaluation`.
     """
-    font = ImageFont.truetype(_FONT, 24)
     cell = _SIDE + 3 * _LINE + _GAP
     rows = -(-len(worst) // _COLUMNS)
     width = _COLUMNS * (_SIDE + _GAP) + _GAP
     sheet = Image.new("RGB", (width, 2 * _GAP + _LINE + rows * cell), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, _GAP // 2), "Highest losses: true class; ✓ right or ✗ wrong, answer", _INK, font)
+    draw.text(
+        (_GAP, _GAP // 2), "Highest losses: true class; ✓ right or ✗ wrong, answer", _INK, font_for("✓✗", _SIZE)
+    )
     for number, entry in enumerate(worst):
         row, column = divmod(number, _COLUMNS)
         left, top = _GAP + column * (_SIDE + _GAP), _GAP + _LINE + row * cell
@@ -38,6 +39,7 @@ def draw_worst(worst: Sequence[Mapping[str, Any]], pictures: Mapping[int, str]) 
         lines = [(entry["truth"], _INK), (f"{mark} {entry['prediction']}", colour)]
         lines.append((f"loss {entry['loss']:.2f}", _INK))
         for place, (text, ink) in enumerate(lines):
+            font = font_for(text, _SIZE)
             draw.text((left, top + _SIDE + place * _LINE), _shortened(text, font), ink, font)
     file = io.BytesIO()
     sheet.save(file, "PNG")

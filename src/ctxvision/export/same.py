@@ -1,5 +1,6 @@
 """Whether an exported graph computes what the network does."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from .error import ExportError
 from .metadata import Metadata
 from .signature import Inputs
+
+_log = logging.getLogger(__name__)
 
 _SEVERAL = 10  # detections
 _STRAY = 0.02  # share of detections whose scores or overlaps are so near to a threshold that rounding decides
@@ -26,7 +29,8 @@ def require_same(
         ExportError: a difference above the tolerance.
     """
     worst = 0.0
-    compare = _of_detections if metadata.task == "detection" else _of_outputs
+    objects = 0
+    compare = difference_of_detections if metadata.task == "detection" else _of_outputs
     for trial in trials:
         inputs = (trial,) if isinstance(trial, Tensor) else trial
         with torch.inference_mode():
@@ -39,6 +43,11 @@ def require_same(
                 f"{tolerance:g}"
             )
         worst = max(worst, difference)
+        objects += len(expected[0])  # of a detector
+    if metadata.task == "detection" and not objects:
+        _log.warning(
+            "it found nothing on what was tried, so little was compared; compare predictions on your images"
+        )
     return worst
 
 
@@ -57,7 +66,7 @@ def _share(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
-def _of_detections(found: Inputs, expected: Inputs) -> float:
+def difference_of_detections(found: Inputs, expected: Inputs) -> float:
     """Compare detections with their partners: that of the same label whose box and score are nearest."""
     mine, true = len(found[0]), len(expected[0])
     strays = abs(mine - true)

@@ -93,7 +93,9 @@ def _is_verified(path: Path) -> bool:
     if not path.exists():
         raise CheckpointError(path, "no such file")
     if path.is_dir():
-        raise CheckpointError(path, "is a folder; name the .ckpt file in it")
+        raise CheckpointError(
+            path, "is a folder; name a .ckpt file, or a run folder, in which there is checkpoints/best.ckpt"
+        )
     try:
         fits = checksum_fits(path)
     except PermissionError as error:

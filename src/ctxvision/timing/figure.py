@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 Row = Mapping[str, Any]
+_BEST = "/checkpoints/best.ckpt"  # in a run folder
 _INK, _FAINT, _GRID = "#222222", "#666666", "#e6e6e6"
 # Okabe and Ito, 2008: told apart with any colour vision
 _COLORS = {"torch": "#0072B2", "compile": "#D55E00", "onnx": "#009E73"}
@@ -38,7 +39,8 @@ def draw(rows: Sequence[Row], format: str) -> bytes:
     """
     # a gap where the batch changes
     places = [n + 0.6 * (len({row["batch"] for row in rows[: n + 1]}) - 1) for n in range(len(rows))]
-    labels = [_label(row, places[-1] > len(rows) - 1) for row in rows]
+    names = _short_names(rows)
+    labels = [_label(row, names, places[-1] > len(rows) - 1) for row in rows]
     height = 1.3 + 0.32 * (places[-1] + 1)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8.6, height))
@@ -52,7 +54,7 @@ def draw(rows: Sequence[Row], format: str) -> bytes:
         for axes in (speed, latency):
             axes.tick_params(axis="y", length=0)
         peers = [row["against"] for row in rows if row["against"]]
-        title = "Inference" + (f"; ×: times as fast as {_short(peers[0])}" if peers else "")
+        title = "Inference" + (f"; ×: times as fast as {names[peers[0]]}" if peers else "")
         top = {"va": "top", "x": 0.02}
         figure.text(y=1 - 0.12 / height, s=title, fontsize=11, weight="bold", color=_INK, **top)
         figure.text(y=1 - 0.36 / height, s=_where(rows), fontsize=7.5, color=_FAINT, **top)
@@ -97,13 +99,19 @@ def _draw_latency(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> N
     axes.set_xlabel("ms for a batch (median, 90th, 99th percentile)")
 
 
-def _label(row: Row, with_batch: bool) -> str:
+def _label(row: Row, names: Mapping[str, str], with_batch: bool) -> str:
     runner = {"compile": ", compiled", "onnx": ", onnxruntime"}.get(row["runner"], "")
-    return f"{_short(row['model'])}{runner}" + (f", batch {row['batch']}" if with_batch else "")
+    return f"{names[row['model']]}{runner}" + (f", batch {row['batch']}" if with_batch else "")
 
 
-def _short(model: object) -> str:
-    return str(model).rsplit("/", 1)[-1]
+def _short_names(rows: Sequence[Row]) -> dict[str, str]:
+    """Shorten paths to as many of their last parts as tell them apart; runs are called by their folder."""
+    parts = {str(row["model"]): str(row["model"]).removesuffix(_BEST).split("/") for row in rows}
+    for length in range(1, max(map(len, parts.values())) + 1):
+        names = {model: "/".join(path[-length:]) for model, path in parts.items()}
+        if len(set(names.values())) == len(names):
+            return names
+    return {model: model for model in parts}
 
 
 def _where(rows: Sequence[Row]) -> str:

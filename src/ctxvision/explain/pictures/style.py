@@ -13,9 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from ctxvision.explain.figures import _BLUE, _GRID, _ORANGE, _TEXT, _as_element
+from ctxvision.explain.fonts import families, say_what_is_missing
 
 WIDTH = 5.2  # inches: a phone shows it at its size, and so does a page of print
 HEAT, SIGNED, SHARES = "viridis", "PuOr", "cividis"  # legible to the colour-blind
@@ -98,6 +100,7 @@ def make_picture(
         pixels: it shows images or heat maps: the file is a PNG of 300 dots per inch, else SVG.
     """
     options = {
+        "font.family": families(),
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "text.parse_math": False,
@@ -117,6 +120,7 @@ def make_picture(
         if pixels:
             file = io.BytesIO()
             figure = draw(_PRINTED)
+            say_what_is_missing(text.get_text() for text in figure.findobj(Text))
             FigureCanvasAgg(figure)
             figure.savefig(file, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
             return Picture(title, caption, alt, element, f"{name}.png", file.getvalue())
