@@ -9,12 +9,15 @@ import torch
 from PIL import Image
 from test_report import Page
 
+from _trained import enliven
 from ctxvision.cli import main
 from ctxvision.data import read_image
 from ctxvision.data.detection import DetectionData
 from ctxvision.data.segmentation_spec import SegmentationSpec
+from ctxvision.data.video import VideoFile
 from ctxvision.data.video_writing import write_video
 from ctxvision.explain.box_cams import box_cams
+from ctxvision.explain.clips import predict_clip
 from ctxvision.explain.pixel_cams import pixel_cams
 from ctxvision.tasks import load_task
 from ctxvision.tasks.detection import DetectionTask
@@ -56,7 +59,8 @@ def made(tmp_path_factory):
         "std": [0.25] * 3,
         "frames": 3,
     }
-    save(VideoTask("cotnet_micro", clip), root / "vid.ckpt")
+    for name, model in (("vid", "cotnet_micro"), ("vid2", "contextual_convnext_micro"), ("vid3", "rednet_micro")):
+        save(enliven(VideoTask(model, clip)), root / f"{name}.ckpt")
     noise = np.random.default_rng(0)
     (root / "in").mkdir()
     for name in ("a.png", "b.png"):
@@ -186,6 +190,39 @@ def test_the_frames_of_a_clip(made, tmp_path):
     assert entry["grad_cam"]["class"] == HOSTILE
     assert len(entry["grad_cam"]["maps"]) == len(entry["grad_cam"]["frames"]) == 3
     assert HOSTILE in text
+
+
+@pytest.mark.parametrize(("name", "part"), [("vid2", "sampling_offsets"), ("vid3", "span")])
+def test_layers_are_shown_in_the_frame_that_says_most(made, tmp_path, name, part):
+    assert explain(made / f"{name}.ckpt", made / "clip.mp4", "--out", tmp_path / "out") == 0
+    numbers, _ = read(tmp_path / "out")
+    (entry,) = numbers["images"]
+    frames, maps = entry["grad_cam"]["frames"], entry["grad_cam"]["maps"]
+    place = int(np.argmax([np.max(values) for values in maps]))
+    assert place  # by these weights not the first, which would hide a mistake
+    assert entry["layers_of_frame"] == frames[place]
+    assert any(figure["title"].endswith(f", frame {frames[place]}") for figure in numbers["figures"])
+    # the same, watched while the task classifies the whole clip
+    task, seen = load_task(made / f"{name}.ckpt"), {}
+    clip = torch.from_numpy(predict_clip(task, VideoFile(made / "clip.mp4")).pixels).permute(0, 3, 1, 2) / 255
+    for layer, module in task.model.named_modules():
+        if hasattr(module, part):
+            getattr(module, part).register_forward_hook(
+                lambda _module, _inputs, output, layer=layer: seen.setdefault(layer, output)
+            )
+    with torch.no_grad():
+        task.classify((clip[None] - 0.5) / 0.25)
+    for row in entry["bends" if name == "vid2" else "kernels"]:
+        if name == "vid2":
+            shift = seen.pop(row["layer"])[0][place].unflatten(0, (-1, 2))
+            expected = shift.norm(dim=1).mean() * 32 / shift.shape[-1]
+            assert row["mean_distance_pixels"] == pytest.approx(float(expected), rel=1e-3)
+        else:
+            kernels = seen.pop(row["layer"])[place].unflatten(0, (row["groups"], -1))
+            assert row["mean_sum_by_group"] == pytest.approx(
+                kernels.sum(1).mean((1, 2)).tolist(), rel=1e-3, abs=1e-5
+            )
+    assert not seen
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ NETWORKS = {
     "cotnext50_2x48d": {"depths": (1, 1, 1, 1)},
     "se_cotnetd152": {"depths": (1, 1, 2, 1)},
     "rednet_micro": {},
-    "contextual_convnext_micro": {},
+    "contextual_convnext_micro": {"depths": (1, 1, 2, 1), "contextual_blocks": (1, 1, 1, 1)},
     "contextual_resnet50": {"stages": (3, 4), "depths": (1, 1, 2, 2), "prior": True},
 }
 SIZE = 32
@@ -117,7 +117,7 @@ def test_files_without_batches(small, tmp_path):
 
 @pytest.mark.parametrize("name", ["contextual_convnext_micro", "cotnet_micro"])
 def test_pt2_needs_no_operator_of_ours(name, tmp_path):
-    net = network(name)
+    net = network(name, **NETWORKS[name])
     path = tmp_path / "net.pt2"
     assert export_pt2(net, path, metadata=metadata()) < 1e-5
     graph = torch.export.load(path).graph

@@ -202,8 +202,16 @@ def test_memory_is_that_of_a_process_of_its_own(monkeypatch):
         peak_in_fresh_process({"file": "resnet18", "batch": 1, **arguments})
 
 
+def peak_can_be_forgotten():
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="this system keeps no peak that can be reset"
+    not peak_can_be_forgotten(), reason="this system does not forget the highest memory of a process"
 )
 def test_what_opening_a_file_needs_is_no_memory_of_inference(tmp_path):
     ballast = torch.zeros(2**28 // 4)  # 256 MiB, as the state of an optimiser would be

@@ -1,13 +1,14 @@
 """What an explanation says about the layers that depend on the image: offsets, kernels, contexts."""
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from .generated_kernels import Contexts, generated_kernels
+from .generated_kernels import Contexts, Kernels, generated_kernels
 from .layers import MIN_SIDE
-from .offsets import bends
+from .offsets import Bend, bends
 from .pictures import Picture
 from .pictures.bends import taps_picture
 from .pictures.kernels import contexts_picture, fusion_picture, mosaic_picture, sums_picture
@@ -18,6 +19,22 @@ def where_most(heat: np.ndarray) -> tuple[float, float]:
     """Return the pixel (y, x) where a map (H, W) is highest, or the middle of one that is all 0."""
     place = np.unravel_index(heat.argmax(), heat.shape) if heat.max() > 0 else np.array(heat.shape) / 2
     return float(place[0]), float(place[1])
+
+
+def of_one(found: Any, index: int, prefix: str) -> Any:
+    """Keep one image of a batch.
+
+    Args:
+        found: of `bends` or `generated_kernels`.
+        index: of the image.
+        prefix: left out of the layer's name.
+    """
+    of_batch = {
+        part.name: value[index : index + 1]
+        for part in fields(found)
+        if part.name != "plain" and isinstance(value := getattr(found, part.name), np.ndarray)
+    }
+    return replace(found, name=found.name.removeprefix(prefix), **of_batch)
 
 
 def of_offsets(
@@ -32,7 +49,13 @@ def of_offsets(
         at: the pixel (y, x) whose taps are drawn.
         name: how names of pictures begin.
     """
-    found = bends(model, image)
+    return show_bends(model, bends(model, image), pixels, at, name)
+
+
+def show_bends(
+    model: nn.Module, found: list[Bend], pixels: np.ndarray, at: tuple[float, float], name: str
+) -> tuple[list[dict[str, Any]], list[Picture]]:
+    """Say where the contextual convolutions of a network read one image, from what `bends` found."""
     numbers = [
         {
             "layer": bend.name,
@@ -53,7 +76,13 @@ def of_kernels(
     model: nn.Module, image: Tensor, pixels: np.ndarray, name: str
 ) -> tuple[list[dict[str, Any]], list[Picture]]:
     """Say what the involution and CoT layers of a network generate; arguments as for `of_offsets`."""
-    found = generated_kernels(model, image)
+    return show_kernels(model, generated_kernels(model, image), pixels, name)
+
+
+def show_kernels(
+    model: nn.Module, found: list[Kernels | Contexts], pixels: np.ndarray, name: str
+) -> tuple[list[dict[str, Any]], list[Picture]]:
+    """Say what the involution and CoT layers generate for one image, from what `generated_kernels` found."""
     if not found:
         return [], []
     chosen = {layer for _, layer in last_of_each_stage(model, [layer.name for layer in found])}

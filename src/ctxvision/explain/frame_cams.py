@@ -30,8 +30,12 @@ class FrameCams:
     target: int
 
 
-class _Clip(nn.Module):
-    """The task for one clip, whose frames come as a batch."""
+class ClipNetwork(nn.Module):
+    """The network of a video task, ``model``, for one clip, whose frames come as a batch (T, C, H, W).
+
+    Args:
+        task: shares its weights.
+    """
 
     def __init__(self, task: VideoTask) -> None:
         super().__init__()
@@ -39,6 +43,7 @@ class _Clip(nn.Module):
         self._classify = task.classify
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Return the logits of the clip, (1, num_classes)."""
         output = self._classify(frames[None])[0]
         return output if isinstance(output, Tensor) else output.logits
 
@@ -66,7 +71,7 @@ def frame_cams(task: VideoTask, clip: Tensor, target: int | None = None, *, laye
         >>> found.layer.name, found.raw.shape, found.maps.shape
         ('layer3', (4, 4, 4), (4, 64, 64))
     """
-    model = _Clip(task)
+    model = ClipNetwork(task)
     with looking_at(model):
         logits = model(clip)[0]
     chosen = int(logits.argmax()) if target is None else target

@@ -1,22 +1,34 @@
 """What an explanation says about a video network: which places of which frames speak for the clip's class."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from ctxvision.data.clips import ClipSpec
 from ctxvision.data.video import Video
 
 from .clips import ClipPrediction, predict_clip
 from .error import ReportError
-from .frame_cams import FrameCams, frame_cams
+from .explanation_layers import of_one, show_bends, show_kernels, where_most
+from .frame_cams import ClipNetwork, FrameCams, frame_cams
+from .generated_kernels import generated_kernels, kernel_layers
+from .offsets import bends, contextual_layers
 from .parts_explanation import Finding, Network, Sample, as_lists
 from .pictures import Picture
 from .pictures.parts import frames_picture
 from .pictures.style import short
 
 _TOP = 5
+
+
+class _Looked(NamedTuple):
+    seen: ClipPrediction
+    clip: Tensor
+    """What the network read, (T, C, H, W)."""
+    cams: FrameCams
 
 
 def explain_frames(
@@ -46,22 +58,48 @@ def explain_frames(
         BadVideoError: it cannot be decoded.
     """
     sample = Sample({"file": file}, f"the clip, {labels[0]}")
-    entry, picture, chances = _explain(network, file, video, f"{name}-grad-cam", labels[0], asked)
+    entry, picture, chances, looked = _explain(network, file, video, f"{name}-grad-cam", labels[0], asked)
     sample.entry |= entry
     sample.pictures.append(picture)
     sample.findings = [Finding(row["class"], row["probability"]) for row in chances]
     if against is not None:
         theirs = None if asked is None else against.names.index(network.names[asked])
-        sample.entry["against"], picture, _ = _explain(
+        sample.entry["against"], picture, _, _ = _explain(
             against, file, video, f"{name}-grad-cam-against", labels[1], theirs
         )
         sample.pictures.append(picture)
+    _add_layers(sample, network, looked, name)
     return sample
+
+
+def _add_layers(sample: Sample, network: Network, looked: _Looked, name: str) -> None:
+    """Add offsets and kernels in the frame that says most for the class."""
+    task = network.task
+    seen, cams = looked.seen, looked.cams
+    frame = int(cams.maps.max((1, 2)).argmax())
+    pixels = seen.pixels[frame].astype(np.float32) / 255
+    made: list[Picture] = []
+    whole, prefix = ClipNetwork(task), "model."
+    if contextual_layers(task.model):
+        of_frame = [of_one(bend, frame, prefix) for bend in bends(whole, looked.clip)]
+        at = where_most(cams.maps[frame])
+        sample.entry["bends"], pictures = show_bends(task.model, of_frame, pixels, at, name)
+        made += pictures
+    if kernel_layers(task.model):
+        kernels = [of_one(layer, frame, prefix) for layer in generated_kernels(whole, looked.clip)]
+        sample.entry["kernels"], pictures = show_kernels(task.model, kernels, pixels, name)
+        made += pictures
+    if made:
+        sample.entry["layers_of_frame"] = int(seen.indices[frame])
+        sample.notes.append(
+            f"What the layers do is drawn for frame {seen.indices[frame]}, in which Grad-CAM is highest."
+        )
+        sample.pictures += [replace(p, title=f"{p.title}, frame {seen.indices[frame]}") for p in made]
 
 
 def _explain(
     network: Network, file: str, video: Video, name: str, label: str, asked: int | None
-) -> tuple[dict[str, Any], Picture, list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], Picture, list[dict[str, Any]], _Looked]:
     task, names = network.task, network.names
     spec = ClipSpec.from_dict(task.data_spec)
     seen = predict_clip(task, video)
@@ -84,7 +122,8 @@ def _explain(
             "maps": [as_lists(raw) for raw in cams.raw],
         },
     }
-    return entry, _picture(seen, cams, names[target], float(seen.probabilities[target]), name, label), ranking
+    picture = _picture(seen, cams, names[target], float(seen.probabilities[target]), name, label)
+    return entry, picture, ranking, _Looked(seen, clip, cams)
 
 
 def _channels_first(seen: ClipPrediction) -> Any:
