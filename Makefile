@@ -48,7 +48,7 @@ demo-video: $(INSTALLED) ## train with and without temporal shifts on moving dig
 	$(BIN)/ctxvision report demo-video/run --against demo-video/control --out demo-video/report.html
 
 test: $(INSTALLED) ## all the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED) ## format check, lint, types
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 
 import pytest
@@ -96,3 +97,15 @@ def test_answers_that_nobody_reads_end_the_connection(caplog):
 
     serving_to(scene, timeout=2)
     assert "Traceback" not in caplog.text
+
+
+def test_what_was_loaded_is_not_looked_through_while_answering(monkeypatch):
+    seen = []
+    monkeypatch.setattr(serving.Server, "run", lambda self, sockets: seen.append(gc.get_freeze_count()))
+    monkeypatch.setattr(serving.Image, "MAX_IMAGE_PIXELS", serving.Image.MAX_IMAGE_PIXELS)
+    app, before = app_of(), gc.get_freeze_count()
+    with serving.bind("127.0.0.1", 0) as bound:
+        serving.serve(app, bound, lambda: None)
+    app.state.service.close()
+    assert seen[0] > before + 100_000
+    assert gc.get_freeze_count() == 0

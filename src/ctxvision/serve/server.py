@@ -1,6 +1,7 @@
 """The process: a socket, uvicorn with stricter manners, signals."""
 
 import asyncio
+import gc
 import logging
 import secrets
 import signal
@@ -228,5 +229,11 @@ def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], object]) -> in
         **settings,
     )
     server = Server(config, service, ready)
-    server.run([bound])
+    # what was loaded stays: looked through again and again, it would hold up all answers for a quarter of a second
+    gc.collect()
+    gc.freeze()
+    try:
+        server.run([bound])
+    finally:
+        gc.unfreeze()
     return server.stopped_by
