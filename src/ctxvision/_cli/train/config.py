@@ -29,7 +29,8 @@ class TrainConfig:
         recipe: settings of a paper, see `ctxvision recipes`; what is set beside it changes them.
         out: run folder; by default runs/MODEL-DATA-N.
         resume: continue the run in this folder, or from this checkpoint; alone, continue the run in --out.
-        init_from: start from the weights in this file, or from timm's pretrained network of this name.
+        init_from: start from the weights in this file, or from timm's pretrained network of this name; a run
+            folder stands for its best checkpoint.
         init_partial: take what fits of them, even if they are of quite another network.
         epochs: passes over the training images.
         steps: optimiser steps instead of epochs, rounded up to whole epochs.
