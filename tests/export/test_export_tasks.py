@@ -1,5 +1,7 @@
 """Segmentation, video and detection as exported graphs, against the trained tasks."""
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from ctxvision.export import (
 from ctxvision.export.photographs import photographs
 from ctxvision.export.portable import adaptive_avg_pool2d
 from ctxvision.export.same import difference_of_detections, require_same
+from ctxvision.export.trained import require_same_detections
 from ctxvision.tasks import ClassificationTask
 
 DETECTORS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet")
@@ -71,6 +74,22 @@ def test_detector_graphs_find_what_detectors_find(detector):
         require_same_objects(standing([image])[0], expected)
         labels |= set(expected["labels"].tolist())
     assert len(labels) > 1
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_graphs_are_compared_with_torchvision_before_they_are_exported(detector):
+    task = detection_task(detector)
+    network, metadata = from_task(task)
+    require_same_detections(task, network, metadata)
+    wrong = dataclasses.replace(metadata, settings=metadata.settings | {"min_size": 64})
+    with pytest.raises(ExportError, match=r"finds other things|differs from it by"):
+        require_same_detections(task, network, wrong)
+    less_certain = copy.deepcopy(network)
+    for name, bias in less_certain.named_parameters():
+        if name.endswith(("cls_score.bias", "cls_logits.bias")):
+            bias.data += torch.linspace(0, 1, len(bias))
+    with pytest.raises(ExportError, match=r"finds other things|differs from it by"):
+        require_same_detections(task, less_certain, metadata)
 
 
 def test_detector_graphs_know_more_boxes_than_places():

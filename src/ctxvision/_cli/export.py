@@ -75,12 +75,15 @@ def run(args: Namespace) -> int:
         raise UserError(f"{out}: cannot be written ({why})")
     quieten()
     from ctxvision.export import ExportError, from_task
+    from ctxvision.export.trained import require_same_detections
     from ctxvision.tasks import load_task
 
     task = load_task(args.checkpoint)
     _require_possible(task, args)
     any_size = args.dynamic_size or (task.kind == "segmentation" and not args.fixed_size)
     network, metadata = from_task(task, dynamic_batch=not args.fixed_batch, dynamic_size=any_size)
+    if task.kind == "detection":
+        require_same_detections(task, network, metadata)
     try:
         difference = _write(task, network, out, metadata, args)
     except OSError as error:

@@ -9,14 +9,12 @@ from .signature import Inputs
 
 def photographs(metadata: Metadata) -> list[Inputs]:
     """Return inputs made of photographs, prepared as the network's images are: a batch, or one by one."""
-    pictures = _pictures(3)
     spec = metadata.data_spec
     if metadata.task == "detection":
-        return [_for_detector(picture, metadata) for picture in pictures[:2]]
+        return [_for_detector(picture, metadata) for picture in pictures(2, spec.get("in_chans", 3))]
     height, width = spec["input_size"][1:]
-    images = torch.stack([_resized(picture, height, width) for picture in pictures])
-    if spec["input_size"][0] == 1:
-        images = images.mean(1, keepdim=True)
+    found = pictures(3, spec["input_size"][0])
+    images = torch.stack([_resized(picture, height, width) for picture in found])
     mean, std = (torch.tensor(spec.get(name, [0.5])).view(-1, 1, 1) for name in ("mean", "std"))
     images = (images - mean) / std
     if metadata.task == "video":
@@ -26,12 +24,13 @@ def photographs(metadata: Metadata) -> list[Inputs]:
     return [(images,)] if metadata.dynamic_batch else [(image[None],) for image in images]
 
 
-def _pictures(count: int) -> list[Tensor]:
-    """Return photographs (3, H, W) from 0 to 1: two, and parts of them."""
+def pictures(count: int, channels: int) -> list[Tensor]:
+    """Return photographs (C, H, W) from 0 to 1, in colour or grey: two, and a part of one."""
     from sklearn.datasets import load_sample_images
 
     china, flower = (torch.from_numpy(i.copy()).permute(2, 0, 1) / 255 for i in load_sample_images().images)
-    return [china, flower, flower[:, 50:300, 150:400]][:count]
+    found = [china, flower, flower[:, 50:300, 150:400]][:count]
+    return [picture.mean(0, keepdim=True) for picture in found] if channels == 1 else found
 
 
 def _resized(picture: Tensor, height: int, width: int) -> Tensor:
@@ -45,7 +44,5 @@ def _for_detector(picture: Tensor, metadata: Metadata) -> Inputs:
 
     s = metadata.settings
     transform = GeneralizedRCNNTransform(s["min_size"], s["max_size"], s["mean"], s["std"]).eval()
-    if metadata.data_spec.get("in_chans", 3) == 1:
-        picture = picture.mean(0, keepdim=True)
     prepared, _ = transform([picture])
     return prepared.tensors, torch.tensor(prepared.image_sizes[0])

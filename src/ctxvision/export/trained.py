@@ -1,6 +1,7 @@
 """Trained tasks as graphs, and exported graphs in the place of trained tasks."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 from .error import ExportError
 from .exported import Exported
 from .metadata import Metadata
+from .photographs import pictures
+from .same import difference_of_detections
+
+_OUTPUTS = ("boxes", "labels", "scores", "masks")
+_TOLERANCE = 1e-3  # of pixels and scores; the order of sums differs in many layers, one after the other
 
 if TYPE_CHECKING:
     from ctxvision.tasks.segmentation import Segmentation
@@ -85,6 +91,30 @@ def as_task(exported: Exported) -> Any:
         raise ExportError(f"{exported.path}: its metadata are incomplete ({error})") from error
 
 
+def require_same_detections(task: "TrainingTask", network: nn.Module, metadata: Metadata) -> None:
+    """Compare the graph of a detector with torchvision's way through the trained one, on two photographs.
+
+    Args:
+        task: a `DetectionTask`, on the CPU.
+        network: what `from_task` made of it.
+        metadata: likewise; its settings are compared too, since they say how images are prepared.
+
+    Raises:
+        ExportError: they find other things.
+    """
+    standing = as_task(Exported(Path("the graph"), Metadata.from_json(metadata.to_json()), network.eval()))
+    for image in pictures(2, metadata.data_spec.get("in_chans", 3)):
+        with torch.inference_mode():
+            (found,), (expected,) = standing([image]), task([image])
+        # not the masks: they are pasted into boxes of whole pixels, where rounding moves them by one
+        outputs = [tuple(one[name] for name in _OUTPUTS[:3]) for one in (found, expected)]
+        difference = difference_of_detections(*outputs)
+        if not difference <= _TOLERANCE:
+            raise ExportError(
+                f"the graph of this detector differs from it by {difference:.2g} of the largest value"
+            )
+
+
 class _ClipNetwork(nn.Module):
     """The network of a video task with its temporal shifts, for clips of as many frames as it was trained on."""
 
@@ -149,11 +179,11 @@ class _DetectionStandIn(_StandIn):
         self.transform = GeneralizedRCNNTransform(s["min_size"], s["max_size"], s["mean"], s["std"]).eval()
 
     def __call__(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        names, found = ("boxes", "labels", "scores", "masks"), []
+        found = []
         for image in images:
             prepared, _ = self.transform([image])
             size = prepared.image_sizes[0]
             outputs = self.exported.run(prepared.tensors, torch.tensor(size))
-            one = dict(zip(names, outputs, strict=False))
+            one = dict(zip(_OUTPUTS, outputs, strict=False))
             found += self.transform.postprocess([one], [size], [tuple(image.shape[-2:])])
         return found
