@@ -12,6 +12,8 @@ MIN_ROUNDS = 5
 MAX_CALLS = 1000
 # a sample spans at least this long: far above the clock's resolution and the cost of a launch
 MIN_SAMPLE = {"cpu": 5e-3, "cuda": 20e-3}
+# calls shorter than so many times that begin with one not timed: the candidate before has filled the caches
+WARM = 20
 
 
 class Candidate(NamedTuple):
@@ -84,7 +86,8 @@ def take_turns(
         Seconds of one call, a sample for every round; those of one round stand at the same place.
     """
     least = MIN_SAMPLE.get(device.type, MIN_SAMPLE["cpu"])
-    calls = {name: _calls(candidate, device, least) for name, candidate in candidates.items()}
+    once = {name: _once(candidate, device, least) for name, candidate in candidates.items()}
+    calls = {name: min(MAX_CALLS, max(1, math.ceil(least / max(t, 1e-9)))) for name, t in once.items()}
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     begin = time.perf_counter()
     for done in range(repeats):
@@ -93,17 +96,17 @@ def take_turns(
         for name, candidate in candidates.items():
             if candidate.prepare is not None:
                 candidate.prepare()
-            if calls[name] > 1:
-                candidate.call()  # back into the caches that the candidate before has filled
+            if once[name] < WARM * least:
+                candidate.call()
             samples[name].append(sample(candidate.call, 1 if one_call else calls[name], device))
     return samples
 
 
-def _calls(candidate: Candidate, device: torch.device, least: float) -> int:
-    """Warm up; return how many calls make one sample."""
+def _once(candidate: Candidate, device: torch.device, least: float) -> float:
+    """Warm up; return the seconds of about one call."""
     if candidate.prepare is not None:
         candidate.prepare()
     once = sample(candidate.call, 1, device)
     if once < 4 * least:  # the first call may have been slow
         once = sample(candidate.call, 1, device)
-    return min(MAX_CALLS, max(1, math.ceil(least / max(once, 1e-9))))
+    return once
