@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 
+from _shorter import kinds
 from ctxvision.export import (
     ExportError,
     Metadata,
@@ -21,11 +22,11 @@ from ctxvision.tasks.networks import create_network
 # one of each family, and the kinds of layer that the small ones lack: grouped CoT, blur pools, dense contextual
 NETWORKS = {
     "cotnet_micro": {},
-    "cotnext50_2x48d": {"depths": (1, 1, 1, 1)},
-    "se_cotnetd152": {"depths": (1, 1, 2, 1)},
+    "cotnext50_2x48d": {"depths": (1, 2, 1, 1)},
+    "se_cotnetd152": {"depths": (1, 2, 3, 1)},
     "rednet_micro": {},
     "contextual_convnext_micro": {"depths": (1, 1, 2, 1), "contextual_blocks": (1, 1, 1, 1)},
-    "contextual_resnet50": {"stages": (3, 4), "depths": (1, 1, 2, 2), "prior": True},
+    "contextual_resnet50": {"stages": (3, 4), "depths": (2, 2, 2, 2), "prior": True},
 }
 SIZE = 32
 
@@ -54,6 +55,14 @@ def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "small.onnx"
     export_onnx(net, path, metadata=metadata())
     return net, path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fewer_blocks_are_of_every_kind(name):
+    full = {option: value for option, value in NETWORKS[name].items() if option in ("stages", "prior")}
+    found = kinds(network(name, **full))
+    assert found
+    assert kinds(network(name, **NETWORKS[name])) == found
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -197,10 +197,9 @@ def find_the_same(standing, task):
 def test_detection_predicts_the_same_from_a_file(pictures, tmp_path):
     import onnx
 
-    task = detection_task("cascade_mask_rcnn", classes=3, min_size=160, max_size=320)
+    task = detection_task("mask_rcnn")
     checkpoint = write_task(task, tmp_path / "net.ckpt")
     assert main(["export", str(checkpoint), str(tmp_path / "net.onnx")]) == 0
-    find_the_same(as_task(open_exported(tmp_path / "net.onnx")), task)
     graph = onnx.load(tmp_path / "net.onnx").graph
     assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
     assert {"NonMaxSuppression", "RoiAlign"} <= {node.op_type for node in graph.node}
@@ -212,7 +211,10 @@ def test_detection_predicts_the_same_from_a_file(pictures, tmp_path):
     assert drawn_again.keys() == drawn.keys()
 
 
-@pytest.mark.parametrize(("detector", "name"), [("retinanet", "net.onnx"), ("faster_rcnn", "net.pt2")])
+@pytest.mark.parametrize(
+    ("detector", "name"),
+    [("retinanet", "net.onnx"), ("cascade_mask_rcnn", "net.onnx"), ("faster_rcnn", "net.pt2")],
+)
 def test_files_of_detectors_find_what_detectors_find(detector, name, tmp_path):
     task = detection_task(detector, classes=3, min_size=160, max_size=320)
     network, metadata = from_task(task)

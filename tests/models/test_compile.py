@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from _shorter import kinds, shorter
 from ctxvision.models import contextual, cotnet, rednet
 
 ALL = [name for family in (cotnet, rednet, contextual) for name in family.default_cfgs]
@@ -11,9 +12,7 @@ MICRO = [name for name in ALL if name.endswith("micro")]
 
 
 def network(name):
-    # more blocks of the same kind only take longer
-    shorter = {"depths": (1, 1, 2, 1)} | ({"contextual_blocks": (1, 1, 1, 1)} if "convnext" in name else {})
-    model = timm.create_model(name, num_classes=20, **shorter).eval()
+    model = timm.create_model(name, num_classes=20, **shorter(name)).eval()
     for key, parameter in model.named_parameters():  # what starts at zero would hide what lies behind it
         if "_offsets" in key:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -22,6 +21,13 @@ def network(name):
 
 def images(batch, size):
     return torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_kind_of_block_is_compiled(name):
+    found = kinds(timm.create_model(name))
+    assert found
+    assert kinds(network(name)) == found
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -67,11 +73,7 @@ def test_compiled_training_steps_equal_eager_ones(name):
 @pytest.mark.parametrize("name", MICRO)
 def test_compiled_by_inductor(name):
     torch.compiler.reset()
-    model = network(name)
-    if hasattr(model, "layer2"):  # the stages differ in their sizes alone, and each takes half a minute
-        model.layer2 = model.layer3 = model.layer4 = torch.nn.Identity()
-        model.fc = torch.nn.Identity()
-    model = model.to(memory_format=torch.channels_last)
+    model = network(name).to(memory_format=torch.channels_last)
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     with torch.no_grad():
         compiled(images(2, 64))

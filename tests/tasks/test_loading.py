@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from ctxvision.checkpoints import CheckpointError
+from _trained import write_classifier
+from ctxvision.checkpoints import CheckpointError, warm_start
 from ctxvision.data import DataSpec
 from ctxvision.tasks import ClassificationTask, load_task
 
@@ -52,6 +53,14 @@ def test_missing_and_folder(tmp_path):
         load_task(tmp_path / "none.ckpt")
     with pytest.raises(CheckpointError, match="is a folder; name a"):
         load_task(tmp_path)
+
+
+def test_run_folder_stands_for_its_best_checkpoint(tmp_path):
+    task = write_classifier(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    found = load_task(tmp_path / "run")
+    assert all(torch.equal(value, task.state_dict()[name]) for name, value in found.state_dict().items())
+    report = warm_start(found.model, tmp_path / "run")
+    assert str(report).startswith(f"{tmp_path / 'run'}: {len(task.model.state_dict())} tensors loaded")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 10_000, -1])

@@ -6,8 +6,10 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision.checkpoints.run_folder import checkpoint_of
+
 from .errors import UserError
-from .files import checkpoint_path, write_whole
+from .files import write_whole
 from .messages import note, quieten
 from .table import write_rows
 
@@ -38,13 +40,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         "models",
         metavar="MODEL",
         nargs="+",
-        type=checkpoint_path,
+        type=checkpoint_of,
         help="any network of timm or `ctxvision models`, local-dir:DIR, a run folder, a .ckpt, .onnx or .pt2 file",
     )
     add(
         "--against",
         metavar="MODEL",
-        type=checkpoint_path,
+        type=checkpoint_of,
         help="compare the others with this one at its fastest, such as resnet50",
     )
     add("--device", default="cpu", help="cpu (default), cuda, cuda:1")

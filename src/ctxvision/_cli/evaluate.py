@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision.checkpoints.run_folder import checkpoint_of
+
 from .errors import UserError
-from .files import checkpoint_path, write_whole
+from .files import write_whole
 from .kinds import add_task, kind_of, require_task
 from .messages import note, plural, quieten
 from .views import add_views, check_views
@@ -24,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        type=checkpoint_path,
+        type=checkpoint_of,
         help=".ckpt file or run folder of `ctxvision train`",
     )
     parser.add_argument("data", metavar="DATA", help="folder of images, or digits; see the page on data")

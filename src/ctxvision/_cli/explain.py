@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision.checkpoints.run_folder import checkpoint_of
+
 from .errors import UserError
-from .files import checkpoint_path
 from .folders import require_place, write_folder
 from .messages import note, plural, quieten
 
@@ -23,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        type=checkpoint_path,
+        type=checkpoint_of,
         help=".ckpt file or run folder of `ctxvision train`",
     )
     parser.add_argument(
@@ -44,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="CHECKPOINT",
-        type=checkpoint_path,
+        type=checkpoint_of,
         help="second network, .ckpt file or run folder, to compare",
     )
     parser.add_argument("--against_layer", metavar="NAME", help="its layer for Grad-CAM")

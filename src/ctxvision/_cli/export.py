@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision.checkpoints.run_folder import checkpoint_of
+
 from .errors import UserError
-from .files import checkpoint_path
 from .messages import note, plural, quieten
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        type=checkpoint_path,
+        type=checkpoint_of,
         help=".ckpt file or run folder of `ctxvision train`",
     )
     parser.add_argument("out", metavar="OUT", help=".onnx or .pt2 file to write")

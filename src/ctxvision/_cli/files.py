@@ -8,12 +8,6 @@ from pathlib import Path
 from .errors import UserError
 
 
-def checkpoint_path(word: str) -> str:
-    """Return the best checkpoint of a run folder, anything else as it is: the type of an argument."""
-    best = Path(word, "checkpoints", "best.ckpt")
-    return str(best) if best.is_file() else word
-
-
 def expand(words: Iterable[str], list_files: Callable[[str], list[str]], what: str = "images") -> list[str]:
     """Replace folders by the files below them.
 

@@ -8,9 +8,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from ctxvision.checkpoints.run_folder import checkpoint_of
+
 from .device import on_device
 from .errors import UserError
-from .files import checkpoint_path, expand, write_whole
+from .files import expand, write_whole
 from .kinds import add_task, kind_of, require_task, save_pictures
 from .messages import note, plural, quieten
 from .table import write_rows
@@ -25,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        type=checkpoint_path,
+        type=checkpoint_of,
         help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")

@@ -3,8 +3,9 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ctxvision.checkpoints.run_folder import checkpoint_of
+
 from .errors import UserError
-from .files import checkpoint_path
 from .messages import note, quieten
 
 
@@ -13,7 +14,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        type=checkpoint_path,
+        type=checkpoint_of,
         help=".ckpt file or run folder of `ctxvision train`",
     )
     parser.add_argument(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .error import CheckpointError, name_some
+from .run_folder import checkpoint_of
 
 _EMA_SECTIONS = ("state_dict_ema", "model_ema")
 _RAW_SECTIONS = ("state_dict", "model")
@@ -73,7 +74,7 @@ def read_state_dict(path: str | PathLike[str], *, ema: bool = True) -> dict[str,
 
 def read_contents(path: str | PathLike[str], *, ema: bool = True) -> Contents:
     """Like `read_state_dict`, and say which weights were taken."""
-    path = Path(path)
+    path = Path(checkpoint_of(path))
     if path.is_dir():
         raise CheckpointError(path, "is a folder; name the checkpoint file inside it")
     if not path.is_file():

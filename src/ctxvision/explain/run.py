@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ctxvision.checkpoints.run_folder import BEST
 from ctxvision.tasks.run_folder import read_settings
 
 from .error import ReportError
@@ -63,7 +64,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         if not (folder / "metrics.csv").is_file():
             return Run(path, (), {})
         return Run(path, _metrics(folder / "metrics.csv"), read_settings(folder, ReportError))
-    checkpoint = path / "checkpoints" / "best.ckpt"
+    checkpoint = path / BEST
     for file in (path / "metrics.csv", checkpoint):
         if not file.is_file():
             lacks = file.relative_to(path).as_posix()

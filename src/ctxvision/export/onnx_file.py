@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,8 @@ def export_onnx(
         OSError: it cannot be written.
     """
     # before minutes of tracing, and not as a fault of the network
-    import onnxruntime  # noqa: F401
-    import onnxscript  # noqa: F401
+    for name in ("onnxruntime", "onnxscript"):
+        import_module(name)
 
     inputs, outputs = names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()

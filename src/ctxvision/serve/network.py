@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ctxvision.data import DataSpec
-from ctxvision.explain import contextual_layers, is_contextual, read_run
+from ctxvision.explain import contextual_layers, is_contextual
 from ctxvision.export import open_exported
 from ctxvision.export.exported import SUFFIXES
 from ctxvision.tasks import ClassificationTask, load_task
@@ -105,7 +105,7 @@ def _open(path: str, device: str) -> Network:
         if exported.metadata.task != "classification":
             raise ServeError(f"{path}: its task is {exported.metadata.task}; only classifiers are served")
         return Network("", exported.metadata.model, DataSpec.from_dict(exported.metadata.data_spec), exported)
-    task = load_task(read_run(path).checkpoint if Path(path).is_dir() else path)
+    task = load_task(path)
     if not isinstance(task, ClassificationTask):
         raise ServeError(f"{path}: its task is {task.kind}; only classifiers are served")
     try:

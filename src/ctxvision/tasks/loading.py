@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ctxvision.checkpoints import CheckpointError
+from ctxvision.checkpoints.run_folder import checkpoint_of
 
 from .checkpoint_file import checksum_fits
 from .classification import ClassificationTask
@@ -27,13 +28,13 @@ def load_task(path: str | os.PathLike[str]) -> TrainingTask:
     inside. Code in the file is never run.
 
     Args:
-        path: a ``.ckpt`` file.
+        path: a ``.ckpt`` file, or a run folder, whose best checkpoint is taken.
 
     Raises:
         CheckpointError: missing, truncated, changed since it was written, not a checkpoint of this library, with
             code in it, or of a model that this version does not know.
     """
-    path = Path(path)
+    path = Path(checkpoint_of(path))
     checkpoint = _read(path)
     hparams, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if "ctxvision" not in checkpoint or not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
@@ -54,7 +55,7 @@ def read_progress(path: str | os.PathLike[str]) -> tuple[int | None, int | None]
     Raises:
         CheckpointError: it cannot be read.
     """
-    checkpoint = _read(Path(path))
+    checkpoint = _read(Path(checkpoint_of(path)))
     epoch, step = checkpoint.get("epoch"), checkpoint.get("global_step")
     return epoch + 1 if isinstance(epoch, int) else None, step if isinstance(step, int) else None
 

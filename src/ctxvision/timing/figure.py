@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from ctxvision.checkpoints.run_folder import BEST
+
 Row = Mapping[str, Any]
-_BEST = "/checkpoints/best.ckpt"  # in a run folder
 _INK, _FAINT, _GRID = "#222222", "#666666", "#e6e6e6"
 # Okabe and Ito, 2008: told apart with any colour vision
 _COLORS = {"torch": "#0072B2", "compile": "#D55E00", "onnx": "#009E73"}
@@ -106,7 +107,7 @@ def _label(row: Row, names: Mapping[str, str], with_batch: bool) -> str:
 
 def _short_names(rows: Sequence[Row]) -> dict[str, str]:
     """Shorten paths to as many of their last parts as tell them apart; runs are called by their folder."""
-    parts = {str(row["model"]): str(row["model"]).removesuffix(_BEST).split("/") for row in rows}
+    parts = {str(row["model"]): str(row["model"]).removesuffix(f"/{BEST}").split("/") for row in rows}
     for length in range(1, max(map(len, parts.values())) + 1):
         names = {model: "/".join(path[-length:]) for model, path in parts.items()}
         if len(set(names.values())) == len(names):

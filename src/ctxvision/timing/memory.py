@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,9 @@ def peak(file: str, size: int | None, device: str, dtype: str, layout: str, batc
     torch.set_num_threads(threads)
     where = torch.device(device)
     load_libraries(where)
-    # code counts as there before
-    if file.endswith(".onnx"):
-        import onnxruntime  # noqa: F401
-    elif file.endswith(".ckpt"):
-        import ctxvision.tasks  # noqa: F401
+    reader = {".onnx": "onnxruntime", ".ckpt": "ctxvision.tasks"}.get(Path(file).suffix.lower())
+    if reader:  # its code counts as there before
+        import_module(reader)
     _forget(where)
     before = high_water(where)
     # neither values nor counts change what inference needs

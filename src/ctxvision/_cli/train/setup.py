@@ -16,7 +16,6 @@ from ctxvision.recipes import load_recipe
 from ctxvision.tasks.training import TrainingTask
 
 from ..errors import UserError
-from ..files import checkpoint_path
 from ..messages import note
 from .batch_plan import BatchPlan
 from .checkpoint_io import RunCheckpointIO
@@ -55,7 +54,7 @@ def warm_start_task(task: TrainingTask, source: str, *, partial: bool) -> None:
     Raises:
         CheckpointError: they cannot be used.
     """
-    report = task.start_from(checkpoint_path(source), partial=partial)
+    report = task.start_from(source, partial=partial)
     if not rank_zero_only.rank:
         for line in str(report).splitlines():
             note(line)
