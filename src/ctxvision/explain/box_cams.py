@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 from ctxvision.tasks.detection import Detector
 
 from .grad_cam import GradCam, Score, look
@@ -88,7 +88,7 @@ def box_cams(
         raise ValueError(f"each box needs a label, got {len(places)} boxes and {len(wanted)} labels")
     layers = box_layers(model, image)
     chosen = find_layer(layers, layer) if layer is not None else None
-    with looking_at(model):
+    with evaluation_mode(model):
         (found,) = model([image])
     matches = [same_object(found, box, label) for box, label in zip(places, wanted, strict=True)]
     cams: list[BoxCam | None] = []
@@ -134,7 +134,7 @@ def _read_from(model: Detector, image: Tensor, layers: Sequence[MapLayer], score
     """Return the level of the pyramid on which a score depends most."""
     levels = [layer for layer in layers if _PYRAMID.fullmatch(layer.name)]
     maps: list[Tensor] = []
-    with torch.inference_mode(False), looking_at(model), torch.enable_grad():
+    with torch.inference_mode(False), evaluation_mode(model), torch.enable_grad():
         modules = [model.get_submodule(layer.name) for layer in levels]
         with hooks(modules, lambda _module, _inputs, output: maps.append(output)):
             (found,) = model([image.detach().clone().requires_grad_()])

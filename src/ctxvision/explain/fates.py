@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 
 from .funnel import FunnelStep, funnel_steps, is_contextual
 
@@ -82,7 +82,7 @@ def class_fates(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> F
     parts: list[tuple[np.ndarray, ...]] = []
     steps: list[FunnelStep] = []
     num_classes = model.context.num_classes
-    with looking_at(model):
+    with evaluation_mode(model):
         for images, targets in batches:
             if len(images):
                 steps = funnel_steps(model, model.forward_stages(images))

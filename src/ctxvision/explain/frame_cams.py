@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 from ctxvision.tasks.video import VideoTask
 
 from .grad_cam import look
@@ -72,7 +72,7 @@ def frame_cams(task: VideoTask, clip: Tensor, target: int | None = None, *, laye
         ('layer3', (4, 4, 4), (4, 64, 64))
     """
     model = ClipNetwork(task)
-    with looking_at(model):
+    with evaluation_mode(model):
         logits = model(clip)[0]
     chosen = int(logits.argmax()) if target is None else target
     if not 0 <= chosen < len(logits):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 from ctxvision.nn import ContextualOutput
 from ctxvision.tasks.class_set_recall import is_contextual, kept_classes
 
@@ -101,7 +101,7 @@ def class_funnel(model: nn.Module, images: Tensor, targets: Tensor | Sequence[in
     targets = torch.as_tensor(targets, device=images.device)
     if targets.shape != images.shape[:1]:
         raise ValueError(f"targets must be (B,) = ({len(images)},), got {tuple(targets.shape)}")
-    with looking_at(model):
+    with evaluation_mode(model):
         steps = funnel_steps(model, model.forward_stages(images))
     return [
         Funnel(int(target), int(steps[-1].kept[row, 0]), tuple(_view(step, row, int(target)) for step in steps))

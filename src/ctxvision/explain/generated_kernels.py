@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 from ctxvision.nn import CoTLayer, Involution2d
 
 from .layers import hooks
@@ -92,7 +92,7 @@ def generated_kernels(
                 f"{name!r} generates no kernels; this network's layers that do: {', '.join(known) or 'none'}"
             )
     names = known if layers is None else list(layers)
-    with looking_at(model), _watching(model, names) as seen:
+    with evaluation_mode(model), _watching(model, names) as seen:
         model(images)
     return [seen[name] for name in names if name in seen]
 

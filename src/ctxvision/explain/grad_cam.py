@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 
 from .funnel import funnel_steps, is_contextual
 from .layers import LayerError, MapLayer, find_layer, map_format, map_layers
@@ -78,7 +78,7 @@ def grad_cam(
     if score is not None:
         chosen = find_layer(layers, layer)
         return [_explain(model, image[None], chosen, score, None, None) for image in images]
-    with looking_at(model):
+    with evaluation_mode(model):
         output = model.forward_stages(images) if is_contextual(model) else None
         logits = model(images) if output is None else output.logits
     targets = _targets(classes, logits)
@@ -187,7 +187,7 @@ def _channels_first(map_or_gradient: Tensor, image_size: Sequence[int]) -> Tenso
 def _gradients_of_input_only(model: nn.Module) -> Any:
     """Spare the gradients of parameters: those that a training left there stay, and no new ones are computed."""
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    with looking_at(model):
+    with evaluation_mode(model):
         for p, _, _ in parameters:
             p.requires_grad_(False)
             p.grad = None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 from ctxvision.nn.contextual_conv import WeightOffsets
 
 from .funnel import is_contextual
@@ -91,7 +91,7 @@ def map_layers(model: nn.Module, images: Tensor) -> list[MapLayer]:
         elif found == "NHWC":
             sizes.setdefault(names[module], (output.shape[3], (output.shape[1], output.shape[2])))
 
-    with looking_at(model), hooks(list(names), note):
+    with evaluation_mode(model), hooks(list(names), note):
         model(images[:1])
     stages = {name: number for number, name in enumerate(_stage_ends(model, list(sizes)), _first_stage(model))}
     return [MapLayer(name, *shape, stages.get(name)) for name, shape in sizes.items()]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 from ctxvision.nn import ContextualConv2d
 from ctxvision.ops._geometry import as_pair
 
@@ -90,7 +90,7 @@ def bends(model: nn.Module, images: Tensor, layers: Sequence[str] | None = None)
     grids = pixel_grids(model, images)
     image = (int(images.shape[2]), int(images.shape[3]))
     found: dict[str, Bend] = {}
-    with looking_at(model), _watching(model, names) as watched:
+    with evaluation_mode(model), _watching(model, names) as watched:
         model(images)
     for name, seen in watched.items():
         layer: Any = model.get_submodule(name)
@@ -126,7 +126,7 @@ def bend_by_class(
     sums: dict[str, np.ndarray] = {}
     counts = np.zeros(0, np.int64)
     steps: dict[str, tuple[float, float]] = {}
-    with looking_at(model), _watching(model, names) as watched:
+    with evaluation_mode(model), _watching(model, names) as watched:
         for images, _ in batches:
             if not len(images):
                 continue

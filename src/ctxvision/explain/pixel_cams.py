@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 
 from .grad_cam import GradCam, look
 from .layers import MapLayer, find_layer, map_layers
@@ -60,7 +60,7 @@ def pixel_cams(
     """
     from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
 
-    with looking_at(model):
+    with evaluation_mode(model):
         logits = model(image[None])[0]
     predicted, count = logits.argmax(0).cpu(), len(logits)
     if classes is None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 from ctxvision.ops._geometry import as_pair
 
 from .layers import hooks
@@ -60,7 +60,7 @@ def pixel_grids(model: nn.Module, images: Tensor) -> dict[tuple[int, int], Pixel
             old.exact,
         )
 
-    with looking_at(model), hooks(list(model.modules()), follow):
+    with evaluation_mode(model), hooks(list(model.modules()), follow):
         model(images[:1])
     return grids
 

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 
 from .funnel import FunnelStep, funnel_steps, is_contextual
 
@@ -100,7 +100,7 @@ def collect_predictions(
     kept: dict[int, Tensor] = {}
     worst: list[tuple[float, int, Tensor]] = []
     start = num_classes = 0
-    with looking_at(model):
+    with evaluation_mode(model):
         for images, targets in batches:
             if not len(images):
                 continue

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 from ctxvision.tasks import ClassificationTask
 
 from .error import ReportError
@@ -119,7 +119,7 @@ def score_images(
     total_loss = 0.0
     start = num_classes = 0
     timer = _Timer(clock, task.device)
-    with looking_at(model):
+    with evaluation_mode(model):
         for images, targets in timer.loading(batches):
             with precision():
                 output = timer.answering(forward, images)

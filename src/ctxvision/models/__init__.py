@@ -1,7 +1,6 @@
 """The three families, registered with timm on import, and what their papers report."""
 
-from ctxvision.models._cost import count_macs
-from ctxvision.models._results import PaperResult, paper_result
+from ctxvision.models._figures import PaperResult, count_macs, paper_result
 from ctxvision.models.contextual import ContextualNet
 from ctxvision.models.cotnet import CoTNet
 from ctxvision.models.rednet import RedNet

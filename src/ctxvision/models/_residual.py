@@ -1,18 +1,17 @@
-"""What CoTNet and RedNet share: a bottleneck network of ResNet's shape that speaks timm's protocol.
+"""What CoTNet and RedNet share: a bottleneck network of ResNet's shape.
 
 Parameter names are timm's for ResNet: conv1, bn1, layer1 to layer4, fc.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers import DropPath, SelectAdaptivePool2d
 from timm.models import checkpoint_seq
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from ctxvision.models._pooling import make_pool
+from ctxvision.models._backbone import Backbone, drop_path_rates
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -98,16 +97,19 @@ def average_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Seq
     return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
 
-def drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
-    """Return the drop-path probability of each block, by stage, growing linearly from 0 to ``rate``."""
-    last, block, rates = max(sum(depths) - 1, 1), 0, []
-    for depth in depths:
-        rates.append([rate * (block + i) / last for i in range(depth)])
-        block += depth
-    return rates
+class Stage(nn.Sequential):
+    """Blocks in a row; ``grad_checkpointing`` recomputes each of them in the backward pass."""
+
+    grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(B, C', H', W')`` of the last block."""
+        recompute = self.grad_checkpointing and self.training
+        y: Tensor = checkpoint_seq(self, x) if recompute else super().forward(x)  # type: ignore[no-untyped-call]
+        return y
 
 
-class ResidualNet(nn.Module):
+class ResidualNet(Backbone):
     """Stem, four stages of bottlenecks, pooled linear classifier, with all of timm's protocol.
 
     Args:
@@ -130,6 +132,11 @@ class ResidualNet(nn.Module):
         ValueError: If an argument is out of range.
     """
 
+    layer1: Stage
+    layer2: Stage
+    layer3: Stage
+    layer4: Stage
+
     def __init__(
         self,
         stem: Stem,
@@ -147,22 +154,20 @@ class ResidualNet(nn.Module):
         drop_path_rate: float = 0.0,
         zero_init_last: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            num_classes,
+            in_chans,
+            drop_rate,
+            {"stem": r"^conv1|^bn1", "coarse": r"^layer(\d+)", "blocks": r"^layer(\d+)\.(\d+)"},
+        )
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
         if not len(depths) == len(planes) == 4 or min(*depths, *planes) < 1:
             raise ValueError(f"depths and planes must be four positive integers, got {depths} and {planes}")
-        self.num_classes, self.in_chans, self.drop_rate, self.grad_checkpointing = (
-            num_classes,
-            in_chans,
-            drop_rate,
-            False,
-        )
         self.conv1, self.bn1, self.maxpool = stem.conv, stem.norm, stem.pool
         self.act1 = nn.ReLU(inplace=True)
-        self.feature_info: list[dict[str, Any]] = []
         channels, net_stride, dilation = stem.channels, stem.stride, 1
-        rates = drop_path_rates(depths, drop_path_rate)
+        rates, strides = drop_path_rates(depths, drop_path_rate), []
         for stage in range(4):
             stride = 2 if net_stride < 4 or stage else 1
             if net_stride * stride > output_stride:
@@ -179,10 +184,10 @@ class ResidualNet(nn.Module):
                     )
                 )  # fmt: skip
                 channels = out_channels
-            self.add_module(LAYERS[stage], nn.Sequential(*blocks))
-            self.feature_info.append({"num_chs": channels, "reduction": net_stride, "module": LAYERS[stage]})
-        self.num_features = channels
-        self._set_head(global_pool, num_classes)
+            self.add_module(LAYERS[stage], Stage(*blocks))
+            strides.append(net_stride)
+        self._describe_stages(LAYERS, [width * expansion for width in planes], strides)
+        self.reset_classifier(num_classes, global_pool)
         self._init_weights(zero_init_last)
 
     def _init_weights(self, zero_init_last: bool) -> None:
@@ -192,96 +197,29 @@ class ResidualNet(nn.Module):
             elif zero_init_last and isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Return timm's patterns for layer-wise learning rates."""
-        return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+    @property
+    def stages(self) -> list[Stage]:
+        """Return the four stages; those that were pruned away are empty."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
 
-    def no_weight_decay(self) -> set[str]:
-        """Return the names that weight decay spares beyond norms and biases: none."""
-        return set()
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of storing it."""
-        self.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        """Return the classifier."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier; 0 classes return pooled features, ``global_pool=""`` the map itself."""
-        weight = next(self.parameters())
-        pool = self.global_pool.pool_type if global_pool is None else global_pool
-        self._set_head(pool, num_classes)
-        self.num_classes = num_classes
-        self.fc.to(device=weight.device, dtype=weight.dtype)
-        self.fc.train(self.training)
-
-    def _set_head(self, global_pool: str, num_classes: int) -> None:
-        self.global_pool = make_pool(global_pool, num_classes)
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
-
-    def _stage(self, name: str, x: Tensor) -> Tensor:
-        stage = self.get_submodule(name)
-        y: Tensor = checkpoint_seq(stage, x) if self.grad_checkpointing and self.training else stage(x)
-        return y
-
-    def _stem(self, x: Tensor) -> Tensor:
+    def stem(self, x: Tensor) -> Tensor:
+        """Return the features before the first stage, ``(B, C, H / 4, W / 4)``; H / 2 without max-pool."""
         y: Tensor = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         return y
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the features of the stages, strides 4, 8, 16, 32 (timm's protocol).
-
-        Args:
-            x: Images, ``(B, in_chans, H, W)``.
-            indices: The last n stages if an integer, these if a list, all if ``None``.
-            norm: Without effect, there is no final norm.
-            stop_early: Do not compute stages after the last wanted one.
-            output_fmt: Only ``"NCHW"``.
-            intermediates_only: Leave out the final features.
-
-        Returns:
-            The wanted features, or ``(final features, wanted features)``.
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        wanted, last = feature_take_indices(len(LAYERS), indices)
-        intermediates = []
-        x = self._stem(x)
-        for index, name in enumerate(LAYERS[: last + 1] if stop_early else LAYERS):
-            x = self._stage(name, x)
+    def _forward_stages(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
+        x, outputs = self.stem(x), []
+        for index, stage in enumerate(self.stages[:count]):
+            x = stage(x)
             if index in wanted:
-                intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages after the last wanted one, and the head (timm's protocol); return the wanted indices."""
-        wanted, last = feature_take_indices(len(LAYERS), indices)
-        for name in LAYERS[last + 1 :]:
-            setattr(self, name, nn.Sequential())
-        if last < len(LAYERS) - 1:
-            self.num_features = self.feature_info[last]["num_chs"]
-        if prune_head or last < len(LAYERS) - 1:
-            self.reset_classifier(0, "")
-        return list(wanted)
+                outputs.append(x)
+        return x, outputs
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's features, ``(B, num_features, H / 32, W / 32)``."""
-        x = self._stem(x)
-        for name in LAYERS:
-            x = self._stage(name, x)
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -295,3 +233,21 @@ class ResidualNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, ``(B, num_classes)``."""
         return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier; Identity if there is none."""
+        return self.fc
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names that weight decay spares beyond norms and biases: none."""
+        return set()
+
+    def _set_classifier(self, num_classes: int, pool: SelectAdaptivePool2d) -> None:
+        self.head_hidden_size, weight = self.num_features * pool.feat_mult(), next(self.parameters())
+        fc: nn.Module = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+        self.fc = fc.to(device=weight.device, dtype=weight.dtype).train(self.training)
+
+    def _remove_stages(self, count: int) -> None:
+        for name in LAYERS[count:]:
+            setattr(self, name, Stage())
+        self.reset_classifier(0, "")

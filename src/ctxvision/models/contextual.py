@@ -22,13 +22,13 @@ from timm.layers import DropPath, LayerNorm, LayerNorm2d, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ctxvision.models._config import default_cfg
-from ctxvision.models._contextual_net import ContextualNet, ContextualStage, Design, Trunk
-from ctxvision.models._residual import drop_path_rates, plain_shortcut
+from ctxvision.models._backbone import default_cfg, drop_path_rates
+from ctxvision.models._contextual_net import Blocks, ContextualNet, Design, keep_classes
+from ctxvision.models._residual import LAYERS, plain_shortcut
 from ctxvision.nn import ContextualConv2d
 from ctxvision.nn._checks import is_plain
 
-__all__ = ["ContextualNet"]
+__all__ = ["ContextualConvNeXt", "ContextualNet", "ContextualResNet"]
 
 
 class PointwiseMlp(nn.Module):
@@ -136,100 +136,190 @@ def _contextual_args(plan: Design, weight_hidden: int) -> dict[str, Any]:
     }
 
 
-def _plain_layers(modules: Sequence[tuple[str, nn.Module]]) -> list[nn.Module]:
+def _plain_layers(model: nn.Module) -> list[nn.Module]:
     """Return the layers that the plain network has as well; generators initialise themselves."""
-    container = nn.ModuleDict(dict(modules))
-    return [m for name, m in container.named_modules() if "_offsets" not in name]
+    return [m for name, m in model.named_modules() if "_offsets" not in name]
 
 
-def _convnext(
-    depths: Sequence[int],
-    dims: Sequence[int],
-    blocks: Sequence[int],
-    weight_hidden: int,
-    layer_scale: float,
-    plan: Design,
-    in_chans: int,
-    drop_path_rate: float,
-) -> Trunk:
-    """Return ConvNeXt's parts; ``blocks[i]`` of the blocks of a contextual stage are contextual."""
-    if not len(depths) == len(dims) == len(blocks) == 4 or min(*depths, *dims) < 1:
-        raise ValueError(
-            f"depths, dims and contextual_blocks must be four numbers, got {depths}, {dims}, {blocks}"
-        )
-    if any(not 1 <= count <= depth for count, depth in zip(blocks, depths, strict=True)):
-        raise ValueError(f"contextual_blocks must lie between 1 and depths {tuple(depths)}, got {tuple(blocks)}")
-    if plan.extra_input:
-        raise ValueError("extra_input is the ablation of contextual_resnet50; ConvNeXt does not build it")
-    stages, rates = nn.ModuleList(), drop_path_rates(depths, drop_path_rate)
-    for i, (depth, width) in enumerate(zip(depths, dims, strict=True)):
-        bent = _contextual_blocks(depth, blocks[i]) if _bends(plan, i + 1) else set()
-        kernel: dict[str, Any] = {"kernel_size": 7, "padding": 3, "groups": width}
-        stage = [
-            ContextualNeXtBlock(
-                ContextualConv2d(width, width, **kernel, **_contextual_args(plan, weight_hidden))
-                if index in bent
-                else nn.Conv2d(width, width, **kernel),
-                width,
-                rates[i][index],
-                layer_scale,
+class ConvNeXtStage(nn.Module):
+    """Downsampling, then blocks that all see the same prior."""
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = Blocks(blocks)
+
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Whether each block is computed again in the backward pass."""
+        return self.blocks.grad_checkpointing
+
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, enable: bool) -> None:
+        self.blocks.grad_checkpointing = enable
+
+    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
+        """Return ``(B, C', H / 2, W / 2)``, in the first stage ``(B, C, H, W)``, under the prior ``(B, d)``."""
+        y: Tensor = self.blocks(self.downsample(x), prior)
+        return y
+
+
+class ContextualConvNeXt(ContextualNet):
+    """ConvNeXt with contextual 7x7 depthwise convolutions.
+
+    Args:
+        depths: Blocks per stage.
+        dims: Channels per stage.
+        contextual_blocks: How many blocks of a contextual stage are contextual.
+        weight_hidden: Width inside the generator of weight offsets.
+        ls_init_value: Start of the layer scale.
+        num_classes: Classes; 0 returns pooled features, and the funnel keeps ``context_classes`` classes.
+        in_chans: Channels of the image.
+        global_pool: timm's pooling type, ``""`` for none.
+        drop_rate: Dropout before the head.
+        drop_path_rate: Stochastic depth of the last block; earlier ones less, linearly.
+        **design: Fields of `Design`.
+
+    Raises:
+        TypeError: If the design has no such field.
+        ValueError: If an argument is out of range, or the design contradicts itself.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        dims: Sequence[int],
+        contextual_blocks: Sequence[int] = (1, 1, 3, 1),
+        weight_hidden: int = 24,
+        ls_init_value: float = 1e-6,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        **design: Any,
+    ) -> None:
+        if not len(depths) == len(dims) == len(contextual_blocks) == 4 or min(*depths, *dims) < 1:
+            raise ValueError(
+                "depths, dims and contextual_blocks must be four numbers, "
+                f"got {depths}, {dims}, {contextual_blocks}"
             )
-            for index in range(depth)
-        ]
-        down = nn.Sequential(LayerNorm2d(dims[i - 1]), nn.Conv2d(dims[i - 1], width, 2, 2)) if i else nn.Identity()
-        stages.append(ContextualStage(down, stage))
-    stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], 4, 4), LayerNorm2d(dims[0]))
-    for layer in _plain_layers([("stem", stem), ("stages", stages)]):
-        if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d):
-            trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return Trunk(
-        stem=[("stem", stem)], stages=[("stages", stages)], channels=(dims[0], *dims), norm=LayerNorm2d(dims[-1]),
-        matcher={
-            "stem": r"^stem",
-            "coarse": r"^stages\.(\d+)",
-            "blocks": [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)],
-        },
-    )  # fmt: skip
+        if any(not 1 <= count <= depth for count, depth in zip(contextual_blocks, depths, strict=True)):
+            raise ValueError(
+                f"contextual_blocks must lie between 1 and depths {tuple(depths)}, got {tuple(contextual_blocks)}"
+            )
+        plan = Design.of(**design)
+        if plan.extra_input:
+            raise ValueError("extra_input is the ablation of contextual_resnet50; ConvNeXt does not build it")
+        blocks = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        super().__init__(
+            num_classes, in_chans, drop_rate, {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": blocks}
+        )
+        stages, rates = nn.ModuleList(), drop_path_rates(depths, drop_path_rate)
+        for i, (depth, width) in enumerate(zip(depths, dims, strict=True)):
+            bent = _contextual_blocks(depth, contextual_blocks[i]) if _bends(plan, i + 1) else set()
+            kernel: dict[str, Any] = {"kernel_size": 7, "padding": 3, "groups": width}
+            stage = [
+                ContextualNeXtBlock(
+                    ContextualConv2d(width, width, **kernel, **_contextual_args(plan, weight_hidden))
+                    if index in bent
+                    else nn.Conv2d(width, width, **kernel),
+                    width,
+                    rates[i][index],
+                    ls_init_value,
+                )
+                for index in range(depth)
+            ]
+            down = (
+                nn.Sequential(LayerNorm2d(dims[i - 1]), nn.Conv2d(dims[i - 1], width, 2, 2))
+                if i
+                else nn.Identity()
+            )
+            stages.append(ConvNeXtStage(down, stage))
+        self.stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], 4, 4), LayerNorm2d(dims[0]))  # type: ignore[method-assign]
+        self.stages = stages  # type: ignore[assignment, misc]
+        for layer in _plain_layers(self):
+            if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d):
+                trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        paths = [f"stages.{i}" for i in range(4)]
+        self._add_head(plan, paths, (dims[0], *dims), LayerNorm2d(dims[-1]), global_pool)
 
 
 def _seventh(width: int) -> int:
     return max(8, round(width / 56) * 8)
 
 
-def _resnet(
-    depths: Sequence[int], planes: Sequence[int], plan: Design, in_chans: int, drop_path_rate: float
-) -> Trunk:
-    """Return ResNet's parts; every block of a contextual stage is contextual."""
-    if not len(depths) == len(planes) == 4 or min(*depths, *planes) < 1:
-        raise ValueError(f"depths and planes must be four positive integers, got {depths} and {planes}")
-    stages: list[tuple[str, nn.Module]] = []
-    channels, rates = [planes[0]], drop_path_rates(depths, drop_path_rate)
-    for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
-        blocks = nn.ModuleList()
-        for index in range(depth):
-            stride, in_channels = (2 if i and index == 0 else 1), channels[-1] if index == 0 else 4 * width
-            if _bends(plan, i + 1):
-                args = _contextual_args(plan, _seventh(width))
-                conv2: nn.Module = ContextualConv2d(width, width, 3, stride, 1, bias=False, **args)
-            else:
-                conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-            shortcut = plain_shortcut(in_channels, 4 * width, stride) if index == 0 else None
-            extra = plan.dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
-            blocks.append(ContextualBottleneck(in_channels, width, conv2, shortcut, rates[i][index], extra))
-        stages.append((f"layer{i + 1}", blocks))
-        channels.append(4 * width)
-    stem: list[tuple[str, nn.Module]] = [
-        ("conv1", nn.Conv2d(in_chans, planes[0], 7, 2, 3, bias=False)), ("bn1", nn.BatchNorm2d(planes[0])),
-        ("act1", nn.ReLU(inplace=True)), ("maxpool", nn.MaxPool2d(3, 2, 1)),
-    ]  # fmt: skip
-    for layer in _plain_layers([*stem, *stages]):
-        if isinstance(layer, nn.Conv2d | ContextualConv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(layer, ContextualBottleneck):
-            nn.init.zeros_(layer.bn3.weight)
-    matcher = {"stem": r"^conv1|^bn1", "coarse": r"^layer(\d+)", "blocks": r"^layer(\d+)\.(\d+)"}
-    return Trunk(stem, stages, channels, norm=None, matcher=matcher)
+class ContextualResNet(ContextualNet):
+    """ResNet with contextual 3x3 convolutions in all blocks of the contextual stages.
+
+    Args:
+        depths: Blocks per stage.
+        planes: ResNet's base width per stage.
+        num_classes, in_chans, global_pool, drop_rate, drop_path_rate: As in `ContextualConvNeXt`.
+        **design: Fields of `Design`.
+
+    Raises:
+        TypeError: If the design has no such field.
+        ValueError: If an argument is out of range, or the design contradicts itself.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        planes: Sequence[int] = (64, 128, 256, 512),
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        **design: Any,
+    ) -> None:
+        if not len(depths) == len(planes) == 4 or min(*depths, *planes) < 1:
+            raise ValueError(f"depths and planes must be four positive integers, got {depths} and {planes}")
+        plan = Design.of(**design)
+        super().__init__(
+            num_classes,
+            in_chans,
+            drop_rate,
+            {"stem": r"^conv1|^bn1", "coarse": r"^layer(\d+)", "blocks": r"^layer(\d+)\.(\d+)"},
+        )
+        stages, channels, rates = [], [planes[0]], drop_path_rates(depths, drop_path_rate)
+        for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
+            blocks = Blocks()
+            for index in range(depth):
+                stride, in_channels = (2 if i and index == 0 else 1), channels[-1] if index == 0 else 4 * width
+                if _bends(plan, i + 1):
+                    args = _contextual_args(plan, _seventh(width))
+                    conv2: nn.Module = ContextualConv2d(width, width, 3, stride, 1, bias=False, **args)
+                else:
+                    conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+                shortcut = plain_shortcut(in_channels, 4 * width, stride) if index == 0 else None
+                extra = plan.dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
+                blocks.append(ContextualBottleneck(in_channels, width, conv2, shortcut, rates[i][index], extra))
+            stages.append(blocks)
+            channels.append(4 * width)
+        self.conv1 = nn.Conv2d(in_chans, planes[0], 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes[0])
+        self.act1 = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        for layer in _plain_layers(self):
+            if isinstance(layer, nn.Conv2d | ContextualConv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(layer, ContextualBottleneck):
+                nn.init.zeros_(layer.bn3.weight)
+        self._add_head(plan, LAYERS, channels, None, global_pool)
+
+    @property
+    def stages(self) -> list[Blocks]:
+        """Return the four stages; those that were pruned away are empty."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Return the features before the first stage, ``(B, C, H / 4, W / 4)``."""
+        y: Tensor = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        return y
 
 
 _cfg = partial(
@@ -252,60 +342,26 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _keep_classes(state_dict: dict[str, Tensor], model: ContextualNet) -> dict[str, Tensor]:
-    """Load the class embeddings even where timm, loading only features, throws the classifier away.
-
-    The features depend on them. A network without a classifier has no number of classes of its own and takes that
-    of the weights; for a classifier of another number they do not fit, and timm is right.
-    """
-    table = state_dict.get("context.embedding.weight")
-    if table is None or model.context is None:
-        return state_dict
-    if model.num_classes == 0 and table.shape[0] != model.context.num_classes:
-        model.context.reset(table.shape[0])
-    if table.shape == model.context.embedding.weight.shape:
-        model.context.embedding.weight.data.copy_(table)
-    return state_dict
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> ContextualNet:
+def _create(
+    network: type[ContextualConvNeXt] | type[ContextualResNet], variant: str, pretrained: bool, **kwargs: Any
+) -> ContextualNet:
     if not kwargs.get("stages", Design().stages) or not kwargs.get("prior", Design().prior):
         # without classes to weigh the classifier is a linear layer
         overlay = {"classifier": "fc", **(kwargs.get("pretrained_cfg_overlay") or {})}
         kwargs["pretrained_cfg_overlay"] = overlay
     model: ContextualNet = build_model_with_cfg(
-        ContextualNet,
+        network,
         variant,
         pretrained,
-        pretrained_filter_fn=_keep_classes,
+        pretrained_filter_fn=keep_classes,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **kwargs,
     )
     return model
 
 
-def _create_convnext(
-    variant: str,
-    pretrained: bool,
-    depths: Sequence[int],
-    dims: Sequence[int],
-    contextual_blocks: Sequence[int] = (1, 1, 3, 1),
-    weight_hidden: int = 24,
-    ls_init_value: float = 1e-6,
-    **kwargs: Any,
-) -> ContextualNet:
-    trunk = partial(_convnext, depths, dims, contextual_blocks, weight_hidden, ls_init_value)
-    return _create(variant, pretrained, trunk=trunk, **kwargs)
-
-
-def _create_resnet(
-    variant: str,
-    pretrained: bool,
-    depths: Sequence[int],
-    planes: Sequence[int] = (64, 128, 256, 512),
-    **kwargs: Any,
-) -> ContextualNet:
-    return _create(variant, pretrained, trunk=partial(_resnet, depths, planes), **kwargs)
+_create_convnext = partial(_create, ContextualConvNeXt)
+_create_resnet = partial(_create, ContextualResNet)
 
 
 @register_model

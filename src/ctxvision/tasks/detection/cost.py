@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from ctxvision.models._mode import looking_at
+from ctxvision.models._figures import evaluation_mode
 
 from .cascade import CascadeRoIHeads
 from .detector import Detector
@@ -33,7 +33,7 @@ def count_detector_macs(
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
 
-    with looking_at(detector), FlopCounterMode(display=False) as counter:
+    with evaluation_mode(detector), FlopCounterMode(display=False) as counter:
         pyramid = list(network.backbone(zeros(1, detector.in_chans, *size)).values())
         width = pyramid[0].shape[1]
         if not detector.has_background:
