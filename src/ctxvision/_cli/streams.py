@@ -79,8 +79,11 @@ def lasting() -> Iterator[Streams]:
     try:
         yield streams
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        for stream, old in zip((sys.stdout, sys.stderr), before, strict=True):
+            if old is None:
+                stream.close()
+            else:
+                stream.flush()
         sys.stdout, sys.stderr = before
 
 
