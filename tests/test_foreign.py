@@ -12,9 +12,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from _hostile import CLASSES, FILES, assert_plain, cells, hidden, name_in
 from ctxvision._cli import messages, models, streams
+from ctxvision._cli.kinds import save_pictures
 from ctxvision._cli.table import write_rows
 from ctxvision.cli import main
 from ctxvision.foreign import csv_text, file_name, json_text, markdown, markdown_block, markdown_code, visible
@@ -149,6 +151,13 @@ def test_names_of_files_stay_in_their_folder(text):
     assert not set(name) & set('<>:"/\\|?*')
     assert name[-1] not in ". "
     assert not PureWindowsPath(name).is_reserved() if sys.version_info < (3, 13) else not os.path.isreserved(name)
+
+
+def test_pictures_of_files_with_long_names(tmp_path):
+    for stem in ("長" * 82, "长" * 82, "a" * 250, "猫"):
+        (path,) = save_pictures(tmp_path, f"{stem}.png", {".overlay.png": Image.new("L", (1, 1))}, taken := set())
+        assert stem.startswith(*taken)
+        assert Path(path).is_file()
 
 
 def test_names_of_files_are_those_of_people():

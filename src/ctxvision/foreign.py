@@ -123,6 +123,6 @@ def file_name(text: object) -> str:
 
     Letters of every script stay, and so does what names are usually made of; all else becomes ``-``.
     """
-    name = re.sub(r"[^\w.,+=@() -]+", "-", str(text)).strip(". -") or "unnamed"
+    name = re.sub(r"[^\w.,+=@()# -]+", "-", str(text)).strip(". -") or "unnamed"
     name = name.encode("utf-8", "ignore")[:_NAME_BYTES].decode("utf-8", "ignore").strip(". ")
     return f"_{name}" if _RESERVED.fullmatch(name) else name

@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from ctxvision.checkpoints import CheckpointError
+from ctxvision.foreign import file_name
 from ctxvision.tasks.checkpoint_file import remove_parts
 from ctxvision.tasks.loading import require_readable
 from ctxvision.tasks.run_folder import read_rows
@@ -141,5 +142,5 @@ def _say(line: str) -> None:
 
 def _numbered(config: TrainConfig) -> Path:
     """Name the first free of runs/MODEL-DATA-1, -2 and so on."""
-    name = f"{config.model}-{Path(config.data).resolve().name}"
+    name = file_name(f"{config.model}-{Path(config.data).resolve().name}")
     return next(folder for n in itertools.count(1) if not (folder := Path("runs") / f"{name}-{n}").exists())
