@@ -74,7 +74,7 @@ class Environment:
             "packages": {name: _version(name) for name in _PACKAGES},
             "system": platform.platform(),
             **_machine(trainer),
-            "settings": dict(settings),
+            "settings": {k: _without_password(v) if isinstance(v, str) else v for k, v in settings.items()},
         }
         text = json_text([*entries, entry], indent=1, ensure_ascii=False)
         write_whole(folder / NAME, text + "\n")
