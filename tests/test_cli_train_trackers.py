@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ctxvision._cli.errors import UserError
 from ctxvision._cli.train import trackers
 from ctxvision.cli import main
 
@@ -167,11 +166,14 @@ def test_default_is_tensorboard_where_it_is_installed(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"wandb": 1}'])
-def test_damaged_names_of_runs(text):
+def test_damaged_names_of_runs_begin_new_ones(text, capsys):
     Path("run").mkdir()
     Path("run/trackers.json").write_text(text)
-    with pytest.raises(UserError, match=r"trackers\.json: .*remove it to be tracked as new runs"):
-        trackers.Trackers(["trackio"], Path("run"), {})
+    trackers.Trackers(["csv"], Path("run"), {})
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the trackers begin new runs, and is kept as run/trackers-damaged-1.json" in said
+    assert Path("run/trackers-damaged-1.json").read_text() == text
 
 
 @pytest.mark.parametrize(

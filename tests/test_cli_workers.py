@@ -1,12 +1,16 @@
 """How many processes decode images for `evaluate`, `report` and `predict`."""
 
 import os
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ctxvision._cli import data
 from ctxvision._cli.workers import workers_for
+from ctxvision.data.epoch_data import _leave_signals
 
 
 @pytest.mark.parametrize(
@@ -33,3 +37,22 @@ def test_digits_need_none_and_what_is_asked_for_counts(monkeypatch, source, aske
     spec = SimpleNamespace(fingerprint="x")
     data.open_for_evaluation(source, spec, None, batch_size=32, workers=asked, strict=False)
     assert set(opened) == {expected}
+
+
+class Slow(torch.utils.data.Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return index
+
+
+def test_signals_to_workers_are_left_to_the_main_process():
+    loader = torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=_leave_signals)
+    batches = iter(loader)
+    next(batches)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1):
+        os.kill(batches._workers[0].pid, number)
+    assert len(list(batches)) == 19
+    assert not batches._workers[0].is_alive()

@@ -1,7 +1,6 @@
 """The command ``ctxvision``."""
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import NoReturn
 from ._cli import benchmark, convert, evaluate, explain, export, models, predict, publish, recipes, report, serve
 from ._cli.errors import UserError
 from ._cli.messages import debugging, note
+from ._cli.streams import lasting
 from ._cli.train import command as train
 from ._version import __version__
 
@@ -43,20 +43,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     A mistake is reported in one line on stderr; CTXVISION_DEBUG=1 shows the traceback.
     """
     words = _with_underscores(sys.argv[1:] if argv is None else list(argv))
-    if hasattr(sys.stdout, "reconfigure"):
-        # names of files need not be valid UTF-8
-        sys.stdout.reconfigure(errors="surrogateescape")
+    with lasting() as streams:
+        code = _run(words)
+        lost = streams.lost()
+        if lost is None or code or words[:1] == ["train"]:  # whose results are in its folder
+            return code
+        if not streams.is_gone(lost):
+            note(f"error: the output cannot be written ({(lost.strerror or str(lost)).lower()})")
+        return 1
+
+
+def _run(words: list[str]) -> int:
     try:
-        code = _dispatch(words)
-        sys.stdout.flush()
-        return code
+        return _dispatch(words)
     except KeyboardInterrupt:
         note("interrupted")
         return 130
-    except BrokenPipeError:
-        # what reads our output has seen enough; Python would complain once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         if debugging():
             raise

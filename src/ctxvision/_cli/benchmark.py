@@ -1,7 +1,6 @@
 """``ctxvision benchmark``: how fast networks are, against each other in the same run."""
 
 import os
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from ctxvision.checkpoints.run_folder import checkpoint_of
 
 from .errors import UserError
 from .files import write_whole
-from .messages import note, quieten
+from .messages import note, quieten, say_all
 from .table import write_rows
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def run(args: Namespace) -> int:
     )
     timed = [row for row in rows if not row["error"]]
     heads = _HEADS | ({"ratio": f"× {args.against}"} if args.against else {})
-    sys.stdout.write(write_rows([_shown(row) for row in timed], heads, "table") if timed else "")
+    say_all(write_rows([_shown(row) for row in timed], heads, "table") if timed else "")
     if args.csv:
         write_whole(args.csv, write_rows(rows, dict.fromkeys(COLUMNS, ""), "csv"))
     if args.json:

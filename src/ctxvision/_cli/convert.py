@@ -2,6 +2,8 @@
 
 from argparse import ArgumentParser, Namespace
 
+from .messages import say
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
@@ -18,5 +20,5 @@ def run(args: Namespace) -> int:
     """Convert one file; see `ctxvision convert --help`."""
     from ctxvision.checkpoints import convert
 
-    print(convert(args.source, args.destination, args.model, ema=not args.no_ema, overwrite=args.overwrite))
+    say(convert(args.source, args.destination, args.model, ema=not args.no_ema, overwrite=args.overwrite))
     return 0

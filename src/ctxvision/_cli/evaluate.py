@@ -1,6 +1,5 @@
 """``ctxvision evaluate``: how good the answers of a checkpoint are on a data set."""
 
-import json
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
@@ -9,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.foreign import json_text, visible
 
 from .errors import UserError
 from .files import write_whole
 from .kinds import add_task, kind_of, require_task
-from .messages import note, plural, quieten
+from .messages import column, note, plural, quieten, say
 from .views import add_views, check_views
 from .workers import add_workers
 
@@ -137,13 +137,13 @@ def _run_other(task: Any, args: Namespace) -> int:
             task.to(fabric.device), read_run(args.checkpoint), args.data, args.split, args.worst, args
         )
     for line in scored.lines:
-        print(line)
+        say(line)
     if args.json:
         write_whole(args.json, as_json(scored.numbers))
     if args.html:
         write_whole(args.html, scored.page)
     if args.results:
-        write_whole(args.results, json.dumps(scored.results) + "\n")
+        write_whole(args.results, json_text(scored.results) + "\n")
     if scored.bad:
         note(f"skipped {plural(scored.bad, 'bad file')}, not counted above")
     return 0
@@ -177,7 +177,7 @@ def as_json(numbers: Mapping[str, Any]) -> str:
     """Write one line for each entry, and of lists one for each element: a matrix stays a matrix."""
 
     def written(value: object) -> str:
-        return json.dumps(value, allow_nan=False)
+        return json_text(value, allow_nan=False)
 
     def entry(name: str, value: object) -> str:
         if isinstance(value, list) and any(isinstance(element, list | dict) for element in value):
@@ -190,35 +190,35 @@ def as_json(numbers: Mapping[str, Any]) -> str:
 
 
 def _print(report: Mapping[str, Any]) -> None:
-    width = max(len("class"), *(len(row["name"]) for row in report["classes"]))
-    print(f"{'class':{width}}  images   top-1  precision  most often taken for")
+    width = column(["class", *(row["name"] for row in report["classes"])])
+    say(f"{'class':{width}}  images   top-1  precision  most often taken for")
     for row in report["classes"]:
         rival = f"{row['confused_with']} ({row['confused_images']})" if row["confused_images"] else "–"
         top1, precision = (_share(row[name]) for name in ("top1", "precision"))
-        print(f"{row['name']:{width}}  {row['images']:6}  {top1:>7}  {precision:>9}  {rival}")
+        say(f"{visible(row['name']):{width}}  {row['images']:6}  {top1:>7}  {precision:>9}  {rival}")
     for stage in (report["funnel"] or {"stages": ()})["stages"]:
         what = (
             f"true class considered {_share(stage['recall'])}, kept {_share(stage['survived'] / report['images'])}"
         )
-        print(f"{stage['name']}: {stage['scored']} classes, {what}")
+        say(f"{stage['name']}: {stage['scored']} classes, {what}")
     speed = report["throughput"]
     rates = [
         f"{speed[name]['images_per_second']:.4g} images/s {words}"
         for name, words in (("with_decoding", "with decoding"), ("network", "of the network alone"))
         if speed[name]
     ]
-    print(f"{', '.join(rates)} (this run, {speed['device']}, precision {speed['precision']})")
+    say(f"{', '.join(rates)} (this run, {speed['device']}, precision {speed['precision']})")
     low, high = map(_share, report["top1_interval95"])
     temperature = f", temperature {report['funnel']['temperature']:.4g}" if report["funnel"] else ""
-    print(
+    say(
         f"loss {report['loss']:.4f}, calibration error (ECE) {_share(report['calibration']['ece'])}, "
         f"95% interval of top-1 {low} to {high}{temperature}"
     )
     if report["imagenet_real"]:
         real = report["imagenet_real"]
-        print(f"ImageNet-ReaL {_share(real['top1'])} of {real['images']} images, {real['skipped']} have no label")
+        say(f"ImageNet-ReaL {_share(real['top1'])} of {real['images']} images, {real['skipped']} have no label")
     top5 = "" if report["top5"] is None else f", top-5 {report['top5']:.2%}"
-    print(f"top-1 {report['top1']:.2%}{top5} of {report['images']} images ({report['split']} of {report['data']})")
+    say(f"top-1 {report['top1']:.2%}{top5} of {report['images']} images ({report['split']} of {report['data']})")
 
 
 def _share(value: float | None) -> str:

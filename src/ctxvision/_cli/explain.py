@@ -1,16 +1,16 @@
 """``ctxvision explain``: what a trained network looked at."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.foreign import json_text
 
 from .errors import UserError
 from .folders import require_place, write_folder
-from .messages import note, plural, quieten
+from .messages import note, plural, quieten, say
 
 if TYPE_CHECKING:
     from ctxvision.explain.explanation import Against, Subject
@@ -131,12 +131,12 @@ def run(args: Namespace) -> int:
 def finish(args: Namespace, pictures: Sequence["Picture"], numbers: dict[str, Any], page: str, count: int) -> int:
     """Write the folder, print the path of the page, and return the exit code."""
     files = {f"figures/{picture.file}": picture.data for picture in pictures}
-    files["explain.json"] = _bytes(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
-    files["explain.html"] = _bytes(page)
+    files["explain.json"] = (json_text(numbers, indent=1, allow_nan=False) + "\n").encode()
+    files["explain.html"] = page.encode()
     write_folder(args.out, files)
     if numbers["bad_images"]:
         note(f"skipped {plural(len(numbers['bad_images']), 'bad image')} of {count}")
-    print(Path(args.out) / "explain.html")
+    say(Path(args.out) / "explain.html")
     return 0
 
 
@@ -242,7 +242,3 @@ def _open_data(args: Namespace, task: "ClassificationTask") -> Any:
                 yield images.to(task.device, memory_format=task.memory_format), targets.to(task.device)
 
     return batches
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")  # names of files need not be valid UTF-8

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ctxvision.checkpoints.run_folder import checkpoint_of
 
 from .errors import UserError
-from .messages import note, plural, quieten
+from .messages import note, plural, quieten, say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,8 +96,8 @@ def run(args: Namespace) -> int:
         way = "leaving out --dynamic-size" if args.dynamic_size and task.kind != "segmentation" else "--fixed-size"
         raise UserError(f"{error}; {way} exports for {_size(task)} alone") from error
     size = out.stat().st_size / 1e6
-    print(f"largest difference to torch {difference:.1e} of the largest {_OUTPUTS.get(task.kind, 'logit')}")
-    print(f"{out} ({size:.1f} MB)")
+    say(f"largest difference to torch {difference:.1e} of the largest {_OUTPUTS.get(task.kind, 'logit')}")
+    say(f"{out} ({size:.1f} MB)")
     return 0
 
 
@@ -142,8 +142,8 @@ def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", arg
     scores["int8"] = _accuracy(open_exported(out), held_out)
     right = {name: f"{hits / count:.2%}" for name, (hits, count) in scores.items()}
     count = scores["int8"][1]
-    print(f"top-1 of {plural(count, 'validation image')}: {right['int8']} int8, {right['float32']} float32")
-    print(f"{before:.1f} MB as float32")
+    say(f"top-1 of {plural(count, 'validation image')}: {right['int8']} int8, {right['float32']} float32")
+    say(f"{before:.1f} MB as float32")
     for data in (held_out, training):
         if data.bad_images:
             note(f"skipped {plural(len(data.bad_images), 'bad image')} of {args.int8}")

@@ -44,7 +44,7 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         # links stay links: what they point to is replaced
         target = path.resolve()
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=target.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=target.parent)
         try:
             data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
             with os.fdopen(handle, "wb") as file:
@@ -58,6 +58,24 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
             raise
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+
+
+def keep_aside(path: Path) -> str:
+    """Give a damaged file, or what else has its name, the name ``NAME-damaged-1.SUFFIX`` or the next that is free.
+
+    Returns:
+        What to say about it, to be added to a sentence: nothing where there is no such file.
+    """
+    if not os.path.lexists(path):
+        return ""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.stem}-damaged-{number}{path.suffix}")):
+        number += 1
+    try:
+        path.rename(aside)
+    except OSError as error:
+        return f", and cannot be kept as {aside} ({(error.strerror or str(error)).lower()})"
+    return f", and is kept as {aside}"
 
 
 def _umask() -> int:

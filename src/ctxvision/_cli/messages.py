@@ -1,16 +1,39 @@
-"""What the commands say beside their results, always on stderr."""
+"""What the commands say: results on stdout, all else on stderr; names of others are shown as `visible` does."""
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable
+
+from ctxvision.foreign import visible
+
+_WIDEST = 60  # of a column, in characters: one long name must not push all others off the screen
 
 
 def note(message: str) -> None:
-    """Say something that the user should know."""
+    """Say something that the user should know, in one line on stderr; if nobody reads it, it is lost."""
     # one write, so that the lines of several processes do not mix
-    sys.stderr.write(f"ctxvision: {message}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"ctxvision: {visible(message)}\n")
+        sys.stderr.flush()
+
+
+def say(line: object) -> None:
+    """Write one line of a result to stdout."""
+    sys.stdout.write(f"{visible(line)}\n")
+    sys.stdout.flush()
+
+
+def say_all(text: str) -> None:
+    """Write lines to stdout; a terminal gets nothing that would steer it, a file or a pipe gets every byte."""
+    sys.stdout.write(visible(text, lines=True) if sys.stdout.isatty() else text)
+
+
+def column(texts: Iterable[object]) -> int:
+    """Return the width of a column of texts that `visible` shows."""
+    return min(max((len(visible(text)) for text in texts), default=0), _WIDEST)
 
 
 def plural(count: int, noun: str) -> str:

@@ -1,11 +1,11 @@
 """``ctxvision models``: the networks of this library."""
 
 import fnmatch
-import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from .errors import UserError
+from .messages import say_all
 from .table import write_rows
 
 COLUMNS = {
@@ -31,7 +31,7 @@ def run(args: Namespace) -> int:
     names = [n for n in our_models() if fnmatch.fnmatch(n, args.pattern) or args.pattern in n]
     if not names:
         raise UserError(f"no model matches {args.pattern!r}; `ctxvision models` lists all")
-    sys.stdout.write(write_rows([_describe(name) for name in names], COLUMNS, args.format))
+    say_all(write_rows([_describe(name) for name in names], COLUMNS, args.format))
     return 0
 
 

@@ -1,20 +1,17 @@
 """``ctxvision predict``: what a network says about images or videos: classes, objects, classes of pixels."""
 
-import csv
-import io
-import json
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.foreign import csv_text, json_text, visible
 
 from .device import on_device
 from .errors import UserError
 from .files import expand, write_whole
 from .kinds import add_task, kind_of, require_task, save_pictures
-from .messages import note, plural, quieten
+from .messages import column, note, plural, quieten, say_all
 from .table import write_rows
 from .views import add_views, check_views
 from .workers import add_workers, workers_for
@@ -95,7 +92,7 @@ def run(args: Namespace) -> int:
     if args.out:
         write_whole(args.out, text)
     elif predictions or args.format != "table":
-        sys.stdout.write(text)
+        say_all(text)
     if bad:
         note(f"skipped {plural(bad, 'bad image')} of {len(paths)}")
     return 0 if predictions else 1
@@ -118,9 +115,9 @@ def _run_other(task: Any, args: Namespace) -> int:
             found.entry["pictures"] = save_pictures(folder, path, found.pictures, taken)
         found.pictures.clear()
         answers.append((path, found))
-    width = max((len(path) for path, _ in answers), default=0)
+    width = column(path for path, _ in answers)
     text = {
-        "table": lambda: "".join(f"{path:{width}}  {found.line}\n" for path, found in answers),
+        "table": lambda: "".join(f"{visible(path):{width}}  {visible(found.line)}\n" for path, found in answers),
         "csv": lambda: write_rows(
             [row for _, f in answers for row in f.rows], dict.fromkeys(kind.COLUMNS, ""), "csv"
         ),
@@ -129,7 +126,7 @@ def _run_other(task: Any, args: Namespace) -> int:
     if args.out:
         write_whole(args.out, text)
     elif answers or args.format != "table":
-        sys.stdout.write(text)
+        say_all(text)
     if bad:
         note(f"skipped {plural(bad, 'bad file')} of {len(paths)}")
     return 0 if answers else 1
@@ -152,23 +149,23 @@ def _made(folder: str) -> Path:
 
 
 def _table(predictions: list[dict[str, Any]]) -> str:
-    width = max((len(p["image"]) for p in predictions), default=0)
+    width = column(p["image"] for p in predictions)
     lines = [
-        f"{p['image']:{width}}  " + "  ".join(f"{q['class']} {q['probability']:.1%}" for q in p["predictions"])
+        f"{visible(p['image']):{width}}  "
+        + "  ".join(f"{visible(q['class'])} {q['probability']:.1%}" for q in p["predictions"])
         for p in predictions
     ]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _csv(predictions: list[dict[str, Any]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for p in predictions:
-        for rank, q in enumerate(p["predictions"], 1):
-            writer.writerow((p["image"], rank, q["class"], f"{q['probability']:.6f}"))
-    return text.getvalue()
+    rows = [
+        (p["image"], rank, q["class"], f"{q['probability']:.6f}")
+        for p in predictions
+        for rank, q in enumerate(p["predictions"], 1)
+    ]
+    return csv_text([COLUMNS, *rows])
 
 
 def _json(predictions: list[dict[str, Any]]) -> str:
-    return json.dumps(predictions, indent=2) + "\n"
+    return json_text(predictions, indent=2) + "\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 from ctxvision.checkpoints.run_folder import checkpoint_of
 
 from .errors import UserError
-from .messages import note, quieten
+from .messages import note, quieten, say
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -73,8 +73,8 @@ def run(args: Namespace) -> int:
     if not facts.scores:
         note("the card has no accuracy; --metrics takes the JSON file of `ctxvision evaluate`")
     best = f", {facts.scores[0].metric} {facts.scores[0].value:.2%}" if facts.scores else ""
-    print(f"{facts.config['architecture']}, {facts.parameters / 1e6:.2f} M parameters{best}")
-    print(args.folder)
+    say(f"{facts.config['architecture']}, {facts.parameters / 1e6:.2f} M parameters{best}")
+    say(args.folder)
     if args.push:
-        print(upload(args.folder, args.push, private=args.private))
+        say(upload(args.folder, args.push, private=args.private))
     return 0

@@ -1,10 +1,10 @@
 """``ctxvision recipes``: the settings that the papers' results were trained with."""
 
-import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from .errors import UserError
+from .messages import say_all
 from .table import write_rows
 
 COLUMNS = {
@@ -31,7 +31,7 @@ def run(args: Namespace) -> int:
 
     if args.name:
         try:
-            sys.stdout.write(load_recipe(args.name).text)
+            say_all(load_recipe(args.name).text)
         except RecipeError as error:
             raise UserError(str(error), 2) from error
         return 0
@@ -39,7 +39,7 @@ def run(args: Namespace) -> int:
     if args.format != "json":
         for row in rows:
             row["expected"] = ", ".join(f"{name} {value}" for name, value in row["expected"].items()) or None
-    sys.stdout.write(write_rows(rows, COLUMNS, args.format))
+    say_all(write_rows(rows, COLUMNS, args.format))
     return 0
 
 

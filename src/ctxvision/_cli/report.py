@@ -1,15 +1,16 @@
 """``ctxvision report``: a page about a training run."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ctxvision.foreign import json_text
 
 from .device import on_device
 from .errors import UserError
 from .files import write_whole
 from .kinds import kind_of
-from .messages import note, plural, quieten
+from .messages import note, plural, quieten, say
 from .views import add_views, check_views
 from .workers import add_workers
 
@@ -78,20 +79,20 @@ def run(args: Namespace) -> int:
     for line in data.notes:
         note(line)
     report = make_report(found, task, data, data_name=str(name), split=split, images=args.images)
-    write_whole(numbers, json.dumps(report.numbers, indent=1) + "\n")
+    write_whole(numbers, json_text(report.numbers, indent=1) + "\n")
     write_whole(page, render(report))
     if data.bad_images:
         note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted in the report")
-    print(args.out)
+    say(args.out)
     return 0
 
 
 def _run_other(task: Any, found: "Run", name: str, args: Namespace) -> int:
     scored = kind_of(task.kind).score(task, found, name, None, args.images, args)
-    write_whole(Path(args.out).with_suffix(".json"), json.dumps(scored.numbers, indent=1) + "\n")
+    write_whole(Path(args.out).with_suffix(".json"), json_text(scored.numbers, indent=1) + "\n")
     write_whole(args.out, scored.page)
     if scored.bad:
         note(f"skipped {plural(scored.bad, 'bad file')}, not counted in the report")
-    print(scored.lines[-1])
-    print(args.out)
+    say(scored.lines[-1])
+    say(args.out)
     return 0

@@ -66,7 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Serve until SIGTERM (0) or Ctrl-C (130). See `ctxvision serve --help`."""
+    """Serve until SIGTERM or SIGHUP (0), or Ctrl-C (130). See `ctxvision serve --help`."""
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port must lie between 0 and 65535, got {args.port}", 2)
     quieten()

@@ -1,10 +1,9 @@
 """Rows of values as an aligned table, CSV or JSON."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ctxvision.foreign import csv_text, json_text, visible
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], style: str) -> str:
@@ -16,14 +15,10 @@ def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], styl
         style: ``"table"``, ``"csv"`` or ``"json"``.
     """
     if style == "json":
-        return json.dumps(rows, indent=2) + "\n"
+        return json_text(rows, indent=2) + "\n"
     if style == "csv":
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(heads), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-    cells = [["–" if row[column] is None else str(row[column]) for column in heads] for row in rows]
+        return csv_text([list(heads), *([row[column] for column in heads] for row in rows)])
+    cells = [["–" if row[column] is None else visible(row[column]) for column in heads] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads.values(), *cells, strict=True)]
     is_number = [any(isinstance(row[column], int | float) for row in rows) for column in heads]
     lines = [

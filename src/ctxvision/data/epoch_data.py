@@ -3,6 +3,7 @@
 import logging
 import signal
 from collections.abc import Iterable
+from types import FrameType
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule
@@ -13,6 +14,7 @@ from .error import BadImageError, DataError
 from .sampler import EpochSampler, batches, resume
 
 _log = logging.getLogger(__name__)
+_GRACE = 60  # seconds that a worker lives after SIGTERM
 
 
 class EpochData(LightningDataModule):
@@ -97,13 +99,13 @@ class EpochData(LightningDataModule):
         return range(rank, size, world_size)
 
     def loader(self, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
-        """Return a loader with workers that leave Ctrl-C to the main process."""
+        """Return a loader with workers that leave signals to the main process."""
         return DataLoader(
             dataset,
             num_workers=self.workers,
             prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_leave_signals,
             pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
             **options,
         )
@@ -122,6 +124,16 @@ class EpochData(LightningDataModule):
                 _log.warning("skipped %s: %s", path, reason)
 
 
-def _ignore_interrupt(_worker: int) -> None:
-    """Ctrl-C reaches the workers too; the main process decides when they end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals(_worker: int) -> None:
+    """What asks a run to end reaches its workers too; the main process saves, and then decides when they end."""
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    # without Python: a worker may hang in a decoder
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_GRACE)

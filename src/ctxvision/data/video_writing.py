@@ -83,7 +83,7 @@ def _codec() -> str:
 def _write(path: Path, data: bytes) -> None:
     try:
         target = path.resolve()  # links stay links: what they point to is replaced
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=target.parent)
+        handle, part = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=target.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)

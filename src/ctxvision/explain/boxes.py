@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ctxvision.data import BadImageError, read_image
+from ctxvision.foreign import visible
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.detection.results import detections_to_rows
 
@@ -142,7 +143,7 @@ def _label(
     """Write classes and scores above the boxes, or where they hide no other label."""
     taken: list[tuple[float, float, float, float]] = []
     for entry in objects:
-        text = entry["class"] + (f" {entry['score']:.2f}" if "score" in entry else "")
+        text = visible(entry["class"]) + (f" {entry['score']:.2f}" if "score" in entry else "")
         font = font_for(text, max(_FONT, round(min(size) / 40)))
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         width, height = right - left + 6, bottom - top + 4

@@ -1,14 +1,12 @@
 """A detector's numbers on a data set, its results file, and pictures of what it found beside the truth."""
 
 import base64
-import csv
 import io
 import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from ctxvision.data.detection import DetectionData
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
 from ctxvision.tasks.detection.results import coco_results, detections_to_rows
+from ctxvision.tasks.run_folder import read_metrics
 
 from .boxes import describe, draw
 from .error import ReportError
@@ -123,29 +122,12 @@ def evaluate_detector(
         "threshold": threshold,
         **{part: _defined(value) for part, value in precision.items()},
         "classes": _classes(names, counts, precision),
-        "curve": read_curve(run) if run else [],
+        "curve": read_metrics(run) if run else [],
         "examples": examples,
         "notes": list(data.notes),
         "bad_images": [{"path": path, "reason": reason} for path, reason in data.bad_images.items()],
     }
     return DetectionEvaluation(numbers, pictures, results)
-
-
-def read_curve(run: str | os.PathLike[str]) -> list[dict[str, float | None]]:
-    """Return the rows of a run folder's ``metrics.csv``; what was not measured is ``None``.
-
-    Raises:
-        ReportError: it is not the metrics of a run.
-    """
-    path = Path(run) / "metrics.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [{name: _or_none(float(v)) if v else None for name, v in row.items()} for row in rows]
-    except OSError as error:
-        raise ReportError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    except (TypeError, ValueError, csv.Error) as error:
-        raise ReportError(f"{path}: not the metrics of a run ({error})") from error
 
 
 def _defined(precision: AveragePrecision) -> dict[str, float | None]:

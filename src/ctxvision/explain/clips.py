@@ -12,6 +12,7 @@ from ctxvision.data.clips import ClipSpec, view_crops, view_indices
 from ctxvision.data.dataset import BadImage
 from ctxvision.data.video import Frames, Video
 from ctxvision.data.video_dataset import ClipDataset
+from ctxvision.foreign import visible
 from ctxvision.tasks.video import VideoTask
 
 from .error import ReportError
@@ -111,11 +112,12 @@ def labelled_frames(
     Returns:
         (T, H', W', 3), for `ctxvision.data.video_writing.write_video`.
     """
+    class_names = [visible(name) for name in class_names]
     height, width = prediction.pixels.shape[1:3]
     scale = max(_SIDE // max(height, width), 1)
     best = np.argsort(-prediction.probabilities, kind="stable")[:top]
     lines = [f"{class_names[c]} {_percent(prediction.probabilities[c])}" for c in best]
-    footer = ([f"is: {truth}"] if truth is not None else []) + ["clip:", *lines]
+    footer = ([f"is: {visible(truth)}"] if truth is not None else []) + ["clip:", *lines]
     font = font_for("".join([*class_names, *footer]), 13)
     shown = []
     for pixels, chances, index in zip(prediction.pixels, prediction.by_frame, prediction.indices, strict=True):

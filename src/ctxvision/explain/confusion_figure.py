@@ -1,13 +1,13 @@
 """A confusion matrix as PNG and CSV; of many classes the picture shows those that are most confused."""
 
-import csv
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+
+from ctxvision.foreign import csv_text, visible
 
 from .by_class import confused_pairs
 from .curves import DOTS, FONT, WIDTH, as_png
@@ -73,12 +73,10 @@ def most_confused(confusion: np.ndarray, names: Sequence[str], count: int) -> li
 
 def confusion_table(confusion: np.ndarray, names: Sequence[str]) -> str:
     """Write a confusion matrix as CSV: a header of predicted classes, a row for each true class."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["true \\ predicted", *names])
-    writer.writerows([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))
-    return text.getvalue()
+    rows = ([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))
+    return csv_text([["true \\ predicted", *names], *rows], line_end="\r\n")
 
 
 def _short(name: str) -> str:
+    name = visible(name)
     return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"

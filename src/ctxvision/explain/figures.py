@@ -14,6 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
+from ctxvision.foreign import visible
+
 # matplotlib cannot draw in the colours of the page: stand-ins, replaced in its SVG
 _COLOURS = {
     "#010101": "currentColor",
@@ -77,7 +79,9 @@ def _as_element(figure: Figure, label: str, name: str) -> str:
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for stand_in, colour in _COLOURS.items():
         svg = svg.replace(stand_in, colour)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+    # matplotlib escapes what XML has a meaning for, not what it cannot hold
+    svg = visible(svg, lines=True)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(visible(label))}"', 1)
 
 
 def thumbnail(image: Tensor, mean: Sequence[float], std: Sequence[float], size: int = 160) -> str:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
+from ctxvision.foreign import visible
+
 from .fonts import font_for
 
 Color = Sequence[int]
@@ -87,6 +89,7 @@ def with_legend(
 
 
 def _line(name: str, share: float) -> str:
+    name = visible(name)
     return f"{name} {share:.1%}" if share >= 0.001 else f"{name} <0.1%"
 
 

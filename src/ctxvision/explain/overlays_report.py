@@ -1,10 +1,8 @@
 """The numbers of a report on a segmentation run, and the pictures that belong to them."""
 
 import base64
-import csv
 import io
 import math
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -135,8 +133,9 @@ def data_uri(picture: Image.Image, side: int = _SIDE) -> str:
 def _training(run: Run) -> dict[str, Any] | None:
     if not run.epochs:
         return None
-    values = _column(run, "val_miou")
-    curve = [asdict(epoch) | {"val_miou": value} for epoch, value in zip(run.epochs, values, strict=True)]
+    curve = [
+        asdict(epoch) | {"val_miou": row.get("val_miou")} for epoch, row in zip(run.epochs, run.rows, strict=True)
+    ]
     measured = [row for row in curve if row["val_miou"] is not None]
     best = max(measured, key=lambda row: row["val_miou"], default=None)
     seconds = [epoch.seconds for epoch in run.epochs if epoch.seconds is not None]
@@ -150,13 +149,6 @@ def _training(run: Run) -> dict[str, Any] | None:
         "settings": {name: run.settings[name] for name in _SETTINGS if run.settings.get(name)},
         "curve": curve,
     }
-
-
-def _column(run: Run, name: str) -> list[float | None]:
-    """Read a column of ``metrics.csv``, which `read_run` has found to be one."""
-    path = os.path.join(run.checkpoint.resolve().parent.parent, "metrics.csv")
-    with open(path, newline="", encoding="utf-8") as file:
-        return [float(row[name]) if row.get(name) else None for row in csv.DictReader(file)]
 
 
 def _confused(matrix: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from ctxvision.foreign import visible
+
 from .figures import curve
 from .report import Report
 
@@ -37,6 +39,7 @@ def page_template(name: str) -> Template:
     """Open a template of this folder; it escapes what is put in, and has filters that write numbers for people."""
     environment = Environment(
         autoescape=True,
+        finalize=_finalized,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -44,6 +47,13 @@ def page_template(name: str) -> Template:
     )
     environment.filters |= {"percent": _percent, "duration": _duration, "count": "{:,}".format, "score": _score}
     return environment.get_template(name)
+
+
+def _finalized(value: object) -> object:
+    """Show names of others as `visible` does; what is a piece of a page already keeps its lines."""
+    if isinstance(value, Markup):
+        return Markup(visible(value, lines=True))
+    return visible(value) if isinstance(value, str) else value
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

@@ -1,13 +1,12 @@
 """A training run as `ctxvision train` left it: checkpoint, settings, one row of metrics per epoch."""
 
-import csv
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ctxvision.checkpoints.run_folder import BEST
-from ctxvision.tasks.run_folder import read_settings
+from ctxvision.tasks.run_folder import read_metrics, read_settings
 
 from .error import ReportError
 
@@ -41,55 +40,42 @@ class Run:
 
     Attributes:
         checkpoint: the file.
-        epochs: empty for a checkpoint that has been taken out of its run folder.
+        epochs: those that can be read; empty for a checkpoint that has been taken out of its run folder.
         settings: of ``config.yaml``, likewise.
+        rows: of ``metrics.csv``, one for each epoch, by column.
     """
 
     checkpoint: Path
     epochs: tuple[Epoch, ...]
     settings: dict[str, Any]
+    rows: tuple[dict[str, float | None], ...] = ()
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Find what belongs to a run folder, or to a checkpoint, which need not lie in one.
 
     Raises:
-        ReportError: no such run, or its files are damaged.
+        ReportError: no such run. What is damaged beside the checkpoint is left out, with a warning.
     """
     path = Path(path)
     if not path.exists():
         raise ReportError(f"{path}: no such run folder or checkpoint")
-    if path.is_file():
-        folder = path.resolve().parent.parent
-        if not (folder / "metrics.csv").is_file():
-            return Run(path, (), {})
-        return Run(path, _metrics(folder / "metrics.csv"), read_settings(folder, ReportError))
-    checkpoint = path / BEST
-    for file in (path / "metrics.csv", checkpoint):
-        if not file.is_file():
-            lacks = file.relative_to(path).as_posix()
-            raise ReportError(f"{path}: not a run folder of `ctxvision train` (it has no {lacks})")
-    return Run(checkpoint, _metrics(path / "metrics.csv"), read_settings(path, ReportError))
+    checkpoint = path if path.is_file() else path / BEST
+    if not checkpoint.is_file():
+        raise ReportError(f"{path}: not a run folder of `ctxvision train` (it has no {BEST})")
+    run = path.resolve().parent.parent if path.is_file() else path
+    if path.is_file() and not (run / "metrics.csv").exists():
+        return Run(path, (), {})
+    rows = read_metrics(run)
+    return Run(checkpoint, tuple(map(_epoch, rows)), read_settings(run), tuple(rows))
 
 
-def _metrics(path: Path) -> tuple[Epoch, ...]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            epochs = tuple(_epoch(row) for row in csv.DictReader(file))
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ReportError(f"{path}: not the metrics of a run ({error})") from error
-    if not epochs:
-        raise ReportError(f"{path}: no epoch has ended yet")
-    return epochs
-
-
-def _epoch(row: dict[str, str]) -> Epoch:
-    columns = ("train_loss", "val_loss", "val_top1", "seconds")
-    measured = (float(row[name]) if row.get(name) else None for name in columns)
-    recalls = {name.removeprefix(_RECALL): float(row[name]) for name in row if _is_recall(name) and row[name]}
-    temperature = float(row["temperature"]) if row.get("temperature") else None
-    return Epoch(int(row["epoch"]), *measured, recalls, temperature)
-
-
-def _is_recall(name: object) -> bool:
-    return isinstance(name, str) and name.startswith(_RECALL)
+def _epoch(row: dict[str, float | None]) -> Epoch:
+    train_loss, val_loss, val_top1, seconds = map(row.get, ("train_loss", "val_loss", "val_top1", "seconds"))
+    recalls = {
+        name.removeprefix(_RECALL): value
+        for name, value in row.items()
+        if name.startswith(_RECALL) and value is not None
+    }
+    epoch = int(row["epoch"] or 0)
+    return Epoch(epoch, train_loss, val_loss, val_top1, seconds, recalls, row.get("temperature"))

@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ctxvision.foreign import visible
+
 from .fonts import font_for
 
 _COLUMNS = 4
@@ -60,7 +62,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont) -> str:
     """Leave out the end of a text that is too wide for its place; a text has one line."""
-    text = " ".join(text.split()) or "–"
+    text = " ".join(visible(text).split()) or "–"
     if font.getlength(text) <= _SIDE:
         return text
     while text and font.getlength(f"{text}…") > _SIDE:

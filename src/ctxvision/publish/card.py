@@ -1,12 +1,13 @@
 """The model card: what the network is, how good it was measured to be, and how to load it."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
+
+from ctxvision.foreign import json_text, markdown, markdown_block, markdown_code
 
 from .citations import bibtex, family_of
 from .provenance import Provenance, Score
@@ -49,7 +50,7 @@ def model_card(facts: Facts) -> str:
     """Write the card as Markdown with the hub's front matter."""
     parts = [
         f"---\n{_front_matter(facts)}\n---\n",
-        f"# {_plain(facts.name)}\n",
+        f"# {markdown(facts.name)}\n",
         _introduction(facts),
         "## Results\n",
         _results(facts),
@@ -103,11 +104,11 @@ def _introduction(facts: Facts) -> str:
     architecture = facts.config["architecture"]
     family = family_of(architecture)
     kind = f" ({_FAMILIES[family]})" if family else ""
-    trained = f" on {_plain(facts.dataset)}" if facts.dataset else ""
+    trained = f" on {markdown(facts.dataset)}" if facts.dataset else ""
     classes = facts.config["num_classes"]
     return (
-        f"`{architecture}`{kind}, a classifier of images into {classes} classes, trained{trained} with "
-        "ctxvision.\n"
+        f"{markdown_code(architecture)}{kind}, a classifier of images into {classes} classes, trained{trained} "
+        "with ctxvision.\n"
     )
 
 
@@ -121,8 +122,9 @@ def _results(facts: Facts) -> str:
             low, high = score.interval
             value += f" (95 % interval {low:.2%} to {high:.2%})"
         images = "not noted" if score.images is None else f"{score.images:,}"
-        data = _plain(_data_of(score, facts))
-        lines.append(f"| {score.metric} | {data} | {score.split} | {images} | {value} | {score.measured_by} |")
+        data = markdown(_data_of(score, facts))
+        metric, split, by = map(markdown, (score.metric, score.split, score.measured_by))
+        lines.append(f"| {metric} | {data} | {split} | {images} | {value} | {by} |")
     if facts.provenance.scores:
         lines += ["", "The validation during the training may have chosen the epoch, which flatters its figures."]
     return "\n".join(lines) + "\n"
@@ -135,11 +137,11 @@ def _network(facts: Facts) -> str:
     rows = {
         "parameters": f"{facts.parameters / 1e6:.3f} M",
         "multiply-adds of one image": f"{facts.macs / 1e9:.4g} G",
-        "input": f"{size}; resized ({prepared['interpolation']}), of which the centre crop is "
+        "input": f"{size}; resized ({markdown(prepared['interpolation'])}), of which the centre crop is "
         f"{prepared['crop_pct']:.4g} of the shorter side",
         "mean, deviation": f"{prepared['mean']}, {prepared['std']}",
         "classes": f"{config['num_classes']}: {_some(config['label_names'])}",
-        **({"arguments": f"`{_plain(json.dumps(arguments))}`"} if arguments else {}),
+        **({"arguments": markdown_code(json_text(arguments, ensure_ascii=False))} if arguments else {}),
     }
     return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
@@ -168,20 +170,20 @@ def _training(facts: Facts) -> str:
     found = facts.provenance
     if not found.settings:
         return "The settings of the training were not recorded with these weights.\n"
-    recipe = f" Recipe: `{_plain(found.recipe)}`." if found.recipe else ""
-    start = f" It began with the weights `{_plain(found.start)}`." if found.start else ""
+    recipe = f" Recipe: {markdown_code(found.recipe)}." if found.recipe else ""
+    start = f" It began with the weights {markdown_code(found.start)}." if found.start else ""
     epoch = f" The weights are those after epoch {found.epoch}." if found.epoch is not None else ""
     decay = found.settings.get("ema")
     average = f" They are a moving average with decay {decay}." if decay else ""
     settings = yaml.safe_dump(dict(found.settings), sort_keys=False, allow_unicode=True)
     return (
         "`ctxvision train` with these settings, which `training.yaml` has too."
-        f"{recipe}{start}{epoch}{average}\n\n```yaml\n{settings}```\n"
+        f"{recipe}{start}{epoch}{average}\n\n{markdown_block(settings, 'yaml')}\n"
     )
 
 
 def _intended_use(facts: Facts) -> str:
-    data = _plain(facts.dataset) if facts.dataset else "the data set that it was trained on"
+    data = markdown(facts.dataset) if facts.dataset else "the data set that it was trained on"
     return (
         f"To classify images like those of {data} into the classes above, and to start trainings from. It "
         "chooses one of its classes for every image, also where none is right. How it does on other images, and "
@@ -192,13 +194,13 @@ def _intended_use(facts: Facts) -> str:
 def _licence(facts: Facts) -> str:
     if not facts.license:
         return "The author of these weights has not stated a licence.\n"
-    return f"The weights: {facts.license}.\n"
+    return f"The weights: {markdown(facts.license)}.\n"
 
 
 def _citation(facts: Facts) -> str:
     entry = bibtex(facts.config["architecture"])
     if entry is None:
-        return f"See timm's page of `{facts.config['architecture']}` for the paper to cite.\n"
+        return f"See timm's page of {markdown_code(facts.config['architecture'])} for the paper to cite.\n"
     return f"```bibtex\n{entry}\n```\n"
 
 
@@ -211,13 +213,8 @@ def _metric_type(score: Score) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(_plain(name) for name in names[:10])
+    shown = ", ".join(markdown(name) for name in names[:10])
     return shown + (", … (all in `config.json`)" if len(names) > 10 else "")
-
-
-def _plain(text: object) -> str:
-    """Take from a name what would end a table's cell, a line or a code span, or begin a tag."""
-    return re.sub(r"[`|<>\s\\]+", " ", str(text)).strip()
 
 
 def _slug(name: str) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ import torch
 import yaml
 
 from ctxvision.checkpoints.layout import require_finite
+from ctxvision.foreign import json_text
 from ctxvision.models import count_macs
 from ctxvision.tasks import ClassificationTask
 
@@ -87,11 +87,11 @@ def publish(
     )
     with _appearing(folder) as part:
         _write(part / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
-        _write(part / CARD, model_card(facts).encode("utf-8", "replace"))
+        _write(part / CARD, model_card(facts).encode())
         if provenance.settings:
             text = yaml.safe_dump(dict(provenance.settings), sort_keys=False, allow_unicode=True)
-            _write(part / SETTINGS, text.encode("utf-8", "replace"))
-        _write(part / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+            _write(part / SETTINGS, text.encode())
+        _write(part / CONFIG, (json_text(config, indent=2) + "\n").encode())
         _require_same(task, part)
     return facts
 
@@ -125,7 +125,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
     """Yield a folder beside its place; moves it there when nothing has failed, and what was there away."""
     target = folder.resolve()
     try:
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent))
         try:
             mask = os.umask(0)
             os.umask(mask)

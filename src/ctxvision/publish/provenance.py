@@ -1,6 +1,5 @@
 """Where a checkpoint comes from, and how good it was found to be: from the files of its run, never guessed."""
 
-import csv
 import json
 import math
 import os
@@ -11,7 +10,7 @@ from typing import Any
 
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.loading import read_progress
-from ctxvision.tasks.run_folder import read_settings
+from ctxvision.tasks.run_folder import read_metrics, read_settings
 
 from .error import PublishError
 
@@ -92,11 +91,10 @@ def read_provenance(checkpoint: str | os.PathLike[str]) -> Provenance:
         checkpoint: a ``.ckpt`` file; one that was taken out of its run folder has no provenance.
 
     Raises:
-        PublishError: the files beside it are damaged.
-        CheckpointError: the checkpoint is.
+        CheckpointError: it is damaged. What is damaged beside it is left out, with a warning.
     """
     run = Path(checkpoint).resolve().parent.parent
-    settings = read_settings(run, PublishError)
+    settings = read_settings(run)
     epoch, step = read_progress(checkpoint)
     name, hub_id = _data_name(str(settings["data"])) if settings.get("data") else (None, None)
     return Provenance(
@@ -106,7 +104,7 @@ def read_provenance(checkpoint: str | os.PathLike[str]) -> Provenance:
         recipe=_last_part(settings.get("recipe")),
         start=_last_part(settings.get("init_from")),
         epoch=epoch,
-        scores=_validation(run / "metrics.csv", epoch, step),
+        scores=_validation(run, epoch, step),
     )
 
 
@@ -146,19 +144,17 @@ def read_scores(path: str | os.PathLike[str], task: ClassificationTask, checkpoi
     )
 
 
-def _validation(path: Path, epoch: int | None, step: int | None) -> tuple[Score, ...]:
+def _validation(run: Path, epoch: int | None, step: int | None) -> tuple[Score, ...]:
     """Find the row that was written when the checkpoint was: a later one is about other weights."""
-    if not path.is_file() or epoch is None or step is None:
+    if epoch is None or step is None or not (run / "metrics.csv").exists():
         return ()
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if (row["epoch"], row["step"]) == (str(epoch), str(step))]
-        columns = {"val_top1": "top-1 accuracy", "val_top5": "top-5 accuracy"}
-        values = {name: _share(rows[-1][c]) for c, name in columns.items() if rows and rows[-1].get(c)}
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise PublishError(f"{path}: not the metrics of a run ({error})") from error
+    rows = [row for row in read_metrics(run) if (row["epoch"], row.get("step")) == (epoch, step)]
+    columns = {"val_top1": "top-1 accuracy", "val_top5": "top-5 accuracy"}
+    values = {name: rows[-1].get(column) for column, name in columns.items() if rows}
     return tuple(
-        Score(name, value, "validation", f"ctxvision train, epoch {epoch}") for name, value in values.items()
+        Score(name, value, "validation", f"ctxvision train, epoch {epoch}")
+        for name, value in values.items()
+        if value is not None and 0 <= value <= 1
     )
 
 

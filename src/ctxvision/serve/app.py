@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ctxvision._version import __version__
+from ctxvision.foreign import json_text
 
 from .error import Refusal
 from .examples import ExampleImage
@@ -129,7 +130,7 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
         dependencies=[Depends(_only("model", "top_k"))],
     )
     async def predict(request: Request, model: Model = None, top_k: TopK = 5) -> Response:
-        return JSONResponse(await service.predict(request, model, top_k))
+        return _Json(await service.predict(request, model, top_k))
 
     @app.post(
         "/explain",
@@ -146,12 +147,12 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
 
     @app.get("/models", summary="The networks and their classes", response_model=Models, responses=get)
     async def models() -> Response:
-        return JSONResponse({"models": [network.describe() for network in service.networks.values()]})
+        return _Json({"models": [network.describe() for network in service.networks.values()]})
 
     @app.get("/examples", summary="Images to try", response_model=Examples, responses=get)
     async def examples() -> Response:
         found = [{"url": f"/examples/{n}", "name": image.name} for n, image in enumerate(service.examples)]
-        return JSONResponse({"examples": found})
+        return _Json({"examples": found})
 
     @app.get(
         "/examples/{number}",
@@ -166,7 +167,7 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
 
     @app.get("/healthz", summary="Whether requests are taken", response_model=Health, responses=problems(*_ALWAYS))
     async def healthz() -> Response:
-        return JSONResponse({"status": "ok", "version": __version__})
+        return _Json({"status": "ok", "version": __version__})
 
     @app.get(
         "/metrics",
@@ -176,6 +177,12 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
     )
     async def metrics() -> Response:
         return Response(service.metrics.text(), headers={"Content-Type": service.metrics.content_type})
+
+
+class _Json(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        """Write JSON, in which names of classes may hold anything."""
+        return json_text(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _only(*names: str) -> Callable[[Request], Awaitable[None]]:

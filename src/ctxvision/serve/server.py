@@ -122,7 +122,7 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends at SIGTERM or SIGINT when all that is being answered has been; new requests get 503 until then.
+    """Ends at SIGTERM, SIGINT or SIGHUP when all that is being answered has been; new requests get 503 until then.
 
     Args:
         config: of uvicorn.
@@ -149,7 +149,10 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals; unlike uvicorn's, the process does not die of them afterwards."""
-        signals = (signal.SIGINT, signal.SIGTERM)
+        names = ("SIGINT", "SIGTERM", "SIGHUP")
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        # one that is ignored stays so, as under nohup
+        signals = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, self.handle_exit) for number in signals}
         try:
             yield
@@ -158,8 +161,10 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; at the second signal, at once."""
+        """Begin to stop; at the second signal, at once, unless it is a SIGHUP, which comes more than once."""
         if self.stopped_by is not None:
+            if sig == getattr(signal, "SIGHUP", None):
+                return
             self.should_exit = self.force_exit = True
             return
         self.stopped_by = sig

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ctxvision.checkpoints.run_folder import BEST
+from ctxvision.foreign import visible
 
 Row = Mapping[str, Any]
 _INK, _FAINT, _GRID = "#222222", "#666666", "#e6e6e6"
@@ -27,6 +28,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": _GRID,
     "axes.axisbelow": True,
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "ctxvision",
 }
 
@@ -55,7 +57,7 @@ def draw(rows: Sequence[Row], format: str) -> bytes:
         for axes in (speed, latency):
             axes.tick_params(axis="y", length=0)
         peers = [row["against"] for row in rows if row["against"]]
-        title = "Inference" + (f"; ×: times as fast as {names[peers[0]]}" if peers else "")
+        title = "Inference" + (f"; ×: times as fast as {visible(names[peers[0]])}" if peers else "")
         top = {"va": "top", "x": 0.02}
         figure.text(y=1 - 0.12 / height, s=title, fontsize=11, weight="bold", color=_INK, **top)
         figure.text(y=1 - 0.36 / height, s=_where(rows), fontsize=7.5, color=_FAINT, **top)
@@ -102,7 +104,7 @@ def _draw_latency(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> N
 
 def _label(row: Row, names: Mapping[str, str], with_batch: bool) -> str:
     runner = {"compile": ", compiled", "onnx": ", onnxruntime"}.get(row["runner"], "")
-    return f"{names[row['model']]}{runner}" + (f", batch {row['batch']}" if with_batch else "")
+    return f"{visible(names[row['model']])}{runner}" + (f", batch {row['batch']}" if with_batch else "")
 
 
 def _short_names(rows: Sequence[Row]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """``evaluate``, ``predict`` and ``report`` for what is not classification: a module for each kind of task."""
 
 import importlib
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from ctxvision.explain import Run
 
+_STEM_BYTES = 200  # with a number and an ending a name must not have more than 255
 TASKS = {"classify": "classification", "detect": "detection", "segment": "segmentation", "video": "video"}
 
 
@@ -109,6 +111,8 @@ def save_pictures(folder: Path, path: str, pictures: dict[str, Any], taken: set[
         UserError: they cannot be written there.
     """
     stem, number = Path(path).stem, 1
+    while len(os.fsencode(stem)) > _STEM_BYTES:
+        stem = stem[:-1]
     while (name := stem if number == 1 else f"{stem}-{number}") in taken:
         number += 1
     taken.add(name)

@@ -10,9 +10,10 @@ from ctxvision.data.detection_spec import DetectionSpec
 from ctxvision.explain.boxes import detect, draw
 from ctxvision.explain.boxes_evaluation import evaluate_detector
 from ctxvision.explain.boxes_page import render
+from ctxvision.foreign import visible
 
 from ..errors import UserError
-from ..messages import note, plural
+from ..messages import column, note, plural
 from ..workers import workers_for
 from . import Answer, Scored
 
@@ -57,11 +58,11 @@ def score(task: "DetectionTask", run: "Run", data: str, split: str | None, image
 def _lines(numbers: dict[str, object]) -> list[str]:
     classes, parts = numbers["classes"], [part for part in ("box", "mask") if part in numbers]
     assert isinstance(classes, list)
-    width = max(len("class"), *(len(row["name"]) for row in classes))
+    width = column(["class", *(row["name"] for row in classes)])
     lines = [f"{'class':{width}}  objects" + "".join(f"  {part + ' AP':>7}" for part in parts)]
     for row in classes:
         values = "".join(f"  {_percent(row.get(f'{part}_ap')):>7}" for part in parts)
-        lines.append(f"{row['name']:{width}}  {row['objects']:7}{values}")
+        lines.append(f"{visible(row['name']):{width}}  {row['objects']:7}{values}")
     for part in parts:
         value = numbers[part]
         assert isinstance(value, dict)

@@ -10,8 +10,9 @@ from ctxvision.data.segmentation_spec import SegmentationSpec
 from ctxvision.explain.overlays import class_map, overlay, with_legend
 from ctxvision.explain.overlays_page import render
 from ctxvision.explain.overlays_report import make_segmentation_report
+from ctxvision.foreign import visible
 
-from ..messages import note, plural
+from ..messages import column, note, plural
 from ..workers import workers_for
 from . import Answer, Scored
 
@@ -39,10 +40,11 @@ def score(
         note(line)
     report = make_segmentation_report(run, task, opened, data_name=data, split=split or "val", images=images)
     numbers = report.numbers
-    width = max(len("class"), *(len(row["name"]) for row in numbers["classes"]))
+    width = column(["class", *(row["name"] for row in numbers["classes"])])
     lines = [f"{'class':{width}}      pixels      IoU"]
     lines += [
-        f"{row['name']:{width}}  {row['pixels']:10}  {_percent(row['iou']):>7}" for row in numbers["classes"]
+        f"{visible(row['name']):{width}}  {row['pixels']:10}  {_percent(row['iou']):>7}"
+        for row in numbers["classes"]
     ]
     lines.append(
         f"mIoU {_percent(numbers['miou'])}, pixel accuracy {_percent(numbers['pixel_accuracy'])} "

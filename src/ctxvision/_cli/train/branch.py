@@ -1,5 +1,6 @@
 """A run that goes back to an older checkpoint keeps what came after it."""
 
+import contextlib
 import itertools
 import shutil
 from pathlib import Path
@@ -34,7 +35,8 @@ def set_aside(config: TrainConfig, folder: Path, checkpoint: Path | None) -> Non
             if path is last:
                 keep_as(path, _numbered(path, number))
             else:
-                shutil.copyfile(path, _numbered(path, number))
+                with contextlib.suppress(OSError):  # a damaged one must not keep a run from going back
+                    shutil.copyfile(path, _numbered(path, number))
         copy_checkpoint(checkpoint, last)
         # it is of the other branch, where a damaged checkpoint of this one must not lead
         if checkpoint.name != PREVIOUS:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..files import keep_aside, write_whole
+from ..messages import note
 from .chosen_task import chosen_task, require_task_of_recipe
 from .config import TrainConfig
 from .kinds import config_class, task_names
@@ -180,10 +182,39 @@ def _with_resumed_config(words: list[str]) -> list[str]:
     out = _value(words, "--out")
     if out is not None and Path(out).resolve() != run_folder.resolve():
         raise UserError(f"--resume continues in {run_folder}, --out names {out}; leave one of them out", 2)
-    config = run_folder / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"{run_folder}: no run to resume there (it has no config.yaml)")
-    return ["--config", str(config), *words]
+    return ["--config", str(config), *words] if (config := _settings_of(run_folder, words)) else words
+
+
+def _settings_of(run_folder: Path, words: list[str]) -> Path | None:
+    """Return the file with the settings of a run, mended where it is damaged and the run has noted them elsewhere.
+
+    Returns:
+        ``None`` if they are lost and the words name them again.
+    """
+    import yaml
+
+    from ctxvision.tasks.run_folder import load_settings
+
+    from .environment import NAME, last_settings
+
+    config, noted = run_folder / "config.yaml", last_settings(run_folder)
+    settings, damage = load_settings(config)
+    missing = [name for name in noted or () if name not in settings]
+    if not damage and not missing:
+        return config
+    if noted is not None:
+        damage = damage or f"lacks {missing[0]}"
+        note(f"{config}: {damage}; the settings are taken from {NAME}{keep_aside(config)}")
+        write_whole(config, yaml.safe_dump(noted, sort_keys=False, allow_unicode=True))
+        return config
+    if not any((run_folder / "checkpoints").glob("*.ckpt")):
+        raise UserError(f"{run_folder}: no run to resume there (its config.yaml {damage})")
+    if _value(words, "--model") is None:
+        raise UserError(
+            f"{config}: {damage}; to continue from the checkpoint, name the settings again: MODEL DATA and options"
+        )
+    note(f"{config}: {damage}; the settings are those of this command{keep_aside(config)}")
+    return None
 
 
 def _value(words: list[str], option: str) -> str | None:

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import torch
 from lightning.pytorch import Trainer
 
 from ctxvision._version import __version__
+from ctxvision.foreign import json_text
 from ctxvision.ops import backends
 
-from ..files import write_whole
+from ..errors import UserError
+from ..files import keep_aside, write_whole
+from ..messages import note
 from .git_state import GitState, read_git_state
 
 NAME = "environment.json"
@@ -34,18 +38,28 @@ class Environment:
         self.started = datetime.datetime.now(datetime.timezone.utc)
         self.git: GitState | None = read_git_state(Path.cwd())
 
-    def write(self, folder: Path, trainer: Trainer, resumed: Path | None) -> None:
+    def write(
+        self, folder: Path, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any] | None = None
+    ) -> None:
         """Add an entry to the file in a run folder, and the difference to the last commit beside it.
 
         Args:
             folder: of the run.
             trainer: of the run.
             resumed: checkpoint that it continues from.
+            settings: of the run; from here they come back if ``config.yaml`` is lost.
 
-        Raises:
-            UserError: it cannot be written there.
+        Where it cannot be written this is said: a run must not end for it.
         """
-        entries = _read(folder / NAME)
+        try:
+            self._write(folder, trainer, resumed, settings or {})
+        except (OSError, UserError) as error:
+            note(f"{error}; the training goes on without")
+
+    def _write(self, folder: Path, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
+        entries, damage = _read(folder / NAME)
+        if damage:
+            note(f"{folder / NAME}: {damage}; a new one begins{keep_aside(folder / NAME)}")
         git = None
         if self.git is not None:
             git = self.git.facts | {"diff": _keep_diff(folder, self.git.diff)}
@@ -60,8 +74,9 @@ class Environment:
             "packages": {name: _version(name) for name in _PACKAGES},
             "system": platform.platform(),
             **_machine(trainer),
+            "settings": {k: _without_password(v) if isinstance(v, str) else v for k, v in settings.items()},
         }
-        text = json.dumps([*entries, entry], indent=1, ensure_ascii=False)
+        text = json_text([*entries, entry], indent=1, ensure_ascii=False)
         write_whole(folder / NAME, text + "\n")
 
 
@@ -102,13 +117,24 @@ def _without_password(word: str) -> str:
     return re.sub(r"(\w://)[^/@\s]*@", r"\1", re.sub(r"(\w://[^\s?]*)\?\S*", r"\1", word))
 
 
-def _read(path: Path) -> list[Any]:
-    """Return the entries so far; what cannot be read begins anew, a run must not end for it."""
+def last_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of the last entry; ``None`` where there is none."""
+    entries, _ = _read(folder / NAME)
+    found = entries[-1].get("settings") if entries and isinstance(entries[-1], dict) else None
+    return found if isinstance(found, dict) and found else None
+
+
+def _read(path: Path) -> tuple[list[Any], str]:
+    """Return the entries so far, and what is wrong with the file; a run must not end for it."""
+    if not path.is_file():
+        return [], "is not a file" if path.exists() else ""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return entries if isinstance(entries, list) else []
+        entries = json.loads(path.read_bytes())
+    except OSError as error:
+        return [], f"cannot be read ({(error.strerror or str(error)).lower()})"
+    except (ValueError, RecursionError):
+        return [], "not JSON, or not all of it"
+    return (entries, "") if isinstance(entries, list) else ([], "not a list of starts")
 
 
 def _keep_diff(folder: Path, diff: bytes) -> str | None:

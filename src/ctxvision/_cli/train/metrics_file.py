@@ -1,13 +1,17 @@
 """``metrics.csv``: one row per epoch."""
 
-import csv
-import io
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ..files import write_whole
+from ctxvision.foreign import csv_text
+from ctxvision.tasks.run_folder import read_rows
+
+from ..errors import UserError
+from ..files import keep_aside, write_whole
+from ..messages import note, say
 
 _BEFORE, _AFTER = ("epoch", "step", "lr", "train_loss"), ("seconds",)
 
@@ -26,12 +30,17 @@ class MetricsFile(Callback):
         self.rows: list[dict[str, object]] = []
         self._began = 0.0
         self._validated = False
+        self._failed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what a resumed run has written."""
-        if self.path.is_file() and trainer.current_epoch:
-            with self.path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
+        """Keep what a resumed run has written; a damaged file is kept aside."""
+        if trainer.current_epoch:
+            found = read_rows(self.path)
+            self.rows = [row for row in found.rows if int(row["epoch"]) <= trainer.current_epoch]
+            if found.damage and trainer.is_global_zero:
+                note(
+                    f"{self.path}: {found.damage}; the training goes on from its checkpoint{keep_aside(self.path)}"
+                )
         self._began = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,11 +62,16 @@ class MetricsFile(Callback):
         self._validated = False
         self.rows.append(row)
         if trainer.is_global_zero:
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, (*_BEFORE, *pl_module.columns, *_AFTER), extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_whole(self.path, text.getvalue())
+            self._write((*_BEFORE, *pl_module.columns, *_AFTER))
+
+    def _write(self, names: Sequence[str]) -> None:
+        text = csv_text([names, *([row.get(name, "") for name in names] for row in self.rows)], line_end="\r\n")
+        try:
+            write_whole(self.path, text)
+        except UserError as error:  # a checkpoint is worth more; if the disk is full it says so itself
+            if not self._failed:
+                note(f"{error}; the training goes on")
+            self._failed = True
 
 
 class EpochLines(Callback):
@@ -74,10 +88,9 @@ class EpochLines(Callback):
         """Print the epoch's metrics."""
         if trainer.is_global_zero:
             m = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            print(
+            say(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
-                f"train loss {m.get('train_loss', 0):.4f}" + self._validation(pl_module, m),
-                flush=True,
+                f"train loss {m.get('train_loss', 0):.4f}" + self._validation(pl_module, m)
             )
 
     def _validation(self, task: LightningModule, metrics: dict[str, float]) -> str:

@@ -1,6 +1,5 @@
 """Pictures in the run folder: curves while it runs; at its end confusion matrix and worst images."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.data import DataError, DigitsData, ImageData
 from ctxvision.explain import ReportError
+from ctxvision.foreign import json_text
 from ctxvision.tasks import ClassificationTask, load_task
 
 from ..errors import UserError
@@ -122,7 +122,7 @@ def draw_answers(trainer: Trainer, data: DigitsData | ImageData, best: Path, bad
     confusion = np.array(numbers["confusion"])
     _try_to_write(folder / "confusion.csv", confusion_table(confusion, names))
     _try_to_write(folder / "confusion.png", draw_confusion(confusion, names))
-    worst = json.dumps(numbers["worst"], indent=1, ensure_ascii=False)
+    worst = json_text(numbers["worst"], indent=1, ensure_ascii=False)
     _try_to_write(folder / "worst.json", worst + "\n")
     _try_to_write(folder / "worst.png", draw_worst(numbers["worst"], found.pictures))
 

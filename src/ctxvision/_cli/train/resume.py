@@ -3,9 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-import yaml
-
 from ctxvision.tasks import load_task
+from ctxvision.tasks.run_folder import read_settings
 from ctxvision.tasks.training import TrainingTask
 
 from ..errors import UserError
@@ -22,13 +21,12 @@ _MAY_CHANGE = {
 def require_same_settings(config: TrainConfig, folder: Path) -> None:
     """Refuse what a checkpoint would override anyway, or what would make the run another one.
 
+    Where its settings cannot be read, the checkpoint alone says what the run is.
+
     Raises:
         UserError: a setting has changed.
     """
-    try:
-        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / 'config.yaml'}: cannot be read ({error})") from error
+    before = read_settings(folder)
     for name, value in dataclasses.asdict(config).items():
         value = list(value) if isinstance(value, tuple) else value  # as YAML has it
         if name not in _MAY_CHANGE and name in before and before[name] != value:

@@ -1,7 +1,6 @@
 """One training run from its settings to its summary."""
 
 import dataclasses
-import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ..errors import UserError
 from ..files import write_whole
-from ..messages import note, plural, quieten
+from ..messages import note, plural, quieten, say
 from . import batch_plan, branch, process_group, processes, run_folder
 from .config import TrainConfig
 from .disk_errors import disk_errors_explained
@@ -86,14 +85,14 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
     if trainer.is_global_zero:
         environment = Environment()
         run_folder.make(folder, until_end)
-        environment.write(folder, trainer, resumed)
+        environment.write(folder, trainer, resumed, settings)
         branch.set_aside(config, folder, resumed)
         write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         verb = "continuing" if resumed else "training"
-        print(f"{verb} {config.model} on {config.data} in {folder}")
-        print(describe_batch(config, plan), flush=True)
+        say(f"{verb} {config.model} on {config.data} in {folder}")
+        say(describe_batch(config, plan))
         if config.steps:
-            print(f"{plural(config.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}", flush=True)
+            say(f"{plural(config.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}")
     try:
         tracked = trackers.opened() if trainer.is_global_zero else nullcontext()
         with stop.installed(), disk_errors_explained(folder), tracked:
@@ -146,11 +145,11 @@ def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: Any) 
         if stop.checkpoint.is_file()
         else "there was nothing to save yet"
     )
-    print(f"ctxvision: stopped in epoch {trainer.current_epoch + 1}; {advice}", file=sys.stderr)
+    note(f"stopped in epoch {trainer.current_epoch + 1}; {advice}")
 
 
 def _report_end(trainer: Trainer, what: str, checkpoints: RunCheckpoints, bad: dict[str, str]) -> None:
     if bad:
         note(f"skipped {plural(len(bad), 'bad image')}, named above")
-    print(f"best {what} {checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}")
-    print(f"checkpoint {checkpoints.best}")
+    say(f"best {what} {checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}")
+    say(f"checkpoint {checkpoints.best}")

@@ -1,6 +1,5 @@
 """Where a run keeps its files, and which checkpoint it continues from."""
 
-import csv
 import itertools
 import os
 from contextlib import ExitStack
@@ -9,8 +8,10 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from ctxvision.checkpoints import CheckpointError
+from ctxvision.foreign import file_name
 from ctxvision.tasks.checkpoint_file import remove_parts
 from ctxvision.tasks.loading import require_readable
+from ctxvision.tasks.run_folder import read_rows
 
 from ..errors import UserError
 from ..messages import note, plural
@@ -126,12 +127,12 @@ def _best_advice(checkpoints: Path) -> str:
 
 def _never_saved(folder: Path) -> bool:
     """Tell whether a run was killed before it could save anything; its first row is written before that."""
-    try:
-        with (folder / "metrics.csv").open(newline="") as file:
-            rows = len(list(csv.DictReader(file)))
-    except OSError:
-        rows = 0
-    return rows <= 1 and (folder / "config.yaml").is_file() and not any((folder / "checkpoints").glob("*.ckpt"))
+    found = read_rows(folder / "metrics.csv")
+    return (
+        len(found.rows) + found.left_out <= 1
+        and (folder / "config.yaml").is_file()
+        and not any((folder / "checkpoints").glob("*.ckpt"))
+    )
 
 
 def _say(line: str) -> None:
@@ -141,5 +142,5 @@ def _say(line: str) -> None:
 
 def _numbered(config: TrainConfig) -> Path:
     """Name the first free of runs/MODEL-DATA-1, -2 and so on."""
-    name = f"{config.model}-{Path(config.data).resolve().name}"
+    name = file_name(f"{config.model}-{Path(config.data).resolve().name}")
     return next(folder for n in itertools.count(1) if not (folder := Path("runs") / f"{name}-{n}").exists())

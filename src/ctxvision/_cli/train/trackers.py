@@ -11,9 +11,13 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ctxvision.foreign import file_name
 
 from ..errors import UserError
-from ..files import write_whole
+from ..files import keep_aside, write_whole
+from ..messages import note
 from .metrics_file import MetricsFile
 from .trackio_logger import TrackioLogger
 
@@ -35,7 +39,7 @@ class Trackers:
         loggers: for Lightning.
 
     Raises:
-        UserError: a package is missing, or the ids cannot be read.
+        UserError: a package is missing.
     """
 
     def __init__(self, names: Sequence[str] | None, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -46,10 +50,14 @@ class Trackers:
             if not _installed(name):
                 raise UserError(f"--logger {name} needs another package: pip install {name}", 2)
         self._file = folder / _IDS
-        self._ids = _read(self._file)
+        self._ids, damage = _read(self._file)
+        if damage and not rank_zero_only.rank:
+            note(f"{self._file}: {damage}; the trackers begin new runs{keep_aside(self._file)}")
         for name in names:
             if name != "tensorboard":
-                self._ids.setdefault(name, f"{folder.resolve().name}-{secrets.token_hex(4)}")
+                self._ids.setdefault(
+                    name, f"{file_name(folder.resolve().name).replace(',', '-')}-{secrets.token_hex(4)}"
+                )
         self.loggers: list[Logger] = [self._logger(name, folder, dict(settings)) for name in names]
 
     def _logger(self, name: str, folder: Path, settings: dict[str, Any]) -> Logger:
@@ -102,16 +110,19 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> tuple[dict[str, str], str]:
+    """Return the names of the runs, and what is wrong with the file, which then has none."""
     if not path.is_file():
-        return {}
+        return {}, "is not a file" if path.exists() else ""
     try:
-        ids = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it to be tracked as new runs") from error
+        ids = json.loads(path.read_bytes())
+    except OSError as error:
+        return {}, f"cannot be read ({(error.strerror or str(error)).lower()})"
+    except (ValueError, RecursionError):
+        return {}, "not JSON, or not all of it"
     if not isinstance(ids, dict) or not all(isinstance(value, str) for value in ids.values()):
-        raise UserError(f"{path}: not the names of runs; remove it to be tracked as new runs")
-    return ids
+        return {}, "not the names of runs"
+    return ids, ""
 
 
 class TrackedRate(Callback):

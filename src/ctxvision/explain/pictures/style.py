@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ctxvision.explain.figures import _BLUE, _GRID, _ORANGE, _TEXT, _as_element
 from ctxvision.explain.fonts import families, say_what_is_missing
+from ctxvision.foreign import visible
 
 WIDTH = 5.2  # inches: a phone shows it at its size, and so does a page of print
 HEAT, SIGNED, SHARES = "viridis", "PuOr", "cividis"  # legible to the colour-blind
@@ -139,7 +140,7 @@ def bare(axes: Axes, ink: Ink, title: str = "") -> None:
     """Leave out ticks; they would number pixels, or nothing."""
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, color=ink.text)
+    axes.set_title(visible(title, lines=True), color=ink.text)
     for spine in axes.spines.values():
         spine.set_color(ink.line)
 
@@ -184,7 +185,8 @@ def in_backbone(layer: str) -> str:
 
 
 def short(name: str, length: int = 18) -> str:
-    """Cut a name that would not fit."""
+    """Cut a name that would not fit; see `visible`."""
+    name = visible(name)
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 

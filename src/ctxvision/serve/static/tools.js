@@ -1,13 +1,20 @@
 // Elements without HTML strings, and requests with the token.
 
+// Names of classes and files may hold what steers a line of text and is not seen: it is written out.
+export const visible = (text) => text.replace(
+  /[\p{Cc}\p{Cs}\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/gu,
+  (letter) => `\\u${letter.codePointAt(0).toString(16).padStart(4, "0")}`,
+);
+
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === false || value === null || value === undefined) continue;
     if (key.startsWith("--")) made.style.setProperty(key, value);
-    else made.setAttribute(key, value === true ? "" : value);
+    else made.setAttribute(key, value === true ? "" : key === "alt" ? visible(value) : value);
   }
-  made.append(...children.filter((child) => child !== null));
+  made.append(...children.filter((child) => child !== null)
+    .map((child) => (typeof child === "string" ? visible(child) : child)));
   return made;
 }
 
