@@ -232,7 +232,7 @@ def test_only_the_tensors_are_read(level, kind):
 @pytest.mark.parametrize("dense", [False, True], ids=["depthwise", "dense"])
 def test_few_channels_take_little_memory(channels, dense, layout):
     kind = (channels, channels, 1 if dense else channels)
-    tensors, geometry, grad = case(kind, 1, (1, 1), (96, 96), 1, 0, dtype=torch.float32)
+    tensors, geometry, _ = case(kind, 1, (1, 1), (96, 96), 1, 0, dtype=torch.float32)
     tensors[0] = in_layout(tensors[0], layout)
     with torch.profiler.profile(profile_memory=True) as profile:
         cpu.contextual_conv(*tensors, *geometry)

@@ -1,4 +1,4 @@
-"""The registered operators, called without the functions that check: a wrong argument is an error, never a read."""
+"""The registered operators, called without the public functions: a wrong argument is an error, never a read."""
 
 import ctypes
 import mmap

@@ -1,4 +1,4 @@
-"""NaN and infinity in any argument give the same numbers that are not finite on every backend, as the READMEs say."""
+"""NaN and infinity in any argument spread in the same way on every backend, as the READMEs say."""
 
 import pytest
 import torch
