@@ -39,8 +39,9 @@ def test_networks(name, other_dtype):
 
 
 def detection():
+    spec = DetectionData("digits-scenes#train=2,val=2,size=64").spec.to_dict()
     return DetectionTask(
-        "rednet_micro", {**SPEC, "input_size": [3, 64, 64]} | DetectionData("digits-scenes#train=2,val=2,size=64").spec.to_dict(),
+        "rednet_micro", spec,
         detector="retinanet", width=16, min_size=64, max_size=64, anchor_sizes=(12, 20, 32, 48, 80),
     )  # fmt: skip
 

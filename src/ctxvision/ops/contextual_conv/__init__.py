@@ -31,9 +31,9 @@ def contextual_conv2d(
         y[b, o, p] = bias[o] + Σ_{c,n} (weight[o, c, n] + Δw[b, c, n]) · m[b, n, p]
                                · x[b, c, p·s + g(n) + Δp[b, n, p]]
 
-    with bilinear sampling and ``x`` zero outside the image, where zero times NaN or infinity is NaN (Contextual CNN, equation 4; ``m`` is the
-    modulation of Deformable ConvNets v2). Differentiable twice in every tensor argument; half precision
-    accumulates, and positions are computed, in float32.
+    with bilinear sampling and ``x`` zero outside the image, where zero times NaN or infinity is NaN
+    (Contextual CNN, equation 4; ``m`` is the modulation of Deformable ConvNets v2). Differentiable
+    twice in every tensor argument; half precision accumulates, and positions are computed, in float32.
 
     Args:
         x: Input, ``(B, C, H, W)``, any memory format; the result keeps it.

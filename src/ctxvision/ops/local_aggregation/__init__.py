@@ -26,9 +26,10 @@ def local_aggregation(
 
         y[b, c, i, j] = Σ_{u,v} weight[b, g(c), u·k + v, i, j] · x[b, c, i·s + u·d - p, j·s + v·d - p]
 
-    with ``x`` zero outside the image (and zero times a weight that is NaN or infinite is NaN). This is ``V ⊛ A`` of CoTNet (equation 5, interleaved groups)
-    and involution (blocked groups). Differentiable any number of times in both arguments; half
-    precision accumulates in float32; under autocast both arguments are cast as for a convolution.
+    with ``x`` zero outside the image; zero times a weight that is NaN or infinite is NaN. This is
+    ``V ⊛ A`` of CoTNet (equation 5, interleaved groups) and involution (blocked groups). Differentiable
+    any number of times in both arguments; half precision accumulates in float32; under autocast both
+    arguments are cast as for a convolution.
 
     Args:
         x: Values, ``(B, C, H, W)``, any memory format; the result keeps it.
