@@ -28,7 +28,10 @@ from _oracle import (
 )
 from ctxvision.ops import contextual_conv2d, local_aggregation, use_backend
 from ctxvision.ops.contextual_conv import _triton_kernels
+from ctxvision.ops.contextual_conv import reference as contextual_reference
 from ctxvision.ops.contextual_conv import triton as contextual_triton
+from ctxvision.ops.local_aggregation import reference as aggregation_reference
+from ctxvision.ops.local_aggregation import triton as aggregation_triton
 
 DTYPES = [torch.float32, *LOW_PRECISION]
 both_layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
@@ -279,3 +282,73 @@ class TestContextual:
         tensors, options = contextual_case()
         with pytest.raises(RuntimeError, match=r"'triton'.*float32, float16, bfloat16, got float64"):
             contextual_conv2d(*tensors, **options)
+
+
+# ------------------------------------------------------- numbers that are not finite, torch's defaults, the door
+
+
+def same_kinds(actual, expected):
+    for n, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        kinds = [t.isnan() * 1 + t.isposinf() * 2 + t.isneginf() * 3 for t in (a, e)]
+        assert torch.equal(*kinds), f"result {n}"
+
+
+class TestKinds:
+    @both_layouts
+    @pytest.mark.parametrize("which", [0, 1, 2], ids=["x", "weight", "grad"])
+    def test_aggregation_of_numbers_that_are_not_finite(self, which, channels_last):
+        x, weight = aggregation_case(1, 4, 2, 3, size=(3, 4), dtype=torch.float32)
+        tensors = [x, weight, torch.randn_like(x)]
+        for n, bad in enumerate((torch.nan, torch.inf, -torch.inf)):
+            tensors[which].view(-1)[7 * n] = bad
+        x, weight, grad = laid_out(tensors[0], channels_last), weight, laid_out(tensors[2], channels_last)
+        for interleaved in (False, True):
+            geometry = ((1, 1), (1, 1), (1, 1), interleaved)
+            actual, expected = (
+                (
+                    kernels.aggregate(x, weight, *geometry),
+                    kernels.input_grad(grad, weight, x.shape[2:], *geometry),
+                    kernels.weight_grad(x, grad, 2, 9, *geometry),
+                )
+                for kernels in (aggregation_triton, aggregation_reference)
+            )
+            same_kinds(actual, expected)
+
+    @every_kind
+    def test_contextual_convolution_of_numbers_that_are_not_finite(self, kind):
+        for which in range(6):
+            tensors, options = contextual_case(kind, 1, (1, 2), (3, 4), dtype=torch.float32, seed=which)
+            grad = torch.randn(1, kind[1], 5, 5)
+            for n, bad in enumerate((torch.nan, torch.inf)):
+                tensors[which].view(-1)[n] = bad
+            geometry = ((1, 1), (1, 1), (1, 1), options["groups"])
+            actual, expected = (
+                (
+                    kernels.contextual_conv(*tensors, *geometry),
+                    *kernels.backward(grad, *tensors[:5], *geometry, [True] * 5),
+                )
+                for kernels in (contextual_triton, contextual_reference)
+            )
+            same_kinds(actual, expected)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+    def test_operators_do_not_ask_for_torch_s_default_dtype(self, dtype):
+        x, weight = aggregation_case(1, 4, 2, 3, size=(3, 4), dtype=torch.float32)
+        tensors, options = contextual_case(KINDS["dense"], 1, (1, 2), (3, 4), dtype=torch.float32)
+        found = []
+        for default in (torch.float32, dtype):
+            torch.set_default_dtype(default)
+            try:
+                found.append(
+                    [
+                        *outputs_and_gradients(
+                            local_aggregation, [x, weight], grad=torch.ones(1, 4, 3, 4).float()
+                        ),
+                        *outputs_and_gradients(
+                            contextual_conv2d, tensors, grad=torch.ones(1, 5, 5, 5).float(), **options
+                        ),
+                    ]
+                )
+            finally:
+                torch.set_default_dtype(torch.float32)
+        assert all(torch.equal(a, e) and a.dtype == e.dtype for a, e in zip(*found, strict=True))

@@ -224,6 +224,24 @@ def test_only_the_tensors_are_read(level, kind):
         assert_same(actual, expected_results(tensors, geometry, grad), torch.float32)
 
 
+# ----------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 9, 15, 16, 17])
+@pytest.mark.parametrize("dense", [False, True], ids=["depthwise", "dense"])
+def test_few_channels_take_little_memory(channels, dense, layout):
+    kind = (channels, channels, 1 if dense else channels)
+    tensors, geometry, _ = case(kind, 1, (1, 1), (96, 96), 1, 0, dtype=torch.float32)
+    tensors[0] = in_layout(tensors[0], layout)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        cpu.contextual_conv(*tensors, *geometry)
+    taken = sum(max(0, event.self_cpu_memory_usage) for event in profile.events())
+    # rows of x and of y, at most twice as long as their pixels, and y; the samples of a dense kernel beside
+    beside = 4 * 96 * 96 * (4 * channels + 16) if dense else 4 * 1024
+    assert taken < 5 * tensors[0].nbytes + beside
+
+
 # ------------------------------------------------------------------------------------- threads, modes, refusal
 
 

@@ -10,7 +10,7 @@ import pytest
 FOLDER = Path(__file__).parent
 
 
-@pytest.mark.parametrize("operator", ["TestAggregation", "TestContextual"])
+@pytest.mark.parametrize("operator", ["TestAggregation", "TestContextual", "TestKinds"])
 def test_interpreted_kernels_equal_the_oracles(operator):
     pytest.importorskip("triton")
     # a process of its own: triton asks once, on import, whether to interpret

@@ -37,7 +37,9 @@ class ClipSpec(DataSpec):
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Turn pixels (..., 3, H, W) uint8 into what the network takes."""
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32, device="cpu").view(-1, 1, 1) for v in (self.mean, self.std)
+        )
         return (pixels.float() / 255 - mean) / std
 
 
@@ -59,7 +61,7 @@ def segment_indices(length: int, frames: int, generator: torch.Generator | None 
     if generator is None:
         where = np.full(frames, 0.5)
     else:
-        where = torch.rand(frames, generator=generator, dtype=torch.float64).numpy()
+        where = torch.rand(frames, generator=generator, dtype=torch.float64, device="cpu").numpy()
     return _places(length, frames, where)
 
 
@@ -93,7 +95,7 @@ def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, 
     """
     clip = _as_tensor(pixels)
     height, width = clip.shape[-2:]
-    draw = torch.rand(4, generator=generator).tolist()
+    draw = torch.rand(4, generator=generator, dtype=torch.float32, device="cpu").tolist()
     if crop:
         pairs = [(a, b) for i, a in enumerate(_SCALES) for j, b in enumerate(_SCALES) if abs(i - j) <= 1]
         share_h, share_w = pairs[int(draw[0] * len(pairs))]

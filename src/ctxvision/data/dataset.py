@@ -91,8 +91,12 @@ def collate_eval(items: list[Sample | BadImage]) -> Batch:
     """Stack the good images; of a batch without any, the first axis is 0."""
     good = [item for item in items if isinstance(item, Sample)]
     bad = [item for item in items if isinstance(item, BadImage)]
-    images = torch.stack([item.image for item in good]) if good else torch.empty(0, 0, 0, 0)
-    return Batch(images, torch.tensor([item.target for item in good], dtype=torch.int64), bad)
+    images = (
+        torch.stack([item.image for item in good])
+        if good
+        else torch.empty(0, 0, 0, 0, dtype=torch.float32, device="cpu")
+    )
+    return Batch(images, torch.tensor([item.target for item in good], dtype=torch.int64, device="cpu"), bad)
 
 
 def collate_train(items: list[Sample | BadImage]) -> Batch:
@@ -103,5 +107,5 @@ def collate_train(items: list[Sample | BadImage]) -> Batch:
     batch = collate_eval(items)
     if not batch.bad or not len(batch.images):
         return batch
-    turns = torch.arange(len(items)) % len(batch.images)
+    turns = torch.arange(len(items), device="cpu") % len(batch.images)
     return Batch(batch.images[turns], batch.targets[turns], batch.bad)

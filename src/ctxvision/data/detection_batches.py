@@ -72,7 +72,7 @@ class AspectBatches(Sampler[list[int]]):
         size = len(self.bins)
         waiting: list[list[int]] = [[] for _ in range(len(_BINS) + 1)]
         batches = []
-        for index in torch.randperm(size, generator=generator).tolist():
+        for index in torch.randperm(size, generator=generator, device="cpu").tolist():
             group = waiting[self.bins[index]]
             group.append(self._epoch * size + index)
             if len(group) == self.batch_size:

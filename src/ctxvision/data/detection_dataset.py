@@ -90,13 +90,13 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
         return DetectionSample(image, common | target)
 
     def _target(self, annotations: list[Annotation], image: CocoImage) -> Target:
-        boxes = torch.tensor([a.box for a in annotations], dtype=torch.float32).reshape(-1, 4)
+        boxes = torch.tensor([a.box for a in annotations], dtype=torch.float32, device="cpu").reshape(-1, 4)
         boxes[:, 0::2].clamp_(0, image.width)
         boxes[:, 1::2].clamp_(0, image.height)
         # of a box that only touches the image, nothing may be left
         left = (boxes[:, 2:] > boxes[:, :2]).all(1)
         annotations = [a for a, some in zip(annotations, left.tolist(), strict=True) if some]
-        labels = torch.tensor([a.label for a in annotations], dtype=torch.int64)
+        labels = torch.tensor([a.label for a in annotations], dtype=torch.int64, device="cpu")
         target = {"boxes": boxes[left], "labels": labels}
         if self.masks:
             masks = [to_mask(a.segmentation, image.height, image.width) for a in annotations]

@@ -74,7 +74,7 @@ class DigitsData(EpochData):
                 for name in CLASS_NAMES
             )
         )
-        is_val = torch.tensor([key in held_out for key in keys])
+        is_val = torch.tensor([key in held_out for key in keys], dtype=torch.bool, device="cpu")
         if spec is None:
             train = _enlarge(pixels[~is_val], (image_size, image_size))
             mean, std = round(train.mean().item(), 4), round(train.std().item(), 4)
@@ -156,12 +156,15 @@ class DigitsDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return a batch at once; torch's DataLoader looks for this method."""
-        rows = torch.tensor(indices) % len(self)
+        rows = torch.tensor(indices, dtype=torch.int64, device="cpu") % len(self)
         images = self.images[rows]
         if self.augment_seed is not None:
             generator = torch.Generator().manual_seed(self.augment_seed * 1_000_003 + indices[0])
             images = _augment(images, generator)
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.spec.mean, self.spec.std))
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32, device="cpu").view(-1, 1, 1)
+            for v in (self.spec.mean, self.spec.std)
+        )
         return (images - mean) / std, self.targets[rows]
 
 
@@ -183,7 +186,9 @@ def _enlarge(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Turn by up to 10°, scale by up to 10 %, shift by up to 7 %; outside is black."""
     count = len(images)
-    angle, scale, shift_x, shift_y = torch.rand(4, count, generator=generator) * 2 - 1
+    angle, scale, shift_x, shift_y = (
+        torch.rand(4, count, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1
+    )
     angle, scale = angle * torch.pi / 18, 1 + 0.1 * scale
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     rows = [torch.stack([cos, -sin, shift_x * 0.14], 1), torch.stack([sin, cos, shift_y * 0.14], 1)]

@@ -57,17 +57,17 @@ def draw_places(labels: Tensor, frames: int, generator: torch.Generator) -> Plac
         generator: of the random numbers; as many are drawn for every class.
     """
     count = len(labels)
-    low, high = torch.tensor(_MIDDLE).unbind(1)
-    middle = low + (high - low) * torch.rand(count, 4, generator=generator)
-    low, high = torch.tensor(_EXTENT).unbind(1)
-    extent = low + (high - low) * torch.rand(count, 4, generator=generator)
-    resting = torch.randint(frames, (count, 1, 4), generator=generator)
-    axes = torch.tensor([_AXES[name] for name in MOTIONS])[labels]
-    signs = torch.tensor([_SIGNS[name] for name in MOTIONS])[labels]
+    low, high = torch.tensor(_MIDDLE, dtype=torch.float32, device="cpu").unbind(1)
+    middle = low + (high - low) * torch.rand(count, 4, generator=generator, dtype=torch.float32, device="cpu")
+    low, high = torch.tensor(_EXTENT, dtype=torch.float32, device="cpu").unbind(1)
+    extent = low + (high - low) * torch.rand(count, 4, generator=generator, dtype=torch.float32, device="cpu")
+    resting = torch.randint(frames, (count, 1, 4), generator=generator, device="cpu")
+    axes = torch.tensor([_AXES[name] for name in MOTIONS], device="cpu")[labels]
+    signs = torch.tensor([_SIGNS[name] for name in MOTIONS], device="cpu")[labels]
     moves = F.one_hot(axes, 4).bool().unsqueeze(1)  # (N, 1, 4)
-    forward = torch.arange(frames).view(1, -1, 1)
+    forward = torch.arange(frames, device="cpu").view(1, -1, 1)
     at = torch.where(signs.view(-1, 1, 1) > 0, forward, frames - 1 - forward)  # played backwards, exactly
-    steps = torch.where(moves, at, resting) / (frames - 1) - 0.5
+    steps = torch.where(moves, at, resting).float() / (frames - 1) - 0.5
     return Places(middle.unsqueeze(1) + extent.unsqueeze(1) * steps)
 
 
@@ -75,7 +75,7 @@ def draw_clips(digits: Tensor, places: Places, size: int, generator: torch.Gener
     """Draw digits (N, 8, 8) uint8 where they are, bright on a dark texture: (N, T, 3, size, size) uint8."""
     count, frames = places.values.shape[:2]
     background = _textures(count, size, generator).unsqueeze(1)  # (N, 1, 3, S, S)
-    ink = 0.75 + 0.25 * torch.rand(count, 1, 3, 1, 1, generator=generator)
+    ink = 0.75 + 0.25 * torch.rand(count, 1, 3, 1, 1, generator=generator, dtype=torch.float32, device="cpu")
     x, y, angle, scale = places.values.reshape(-1, 4).unbind(1)
     zoom = torch.exp(-scale) / _RADIUS
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
@@ -89,7 +89,9 @@ def draw_clips(digits: Tensor, places: Places, size: int, generator: torch.Gener
 
 def _textures(count: int, size: int, generator: torch.Generator) -> Tensor:
     """Draw smooth random colours, (N, 3, size, size) in [0, 0.45]."""
-    coarse, fine = (torch.rand(count, 3, n, n, generator=generator) for n in (3, 8))
+    coarse, fine = (
+        torch.rand(count, 3, n, n, generator=generator, dtype=torch.float32, device="cpu") for n in (3, 8)
+    )
     options = {"size": (size, size), "mode": "bilinear", "align_corners": True}
     return 0.35 * F.interpolate(coarse, **options) + 0.1 * F.interpolate(fine, **options)  # type: ignore[arg-type]
 
@@ -117,14 +119,18 @@ class MovingDigits:
         pixels, kinds = _load()
         names = [f"{kind}/{index:04d}" for index, kind in enumerate(kinds.tolist())]
         kept = set().union(*(hold_out([n for n in names if n[0] == digit], 0.2, 0) for digit in "0123456789"))
-        pool = torch.tensor([index for index, name in enumerate(names) if (name in kept) == (split == "val")])
-        self.labels = torch.arange(clips) % len(MOTIONS)
-        self.sources = pool[torch.randint(len(pool), (clips,), generator=generator)]
+        pool = torch.tensor(
+            [index for index, name in enumerate(names) if (name in kept) == (split == "val")], device="cpu"
+        )
+        self.labels = torch.arange(clips, device="cpu") % len(MOTIONS)
+        self.sources = pool[torch.randint(len(pool), (clips,), generator=generator, device="cpu")]
         parts = []
         for labels, sources in zip(self.labels.split(_CHUNK), self.sources.split(_CHUNK), strict=True):
             places = draw_places(labels, frames, generator)
             parts.append(draw_clips(pixels[sources], places, size, generator))
-        self.clips = torch.cat(parts) if parts else torch.empty(0, frames, 3, size, size, dtype=torch.uint8)
+        self.clips = (
+            torch.cat(parts) if parts else torch.empty(0, frames, 3, size, size, dtype=torch.uint8, device="cpu")
+        )
 
     def names(self) -> Sequence[str]:
         """Name the clips by class and number."""

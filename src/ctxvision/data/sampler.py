@@ -63,8 +63,8 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._epoch)
-        order = torch.randperm(self.size, generator=generator)[: -(-self.size // self.repeats)]
-        copies = self._epoch * self.repeats + torch.arange(self.repeats)
+        order = torch.randperm(self.size, generator=generator, device="cpu")[: -(-self.size // self.repeats)]
+        copies = self._epoch * self.repeats + torch.arange(self.repeats, device="cpu")
         order = (copies * self.size + order.unsqueeze(1)).flatten()[self.rank :: self.world_size]
         return iter(order[self._skip : len(self)].tolist())
 

@@ -116,7 +116,7 @@ def _sources(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[
     held_out: set[str] = set()
     for name in CLASS_NAMES:
         held_out |= hold_out([key for key in keys if key.startswith(f"{name}/")], 0.2, _SPLIT_SEED)
-    of_val = torch.tensor([key in held_out for key in keys])
+    of_val = torch.tensor([key in held_out for key in keys], dtype=torch.bool, device="cpu")
     return pixels.numpy(), targets.numpy(), torch.nonzero(of_val if split == "val" else ~of_val)[:, 0].numpy()
 
 

@@ -43,7 +43,7 @@ class PixelAugmentation:
             pixels = T.resize_image(pixels, size, antialias=True)
             classes = T.resize_mask(classes, size)
         pixels, classes = self._crop(pixels, classes[0])
-        if torch.rand(()) < self.flip:
+        if torch.rand((), dtype=torch.float32, device="cpu") < self.flip:
             pixels, classes = pixels.flip(-1), classes.flip(-1)
         if self.photometric:
             pixels = distort(pixels)
@@ -57,8 +57,8 @@ class PixelAugmentation:
     def _crop(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         height, width = (min(want, have) for want, have in zip(self.crop_size, classes.shape, strict=True))
         for _ in range(_TRIES):
-            top = int(torch.randint(classes.shape[0] - height + 1, ()))
-            left = int(torch.randint(classes.shape[1] - width + 1, ()))
+            top = int(torch.randint(classes.shape[0] - height + 1, (), device="cpu"))
+            left = int(torch.randint(classes.shape[1] - width + 1, (), device="cpu"))
             crop = classes[top : top + height, left : left + width]
             if self.max_category_ratio >= 1 or largest_share(crop) < self.max_category_ratio:
                 break
@@ -68,7 +68,7 @@ class PixelAugmentation:
 def largest_share(classes: Tensor) -> float:
     """Return the share of the most frequent class in the labelled pixels; 1 without a second class."""
     counts = torch.bincount(classes.flatten().long(), minlength=IGNORE + 1)[:IGNORE]
-    return (counts.max() / counts.sum()).item() if counts.count_nonzero() > 1 else 1.0
+    return int(counts.max()) / int(counts.sum()) if counts.count_nonzero() > 1 else 1.0
 
 
 def distort(pixels: Tensor) -> Tensor:
@@ -78,22 +78,26 @@ def distort(pixels: Tensor) -> Tensor:
     saturation by 0.5 to 1.5; hue turns by up to 36°. torchvision's ``RandomPhotometricDistort`` differs: it
     multiplies the brightness, blends the contrast with the mean, and permutes the channels.
     """
-    contrast_first = torch.rand(()) < 0.5
-    if torch.rand(()) < 0.5:
+    contrast_first = torch.rand((), dtype=torch.float32, device="cpu") < 0.5
+    if torch.rand((), dtype=torch.float32, device="cpu") < 0.5:
         pixels = (pixels.short() + round(_between(-32, 32))).clamp(0, 255).to(torch.uint8)
     if contrast_first:
         pixels = _contrast(pixels)
-    if torch.rand(()) < 0.5:
+    if torch.rand((), dtype=torch.float32, device="cpu") < 0.5:
         pixels = T.adjust_saturation(pixels, _between(0.5, 1.5))
-    if torch.rand(()) < 0.5:
+    if torch.rand((), dtype=torch.float32, device="cpu") < 0.5:
         pixels = T.adjust_hue(pixels, _between(-0.1, 0.1))
     return pixels if contrast_first else _contrast(pixels)
 
 
 def _contrast(pixels: Tensor) -> Tensor:
     # OpenMMLab's contrast is a factor, which torchvision calls brightness
-    return T.adjust_brightness(pixels, _between(0.5, 1.5)) if torch.rand(()) < 0.5 else pixels
+    return (
+        T.adjust_brightness(pixels, _between(0.5, 1.5))
+        if torch.rand((), dtype=torch.float32, device="cpu") < 0.5
+        else pixels
+    )
 
 
 def _between(low: float, high: float) -> float:
-    return low + (high - low) * torch.rand(()).item()
+    return low + (high - low) * torch.rand((), dtype=torch.float32, device="cpu").item()

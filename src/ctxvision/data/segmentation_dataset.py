@@ -90,6 +90,10 @@ def collate_pixels_train(items: list[PixelSample | BadImage]) -> PixelBatch:
     """Stack the good images, which take turns in the place of the bad; of none, the first axis is 0."""
     images, masks, bad = collate_pixels_eval(items)
     if not images:
-        return PixelBatch(torch.empty(0, 0, 0, 0), torch.empty(0, 0, 0, dtype=torch.uint8), bad)
+        return PixelBatch(
+            torch.empty(0, 0, 0, 0, dtype=torch.float32, device="cpu"),
+            torch.empty(0, 0, 0, dtype=torch.uint8, device="cpu"),
+            bad,
+        )
     turns = [index % len(images) for index in range(len(items))]
     return PixelBatch(torch.stack([images[i] for i in turns]), torch.stack([masks[i] for i in turns]), bad)

@@ -79,7 +79,10 @@ class SegmentationSpec:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(C, H, W) from 0 to 255 → float32 with the network's mean and deviation."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
         return (pixels.float() / 255 - mean) / std
 
 

@@ -89,7 +89,9 @@ def thumbnail(image: Tensor, mean: Sequence[float], std: Sequence[float], size: 
 
     Small images become PNG without any loss, larger ones JPEG.
     """
-    scale, shift = (torch.tensor(values).view(-1, 1, 1) for values in (std, mean))
+    scale, shift = (
+        torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1) for values in (std, mean)
+    )
     pixels = (image.float() * scale + shift).clamp(0, 1).mul(255).round().to(torch.uint8)
     picture = Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
     kind = "png" if is_small(image) else "jpeg"

@@ -173,7 +173,9 @@ class _Seen:
         """Return the mean distance in pixels per image, (B,)."""
         if self.shift is None:
             return np.zeros(count)
-        shift = self.shift.unflatten(1, (-1, 2)) * torch.tensor(step).view(1, 1, 2, 1, 1)
+        shift = self.shift.unflatten(1, (-1, 2)) * torch.tensor(
+            step, dtype=self.shift.dtype, device=self.shift.device
+        ).view(1, 1, 2, 1, 1)
         return shift.norm(dim=2).mean((1, 2, 3)).double().numpy()
 
 

@@ -109,7 +109,9 @@ def _quality(found: Segmentation, mask: Tensor) -> dict[str, float | None]:
 
 def _pictures(spec: Any, image: Tensor, mask: Tensor, classes: Tensor, colors: Any) -> tuple[str, str, str, str]:
     """Draw the image, the truth over it, the prediction over it, and where they differ."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1) for values in (spec.mean, spec.std)
+    )
     pixels = (image.cpu() * std + mean).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
     plain = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
     differ = (classes != mask.cpu()) & (mask.cpu() != _IGNORE)

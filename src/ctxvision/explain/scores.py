@@ -167,7 +167,7 @@ def _answers(logits: Tensor, targets: Tensor) -> tuple[np.ndarray, ...]:
     logs = logits.log_softmax(1)
     predictions = logits.argmax(1)
     of_truth = logits.gather(1, targets[:, None])
-    earlier = torch.arange(logits.shape[1]) < targets[:, None]
+    earlier = torch.arange(logits.shape[1], device=targets.device) < targets[:, None]
     ranks = ((logits > of_truth) | ((logits == of_truth) & earlier)).sum(1)
     confidences = logs.gather(1, predictions[:, None])[:, 0].exp()
     losses = -logs.gather(1, targets[:, None])[:, 0]

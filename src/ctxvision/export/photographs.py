@@ -15,11 +15,14 @@ def photographs(metadata: Metadata) -> list[Inputs]:
     height, width = spec["input_size"][1:]
     found = pictures(3, spec["input_size"][0])
     images = torch.stack([_resized(picture, height, width) for picture in found])
-    mean, std = (torch.tensor(spec.get(name, [0.5])).view(-1, 1, 1) for name in ("mean", "std"))
+    mean, std = (
+        torch.tensor(spec.get(name, [0.5]), dtype=torch.float32, device="cpu").view(-1, 1, 1)
+        for name in ("mean", "std")
+    )
     images = (images - mean) / std
     if metadata.task == "video":
         # a clip that moves from one picture to the next
-        share = torch.linspace(0, 1, spec["frames"]).view(-1, 1, 1, 1)
+        share = torch.linspace(0, 1, spec["frames"], dtype=torch.float32, device="cpu").view(-1, 1, 1, 1)
         images = torch.stack([a * (1 - share) + b * share for a, b in zip(images, images.roll(1, 0), strict=True)])
     return [(images,)] if metadata.dynamic_batch else [(image[None],) for image in images]
 
@@ -28,7 +31,9 @@ def pictures(count: int, channels: int) -> list[Tensor]:
     """Return photographs (C, H, W) from 0 to 1, in colour or grey: two, and a part of one."""
     from sklearn.datasets import load_sample_images
 
-    china, flower = (torch.from_numpy(i.copy()).permute(2, 0, 1) / 255 for i in load_sample_images().images)
+    china, flower = (
+        torch.from_numpy(i.copy()).permute(2, 0, 1).float() / 255 for i in load_sample_images().images
+    )
     found = [china, flower, flower[:, 50:300, 150:400]][:count]
     return [picture.mean(0, keepdim=True) for picture in found] if channels == 1 else found
 
@@ -45,4 +50,4 @@ def _for_detector(picture: Tensor, metadata: Metadata) -> Inputs:
     s = metadata.settings
     transform = GeneralizedRCNNTransform(s["min_size"], s["max_size"], s["mean"], s["std"]).eval()
     prepared, _ = transform([picture])
-    return prepared.tensors, torch.tensor(prepared.image_sizes[0])
+    return prepared.tensors, torch.tensor(prepared.image_sizes[0], device="cpu")

@@ -59,7 +59,7 @@ def example_inputs(metadata: Metadata) -> Inputs:
     shape = shape_of(metadata, 2 if metadata.dynamic_batch else 1)
     if metadata.dynamic_size:
         shape = (*shape[:-2], max(shape[-2], 128), max(shape[-1], 128) + 32)
-    return (torch.randn(shape),)
+    return (torch.randn(shape, dtype=torch.float32, device="cpu"),)
 
 
 def freedom(metadata: Metadata) -> tuple[dict[int, Any] | None, ...]:
@@ -79,11 +79,13 @@ def random_inputs(metadata: Metadata) -> list[Inputs]:
     shapes = [shape_of(metadata, count) for count in counts]
     if metadata.dynamic_size:
         shapes.append(shape_of(metadata, counts[-1], larger=(32, 64)))
-    return [(torch.randn(shape, generator=generator),) for shape in shapes]
+    return [(torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu"),) for shape in shapes]
 
 
 def _detector_inputs(metadata: Metadata, larger: Sequence[int], generator: torch.Generator) -> Inputs:
-    images = torch.randn(shape_of(metadata, 1, larger=larger), generator=generator)
+    images = torch.randn(
+        shape_of(metadata, 1, larger=larger), generator=generator, dtype=torch.float32, device="cpu"
+    )
     height, width = images.shape[2] - 5, images.shape[3] - 9
     images[:, :, height:], images[:, :, :, width:] = 0, 0
-    return images, torch.tensor([height, width])
+    return images, torch.tensor([height, width], dtype=torch.int64, device="cpu")

@@ -183,7 +183,7 @@ class _DetectionStandIn(_StandIn):
         for image in images:
             prepared, _ = self.transform([image])
             size = prepared.image_sizes[0]
-            outputs = self.exported.run(prepared.tensors, torch.tensor(size))
+            outputs = self.exported.run(prepared.tensors, torch.tensor(size, device="cpu"))
             one = dict(zip(_OUTPUTS, outputs, strict=False))
             found += self.transform.postprocess([one], [size], [tuple(image.shape[-2:])])
         return found

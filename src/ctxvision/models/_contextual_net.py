@@ -261,7 +261,7 @@ class ContextualNet(Backbone):
         logits: Tensor = self.fc(pooled)  # type: ignore[misc]
         # len() would fix the batch of an exported graph
         classes = torch.arange(self.num_classes, device=logits.device).expand(logits.shape[0], -1)
-        return ContextualOutput(logits, (logits,), (classes,), torch.ones((), device=logits.device))
+        return ContextualOutput(logits, (logits,), (classes,), logits.new_ones(()))
 
 
 def _width(width: int | float, channels: int) -> int:

@@ -100,12 +100,22 @@ def use_backend(name: Name) -> Iterator[None]:
         _forced = before
 
 
-def kernels(package: str, first: Tensor) -> ModuleType:
+def kernels(package: str, first: Tensor, *others: Tensor | None) -> ModuleType:
     """Return the module of an operator's ``package`` that computes tensors of the dtype and device of ``first``.
 
     Raises:
         RuntimeError: If the backend that `use_backend` asks for cannot compute them; the message says why.
+        ValueError: If a tensor's memory has been given back, as that of sharded parameters is.
     """
+    for tensor in (first, *others):
+        if tensor is not None and tensor.numel():
+            reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+            needed = (tensor.storage_offset() + reach + 1) * tensor.element_size()
+            if tensor.untyped_storage().nbytes() < needed:
+                raise ValueError(
+                    f"a tensor of shape {tuple(tensor.shape)} needs {needed} bytes, but its storage holds "
+                    f"{tensor.untyped_storage().nbytes()}: it was resized"
+                )
     return _module(package, choose(first.device, first.dtype))
 
 

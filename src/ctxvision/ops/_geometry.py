@@ -13,16 +13,22 @@ AUTOCAST_DEVICES = frozenset(
 )
 
 
+DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+LARGEST = 2**31 - 1  # of steps, distances and padded sides: positions inside the kernels have 32 bits
+
+
 def as_pair(value: int | Sequence[int], name: str, minimum: int) -> list[int]:
     """Return ``value`` as ``[vertical, horizontal]``.
 
     Raises:
-        ValueError: if it is not one or two integers, or one of them is below ``minimum``.
+        ValueError: if it is not one or two integers, or one of them is below ``minimum`` or above 2³¹ - 1.
     """
     whole = (int, torch.SymInt)
     pair = list(value) if isinstance(value, Sequence) else [value, value]
     if len(pair) != 2 or any(not isinstance(n, whole) or isinstance(n, bool) or n < minimum for n in pair):
         raise ValueError(f"{name} must be one or two integers >= {minimum}, got {value!r}")
+    if any(type(n) is int and n > LARGEST for n in pair):
+        raise ValueError(f"{name} must not be larger than 2**31 - 1, got {value!r}")
     return pair
 
 
@@ -38,6 +44,14 @@ def output_size(
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
     ]
+
+
+def too_wide(size: Sequence[int], padding: Sequence[int]) -> str | None:
+    """Return why the kernels cannot count the pixels of a padded side, or ``None``."""
+    padded = [n + 2 * p for n, p in zip(size, padding, strict=True)]
+    if any(type(n) is int and n > LARGEST for n in padded):  # symbolic sizes are checked when they have values
+        return f"the padded image {padded[0]} x {padded[1]} must not have sides larger than 2**31 - 1"
+    return None
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -87,12 +101,18 @@ def autocast_inputs(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def check_same_kind(op: str, **tensors: Tensor | None) -> None:
-    """Raise ``ValueError`` unless all given tensors are floating and share dtype and device."""
+    """Raise ``ValueError`` unless all given tensors are dense, floating and share dtype and device."""
     present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    kinds = {name: f"{tensor.dtype} on {tensor.device}" for name, tensor in present.items()}
-    if len(set(kinds.values())) > 1:
-        listed = ", ".join(f"{name} is {kind}" for name, kind in kinds.items())
-        raise ValueError(f"{op}: all tensors need one dtype and one device, but {listed}")
     first = next(iter(present.values()))
-    if not first.is_floating_point():
-        raise ValueError(f"{op}: tensors must be floating point, got {first.dtype}; convert with .float()")
+    dtype, device = first.dtype, first.device
+    if any(tensor.dtype != dtype or tensor.device != device for tensor in present.values()):
+        listed = ", ".join(f"{name} is {tensor.dtype} on {tensor.device}" for name, tensor in present.items())
+        raise ValueError(f"{op}: all tensors need one dtype and one device, but {listed}")
+    if dtype not in DTYPES:
+        raise ValueError(
+            f"{op}: tensors must be floating point (float16, bfloat16, float32 or float64), got {dtype}; "
+            "convert with .float()"
+        )
+    for name, tensor in present.items():
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{op}: {name} must be a dense tensor, got {tensor.layout}; convert with .to_dense()")

@@ -156,7 +156,13 @@ def _write(path: Path, data: bytes) -> None:
 
 def _require_same(task: ClassificationTask, folder: Path) -> None:
     """Compare what timm makes of the folder with the network that went into it."""
-    images = torch.randn(2, *task.data_spec["input_size"], generator=torch.Generator().manual_seed(0))
+    images = torch.randn(
+        2,
+        *task.data_spec["input_size"],
+        generator=torch.Generator().manual_seed(0),
+        dtype=torch.float32,
+        device="cpu",
+    )
     own = copy.deepcopy(task.model).to(device="cpu", memory_format=torch.contiguous_format).eval()
     try:
         loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

@@ -77,7 +77,9 @@ def open_networks(words: Sequence[str], device: str = "cpu") -> list[Network]:
         if name in taken:
             raise ServeError(f"{word}: two networks are called {name!r}; choose another name")
         networks.append(_named(network, name or _free(network.model, taken)))
-        (chances,) = networks[-1].probabilities([torch.zeros(network.spec.input_size)])  # also sets much up
+        (chances,) = networks[-1].probabilities(
+            [torch.zeros(network.spec.input_size, dtype=torch.float32, device="cpu")]
+        )  # also sets much up
         if not chances.isfinite().all():
             raise ServeError(f"{word}: the output of the network is NaN or infinite; its weights are broken")
     return networks

@@ -129,7 +129,10 @@ class ClassificationTask(TrainingTask):
         # mixup smooths its own targets
         self.train_loss = self._make_loss(0.0 if self.mixup else label_smoothing)
         self.val_loss = self._make_loss(0.0)
-        self.val_mean, self.val_images = MeanMetric("disable"), SumMetric()
+        self.val_mean, self.val_images = (
+            MeanMetric("disable").set_dtype(torch.float32),
+            SumMetric().set_dtype(torch.float32),
+        )
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
         self.val_recall: ClassSetRecall | None = None
@@ -144,7 +147,7 @@ class ClassificationTask(TrainingTask):
 
     def example_input(self) -> Tensor:
         """Return one black image, (1, C, H, W)."""
-        return torch.zeros(1, *self.data_spec["input_size"])
+        return torch.zeros(1, *self.data_spec["input_size"], dtype=torch.float32, device="cpu")
 
     def _make_loss(self, label_smoothing: float) -> nn.Module:
         if self.is_contextual:

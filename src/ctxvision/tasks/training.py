@@ -80,7 +80,7 @@ class TrainingTask(LightningModule, ABC):
         super().__init__()
         # A mean over samples, NaN included; every process takes part in it, also one whose samples were all bad.
         # It is updated with one value per sample: torchmetrics 1.9 ignores weights where NaN is not checked.
-        self.train_mean = MeanMetric("disable")
+        self.train_mean = MeanMetric("disable").set_dtype(torch.float32)  # whatever torch's default dtype is
         self.leave_out_nonfinite = False
         self._batches_with_samples = 0
 
@@ -128,8 +128,8 @@ class TrainingTask(LightningModule, ABC):
 
     def loss_of_nothing(self, name: str = "train_loss") -> Tensor:
         """Return a loss of 0 whose gradients are 0, so that those of other processes still meet ours."""
-        self._update_train_mean(torch.zeros((), device=self.device), 0, name)
-        start = torch.zeros((), device=self.device)
+        self._update_train_mean(torch.zeros((), dtype=torch.float32, device=self.device), 0, name)
+        start = torch.zeros((), dtype=torch.float32, device=self.device)
         return sum((p.sum() * 0.0 for p in self.parameters() if p.requires_grad), start)
 
     def log_train_loss(self, loss: Tensor, samples: int, name: str = "train_loss") -> None:
@@ -154,7 +154,7 @@ class TrainingTask(LightningModule, ABC):
         Raises:
             TaskError: the loss is not finite, or no sample could be read.
         """
-        counted = torch.tensor(float(self._batches_with_samples), device=self.device)
+        counted = torch.tensor(float(self._batches_with_samples), dtype=torch.float32, device=self.device)
         if not self.trainer.strategy.reduce(counted, reduce_op="sum").item():
             raise TaskError(f"not one training {self.sample_name} could be read in this epoch")
         loss = self.trainer.callback_metrics.get("train_loss")

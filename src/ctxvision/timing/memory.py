@@ -20,7 +20,7 @@ CALLS = 3  # libraries allocate for later calls what the first did not need
 def load_libraries(device: torch.device) -> None:
     """Train something tiny, so that code pages and thread stacks count as there before."""
     tiny = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(4)).to(device)
-    tiny(torch.randn(2, 3, 16, 16, device=device)).sum().backward()
+    tiny(torch.randn(2, 3, 16, 16, dtype=torch.float32, device=device)).sum().backward()
 
 
 def high_water(device: torch.device) -> int:

@@ -24,7 +24,9 @@ def wake(model: nn.Module) -> None:
         if name.endswith("bias") or parameter.abs().max() > 1e-5:
             continue
         if parameter.dim() > 1:
-            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(
+                0.02 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+            )
         else:
             parameter.fill_(0.2)
 
@@ -36,7 +38,9 @@ def settle(model: nn.Module, size: int, channels: int = 3) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    images = torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(
+        4, channels, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    )
     model.train()(images.to(next(model.parameters()).device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -55,7 +55,9 @@ class Subject:
             layout: of weights and images.
             compute: instead of the network itself: what has been compiled from it.
         """
-        images = torch.randn(batch, *self.input_size, generator=torch.Generator().manual_seed(0))
+        images = torch.randn(
+            batch, *self.input_size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+        )
         images = images.to(self.device, self.dtype)
         if self.network is not None:
             to_layout(self.network, cast(Layout, layout))

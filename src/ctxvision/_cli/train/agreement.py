@@ -35,7 +35,9 @@ class Agreement:
             return value
         now = time.monotonic()
         answer = torch.tensor(
-            [value, (now - self._asked) / max(self._steps, 1)], device=trainer.strategy.root_device
+            [value, (now - self._asked) / max(self._steps, 1)],
+            dtype=torch.float32,
+            device=trainer.strategy.root_device,
         )
         highest, seconds = trainer.strategy.reduce(answer, reduce_op="max").tolist()
         self._every = int(min(max(_SECONDS / max(seconds, 1e-9), 1), _MOST))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 1  # of the C functions; ctxvision_abi() in vector.hpp must agree
+ABI = 2  # of the C functions; ctxvision_abi() in vector.hpp must agree
 CODES = {torch.float32: 0, torch.bfloat16: 1}  # Element in vector.hpp
 LEVELS = {"AVX512": "avx512", "AVX2": "avx2"}
 
@@ -36,7 +36,15 @@ class Library:
 
         Raises:
             MemoryError: If the kernel cannot get its working memory.
+            ValueError: If a tensor is none whose memory the kernels read.
         """
+        for tensor in tensors:
+            if tensor is not None and (
+                tensor.device.type != "cpu" or tensor.dtype not in CODES or tensor.is_neg()
+            ):
+                raise ValueError(
+                    f"{function} reads float32 and bfloat16 on the CPU, got {tensor.dtype} on {tensor.device}"
+                )
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         status = getattr(self._dll, function)(
             (ctypes.c_void_p * len(addresses))(*addresses),

@@ -79,30 +79,31 @@ int depthwise_kernels(const void **tensors, const int64_t *numbers, int threads)
 // -------------------------------------------------------------------------------------------------- depthwise
 
 // kPositions neighbours, so that each number of the kernel is loaded once for all of them.
-template <int kPositions, int kWidth>
+template <int kPositions, int kWidth, int kLane>
 CTX_INLINE void depthwise_positions(const Problem &g, const Tap *taps, int64_t lane, const float *image,
                                     const float *kernel, const float *bias, float *y) {
-  constexpr int kVectors = kWidth / kNative;
-  vec<kNative> total[kPositions * kVectors];
+  constexpr int kVectors = kWidth / kLane;
+  vec<kLane> total[kPositions * kVectors];
   unroll<kPositions * kVectors>([&](auto i) __attribute__((always_inline)) {
-    total[i] = bias ? load<kNative>(bias + i % kVectors * kNative) : vec<kNative>{};
+    total[i] = bias ? load<kLane>(bias + i % kVectors * kLane) : vec<kLane>{};
   });
   for (int64_t n = 0; n < g.taps(); ++n, kernel += g.channels) {
     const Corners first(image, taps[n], lane), last(image, taps[n], lane + kPositions - 1);
     unroll<kVectors>([&](auto v) __attribute__((always_inline)) {
-      const auto weight = load<kNative>(kernel + v * kNative);
-      total[v] += first.sample<kNative>(v * kNative) * weight;
-      if constexpr (kPositions == 2) total[kVectors + v] += last.sample<kNative>(v * kNative) * weight;
+      const auto weight = load<kLane>(kernel + v * kLane);
+      total[v] += first.sample<kLane>(v * kLane) * weight;
+      if constexpr (kPositions == 2) total[kVectors + v] += last.sample<kLane>(v * kLane) * weight;
     });
   }
   unroll<kPositions * kVectors>([&](auto i) __attribute__((always_inline)) {
-    store<kNative>(y + i / kVectors * g.channels + i % kVectors * kNative, total[i]);
+    store<kLane>(y + i / kVectors * g.channels + i % kVectors * kLane, total[i]);
   });
 }
 
 // tensors: x, kernels, offset, mask or null, bias or null, y
-template <typename T>
+template <int kBlock, typename T>
 int depthwise(const void **tensors, const Problem &g, int threads) {
+  constexpr int kLane = kVector<kBlock>;
   const auto x = static_cast<const float *>(tensors[0]), kernels = static_cast<const float *>(tensors[1]);
   const auto offset = static_cast<const T *>(tensors[2]), mask = static_cast<const T *>(tensors[3]);
   const auto bias = static_cast<const float *>(tensors[4]);
@@ -115,14 +116,14 @@ int depthwise(const void **tensors, const Problem &g, int threads) {
     float *zeros = clear(scratch + staged, g.channels);
     float *rows = y + (block.b * g.positions() + block.first) * g.channels;
     place_taps<kCoefficients>(g, block, offset, mask, distance(image, zeros), taps);
-    channel_blocks<kWidest>(0, g.channels, [&](auto width, int64_t c) __attribute__((always_inline)) {
+    channel_blocks<kLargestBlock<kBlock, kWidest>>(0, g.channels, [&](auto width, int64_t c) __attribute__((always_inline)) {
       const float *start = bias ? bias + c : nullptr;
       int64_t l = 0;
       for (; l + 2 <= block.count; l += 2) {
-        depthwise_positions<2, width>(g, taps, l, image + c, kernel + c, start, rows + l * g.channels + c);
+        depthwise_positions<2, width, kLane>(g, taps, l, image + c, kernel + c, start, rows + l * g.channels + c);
       }
       if (l < block.count) {
-        depthwise_positions<1, width>(g, taps, l, image + c, kernel + c, start, rows + l * g.channels + c);
+        depthwise_positions<1, width, kLane>(g, taps, l, image + c, kernel + c, start, rows + l * g.channels + c);
       }
     });
   };
@@ -132,8 +133,9 @@ int depthwise(const void **tensors, const Problem &g, int threads) {
 // ------------------------------------------------------------------------------------------------------ dense
 
 // tensors: x, offset, mask or null, columns
-template <typename T>
+template <int kBlock, typename T>
 int sample(const void **tensors, const Problem &g, int threads) {
+  constexpr int kLane = kVector<kBlock>;
   const auto x = static_cast<const float *>(tensors[0]);
   const auto offset = static_cast<const T *>(tensors[1]), mask = static_cast<const T *>(tensors[2]);
   const auto columns = static_cast<float *>(const_cast<void *>(tensors[3]));
@@ -148,7 +150,7 @@ int sample(const void **tensors, const Problem &g, int threads) {
       for (int64_t n = 0; n < g.taps(); ++n) {
         const Corners corners(image, taps[n], l);
         float *out = g.columns_are_rows() ? columns + column_at(g, block, l, n, 0) : line;
-        for (int64_t c = 0; c < g.channels; c += kNative) store<kNative>(out + c, corners.sample<kNative>(c));
+        for (int64_t c = 0; c < g.channels; c += kLane) store<kLane>(out + c, corners.sample<kLane>(c));
         if (out != line) continue;
         for (int64_t c = 0; c < g.groups * g.group_channels; c += g.group_channels) {
           std::memcpy(columns + column_at(g, block, l, n, c), line + c, static_cast<size_t>(g.group_channels) * 4);
@@ -178,10 +180,15 @@ CTX_EXPORT int ctxvision_contextual_kernels(const void **tensors, const int64_t 
 
 CTX_EXPORT int ctxvision_contextual_depthwise(const void **tensors, const int64_t *numbers, int threads) {
   const Problem g(numbers);
-  return g.element == kFloat32 ? depthwise<float>(tensors, g, threads) : depthwise<bf16>(tensors, g, threads);
+  return with_block(g.channels, [&](auto block) {
+    return g.element == kFloat32 ? depthwise<block, float>(tensors, g, threads)
+                                 : depthwise<block, bf16>(tensors, g, threads);
+  });
 }
 
 CTX_EXPORT int ctxvision_contextual_sample(const void **tensors, const int64_t *numbers, int threads) {
   const Problem g(numbers);
-  return g.element == kFloat32 ? sample<float>(tensors, g, threads) : sample<bf16>(tensors, g, threads);
+  return with_block(g.channels, [&](auto block) {
+    return g.element == kFloat32 ? sample<block, float>(tensors, g, threads) : sample<block, bf16>(tensors, g, threads);
+  });
 }

@@ -1,7 +1,8 @@
 // Contextual convolution: the problem, and where its taps fall. See contextual_conv/README.md.
 //
-// Pixels are rows of C float32 numbers, C a multiple of 16: image (B, H * W, C), output and its gradient (B, P, C),
-// kernels (B or 1, K, C). Only offsets, modulation and their gradients are read and written in the tensors' dtype.
+// Pixels are rows of C float32 numbers: image (B, H * W, C), output and its gradient (B, P, C), kernels (B or 1, K, C).
+// C is any number that cpu.py's `_row_length` gives: a multiple of 16, or, so that few channels do not take the memory
+// of many, 1, 2, 4 or 8. Only offsets, modulation and their gradients are read and written in the tensors' dtype.
 #pragma once
 
 #include "vector.hpp"
@@ -10,6 +11,21 @@ namespace {
 
 constexpr int kLanes = 8;                // output positions whose taps are placed together
 constexpr int kWidest = 4 * kNative > 16 ? 4 * kNative : 16;  // channels that stay in registers over all taps
+
+// Rows are cut into blocks of kBlock channels or more; a vector holds no more of them.
+template <int kBlock>
+constexpr int kVector = kBlock < kNative ? kBlock : kNative;
+template <int kBlock, int kLargest>
+constexpr int kLargestBlock = kBlock < 16 ? kBlock : kLargest;
+
+// f(constant block) for the largest of 16, 8, 4 and 1 channels that rows are made of.
+template <typename F>
+int with_block(int64_t channels, const F &f) {
+  if (channels % 16 == 0) return f(std::integral_constant<int, 16>());
+  if (channels % 8 == 0) return f(std::integral_constant<int, 8>());
+  if (channels % 4 == 0) return f(std::integral_constant<int, 4>());
+  return f(std::integral_constant<int, 1>());
+}
 
 using lanes = vec<kLanes>;
 typedef int32_t lanes32 __attribute__((vector_size(4 * kLanes)));

@@ -28,8 +28,9 @@ CTX_INLINE vec<N> between(vec<N> a, vec<N> b, vec<N> fraction) {
 }
 
 // tensors: x, r or columns of h, kernels (depthwise only), offset, mask or null, gradients of offset and mask or null
-template <bool kDense, typename T>
+template <bool kDense, int kBlock, typename T>
 int position_grads(const void **tensors, const Problem &g, int threads) {
+  constexpr int kLane = kVector<kBlock>;
   const auto x = static_cast<const float *>(tensors[0]), source = static_cast<const float *>(tensors[1]);
   const auto kernels = static_cast<const float *>(tensors[2]);
   const auto offset = static_cast<const T *>(tensors[3]), mask = static_cast<const T *>(tensors[4]);
@@ -50,17 +51,21 @@ int position_grads(const void **tensors, const Problem &g, int threads) {
         if constexpr (!kDense) kernel = kernels + block.b * g.kernel_step + n * g.channels;
         if (kDense && g.columns_are_rows()) h = source + column_at(g, block, l, n, 0);
         if (kDense && !g.columns_are_rows()) gather_column(g, block, l, n, 0, g.channels, source, line), h = line;
-        vec<kNative> partial[4] = {};
-        for (int64_t c = 0; c < g.channels; c += kNative) {
-          auto gradient = load<kNative>(h + c);
-          if constexpr (!kDense) gradient *= load<kNative>(kernel + c);
+        vec<kLane> partial[4] = {};
+        for (int64_t c = 0; c < g.channels; c += kLane) {
+          auto gradient = load<kLane>(h + c);
+          if constexpr (!kDense) gradient *= load<kLane>(kernel + c);
           unroll<4>([&](auto k) __attribute__((always_inline)) {
-            partial[k] += gradient * load<kNative>(corners.at[k] + c);
+            partial[k] += gradient * load<kLane>(corners.at[k] + c);
           });
         }
-        float total[kNative];
-        sums<kNative, 4>(partial, total);
-        for (int k = 0; k < 4; ++k) dots[k][l] = total[k];
+        if constexpr (kLane < 4) {
+          for (int k = 0; k < 4; ++k) dots[k][l] = sum<kLane>(partial[k]);
+        } else {
+          float total[kLane];
+          sums<kLane, 4>(partial, total);
+          for (int k = 0; k < 4; ++k) dots[k][l] = total[k];
+        }
       }
       const auto fraction_y = load<kLanes>(taps[n].value[0]), fraction_x = load<kLanes>(taps[n].value[1]);
       const auto m = load<kLanes>(taps[n].value[2]);
@@ -83,30 +88,31 @@ int position_grads(const void **tensors, const Problem &g, int threads) {
 // --------------------------------------------------------------------------------------------- image and kernel
 
 // Adds one tap at one position to kWidth channels of the gradients.
-template <int kWidth, bool kDense, bool kImage, bool kKernel>
-CTX_INLINE void add_tap(const Corners &corners, float *const *to, const vec<kNative> *r, const float *factor,
+template <int kWidth, int kLane, bool kDense, bool kImage, bool kKernel>
+CTX_INLINE void add_tap(const Corners &corners, float *const *to, const vec<kLane> *r, const float *factor,
                         float *kernel_grad) {
-  unroll<kWidth / kNative>([&](auto v) __attribute__((always_inline)) {
-    constexpr int c = v * kNative;
+  unroll<kWidth / kLane>([&](auto v) __attribute__((always_inline)) {
+    constexpr int c = v * kLane;
     if constexpr (kImage) {
-      auto h = load<kNative>(factor + c);
+      auto h = load<kLane>(factor + c);
       if constexpr (!kDense) h *= r[v];
-      vec<kNative> changed[4];  // all loads first: they need not wait for the stores
+      vec<kLane> changed[4];  // all loads first: they need not wait for the stores
       unroll<4>([&](auto k) __attribute__((always_inline)) {
-        changed[k] = load<kNative>(to[k] + c) + corners.value[k] * h;
+        changed[k] = load<kLane>(to[k] + c) + corners.value[k] * h;
       });
-      unroll<4>([&](auto k) __attribute__((always_inline)) { store<kNative>(to[k] + c, changed[k]); });
+      unroll<4>([&](auto k) __attribute__((always_inline)) { store<kLane>(to[k] + c, changed[k]); });
     }
     if constexpr (kKernel) {
-      store<kNative>(kernel_grad + c, load<kNative>(kernel_grad + c) + r[v] * corners.sample<kNative>(c));
+      store<kLane>(kernel_grad + c, load<kLane>(kernel_grad + c) + r[v] * corners.sample<kLane>(c));
     }
   });
 }
 
 // tensors: x, r or columns of h, kernels (depthwise only), offset, mask or null, gradient of x, to which is added,
 // gradients of the kernels, (B, K, C)
-template <bool kDense, bool kImage, bool kKernel, typename T>
+template <bool kDense, bool kImage, bool kKernel, int kBlock, typename T>
 int channel_grads(const void **tensors, const Problem &g, int threads) {
+  constexpr int kLane = kVector<kBlock>;
   const auto x = static_cast<const float *>(tensors[0]), source = static_cast<const float *>(tensors[1]);
   const auto kernels = static_cast<const float *>(tensors[2]);
   const auto offset = static_cast<const T *>(tensors[3]), mask = static_cast<const T *>(tensors[4]);
@@ -130,12 +136,12 @@ int channel_grads(const void **tensors, const Problem &g, int threads) {
       const Block block(g, b * g.blocks() + i);
       place_taps<kCoefficients>(g, block, offset, mask, outside, taps);
       for (int64_t l = 0; l < block.count; ++l) {
-        channel_blocks<64>(begin, end, [&](auto width, int64_t c) __attribute__((always_inline)) {
-          constexpr int kVectors = width / kNative;
-          vec<kNative> r[kVectors];
+        channel_blocks<kLargestBlock<kBlock, 64>>(begin, end, [&](auto width, int64_t c) __attribute__((always_inline)) {
+          constexpr int kVectors = width / kLane;
+          vec<kLane> r[kVectors];
           const float *grad = source + (b * g.positions() + block.first + l) * g.channels + c;
           if constexpr (!kDense) {
-            unroll<kVectors>([&](auto v) __attribute__((always_inline)) { r[v] = load<kNative>(grad + v * kNative); });
+            unroll<kVectors>([&](auto v) __attribute__((always_inline)) { r[v] = load<kLane>(grad + v * kLane); });
           }
           const float *factor = kDense ? line : kernels + b * g.kernel_step + c;
           for (int64_t n = 0; n < g.taps(); ++n) {
@@ -147,7 +153,7 @@ int channel_grads(const void **tensors, const Problem &g, int threads) {
             }
             if (kDense && g.columns_are_rows()) factor = source + column_at(g, block, l, n, c);
             if (kDense && !g.columns_are_rows()) gather_column(g, block, l, n, c, c + width, source, line);
-            add_tap<width, kDense, kImage, kKernel>(corners, to, r, factor, running + n * share + c - begin);
+            add_tap<width, kLane, kDense, kImage, kKernel>(corners, to, r, factor, running + n * share + c - begin);
             if (!kDense) factor += g.channels;
           }
         });
@@ -164,17 +170,19 @@ int channel_grads(const void **tensors, const Problem &g, int threads) {
   return parallel(g.batch * shares, threads, staged + 3 * share + 2 * kernel_size, body);
 }
 
-template <typename T>
+template <int kBlock, typename T>
 int depthwise_grads(const void **tensors, const Problem &g, int threads) {
-  if (!tensors[6]) return channel_grads<false, true, false, T>(tensors, g, threads);
-  if (!tensors[5]) return channel_grads<false, false, true, T>(tensors, g, threads);
-  return channel_grads<false, true, true, T>(tensors, g, threads);
+  if (!tensors[6]) return channel_grads<false, true, false, kBlock, T>(tensors, g, threads);
+  if (!tensors[5]) return channel_grads<false, false, true, kBlock, T>(tensors, g, threads);
+  return channel_grads<false, true, true, kBlock, T>(tensors, g, threads);
 }
 
 template <bool kDense>
 int any_position_grads(const void **tensors, const Problem &g, int threads) {
-  return g.element == kFloat32 ? position_grads<kDense, float>(tensors, g, threads)
-                               : position_grads<kDense, bf16>(tensors, g, threads);
+  return with_block(g.channels, [&](auto block) {
+    return g.element == kFloat32 ? position_grads<kDense, block, float>(tensors, g, threads)
+                                 : position_grads<kDense, block, bf16>(tensors, g, threads);
+  });
 }
 
 }  // namespace
@@ -189,12 +197,16 @@ CTX_EXPORT int ctxvision_contextual_dense_positions(const void **tensors, const 
 
 CTX_EXPORT int ctxvision_contextual_depthwise_channels(const void **tensors, const int64_t *numbers, int threads) {
   const Problem g(numbers);
-  return g.element == kFloat32 ? depthwise_grads<float>(tensors, g, threads)
-                               : depthwise_grads<bf16>(tensors, g, threads);
+  return with_block(g.channels, [&](auto block) {
+    return g.element == kFloat32 ? depthwise_grads<block, float>(tensors, g, threads)
+                                 : depthwise_grads<block, bf16>(tensors, g, threads);
+  });
 }
 
 CTX_EXPORT int ctxvision_contextual_dense_channels(const void **tensors, const int64_t *numbers, int threads) {
   const Problem g(numbers);
-  return g.element == kFloat32 ? channel_grads<true, true, false, float>(tensors, g, threads)
-                               : channel_grads<true, true, false, bf16>(tensors, g, threads);
+  return with_block(g.channels, [&](auto block) {
+    return g.element == kFloat32 ? channel_grads<true, true, false, block, float>(tensors, g, threads)
+                                 : channel_grads<true, true, false, block, bf16>(tensors, g, threads);
+  });
 }

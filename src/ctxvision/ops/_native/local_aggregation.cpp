@@ -168,6 +168,7 @@ int run(const Problem &p, const void **tensors, int threads) {
           } else {
             maps = maps_in_place(p, static_cast<const float *>(tensors[1]), b, group);
           }
+          const bool finite = adjoint || all_finite(p, maps, rows);
           for (int64_t block = 0; block < blocks; ++block) {
             const Block from = block_of(source, plan.pack_source, packed_source, needed, group, block);
             const Block to = block_of(result, plan.pack_result, packed_result, rows, group, block);
@@ -176,6 +177,7 @@ int run(const Problem &p, const void **tensors, int threads) {
                 result_row<V, true>(p, i, from, maps, to.row(i), to.col_step);
               } else {
                 result_row<V, false>(p, i, from, maps, to.row(i), to.col_step);
+                if (!finite) multiply_zeros<V>(p, i, maps, to.row(i), to.col_step);
               }
             }
           }

@@ -223,6 +223,47 @@ void any_row_adjoint(const Problem &p, int64_t row, const Block &grad, const Map
   }
 }
 
+// ------------------------------------------------------------------------------------------- zeros outside the image
+// A tap outside reads zero, and zero times NaN or infinity is NaN: the loops above leave such taps out.
+
+// Whether all numbers of the maps are finite, rows [first, last). Every finite number times zero is zero.
+bool all_finite(const Problem &p, const Maps &maps, Rows rows) {
+  vec<kNative> zeros[2] = {};
+  float rest = 0;
+  const auto add = [&](const float *from, int64_t count) __attribute__((always_inline)) {
+    int64_t n = 0;
+    for (; n + 2 * kNative <= count; n += 2 * kNative) {
+      zeros[0] += 0 * load<kNative>(from + n), zeros[1] += 0 * load<kNative>(from + n + kNative);
+    }
+    for (; n + kNative <= count; n += kNative) zeros[0] += 0 * load<kNative>(from + n);
+    for (; n < count; ++n) rest += 0 * from[n];
+  };
+  if (p.taps_last) {
+    for (int64_t i = rows.first; i < rows.last; ++i) {
+      for (int64_t j = 0; j < p.out_width; ++j) add(maps.row(i) + j * maps.position_step, p.taps());
+    }
+  } else {
+    const int64_t run = rows.count() * p.out_width;
+    for (int64_t n = 0; n < p.taps(); ++n) add(maps.row(rows.first) + n * maps.tap_step, run);
+  }
+  return rest + sum<kNative>(zeros[0] + zeros[1]) == 0;
+}
+
+// NaN for the positions of row i one of whose taps lies outside and has a number that is not finite.
+template <int V>
+void multiply_zeros(const Problem &p, int64_t i, const Maps &maps, float *out, int64_t out_step) {
+  for (int64_t j = 0; j < p.out_width; ++j) {
+    float zero = 0;
+    for (int64_t n = 0; n < p.taps(); ++n) {
+      const int64_t row = i * p.stride_y + n / p.kernel * p.dilation_y - p.pad_y;
+      const int64_t col = j * p.stride_x + n % p.kernel * p.dilation_x - p.pad_x;
+      const bool inside = row >= 0 && row < p.height && col >= 0 && col < p.width;
+      if (!inside) zero += 0 * maps.row(i)[j * maps.position_step + n * maps.tap_step];
+    }
+    if (zero != zero) store<V>(out + j * out_step, splat<V>(zero));
+  }
+}
+
 // The gradient of the maps: for each tap and position the product of two pixels, summed over the group. The products of
 // eight neighbouring positions are summed together, so that the sums fill a vector for any kernel.
 constexpr int kTile = 8;
@@ -243,6 +284,14 @@ void weight_grad_tile(const Problem &p, int64_t i, int64_t j, int64_t count, con
   unroll<kTile>([&](auto t) __attribute__((always_inline)) {
     values[t] = t < count ? load<V>(gradients + t * grad.first.col_step) : vec<V>{};
   });
+  vec<V> zeros[kTile];
+  unroll<kTile>([&](auto t) __attribute__((always_inline)) { zeros[t] = 0 * values[t]; });
+  for (int64_t block = 1; block < x.blocks; ++block) {
+    for (int64_t t = 0; t < count; ++t) zeros[t] += 0 * load<V>(gradients + block * grad.step + t * grad.first.col_step);
+  }
+  float outside[kTile > V ? kTile : V];  // what a tap outside the image gets
+  sums<V, kTile>(zeros, outside);
+  for (int t = 0; t < kTile; ++t) outside[t] = outside[t] == 0 ? 0 : outside[t];  // no -0
   for (int64_t v = 0; v < p.kernel; ++v) {
     const int64_t left = j * p.stride_x + v * p.dilation_x - p.pad_x;  // column that position j reads
     const int64_t t_first = left < 0 ? ceil_div(-left, p.stride_x) : 0;
@@ -251,7 +300,7 @@ void weight_grad_tile(const Problem &p, int64_t i, int64_t j, int64_t count, con
       const int64_t row = i * p.stride_y + u * p.dilation_y - p.pad_y;
       float *const to = out + (u * p.kernel + v) * kTile;
       if (row < 0 || row >= p.height || t_first >= t_last) {
-        std::memset(to, 0, kTile * 4);
+        std::memcpy(to, outside, kTile * 4);
         continue;
       }
       const float *const pixels = x.first.row(row) + left * x.first.col_step;
@@ -274,6 +323,8 @@ void weight_grad_tile(const Problem &p, int64_t i, int64_t j, int64_t count, con
       }
       float totals[kTile > V ? kTile : V];
       sums<V, kTile>(products, totals);
+      for (int64_t t = 0; t < t_first; ++t) totals[t] = outside[t];
+      for (int64_t t = t_last; t < kTile; ++t) totals[t] = outside[t];
       std::memcpy(to, totals, kTile * 4);
     }
   }

@@ -22,7 +22,7 @@
 
 namespace {
 
-constexpr int kAbi = 1;  // `ABI` in __init__.py must agree
+constexpr int kAbi = 2;  // `ABI` in __init__.py must agree
 
 #if defined(__AVX512F__)
 constexpr int kNative = 16;

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctxvision.ops._geometry import as_pair, autocast_inputs, check_same_kind, is_channels_last, output_size
+from ctxvision.ops._geometry import as_pair, autocast_inputs, is_channels_last
+from ctxvision.ops.contextual_conv.checks import check_contextual_conv
 from ctxvision.ops.contextual_conv.op import contextual_conv
 
 __all__ = ["contextual_conv2d"]
@@ -30,9 +31,9 @@ def contextual_conv2d(
         y[b, o, p] = bias[o] + Σ_{c,n} (weight[o, c, n] + Δw[b, c, n]) · m[b, n, p]
                                · x[b, c, p·s + g(n) + Δp[b, n, p]]
 
-    with bilinear sampling and ``x`` zero outside the image (Contextual CNN, equation 4; ``m`` is the
-    modulation of Deformable ConvNets v2). Differentiable twice in every tensor argument; half precision
-    accumulates, and positions are computed, in float32.
+    with bilinear sampling and ``x`` zero outside the image, where zero times NaN or infinity is NaN
+    (Contextual CNN, equation 4; ``m`` is the modulation of Deformable ConvNets v2). Differentiable
+    twice in every tensor argument; half precision accumulates, and positions are computed, in float32.
 
     Args:
         x: Input, ``(B, C, H, W)``, any memory format; the result keeps it.
@@ -62,51 +63,15 @@ def contextual_conv2d(
         >>> contextual_conv2d(x, kernel, offset, bend, padding=3, groups=8).shape
         torch.Size([2, 8, 14, 14])
     """
-    name = "contextual_conv2d"
-    if x.dim() != 4 or weight.dim() != 4:
-        raise ValueError(
-            f"{name} needs x (B, C, H, W) and weight (O, C / groups, kh, kw), "
-            f"got x {tuple(x.shape)}, weight {tuple(weight.shape)}"
-        )
     strides, paddings, dilations = (
         as_pair(stride, "stride", 1), as_pair(padding, "padding", 0), as_pair(dilation, "dilation", 1),
     )  # fmt: skip
-    batch, channels, *size = x.shape
-    out_channels, group_channels, *kernel = weight.shape
-    if min(kernel) < 1:
-        raise ValueError(
-            f"{name}: weight must hold at least one tap, got x {tuple(x.shape)}, weight {tuple(weight.shape)}"
-        )
-    if not isinstance(groups, int) or groups < 1 or channels != group_channels * groups or out_channels % groups:
-        raise ValueError(
-            f"{name}: x must have weight.shape[1] * groups channels and weight.shape[0] must be a multiple of "
-            f"groups, got x {tuple(x.shape)}, weight {tuple(weight.shape)}, groups {groups}"
-        )
-    out_size = output_size(size, kernel, strides, paddings, dilations)
-    if min(out_size) < 1:
-        raise ValueError(
-            f"{name}: the output size (H + 2p - d(k - 1) - 1) // s + 1 = {tuple(out_size)} must be positive, "
-            f"got x {tuple(x.shape)}, weight {tuple(weight.shape)}, stride {stride}, padding {padding}, "
-            f"dilation {dilation}"
-        )
-    taps = kernel[0] * kernel[1]
-    rules = {
-        "offset": (offset, (batch, 2 * taps, *out_size), "(B, 2 * kh * kw, H', W')"),
-        "weight_offset": (weight_offset, (batch, channels, *kernel), "(B, C, kh, kw)"),
-        "mask": (mask, (batch, taps, *out_size), "(B, kh * kw, H', W')"),
-        "bias": (bias, (out_channels,), "(O,)"),
-    }
-    for argument, (tensor, shape, rule) in rules.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(
-                f"{name}: {argument} must be {rule} = {shape} for x {tuple(x.shape)} and "
-                f"weight {tuple(weight.shape)}, got {argument} {tuple(tensor.shape)}"
-            )
     tensors = autocast_inputs(x, weight, offset, weight_offset, mask, bias)
     x, weight, offset, weight_offset, mask, bias = tensors  # type: ignore[assignment]
-    check_same_kind(
-        name, x=x, weight=weight, offset=offset, weight_offset=weight_offset, mask=mask, bias=bias
+    out_size = check_contextual_conv(
+        x, weight, offset, weight_offset, mask, bias, strides, paddings, dilations, groups
     )  # fmt: skip
+    batch, taps = x.shape[0], weight.shape[2] * weight.shape[3]
     if offset is None and mask is None and (weight_offset is None or batch > 0):  # torch has no groups = 0
         return _regular_grid(x, weight, weight_offset, bias, strides, paddings, dilations, groups)
     if offset is None:

@@ -73,7 +73,7 @@ def _corner(top, left, live, height, width, step, DOWN: tl.constexpr, RIGHT: tl.
     row, column = top + DOWN, left + RIGHT
     inside = live & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     row, column = tl.where(inside, row, 0).to(tl.int32), tl.where(inside, column, 0).to(tl.int32)
-    return far(row * width + column, step), inside
+    return (far(row, width) + column) * step, inside
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """Contextual convolution on the CPU, float32 and bfloat16: the compiled kernels, and BLAS for dense kernels.
 
-The kernels see pixels as rows: image (B, H * W, C), output and gradient (B, P, O), float32, the depthwise ones
-with C filled up with zeros to a multiple of 16. A channels-last float32 tensor of that width is its own rows.
+The kernels see pixels as rows: image (B, H * W, C), output and gradient (B, P, O), float32, C filled up with zeros
+to a length that vectors divide. A channels-last float32 tensor of that length is its own rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,6 @@ from ctxvision.ops import _native
 from ctxvision.ops._geometry import empty_like_layout
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-LANES = 16  # floats that every row of the kernels is a multiple of
 COLUMN_FLOATS = 1 << 20  # samples that are in memory at once: they stay in the caches
 COLUMN_POSITIONS = 512  # output positions that one product sums over: longer float32 sums round too much
 
@@ -25,13 +24,25 @@ def _call(function: str, tensors: Sequence[Tensor | None], numbers: Sequence[int
     library.call(f"ctxvision_contextual_{function}", tensors, numbers)
 
 
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    """Return uninitialised memory for the kernels, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
 # rows --------------------------------------------------------------------------------------------
 
 
-def _own_rows(image: Tensor, multiple: int) -> Tensor | None:
+def _row_length(channels: int) -> int:
+    """Return the floats of a row: a multiple of 16, or of a narrower vector where that would be mostly zeros."""
+    if channels <= 2:
+        return channels
+    return next((length for length in (4, 8) if channels <= length), -(-channels // 16) * 16)
+
+
+def _own_rows(image: Tensor, length: int) -> Tensor | None:
     """Return (B, H * W, C) in the memory of (B, C, H, W) if the kernels can use it."""
     pixels = image.permute(0, 2, 3, 1)
-    if image.dtype != torch.float32 or image.shape[1] % multiple or not pixels.is_contiguous():
+    if image.dtype != torch.float32 or image.shape[1] != length or not pixels.is_contiguous():
         return None
     return pixels.flatten(1, 2)
 
@@ -42,23 +53,21 @@ def _copy(function: str, tensors: Sequence[Tensor], image: Tensor, length: int) 
     _call(function, tensors, numbers)
 
 
-def _rows(image: Tensor, multiple: int = LANES) -> Tensor:
-    """Return (B, C, H, W) as (B, H * W, C filled up to a multiple), float32."""
-    rows = _own_rows(image, multiple)
-    if rows is None:
+def _rows(image: Tensor, length: int | None = None) -> Tensor:
+    """Return (B, C, H, W) as (B, H * W, length), float32; by default a length for the kernels."""
+    rows = _empty_rows(image, length)
+    if rows.data_ptr() != image.data_ptr():
         image = image.flatten(2)
-        length = -(-image.shape[1] // multiple) * multiple
-        rows = torch.empty(image.shape[0], image.shape[2], length)
-        _copy("to_rows", [image, rows], image, length)
+        _copy("to_rows", [image, rows], image, rows.shape[2])
     return rows
 
 
-def _empty_rows(image: Tensor, multiple: int = LANES) -> Tensor:
+def _empty_rows(image: Tensor, length: int | None = None) -> Tensor:
     """Return uninitialised rows for ``image``, in its own memory if possible; `_write_rows` completes it."""
-    rows = _own_rows(image, multiple)
+    length = _row_length(image.shape[1]) if length is None else length
+    rows = _own_rows(image, length)
     if rows is None:
-        length = -(-image.shape[1] // multiple) * multiple
-        rows = torch.empty(image.shape[0], image.shape[2] * image.shape[3], length)
+        rows = _empty(image, image.shape[0], image.shape[2] * image.shape[3], length)
     return rows
 
 
@@ -118,7 +127,7 @@ def _kernels(weight: Tensor, weight_offset: Tensor | None, length: int) -> tuple
     """Return weight + weight_offset as (B or 1, K, C), and the step from one image to the next."""
     batch = 1 if weight_offset is None else weight_offset.shape[0]
     channels, taps = weight.shape[0], weight.shape[2:].numel()
-    kernels = torch.empty(batch, taps, length)
+    kernels = _empty(weight, batch, taps, length)
     offsets = None if weight_offset is None else weight_offset.contiguous()
     numbers = [_native.CODES[weight.dtype], batch, channels, taps, length]
     _call("kernels", [weight.contiguous(), offsets, kernels], numbers)
@@ -151,7 +160,7 @@ def _depthwise_backward(
         _call("depthwise_positions", inputs + outputs, numbers)
     if needs[0] or needs[1] or needs[3]:
         x_rows = _empty_rows(x_grad).zero_() if needs[0] else None
-        per_image = torch.empty(x.shape[0], *kernels.shape[1:]) if needs[1] or needs[3] else None
+        per_image = _empty(x, x.shape[0], *kernels.shape[1:]) if needs[1] or needs[3] else None
         _call("depthwise_channels", [*inputs, x_rows, per_image], numbers)
         if x_rows is not None:
             _write_rows(x_rows, x_grad)
@@ -185,7 +194,7 @@ def _sample(problem: _Problem, rows: Tensor, images: slice, first: int, count: i
     """Return samples (G, B * count, K * C / G) of some images and positions."""
     rows = rows[images]
     width = problem.taps * problem.group_channels
-    columns = torch.empty(problem.groups, rows.shape[0] * count, width)
+    columns = _empty(rows, problem.groups, rows.shape[0] * count, width)
     tensors = [rows, problem.offset[images], _optional(problem.mask, images), columns]
     _call("sample", tensors, problem.numbers(rows, 0, first, count))
     return columns
@@ -194,7 +203,7 @@ def _sample(problem: _Problem, rows: Tensor, images: slice, first: int, count: i
 def _dense(
     problem: _Problem, x: Tensor, weight: Tensor, weight_offset: Tensor | None, bias: Tensor | None, y: Tensor
 ) -> Tensor:
-    rows, y_rows, groups = _rows(x), _empty_rows(y, 1), problem.groups
+    rows, y_rows, groups = _rows(x), _empty_rows(y, y.shape[1]), problem.groups
     matrices = _matrices(weight, groups).transpose(1, 2)
     bends = None if weight_offset is None else _bends(weight_offset, groups)
     for images, first, count in problem.chunks(x.shape[0]):
@@ -216,12 +225,12 @@ def _dense_backward(
     needs: Sequence[bool],
 ) -> Grads:  # fmt: skip
     x_grad, weight_grad, offset_grad, bend_grad, mask_grad = results
-    rows, grad_rows, groups = _rows(x), _rows(grad, 1), problem.groups
+    rows, grad_rows, groups = _rows(x), _rows(grad, grad.shape[1]), problem.groups
     matrices = _matrices(weight, groups)
     bends = None if weight_offset is None else _bends(weight_offset, groups)
     x_rows = _empty_rows(x_grad).zero_() if needs[0] else None
     weight_total = torch.zeros_like(matrices)
-    bend_total = torch.zeros(groups, x.shape[0], matrices.shape[2])
+    bend_total = _empty(x, groups, x.shape[0], matrices.shape[2]).zero_()
     for images, first, count in problem.chunks(x.shape[0]):
         grouped = grad_rows[images, first : first + count].unflatten(2, (groups, -1))  # (B, count, G, O / G)
         grouped = grouped.permute(2, 0, 1, 3).flatten(1, 2)

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ctxvision.ops._backend import kernels
-from ctxvision.ops._geometry import empty_like_layout, output_size
+from ctxvision.ops._geometry import empty_like_layout
 from ctxvision.ops.contextual_conv import reference
+from ctxvision.ops.contextual_conv.checks import check_backward, check_contextual_conv
 
 Ints = Sequence[int]
 PACKAGE = "ctxvision.ops.contextual_conv"
@@ -25,7 +26,8 @@ def contextual_conv(
     stride: Ints, padding: Ints, dilation: Ints, groups: int,
 ) -> Tensor:  # fmt: skip
     """See `ctxvision.ops.contextual_conv2d`, which checks the arguments."""
-    y: Tensor = kernels(PACKAGE, x).contextual_conv(
+    check_contextual_conv(x, weight, offset, weight_offset, mask, bias, stride, padding, dilation, groups)
+    y: Tensor = kernels(PACKAGE, x, weight, offset, weight_offset, mask, bias).contextual_conv(
         x, weight, offset, weight_offset, mask, bias, stride, padding, dilation, groups
     )  # fmt: skip
     return y
@@ -37,7 +39,7 @@ def _(
     weight_offset: Tensor | None, mask: Tensor | None, bias: Tensor | None,
     stride: Ints, padding: Ints, dilation: Ints, groups: int,
 ) -> Tensor:  # fmt: skip
-    size = output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    size = check_contextual_conv(x, weight, offset, weight_offset, mask, bias, stride, padding, dilation, groups)
     return empty_like_layout(x, (x.shape[0], weight.shape[0], *size))
 
 
@@ -67,7 +69,8 @@ def contextual_conv_backward(
     stride: Ints, padding: Ints, dilation: Ints, groups: int, needs: Sequence[bool],
 ) -> Grads:  # fmt: skip
     """Gradients of `contextual_conv` in its first five arguments; empty where ``needs`` is false."""
-    grads: Grads = kernels(PACKAGE, x).backward(
+    check_backward(grad, x, weight, offset, weight_offset, mask, stride, padding, dilation, groups, needs)
+    grads: Grads = kernels(PACKAGE, grad, x, weight, offset, weight_offset, mask).backward(
         grad, x, weight, offset, weight_offset, mask, stride, padding, dilation, groups, needs
     )  # fmt: skip
     return grads
@@ -78,6 +81,7 @@ def _(
     grad: Tensor, x: Tensor, weight: Tensor, offset: Tensor, weight_offset: Tensor | None, mask: Tensor | None,
     stride: Ints, padding: Ints, dilation: Ints, groups: int, needs: Sequence[bool],
 ) -> Grads:  # fmt: skip
+    check_backward(grad, x, weight, offset, weight_offset, mask, stride, padding, dilation, groups, needs)
     taps = weight.shape[2] * weight.shape[3]
     return (
         empty_like_layout(x, x.shape) if needs[0] else x.new_empty(0),

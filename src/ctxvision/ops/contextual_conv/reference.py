@@ -20,7 +20,7 @@ Corner = tuple[Tensor, Tensor]  # row indices (B, P), interpolation coefficients
 class _Tap(NamedTuple):
     """The four corners that one kernel tap reads, top-left, top-right, bottom-left, bottom-right."""
 
-    corners: tuple[Corner, Corner, Corner, Corner]
+    corners: tuple[Corner, Corner, Corner, Corner]  # coefficients are modulated
     fraction_y: Tensor  # (B, P), distance from the upper row in [0, 1)
     fraction_x: Tensor
 
@@ -39,17 +39,17 @@ def _image(rows: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _sample_positions(
-    offset: Tensor, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int],
+    offset: Tensor, masks: Tensor | None, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int],
 ) -> Iterator[_Tap]:  # fmt: skip
-    """Yield the corners of each tap, row by row over the kernel."""
+    """Yield the corners of each tap, row by row over the kernel; ``masks`` (B, K, P) modulate the coefficients."""
     (batch, _, rows, columns), (height, width) = offset.shape, size
     offset = offset.to(accumulation_dtype(offset.dtype)).reshape(batch, kernel[0] * kernel[1], 2, rows * columns)
     like: dict[str, Any] = {"dtype": offset.dtype, "device": offset.device}
     grid_y = (torch.arange(rows, **like) * stride[0] - padding[0]).repeat_interleave(columns)
     grid_x = (torch.arange(columns, **like) * stride[1] - padding[1]).repeat(rows)
-    first_row = torch.arange(batch, device=offset.device)[:, None] * (height * width)
-    outside = torch.full((), batch * height * width, device=offset.device)
+    first_row = torch.arange(batch, dtype=torch.int64, device=offset.device)[:, None] * (height * width)
+    outside = torch.full((), batch * height * width, dtype=torch.int64, device=offset.device)
     for n in range(kernel[0] * kernel[1]):
         # two pixels outside is as far as any distance: keeps infinite offsets finite and indices in range
         y = (grid_y + (n // kernel[1]) * dilation[0] + offset[:, n, 0]).clamp(-2, height + 1)
@@ -63,9 +63,11 @@ def _sample_positions(
             row, column = torch.where(inside, row, 0), torch.where(inside, column, 0)
             return torch.where(inside, first_row + row.long() * width + column.long(), outside)
 
+        upper, lower = 1 - fraction_y, fraction_y
+        if masks is not None:
+            upper, lower = upper * masks[:, n], lower * masks[:, n]
         weights = (
-            (1 - fraction_y) * (1 - fraction_x), (1 - fraction_y) * fraction_x,
-            fraction_y * (1 - fraction_x), fraction_y * fraction_x,
+            upper * (1 - fraction_x), upper * fraction_x, lower * (1 - fraction_x), lower * fraction_x
         )  # fmt: skip
         indices = (corner(0, 0), corner(0, 1), corner(1, 0), corner(1, 1))
         corners = tuple((index, weight.unsqueeze(-1)) for index, weight in zip(indices, weights, strict=True))
@@ -78,12 +80,17 @@ def _read(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def _interpolate(rows: Tensor, tap: _Tap) -> Tensor:
-    """Return the bilinear samples of one tap, (B, P, C)."""
+    """Return the modulated bilinear samples of one tap, (B, P, C)."""
     (index, weight), *others = tap.corners
     sampled = _read(rows, index) * weight
     for index, weight in others:
         sampled = torch.addcmul(sampled, _read(rows, index), weight)
     return sampled
+
+
+def _between(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
+    """Interpolate as the kernels do; `torch.lerp` has two formulas, which differ where a number is infinite."""
+    return torch.addcmul(a, fraction, b - a)
 
 
 def _contract(sampled: Tensor, weight: Tensor, bend: Tensor | None, groups: int) -> Tensor:
@@ -117,10 +124,8 @@ def contextual_conv(
     bends = None if weight_offset is None else weight_offset.to(rows.dtype).flatten(2)  # (B, C, K)
     masks = None if mask is None else mask.to(rows.dtype).flatten(2)  # (B, K, P)
     total = rows.new_zeros(x.shape[0], out_size[0] * out_size[1], weight.shape[0])
-    for n, tap in enumerate(_sample_positions(offset, size, kernel, stride, padding, dilation)):
+    for n, tap in enumerate(_sample_positions(offset, masks, size, kernel, stride, padding, dilation)):
         sampled = _interpolate(rows, tap)
-        if masks is not None:
-            sampled = sampled * masks[:, n, :, None]
         total += _contract(sampled, weight[..., n], None if bends is None else bends[..., n], groups)
     if bias is not None:
         total += bias.to(rows.dtype)
@@ -154,14 +159,12 @@ def backward(
 
     rows_grad = torch.zeros_like(rows)
     weight_grads, bend_grads, mask_grads, offset_grads = [], [], [], []
-    for n, tap in enumerate(_sample_positions(offset, size, kernel, stride, padding, dilation)):
+    for n, tap in enumerate(_sample_positions(offset, masks, size, kernel, stride, padding, dilation)):
         values = [_read(rows, index) for index, _ in tap.corners]  # four times (B, P, C)
         if needs[1] or needs[3]:
             sampled = torch.zeros_like(values[0])
             for value, (_, coefficient) in zip(values, tap.corners, strict=True):
                 sampled = torch.addcmul(sampled, value, coefficient)
-            if masks is not None:
-                sampled = sampled * masks[:, n, :, None]
             if depthwise:
                 per_image = (grad * sampled).sum(1)  # (B, C)
                 weight_grads.append(per_image.sum(0)[:, None])
@@ -185,14 +188,12 @@ def backward(
         if needs[2] or needs[4]:
             top_left, top_right, bottom_left, bottom_right = ((sampled_grad * value).sum(-1) for value in values)
             fy, fx = tap.fraction_y, tap.fraction_x
-            top, bottom = torch.lerp(top_left, top_right, fx), torch.lerp(bottom_left, bottom_right, fx)
-            mask_grads.append(torch.lerp(top, bottom, fy))
-            by_y, by_x = bottom - top, torch.lerp(top_right - top_left, bottom_right - bottom_left, fy)
+            top, bottom = _between(top_left, top_right, fx), _between(bottom_left, bottom_right, fx)
+            mask_grads.append(_between(top, bottom, fy))
+            by_y, by_x = bottom - top, _between(top_right - top_left, bottom_right - bottom_left, fy)
             by_offset = torch.stack([by_y, by_x], dim=1)  # (B, 2, P)
             offset_grads.append(by_offset if masks is None else by_offset * masks[:, n, None])
         if needs[0]:
-            if masks is not None:
-                sampled_grad = sampled_grad * masks[:, n, :, None]
             for index, coefficient in tap.corners:
                 rows_grad = rows_grad.index_add_(0, index.flatten(), (sampled_grad * coefficient).flatten(0, 1))
 

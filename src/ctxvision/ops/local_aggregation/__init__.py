@@ -1,11 +1,13 @@
 """Local aggregation: every position sums its neighbours with weights of its own."""
 
 from collections.abc import Sequence
+from math import isqrt
 from typing import Literal
 
 from torch import Tensor
 
-from ctxvision.ops._geometry import as_pair, autocast_inputs, check_same_kind, output_size
+from ctxvision.ops._geometry import as_pair, autocast_inputs
+from ctxvision.ops.local_aggregation.checks import check_aggregate
 from ctxvision.ops.local_aggregation.op import aggregate
 
 __all__ = ["local_aggregation"]
@@ -24,9 +26,10 @@ def local_aggregation(
 
         y[b, c, i, j] = Σ_{u,v} weight[b, g(c), u·k + v, i, j] · x[b, c, i·s + u·d - p, j·s + v·d - p]
 
-    with ``x`` zero outside the image. This is ``V ⊛ A`` of CoTNet (equation 5, interleaved groups)
-    and involution (blocked groups). Differentiable any number of times in both arguments; half
-    precision accumulates in float32; under autocast both arguments are cast as for a convolution.
+    with ``x`` zero outside the image; zero times a weight that is NaN or infinite is NaN. This is
+    ``V ⊛ A`` of CoTNet (equation 5, interleaved groups) and involution (blocked groups). Differentiable
+    any number of times in both arguments; half precision accumulates in float32; under autocast both
+    arguments are cast as for a convolution.
 
     Args:
         x: Values, ``(B, C, H, W)``, any memory format; the result keeps it.
@@ -54,30 +57,10 @@ def local_aggregation(
     """
     if grouping not in ("blocked", "interleaved"):
         raise ValueError(f"grouping must be 'blocked' or 'interleaved', got {grouping!r}")
-    shapes = f"x {tuple(x.shape)}, weight {tuple(weight.shape)}"
-    if x.dim() != 4 or weight.dim() != 5:
-        raise ValueError(f"local_aggregation needs x (B, C, H, W) and weight (B, G, k*k, H', W'), got {shapes}")
-    batch, channels, *size = x.shape
-    weight_batch, groups, taps, *weight_size = weight.shape
-    kernel = round(int(taps) ** 0.5)
-    if kernel * kernel != taps or taps == 0:
-        raise ValueError(
-            f"local_aggregation: weight must hold k*k taps in dimension 2, a square number, got {shapes}"
-        )
-    if batch != weight_batch:
-        raise ValueError(f"local_aggregation: x and weight need the same batch size, got {shapes}")
-    if groups == 0 or channels % groups:
-        raise ValueError(f"local_aggregation: channels must be a multiple of groups, got {shapes}")
     strides, dilations = as_pair(stride, "stride", 1), as_pair(dilation, "dilation", 1)
+    kernel = max(1, isqrt(int(weight.shape[2]))) if weight.dim() == 5 else 1  # other weights are refused below
     paddings = [d * (kernel - 1) // 2 for d in dilations] if padding is None else as_pair(padding, "padding", 0)
-    expected = output_size(size, (kernel, kernel), strides, paddings, dilations)
-    if list(weight_size) != expected or min(expected) < 1:
-        raise ValueError(
-            f"local_aggregation: weight must have one map per output position, (H + 2p - d(k - 1) - 1) // s + 1 = "
-            f"{tuple(expected)} for stride {stride}, padding {paddings}, dilation {dilation}, k {kernel}, "
-            f"got {shapes}"
-        )
     x, weight = autocast_inputs(x, weight)  # type: ignore[assignment]
-    check_same_kind("local_aggregation", x=x, weight=weight)
+    check_aggregate(x, weight, strides, paddings, dilations)
     result: Tensor = aggregate(x, weight, strides, paddings, dilations, grouping == "interleaved")
     return result

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ctxvision.ops import _native
 from ctxvision.ops._geometry import empty_like_layout, empty_maps, is_channels_last, like_layout
+from ctxvision.ops.local_aggregation import reference
 
 MODES = {"forward": 0, "input_grad": 1, "weight_grad": 2}  # Mode in local_aggregation.cpp
 
@@ -23,6 +24,8 @@ def aggregate(
     interleaved: bool,
 ) -> Tensor:
     """Return ``y[c] = sum_n a[g(c), n] * shift_n(x[c])``, (B, C, H', W')."""
+    if x.numel() == 0:  # nothing but zeros outside
+        return reference.aggregate(x, weight, stride, padding, dilation, interleaved)
     y = empty_like_layout(x, (*x.shape[:2], *weight.shape[3:]))
     maps, taps_last = _dense_maps(weight)
     sizes = (*weight.shape[1:2], *x.shape[2:], *y.shape[2:], weight.shape[2])
@@ -59,6 +62,8 @@ def weight_grad(
     interleaved: bool,
 ) -> Tensor:
     """Return the adjoint of `aggregate` in the weight, (B, G, K, H', W'): correlations summed over a group."""
+    if x.numel() == 0:
+        return reference.weight_grad(x, grad, groups, taps, stride, padding, dilation, interleaved)
     grad_weight = empty_maps(grad, groups, taps)
     sizes = (groups, *x.shape[2:], *grad.shape[2:], taps)
     tensors = (like_layout(x, grad), like_layout(grad, grad), grad_weight)
@@ -78,10 +83,14 @@ def _run(
     interleaved: bool,
 ) -> None:
     """Fill the last tensor; ``like`` has the memory format of all images, sizes are (G, H, W, H', W', K)."""
-    if any(tensor.numel() == 0 for tensor in tensors):
-        tensors[2].zero_()
+    if tensors[2].numel() == 0:
         return
     batch, channels = like.shape[:2]
+    pixels, positions = batch * channels * sizes[1] * sizes[2], batch * sizes[3] * sizes[4]
+    results, maps = positions * channels, positions * sizes[0] * sizes[5]
+    needed = {"forward": (pixels, maps, results), "input_grad": (results, maps, pixels)}
+    if tuple(tensor.numel() for tensor in tensors) != needed.get(mode, (pixels, results, maps)):
+        raise ValueError(f"local aggregation: {[tuple(t.shape) for t in tensors]} do not have the sizes {sizes}")
     kernel = round(sizes[5] ** 0.5)
     flags = (MODES[mode], _native.CODES[like.dtype], is_channels_last(like), taps_last, interleaved)
     library = _native.load()

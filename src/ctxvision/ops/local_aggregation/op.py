@@ -13,6 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ctxvision.ops._backend import kernels
 from ctxvision.ops._geometry import empty_like_layout, empty_maps, like_layout
+from ctxvision.ops.local_aggregation.checks import check_aggregate, check_input_grad, check_weight_grad
 
 Ints = Sequence[int]
 PACKAGE = "ctxvision.ops.local_aggregation"
@@ -23,12 +24,14 @@ PACKAGE = "ctxvision.ops.local_aggregation"
 @torch.library.custom_op("ctxvision::local_aggregation", mutates_args=())
 def aggregate(x: Tensor, weight: Tensor, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool) -> Tensor:
     """See `ctxvision.ops.local_aggregation`, which checks the arguments."""
-    y: Tensor = kernels(PACKAGE, x).aggregate(x, weight, stride, padding, dilation, interleaved)
+    check_aggregate(x, weight, stride, padding, dilation)
+    y: Tensor = kernels(PACKAGE, x, weight).aggregate(x, weight, stride, padding, dilation, interleaved)
     return y
 
 
 @aggregate.register_fake
 def _(x: Tensor, weight: Tensor, stride: Ints, padding: Ints, dilation: Ints, interleaved: bool) -> Tensor:
+    check_aggregate(x, weight, stride, padding, dilation)
     return empty_like_layout(x, (*x.shape[:2], *weight.shape[3:]))
 
 
@@ -63,7 +66,8 @@ def aggregate_input_grad(
     interleaved: bool,
 ) -> Tensor:
     """Adjoint of `aggregate` in x."""
-    grad_x: Tensor = kernels(PACKAGE, grad).input_grad(
+    check_input_grad(grad, weight, input_size, stride, padding, dilation)
+    grad_x: Tensor = kernels(PACKAGE, grad, weight).input_grad(
         grad, weight, input_size, stride, padding, dilation, interleaved
     )
     return grad_x
@@ -79,6 +83,7 @@ def _(
     dilation: Ints,
     interleaved: bool,
 ) -> Tensor:
+    check_input_grad(grad, weight, input_size, stride, padding, dilation)
     return empty_like_layout(grad, (*grad.shape[:2], *input_size))
 
 
@@ -115,7 +120,8 @@ def aggregate_weight_grad(
     interleaved: bool,
 ) -> Tensor:
     """Adjoint of `aggregate` in the weight."""
-    grad_weight: Tensor = kernels(PACKAGE, x).weight_grad(
+    check_weight_grad(x, grad, groups, taps, stride, padding, dilation)
+    grad_weight: Tensor = kernels(PACKAGE, x, grad).weight_grad(
         x, grad, groups, taps, stride, padding, dilation, interleaved
     )
     return grad_weight
@@ -132,6 +138,7 @@ def _(
     dilation: Ints,
     interleaved: bool,
 ) -> Tensor:
+    check_weight_grad(x, grad, groups, taps, stride, padding, dilation)
     return empty_maps(grad, groups, taps)
 
 

@@ -127,7 +127,7 @@ class DetectionTask(TrainingTask):
     def example_input(self) -> list[Tensor]:
         """Return one black image in a list."""
         smallest = self.model.network.transform.min_size[-1]
-        return [torch.zeros(self.model.in_chans, smallest, smallest)]
+        return [torch.zeros(self.model.in_chans, smallest, smallest, dtype=torch.float32, device="cpu")]
 
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Detect in images (C, H, W) from 0 to 1, see `Detector`; for evaluation mode."""

@@ -115,7 +115,10 @@ class SegmentationTask(TrainingTask):
         # not part of the checkpoint: it follows from the arguments
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
-        self.val_mean, self.val_images = MeanMetric("disable"), SumMetric()
+        self.val_mean, self.val_images = (
+            MeanMetric("disable").set_dtype(torch.float32),
+            SumMetric().set_dtype(torch.float32),
+        )
         self.val_confusion = PixelConfusion(num_classes)
 
     def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
@@ -124,7 +127,7 @@ class SegmentationTask(TrainingTask):
 
     def example_input(self) -> Tensor:
         """Return one black image as large as a training crop, (1, C, H, W)."""
-        return torch.zeros(1, *self.data_spec["input_size"])
+        return torch.zeros(1, *self.data_spec["input_size"], dtype=torch.float32, device="cpu")
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, num_classes, H, W) of images (B, C, H, W), by sliding windows if the task has one."""

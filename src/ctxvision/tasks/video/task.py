@@ -114,7 +114,10 @@ class VideoTask(TrainingTask):
         self.shifts = TemporalShifts(self.model, self.data_spec["frames"], shift, shift_divisor, shift_layers)
         self.is_contextual = hasattr(self.model, "forward_stages")
         self.train_loss, self.val_loss = ClipLoss(label_smoothing=label_smoothing), ClipLoss()
-        self.val_mean, self.val_videos = MeanMetric("disable"), SumMetric()
+        self.val_mean, self.val_videos = (
+            MeanMetric("disable").set_dtype(torch.float32),
+            SumMetric().set_dtype(torch.float32),
+        )
         self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
 
@@ -124,7 +127,9 @@ class VideoTask(TrainingTask):
 
     def example_input(self) -> Tensor:
         """Return one black clip, (1, T, C, H, W)."""
-        return torch.zeros(1, self.data_spec["frames"], *self.data_spec["input_size"])
+        return torch.zeros(
+            1, self.data_spec["frames"], *self.data_spec["input_size"], dtype=torch.float32, device="cpu"
+        )
 
     def forward(self, clips: Tensor) -> Tensor:
         """Classify clips (B, T, C, H, W): logits (B, num_classes)."""
