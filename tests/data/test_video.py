@@ -5,7 +5,8 @@ import pytest
 from _videos import add_bad_videos, noise, numbered, numbers, shades, turn, write
 
 from ctxvision.data.error import DataError
-from ctxvision.data.video import BadVideoError, VideoFile, list_videos
+from ctxvision.data.video import BadVideoError, VideoFile
+from ctxvision.data.video_files import list_videos
 from ctxvision.data.video_writing import write_video
 
 FORMATS = [
