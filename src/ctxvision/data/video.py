@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .video_boxes import check_claims
 from .video_index import Index, Key, count_frames, read_index
-from .video_track import BadVideoError, decode, open_track
+from .video_track import BadVideoError, decode, demux, open_track
 
 Frames: TypeAlias = NDArray[np.uint8]
 
@@ -111,7 +111,7 @@ class VideoFile:
         """Decode from the beginning, as far as frames are wanted."""
         left = list(reversed(wanted))
         with open_track(self.path) as (container, stream):
-            for number, (frame, damaged) in enumerate(decode(container.demux(stream))):
+            for number, (frame, damaged) in enumerate(decode(demux(self.path, container, stream))):
                 if number == left[-1]:
                     yield number, self._pixels(number, frame, damaged)
                     left.pop()
@@ -141,10 +141,10 @@ class VideoFile:
                     raise _WrongIndexError
 
     def _from_key(self, container: Any, stream: Any, index: Index, key: Key) -> Iterator[tuple[int, Any, bool]]:
-        packets, number, sought = container.demux(stream), 0, bool(key.sought)
+        packets, number, sought = demux(self.path, container, stream), 0, bool(key.sought)
         for time in key.sought:
             container.seek(time, stream=stream)
-            packets = container.demux(stream)
+            packets = demux(self.path, container, stream)
             first = next(packets)
             if first.pts is None or not first.is_keyframe:
                 raise _WrongIndexError

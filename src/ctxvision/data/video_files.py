@@ -4,13 +4,14 @@ import os
 from collections import Counter
 
 VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        "264 265 3g2 3gp apng asf avc avi divx dv f4v flv gif h261 h263 h264 h265 hevc insv ismv ivf lrv m1v m2t m2ts m2v "
-        "m4v mjpeg mjpg mk3d mkv mod mov mp4 mpe mpeg mpg mpv mts mxf nut obu ogg ogm ogv qt rm rmvb swf tod trp ts vc1 "
-        "vob webm wmv wtv xvid y4m"
-    ).split()
-)
+    {
+        ".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".avc", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif",
+        ".h261", ".h263", ".h264", ".h265", ".hevc", ".insv", ".ismv", ".ivf", ".lrv", ".m1v", ".m2t", ".m2ts",
+        ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
+        ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".swf", ".tod",
+        ".trp", ".ts", ".vc1", ".vob", ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
+    }
+)  # fmt: skip
 
 
 def list_videos(folder: str | os.PathLike[str]) -> list[str]:

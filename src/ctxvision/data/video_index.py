@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from .video_track import MAX_FRAMES, BadVideoError, PacketTimes, decode, formats, list_packets, open_track
+from .video_track import MAX_FRAMES, BadVideoError, PacketTimes, decode, demux, formats, list_packets, open_track
 
 _INDEXED = frozenset({"matroska", "mov"})  # these say of every packet when it is shown
 # of which every packet is one frame; VP8 hides some, MPEG-4 packs two into one
@@ -101,7 +101,7 @@ def count_frames(path: str, size: int, changed: int) -> int:
     """
     whole = number = 0
     with open_track(path) as (container, stream):
-        for number, (_, damaged) in enumerate(decode(container.demux(stream)), 1):
+        for number, (_, damaged) in enumerate(decode(demux(path, container, stream)), 1):
             if number > MAX_FRAMES:
                 raise BadVideoError(path, f"has more than {MAX_FRAMES:,} frames; cut it into parts")
             whole = whole if damaged else number

@@ -93,6 +93,14 @@ def _pictures(path: str, container: Any) -> Any:
     return stream
 
 
+def demux(path: str, container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets of a track, from where the container stands."""
+    try:
+        yield from container.demux(stream)
+    except IndexError as error:  # PyAV cannot follow
+        raise BadVideoError(path, "has a track that begins later than the others") from error
+
+
 def list_packets(path: str, container: Any, stream: Any) -> list[PacketTimes]:
     """List what the container says about the packets of a track, without decoding.
 
@@ -100,7 +108,7 @@ def list_packets(path: str, container: Any, stream: Any) -> list[PacketTimes]:
         BadVideoError: there are more than `MAX_FRAMES`.
     """
     packets = []
-    for packet in container.demux(stream):
+    for packet in demux(path, container, stream):
         if not packet.size:  # the last one, which flushes the decoder
             continue
         if len(packets) == MAX_FRAMES:
