@@ -43,7 +43,8 @@ def scan_videos(folder: str | os.PathLike[str]) -> tuple[list[str], str]:
             others["folders that cannot be read"] += 1
             continue
         for entry in entries:
-            if entry.is_dir():
+            # of a link to itself, entry.is_dir() raises
+            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
                 waiting.append((entry.path, above | {real}))
             elif is_video(entry.name):
                 videos.append(entry.path)
