@@ -75,13 +75,13 @@ def write(
     return path
 
 
-def copy(source, path, start=0.0, **options):
+def copy(source, path, start=0.0, seek=True, **options):
     """Put the packets into another container without decoding, as ``ffmpeg -ss START -c copy`` does."""
     with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
         track = old.streams.video[0]
         stream = new.add_stream_from_template(track)
         shift = round(start / track.time_base)
-        if start:
+        if start and seek:
             old.seek(shift + (track.start_time or 0), stream=track)
         lengths = new.format.name == "avi" and track.codec_context.name == "h264"  # AVI knows start codes alone
         bits = av.bitstream.BitStreamFilterContext("h264_mp4toannexb", track, stream) if lengths else None
