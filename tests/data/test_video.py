@@ -83,21 +83,21 @@ def test_list(tmp_path):
     assert scan_videos(tmp_path / "a" / ".hidden")[1] == ""
 
 
-def test_list_in_strange_folders(tmp_path):
+def test_list_in_strange_folders(tmp_path, monkeypatch):
     """Loops of links end, and folders deeper than a path may be long are counted, not fatal."""
     (tmp_path / "v.mp4").write_bytes(b"")
     (tmp_path / "again").symlink_to(tmp_path)
     (tmp_path / "self").symlink_to("self")
     (tmp_path / "gone.mp4").symlink_to("nowhere")
-    before = os.getcwd()
-    try:
-        os.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
         for _ in range(40):
             os.mkdir("d" * 120)
             os.chdir("d" * 120)
-    finally:
-        os.chdir(before)
-    videos, left_out = scan_videos(tmp_path)
+        videos, left_out = scan_videos(tmp_path)
+        for _ in range(40):  # nothing else can remove them
+            os.chdir("..")
+            os.rmdir("d" * 120)
     assert [path[len(str(tmp_path)) + 1 :] for path in videos] == [
         "gone.mp4",
         "v.mp4",
