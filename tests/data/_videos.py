@@ -1,6 +1,10 @@
 """Small real videos, good and bad, written by PyAV."""
 
+from contextlib import suppress
+from fractions import Fraction
+
 import av
+import av.bitstream
 import numpy as np
 
 
@@ -29,20 +33,77 @@ def noise(count, height=48, width=64):
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-def write(path, frames, codec="libx264", *, rate=8, gop=12, audio=False, **options):
-    """Write frames as a file of any format; returns its path."""
+def moving(count, height=48, width=64):
+    """Frames that are all different, with something that moves over something that stays."""
+    rows, columns = np.mgrid[:height, :width]
+    frames = np.empty((count, height, width, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[:] = np.stack([rows * 3, columns * 3, (rows + columns + 7 * index) % 64 * 4], -1)
+        left = 5 * index % (width - 12)
+        frame[8:24, left : left + 12] = 255 - 6 * (index % 40)
+    return frames
+
+
+def write(
+    path,
+    frames,
+    codec="libx264",
+    *,
+    rate=8,
+    gop=12,
+    audio=False,
+    pixels="yuv420p",
+    coding=None,
+    times=None,
+    **options,
+):
+    """Write frames as a file of any format, at their number or at ``times``; returns its path."""
     with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream = container.add_stream(codec, rate=rate, options=coding or {})
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixels
         stream.codec_context.gop_size = gop
         sound = container.add_stream("aac", rate=16000) if audio else None
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, "rgb24")
+            if times:
+                picture.pts, picture.time_base = times[index], Fraction(1, rate)
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
         if sound:
             _hum(container, sound)
     return path
+
+
+def copy(source, path, start=0.0, seek=True, **options):
+    """Put the packets into another container without decoding, as ``ffmpeg -ss START -c copy`` does."""
+    with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
+        track = old.streams.video[0]
+        stream = new.add_stream_from_template(track)
+        shift = round(start / track.time_base)
+        if start and seek:
+            old.seek(shift + (track.start_time or 0), stream=track)
+        lengths = new.format.name == "avi" and track.codec_context.name == "h264"  # AVI knows start codes alone
+        bits = av.bitstream.BitStreamFilterContext("h264_mp4toannexb", track, stream) if lengths else None
+        for packet in old.demux(track):
+            if not packet.size:
+                continue
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+            for one in bits.filter(packet) if bits else [packet]:
+                one.stream = stream
+                new.mux(one)
+    return path
+
+
+def decoded(path):
+    """All frames of a file as they come when it is decoded from its beginning: the truth."""
+    frames = []
+    with av.open(str(path)) as container:
+        for packet in container.demux(container.streams.video[0]):
+            with suppress(av.error.FFmpegError):
+                frames += [frame.to_ndarray(format="rgb24") for frame in packet.decode()]
+    return frames
 
 
 def write_sound(path):

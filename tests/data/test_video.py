@@ -1,11 +1,16 @@
 """Decoding: the right frames of every format, upright, and a reason for everything that is no video."""
 
+import os
+
+import av
 import numpy as np
 import pytest
 from _videos import add_bad_videos, noise, numbered, numbers, shades, turn, write
 
 from ctxvision.data.error import DataError
-from ctxvision.data.video import BadVideoError, VideoFile, list_videos
+from ctxvision.data.video import BadVideoError, VideoFile
+from ctxvision.data.video_files import VIDEO_SUFFIXES, list_videos, scan_videos
+from ctxvision.data.video_track import FORMATS as READ
 from ctxvision.data.video_writing import write_video
 
 FORMATS = [
@@ -70,9 +75,43 @@ def test_what_is_not_a_file(tmp_path, name, reason):
 
 def test_list(tmp_path):
     (tmp_path / "a" / ".hidden").mkdir(parents=True)
-    for name in ("b.MP4", "a/a.webm", "a/.c.mp4", "a/.hidden/d.mp4", "a/e.txt"):
+    for name in ("b.MP4", "a/a.webm", "a/.c.mp4", "a/.hidden/d.mp4", "a/e.txt", "a/f.txt", "a/g.jpg", "a/README"):
         (tmp_path / name).write_bytes(b"")
-    assert [p[len(str(tmp_path)) + 1 :] for p in list_videos(tmp_path)] == ["a/a.webm", "b.MP4"]
+    videos, left_out = scan_videos(tmp_path)
+    assert videos == list_videos(tmp_path) == [str(tmp_path / "a" / "a.webm"), str(tmp_path / "b.MP4")]
+    assert left_out == "4 files are left out, not videos by suffix: 2 .txt, 1 .jpg, 1 without a suffix"
+    assert scan_videos(tmp_path / "a" / ".hidden")[1] == ""
+
+
+def test_list_in_strange_folders(tmp_path, monkeypatch):
+    """Loops of links end, and folders deeper than a path may be long are counted, not fatal."""
+    (tmp_path / "v.mp4").write_bytes(b"")
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "gone.mp4").symlink_to("nowhere")
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        for _ in range(40):
+            os.mkdir("d" * 120)
+            os.chdir("d" * 120)
+        videos, left_out = scan_videos(tmp_path)
+        for _ in range(40):  # nothing else can remove them
+            os.chdir("..")
+            os.rmdir("d" * 120)
+    assert [path[len(str(tmp_path)) + 1 :] for path in videos] == [
+        "gone.mp4",
+        "v.mp4",
+    ]  # reading says what is wrong
+    assert "1 folders that cannot be read" in left_out
+    assert "1 without a suffix" in left_out  # the link to itself
+
+
+def test_suffixes_are_those_of_the_formats():
+    """What FFmpeg says of the formats that are read, but for sound and pictures."""
+    others = {"ism", "isma", "m4a", "m4b", "mj2", "psp", "avif", "heic", "heif", "wma", "mka", "mks", "mpo", "ra"}
+    known = set().union(*(av.ContainerFormat(name).extensions for name in READ if name in av.formats_available))
+    missing = {f".{name}" for name in known - others} - VIDEO_SUFFIXES
+    assert missing <= {".266", ".h266", ".vvc", ".dif", ".h26l", ".rcv"}
 
 
 @pytest.mark.parametrize("size", [(32, 48), (31, 47)])

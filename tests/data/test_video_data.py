@@ -72,6 +72,29 @@ def test_table_equals_folder(tmp_path):
             assert torch.equal(x, y)
 
 
+def test_a_table_of_clips_in_one_folder(tmp_path):
+    """As NTU RGB+D has them: AVI, the class in the name."""
+    names = [f"S001C001P{person:03}R001A{action:03}_rgb.avi" for person in range(4) for action in (1, 2)]
+    for name in names:
+        write(tmp_path / name, shades(20), "mpeg4", coding={"bf": "2"})
+    rows = [(name, name[17:20]) for name in names]
+    table = write_table(tmp_path / "ntu.csv", [("path", "label"), *rows])
+    data = video_data(table, eval_split="all")
+    assert data.spec.class_names == ("001", "002")
+    assert len(torch.cat([clips for clips, _ in batches(data, "val")])) == 8
+    assert not data.bad_images
+
+
+def test_what_is_no_video_is_counted(tmp_path):
+    folder(tmp_path, {"cat": 2, "dog": 2})
+    for name in ("a.txt", "b.jpg", "c.txt"):
+        (tmp_path / "dog" / name).write_bytes(b"")
+    assert (
+        f"{tmp_path / 'dog'}: 3 files are left out, not videos by suffix: 2 .txt, 1 .jpg"
+        in video_data(tmp_path).notes
+    )
+
+
 def test_epoch_does_not_depend_on_the_workers():
     runs = []
     for workers in (0, 2):

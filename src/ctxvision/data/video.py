@@ -1,32 +1,19 @@
 """Video files: which files are videos, and how some of their frames become 8-bit pixels."""
 
-import bisect
 import os
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .error import BadImageError, DataError
-
-VIDEO_SUFFIXES = frozenset(
-    {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
-)
-# subtitles, playlists and devices can open other files or the network
-_FORMATS = frozenset({"asf", "avi", "flv", "matroska", "webm", "mov", "mp4", "mpeg", "mpegts", "mpegvideo", "m4v"})
-_MAX_SIDE = 8192
+from .video_boxes import check_claims
+from .video_index import Index, Key, count_frames, read_index
+from .video_track import BadVideoError, decode, demux, open_track
 
 Frames: TypeAlias = NDArray[np.uint8]
-
-
-class BadVideoError(BadImageError):
-    """A video file cannot be used.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it, one line.
-    """
 
 
 class Video(Protocol):
@@ -43,11 +30,18 @@ class Video(Protocol):
 VideoOpener: TypeAlias = Callable[[str], Video]
 
 
-class VideoFile:
-    """The first picture track of a file, whatever its suffix says.
+class _WrongIndexError(Exception):
+    """The frames of a file are others than its index says."""
 
-    The packets are listed once, without decoding; to read frames, a file is decoded from the key frame before each
-    of them alone. Frames are upright (the rotation of the track is applied) and RGB.
+
+class VideoFile:
+    """The first track of moving pictures of a file, whatever its suffix says.
+
+    Frame ``n`` is the one that comes ``n``-th when the file is decoded from its beginning. The packets are listed
+    once, without decoding. Where they say which frames there are, a file is decoded from the key frame before each
+    of the frames alone, and what comes is checked against the list; elsewhere (AVI, MPEG, …) it is decoded from
+    its beginning, once to count the frames and then as far as they are needed. Frames are upright (the rotation of
+    the track is applied) and RGB.
 
     Args:
         path: the file.
@@ -63,48 +57,21 @@ class VideoFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         if not os.path.isfile(self.path):
-            raise BadVideoError(self.path, "is a folder" if os.path.isdir(self.path) else "no such file")
-        if not os.path.getsize(self.path):
-            raise BadVideoError(self.path, "empty, not a video")
-        self._times, self._keys = self._index()
-        self.frames = len(self._times)
-
-    def _open(self) -> Any:
+            missing = not os.path.lexists(self.path) or os.path.islink(self.path)
+            what = "is a folder" if os.path.isdir(self.path) else "no such file" if missing else "not a file"
+            raise BadVideoError(self.path, what)
         try:
-            import av
-        except ImportError as error:
-            raise DataError("videos need PyAV: install the extra [video]") from error
-        container = av.open(self.path, options={"protocol_whitelist": "file"})
-        kinds = set(container.format.name.split(","))
-        if not kinds & _FORMATS:
-            container.close()
-            raise BadVideoError(self.path, f"not a video (its format is {container.format.name})")
-        if not container.streams.video:
-            tracks = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            container.close()
-            raise BadVideoError(self.path, f"has no pictures, only {tracks}")
-        return container
+            if not os.path.getsize(self.path):
+                raise BadVideoError(self.path, "empty, not a video")
+            check_claims(self.path)
+        except OSError as error:
+            raise BadVideoError(self.path, (error.strerror or str(error)).lower()) from error
+        self._index = read_index(self.path)
+        self.frames = len(self._index.times) if self._index else self._count()
 
-    def _index(self) -> tuple[list[int], list[tuple[int, int]]]:
-        """List when frames are shown; of key frames also when they are decoded, by which a file is sought."""
-        try:
-            with self._open() as container:
-                stream = container.streams.video[0]
-                if max(stream.width, stream.height) > _MAX_SIDE:
-                    raise ValueError(f"{stream.width} × {stream.height} pixels are more than {_MAX_SIDE} a side")
-                promised = stream.frames
-                packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-                times = sorted({_time(packet) for packet in packets})
-                keys = sorted((_time(p), p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe)
-        except BadVideoError:
-            raise
-        except Exception as error:  # damaged bytes may raise anything
-            _raise(self.path, error)
-        if len(times) < promised:
-            raise BadVideoError(self.path, f"truncated: {len(times)} of {promised} frames are there")
-        if not times or not keys:
-            raise BadVideoError(self.path, "has no frame that can be decoded")
-        return times, keys
+    def _count(self) -> int:
+        state = os.stat(self.path)
+        return count_frames(self.path, state.st_size, state.st_mtime_ns)
 
     def read(self, indices: Sequence[int]) -> Frames:
         """Return the frames of these numbers, which never decrease, (T, H, W, 3).
@@ -112,45 +79,94 @@ class VideoFile:
         Raises:
             BadVideoError: they cannot be decoded, or differ in size.
         """
-        wanted = [self._times[index] for index in indices]
-        try:
-            with self._open() as container:
-                found = self._decode(container, sorted(set(wanted)))
-        except BadVideoError:
-            raise
-        except MemoryError:
-            raise
-        except Exception as error:
-            _raise(self.path, error)
-        sizes = list(dict.fromkeys(frame.shape[:2] for frame in found.values()))
-        if len(sizes) > 1:
-            (h, w), (h2, w2) = sizes[:2]
-            raise BadVideoError(self.path, f"changes its size, from {w} × {h} to {w2} × {h2} pixels")
-        return np.stack([found[time] for time in wanted])
+        if self._index:
+            try:
+                return self._stack(indices, self._sought(self._index, sorted(set(indices))))
+            except _WrongIndexError:
+                self._index, self.frames = None, self._count()
+        if max(indices) >= self.frames:
+            raise BadVideoError(self.path, f"frame {max(indices)} cannot be decoded, only {self.frames} can")
+        return self._stack(indices, self._from_start(sorted(set(indices))))
 
-    def _decode(self, container: Any, wanted: Sequence[int]) -> dict[int, Frames]:
-        """Return the frames shown at these times, which increase."""
-        stream = container.streams.video[0]
-        stream.codec_context.options = {"err_detect": "explode"}  # damage is to be told, not painted over
-        found: dict[int, Frames] = {}
-        decoder, now = None, -1
-        for time in wanted:
-            place = bisect.bisect_right(self._keys, (time, 1 << 62)) - 1
-            key, decoded_at = self._keys[max(place, 0)]
-            if decoder is None or key > now:
-                container.seek(decoded_at, stream=stream)
-                decoder = container.decode(stream)
-            for frame in decoder:
-                now = frame.pts if frame.pts is not None else frame.dts
-                if frame.is_corrupt:
-                    raise ValueError(f"frame {bisect.bisect_left(self._times, now)} is damaged")
-                if now >= time:
-                    break
-            if now != time:
-                raise ValueError(f"frame {bisect.bisect_left(self._times, time)} cannot be decoded")
-            pixels = frame.to_ndarray(format="rgb24")
-            found[time] = np.rot90(pixels, round(frame.rotation / 90)) if frame.rotation else pixels
-        return found
+    def _stack(self, indices: Sequence[int], frames: Iterator[tuple[int, Frames]]) -> Frames:
+        """Put the frames of these numbers together as they come."""
+        pixels: Frames | None = None
+        for number, frame in frames:
+            if pixels is None:
+                pixels = np.empty((len(indices), *frame.shape), np.uint8)
+            elif frame.shape != pixels.shape[1:]:
+                (h, w), (h2, w2) = pixels.shape[1:3], frame.shape[:2]
+                raise BadVideoError(self.path, f"changes its size, from {w} × {h} to {w2} × {h2} pixels")
+            pixels[[place for place, index in enumerate(indices) if index == number]] = frame
+        if pixels is None:
+            raise BadVideoError(self.path, "has no frame that can be decoded")
+        return pixels
+
+    def _pixels(self, number: int, frame: Any, damaged: bool) -> Frames:
+        if damaged:
+            raise BadVideoError(self.path, f"frame {number} is damaged")
+        return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+    def _from_start(self, wanted: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        """Decode from the beginning, as far as frames are wanted."""
+        left = list(reversed(wanted))
+        with open_track(self.path) as (container, stream):
+            for number, (frame, damaged) in enumerate(decode(demux(self.path, container, stream))):
+                if number == left[-1]:
+                    yield number, self._pixels(number, frame, damaged)
+                    left.pop()
+                if not left:
+                    return
+        raise BadVideoError(self.path, f"frame {left[-1]} cannot be decoded")
+
+    def _sought(self, index: Index, wanted: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        """Decode from the key frame before each wanted frame.
+
+        Raises:
+            _WrongIndexError: other frames come than the index says.
+        """
+        numbers = [key.number for key in index.keys]
+        with open_track(self.path) as (container, stream):
+            coming: Iterator[tuple[int, Any, bool]] = iter(())
+            now = -1
+            for number in wanted:
+                key = index.keys[bisect_right(numbers, number) - 1]
+                if key.number > now or now < 0:
+                    coming = self._from_key(container, stream, index, key)
+                for now, frame, damaged in coming:
+                    if now == number:
+                        yield now, self._pixels(now, frame, damaged)
+                        break
+                else:
+                    raise _WrongIndexError
+
+    def _from_key(self, container: Any, stream: Any, index: Index, key: Key) -> Iterator[tuple[int, Any, bool]]:
+        packets, number, sought = demux(self.path, container, stream), 0, bool(key.sought)
+        for time in key.sought:
+            container.seek(time, stream=stream)
+            packets = demux(self.path, container, stream)
+            first = next(packets)
+            if first.pts is None or not first.is_keyframe:
+                raise _WrongIndexError
+            packets, number = chain([first], packets), max(bisect_right(index.times, first.pts) - 1, 0)
+            sought = index.times[number] == first.pts
+            if number <= key.number:  # an earlier key frame will do
+                break
+        else:
+            if key.sought:
+                raise _WrongIndexError
+        begin = index.times[number]
+        for frame, damaged in decode(packets):
+            if frame.pts is None:
+                raise _WrongIndexError
+            if frame.pts < begin:
+                continue  # built on what came before the key frame
+            if number == len(index.times) or frame.pts != index.times[number]:
+                raise _WrongIndexError
+            if frame.pts == begin and sought and not frame.key_frame:
+                raise _WrongIndexError
+            yield number, frame, damaged
+            number += 1
 
 
 class VideoInMemory:
@@ -167,33 +183,3 @@ class VideoInMemory:
     def read(self, indices: Sequence[int]) -> Frames:
         """Return the frames of these numbers, (T, H, W, 3)."""
         return self.pixels[list(indices)]
-
-
-def list_videos(folder: str | os.PathLike[str]) -> list[str]:
-    """List the video files below a folder, by their suffix; sorted paths that begin with it.
-
-    Hidden files and folders are left out.
-    """
-    found = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(root, name) for name in files if is_video(name)]
-    return sorted(found)
-
-
-def is_video(name: str) -> bool:
-    """Tell by its suffix whether a file is a video."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-
-
-def _time(packet: Any) -> int:
-    return int(packet.pts if packet.pts is not None else packet.dts)
-
-
-def _raise(path: str, error: Exception) -> None:
-    import av
-
-    if isinstance(error, av.error.InvalidDataError):
-        raise BadVideoError(path, "truncated, damaged or not a video") from error
-    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    raise BadVideoError(path, text) from error

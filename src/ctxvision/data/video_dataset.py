@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from .clips import ClipSpec, augment, segment_indices, view_crops, view_indices
 from .dataset import BadImage, Sample
 from .error import BadImageError
-from .images import reason
 from .video import Video, VideoOpener
 
 
@@ -67,8 +66,6 @@ class ClipDataset(Dataset[Sample | BadImage]):
             pixels = video.read(segment_indices(video.frames, self.spec.frames, generator))
         except BadImageError as error:
             return BadImage(name, error.reason)
-        except (OSError, ValueError, LookupError) as error:  # of whatever opens it
-            return BadImage(name, reason(error))
         clip = augment(pixels, self.spec.input_size[1:], generator, flip=self.flip, crop=self.crop)
         return Sample(self.spec.normalize(clip), target)
 

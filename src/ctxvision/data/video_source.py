@@ -12,7 +12,8 @@ from .folder import VAL_FOLDERS
 from .moving_digits import MOTIONS, MovingDigits
 from .options import check_options, split_options
 from .table import read_table
-from .video import VideoFile, VideoInMemory, VideoOpener, is_video, list_videos
+from .video import VideoFile, VideoInMemory, VideoOpener
+from .video_files import is_video, scan_videos
 
 _EMBEDDED = "moving-digits"
 _DEFAULTS = {"train": 1600, "val": 400, "size": 32, "seed": 0}
@@ -142,7 +143,12 @@ def _by_class(root: Path, notes: list[str]) -> Found:
     if loose:
         notes.append(f"{root}: {len(loose)} videos outside the class folders are left out")
     start = len(os.path.join(root, ""))
-    by_class = {f.name: {v[start:].replace(os.sep, "/"): v for v in list_videos(f)} for f in folders}
+    by_class: Found = {}
+    for folder in folders:
+        videos, left_out = scan_videos(folder)
+        by_class[folder.name] = {video[start:].replace(os.sep, "/"): video for video in videos}
+        if left_out:
+            notes.append(f"{folder}: {left_out}")
     if not any(by_class.values()):
         raise DataError(f"{root}: no videos in its {len(folders)} class folders ({quoted(list(by_class))})")
     return by_class

@@ -9,8 +9,9 @@ import numpy as np
 
 from ctxvision.data import BadImageError
 from ctxvision.data.clips import ClipSpec
-from ctxvision.data.video import VideoFile, list_videos
+from ctxvision.data.video import VideoFile
 from ctxvision.data.video_data import VideoData
+from ctxvision.data.video_files import scan_videos
 from ctxvision.data.video_writing import write_video
 from ctxvision.explain import read_run
 from ctxvision.explain.clips import labelled_frames, predict_clip
@@ -100,5 +101,8 @@ def _write(path: Any, pixels: Any) -> None:
 
 
 def list_files(folder: str) -> list[str]:
-    """List the videos below a folder."""
-    return list_videos(folder)
+    """List the videos below a folder; say what else is there."""
+    videos, left_out = scan_videos(folder)
+    if left_out:
+        note(f"{folder}: {left_out}")
+    return videos
