@@ -14,6 +14,7 @@ from .errors import UserError
 from .files import write_whole
 from .kinds import add_task, kind_of, require_task
 from .messages import note, plural, quieten
+from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers
 
@@ -59,6 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_workers(parser)
     parser.add_argument("--precision", choices=("32", "16-mixed", "bf16-mixed"), default="32")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto (default)")
+    add_trust(parser)
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
@@ -79,7 +81,7 @@ def run(args: Namespace) -> int:
     from .data import open_for_evaluation
 
     quieten()
-    task = load_task(args.checkpoint)
+    task = load_task(args.checkpoint, trust=args.trust)
     require_task(args.task, args.checkpoint, task.kind)
     if task.kind != "classification":
         return _run_other(task, args)

@@ -16,6 +16,7 @@ from .files import expand, write_whole
 from .kinds import add_task, kind_of, require_task, save_pictures
 from .messages import note, plural, quieten
 from .table import write_rows
+from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers, workers_for
 
@@ -44,6 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_views(parser)
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: %(default)s")
     add_workers(parser)
+    add_trust(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
@@ -56,25 +58,26 @@ def run(args: Namespace) -> int:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold must be between 0 and 1, got {args.threshold}", 2)
     quieten()
+    opened: Any
     if Path(args.checkpoint).suffix.lower() in (".onnx", ".pt2"):
         from ctxvision.export import open_exported
 
-        exported = open_exported(args.checkpoint)
-        require_task(args.task, args.checkpoint, exported.metadata.task)
-        if exported.metadata.task != "classification":
-            return _run_other(_standing_for(exported, args.device), args)
+        opened = open_exported(args.checkpoint, trust=args.trust)
+        require_task(args.task, args.checkpoint, opened.metadata.task)
+        if opened.metadata.task != "classification":
+            return _run_other(_standing_for(opened, args.device), args)
     else:
         from ctxvision.tasks import load_task
 
-        task = load_task(args.checkpoint)
-        require_task(args.task, args.checkpoint, task.kind)
-        if task.kind != "classification":
-            return _run_other(on_device(task, args.device), args)
+        opened = load_task(args.checkpoint, trust=args.trust)
+        require_task(args.task, args.checkpoint, opened.kind)
+        if opened.kind != "classification":
+            return _run_other(on_device(opened, args.device), args)
     if args.draw or args.threshold is not None:
         raise UserError(f"{args.checkpoint}: a classifier; leave out --draw and --threshold", 2)
-    from .classify import classify, open_classifier
+    from .classify import classify, prepared
 
-    compute, spec = open_classifier(args.checkpoint, args.device)
+    compute, spec = prepared(opened, args.device)
     from ctxvision.data import list_images
 
     paths = expand(args.images, list_images)
@@ -171,4 +174,4 @@ def _csv(predictions: list[dict[str, Any]]) -> str:
 
 
 def _json(predictions: list[dict[str, Any]]) -> str:
-    return json.dumps(predictions, indent=2) + "\n"
+    return json.dumps(predictions, indent=2, allow_nan=False) + "\n"

@@ -10,6 +10,7 @@ from .errors import UserError
 from .files import write_whole
 from .kinds import kind_of
 from .messages import note, plural, quieten
+from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers
 
@@ -37,6 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_views(parser)
     add_workers(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
+    add_trust(parser)
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
@@ -61,7 +63,7 @@ def run(args: Namespace) -> int:
     name = args.data or found.settings.get("data")
     if not name:
         raise UserError(f"{args.run}: does not say what it was trained on; name the DATA", 2)
-    task = load_task(found.checkpoint)
+    task = load_task(found.checkpoint, trust=args.trust)
     on_device(task, args.device)
     if task.kind != "classification":
         return _run_other(task, found, str(name), args)

@@ -46,7 +46,7 @@ def score(task: "VideoTask", run: "Run", data: str, split: str | None, images: i
         note(line)
     trained = [TrainedVideo(_name(task), run, task)]
     if getattr(args, "against", None):
-        trained.append(_control(args.against, task))
+        trained.append(_control(args.against, task, args.trust))
     numbers = make_clips_report(trained, opened, data)
     lines = []
     for network in numbers["networks"]:
@@ -61,9 +61,9 @@ def _name(task: "VideoTask") -> str:
     return "TSN" if task.shifts.shift == "none" else "TSM"
 
 
-def _control(path: str, task: "VideoTask") -> TrainedVideo:
+def _control(path: str, task: "VideoTask", trust: bool) -> TrainedVideo:
     run = read_run(path)
-    other = load_task(run.checkpoint)
+    other = load_task(run.checkpoint, trust=trust)
     if other.kind != "video" or other.data_spec["class_names"] != task.data_spec["class_names"]:
         raise UserError(f"{path}: a run to compare with must be of videos of the same classes")
     return TrainedVideo(_name(other), run, other.to(task.device))
