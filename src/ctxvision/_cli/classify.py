@@ -14,11 +14,11 @@ from ctxvision.tasks import ClassificationTask
 
 from .device import on_device
 from .errors import UserError
+from .kinds import BROKEN
 
 if TYPE_CHECKING:
     from ctxvision.export import Exported
 
-BROKEN = "the output of the network for it is NaN or infinite"
 Ranking = list[tuple[str, float]]
 Compute = Callable[[Tensor], Tensor]
 

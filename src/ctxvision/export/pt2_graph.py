@@ -121,7 +121,7 @@ class _Body:
     def __init__(self, graph: Mapping[str, Any], depth: int, keep: set[str]) -> None:
         if depth > _DEEPEST:
             raise NeedsTrustError(f"it nests graphs more than {_DEEPEST} deep")
-        self.inputs = [place["as_tensor"]["name"] for place in graph["inputs"] if depth]
+        self.inputs = [_result(place) for place in graph["inputs"]] if depth else []
         self.single = bool(graph.get("is_single_tensor_return"))
         self._outputs = [_argument(place)[0] for place in graph["outputs"]]
         self._steps: list[tuple[Callable[[Values], Any], list[str | None] | str | None]] = []
@@ -238,7 +238,7 @@ def _autocast(node: Mapping[str, Any], depth: int) -> tuple[Callable[[Values], A
     def step(values: Values) -> Any:
         given = [argument(values) for argument, _ in arguments]
         with torch.autocast(**setting):
-            found = body.run(dict(zip(body.inputs, given, strict=True)))
+            found = body.run({str(name): one for name, one in zip(body.inputs, given, strict=True)})
         return found[0] if body.single else found
 
     return step, [name for _, used in arguments for name in used]

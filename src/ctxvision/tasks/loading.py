@@ -39,6 +39,8 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> TrainingT
             settings beyond the limits.
     """
     path = Path(checkpoint_of(path))
+    if path.suffix.lower() in (".onnx", ".pt2"):
+        raise CheckpointError(path, "is an exported network; name the checkpoint that it was exported from")
     checkpoint = _read(path)
     hparams, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if "ctxvision" not in checkpoint or not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ctxvision.explain import Run
 
+BROKEN = "the output of the network for it is NaN or infinite"
 TASKS = {"classify": "classification", "detect": "detection", "segment": "segmentation", "video": "video"}
 
 

@@ -20,7 +20,7 @@ from ctxvision.tasks import load_task
 from ..errors import UserError
 from ..messages import note, plural
 from ..workers import workers_for
-from . import Answer, Scored
+from . import BROKEN, Answer, Scored
 
 if TYPE_CHECKING:
     from ctxvision.explain import Run
@@ -77,6 +77,9 @@ def answer(task: "VideoTask", paths: Sequence[str], args: Namespace) -> Iterator
             found = predict_clip(task, VideoFile(path), clips=args.clips, crops=args.crops)
         except BadImageError as error:
             yield path, Answer(error=error.reason)
+            continue
+        if not (np.isfinite(found.probabilities).all() and np.isfinite(found.by_frame).all()):
+            yield path, Answer(error=BROKEN)
             continue
         best = np.argsort(-found.probabilities, kind="stable")[: args.top_k].tolist()
         classes: list[dict[str, Any]] = [
