@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ctxvision.checkpoints.run_folder import checkpoint_of
 
 from .errors import UserError
-from .files import write_whole
+from .files import for_json, write_whole
 from .kinds import add_task, kind_of, require_task
 from .messages import note, plural, quieten
 from .trust import add_trust
@@ -145,7 +145,7 @@ def _run_other(task: Any, args: Namespace) -> int:
     if args.html:
         write_whole(args.html, scored.page)
     if args.results:
-        write_whole(args.results, json.dumps(scored.results) + "\n")
+        write_whole(args.results, json.dumps(for_json(scored.results)) + "\n")
     if scored.bad:
         note(f"skipped {plural(scored.bad, 'bad file')}, not counted above")
     return 0
@@ -179,7 +179,7 @@ def as_json(numbers: Mapping[str, Any]) -> str:
     """Write one line for each entry, and of lists one for each element: a matrix stays a matrix."""
 
     def written(value: object) -> str:
-        return json.dumps(value, allow_nan=False)
+        return json.dumps(for_json(value), allow_nan=False)
 
     def entry(name: str, value: object) -> str:
         if isinstance(value, list) and any(isinstance(element, list | dict) for element in value):

@@ -43,7 +43,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--fixed_size", action="store_true", help="images of the network's input size; default for other tasks"
     )
     parser.add_argument(
-        "--aot", action="store_true", help="compile the .pt2 file for this machine (AOTInductor; takes minutes)"
+        "--aot",
+        action="store_true",
+        help="compile the .pt2 file for this machine (AOTInductor; takes minutes); the file is code, which other "
+        "commands run only with --trust",
     )
     parser.add_argument(
         "--int8",

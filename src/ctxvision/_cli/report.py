@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .device import on_device
 from .errors import UserError
-from .files import write_whole
+from .files import for_json, write_whole
 from .kinds import kind_of
 from .messages import note, plural, quieten
 from .trust import add_trust
@@ -80,7 +80,7 @@ def run(args: Namespace) -> int:
     for line in data.notes:
         note(line)
     report = make_report(found, task, data, data_name=str(name), split=split, images=args.images)
-    write_whole(numbers, json.dumps(report.numbers, indent=1) + "\n")
+    write_whole(numbers, json.dumps(for_json(report.numbers), indent=1) + "\n")
     write_whole(page, render(report))
     if data.bad_images:
         note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted in the report")
@@ -90,7 +90,7 @@ def run(args: Namespace) -> int:
 
 def _run_other(task: Any, found: "Run", name: str, args: Namespace) -> int:
     scored = kind_of(task.kind).score(task, found, name, None, args.images, args)
-    write_whole(Path(args.out).with_suffix(".json"), json.dumps(scored.numbers, indent=1) + "\n")
+    write_whole(Path(args.out).with_suffix(".json"), json.dumps(for_json(scored.numbers), indent=1) + "\n")
     write_whole(args.out, scored.page)
     if scored.bad:
         note(f"skipped {plural(scored.bad, 'bad file')}, not counted in the report")

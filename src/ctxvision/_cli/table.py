@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .files import for_json
+
 
 def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], style: str) -> str:
     """Format rows.
@@ -16,7 +18,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], styl
         style: ``"table"``, ``"csv"`` or ``"json"``.
     """
     if style == "json":
-        return json.dumps(rows, indent=2) + "\n"
+        return json.dumps(for_json(rows), indent=2) + "\n"
     if style == "csv":
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(heads), lineterminator="\n")
