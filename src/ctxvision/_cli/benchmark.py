@@ -42,7 +42,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="MODEL",
         nargs="+",
         type=checkpoint_of,
-        help="any network of timm or `ctxvision models`, local-dir:DIR, a run folder, a .ckpt, .onnx or .pt2 file (of `export --aot`: with --trust)",
+        help="any network of timm or `ctxvision models`, local-dir:DIR, a run folder, a .ckpt, .onnx "
+        "or .pt2 file (of `export --aot`: with --trust)",
     )
     add(
         "--against",

@@ -17,7 +17,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoints",
         metavar="CHECKPOINT",
         nargs="+",
-        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export` (of --aot: with --trust); "
+        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export` "
+        "(of --aot: with --trust); "
         "NAME=CHECKPOINT names it",
     )
     parser.add_argument(
