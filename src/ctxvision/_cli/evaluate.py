@@ -179,7 +179,7 @@ def as_json(numbers: Mapping[str, Any]) -> str:
     """Write one line for each entry, and of lists one for each element: a matrix stays a matrix."""
 
     def written(value: object) -> str:
-        return json.dumps(for_json(value), allow_nan=False)
+        return json.dumps(value, allow_nan=False)
 
     def entry(name: str, value: object) -> str:
         if isinstance(value, list) and any(isinstance(element, list | dict) for element in value):
