@@ -75,7 +75,8 @@ def test_a_claim_beyond_the_bytes(tmp_path):
 
 
 def test_operators_of_others(tmp_path):
-    path = write(tmp_path / "a.onnx", domains=(("", 13), ("evil", 1)))
+    node = helper.make_node("Evil", ["m"], ["k"], domain="evil")
+    path = write(tmp_path / "a.onnx", [node], domains=(("", 13), ("evil", 1)))
     with pytest.raises(ExportError, match="domain 'evil'"):
         open_exported(path)
     node = helper.make_node("Loop", ["", "", "m"], ["k"], body=helper.make_graph([], "body", [], []))
