@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from _serving import NAMES, SPEC, app_of, ask, client_of, encoded, pixels, plain_network
+from ctxvision.checkpoints import CheckpointError
 from ctxvision.explain import bends, class_funnel, grad_cam
 from ctxvision.export import Metadata, export_onnx, export_pt2
 from ctxvision.serve import ServeError, create_app, open_networks
@@ -224,6 +225,12 @@ def test_a_network_whose_output_is_no_number_is_not_started(checkpoints, tmp_pat
     checkpoint = torch.load(checkpoints[1], weights_only=True)
     name = next(name for name in checkpoint["state_dict"] if name.endswith("fc.bias"))
     checkpoint["state_dict"][name].fill_(float("nan"))
+    save_checkpoint(checkpoint, tmp_path / "broken.ckpt")
+    with pytest.raises(CheckpointError, match="NaN"):
+        open_networks([str(tmp_path / "broken.ckpt")])
+    for name, value in checkpoint["state_dict"].items():
+        if name.endswith(("weight", "bias")):
+            value.fill_(3e38)  # numbers, but what is computed with them overflows
     save_checkpoint(checkpoint, tmp_path / "broken.ckpt")
     with pytest.raises(ServeError, match="NaN"):
         open_networks([str(tmp_path / "broken.ckpt")])

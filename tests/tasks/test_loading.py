@@ -97,7 +97,7 @@ def test_code_is_refused_and_not_run(tmp_path, write, hide):
         ({"hyper_parameters": lambda h: h | {"model": "hf-hub:some/one"}}, "unknown model"),
         ({"hyper_parameters": lambda h: h | {"model": "test_vit"}}, "do not fit together|test_vit"),
         ({"hyper_parameters": lambda h: h | {"surprise": 1}}, "do not fit together"),
-        ({"hyper_parameters": lambda h: h | {"data_spec": {}}}, "do not fit together"),
+        ({"hyper_parameters": lambda h: h | {"data_spec": {}}}, "class_names must be a list of texts"),
         ({"hyper_parameters": lambda h: h | {"model_args": {"pretrained": True}}}, "pretrained"),
         ({"hyper_parameters": lambda h: h | {"model_args": {"pretrained_cfg": {"url": "x"}}}}, "pretrained_cfg"),
         ({"hyper_parameters": 5}, "not a checkpoint of"),

@@ -11,6 +11,7 @@ from .errors import UserError
 from .files import write_whole
 from .messages import note, quieten, say_all
 from .table import write_rows
+from .trust import add_trust
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="MODEL",
         nargs="+",
         type=checkpoint_of,
-        help="any network of timm or `ctxvision models`, local-dir:DIR, a run folder, a .ckpt, .onnx or .pt2 file",
+        help="any network of timm or `ctxvision models`, local-dir:DIR, a run folder, a .ckpt, .onnx "
+        "or .pt2 file (of `export --aot`: with --trust)",
     )
     add(
         "--against",
@@ -73,6 +75,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--threads", type=_positive, metavar="N", help="on the CPU; default: torch's own choice")
     add("--skip_memory", action="store_true", help="do not measure memory, which takes a process for each row")
+    add_trust(parser)
     add("--csv", metavar="FILE", help="write the rows to FILE, with more columns")
     add("--json", metavar="FILE", help="write the rows to FILE as JSON")
     add("--plot", metavar="FILE", help="draw the rows: .svg, .png or .pdf")
@@ -112,6 +115,7 @@ def run(args: Namespace) -> int:
             seconds=args.seconds,
             threads=args.threads or torch.get_num_threads(),
             memory=not args.skip_memory,
+            trust=args.trust,
         ),
         note,
     )

@@ -1,7 +1,8 @@
 """Image files through a trained network."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,35 +10,31 @@ from torch.utils.data import DataLoader
 
 from ctxvision.data import DataSpec
 from ctxvision.data.dataset import BadImage, ImageDataset, Sample
-from ctxvision.tasks import ClassificationTask, load_task
+from ctxvision.tasks import ClassificationTask
 
 from .device import on_device
 from .errors import UserError
+from .kinds import BROKEN
+
+if TYPE_CHECKING:
+    from ctxvision.export import Exported
 
 Ranking = list[tuple[str, float]]
 Compute = Callable[[Tensor], Tensor]
 
 
-def open_classifier(path: str, device: str) -> tuple[Compute, DataSpec]:
-    """Open a checkpoint or an exported network: logits (B, N) of images (B, C, H, W), and what the images are.
+def prepared(opened: "ClassificationTask | Exported", device: str) -> tuple[Compute, DataSpec]:
+    """Return what an opened classifier computes, logits (B, N) of images (B, C, H, W), and what the images are.
 
     Raises:
-        UserError: no such device, or not a classifier.
-        CheckpointError: the checkpoint cannot be used.
-        ExportError: the exported file cannot be used.
+        UserError: no such device.
     """
-    from ctxvision.export.exported import SUFFIXES, open_exported
-
-    if Path(path).suffix.lower() in SUFFIXES:
-        if device != "cpu":
-            raise UserError(f"exported networks run on the CPU here, not on {device!r}; leave out --device")
-        exported = open_exported(path)
-        return exported, DataSpec.from_dict(exported.metadata.data_spec)
-    task = load_task(path)
-    if not isinstance(task, ClassificationTask):
-        raise UserError(f"{path}: its task is {task.kind}, not classification")
-    on_device(task, device)
-    return lambda images: task(images.to(task.device)).float(), DataSpec.from_dict(task.data_spec)
+    if isinstance(opened, ClassificationTask):
+        on_device(opened, device)
+        return lambda images: opened(images.to(opened.device)).float(), DataSpec.from_dict(opened.data_spec)
+    if device != "cpu":
+        raise UserError(f"exported networks run on the CPU here, not on {device!r}; leave out --device")
+    return opened, DataSpec.from_dict(opened.metadata.data_spec)
 
 
 def classify(
@@ -55,7 +52,7 @@ def classify(
 
     Yields:
         Every path, with its ``top_k`` most probable classes and their probabilities, or with the reason why
-        the file cannot be used.
+        the file cannot be used, or the network's output for it is no number.
     """
     dataset = ImageDataset([(path, 0) for path in paths], spec.eval_transform(), spec.color_mode)
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
@@ -68,10 +65,10 @@ def classify(
 
 
 @torch.inference_mode()
-def _rank(compute: Compute, images: torch.Tensor, names: Sequence[str], top_k: int) -> list[Ranking]:
+def _rank(compute: Compute, images: torch.Tensor, names: Sequence[str], top_k: int) -> list[Ranking | str]:
     probabilities = compute(images).softmax(1)
     values, classes = probabilities.topk(min(top_k, len(names)), 1)
     return [
-        [(names[c], p) for c, p in zip(row, row_values, strict=True)]
+        [(names[c], p) for c, p in zip(row, row_values, strict=True)] if math.isfinite(sum(row_values)) else BROKEN
         for row, row_values in zip(classes.tolist(), values.tolist(), strict=True)
     ]

@@ -11,9 +11,10 @@ from ctxvision.checkpoints.run_folder import checkpoint_of
 from ctxvision.foreign import json_text, visible
 
 from .errors import UserError
-from .files import write_whole
+from .files import for_json, write_whole
 from .kinds import add_task, kind_of, require_task
 from .messages import column, note, plural, quieten, say
+from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers
 
@@ -59,6 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_workers(parser)
     parser.add_argument("--precision", choices=("32", "16-mixed", "bf16-mixed"), default="32")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto (default)")
+    add_trust(parser)
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
@@ -79,7 +81,7 @@ def run(args: Namespace) -> int:
     from .data import open_for_evaluation
 
     quieten()
-    task = load_task(args.checkpoint)
+    task = load_task(args.checkpoint, trust=args.trust)
     require_task(args.task, args.checkpoint, task.kind)
     if task.kind != "classification":
         return _run_other(task, args)
@@ -143,7 +145,7 @@ def _run_other(task: Any, args: Namespace) -> int:
     if args.html:
         write_whole(args.html, scored.page)
     if args.results:
-        write_whole(args.results, json_text(scored.results) + "\n")
+        write_whole(args.results, json_text(for_json(scored.results)) + "\n")
     if scored.bad:
         note(f"skipped {plural(scored.bad, 'bad file')}, not counted above")
     return 0

@@ -11,6 +11,7 @@ from ctxvision.foreign import json_text
 from .errors import UserError
 from .folders import require_place, write_folder
 from .messages import note, plural, quieten, say
+from .trust import add_trust
 
 if TYPE_CHECKING:
     from ctxvision.explain.explanation import Against, Subject
@@ -76,6 +77,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="of DATA; default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode DATA")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
+    add_trust(parser)
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
@@ -96,7 +98,7 @@ def run(args: Namespace) -> int:
 
     from .files import expand
 
-    loaded = _load(args.checkpoint, args.device)
+    loaded = _load(args.checkpoint, args.device, args.trust)
     if not isinstance(loaded, ClassificationTask):
         from .explain_parts import explain_parts
 
@@ -140,12 +142,12 @@ def finish(args: Namespace, pictures: Sequence["Picture"], numbers: dict[str, An
     return 0
 
 
-def _load(checkpoint: str, device: str) -> "TrainingTask":
+def _load(checkpoint: str, device: str, trust: bool) -> "TrainingTask":
     import torch
 
     from ctxvision.tasks import load_task
 
-    task = load_task(checkpoint)
+    task = load_task(checkpoint, trust=trust)
     try:
         return task.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -154,7 +156,7 @@ def _load(checkpoint: str, device: str) -> "TrainingTask":
 
 def load_other(args: Namespace, task: Any) -> Any:
     """Load the network of ``--against``, of the same task and classes as the first."""
-    other = _load(args.against, args.device)
+    other = _load(args.against, args.device, args.trust)
     if other.kind != task.kind:
         raise UserError(f"{args.against}: its task is {other.kind}, not {task.kind}")
     names, theirs = task.data_spec["class_names"], other.data_spec["class_names"]

@@ -11,6 +11,7 @@ from ctxvision.checkpoints.run_folder import checkpoint_of
 
 from .errors import UserError
 from .messages import note, plural, quieten, say
+from .trust import add_trust
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +43,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--fixed_size", action="store_true", help="images of the network's input size; default for other tasks"
     )
     parser.add_argument(
-        "--aot", action="store_true", help="compile the .pt2 file for this machine (AOTInductor; takes minutes)"
+        "--aot",
+        action="store_true",
+        help="compile the .pt2 file for this machine (AOTInductor; takes minutes); the file is code, which other "
+        "commands run only with --trust",
     )
     parser.add_argument(
         "--int8",
@@ -55,6 +59,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    add_trust(parser)
 
 
 def run(args: Namespace) -> int:
@@ -79,7 +84,7 @@ def run(args: Namespace) -> int:
     from ctxvision.export.trained import require_same_detections
     from ctxvision.tasks import load_task
 
-    task = load_task(args.checkpoint)
+    task = load_task(args.checkpoint, trust=args.trust)
     _require_possible(task, args)
     any_size = args.dynamic_size or (task.kind == "segmentation" and not args.fixed_size)
     network, metadata = from_task(task, dynamic_batch=not args.fixed_batch, dynamic_size=any_size)
@@ -137,9 +142,9 @@ def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", arg
         whole = Path(folder) / "float.onnx"
         difference = export_onnx(task.model, whole, metadata=metadata, samples=[images])
         quantize_onnx(whole, out, _first(_batches(training), args.calibration), input_name="images")
-        scores = {"float32": _accuracy(open_exported(whole), held_out)}
+        scores = {"float32": _accuracy(open_exported(whole, trust=True), held_out)}
         before = os.path.getsize(whole) / 1e6
-    scores["int8"] = _accuracy(open_exported(out), held_out)
+    scores["int8"] = _accuracy(open_exported(out, trust=True), held_out)
     right = {name: f"{hits / count:.2%}" for name, (hits, count) in scores.items()}
     count = scores["int8"][1]
     say(f"top-1 of {plural(count, 'validation image')}: {right['int8']} int8, {right['float32']} float32")

@@ -1,9 +1,11 @@
 """Files that appear whole or not at all."""
 
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -29,6 +31,17 @@ def expand(words: Iterable[str], list_files: Callable[[str], list[str]], what: s
             raise UserError(f"{word}: no {what} in this folder")
         paths += found
     return paths
+
+
+def for_json(value: Any) -> Any:
+    """Replace NaN and infinity, for which JSON has no words, by null, however deep they lie."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: for_json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(one) for one in value]
+    return value
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -13,6 +13,7 @@ from .files import expand, write_whole
 from .kinds import add_task, kind_of, require_task, save_pictures
 from .messages import column, note, plural, quieten, say_all
 from .table import write_rows
+from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers, workers_for
 
@@ -25,7 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`",
+        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export` "
+        "(of --aot: with --trust)",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")
     add_task(parser)
@@ -41,6 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_views(parser)
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: %(default)s")
     add_workers(parser)
+    add_trust(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
@@ -53,25 +56,26 @@ def run(args: Namespace) -> int:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold must be between 0 and 1, got {args.threshold}", 2)
     quieten()
+    opened: Any
     if Path(args.checkpoint).suffix.lower() in (".onnx", ".pt2"):
         from ctxvision.export import open_exported
 
-        exported = open_exported(args.checkpoint)
-        require_task(args.task, args.checkpoint, exported.metadata.task)
-        if exported.metadata.task != "classification":
-            return _run_other(_standing_for(exported, args.device), args)
+        opened = open_exported(args.checkpoint, trust=args.trust)
+        require_task(args.task, args.checkpoint, opened.metadata.task)
+        if opened.metadata.task != "classification":
+            return _run_other(_standing_for(opened, args.device), args)
     else:
         from ctxvision.tasks import load_task
 
-        task = load_task(args.checkpoint)
-        require_task(args.task, args.checkpoint, task.kind)
-        if task.kind != "classification":
-            return _run_other(on_device(task, args.device), args)
+        opened = load_task(args.checkpoint, trust=args.trust)
+        require_task(args.task, args.checkpoint, opened.kind)
+        if opened.kind != "classification":
+            return _run_other(on_device(opened, args.device), args)
     if args.draw or args.threshold is not None:
         raise UserError(f"{args.checkpoint}: a classifier; leave out --draw and --threshold", 2)
-    from .classify import classify, open_classifier
+    from .classify import classify, prepared
 
-    compute, spec = open_classifier(args.checkpoint, args.device)
+    compute, spec = prepared(opened, args.device)
     from ctxvision.data import list_images
 
     paths = expand(args.images, list_images)
@@ -168,4 +172,4 @@ def _csv(predictions: list[dict[str, Any]]) -> str:
 
 
 def _json(predictions: list[dict[str, Any]]) -> str:
-    return json_text(predictions, indent=2) + "\n"
+    return json_text(predictions, indent=2, allow_nan=False) + "\n"

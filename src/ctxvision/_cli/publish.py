@@ -7,6 +7,7 @@ from ctxvision.checkpoints.run_folder import checkpoint_of
 
 from .errors import UserError
 from .messages import note, quieten, say
+from .trust import add_trust
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,6 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=[],
         help="JSON file of `ctxvision evaluate CHECKPOINT DATA --json FILE` for the card; may be repeated",
     )
+    add_trust(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote to DIR")
 
 
@@ -51,7 +53,7 @@ def run(args: Namespace) -> int:
     check_folder(Path(args.folder), args.overwrite)
     if args.push:
         check_upload(args.push)
-    task = load_task(args.checkpoint)
+    task = load_task(args.checkpoint, trust=args.trust)
     if not isinstance(task, ClassificationTask):
         raise UserError(
             f"{args.checkpoint}: its task is {task.kind}, and timm holds classifiers; publish the classifier "

@@ -8,9 +8,10 @@ from ctxvision.foreign import json_text
 
 from .device import on_device
 from .errors import UserError
-from .files import write_whole
+from .files import for_json, write_whole
 from .kinds import kind_of
 from .messages import note, plural, quieten, say
+from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers
 
@@ -38,6 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_views(parser)
     add_workers(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
+    add_trust(parser)
     parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
 
 
@@ -62,7 +64,7 @@ def run(args: Namespace) -> int:
     name = args.data or found.settings.get("data")
     if not name:
         raise UserError(f"{args.run}: does not say what it was trained on; name the DATA", 2)
-    task = load_task(found.checkpoint)
+    task = load_task(found.checkpoint, trust=args.trust)
     on_device(task, args.device)
     if task.kind != "classification":
         return _run_other(task, found, str(name), args)
@@ -79,7 +81,7 @@ def run(args: Namespace) -> int:
     for line in data.notes:
         note(line)
     report = make_report(found, task, data, data_name=str(name), split=split, images=args.images)
-    write_whole(numbers, json_text(report.numbers, indent=1) + "\n")
+    write_whole(numbers, json_text(for_json(report.numbers), indent=1) + "\n")
     write_whole(page, render(report))
     if data.bad_images:
         note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted in the report")
@@ -89,7 +91,7 @@ def run(args: Namespace) -> int:
 
 def _run_other(task: Any, found: "Run", name: str, args: Namespace) -> int:
     scored = kind_of(task.kind).score(task, found, name, None, args.images, args)
-    write_whole(Path(args.out).with_suffix(".json"), json_text(scored.numbers, indent=1) + "\n")
+    write_whole(Path(args.out).with_suffix(".json"), json_text(for_json(scored.numbers), indent=1) + "\n")
     write_whole(args.out, scored.page)
     if scored.bad:
         note(f"skipped {plural(scored.bad, 'bad file')}, not counted in the report")

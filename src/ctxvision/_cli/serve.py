@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from .errors import UserError
 from .messages import note, quieten
+from .trust import add_trust
 
 TOKEN = "CTXVISION_TOKEN"
 
@@ -16,7 +17,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoints",
         metavar="CHECKPOINT",
         nargs="+",
-        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`; "
+        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export` "
+        "(of --aot: with --trust); "
         "NAME=CHECKPOINT names it",
     )
     parser.add_argument(
@@ -61,6 +63,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="S",
         help="seconds that a request may take; default: %(default)s",
     )
+    add_trust(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
     parser.add_argument("--examples", metavar="DIR", help="images that the page offers to try")
 
@@ -87,7 +90,7 @@ def run(args: Namespace) -> int:
     )
     bound = bind(args.host, args.port)
     try:
-        networks = open_networks(args.checkpoints, args.device)
+        networks = open_networks(args.checkpoints, args.device, trust=args.trust)
         examples = of_folder(args.examples) if args.examples else of_digits([network.spec for network in networks])
         app = create_app(networks, limits=limits, access=access, examples=examples)
         names = ", ".join(network.name for network in networks)

@@ -5,6 +5,8 @@ from typing import Any
 
 from ctxvision.foreign import csv_text, json_text, visible
 
+from .files import for_json
+
 
 def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], style: str) -> str:
     """Format rows.
@@ -15,7 +17,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], styl
         style: ``"table"``, ``"csv"`` or ``"json"``.
     """
     if style == "json":
-        return json_text(rows, indent=2) + "\n"
+        return json_text(for_json(rows), indent=2) + "\n"
     if style == "csv":
         return csv_text([list(heads), *([row[column] for column in heads] for row in rows)])
     cells = [["–" if row[column] is None else visible(row[column]) for column in heads] for row in rows]

@@ -11,7 +11,8 @@ import safetensors.torch
 from torch import Tensor
 
 from .error import CheckpointError
-from .layout import require_finite, require_fit, skeleton
+from .finite import require_finite
+from .layout import require_fit, skeleton
 from .published import from_published
 from .reading import read_contents
 

@@ -70,13 +70,3 @@ def require_fit(tensors: Mapping[str, Tensor], model: nn.Module, model_name: str
     fitting = [name for name in our_models() if difference(tensors, skeleton(name).state_dict()) is None]
     advice = f"; they are those of {fitting[0]}: name that model" if len(fitting) == 1 else ""
     raise CheckpointError(where, f"the tensors are not those of {model_name}: {problem}{advice}")
-
-
-def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
-    """Raise `CheckpointError` if any value is NaN or infinite."""
-    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise CheckpointError(
-            where,
-            f"{len(broken)} tensors hold NaN or infinity ({name_some(broken)}); take another checkpoint",
-        )

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .archive import ArchiveError, load_pickled
 from .error import CheckpointError, name_some
 from .run_folder import checkpoint_of
 
@@ -105,9 +106,12 @@ def _load_pickled(path: Path) -> object:
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
                 warnings.simplefilter("ignore")  # what torch would warn about ends in the error below
-                return torch.load(file, map_location="cpu", weights_only=True)
+                return load_pickled(file)
         except OSError:
             raise
+        except ArchiveError as error:
+            advice = "; download it again" if "damaged" in str(error) else ""
+            raise CheckpointError(path, f"{error}{advice}") from error
         except Exception as error:  # hostile or damaged bytes may raise anything
             raise CheckpointError(path, _diagnose(file, error)) from error
 
@@ -172,7 +176,7 @@ def _clean(path: Path, section: Mapping[Any, Any]) -> dict[str, Tensor]:
             clean = clean.split(".", 1)[1]
         if clean in tensors:
             raise CheckpointError(path, f"holds {clean} twice, with and without a wrapper's prefix")
-        tensors[clean] = value.detach()
+        tensors[clean] = value.detach().clone()  # it may be mapped from the file
     return tensors
 
 

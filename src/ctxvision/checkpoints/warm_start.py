@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from .error import CheckpointError, name_some
-from .layout import alike, describe, require_finite
+from .finite import require_finite
+from .layout import alike, describe
 from .sources import Source, Weights, classifiers_of, read_weights
 
 _CLASSIFIERS = ("head.fc", "fc")  # of ConvNeXt and ResNet, for sources that do not say

@@ -59,11 +59,16 @@ class Exported:
         return tuple(torch.cat(output) for output in zip(*singly, strict=True))
 
 
-def open_exported(path: str | os.PathLike[str]) -> Exported:
-    """Open a ``.onnx`` or ``.pt2`` file of `ctxvision export`.
+def open_exported(path: str | os.PathLike[str], *, trust: bool = False) -> Exported:
+    """Open a ``.onnx`` or ``.pt2`` file of `ctxvision export`, which need not be trusted.
+
+    Args:
+        path: of the file.
+        trust: let a ``.pt2`` file run code of its own, an ``.onnx`` file read others, and their settings ask for
+            more than a network usually does.
 
     Raises:
-        ExportError: no such file, not one of ours, or damaged.
+        ExportError: no such file, not one of ours, damaged, its weights are no numbers, or it needs trust.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,14 +76,18 @@ def open_exported(path: str | os.PathLike[str]) -> Exported:
     if path.suffix.lower() == ".pt2":
         from .pt2_file import open_pt2
 
-        run, metadata = open_pt2(path)
+        run, metadata = open_pt2(path, trust=trust)
         return Exported(path, metadata, run)
     if path.suffix.lower() != ".onnx":
         raise ExportError(f"{path}: exported networks are {' or '.join(SUFFIXES)} files")
     from .onnx_file import open_session, run_session
+    from .onnx_model import require_harmless
 
+    if not trust:
+        require_harmless(path)
     session = open_session(path)
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     if not text:
         raise ExportError(f"{path}: not a file of `ctxvision export`, it says nothing about its images")
-    return Exported(path, Metadata.from_json(text), lambda *inputs: run_session(session, *inputs))
+    metadata = Metadata.from_json(text, where=path, trust=trust)
+    return Exported(path, metadata, lambda *inputs: run_session(session, *inputs))

@@ -6,11 +6,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ctxvision._version import __version__
+from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.limits import require_moderate
 
 from .error import ExportError
 
 KEY = "ctxvision"
 _FORMAT = 1
+_TYPES: dict[str, type] = {
+    "model": str, "task": str, "data_spec": dict, "dynamic_batch": bool, "dynamic_size": bool,
+    "quantization": str, "version": str, "settings": dict,
+}  # fmt: skip
+_OPTIONAL = {"dynamic_batch", "dynamic_size", "quantization", "version", "settings"}
+_NAMES = {str: "a text", dict: "an object", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -43,19 +51,31 @@ class Metadata:
         return json.dumps({"format": _FORMAT, **asdict(self)})
 
     @classmethod
-    def from_json(cls, text: str) -> "Metadata":
+    def from_json(cls, text: str, *, where: object = "the graph", trust: bool = False) -> "Metadata":
         """Read what `to_json` wrote.
+
+        Args:
+            text: JSON.
+            where: the file, for messages.
+            trust: let its settings ask for more than a network usually does.
 
         Raises:
             ExportError: it is something else.
         """
         try:
             values = json.loads(text)
-            if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
-                raise ExportError(f"its metadata are not of format {_FORMAT} of `ctxvision export`")
-            found = cls(**values)
-        except (TypeError, ValueError) as error:
-            raise ExportError(f"its metadata are not those of `ctxvision export` ({error})") from error
-        if not isinstance(found.data_spec, dict) or not isinstance(found.settings, dict):
-            raise ExportError("its metadata do not describe the images")
+        except (ValueError, RecursionError) as error:
+            raise ExportError(f"{where}: its metadata are not JSON") from error
+        if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
+            raise ExportError(f"{where}: its metadata are not of format {_FORMAT} of `ctxvision export`")
+        for name, kind in _TYPES.items():
+            if not isinstance(values.get(name, kind() if name in _OPTIONAL else None), kind):
+                raise ExportError(f"{where}: in its metadata, {name} is not {_NAMES[kind]}")
+        found = cls(
+            **{name: value for name, value in values.items() if name in _TYPES}
+        )  # a later version has more
+        try:
+            require_moderate(found.task, found.data_spec, found.settings, trust=trust)
+        except TaskError as error:
+            raise ExportError(f"{where}: {error}") from error
         return found

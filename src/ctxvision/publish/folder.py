@@ -14,7 +14,7 @@ import timm
 import torch
 import yaml
 
-from ctxvision.checkpoints.layout import require_finite
+from ctxvision.checkpoints.finite import require_finite
 from ctxvision.foreign import json_text
 from ctxvision.models import count_macs
 from ctxvision.tasks import ClassificationTask

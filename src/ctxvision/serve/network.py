@@ -56,12 +56,13 @@ class Network:
         }
 
 
-def open_networks(words: Sequence[str], device: str = "cpu") -> list[Network]:
+def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = False) -> list[Network]:
     """Open what a command line names: ``PATH``, or ``NAME=PATH``.
 
     Args:
         words: .ckpt files, run folders, .onnx and .pt2 files.
         device: on which checkpoints compute; exported files need the CPU.
+        trust: see `load_task` and `open_exported`.
 
     Raises:
         ServeError: a name comes twice, no such device, not a classifier, or its output is no number.
@@ -73,7 +74,7 @@ def open_networks(words: Sequence[str], device: str = "cpu") -> list[Network]:
         if not named or Path(word).exists() or not _NAME.fullmatch(name):
             name, path = "", word
         taken = {network.name for network in networks}
-        network = _open(path, device)
+        network = _open(path, device, trust)
         if name in taken:
             raise ServeError(f"{word}: two networks are called {name!r}; choose another name")
         networks.append(_named(network, name or _free(network.model, taken)))
@@ -97,17 +98,17 @@ def _named(network: Network, name: str) -> Network:
     return Network(name, network.model, network.spec, network.compute, network.task)
 
 
-def _open(path: str, device: str) -> Network:
+def _open(path: str, device: str, trust: bool) -> Network:
     if Path(path).suffix.lower() in SUFFIXES:
         if device != "cpu":
             raise ServeError(
                 f"{path}: exported networks run on the CPU here, not on {device!r}; leave out --device"
             )
-        exported = open_exported(path)
+        exported = open_exported(path, trust=trust)
         if exported.metadata.task != "classification":
             raise ServeError(f"{path}: its task is {exported.metadata.task}; only classifiers are served")
         return Network("", exported.metadata.model, DataSpec.from_dict(exported.metadata.data_spec), exported)
-    task = load_task(path)
+    task = load_task(path, trust=trust)
     if not isinstance(task, ClassificationTask):
         raise ServeError(f"{path}: its task is {task.kind}; only classifiers are served")
     try:

@@ -1,5 +1,6 @@
 """A trained task from its checkpoint, which need not be trusted."""
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -8,20 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ctxvision.checkpoints import CheckpointError
+from ctxvision.checkpoints.archive import ArchiveError, has_whole_end, load_pickled
+from ctxvision.checkpoints.finite import require_finite
 from ctxvision.checkpoints.run_folder import checkpoint_of
 
 from .checkpoint_file import checksum_fits
 from .classification import ClassificationTask
 from .error import TaskError
+from .limits import Budget, require_moderate
 from .training import TrainingTask
 
 _CLASSES = {"detection": "DetectionTask", "segmentation": "SegmentationTask", "video": "VideoTask"}
 
 
-def load_task(path: str | os.PathLike[str]) -> TrainingTask:
+def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> TrainingTask:
     """Rebuild a task, in evaluation mode and on the CPU, from a checkpoint of ``ctxvision train``.
 
     Nothing else is needed: the model's name and arguments, the class names, input size and normalisation are
@@ -29,23 +31,31 @@ def load_task(path: str | os.PathLike[str]) -> TrainingTask:
 
     Args:
         path: a ``.ckpt`` file, or a run folder, whose best checkpoint is taken.
+        trust: let its settings ask for more memory and time than a network usually does.
 
     Raises:
         CheckpointError: missing, truncated, changed since it was written, not a checkpoint of this library, with
-            code in it, or of a model that this version does not know.
+            code in it, of a model that this version does not know, with weights that are no numbers, or with
+            settings beyond the limits.
     """
     path = Path(checkpoint_of(path))
+    if path.suffix.lower() in (".onnx", ".pt2"):
+        raise CheckpointError(path, "is an exported network; name the checkpoint that it was exported from")
     checkpoint = _read(path)
     hparams, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if "ctxvision" not in checkpoint or not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
         raise CheckpointError(path, "not a checkpoint of `ctxvision train`")
     try:
-        task = _task_class(checkpoint["ctxvision"])(**hparams)
+        kind = _task_class(checkpoint["ctxvision"])
+        require_moderate(kind.kind, hparams.get("data_spec"), hparams, trust=trust)
+        with contextlib.nullcontext() if trust else Budget(path.stat().st_size):
+            task = kind(**hparams)
         task.load_state_dict(weights)
     except TaskError as error:
         raise CheckpointError(path, str(error)) from error
     except Exception as error:  # whatever a file with wrong contents makes torch or timm raise
         raise CheckpointError(path, f"its contents do not fit together ({_first_line(error)})") from error
+    require_finite(task.state_dict(), path)
     return task.eval()
 
 
@@ -99,6 +109,8 @@ def _is_verified(path: Path) -> bool:
         )
     try:
         fits = checksum_fits(path)
+        if fits is None:
+            _require_whole(path)
     except PermissionError as error:
         raise CheckpointError(path, "cannot be read (permission denied)") from error
     except OSError as error:
@@ -108,12 +120,28 @@ def _is_verified(path: Path) -> bool:
     return bool(fits)
 
 
+def _require_whole(path: Path) -> None:
+    """Notice a file that lost its checksum with its last bytes: what is left reads as before.
+
+    Raises:
+        CheckpointError: the end is missing, or something follows it.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04" and not has_whole_end(file):
+            raise CheckpointError(
+                path, "damaged: its last bytes are missing, or others follow them; copy or download it again"
+            )
+
+
 def _read(path: Path) -> dict[str, Any]:
     _is_verified(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch would warn about ends in an error below
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:
+                checkpoint = load_pickled(file)
+    except ArchiveError as error:
+        raise CheckpointError(path, f"truncated, damaged or not a checkpoint ({error})") from error
     except pickle.UnpicklingError as error:
         with path.open("rb") as file:
             is_pickle = file.read(1) in (b"P", b"\x80")  # inside a zip file, or bare

@@ -47,6 +47,7 @@ class Settings:
         seconds: for each row; no further round is started after that, once there are five.
         threads: on the CPU.
         memory: whether to measure it.
+        trust: model files, see `open_subject`.
     """
 
     models: Sequence[str]
@@ -62,6 +63,7 @@ class Settings:
     seconds: float = 10.0
     threads: int = 1
     memory: bool = True
+    trust: bool = False
 
 
 @dataclass
@@ -117,7 +119,7 @@ def ratios(samples: Sequence[float], against: Sequence[float]) -> tuple[float, f
 def _open(model: str, settings: Settings, folder: Path, say: Callable[[str], None]) -> Iterable[_Entry]:
     """Yield the rows of one network, without times."""
     try:
-        subject = open_subject(model, settings.size, settings.device, settings.dtype)
+        subject = open_subject(model, settings.size, settings.device, settings.dtype, trust=settings.trust)
     except Exception as error:  # of files, of timm, of constructors: whatever a network raises is its row's
         yield _Entry(model, ONNX if model.endswith(".onnx") else TORCH, error=_line(error))
         return
@@ -131,7 +133,7 @@ def _open(model: str, settings: Settings, folder: Path, say: Callable[[str], Non
         say(f"{model}: exporting to ONNX")
         try:
             path = _export(subject, folder)
-            graph = open_subject(str(path), None, settings.device, settings.dtype)
+            graph = open_subject(str(path), None, settings.device, settings.dtype, trust=True)
             graph = replace(graph, params=subject.params, macs=subject.macs)
             yield _Entry(model, ONNX, graph, file=str(path))
         except Exception as error:  # the exporter raises many kinds
@@ -246,7 +248,7 @@ def _add_memory(row: Row, entry: _Entry, settings: Settings, say: Callable[[str]
         "file": entry.file,
         "size": None if entry.runner == ONNX and entry.file != entry.model else settings.size,
         "device": str(settings.device), "dtype": settings.dtype, "layout": row["layout"], "batch": row["batch"],
-        "threads": settings.threads,
+        "threads": settings.threads, "trust": settings.trust or entry.file != entry.model,
     }  # fmt: skip
     try:
         row["peak_mib"] = peak_in_fresh_process(arguments)

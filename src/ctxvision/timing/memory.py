@@ -61,7 +61,16 @@ def peak_in_fresh_process(arguments: Mapping[str, Any]) -> float:
     return float(done.stdout.split()[-1])
 
 
-def peak(file: str, size: int | None, device: str, dtype: str, layout: str, batch: int, threads: int) -> float:
+def peak(
+    file: str,
+    size: int | None,
+    device: str,
+    dtype: str,
+    layout: str,
+    batch: int,
+    threads: int,
+    trust: bool = False,
+) -> float:
     """Return the MiB that a network and its inference need at their highest.
 
     This process must not have held anything large before.
@@ -74,6 +83,7 @@ def peak(file: str, size: int | None, device: str, dtype: str, layout: str, batc
         layout: of weights and images.
         batch: images at a time.
         threads: on the CPU.
+        trust: the file, see `open_subject`.
     """
     from .subjects import open_subject
 
@@ -86,7 +96,7 @@ def peak(file: str, size: int | None, device: str, dtype: str, layout: str, batc
     _forget(where)
     before = high_water(where)
     # neither values nor counts change what inference needs
-    subject = open_subject(file, size, where, dtype, settled=False)
+    subject = open_subject(file, size, where, dtype, settled=False, trust=trust)
     call = subject.inference(batch, layout)
     _forget(where)  # what a checkpoint holds beside the weights
     for _ in range(CALLS):

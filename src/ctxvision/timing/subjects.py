@@ -14,6 +14,7 @@ from ctxvision.tasks.networks import require_model
 
 from .error import TimingError
 from .preparation import LAYOUTS, Layout, settle, to_layout, wake
+from .published import open_published
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SIZE = 224
@@ -86,7 +87,7 @@ def check_name(model: str) -> None:
 
 
 def open_subject(
-    model: str, size: int | None, device: torch.device, dtype: str, *, settled: bool = True
+    model: str, size: int | None, device: torch.device, dtype: str, *, settled: bool = True, trust: bool = False
 ) -> Subject:
     """Open a network for inference.
 
@@ -98,6 +99,7 @@ def open_subject(
         dtype: of weights and images.
         settled: give random weights values with which every branch works, and count multiply-adds; both need
             memory of their own.
+        trust: of files, see `ctxvision.tasks.load_task` and `ctxvision.export.open_exported`.
 
     Raises:
         TimingError: it does not compute there, or so.
@@ -105,13 +107,13 @@ def open_subject(
         ExportError: the exported file cannot be used.
     """
     if Path(model).suffix.lower() in EXPORTED:
-        return _open_exported(model, size, device, dtype)
+        return _open_exported(model, size, device, dtype, trust)
     if Path(model).suffix.lower() == ".ckpt":
-        network, input_size = _open_checkpoint(model)
+        network, input_size = _open_checkpoint(model, trust)
         if size:
             input_size = (input_size[0], size, size)
     else:
-        network, input_size = _create(model, size)
+        network, input_size = _create(model, size, trust)
     channels, height, _ = input_size
     macs = count_macs(network, input_size) if settled else None
     if settled and Path(model).suffix.lower() != ".ckpt" and not model.startswith(_SOURCES):
@@ -122,9 +124,9 @@ def open_subject(
     return Subject(model, network, input_size, device, DTYPES[dtype], network, params, macs)
 
 
-def _create(model: str, size: int | None) -> tuple[nn.Module, tuple[int, int, int]]:
+def _create(model: str, size: int | None, trust: bool) -> tuple[nn.Module, tuple[int, int, int]]:
     if model.startswith(_SOURCES):
-        network = timm.create_model(model, pretrained=True)
+        network = open_published(model, trust=trust)
         channels, height, width = network.pretrained_cfg["input_size"]
         return network, (channels, size or height, size or width)
     config = timm.get_pretrained_cfg(model)
@@ -134,22 +136,22 @@ def _create(model: str, size: int | None) -> tuple[nn.Module, tuple[int, int, in
     return network, (network.pretrained_cfg["input_size"][0], height, height)
 
 
-def _open_checkpoint(path: str) -> tuple[nn.Module, tuple[int, int, int]]:
+def _open_checkpoint(path: str, trust: bool) -> tuple[nn.Module, tuple[int, int, int]]:
     from ctxvision.tasks import ClassificationTask, load_task
 
-    task = load_task(path)
+    task = load_task(path, trust=trust)
     if not isinstance(task, ClassificationTask):
         raise TimingError(f"{path}: its task is {task.kind}; only classifiers can be timed")
     channels, height, width = task.data_spec["input_size"]
     return task.model, (channels, height, width)
 
 
-def _open_exported(path: str, size: int | None, device: torch.device, dtype: str) -> Subject:
+def _open_exported(path: str, size: int | None, device: torch.device, dtype: str, trust: bool) -> Subject:
     from ctxvision.export import open_exported
 
     if device.type != "cpu" or dtype != "float32":
         raise TimingError(f"{path}: exported networks run on the CPU in float32 here, not on {device} in {dtype}")
-    exported = open_exported(path)
+    exported = open_exported(path, trust=trust)
     channels, height, width = exported.metadata.data_spec["input_size"]
     if size and (height, width) != (size, size):
         if not exported.metadata.dynamic_size:

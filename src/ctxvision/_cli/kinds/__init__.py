@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ctxvision.explain import Run
 
 _STEM_BYTES = 200  # with a number and an ending a name must not have more than 255
+BROKEN = "the output of the network for it is NaN or infinite"
 TASKS = {"classify": "classification", "detect": "detection", "segment": "segmentation", "video": "video"}
 
 

@@ -1,5 +1,6 @@
 """Detectors: average precision, objects in images, boxes and masks drawn over them."""
 
+import math
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from ctxvision.foreign import visible
 from ..errors import UserError
 from ..messages import column, note, plural
 from ..workers import workers_for
-from . import Answer, Scored
+from . import BROKEN, Answer, Scored
 
 if TYPE_CHECKING:
     from ctxvision.explain import Run
@@ -85,6 +86,9 @@ def answer(task: "DetectionTask", paths: Sequence[str], args: Namespace) -> Iter
     for path, found in zip(paths, detect(task, paths, threshold=threshold), strict=True):
         if found.error:
             yield path, Answer(error=found.error)
+            continue
+        if not all(math.isfinite(value) for thing in found.objects for value in (thing["score"], *thing["bbox"])):
+            yield path, Answer(error=BROKEN)
             continue
         rows = []
         for thing in found.objects:

@@ -14,7 +14,7 @@ from ctxvision.foreign import visible
 
 from ..messages import column, note, plural
 from ..workers import workers_for
-from . import Answer, Scored
+from . import BROKEN, Answer, Scored
 
 if TYPE_CHECKING:
     from ctxvision.explain import Run
@@ -68,6 +68,9 @@ def answer(task: "SegmentationTask", paths: Sequence[str], args: Namespace) -> I
             yield path, Answer(error=error.reason)
             continue
         found = task.segment(transform(picture).to(task.device))
+        if not found.confidence.isfinite().all():
+            yield path, Answer(error=BROKEN)
+            continue
         classes: list[dict[str, Any]] = []
         for index, name in enumerate(spec.class_names):
             here = found.classes == index

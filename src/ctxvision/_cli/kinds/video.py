@@ -21,7 +21,7 @@ from ctxvision.tasks import load_task
 from ..errors import UserError
 from ..messages import note, plural
 from ..workers import workers_for
-from . import Answer, Scored
+from . import BROKEN, Answer, Scored
 
 if TYPE_CHECKING:
     from ctxvision.explain import Run
@@ -47,7 +47,7 @@ def score(task: "VideoTask", run: "Run", data: str, split: str | None, images: i
         note(line)
     trained = [TrainedVideo(_name(task), run, task)]
     if getattr(args, "against", None):
-        trained.append(_control(args.against, task))
+        trained.append(_control(args.against, task, args.trust))
     numbers = make_clips_report(trained, opened, data)
     lines = []
     for network in numbers["networks"]:
@@ -62,9 +62,9 @@ def _name(task: "VideoTask") -> str:
     return "TSN" if task.shifts.shift == "none" else "TSM"
 
 
-def _control(path: str, task: "VideoTask") -> TrainedVideo:
+def _control(path: str, task: "VideoTask", trust: bool) -> TrainedVideo:
     run = read_run(path)
-    other = load_task(run.checkpoint)
+    other = load_task(run.checkpoint, trust=trust)
     if other.kind != "video" or other.data_spec["class_names"] != task.data_spec["class_names"]:
         raise UserError(f"{path}: a run to compare with must be of videos of the same classes")
     return TrainedVideo(_name(other), run, other.to(task.device))
@@ -78,6 +78,9 @@ def answer(task: "VideoTask", paths: Sequence[str], args: Namespace) -> Iterator
             found = predict_clip(task, VideoFile(path), clips=args.clips, crops=args.crops)
         except BadImageError as error:
             yield path, Answer(error=error.reason)
+            continue
+        if not (np.isfinite(found.probabilities).all() and np.isfinite(found.by_frame).all()):
+            yield path, Answer(error=BROKEN)
             continue
         best = np.argsort(-found.probabilities, kind="stable")[: args.top_k].tolist()
         classes: list[dict[str, Any]] = [

@@ -98,7 +98,7 @@ def draw_answers(trainer: Trainer, data: DigitsData | ImageData, best: Path, bad
     if str(trainer.precision).endswith("mixed"):
         autocast = precision.forward_context
     try:
-        task = load_task(best)
+        task = load_task(best, trust=True)
         if not isinstance(task, ClassificationTask):
             return
         found = make_evaluation(

@@ -43,7 +43,7 @@ def require_same_task(task: TrainingTask, checkpoint: Path) -> None:
         UserError: the checkpoint is of another task.
         CheckpointError: it cannot be read.
     """
-    previous = load_task(checkpoint)
+    previous = load_task(checkpoint, trust=True)
     if previous.kind != task.kind:
         raise UserError(f"{checkpoint}: its task is {previous.kind}, not {task.kind}")
     for what in ("model", "model_args"):
