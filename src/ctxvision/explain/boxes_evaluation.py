@@ -19,6 +19,7 @@ from ctxvision.data.detection import DetectionData
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
 from ctxvision.tasks.detection.results import coco_results, detections_to_rows
+from ctxvision.tasks.means import undefined
 
 from .boxes import describe, draw
 from .error import ReportError
@@ -122,6 +123,7 @@ def evaluate_detector(
         "images_per_second": len(found) / seconds if seconds else None,
         "threshold": threshold,
         **{part: _defined(value) for part, value in precision.items()},
+        "classes_left_out": undefined(names, precision["box"].by_class),
         "classes": _classes(names, counts, precision),
         "curve": read_curve(run) if run else [],
         "examples": examples,

@@ -10,6 +10,7 @@ from ctxvision.data.segmentation_spec import SegmentationSpec
 from ctxvision.explain.overlays import class_map, overlay, with_legend
 from ctxvision.explain.overlays_page import render
 from ctxvision.explain.overlays_report import make_segmentation_report
+from ctxvision.tasks.means import over_classes
 
 from ..messages import note, plural
 from ..workers import workers_for
@@ -44,8 +45,10 @@ def score(
     lines += [
         f"{row['name']:{width}}  {row['pixels']:10}  {_percent(row['iou']):>7}" for row in numbers["classes"]
     ]
+    over = over_classes(len(numbers["classes"]), numbers["classes_left_out"])
     lines.append(
-        f"mIoU {_percent(numbers['miou'])}, pixel accuracy {_percent(numbers['pixel_accuracy'])} "
+        f"mIoU {_percent(numbers['miou'])}{f' ({over})' if over else ''}, "
+        f"pixel accuracy {_percent(numbers['pixel_accuracy'])} "
         f"({numbers['split']} of {data}, {plural(numbers['images'], 'image')})"
     )
     return Scored(numbers, render(report), lines, len(opened.bad_images))
