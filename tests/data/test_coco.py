@@ -20,6 +20,13 @@ def read(root, strict=False, masks=True):
     return read_coco(root / "annotations" / "instances_train.json", root / "train", masks=masks, strict=strict)
 
 
+CROWD = (
+    "{}/annotations/instances_train.json: 1 of 3 objects are crowds (iscrowd 1: annotation 3): they are not "
+    "trained on, and detections in them do not count; where they are single objects, as masks of CVAT's brush are,"
+    " add #crowd=single"
+)
+
+
 def test_classes_images_and_objects(tmp_path):
     found = read(write(tmp_path))
     assert found.class_names == ("cat", "dog")
@@ -30,7 +37,7 @@ def test_classes_images_and_objects(tmp_path):
     assert (code[0].label, code[0].box) == (2, (0.0, 0.0, 2.0, 40.0))
     assert crowd[0].crowd
     assert nothing == []
-    assert found.notes == []
+    assert found.notes == [CROWD.format(tmp_path)]
     assert found.counts() == [1, 1]
 
 
@@ -95,7 +102,8 @@ def test_bad_object_is_counted_and_left_out(tmp_path, field, value, reason):
     root = write(tmp_path, train=damaged)
     found = read(root)
     assert sum(len(found.annotations[i]) for i in range(4)) == 3
-    (note,) = found.notes
+    note, crowd = found.notes
+    assert crowd == CROWD.format(root)
     assert reason in note
     assert "instances_train.json: 1 annotations" in note
     with pytest.raises(DataError, match=reason) as error:
@@ -115,7 +123,7 @@ def test_boxes_a_little_beyond_the_image_are_cut_off(tmp_path):
     wide = content()
     wide["annotations"][0]["bbox"] = [-0.5, 6, 10, 34.9]
     root = write(tmp_path, train=wide)
-    assert read(root, strict=True).notes == []
+    assert read(root, strict=True).notes == [CROWD.format(root)]
     data = DetectionData(root, flip=0, masks=True)
     target = next(t for t in data.train_dataloader().dataset if t.target["image_id"] == 10).target
     assert target["boxes"].tolist() == [[0, 6, 9.5, 40]]
@@ -125,7 +133,8 @@ def test_boxes_a_little_beyond_the_image_are_cut_off(tmp_path):
     ("change", "reason", "images"),
     [
         ({"file_name": "gone.png"}, "file does not exist", 3),
-        ({"file_name": "../train/000.png"}, "outside the folder", 3),
+        ({"file_name": "../train/gone.png"}, "outside the folder", 3),
+        ({"file_name": "../train/000.png"}, "whose file other images claim too", 3),
         ({"file_name": "/etc/passwd"}, "outside the folder", 3),
         ({"file_name": None}, "without a file name", 3),
         ({"height": None}, "without a height", 3),
@@ -150,15 +159,17 @@ def test_objects_of_a_missing_image_go_with_it(tmp_path):
     (root / "train" / "000.png").unlink()
     found = read(root)
     assert len(found) == 3
-    assert found.notes == [
-        f"{root}/annotations/instances_train.json: 1 images whose file does not exist are left out (000.png)"
+    where = f"{root}/annotations/instances_train.json"
+    assert found.notes[:2] == [
+        f"{where}: 1 images whose file does not exist are left out (000.png)",
+        f"{where}: 1 annotations of images that are left out go with them",
     ]
 
 
 def test_many_problems_are_a_line_for_each_reason(tmp_path):
     damaged = content()
     damaged["annotations"] += [{**damaged["annotations"][0], "id": 50 + i, "bbox": [0, 0, 0, 0]} for i in range(5)]
-    (note,) = read(write(tmp_path, train=damaged)).notes
+    note, _ = read(write(tmp_path, train=damaged)).notes
     assert "5 annotations with a box of zero or negative size are left out (annotation 50, " in note
     assert note.endswith("…)")
 

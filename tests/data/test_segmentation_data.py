@@ -192,8 +192,8 @@ def test_other_images_take_the_place_of_bad_ones_in_training(tmp_path):
 
 def test_batch_of_bad_images_is_empty(tmp_path):
     make_pixels(tmp_path, {"train": 1, "val": 1})
-    (tmp_path / "masks/train/000.png").write_bytes(b"")
     data = SegmentationData(tmp_path)
+    (tmp_path / "masks/train/000.png").write_bytes(b"")
     ((images, masks),) = batches(data.train_dataloader(), data)
     assert len(images) == len(masks) == 0
 

@@ -160,7 +160,19 @@ def test_evaluation_equals_the_metric(evaluation, task, files):
     assert numbers["mask"]["ap50"] == pytest.approx(expected["segm"].ap50, abs=1e-6)
     assert numbers["images"] == 4
     assert numbers["objects"] == sum(c["objects"] for c in numbers["classes"])
+    without = [c["name"] for c in numbers["classes"] if not c["objects"]]
+    assert numbers["classes_left_out"] == without
+    assert without
     json.dumps(numbers, allow_nan=False)
+
+
+def test_page_and_lines_name_the_classes_that_the_mean_leaves_out(evaluation):
+    from ctxvision._cli.kinds.detection import _lines
+
+    named = evaluation.numbers["classes_left_out"]
+    over = f"over {10 - len(named)} of 10 classes, without '{named[0]}'"
+    assert over.replace("'", "&#39;") in render(evaluation)
+    assert f"({over}" in _lines(evaluation.numbers)[-1]
 
 
 def test_results_have_the_ids_of_the_file(evaluation, files):

@@ -95,6 +95,7 @@ def test_numbers_are_those_of_the_whole_set(report):
     assert [row["pixels"] for row in numbers["classes"]] == truth.tolist()
     ious = [row["iou"] for row in numbers["classes"] if row["iou"] is not None]
     assert numbers["miou"] == pytest.approx(sum(ious) / len(ious))
+    assert numbers["classes_left_out"] == [row["name"] for row in numbers["classes"] if row["iou"] is None]
     assert sum(pair["pixels"] for pair in numbers["confused"]) <= labelled - right
     assert [e["position"] for e in numbers["examples"]] == [0, 1, 3]
     assert (numbers["training"]["best_epoch"], numbers["training"]["best_miou"]) == (2, 0.25)
@@ -109,6 +110,14 @@ def test_page_needs_nothing_else_and_escapes(report):
     assert "<script" not in page
     for name in report[2].numbers["class_names"]:
         assert f"</span>\n{name}" in page or f">{name}" in page
+
+
+def test_page_names_the_classes_that_the_mean_leaves_out(report):
+    found = report[2]
+    some = type(found)(found.numbers | {"classes_left_out": ["3", "<7>"]}, found.pictures)
+    assert "over 9 of 11 classes, without &#39;3&#39;, &#39;&lt;7&gt;&#39;, of which there is no pixel" in render(
+        some
+    )
 
 
 def test_nothing_to_report_on(tmp_path, report):

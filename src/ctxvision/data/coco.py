@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from .contents import Opener, as_path
 
 # polygons as lists of x, y, x, y, …; or a run-length code {"size": [h, w], "counts": …}
 Segmentation: TypeAlias = "list[list[float]] | dict[str, Any] | None"
-ImageId: TypeAlias = "int | str"
+ImageId: TypeAlias = int | str
 
 
 class CocoImage(NamedTuple):
@@ -78,6 +78,7 @@ class CocoSet:
         notes: what was wrong with the file, and what else a reader should know, one line each.
         open_image: makes of a name what `read_image` reads. It travels to the workers.
         fingerprint: of the names of the images, where they were split here.
+        turned: whether images are turned by an EXIF orientation of which their listed size does not tell.
     """
 
     class_names: tuple[str, ...]
@@ -87,6 +88,7 @@ class CocoSet:
     notes: list[str] = field(default_factory=list)
     open_image: Opener = as_path
     fingerprint: str = ""
+    turned: bool = True
 
     def __len__(self) -> int:
         return len(self.images)
@@ -94,14 +96,10 @@ class CocoSet:
     def choose(self, keep: Callable[[int, CocoImage], bool]) -> "CocoSet":
         """Return the images for which ``keep(index, image)`` is true."""
         chosen = [index for index, image in enumerate(self.images) if keep(index, image)]
-        return CocoSet(
-            self.class_names,
-            self.category_ids,
-            [self.images[index] for index in chosen],
-            PackedAnnotations(self.annotations[index] for index in chosen),
-            self.notes,
-            self.open_image,
-            self.fingerprint,
+        return replace(
+            self,
+            images=[self.images[index] for index in chosen],
+            annotations=PackedAnnotations(self.annotations[index] for index in chosen),
         )
 
     def counts(self) -> list[int]:
@@ -111,3 +109,7 @@ class CocoSet:
             for annotation in self.annotations[index]:
                 counts[annotation.label - 1] += not annotation.crowd
         return counts
+
+    def crowds(self) -> int:
+        """Return the number of crowds, which nothing is trained on."""
+        return sum(a.crowd for index in range(len(self)) for a in self.annotations[index])

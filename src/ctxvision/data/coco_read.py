@@ -1,23 +1,39 @@
 """Annotation files in COCO's format, every entry checked before anything uses it."""
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .coco import Annotation, CocoImage, CocoSet, PackedAnnotations
-from .coco_masks import mask_problem
+from .coco import Annotation, CocoImage, CocoSet, ImageId, PackedAnnotations
+from .coco_names import ImageFiles
+from .coco_values import (
+    as_category,
+    as_crowd,
+    as_id,
+    box_of,
+    is_number,
+    is_side,
+    mask_of,
+    other_spelling,
+    short,
+)
 from .contents import quoted
 from .error import DataError
+from .turned import Exif, find_turned
 
 _EXAMPLES = 3
-_BEYOND = 1.0  # pixels by which rounded boxes reach beyond an image
 
 
 def read_coco(
-    file: str | os.PathLike[str], images: str | os.PathLike[str], *, masks: bool = False, strict: bool = False
+    file: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    *,
+    masks: bool = False,
+    strict: bool = False,
+    single_crowds: bool = False,
+    exif: Exif = "auto",
 ) -> CocoSet:
     """Read ``instances_*.json`` or any file of that format.
 
@@ -28,49 +44,62 @@ def read_coco(
 
     Args:
         file: the annotation file.
-        images: the folder that its file names begin in.
+        images: the folder that its file names begin in; see `ImageFiles` for those that do not.
         masks: objects need masks too.
         strict: raise at the first entry that would be left out.
+        single_crowds: objects that the file calls crowds are single objects.
+        exif: what to do with EXIF orientations that no listed size tells about, see `find_turned`.
 
     Raises:
         DataError: the file cannot be read, is not of this format, or has no usable images.
     """
-    return _Reader(Path(file), Path(images), masks, strict).read()
+    return _Reader(Path(file), Path(images), masks, strict, single_crowds).read(exif)
 
 
 class _Reader:
     """One pass over an annotation file; ``problems`` collects what is left out, by reason."""
 
-    def __init__(self, file: Path, folder: Path, masks: bool, strict: bool) -> None:
+    def __init__(self, file: Path, folder: Path, masks: bool, strict: bool, single_crowds: bool) -> None:
         self.file, self.folder = file, folder
-        self.masks, self.strict = masks, strict
+        self.masks, self.strict, self.single_crowds = masks, strict, single_crowds
         self.problems: dict[str, list[str]] = {}
+        self.remarks: list[str] = []
+        self.labels: dict[int, int] = {}
+        self.known: set[ImageId] = set()
+        self.sizes: dict[ImageId, tuple[int, int]] = {}
+        self.of_image: dict[ImageId, list[Annotation]] = {}
+        self.crowds: list[str] = []
+        self.cut_polygons: list[str] = []
+        self.gone = 0  # objects on images that are left out
 
-    def read(self) -> CocoSet:
+    def read(self, exif: Exif) -> CocoSet:
         content = _load(self.file)
-        labels, names = self._categories(content["categories"])
+        self.labels, names = self._categories(content)
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: no such folder, though {self.file} is there")
         images = self._images(content["images"])
-        known = {entry.get("id") for entry in content["images"] if isinstance(entry, dict) and _is_id(entry)}
-        of_image: dict[Any, list[Annotation]] = {image.id: [] for image in images}
-        sizes = {image.id: (image.height, image.width) for image in images}
-        seen: set[Any] = set()
+        self.of_image = {image.id: [] for image in images}
+        self.sizes = {image.id: (image.height, image.width) for image in images}
+        seen: set[ImageId] = set()
         for entry in content["annotations"]:
-            self._annotation(entry, labels, known, sizes, of_image, seen)
+            self._annotation(entry, seen)
         if not images:
-            raise DataError(f"{self.file}: no usable images" + "".join(f"; {line}" for line in self._summary()))
-        notes = [f"{self.file}: {line}" for line in self._summary()]
-        ids = tuple(sorted(labels, key=labels.__getitem__))
-        return CocoSet(names, ids, images, PackedAnnotations(of_image[image.id] for image in images), notes)
+            reasons = "".join(f"; {line}" for line in (*self._summary(), *self.remarks))
+            raise DataError(f"{self.file}: no usable images{reasons}")
+        turned, remarks = find_turned([(image.name, (image.width, image.height)) for image in images], exif)
+        notes = [f"{self.file}: {line}" for line in (*self._summary(), *self.remarks, *self._crowds(), *remarks)]
+        ids = tuple(sorted(self.labels, key=self.labels.__getitem__))
+        annotations = PackedAnnotations(self.of_image[image.id] for image in images)
+        return CocoSet(names, ids, images, annotations, notes, turned=turned)
 
-    def _categories(self, entries: list[Any]) -> tuple[dict[int, int], tuple[str, ...]]:
+    def _categories(self, content: dict[str, list[Any]]) -> tuple[dict[int, int], tuple[str, ...]]:
         """Return the labels 1, 2, … by category id, and the names in their order."""
         by_id: dict[int, str] = {}
-        for entry in entries:
+        for entry in self._without_group(content):
             number, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
-            if not isinstance(number, int) or isinstance(number, bool) or not isinstance(name, str):
-                raise DataError(f"{self.file}: a category needs a whole-number id and a name, got {_short(entry)}")
+            number = as_category(number)
+            if number is None or not isinstance(name, str):
+                raise DataError(f"{self.file}: a category needs a whole-number id and a name, got {short(entry)}")
             if number in by_id:
                 raise DataError(f"{self.file}: the category id {number} is listed twice")
             if name in by_id.values():
@@ -81,73 +110,112 @@ class _Reader:
         order = sorted(by_id)
         return {number: label for label, number in enumerate(order, 1)}, tuple(by_id[number] for number in order)
 
+    def _without_group(self, content: dict[str, list[Any]]) -> list[Any]:
+        """Leave out Roboflow's group, an unused category of the same name as one of its members."""
+        entries = content["categories"]
+        listed = [entry for entry in entries if isinstance(entry, dict)]
+        groups = [g for g in listed if any(e is not g and e.get("name") == g.get("name") for e in listed)]
+        groups = [g for g in groups if any(e is not g and e.get("supercategory") == g.get("name") for e in listed)]
+        used = {short(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
+        groups = [group for group in groups if short(group.get("id")) not in used]
+        if len(groups) != 1:
+            return entries
+        self.remarks.append(
+            f"the category {short(groups[0].get('id'))} only groups others, of which one is called "
+            f"{groups[0].get('name')!r} too; it is left out of the classes"
+        )
+        return [entry for entry in entries if entry is not groups[0]]
+
     def _images(self, entries: list[Any]) -> list[CocoImage]:
-        images: list[CocoImage] = []
-        seen: set[Any] = set()
-        there = _Files(self.folder)
+        listed: list[tuple[CocoImage, str]] = []  # with its name in the file, and where it lies below the folder
+        there = ImageFiles(self.folder)
         for entry in entries:
-            if not isinstance(entry, dict) or not _is_id(entry):
-                self._leave_out("images without an id", _short(entry))
+            number = as_id(entry.get("id")) if isinstance(entry, dict) else None
+            if number is None:
+                self._leave_out("images without an id", short(entry))
                 continue
-            number, name = entry["id"], entry.get("file_name")
-            height, width = entry.get("height"), entry.get("width")
-            if number in seen:
+            name, height, width = entry.get("file_name"), entry.get("height"), entry.get("width")
+            if number in self.known:
                 self._leave_out("images whose id came up before", f"image {number}")
                 continue
-            seen.add(number)
+            self.known.add(number)
             if not isinstance(name, str) or not name:
                 self._leave_out("images without a file name", f"image {number}")
-            elif os.path.isabs(name) or ".." in Path(name).parts:
-                self._leave_out("images outside the folder", name)
-            elif not _is_side(height) or not _is_side(width):
+            elif not is_side(height) or not is_side(width):
                 self._leave_out("images without a height and a width", f"image {number}")
-            elif not there.has(name):
-                self._leave_out("images whose file does not exist", name)
             else:
-                images.append(CocoImage(number, str(self.folder / name), int(height), int(width)))
+                listed.append((CocoImage(number, name, int(height), int(width)), self._place(name, there)))
+        return self._found(listed, there)
+
+    def _place(self, name: str, there: ImageFiles) -> str:
+        inside = not os.path.isabs(name) and ".." not in Path(name).parts
+        return name if inside and there.has(name) else there.find(name) or ""
+
+    def _found(self, listed: list[tuple[CocoImage, str]], there: ImageFiles) -> list[CocoImage]:
+        """Return the images whose files are there, by their paths."""
+        claims: dict[str, int] = {}
+        for _, place in listed:
+            claims[place] = claims.get(place, 0) + 1
+        images, respelt = [], []
+        for image, place in listed:
+            if not place:
+                outside = os.path.isabs(image.name) or ".." in Path(image.name).parts
+                reason = "outside the folder" if outside else "whose file does not exist"
+                self._leave_out(f"images {reason}", image.name)
+            elif place != image.name and claims[place] > 1:
+                self._leave_out("images whose file other images claim too", f"{image.name} for {place}")
+            else:
+                images.append(image._replace(name=str(self.folder / place)))
+                respelt += [(image.name, place)] if place != image.name else []
+        if respelt:
+            before, after = respelt[0]
+            self.remarks.append(f"{len(respelt)} images are taken from other paths, as {after!r} for {before!r}")
+        if listed and not images:
+            name = listed[0][0].name
+            self.remarks.append(f"looked for {name!r}, and its endings, in {self.folder}, {there.example()}")
         return images
 
-    def _annotation(
-        self,
-        entry: Any,
-        labels: dict[int, int],
-        known: set[Any],
-        sizes: dict[Any, tuple[int, int]],
-        of_image: dict[Any, list[Annotation]],
-        seen: set[Any],
-    ) -> None:
-        if not isinstance(entry, dict) or not _is_id(entry):
-            return self._leave_out("annotations without an id", _short(entry))
-        number, image = entry["id"], entry.get("image_id")
+    def _annotation(self, entry: Any, seen: set[ImageId]) -> None:
+        number = as_id(entry.get("id")) if isinstance(entry, dict) else None
+        if number is None:
+            return self._leave_out("annotations without an id", short(entry))
         what = f"annotation {number}"
         if number in seen:
             return self._leave_out("annotations whose id came up before", what)
         seen.add(number)
-        if not isinstance(image, int | str) or image not in known:
-            return self._leave_out("annotations of an image that is not listed", f"{what}, image {_short(image)}")
-        if image not in sizes:  # the image was left out, and named
+        image = as_id(entry.get("image_id"))
+        if image is not None and image not in self.known:
+            image = other_spelling(image)
+        if image is None or image not in self.known:
+            example = f"{what}, image {short(entry.get('image_id'))}"
+            return self._leave_out("annotations of an image that is not listed", example)
+        if image not in self.sizes:  # the image was left out, and named
+            self.gone += 1
             return None
-        category = entry.get("category_id")
-        if not isinstance(category, int) or category not in labels:
+        category = as_category(entry.get("category_id"))
+        if category not in self.labels:
             reason = "annotations of a category that is not listed"
-            return self._leave_out(reason, f"{what}, category {_short(category)}")
-        height, width = sizes[image]
-        problem, box = _box(entry.get("bbox"), height, width)
+            return self._leave_out(reason, f"{what}, category {short(entry.get('category_id'))}")
+        height, width = self.sizes[image]
+        problem, box = box_of(entry.get("bbox"), height, width)
         if problem:
-            return self._leave_out(f"annotations {problem}", f"{what}, bbox {_short(entry.get('bbox'))}")
-        segmentation = entry.get("segmentation") or None
-        if self.masks or segmentation is not None:
-            problem = mask_problem(segmentation, height, width)
-            if problem and self.masks:
+            return self._leave_out(f"annotations {problem}", f"{what}, bbox {short(entry.get('bbox'))}")
+        segmentation = None
+        if self.masks:
+            problem, segmentation, cut = mask_of(entry.get("segmentation"), height, width)
+            if problem:
                 return self._leave_out(f"annotations {problem}", what)
-            segmentation = None if problem else segmentation
+            self.cut_polygons += [what] * cut
+        crowd = as_crowd(entry.get("iscrowd"))
+        if crowd is None:
+            example = f"{what}, iscrowd {short(entry.get('iscrowd'))}"
+            return self._leave_out("annotations whose iscrowd is neither 0 nor 1", example)
+        self.crowds += [what] if crowd else []
         area = entry.get("area")
-        if not _is_number(area) or area < 0:
+        if not is_number(area) or area <= 0:
             area = (box[2] - box[0]) * (box[3] - box[1])
-        crowd = bool(entry.get("iscrowd", 0))
-        of_image[image].append(
-            Annotation(labels[category], box, float(area), crowd, segmentation if self.masks else None)
-        )
+        crowd = crowd and not self.single_crowds
+        self.of_image[image].append(Annotation(self.labels[category], box, float(area), crowd, segmentation))
         return None
 
     def _leave_out(self, reason: str, example: str) -> None:
@@ -157,26 +225,30 @@ class _Reader:
 
     def _summary(self) -> Iterator[str]:
         for reason, examples in self.problems.items():
-            more = ", …" if len(examples) > _EXAMPLES else ""
-            yield f"{len(examples)} {reason} are left out ({', '.join(examples[:_EXAMPLES])}{more})"
+            yield f"{len(examples)} {reason} are left out ({_first(examples)})"
+        if self.gone:
+            yield f"{self.gone} annotations of images that are left out go with them"
+        if self.cut_polygons:
+            yield (
+                f"{len(self.cut_polygons)} polygons of fewer than three points are left out, their objects keep "
+                f"the others ({_first(self.cut_polygons)})"
+            )
+
+    def _crowds(self) -> Iterator[str]:
+        if not self.crowds:
+            return
+        of = f"{len(self.crowds)} of {sum(map(len, self.of_image.values()))} objects"
+        if self.single_crowds:
+            yield f"{of} have iscrowd 1 and are taken as single objects, as crowd=single asks"
+            return
+        yield (
+            f"{of} are crowds (iscrowd 1: {_first(self.crowds)}): they are not trained on, and detections in them "
+            "do not count; where they are single objects, as masks of CVAT's brush are, add #crowd=single"
+        )
 
 
-class _Files:
-    """Tells which files are in a folder; reads every folder once instead of asking for every file."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._names: dict[str, set[str]] = {}
-
-    def has(self, name: str) -> bool:
-        folder, _, file = name.rpartition("/")
-        if folder not in self._names:
-            try:
-                with os.scandir(self.root / folder) as entries:
-                    self._names[folder] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:
-                self._names[folder] = set()
-        return file in self._names[folder]
+def _first(examples: list[str]) -> str:
+    return ", ".join(examples[:_EXAMPLES]) + (", …" if len(examples) > _EXAMPLES else "")
 
 
 def _load(file: Path) -> dict[str, list[Any]]:
@@ -202,40 +274,3 @@ def _load(file: Path) -> dict[str, list[Any]]:
                 f"{file}: not COCO's format: it has no list {name!r}, only {quoted(sorted(map(str, content)))}"
             )
     return content
-
-
-def _box(bbox: Any, height: int, width: int) -> tuple[str, tuple[float, float, float, float]]:
-    """Return what is wrong with ``x, y, width, height``, and the box as ``x0, y0, x1, y1``."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(v, int | float) for v in bbox):
-        return "without a box of four numbers", (0, 0, 0, 0)
-    if not all(map(_is_number, bbox)):
-        return "with NaN or infinite coordinates", (0, 0, 0, 0)
-    x, y, w, h = map(float, bbox)
-    if w <= 0 or h <= 0:
-        return "with a box of zero or negative size", (0, 0, 0, 0)
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return "with a box outside the image", (0, 0, 0, 0)
-    box = (x, y, x + w, y + h)
-    if min(x, y) < -_BEYOND or box[2] > width + _BEYOND or box[3] > height + _BEYOND:
-        # half a box beyond the image means that the sizes or the coordinates are wrong
-        inside = (min(box[2], width) - max(x, 0)) * (min(box[3], height) - max(y, 0))
-        if inside < 0.5 * w * h:
-            return "with a box mostly outside the image", box
-    return "", box
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_side(value: Any) -> bool:
-    return _is_number(value) and value >= 1 and value == int(value)
-
-
-def _is_id(entry: dict[str, Any]) -> bool:
-    return isinstance(entry.get("id"), int | str)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -164,7 +164,7 @@ def quoted(names: Sequence[str], limit: int = 5) -> str:
 
 
 def in_order(labels: Sequence[str]) -> list[str]:
-    """Sort class names; numbers by their value.
+    """Sort class names: alphabetically, and by value where all are numbers. The order wherever none is given.
 
     Examples:
         >>> in_order(["10", "9", "10"]), in_order(["10", "9", "b"])

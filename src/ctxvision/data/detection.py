@@ -113,7 +113,9 @@ class DetectionData(EpochData):
     def _check_objects(self, counts: list[int], empty_images: bool) -> None:
         samples = self.train_samples
         if not sum(counts):
-            raise DataError(f"{self.source}: no objects to train on")
+            crowds = samples.crowds()
+            hint = f"; all {crowds} are crowds (iscrowd 1), which #crowd=single takes as single objects"
+            raise DataError(f"{self.source}: no objects to train on{hint if crowds else ''}")
         unseen = [name for name, count in zip(samples.class_names, counts, strict=True) if not count]
         if unseen:
             self.notes.append(f"{self.source}: no training objects of {quoted(unseen)}")

@@ -71,7 +71,13 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
         place = index % len(self)
         listed = self.samples.images[place]
         try:
-            picture = read_image(self.samples.open_image(listed.name), self.color_mode, listed.name)
+            picture = read_image(
+                self.samples.open_image(listed.name),
+                self.color_mode,
+                listed.name,
+                size=(listed.width, listed.height),
+                turned=self.samples.turned,
+            )
         except BadImageError as error:
             return BadImage(error.path, error.reason)
         except (OSError, ValueError, LookupError) as error:  # of whatever opens it
@@ -87,17 +93,14 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
         target = self._target([a for a in annotations if not a.crowd], listed)
         if self.flip and np.random.default_rng((self.seed, index)).random() < self.flip:
             image, target = flip_horizontally(image, target)
-        return DetectionSample(image, common | target)
+        return DetectionSample(image, common | without_flat(target))
 
     def _target(self, annotations: list[Annotation], image: CocoImage) -> Target:
         boxes = torch.tensor([a.box for a in annotations], dtype=torch.float32, device="cpu").reshape(-1, 4)
         boxes[:, 0::2].clamp_(0, image.width)
         boxes[:, 1::2].clamp_(0, image.height)
-        # of a box that only touches the image, nothing may be left
-        left = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        annotations = [a for a, some in zip(annotations, left.tolist(), strict=True) if some]
         labels = torch.tensor([a.label for a in annotations], dtype=torch.int64, device="cpu")
-        target = {"boxes": boxes[left], "labels": labels}
+        target = {"boxes": boxes, "labels": labels}
         if self.masks:
             masks = [to_mask(a.segmentation, image.height, image.width) for a in annotations]
             stacked = np.stack(masks) if masks else np.zeros((0, image.height, image.width), dtype=np.uint8)
@@ -125,6 +128,15 @@ def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     if "masks" in target:
         flipped["masks"] = target["masks"].flip(-1)
     return image.flip(-1), flipped
+
+
+def without_flat(target: Target) -> Target:
+    """Leave out objects of whose boxes rounding has left nothing; reading has left out those that invite it."""
+    boxes = target["boxes"]
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    if kept.all():
+        return target
+    return {name: value[kept] if name in ("boxes", "labels", "masks") else value for name, value in target.items()}
 
 
 def collate_detection(items: list[DetectionSample | BadImage]) -> DetectionBatch:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .coco import CocoSet
+from .coco_layouts import CocoPart, find_parts
 from .coco_read import read_coco
 from .error import DataError
-from .options import check_options, split_options
+from .options import check_options, choose_value, split_options
 from .scene_options import SceneOptions
 from .scenes import SPLITS
 from .scenes_set import scenes_set
 from .split import fingerprint, hold_out
+from .turned import EXIF
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,12 @@ def find_detection(
     """Find the annotated images that DATA names.
 
     - ``digits-scenes``: the embedded scenes; options ``train``, ``val`` (how many), ``size`` and ``seed``;
-    - a folder in COCO's layout: ``annotations/instances_train*.json`` and ``…_val*.json`` with the images in the
-      folders ``train*`` and ``val*`` or in ``images/``; where there are several, the options ``train`` and ``val``
-      name them, as in ``coco#train=train2017,val=val2017``;
+    - a folder in COCO's layout or that of an export, see `find_parts`; where COCO's has several files, the options
+      ``train`` and ``val`` name them, as in ``coco#train=train2017,val=val2017``;
     - ``IMAGES:ANNOTATIONS.json``: one folder and its annotation file, of which a share is held out, or with the
       option ``val=IMAGES:ANNOTATIONS.json`` those that are validated on.
+
+    Further options of files: ``crowd=single`` and ``exif=apply`` or ``ignore``, see `read_coco`.
 
     Args:
         data: the source.
@@ -65,26 +68,29 @@ def find_detection(
     where, options = split_options(os.fspath(data))
     if where == "digits-scenes":
         return _embedded(where, options, masks)
-    check_options(where, options, SPLITS)
-    read = functools.partial(read_coco, masks=masks, strict=strict)
+    check_options(where, options, (*SPLITS, "crowd", "exif"))
+    read = functools.partial(
+        read_coco,
+        masks=masks,
+        strict=strict,
+        single_crowds=choose_value(where, options, "crowd", ("regions", "single")) == "single",
+        exif=choose_value(where, options, "exif", EXIF),
+    )
     if where.lower().endswith(".json"):
-        return _single(where, options.get("val"), read, val_fraction, split_seed)
+        return _single(where, _pair(where), options.get("val"), read, val_fraction, split_seed)
     folder = Path(where)
     if not folder.is_dir():
         raise DataError(f"{where}: no such folder; for a single annotation file write IMAGES:ANNOTATIONS.json")
-    if not (folder / "annotations").is_dir():
-        raise DataError(
-            f"{where}: not in COCO's layout, it has no folder annotations; for a single annotation file write "
-            "IMAGES:ANNOTATIONS.json"
-        )
-    found = {split: _find_part(folder, split, options.get(split)) for split in SPLITS}
+    found = find_parts(folder, options)
+    if isinstance(found, CocoPart):
+        return _single(where, found, options.get("val"), read, val_fraction, split_seed)
 
     @functools.cache
     def read_part(split: str) -> CocoSet:
-        found_part = found[split]
-        if isinstance(found_part, DataError):
-            raise found_part
-        return read(*found_part)
+        part = found[split]
+        if isinstance(part, DataError):
+            raise part
+        return read(*part)
 
     return DetectionSource(where, read_part, root=where)
 
@@ -101,48 +107,28 @@ def _embedded(where: str, options: Mapping[str, str], masks: bool) -> DetectionS
 
 
 def _single(
-    where: str, val: str | None, read: Callable[[str, str], CocoSet], fraction: float, seed: int
+    where: str, part: CocoPart, val: str | None, read: Callable[[str, str], CocoSet], fraction: float, seed: int
 ) -> DetectionSource:
-    images, file = _pair(where)
     if not 0 < fraction < 1:
         raise DataError(f"the validation fraction must lie between 0 and 1, got {fraction}")
-    whole = functools.cache(lambda: read(file, images))
+    whole = functools.cache(lambda: read(*part))
 
     @functools.cache
     def read_part(split: str) -> CocoSet:
         if val:
-            images_val, file_val = _pair(val)
-            return whole() if split == "train" else read(file_val, images_val)
+            return whole() if split == "train" else read(*_pair(val))
         everything = whole()
-        keys = [os.path.relpath(image.name, images) for image in everything.images]
+        keys = [os.path.relpath(image.name, part.images) for image in everything.images]
         held_out = hold_out(keys, fraction, seed)
-        part = everything.choose(lambda index, _: (keys[index] in held_out) == (split == "val"))
-        part.fingerprint = fingerprint(keys)
-        return part
+        chosen = everything.choose(lambda index, _: (keys[index] in held_out) == (split == "val"))
+        chosen.fingerprint = fingerprint(keys)
+        return chosen
 
-    return DetectionSource(where, read_part, root=images)
+    return DetectionSource(where, read_part, root=part.images)
 
 
-def _pair(where: str) -> tuple[str, str]:
+def _pair(where: str) -> CocoPart:
     images, colon, file = where.rpartition(":")
     if not colon or not images:
         raise DataError(f"{where}: name the folder of its images too, as in IMAGES:{where}")
-    return images, file
-
-
-def _find_part(folder: Path, split: str, name: str | None) -> tuple[str, str] | DataError:
-    """Return annotation file and image folder of a part, or why there are none."""
-    names = sorted(p.name[10:-5] for p in (folder / "annotations").glob(f"instances_{name or split}*.json"))
-    if name:
-        names = [found for found in names if found == name]
-    if not names:
-        return DataError(f"{folder}: no annotations/instances_{name or f'{split}*'}.json")
-    if len(names) > 1:
-        return DataError(
-            f"{folder}: several annotation files for {split} ({', '.join(names)}); "
-            f"choose with #{split}={names[-1]}"
-        )
-    for images in (folder / names[0], folder / "images" / names[0], folder / "images"):
-        if images.is_dir():
-            return str(folder / "annotations" / f"instances_{names[0]}.json"), str(images)
-    return DataError(f"{folder}: no folder {names[0]} with the images of annotations/instances_{names[0]}.json")
+    return CocoPart(file, images)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import imagenet
-from .contents import Contents, Found, arrange, quoted
+from .contents import Contents, Found, arrange, in_order, quoted
 from .error import DataError
 from .images import IMAGE_SUFFIXES, list_images
 
@@ -89,4 +89,5 @@ def _by_class(root: Path, notes: list[str]) -> Found:
 
 
 def _subfolders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = {p.name: p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    return [folders[name] for name in in_order(list(folders))]

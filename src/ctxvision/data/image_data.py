@@ -1,6 +1,7 @@
 """Images of any source as a LightningDataModule."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -40,6 +41,7 @@ class ImageData(EpochData):
         color_jitter: strength, for training.
         random_erasing: probability, for training.
         crop_scale: smallest share of an image that a training crop covers.
+        class_names: the classes in another order, that of a run which began with it.
         spec: of a trained network: its classes, input size and normalisation replace all of the above.
         eval_split: what ``val_dataloader`` reads.
 
@@ -70,6 +72,7 @@ class ImageData(EpochData):
         color_jitter: float = 0.0,
         random_erasing: float = 0.0,
         crop_scale: float = 0.08,
+        class_names: Sequence[str] | None = None,
         spec: DataSpec | None = None,
         eval_split: Literal["val", "train", "all"] = "val",
     ) -> None:
@@ -78,7 +81,7 @@ class ImageData(EpochData):
             source,
             val_fraction=spec.val_fraction if spec else val_fraction,
             split_seed=spec.split_seed if spec else split_seed,
-            class_names=spec.class_names if spec else None,
+            class_names=spec.class_names if spec else class_names,
             strict=strict,
         )
         size = image_size or contents.image_size or 224

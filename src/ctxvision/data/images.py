@@ -4,21 +4,21 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL import TiffImagePlugin as _tiff  # noqa: F401 - opening by format needs it registered
 from PIL import WebPImagePlugin as _webp  # noqa: F401
 
 from .error import BadImageError
+from .orientation import load_oriented
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 # other formats of PIL can start programs (EPS) or mean something else
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MAX_ASPECT = 200  # beyond, resizing the short side makes gigabytes of pixels
 
 
@@ -48,7 +48,12 @@ def _walk(folder: str, above: frozenset[str]) -> Iterator[str]:
 
 
 def read_image(
-    source: str | os.PathLike[str] | BinaryIO | Image.Image, color_mode: str = "RGB", name: str | None = None
+    source: str | os.PathLike[str] | BinaryIO | Image.Image,
+    color_mode: str = "RGB",
+    name: str | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    turned: bool = True,
 ) -> Image.Image:
     """Decode an image completely.
 
@@ -60,6 +65,9 @@ def read_image(
             or an image of PIL's.
         color_mode: ``"RGB"`` or ``"L"``.
         name: what to call it in errors; by default its path.
+        size: (width, height) that annotations are for: where only the picture as it is stored has it, it is not
+            turned by its EXIF orientation.
+        turned: whether it is turned where both have that size.
 
     Returns:
         An image in that mode.
@@ -74,15 +82,11 @@ def read_image(
         with warnings.catch_warnings():
             # between PIL's warning and its limit an image is large, but no bomb
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = source if isinstance(source, Image.Image) else Image.open(source, formats=_FORMATS)
+            opened = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
         with opened as image:
             if max(image.size) > _MAX_ASPECT * min(image.size):
                 raise ValueError(f"sides {image.width} × {image.height} are more unequal than {_MAX_ASPECT} : 1")
-            image.load()
-            # a broken EXIF block does not make the pixels bad
-            with suppress(Exception):
-                image = ImageOps.exif_transpose(image)
-            return _to_8_bit(image).convert(color_mode)
+            return _to_8_bit(load_oriented(image, size, turned)).convert(color_mode)
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes may raise anything

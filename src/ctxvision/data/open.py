@@ -7,7 +7,7 @@ from .error import DataError
 from .image_data import ImageData
 
 _ONLY_IMAGES = ("auto_augment", "color_jitter", "random_erasing")
-_NOT_DIGITS = (*_ONLY_IMAGES, "workers", "prefetch", "strict", "crop_scale")
+_NOT_DIGITS = (*_ONLY_IMAGES, "workers", "prefetch", "strict", "crop_scale", "class_names")
 
 
 def open_data(data: str, **options: Any) -> DigitsData | ImageData:

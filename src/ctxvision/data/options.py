@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from .error import DataError
+
+Value = TypeVar("Value", bound=str)
 
 
 def split_options(data: str) -> tuple[str, dict[str, str]]:
@@ -33,6 +36,14 @@ def check_options(where: str, options: Mapping[str, str] | None, known: Sequence
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise DataError(f"{where}: no option {unknown[0]!r} after '#'; {has}")
     return dict(options or {})
+
+
+def choose_value(where: str, options: Mapping[str, str], name: str, values: Sequence[Value]) -> Value:
+    """Return the value of an option, the first by default; raise `DataError` for one that is none of these."""
+    value = options.get(name, values[0])
+    if value not in values:
+        raise DataError(f"{where}: {name} must be {' or '.join(values)}, got {value!r}")
+    return values[values.index(value)]
 
 
 def choose_column(

@@ -13,12 +13,14 @@ from .dataset import BadImage
 from .epoch_data import EpochData
 from .error import BadImageError, DataError
 from .images import read_image
-from .options import check_options, split_options
+from .options import check_options, choose_value, split_options
 from .segmentation_augment import PixelAugmentation
 from .segmentation_dataset import PixelBatch, PixelDataset, collate_pixels_eval, collate_pixels_train
 from .segmentation_scenes import scenes_pixel_set
-from .segmentation_source import PixelSet, require_classes, scan_pixel_folder
+from .segmentation_source import PixelSet, as_path, require_classes, scan_pixel_folder
 from .segmentation_spec import SegmentationSpec
+from .segmentation_survey import evaluation_notes, survey, training_notes
+from .turned import EXIF, find_turned
 
 _LARGEST_CROP = 512  # of images whose source says nothing
 
@@ -29,6 +31,8 @@ def find_pixels(data: str | os.PathLike[str], *, val_fraction: float = 0.2, spli
     - ``digits-scenes``: the embedded scenes; options ``train``, ``val`` (how many), ``size`` and ``seed``;
     - a folder in Cityscapes' layout, see `scan_cityscapes`;
     - a folder with ``images``, ``masks`` and ``classes.txt``, see `scan_pixel_folder`.
+
+    Folders have the option ``exif``, see `find_turned`.
 
     Args:
         data: the source.
@@ -41,13 +45,18 @@ def find_pixels(data: str | os.PathLike[str], *, val_fraction: float = 0.2, spli
     where, options = split_options(os.fspath(data))
     if where == "digits-scenes":
         return scenes_pixel_set(where, options)
-    check_options(where, options, ())
+    check_options(where, options, ("exif",))
     root = Path(where)
     if not root.is_dir():
         raise DataError(f"{where}: {'not a folder' if root.exists() else 'no such folder'}")
+    exif = choose_value(where, options, "exif", EXIF)
     if is_cityscapes(root):
-        return scan_cityscapes(root)
-    return scan_pixel_folder(root, val_fraction=val_fraction, split_seed=split_seed)
+        found = scan_cityscapes(root)
+    else:
+        found = scan_pixel_folder(root, val_fraction=val_fraction, split_seed=split_seed)
+    found.turned, remarks = find_turned(found.train + found.val, exif)
+    found.notes += [f"{where}: {line}" for line in remarks]
+    return found
 
 
 class SegmentationData(EpochData):
@@ -86,7 +95,8 @@ class SegmentationData(EpochData):
         bad_images: reason by name, of this process.
 
     Raises:
-        DataError: the source cannot be used, or has other classes than the network.
+        DataError: the source cannot be used, has other classes than the network, or for training only masks from
+            which nothing can be learnt, see `training_notes`.
     """
 
     def __init__(
@@ -122,6 +132,13 @@ class SegmentationData(EpochData):
         self.strict = strict
         for name, reason in self.found.bad.items():
             self.report([BadImage(name, reason)])
+        samples = {"val": self.found.val, "train": self.found.train, "all": self.found.train + self.found.val}
+        self.eval_samples = samples[eval_split]
+        if self.found.open_name is as_path:
+            if not spec:
+                self.found.notes += training_notes(survey(self.found, self.found.train), self.found)
+            part = {"val": "validation", "train": "training", "all": "true"}[eval_split]
+            self.found.notes += evaluation_notes(survey(self.found, self.eval_samples), self.found, part)
         self.spec = spec or SegmentationSpec(
             class_names=self.found.class_names,
             input_size=(in_chans, *self._crop_size(crop_size)),
@@ -152,8 +169,6 @@ class SegmentationData(EpochData):
         self.workers, self.prefetch, self.seed = workers, prefetch, seed
         self.train_samples = self.found.train
         self.train_size = len(self.train_samples)
-        splits = {"val": self.found.val, "train": self.found.train, "all": self.found.train + self.found.val}
-        self.eval_samples = splits[eval_split]
 
     def _crop_size(self, asked: Sequence[int] | None) -> tuple[int, int]:
         if asked is not None:

@@ -65,13 +65,22 @@ class PixelDataset(Dataset[PixelSample | BadImage]):
     def __getitem__(self, index: int) -> PixelSample | BadImage:
         image_name, mask_name = self.pairs[index % len(self.pairs)]
         try:
-            image = read_image(self.found.open_name(image_name), self.spec.color_mode, image_name)
             table = self.found.table_for(mask_name)
-            mask = read_mask(self.found.open_name(mask_name), table, image.size, mask_name)
+            mask = read_mask(self.found.open_name(mask_name), table, mask_name)
+            image = read_image(
+                self.found.open_name(image_name),
+                self.spec.color_mode,
+                image_name,
+                size=mask.size,
+                turned=self.found.turned,
+            )
         except BadImageError as error:
             return BadImage(error.path, error.reason)
         except (OSError, ValueError, LookupError) as error:  # of whatever opens them
             return BadImage(image_name, reason(error))
+        if mask.size != image.size:
+            found = f"{mask.width} × {mask.height} pixels"
+            return BadImage(mask_name, f"is {found}, its image {image.width} × {image.height}")
         if self.augmentation is None:
             return PixelSample(self.spec.normalize(to_pixels(image)), to_pixels(mask)[0])
         seed_everything(self.seed, index)

@@ -8,54 +8,106 @@ from PIL import Image
 
 from .error import BadImageError
 from .images import reason
+from .orientation import load_oriented
+from .segmentation_spec import IGNORE
 
 _FORMATS = ("BMP", "GIF", "PNG", "TIFF")
-_MODES = ("L", "P", "1", "I", "I;16")
+_LOSSY = ("JPEG", "WEBP")  # by their contents, whatever the suffix says
+_ROWS = 256  # that are looked at together
+_NOISE = 16  # strange values that no labelling makes
 
 
-def read_mask(
-    source: str | Image.Image, table: NDArray[np.int16], size: tuple[int, int], name: str
-) -> Image.Image:
+def read_mask(source: str | Image.Image, table: NDArray[np.int16], name: str) -> Image.Image:
     """Decode a mask and translate its values into classes.
 
-    The indices of a palette image are its values, whatever the colours.
+    The indices of a palette image are its values, whatever the colours. Three equal channels are one. An EXIF
+    orientation is applied, as it is to images.
 
     Args:
         source: path of a PNG, BMP, GIF or TIFF file, or an image of PIL's.
         table: (256,) from values to classes, below 0 for values that no mask may have.
-        size: (width, height) of the image that it belongs to.
         name: what to call it in errors.
 
     Returns:
         An image of 8 bits: classes, and 255 where there is none.
 
     Raises:
-        BadImageError: missing, truncated, of another size than its image, in colour, or with values that are no
-            classes.
+        BadImageError: missing, truncated, in colour, transparent, or with values that are no classes.
+    """
+    values = mask_values(source, name)
+    problem = value_problem(values, table)
+    if problem:
+        raise BadImageError(name, problem)
+    return Image.fromarray(table.astype(np.uint8)[values])
+
+
+def mask_values(source: str | Image.Image, name: str) -> NDArray[Any]:
+    """Decode a mask to its whole numbers, (H, W), uint8 where they are of 8 bits and int64 else.
+
+    Raises:
+        BadImageError: missing, truncated, in colour or transparent.
     """
     try:
-        with source if isinstance(source, Image.Image) else Image.open(source, formats=_FORMATS) as mask:
-            mask.load()
-            if mask.mode not in _MODES:
-                raise ValueError(f"a mask has one number for every pixel; this one is in colour ({mask.mode})")
-            if mask.size != size:
-                raise ValueError(f"is {mask.width} × {mask.height} pixels, its image {size[0]} × {size[1]}")
-            values = np.asarray(mask).astype(np.int64)
+        opened = source if isinstance(source, Image.Image) else Image.open(source, formats=(*_FORMATS, *_LOSSY))
+        with opened as mask:
+            if mask.format in _LOSSY:
+                raise ValueError(f"is a {mask.format}, which changes the values of pixels; save masks as PNG")
+            loaded = load_oriented(mask)
+            values = np.asarray(loaded)
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes may raise anything
         raise BadImageError(name, reason(error)) from error
-    strange = _strange(values, table)
-    if strange:
-        classes = int(table[table != 255].max()) + 1
-        raise BadImageError(name, f"value {strange[0]} is none of the {classes} classes, nor 255")
-    return Image.fromarray(table[values].astype(np.uint8))
+    return _numbers(loaded.mode, values, name)
 
 
-def _strange(values: NDArray[np.int64], table: NDArray[np.int16]) -> list[Any]:
-    """List the values of a mask that the table does not know."""
-    outside = values[(values < 0) | (values > 255)]
-    if outside.size:
-        return np.unique(outside).tolist()
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    return [value for value in present.tolist() if table[value] < 0]
+def _numbers(mode: str, values: NDArray[Any], name: str) -> NDArray[Any]:
+    if mode in ("LA", "PA", "RGBA", "RGB"):
+        if mode.endswith("A") and (values[..., -1] != 255).any():
+            raise BadImageError(
+                name, "is transparent in places; a mask has one number for every pixel, save it without alpha"
+            )
+        colors = values[..., :3] if mode.startswith("RGB") else values[..., :1]
+        colored = np.argwhere((colors != colors[..., :1]).any(-1))
+        if len(colored):
+            color = tuple(map(int, colors[tuple(colored[0])]))
+            raise BadImageError(
+                name,
+                f"a mask has one number for every pixel; this one is in colour ({mode}), as {color}: save "
+                "the number of the class in its place",
+            )
+        values = colors[..., 0]
+    elif mode == "F":
+        if (
+            not np.isfinite(values).all()
+            or (values != np.round(values)).any()
+            or np.abs(values).max(initial=0) > 1e6
+        ):
+            raise BadImageError(name, "its values are not whole numbers")
+    elif mode not in ("L", "P", "1", "I") and not mode.startswith("I;16"):
+        raise BadImageError(name, f"a mask has one number for every pixel; this one is in colour ({mode})")
+    return values.astype(np.uint8 if values.dtype.itemsize == 1 else np.int64, copy=False)
+
+
+def value_problem(values: NDArray[Any], table: NDArray[np.int16]) -> str:
+    """Say which values of a mask are no classes; empty where all are."""
+    present = values_in(values)
+    strange = [value for value in present if not 0 <= value <= 255 or table[value] < 0]
+    if not strange:
+        return ""
+    problem = f"value {strange[0]} is none of the {int(table[table != IGNORE].max()) + 1} classes, nor 255"
+    if len(strange) > _NOISE:
+        return f"{problem}; it has {len(present)} values, as a JPEG or a resize that interpolates leaves them"
+    listed = f"{', '.join(map(str, present[:8]))}{', …' if len(present) > 8 else ''}"
+    return f"{problem}; its values are {listed}" if len(present) > 1 else problem
+
+
+def values_in(values: NDArray[Any]) -> list[int]:
+    """List the values that a mask has."""
+    if values.dtype != np.uint8 and values.size and (values.min() < 0 or values.max() > IGNORE):
+        return np.unique(values).tolist()
+    # counting makes 64-bit numbers of what it counts, so some rows at a time
+    counts = np.zeros(256, np.int64)
+    for top in range(0, len(values), _ROWS):
+        counts += np.bincount(values[top : top + _ROWS].ravel(), minlength=256)
+    return np.flatnonzero(counts).tolist()

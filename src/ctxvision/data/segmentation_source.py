@@ -43,6 +43,7 @@ class PixelSet:
         bad: reason by name, of what has no counterpart.
         notes: what a reader should know, one line each.
         fingerprint: of the names of a set that was split here; empty where it came in two parts.
+        turned: whether images are turned by an EXIF orientation of which their mask's size does not tell.
         may_flip: whether the mirror image of an object is still of its class.
         open_name: makes of a name what is read. It travels to the workers.
     """
@@ -57,6 +58,7 @@ class PixelSet:
     bad: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     fingerprint: str = ""
+    turned: bool = True
     may_flip: bool = True
     open_name: Opener = as_path
 
@@ -105,7 +107,8 @@ def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int 
         found.fingerprint = fingerprint(keys.values())
     for part, pairs in (("train on", found.train), ("validate on", found.val)):
         if not pairs:
-            without = f"; {len(found.bad)} have no counterpart" if found.bad else ""
+            first = next(iter(found.bad.items()), None)
+            without = f"; {len(found.bad)} have no counterpart, as {first[0]}: {first[1]}" if first else ""
             raise DataError(f"{root}: no images with masks to {part}{without}")
     return found
 

@@ -1,6 +1,7 @@
 """Videos of any source as a LightningDataModule."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -41,6 +42,7 @@ class VideoData(EpochData):
         crop: random crops in training; likewise.
         test_clips: clips spread over each video that is evaluated; their probabilities are averaged.
         test_crops: 1, the centre, or 3 along the long side.
+        class_names: the classes in another order, that of a run which began with it.
         spec: of a trained network: its classes, input size, frames and normalisation replace all of the above.
         eval_split: what ``val_dataloader`` reads.
 
@@ -72,6 +74,7 @@ class VideoData(EpochData):
         crop: bool | None = None,
         test_clips: int = 1,
         test_crops: int = 1,
+        class_names: Sequence[str] | None = None,
         spec: ClipSpec | None = None,
         eval_split: Literal["val", "train", "all"] = "val",
     ) -> None:
@@ -82,7 +85,7 @@ class VideoData(EpochData):
             source,
             val_fraction=spec.val_fraction if spec else val_fraction,
             split_seed=spec.split_seed if spec else split_seed,
-            class_names=spec.class_names if spec else None,
+            class_names=spec.class_names if spec else class_names,
             strict=strict,
             frames=spec.frames if spec else frames,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .contents import Contents, Found, arrange, quoted
+from .contents import Contents, Found, arrange, in_order, quoted
 from .error import DataError
 from .folder import VAL_FOLDERS
 from .moving_digits import MOTIONS, MovingDigits
@@ -155,7 +155,8 @@ def _by_class(root: Path, notes: list[str]) -> Found:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = {p.name: p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    return [folders[name] for name in in_order(list(folders))]
 
 
 def _of_videos(contents: Contents) -> Contents:

@@ -17,6 +17,7 @@ from ctxvision.data.detection import DetectionData
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
 from ctxvision.tasks.detection.results import coco_results, detections_to_rows
+from ctxvision.tasks.means import undefined
 from ctxvision.tasks.run_folder import read_metrics
 
 from .boxes import describe, draw
@@ -121,6 +122,7 @@ def evaluate_detector(
         "images_per_second": len(found) / seconds if seconds else None,
         "threshold": threshold,
         **{part: _defined(value) for part, value in precision.items()},
+        "classes_left_out": undefined(names, precision["box"].by_class),
         "classes": _classes(names, counts, precision),
         "curve": read_metrics(run) if run else [],
         "examples": examples,

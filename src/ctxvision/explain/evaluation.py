@@ -122,6 +122,7 @@ def summary(found: Scores, names: tuple[str, ...]) -> dict[str, Any]:
         "top5": int(among5.sum()) / count if many else None,
         "top5_interval95": list(wilson_interval(int(among5.sum()), count)) if many else None,
         "mean_class_top1": mean_class_accuracy(confusion),
+        "classes_left_out": [row["name"] for row in classes if not row["images"]],
         "loss": found.loss,
         "cross_entropy": float(found.losses.mean()),
         "calibration": calibration(found.confidences, found.correct),

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision.data.segmentation_data import SegmentationData
+from ctxvision.tasks.means import undefined
 from ctxvision.tasks.segmentation import PixelConfusion, Segmentation, SegmentationTask, intersection_over_union
 
 from .error import ReportError
@@ -89,6 +90,7 @@ def make_segmentation_report(
         "split": split,
         "images": count,
         "miou": iou.mean,
+        "classes_left_out": undefined(names, iou.by_class),
         "pixel_accuracy": iou.pixel_accuracy,
         "classes": [
             {"name": name, "iou": None if math.isnan(value) else value, "pixels": pixels, "color": list(color)}

@@ -7,6 +7,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ctxvision.foreign import visible
+from ctxvision.tasks.means import over_classes
 
 from .figures import curve
 from .report import Report
@@ -46,6 +47,7 @@ def page_template(name: str) -> Template:
         loader=FunctionLoader(lambda name: files(__package__).joinpath(name).read_text("utf-8")),
     )
     environment.filters |= {"percent": _percent, "duration": _duration, "count": "{:,}".format, "score": _score}
+    environment.globals["over_classes"] = over_classes
     return environment.get_template(name)
 
 

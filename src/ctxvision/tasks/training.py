@@ -1,6 +1,7 @@
 """What all tasks share: timm's optimisers and schedules, the mean training loss, the mark in the checkpoint."""
 
 import dataclasses
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
 
 from .error import TaskError
+from .means import over_classes
 from .optimization import ScheduleName, build_optimizer, build_schedule
 
 
@@ -51,6 +53,9 @@ class Optimization:
     min_lr: float = 0.0
 
 
+_log = logging.getLogger(__name__)
+
+
 class TrainingTask(LightningModule, ABC):
     """A network with its loss, metrics and optimiser.
 
@@ -83,6 +88,7 @@ class TrainingTask(LightningModule, ABC):
         self.train_mean = MeanMetric("disable").set_dtype(torch.float32)  # whatever torch's default dtype is
         self.leave_out_nonfinite = False
         self._batches_with_samples = 0
+        self._told_left_out = False
 
     @property
     def optimization(self) -> Optimization:
@@ -125,6 +131,17 @@ class TrainingTask(LightningModule, ABC):
     @abstractmethod
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         """Update the metrics with a batch; returns what callbacks may want to see."""
+
+    def tell_left_out(self, left_out: list[str]) -> None:
+        """Say once which classes the monitored mean leaves out."""
+        if (
+            left_out
+            and not self._told_left_out
+            and self.trainer.is_global_zero
+            and not self.trainer.sanity_checking
+        ):
+            self._told_left_out = True
+            _log.warning("%s is %s", self.monitor_name, over_classes(len(self.data_spec["class_names"]), left_out))
 
     def loss_of_nothing(self, name: str = "train_loss") -> Tensor:
         """Return a loss of 0 whose gradients are 0, so that those of other processes still meet ours."""

@@ -193,3 +193,13 @@ def test_interrupted_run_ends_like_an_undisturbed_one(tmp_path):
     whole, again = fit([SaveAt(4, path)]), fit([], str(path))
     for (name, one), two in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, two), name
+
+
+def test_a_mean_that_leaves_classes_out_says_which(caplog):
+    data = scenes()
+    fit = trainer(max_epochs=1, limit_train_batches=1)
+    fit.fit(task_for(data, detector="faster_rcnn"), data)
+    there = {row["label"] for i in range(4) for row in data.val_dataloader().dataset[i].target["truth"]}
+    without = [repr(name) for label, name in enumerate(data.spec.class_names, 1) if label not in there]
+    (said,) = [record.message for record in caplog.records if "classes" in record.message]
+    assert said.startswith(f"box AP is over {len(there)} of 10 classes, without {', '.join(without[:5])}")

@@ -164,3 +164,22 @@ def broken(**changes):
 def test_input_that_does_not_fit_is_named(images, targets, message):
     with pytest.raises(TaskError, match=message):
         small("mask_rcnn").train()(images, targets)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_boxes_that_the_resize_flattens_do_not_end_training(name):
+    """Float32 is half as fine above 64 as below: of boxes one step wide, half are flat after a factor 64 / 61."""
+    left = torch.linspace(61.5, 63.5, 30)
+    right = torch.nextafter(left, torch.tensor(99.0))
+    scaled = [side * torch.tensor(64 / 61) for side in (left, right)]
+    assert 0 < (scaled[0] == scaled[1]).sum() < 30
+    thin = torch.stack([left, torch.full_like(left, 5), right, torch.full_like(left, 9)], 1)
+    truth = target(61, 64)
+    truth = {
+        "boxes": torch.cat([truth["boxes"], thin]),
+        "labels": torch.cat([truth["labels"], torch.ones(30, dtype=torch.int64)]),
+        "masks": torch.cat([truth["masks"], torch.zeros(30, 61, 64, dtype=torch.uint8)]),
+    }
+    detector = small(name).train()
+    losses = detector([torch.rand(3, 61, 64)], [truth])
+    assert all(torch.isfinite(loss) for loss in losses.values())

@@ -217,3 +217,14 @@ def test_processes_count_together(tmp_path):
         whole.update(*torch.randint(0, 3, (2, 4 + index, 5), generator=generator))
     for rank in range(2):
         assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), whole.compute())
+
+
+def test_a_mean_that_leaves_classes_out_says_which_once(caplog):
+    images, masks = batch(2, ignored=0)
+    loader = DataLoader([(image, mask.clamp(max=1)) for image, mask in zip(images, masks, strict=True)], 2)
+    task = make(lr=0.0)
+    bias = next(p for n, p in reversed(list(task.model.named_parameters())) if p.shape == (3,))
+    torch.nn.init.constant_(bias[2:], -1e4)  # never predicted either
+    quiet_trainer(max_epochs=2).fit(task, loader, DataLoader([([images[0]], [masks[0].clamp(max=1)])], None))
+    said = [record.message for record in caplog.records if "classes" in record.message]
+    assert said == ["mIoU is over 2 of 3 classes, without 'tree'"]

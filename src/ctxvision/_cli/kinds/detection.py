@@ -12,6 +12,7 @@ from ctxvision.explain.boxes import detect, draw
 from ctxvision.explain.boxes_evaluation import evaluate_detector
 from ctxvision.explain.boxes_page import render
 from ctxvision.foreign import visible
+from ctxvision.tasks.means import over_classes
 
 from ..errors import UserError
 from ..messages import column, note, plural
@@ -64,13 +65,18 @@ def _lines(numbers: dict[str, object]) -> list[str]:
     for row in classes:
         values = "".join(f"  {_percent(row.get(f'{part}_ap')):>7}" for part in parts)
         lines.append(f"{visible(row['name']):{width}}  {row['objects']:7}{values}")
+    left_out = numbers["classes_left_out"]
+    assert isinstance(left_out, list)
+    over = over_classes(len(classes), left_out)
+    over = f" ({over})" if over else ""
     for part in parts:
         value = numbers[part]
         assert isinstance(value, dict)
         sizes = ", ".join(f"{name} {_percent(value[f'ap_{name}'])}" for name in ("small", "medium", "large"))
         lines.append(
-            f"{part} AP {_percent(value['ap'])}, AP50 {_percent(value['ap50'])}, AP75 {_percent(value['ap75'])}; "
-            f"{sizes} ({numbers['split']} of {numbers['data']}, {plural(int(str(numbers['images'])), 'image')})"
+            f"{part} AP {_percent(value['ap'])}{over}, AP50 {_percent(value['ap50'])}, "
+            f"AP75 {_percent(value['ap75'])}; {sizes} "
+            f"({numbers['split']} of {numbers['data']}, {plural(int(str(numbers['images'])), 'image')})"
         )
     return lines
 

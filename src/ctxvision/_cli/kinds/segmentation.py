@@ -11,6 +11,7 @@ from ctxvision.explain.overlays import class_map, overlay, with_legend
 from ctxvision.explain.overlays_page import render
 from ctxvision.explain.overlays_report import make_segmentation_report
 from ctxvision.foreign import visible
+from ctxvision.tasks.means import over_classes
 
 from ..messages import column, note, plural
 from ..workers import workers_for
@@ -46,8 +47,10 @@ def score(
         f"{visible(row['name']):{width}}  {row['pixels']:10}  {_percent(row['iou']):>7}"
         for row in numbers["classes"]
     ]
+    over = over_classes(len(numbers["classes"]), numbers["classes_left_out"])
     lines.append(
-        f"mIoU {_percent(numbers['miou'])}, pixel accuracy {_percent(numbers['pixel_accuracy'])} "
+        f"mIoU {_percent(numbers['miou'])}{f' ({over})' if over else ''}, "
+        f"pixel accuracy {_percent(numbers['pixel_accuracy'])} "
         f"({numbers['split']} of {data}, {plural(numbers['images'], 'image')})"
     )
     return Scored(numbers, render(report), lines, len(opened.bad_images))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -132,11 +133,12 @@ class TrainConfig:
         """
 
     @abstractmethod
-    def open_data(self, batch_size: int) -> Any:
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> Any:
         """Open the data as a LightningDataModule.
 
         Args:
             batch_size: samples at a time on a device.
+            class_names: the same classes in the order of a run which began with it; of images and videos.
 
         Raises:
             UserError: an option that these data do not have.

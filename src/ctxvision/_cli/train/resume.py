@@ -1,7 +1,9 @@
 """Whether a run may be continued with these settings, these images and this network."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ctxvision.tasks import load_task
 from ctxvision.tasks.run_folder import read_settings
@@ -34,6 +36,21 @@ def require_same_settings(config: TrainConfig, folder: Path) -> None:
                 f"{folder}: its {name} is {before[name]}, not {value}; a resumed run keeps its settings, "
                 f"leave out --{name} or begin a new run"
             )
+
+
+def in_order_of(checkpoint: Path, data: Any, open_again: Callable[[Sequence[str]], Any]) -> Any:
+    """Return the data with the classes in the order of a run that began with another, as earlier versions had it.
+
+    Args:
+        checkpoint: of the run.
+        data: as this version opens them.
+        open_again: opens them with the classes in this order.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+    """
+    before, now = load_task(checkpoint).data_spec.get("class_names", ()), data.spec.class_names
+    return open_again(tuple(before)) if sorted(before) == sorted(now) and tuple(before) != now else data
 
 
 def require_same_task(task: TrainingTask, checkpoint: Path) -> None:

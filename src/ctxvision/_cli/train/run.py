@@ -1,6 +1,7 @@
 """One training run from its settings to its summary."""
 
 import dataclasses
+import functools
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from .disk_errors import disk_errors_explained
 from .environment import Environment
 from .graceful_stop import GracefulStop
 from .pictures import draw_answers
-from .resume import require_same_settings, require_same_task
+from .resume import in_order_of, require_same_settings, require_same_task
 from .run_checkpoints import RunCheckpoints
 from .setup import (
     build_task,
@@ -58,11 +59,13 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
         accumulate=config.accumulate,
     )
     data = config.open_data(plan.images)
+    folder, resumed = run_folder.choose(config, rank_zero_only.rank or 0)
+    if resumed:
+        data = in_order_of(resumed, data, functools.partial(config.open_data, plan.images))
     config = with_image_size(config, data)
     torch.manual_seed(config.seed)
     task = build_task(config, data)
     require_fit(task)
-    folder, resumed = run_folder.choose(config, rank_zero_only.rank or 0)
     if resumed:
         require_same_settings(config, folder)
         require_same_task(task, resumed)

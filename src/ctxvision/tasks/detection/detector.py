@@ -51,6 +51,7 @@ class Detector(nn.Module):
         self.network = network
         self.num_classes, self.in_chans = num_classes, in_chans
         self.has_masks, self.has_background = has_masks, has_background
+        network.transform.register_forward_hook(_without_flat)
 
     @property
     def features(self) -> FeatureBackbone:
@@ -130,3 +131,16 @@ class Detector(nn.Module):
             raise TaskError(
                 f"{name}: boxes must be finite and have x1 < x2 and y1 < y2, got {boxes[flat][0].tolist()}"
             )
+
+
+def _without_flat(transform: nn.Module, args: Any, output: Any) -> Any:
+    """Leave out objects of whose boxes the resize has left nothing, on which torchvision would stop."""
+    images, targets = output
+    if targets is None:
+        return output
+    kept = [(target["boxes"][:, 2:] > target["boxes"][:, :2]).all(1) for target in targets]
+    own = ("boxes", "labels", "masks")
+    return images, [
+        {name: value[some] if name in own else value for name, value in target.items()}
+        for target, some in zip(targets, kept, strict=True)
+    ]

@@ -10,6 +10,7 @@ from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.features import NormName
+from ctxvision.tasks.means import undefined
 from ctxvision.tasks.optimization import ScheduleName
 from ctxvision.tasks.pyramid import LayerKind
 from ctxvision.tasks.training import TrainingTask
@@ -180,6 +181,7 @@ class DetectionTask(TrainingTask):
         if found["bbox"].ap != found["bbox"].ap:
             raise TaskError("the validation images have no objects, so average precision means nothing on them")
         self.last_precision = dict(found)
+        self.tell_left_out(undefined(self.data_spec["class_names"], found["bbox"].by_class))
         for part, kind in (("box", "bbox"), ("mask", "segm")):
             if kind in found:
                 for name, short in _METRICS:

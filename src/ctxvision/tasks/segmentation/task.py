@@ -12,6 +12,7 @@ from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
 
 from ..error import TaskError
+from ..means import undefined
 from ..optimization import ScheduleName
 from ..training import TrainingTask
 from .inference import Segmentation, image_logits, segment
@@ -195,6 +196,7 @@ class SegmentationTask(TrainingTask):
                 raise TaskError("not one pixel of the validation masks has a class: all are to be ignored (255)")
         self.log("val_loss", self.val_mean.compute())
         self.log("val_miou", iou.mean, prog_bar=True)
+        self.tell_left_out(undefined(self.data_spec["class_names"], iou.by_class))
         self.log("val_pixel_accuracy", iou.pixel_accuracy)
         for metric in (self.val_mean, self.val_images, self.val_confusion):
             metric.reset()

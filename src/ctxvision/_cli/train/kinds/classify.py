@@ -1,5 +1,6 @@
 """``ctxvision train --task classify``: one class for every image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -102,7 +103,7 @@ class ClassifyConfig(TrainConfig):
         if self.crop_scale == 0:
             raise UserError("--crop_scale must be more than 0", 2)
 
-    def open_data(self, batch_size: int) -> "DigitsData | ImageData":
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DigitsData | ImageData":
         """Open images of any source, or the digits."""
         from ctxvision.data import open_data
         from ctxvision.recipes import load_recipe
@@ -116,7 +117,7 @@ class ClassifyConfig(TrainConfig):
             if any(options[name] for name in _OF_FILES):
                 note(f"digits have their own augmentation, in place of that of the recipe {self.recipe}")
             options |= dict.fromkeys(_OF_FILES)
-        return open_data(self.data, batch_size=batch_size, **options)
+        return open_data(self.data, batch_size=batch_size, class_names=class_names, **options)
 
     def build_task(self, data: Any) -> "ClassificationTask":
         """Build a `ClassificationTask`."""

@@ -1,6 +1,6 @@
 """``ctxvision train --task detect``: boxes, and masks where the detector has them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -111,7 +111,7 @@ class DetectConfig(TrainConfig):
         if not 0 < self.val_fraction < 1:
             raise UserError(f"--val_fraction must be more than 0 and less than 1, got {self.val_fraction}", 2)
 
-    def open_data(self, batch_size: int) -> "DetectionData":
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DetectionData":
         """Open COCO's layout, annotation files or the embedded scenes."""
         from ctxvision.data.detection import DetectionData
 

@@ -1,5 +1,6 @@
 """``ctxvision train --task segment``: a class for every pixel."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -95,7 +96,7 @@ class SegmentConfig(TrainConfig):
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UserError(f"--scale must be [SMALLEST, LARGEST], more than 0, got {list(self.scale)}", 2)
 
-    def open_data(self, batch_size: int) -> "SegmentationData":
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "SegmentationData":
         """Open Cityscapes, folders of images and masks, or the embedded scenes."""
         from ctxvision.data.segmentation_data import SegmentationData
 

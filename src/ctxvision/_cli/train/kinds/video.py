@@ -1,5 +1,6 @@
 """``ctxvision train --task video``: one class for every video."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -78,11 +79,12 @@ class VideoConfig(TrainConfig):
         if not 0 < self.val_fraction < 1:
             raise UserError(f"--val_fraction must be more than 0 and less than 1, got {self.val_fraction}", 2)
 
-    def open_data(self, batch_size: int) -> "VideoData":
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "VideoData":
         """Open folders, tables or the embedded clips."""
         from ctxvision.data.video_data import VideoData
 
-        return VideoData(self.data, batch_size=batch_size, **{name: getattr(self, name) for name in _DATA})
+        options = {name: getattr(self, name) for name in _DATA}
+        return VideoData(self.data, batch_size=batch_size, class_names=class_names, **options)
 
     def build_task(self, data: Any) -> "VideoTask":
         """Build a `VideoTask`."""
