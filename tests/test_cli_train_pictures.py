@@ -149,7 +149,7 @@ def test_what_fails_at_the_end_does_not_fail_the_run(monkeypatch, capsys):
     monkeypatch.setattr("ctxvision.explain.evaluation.make_evaluation", failing)
     assert train(*DIGITS, "--epochs=1", "--out=run") == 0
     captured = capsys.readouterr()
-    assert "no pictures of the answers: not one image can be read" in captured.err
+    assert "pictures of the answers (ctxvision evaluate shows them too) could not be made" in captured.err
     assert captured.out.splitlines()[-1] == "checkpoint run/checkpoints/best.ckpt"
 
 

@@ -21,6 +21,7 @@ from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
 from ctxvision.tasks.detection.results import coco_results, detections_to_rows
 
 from .boxes import describe, draw
+from .drawings import Drawings
 from .error import ReportError
 
 _SIDE = 480  # of a picture in the page
@@ -32,12 +33,12 @@ class DetectionEvaluation:
 
     Attributes:
         numbers: plain Python values; what is not defined is ``None``.
-        pictures: for each shown image the truth and what was found, as data URIs.
+        pictures: of each shown image the truth and what was found, as data URIs.
         results: entries of COCO's results file, with the ids of the annotation file.
     """
 
     numbers: dict[str, Any]
-    pictures: list[tuple[str, str]]
+    pictures: Drawings[tuple[str, str]]
     results: list[dict[str, Any]]
 
 
@@ -73,7 +74,7 @@ def evaluate_detector(
     found: dict[Any, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
     results: list[dict[str, Any]] = []
     examples: list[dict[str, Any]] = []
-    pictures: list[tuple[str, str]] = []
+    pictures = Drawings[tuple[str, str]]()
     place = {image.id: index for index, image in enumerate(data.eval_samples.images)}
     seconds = 0.0
     for batch in data.val_dataloader():
@@ -91,7 +92,7 @@ def evaluate_detector(
             if place[target["image_id"]] in shown:
                 truth = [describe(row, names) for row in target["truth"]]
                 certain = [describe(row, names) for row in rows if row["score"] >= threshold]
-                pictures.append((_picture(image, truth), _picture(image, certain)))
+                pictures.draw(len(examples), _pictures, image, truth, certain)
                 file = (
                     os.path.relpath(target["path"], data.root)
                     if os.path.exists(target["path"])
@@ -167,6 +168,12 @@ def _classes(
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _pictures(
+    image: Tensor, truth: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]
+) -> tuple[str, str]:
+    return _picture(image, truth), _picture(image, found)
 
 
 def _picture(image: Tensor, objects: Sequence[Mapping[str, Any]]) -> str:

@@ -2,7 +2,8 @@
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ctxvision.data import list_images, read_image
 from ctxvision.data.detection import DetectionData
@@ -14,9 +15,11 @@ from ctxvision.explain.boxes_page import render
 from ..errors import UserError
 from ..messages import note, plural
 from ..workers import workers_for
-from . import Answer, Scored
+from . import Answer, Scored, as_png
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ctxvision.explain import Run
     from ctxvision.tasks.detection import DetectionTask
 
@@ -51,7 +54,7 @@ def score(task: "DetectionTask", run: "Run", data: str, split: str | None, image
         images=images,
     )
     numbers = found.numbers
-    return Scored(numbers, render(found), _lines(numbers), len(opened.bad_images), found.results)
+    return Scored(numbers, partial(render, found), _lines(numbers), len(opened.bad_images), found.results)
 
 
 def _lines(numbers: dict[str, object]) -> list[str]:
@@ -92,9 +95,13 @@ def answer(task: "DetectionTask", paths: Sequence[str], args: Namespace) -> Iter
             box = {"x": x, "y": y, "width": width, "height": height}
             rows.append({"image": path, "class": thing["class"], "score": score_text, **box})
         named = ", ".join(f"{thing['class']} {thing['score']:.0%}" for thing in found.objects)
-        pictures = {".png": draw(read_image(path, mode), found.objects)} if args.draw else {}
+        pictures = {".png": as_png(partial(_drawn, path, mode, found.objects))} if args.draw else {}
         entry = {"image": path} | {k: v for k, v in found.to_dict().items() if k != "path"}
         yield path, Answer(entry, named or "nothing", rows, pictures)
+
+
+def _drawn(path: str, mode: str, objects: Sequence[dict[str, Any]]) -> "Image.Image":
+    return draw(read_image(path, mode), objects)
 
 
 def list_files(folder: str) -> list[str]:

@@ -115,9 +115,9 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
     bad = _everyone_s(data.bad_images)
     _leave_group()
     if trainer.is_global_zero:
+        _report_end(trainer, task.monitor_name, checkpoints, bad)
         if config.pictures and task.kind == "classification":
             draw_answers(trainer, data, checkpoints.best, bad)
-        _report_end(trainer, task.monitor_name, checkpoints, bad)
     return 0
 
 
@@ -153,4 +153,4 @@ def _report_end(trainer: Trainer, what: str, checkpoints: RunCheckpoints, bad: d
     if bad:
         note(f"skipped {plural(len(bad), 'bad image')}, named above")
     print(f"best {what} {checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}")
-    print(f"checkpoint {checkpoints.best}")
+    print(f"checkpoint {checkpoints.best}", flush=True)
