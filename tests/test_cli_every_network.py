@@ -93,7 +93,7 @@ class Page(HTMLParser):
         assert "nan" not in text.split("</style>")[1].split()
 
     def handle_starttag(self, tag, attributes):
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "wbr", "link"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
@@ -255,3 +255,23 @@ def test_places_are_looked_at_before_the_work(network, words, capsys, monkeypatc
     command, out = words
     assert main([command, network[1], "digits", out]) == 1
     assert "cannot be written (no such file or directory)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("network", ["faster_rcnn"], indirect=True)
+def test_results_of_images_without_truth(network, tmp_path, capsys, monkeypatch):
+    original = DetectionData.on_after_batch_transfer
+
+    def bare(self, batch, index):
+        images, targets = original(self, batch, index)
+        return images, [target | {"truth": []} for target in targets]
+
+    monkeypatch.setattr(DetectionData, "on_after_batch_transfer", bare)
+    words = ["evaluate", network[1], SCENES, "--accelerator=cpu"]
+    assert main(words) == 1
+    assert "there are no objects" in capsys.readouterr().err
+    assert main([*words, f"--results={tmp_path / 'r.json'}", f"--html={tmp_path / 'e.html'}"]) == 0
+    said = capsys.readouterr()
+    assert "box AP –" in said.out
+    assert "there are no objects, so average precision means nothing" in said.err
+    assert json.loads((tmp_path / "r.json").read_text())
+    Page(tmp_path / "e.html")

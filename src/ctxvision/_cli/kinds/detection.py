@@ -52,8 +52,11 @@ def score(task: "DetectionTask", run: "Run", data: str, split: str | None, image
         checkpoint=str(run.checkpoint),
         run=run.checkpoint.parent.parent if run.epochs else None,
         images=images,
+        without_truth=bool(getattr(args, "results", None)),
     )
     numbers = found.numbers
+    if not numbers["objects"]:
+        note(f"{data}: there are no objects, so average precision means nothing; the results are complete")
     return Scored(numbers, partial(render, found), _lines(numbers), len(opened.bad_images), found.results)
 
 

@@ -27,6 +27,7 @@ from .setup import (
     describe_batch,
     epochs_of,
     make_trainer,
+    note_single_values,
     require_fit,
     synchronizes,
     warm_start_task,
@@ -62,7 +63,7 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
     config = with_image_size(config, data)
     torch.manual_seed(config.seed)
     task = build_task(config, data)
-    require_fit(task)
+    norms = require_fit(task)
     folder, resumed = run_folder.choose(config, rank_zero_only.rank or 0)
     if resumed:
         require_same_settings(config, folder)
@@ -75,6 +76,8 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
         task.double()  # Lightning would do so after it has copied the weights for the average
     for line in data.notes:
         note(line)
+    if not rank_zero_only.rank:
+        note_single_values(config, plan, norms)
     checkpoints = RunCheckpoints(folder / "checkpoints", config.save_minutes)
     stop = GracefulStop(checkpoints.last)
     epochs = epochs_of(config, data, plan)
