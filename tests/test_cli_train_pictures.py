@@ -17,7 +17,6 @@ from PIL import Image
 from _pictures import make_folder
 from ctxvision._cli.train.pictures import Curves
 from ctxvision.cli import main
-from ctxvision.explain import ReportError
 from ctxvision.tasks import ClassificationTask
 
 SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--logger=csv"]
@@ -144,12 +143,15 @@ def test_drawing_takes_little_of_the_time(monkeypatch, tmp_path):
 
 def test_what_fails_at_the_end_does_not_fail_the_run(monkeypatch, capsys):
     def failing(*args, **options):
-        raise ReportError("not one image can be read")
+        raise KeyError("a bug of a picture")
 
     monkeypatch.setattr("ctxvision.explain.evaluation.make_evaluation", failing)
+    monkeypatch.setattr("ctxvision.explain.curves.draw_curves", failing)
     assert train(*DIGITS, "--epochs=1", "--out=run") == 0
     captured = capsys.readouterr()
-    assert "no pictures of the answers: not one image can be read" in captured.err
+    reason = "could not be made: unexpected KeyError: 'a bug of a picture'"
+    assert f"run/curves.png {reason}" in captured.err
+    assert f"pictures of the answers (ctxvision evaluate shows them too) {reason}" in captured.err
     assert captured.out.splitlines()[-1] == "checkpoint run/checkpoints/best.ckpt"
 
 

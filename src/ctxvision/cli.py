@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ._cli import benchmark, convert, evaluate, explain, export, models, predict, publish, recipes, report, serve
-from ._cli.errors import UserError
+from ._cli.errors import UserError, explain_error
 from ._cli.messages import debugging, note
 from ._cli.streams import lasting
 from ._cli.train import command as train
@@ -26,10 +26,6 @@ _COMMANDS = {
     "benchmark": (benchmark, "images per second, latency and memory of networks, in the same run"),
     "convert": (convert, "published checkpoints to safetensors"),
 }
-_TRAIN = ("PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml")
-_EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
-_EXTRAS |= {"pytorch_grad_cam": "explain"}
-_EXTRAS |= dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serve")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,7 +58,7 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         if debugging():
             raise
-        note(f"error: {_explain(error)}")
+        note(f"error: {explain_error(error)}")
         return error.exit_code if isinstance(error, UserError) else 1
 
 
@@ -93,16 +89,3 @@ def _with_underscores(words: list[str]) -> list[str]:
 
 def _underscored(match: re.Match[str]) -> str:
     return "--" + match[0][2:].replace("-", "_")
-
-
-def _explain(error: Exception) -> str:
-    message = " ".join(str(error).split())
-    if type(error).__module__.startswith("ctxvision."):
-        return message
-    if isinstance(error, ImportError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
-        return f'this command needs more packages: pip install "ctxvision[{extra}]" (there is no {error.name})'
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "out of memory; lower --micro_batch (train), --batch_size or --image_size"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
-    return f"unexpected {type(error).__name__}: {message} (CTXVISION_DEBUG=1 shows where)"

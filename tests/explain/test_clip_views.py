@@ -112,7 +112,8 @@ def test_page_stands_alone_and_says_the_numbers(data, tmp_path):
         TrainedVideo("TSM", run_folder(tmp_path / "tsm", [0.1, 0.5]), task(data)),
         TrainedVideo("TSN", run_folder(tmp_path / "tsn", [0.1, 0.2]), task(data, "none")),
     ]
-    report = json.loads(json.dumps(make_clips_report(trained, data, "<moving>")))
+    made = make_clips_report(trained, data, "<moving>")
+    report = json.loads(json.dumps(made.numbers))
     assert report["videos"] == 16
     assert report["chance"] == 1 / 8
     dataset = data.eval_dataset()
@@ -124,12 +125,12 @@ def test_page_stands_alone_and_says_the_numbers(data, tmp_path):
             int(right[np.array([t for _, t in dataset.samples]) == label].sum()) for label in range(8)
         ]
         assert network["seconds"] == 4.0
-    html = render_clips(report)
+    html = render_clips(made)
     page = Page()
     page.feed(html)
     assert all(source.startswith("data:image/") for source in page.sources)
     assert not {"script", "link", "iframe"} & set(page.tags)
-    assert page.tags.count("img") == len(report["strips"])
+    assert page.tags.count("img") == len(made.strips.by_place())
     text = " ".join("".join(page.words).split())
     assert "<moving>" in text
     assert "<moving>" not in html
@@ -143,7 +144,7 @@ def test_page_of_one_network_outside_its_run_folder(data):
     report = make_clips_report([TrainedVideo("TSM", Run("x.ckpt", (), {}), task(data))], data, "clips")
     html = render_clips(report)
     assert "<figure" not in html
-    assert report["networks"][0]["seconds"] is None
+    assert report.numbers["networks"][0]["seconds"] is None
 
 
 def test_filmstrip_shows_the_frames_in_order():

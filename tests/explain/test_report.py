@@ -12,6 +12,7 @@ from PIL import Image
 
 from ctxvision.cli import main
 from ctxvision.explain import wilson_interval
+from ctxvision.explain.drawings import Drawings
 from ctxvision.explain.figures import curve, thumbnail
 from ctxvision.explain.page import _duration, _percent, render
 from ctxvision.explain.report import Report
@@ -101,7 +102,7 @@ def test_names_of_classes_are_text(written):
     name = '"><script>alert(1)</script>{{ 7 * 7 }}'
     renamed = json.loads(json.dumps(numbers).replace(json.dumps(hostile)[1:-1], json.dumps(name)[1:-1]))
     pictures = {entry["position"]: "data:," for entry in numbers["predictions"] + numbers["mistakes"]}
-    text = render(Report(renamed | {"model": name, "data": name, "checkpoint": name}, pictures, True))
+    text = render(Report(renamed | {"model": name, "data": name, "checkpoint": name}, Drawings(pictures), True))
     assert "<script" not in text
     assert name in Page(text).text
 
@@ -212,7 +213,7 @@ def test_many_classes_become_lists(written):
     classes = [{"name": n, "images": 5, "right": i % 6, "top1": i % 6 / 5} for i, n in enumerate(names)]
     confused = [{"truth": names[i], "prediction": names[i + 1], "images": 60 - i} for i in range(59)]
     many = numbers | {"class_names": names, "classes": classes, "confused": confused, "predictions": []}
-    page = Page(render(Report(many | {"mistakes": [], "funnel": None}, {}, False)))
+    page = Page(render(Report(many | {"mistakes": [], "funnel": None}, Drawings(), False)))
     assert not [t for t in page.named("table") if t.get("class") == "matrix"]
     assert "The 30 least accurate of 60" in page.text
     assert "most frequent of 59 kinds" in page.text

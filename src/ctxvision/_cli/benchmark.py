@@ -1,6 +1,5 @@
 """``ctxvision benchmark``: how fast networks are, against each other in the same run."""
 
-import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ctxvision.checkpoints.run_folder import checkpoint_of
 
 from .errors import UserError
-from .files import write_whole
+from .files import require_places, write_whole
+from .keeping import Keeping
 from .messages import note, quieten, say_all
 from .table import write_rows
 from .trust import add_trust
@@ -87,7 +87,7 @@ def run(args: Namespace) -> int:
         raise UserError(f"--seconds must be more than 0, got {args.seconds:g}", 2)
     if args.plot and Path(args.plot).suffix.lower() not in _PICTURES:
         raise UserError(f"--plot must end in {', '.join(_PICTURES)}, got {args.plot}", 2)
-    _require_places(args.csv, args.json, args.plot)
+    require_places(csv=args.csv, json=args.json, plot=args.plot)
     import torch
 
     from ctxvision.timing.comparison import COLUMNS, Settings, compare
@@ -121,21 +121,25 @@ def run(args: Namespace) -> int:
     )
     timed = [row for row in rows if not row["error"]]
     heads = _HEADS | ({"ratio": f"× {args.against}"} if args.against else {})
-    say_all(write_rows([_shown(row) for row in timed], heads, "table") if timed else "")
+    keeping = Keeping()
     if args.csv:
-        write_whole(args.csv, write_rows(rows, dict.fromkeys(COLUMNS, ""), "csv"))
+        with keeping.step(args.csv):
+            write_whole(args.csv, write_rows(rows, dict.fromkeys(COLUMNS, ""), "csv"))
     if args.json:
-        write_whole(args.json, write_rows(rows, {}, "json"))
+        with keeping.step(args.json):
+            write_whole(args.json, write_rows(rows, {}, "json"))
+    say_all(write_rows([_shown(row) for row in timed], heads, "table") if timed else "")
     if args.plot and timed:
-        from ctxvision.timing.figure import draw
+        with keeping.step(args.plot):
+            from ctxvision.timing.figure import draw
 
-        write_whole(args.plot, draw(timed, Path(args.plot).suffix[1:].lower()))
+            write_whole(args.plot, draw(timed, Path(args.plot).suffix[1:].lower()))
     if len({row["size"] for row in timed}) > 1:
         note("the images are not all of one size; --size makes them so")
     for row in rows:
         if row["error"]:
             note(f"{row['model']} ({row['runner']}, batch {row['batch']}): {row['error']}")
-    return 0 if len(timed) == len(rows) else 1
+    return keeping.exit_code if len(timed) == len(rows) else 1
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
@@ -163,16 +167,6 @@ def _device(name: str) -> "torch.device":
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device must be cpu or cuda, got {name}", 2)
     return device
-
-
-def _require_places(*paths: str | None) -> None:
-    given = [path for path in paths if path]
-    if len({os.path.realpath(path) for path in given}) < len(given):
-        raise UserError("--csv, --json and --plot must be different files", 2)
-    for path in given:
-        folder = Path(path).resolve().parent
-        if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise UserError(f"{path}: cannot be written (no such folder, or not yours to write to)")
 
 
 def _positive(text: str) -> int:

@@ -1,17 +1,16 @@
 """``ctxvision evaluate``: how good the answers of a checkpoint are on a data set."""
 
-import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxvision.checkpoints.run_folder import checkpoint_of
 from ctxvision.foreign import json_text, visible
 
 from .errors import UserError
-from .files import for_json, write_whole
+from .files import for_json, require_places, write_whole
+from .keeping import Keeping
 from .kinds import add_task, kind_of, require_task
 from .messages import column, note, plural, quieten, say
 from .trust import add_trust
@@ -69,7 +68,7 @@ def run(args: Namespace) -> int:
     check_views(args)
     if (1 if args.batch_size is None else args.batch_size) < 1 or min(args.workers or 0, args.worst) < 0:
         raise UserError("--batch_size must be at least 1, --workers and --worst at least 0", 2)
-    _require_places(args.json, args.html, args.results)
+    require_places(json=args.json, html=args.html, results=args.results)
 
     from ctxvision.data import DataSpec
     from ctxvision.explain.evaluation import make_evaluation
@@ -114,15 +113,17 @@ def run(args: Namespace) -> int:
         precision=args.precision,
         autocast=fabric.autocast,
     )
-    texts = {args.json: as_json(evaluation.numbers)} if args.json else {}
-    if args.html:
-        texts[args.html] = render(evaluation)
+    keeping = Keeping()
+    if args.json:
+        with keeping.step(args.json):
+            write_whole(args.json, as_json(evaluation.numbers))
     _print(evaluation.numbers)
-    for path, text in texts.items():
-        write_whole(path, text)
     if data.bad_images:
         note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted above")
-    return 0
+    if args.html:
+        with keeping.step(args.html):
+            write_whole(args.html, render(evaluation))
+    return keeping.exit_code
 
 
 def _run_other(task: Any, args: Namespace) -> int:
@@ -138,32 +139,22 @@ def _run_other(task: Any, args: Namespace) -> int:
         scored = kind_of(task.kind).score(
             task.to(fabric.device), read_run(args.checkpoint), args.data, args.split, args.worst, args
         )
+    # files first: whoever reads the lines may stop reading
+    keeping = Keeping()
+    if args.json:
+        with keeping.step(args.json):
+            write_whole(args.json, as_json(scored.numbers))
+    if args.results:
+        with keeping.step(args.results):
+            write_whole(args.results, json_text(for_json(scored.results)) + "\n")
     for line in scored.lines:
         say(line)
-    if args.json:
-        write_whole(args.json, as_json(scored.numbers))
-    if args.html:
-        write_whole(args.html, scored.page)
-    if args.results:
-        write_whole(args.results, json_text(for_json(scored.results)) + "\n")
     if scored.bad:
         note(f"skipped {plural(scored.bad, 'bad file')}, not counted above")
-    return 0
-
-
-def _require_places(*paths: str | None) -> None:
-    """Find out before the work whether the files can be written."""
-    given = [path for path in paths if path]
-    if len({os.path.realpath(path) for path in given}) < len(given):
-        raise UserError("--json, --html and --results must be different files", 2)
-    for path in given:
-        folder = Path(path).resolve().parent
-        if Path(path).is_dir():
-            raise UserError(f"{path}: cannot be written (is a folder)")
-        if not folder.is_dir():
-            raise UserError(f"{path}: cannot be written (no such file or directory)")
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"{path}: cannot be written (permission denied)")
+    if args.html:
+        with keeping.step(args.html):
+            write_whole(args.html, scored.page())
+    return keeping.exit_code
 
 
 def _fabric(accelerator: str, precision: str) -> "Fabric":

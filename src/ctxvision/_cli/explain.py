@@ -1,7 +1,8 @@
 """``ctxvision explain``: what a trained network looked at."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from ctxvision.foreign import json_text
 
 from .errors import UserError
 from .folders import require_place, write_folder
+from .keeping import Keeping
 from .messages import note, plural, quieten, say
 from .trust import add_trust
 
@@ -127,19 +129,25 @@ def run(args: Namespace) -> int:
         data_name=args.data,
     )
     made.numbers["bad_images"] = bad
-    return finish(args, made.pictures, made.numbers, render(made), len(paths))
+    return finish(args, made.pictures, made.numbers, partial(render, made), len(paths))
 
 
-def finish(args: Namespace, pictures: Sequence["Picture"], numbers: dict[str, Any], page: str, count: int) -> int:
+def finish(
+    args: Namespace, pictures: Sequence["Picture"], numbers: dict[str, Any], page: Callable[[], str], count: int
+) -> int:
     """Write the folder, print the path of the page, and return the exit code."""
     files = {f"figures/{picture.file}": picture.data for picture in pictures}
     files["explain.json"] = (json_text(numbers, indent=1, allow_nan=False) + "\n").encode()
-    files["explain.html"] = page.encode()
-    write_folder(args.out, files)
     if numbers["bad_images"]:
         note(f"skipped {plural(len(numbers['bad_images']), 'bad image')} of {count}")
-    say(Path(args.out) / "explain.html")
-    return 0
+    html, keeping = Path(args.out) / "explain.html", Keeping()
+    with keeping.step(str(html)):
+        files["explain.html"] = page().encode()
+    if keeping.exit_code:
+        html.unlink(missing_ok=True)  # an earlier call's is of other figures
+    write_folder(args.out, files)
+    say(html if "explain.html" in files else args.out)
+    return keeping.exit_code
 
 
 def _load(checkpoint: str, device: str, trust: bool) -> "TrainingTask":

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
@@ -33,7 +34,7 @@ def explain_parts(args: Namespace, task: Any) -> int:
         return 1
     made = gather(network, against, samples)
     made.numbers["bad_images"] = bad
-    page = render(made, contextual=bool(contextual_layers(task.model)))
+    page = partial(render, made, contextual=bool(contextual_layers(task.model)))
     return finish(args, made.pictures, made.numbers, page, len(paths))
 
 

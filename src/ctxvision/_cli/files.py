@@ -91,6 +91,29 @@ def keep_aside(path: Path) -> str:
     return f", and is kept as {aside}"
 
 
+def require_places(**paths: str | os.PathLike[str] | None) -> None:
+    """Find out before the work whether files can be written.
+
+    Args:
+        paths: of the files by option; ``None`` where there is none.
+
+    Raises:
+        UserError: one cannot, or two are the same.
+    """
+    given = [os.fspath(path) for path in paths.values() if path]
+    if len({os.path.realpath(path) for path in given}) < len(given):
+        options = [f"--{option}" for option in paths]
+        raise UserError(f"{', '.join(options[:-1])} and {options[-1]} must be different files", 2)
+    for path in given:
+        folder = Path(path).resolve().parent
+        if Path(path).is_dir():
+            raise UserError(f"{path}: cannot be written (is a folder)")
+        if not folder.is_dir():
+            raise UserError(f"{path}: cannot be written (no such file or directory)")
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{path}: cannot be written (permission denied)")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -9,7 +9,8 @@ from ctxvision.foreign import csv_text, json_text, visible
 
 from .device import on_device
 from .errors import UserError
-from .files import expand, write_whole
+from .files import expand, require_places, write_whole
+from .keeping import Keeping
 from .kinds import add_task, kind_of, require_task, save_pictures
 from .messages import column, note, plural, quieten, say_all
 from .table import write_rows
@@ -55,6 +56,7 @@ def run(args: Namespace) -> int:
     check_views(args)
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold must be between 0 and 1, got {args.threshold}", 2)
+    require_places(out=args.out)
     quieten()
     opened: Any
     if Path(args.checkpoint).suffix.lower() in (".onnx", ".pt2"):
@@ -108,6 +110,7 @@ def _run_other(task: Any, args: Namespace) -> int:
     folder = _made(args.draw) if args.draw else None
     paths, bad, taken = expand(args.images, kind.list_files, f"{task.sample_name}s"), 0, set[str]()
     answers: list[tuple[str, Any]] = []
+    not_drawn: list[tuple[str, Exception]] = []
     for path, found in kind.answer(task, paths, args):
         if found.error:
             if args.strict:
@@ -116,7 +119,10 @@ def _run_other(task: Any, args: Namespace) -> int:
             bad += 1
             continue
         if folder:
-            found.entry["pictures"] = save_pictures(folder, path, found.pictures, taken)
+            try:
+                found.entry["pictures"] = save_pictures(folder, path, found.pictures, taken)
+            except Exception as error:
+                not_drawn.append((path, error))
         found.pictures.clear()
         answers.append((path, found))
     width = column(path for path, _ in answers)
@@ -133,7 +139,13 @@ def _run_other(task: Any, args: Namespace) -> int:
         say_all(text)
     if bad:
         note(f"skipped {plural(bad, 'bad file')} of {len(paths)}")
-    return 0 if answers else 1
+    keeping = Keeping()
+    if not_drawn:
+        path, error = not_drawn[0]
+        count = f"the pictures of {plural(len(not_drawn), 'file')}"
+        with keeping.step(count if len(not_drawn) == 1 else f"{count}, the first {path},"):
+            raise error
+    return keeping.exit_code if answers else 1
 
 
 def _standing_for(exported: Any, device: str) -> Any:

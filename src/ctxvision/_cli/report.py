@@ -1,6 +1,8 @@
 """``ctxvision report``: a page about a training run."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +10,8 @@ from ctxvision.foreign import json_text
 
 from .device import on_device
 from .errors import UserError
-from .files import for_json, write_whole
+from .files import for_json, require_places, write_whole
+from .keeping import Keeping
 from .kinds import kind_of
 from .messages import note, plural, quieten, say
 from .trust import add_trust
@@ -51,6 +54,7 @@ def run(args: Namespace) -> int:
     page, numbers = Path(args.out), Path(args.out).with_suffix(".json")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out must end in .html, got {args.out}", 2)
+    require_places(out=page, json=numbers)
     from ctxvision.data import DataSpec
     from ctxvision.explain import read_run
     from ctxvision.explain.page import render
@@ -81,20 +85,26 @@ def run(args: Namespace) -> int:
     for line in data.notes:
         note(line)
     report = make_report(found, task, data, data_name=str(name), split=split, images=args.images)
-    write_whole(numbers, json_text(for_json(report.numbers), indent=1) + "\n")
-    write_whole(page, render(report))
     if data.bad_images:
         note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted in the report")
-    say(args.out)
-    return 0
+    return _write(args.out, report.numbers, partial(render, report))
 
 
 def _run_other(task: Any, found: "Run", name: str, args: Namespace) -> int:
     scored = kind_of(task.kind).score(task, found, name, None, args.images, args)
-    write_whole(Path(args.out).with_suffix(".json"), json_text(for_json(scored.numbers), indent=1) + "\n")
-    write_whole(args.out, scored.page)
     if scored.bad:
         note(f"skipped {plural(scored.bad, 'bad file')}, not counted in the report")
-    say(scored.lines[-1])
-    say(args.out)
-    return 0
+    return _write(args.out, scored.numbers, scored.page, *scored.lines[-1:])
+
+
+def _write(out: str, numbers: dict[str, Any], page: Callable[[], str], *lines: str) -> int:
+    """Write the numbers, then print, then write the page; return the exit code."""
+    keeping, beside = Keeping(), Path(out).with_suffix(".json")
+    with keeping.step(str(beside)):
+        write_whole(beside, json_text(for_json(numbers), indent=1) + "\n")
+    for line in lines:
+        say(line)
+    with keeping.step(out):
+        write_whole(out, page())
+        say(out)
+    return keeping.exit_code

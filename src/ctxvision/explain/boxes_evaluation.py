@@ -21,6 +21,7 @@ from ctxvision.tasks.means import undefined
 from ctxvision.tasks.run_folder import read_metrics
 
 from .boxes import describe, draw
+from .drawings import Drawings
 from .error import ReportError
 
 _SIDE = 480  # of a picture in the page
@@ -32,12 +33,12 @@ class DetectionEvaluation:
 
     Attributes:
         numbers: plain Python values; what is not defined is ``None``.
-        pictures: for each shown image the truth and what was found, as data URIs.
+        pictures: of each shown image the truth and what was found, as data URIs.
         results: entries of COCO's results file, with the ids of the annotation file.
     """
 
     numbers: dict[str, Any]
-    pictures: list[tuple[str, str]]
+    pictures: Drawings[tuple[str, str]]
     results: list[dict[str, Any]]
 
 
@@ -51,6 +52,7 @@ def evaluate_detector(
     run: str | os.PathLike[str] | None = None,
     images: int = 12,
     threshold: float = 0.5,
+    without_truth: bool = False,
 ) -> DetectionEvaluation:
     """Run a trained detector over the images of a data set.
 
@@ -63,6 +65,8 @@ def evaluate_detector(
         run: the run folder, whose ``metrics.csv`` holds the curves.
         images: how many to show, spread over the data.
         threshold: least score of the objects that are shown.
+        without_truth: whether images without a single object will do, as of a test set whose results are sent in;
+            precision is then ``None``.
 
     Raises:
         ReportError: not one image can be read, or there are no objects on any.
@@ -73,7 +77,7 @@ def evaluate_detector(
     found: dict[Any, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
     results: list[dict[str, Any]] = []
     examples: list[dict[str, Any]] = []
-    pictures: list[tuple[str, str]] = []
+    pictures = Drawings[tuple[str, str]]()
     place = {image.id: index for index, image in enumerate(data.eval_samples.images)}
     seconds = 0.0
     for batch in data.val_dataloader():
@@ -91,7 +95,7 @@ def evaluate_detector(
             if place[target["image_id"]] in shown:
                 truth = [describe(row, names) for row in target["truth"]]
                 certain = [describe(row, names) for row in rows if row["score"] >= threshold]
-                pictures.append((_picture(image, truth), _picture(image, certain)))
+                pictures.draw(len(examples), _pictures, image, truth, certain)
                 file = (
                     os.path.relpath(target["path"], data.root)
                     if os.path.exists(target["path"])
@@ -103,7 +107,7 @@ def evaluate_detector(
     precision = {"box": average_precision(found, len(names), "bbox")}
     if task.model.has_masks:
         precision["mask"] = average_precision(found, len(names), "segm")
-    if math.isnan(precision["box"].ap):
+    if math.isnan(precision["box"].ap) and not without_truth:
         raise ReportError(f"{data_name}: there are no objects, so average precision means nothing")
     counts = [0] * len(names)
     for truth, _ in found.values():
@@ -151,6 +155,12 @@ def _classes(
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _pictures(
+    image: Tensor, truth: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]
+) -> tuple[str, str]:
+    return _picture(image, truth), _picture(image, found)
 
 
 def _picture(image: Tensor, objects: Sequence[Mapping[str, Any]]) -> str:

@@ -13,11 +13,11 @@ _ROWS = 100  # classes of a table; of more, the least precise
 
 def render(evaluation: DetectionEvaluation) -> str:
     """Return the page."""
-    numbers = evaluation.numbers
+    numbers, pictures = evaluation.numbers, evaluation.pictures.by_place()
     return page_template("boxes.html.j2").render(
         r=numbers,
         parts=[part for part in ("box", "mask") if part in numbers],
-        examples=list(zip(numbers["examples"], evaluation.pictures, strict=True)),
+        examples=[(example, pictures[place]) for place, example in enumerate(numbers["examples"])],
         classes=_rows(numbers["classes"]),
         curves=_curves(numbers["curve"]),
         what={"val": "validation images", "train": "training images"}[numbers["split"]],

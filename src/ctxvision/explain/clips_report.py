@@ -15,7 +15,8 @@ from ctxvision.data.video_data import VideoData
 from ctxvision.tasks.video import VideoTask
 
 from .by_class import class_table, confusion_matrix
-from .clips import ClipPrediction, predict_clip, predict_dataset
+from .clips import predict_clip, predict_dataset
+from .drawings import Drawings
 from .figures import curve
 from .page import page_template
 from .predictions import wilson_interval
@@ -41,16 +42,26 @@ class TrainedVideo:
     task: VideoTask
 
 
-def make_clips_report(trained: Sequence[TrainedVideo], data: VideoData, data_name: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ClipsReport:
+    """All that a page shows.
+
+    Attributes:
+        numbers: plain Python values, for a JSON file.
+        strips: frames of some videos with what the networks say about them.
+    """
+
+    numbers: dict[str, Any]
+    strips: Drawings[dict[str, Any]]
+
+
+def make_clips_report(trained: Sequence[TrainedVideo], data: VideoData, data_name: str) -> ClipsReport:
     """Run networks over the same videos and put together what a reader should know.
 
     Args:
         trained: one or two; the first is what the page is about, the second its control.
         data: what to look at, by its ``eval_dataset``.
         data_name: what the user calls it.
-
-    Returns:
-        Plain values for a JSON file; `render_clips` makes the page of them.
 
     Raises:
         ReportError: not one video can be read.
@@ -79,13 +90,11 @@ def make_clips_report(trained: Sequence[TrainedVideo], data: VideoData, data_nam
                 "checkpoint": str(entry.run.checkpoint),
             }
         )
-    strips = []
+    strips = Drawings[dict[str, Any]]()
     for row in _instructive(targets, chances[0]):
         name, target = dataset.samples[places[row]]
-        video = data.open_video(name)
-        seen = [predict_clip(entry.task, video) for entry in trained]
-        strips.append(_strip(name, names, target, seen))
-    return {
+        strips.draw(row, _strip, name, names, target, trained, data)
+    numbers = {
         "data": data_name,
         "videos": len(places),
         "unread": len(dataset) - len(places),
@@ -94,8 +103,8 @@ def make_clips_report(trained: Sequence[TrainedVideo], data: VideoData, data_nam
         "frames": data.spec.frames,
         "image_size": list(data.spec.input_size),
         "networks": networks,
-        "strips": strips,
     }
+    return ClipsReport(numbers, strips)
 
 
 def _instructive(targets: np.ndarray, probabilities: np.ndarray) -> list[int]:
@@ -109,7 +118,11 @@ def _instructive(targets: np.ndarray, probabilities: np.ndarray) -> list[int]:
     return rows
 
 
-def _strip(name: str, names: Sequence[str], target: int, seen: Sequence[ClipPrediction]) -> dict[str, Any]:
+def _strip(
+    name: str, names: Sequence[str], target: int, trained: Sequence[TrainedVideo], data: VideoData
+) -> dict[str, Any]:
+    video = data.open_video(name)
+    seen = [predict_clip(entry.task, video) for entry in trained]
     return {
         "file": name,
         "truth": names[target],
@@ -141,13 +154,17 @@ def filmstrip(pixels: Frames) -> str:
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def render_clips(report: dict[str, Any]) -> str:
+def render_clips(report: ClipsReport) -> str:
     """Return the page."""
-    networks = report["networks"]
+    numbers, networks = report.numbers, report.numbers["networks"]
     label = "; ".join(f"{n['name']}: {100 * n['top1']:.1f} % of the videos right" for n in networks)
     curves = {n["name"]: n["curve"] for n in networks if n["curve"]}
     drawing = curve(curves, f"Accuracy by epoch; {label}", "accuracy", percent=True) if curves else ""
     # numbers, our own words, and names that the drawing escapes are in it
     return page_template("clips.html.j2").render(
-        r=report, curve=Markup(drawing), pixelated=max(report["image_size"][1:]) <= 64, wbr=Markup("<wbr>")
+        r=numbers,
+        strips=list(report.strips.by_place().values()),
+        curve=Markup(drawing),
+        pixelated=max(numbers["image_size"][1:]) <= 64,
+        wbr=Markup("<wbr>"),
     )

@@ -16,6 +16,7 @@ from ctxvision.tasks import ClassificationTask
 
 from .by_class import class_table, confused_pairs, confusion_matrix, mean_class_accuracy
 from .calibration import calibration
+from .drawings import Drawings
 from .error import ReportError
 from .figures import is_small, thumbnail
 from .imagenet_real import Labels, real_accuracy
@@ -37,7 +38,7 @@ class Evaluation:
     """
 
     numbers: dict[str, Any]
-    pictures: dict[int, str] = field(default_factory=dict)
+    pictures: Drawings[str] = field(default_factory=Drawings)
     pixelated: bool = False
 
 
@@ -101,7 +102,9 @@ def make_evaluation(
         "bad_images": [{"path": path, "reason": reason} for path, reason in data.bad_images.items()],
     }
     mean, std = task.data_spec["mean"], task.data_spec["std"]
-    pictures = {position: thumbnail(image, mean, std) for position, image in found.pictures.items()}
+    pictures = Drawings[str]()
+    for position, image in found.pictures.items():
+        pictures.draw(position, thumbnail, image, mean, std)
     return Evaluation(numbers, pictures, all(map(is_small, found.pictures.values())))
 
 

@@ -23,7 +23,7 @@ def render(evaluation: Evaluation) -> str:
     few = len(classes) <= _MATRIX
     return page_template("evaluation.html.j2").render(
         r=numbers,
-        pictures=evaluation.pictures,
+        pictures=evaluation.pictures.by_place(),
         pixelated=evaluation.pixelated,
         names=[row["name"] for row in classes],
         matrix=numbers["confusion"] if few else None,

@@ -14,7 +14,7 @@ def render(report: SegmentationReport) -> str:
     numbers = report.numbers
     return page_template("overlays.html.j2").render(
         r=numbers,
-        pictures=report.pictures,
+        pictures=report.pictures.by_place(),
         curves=_curves(numbers["training"]) if numbers["training"] else [],
         what={"val": "held-out images", "train": "training images", "all": "images"}[numbers["split"]],
         pixels=sum(row["pixels"] for row in numbers["classes"]),

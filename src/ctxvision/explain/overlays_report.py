@@ -15,6 +15,7 @@ from ctxvision.data.segmentation_data import SegmentationData
 from ctxvision.tasks.means import undefined
 from ctxvision.tasks.segmentation import PixelConfusion, Segmentation, SegmentationTask, intersection_over_union
 
+from .drawings import Drawings
 from .error import ReportError
 from .overlays import colorize, overlay
 from .run import Run
@@ -38,7 +39,7 @@ class SegmentationReport:
     """
 
     numbers: dict[str, Any]
-    pictures: dict[int, tuple[str, str, str, str]]
+    pictures: Drawings[tuple[str, str, str, str]]
 
 
 @torch.no_grad()
@@ -61,7 +62,8 @@ def make_segmentation_report(
     names, colors = tuple(task.data_spec["class_names"]), task.data_spec["colors"]
     total = len(data.eval_samples)
     shown = {index * total // images for index in range(min(images, total))}
-    confusion, pictures, examples = PixelConfusion(len(names)), {}, []
+    confusion, examples = PixelConfusion(len(names)), []
+    pictures = Drawings[tuple[str, str, str, str]]()
     count = 0
     for batch in data.val_dataloader():
         for image, mask in zip(*data.on_after_batch_transfer(batch, 0), strict=True):
@@ -69,7 +71,7 @@ def make_segmentation_report(
             confusion.update(found.classes, mask)
             if count in shown:
                 examples.append({"position": count} | _quality(found, mask))
-                pictures[count] = _pictures(data.spec, image, mask, found.classes, colors)
+                pictures.draw(count, _pictures, data.spec, image, mask, found.classes, colors)
             count += 1
     if not count:
         raise ReportError(f"{data_name}: not one image can be read")

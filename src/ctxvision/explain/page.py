@@ -19,17 +19,17 @@ _BARS = 10  # classes of a funnel's stage
 
 def render(report: Report) -> str:
     """Return the page."""
-    numbers = report.numbers
+    numbers, pictures = report.numbers, report.pictures.by_place()
     return page_template("report.html.j2").render(
         r=numbers,
-        pictures=report.pictures,
+        pictures=pictures,
         pixelated=report.pixelated,
         curves=_curves(numbers["training"]) if numbers["training"] else [],
         matrix=_matrix(numbers) if len(numbers["class_names"]) <= _MATRIX else None,
         rows=_ROWS,
         classes=_weakest(numbers["classes"]),
         what={"val": "held-out images", "train": "training images", "all": "images"}[numbers["split"]],
-        worst=[m for m in numbers["mistakes"] if m["position"] in report.pictures][:12],
+        worst=[m for m in numbers["mistakes"] if m["position"] in pictures][:12],
         bars=_bars,
         largest=_largest,
         wbr=Markup("<wbr>"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from ctxvision.data import DigitsData, ImageData
 from ctxvision.tasks import ClassificationTask
 
+from .drawings import Drawings
 from .error import ReportError
 from .figures import is_small, thumbnail
 from .funnel import Funnel, class_funnel, is_contextual
@@ -36,7 +37,7 @@ class Report:
     """
 
     numbers: dict[str, Any]
-    pictures: dict[int, str]
+    pictures: Drawings[str]
     pixelated: bool
 
 
@@ -97,7 +98,9 @@ def make_report(
         "bad_images": [{"path": path, "reason": reason} for path, reason in data.bad_images.items()],
     }
     mean, std = task.data_spec["mean"], task.data_spec["std"]
-    pictures = {position: thumbnail(image, mean, std) for position, image in found.pictures.items()}
+    pictures = Drawings[str]()
+    for position, image in found.pictures.items():
+        pictures.draw(position, thumbnail, image, mean, std)
     return Report(numbers, pictures, all(map(is_small, found.pictures.values())))
 
 

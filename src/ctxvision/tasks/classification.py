@@ -170,6 +170,7 @@ class ClassificationTask(TrainingTask):
         images, targets = batch
         if not len(images):
             return self.loss_of_nothing()
+        self.expect(len(images))
         if self.mixup:
             even = len(images) // 2 * 2 or 2
             if len(images) == 1:

@@ -74,6 +74,7 @@ class FeatureBackbone(nn.Module):
         self.name, self.in_chans, self.model_args, self.norm = name, in_chans, dict(model_args or {}), norm
         self.body = body
         self.norms = nn.ModuleList(nn.Identity() if has_batch_norm else LayerNorm2d(c) for c in self.channels)
+        self.train()
 
     def train(self, mode: bool = True) -> "FeatureBackbone":
         """Set the mode; batch norms whose statistics are fixed stay in evaluation mode."""
@@ -161,7 +162,8 @@ def _feature_network(name: str, in_chans: int, drop_path_rate: float, model_args
             num_classes=0,
             in_chans=in_chans,
             drop_path_rate=drop_path_rate,
-            model_args={**model_args, "features_only": True},
+            features_only=True,
+            model_args=model_args,
         )
     except (RuntimeError, NotImplementedError, AttributeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

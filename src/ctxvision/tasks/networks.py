@@ -10,6 +10,21 @@ from torch import nn
 import ctxvision  # noqa: F401 - registers our networks with timm
 
 from .error import TaskError
+from .passed_on import require_own
+
+_WEIGHTS = "weights to start from are given with --init_from"
+_CHANNELS = "it follows from the data; --in_chans chooses it where there is a choice"
+_FEATURES = "the task takes the feature maps that it needs"
+_TAKEN = {
+    "model_name": "that is the name of the network",
+    "num_classes": "it follows from the classes of the data",
+    "in_chans": _CHANNELS,
+    **dict.fromkeys(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"), _WEIGHTS),
+    **dict.fromkeys(("pretrained_strict", "cache_dir"), _WEIGHTS),
+    **dict.fromkeys(("features_only", "out_indices", "feature_cls", "feature_cfg"), _FEATURES),
+}
+# whatever a constructor makes of arguments that it was not written for
+_NOT_TAKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def require_model(name: str) -> None:
@@ -27,6 +42,7 @@ def create_network(
     in_chans: int,
     drop_path_rate: float = 0.0,
     dropout: float = 0.0,
+    features_only: bool = False,
     model_args: Mapping[str, Any],
 ) -> nn.Module:
     """Build a registered network without pretrained weights; nothing is downloaded or read.
@@ -37,6 +53,7 @@ def create_network(
         in_chans: channels of its input.
         drop_path_rate: stochastic depth; 0 is not passed on, for networks that have none.
         dropout: before the classifier; likewise.
+        features_only: build timm's feature network instead of the classifier.
         model_args: more arguments of the network's constructor.
 
     Raises:
@@ -45,6 +62,11 @@ def create_network(
     require_model(name)
     rates = {"drop_path_rate": drop_path_rate, "drop_rate": dropout}
     optional = {argument: rate for argument, rate in rates.items() if rate}
+    options = {"drop_path_rate": "--drop_path_rate", "drop_rate": "--dropout"}
+    twice = {argument: f"{options[argument]} has set it; leave one of them out" for argument in optional}
+    require_own(f"model_args of {name}", model_args, _TAKEN | twice)
+    if features_only:
+        optional |= {"features_only": True}
     try:
         return timm.create_model(
             name,
@@ -59,5 +81,13 @@ def create_network(
             **optional,
             **model_args,
         )
-    except (TypeError, ValueError, AssertionError) as error:
-        raise TaskError(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    except _NOT_TAKEN as error:
+        # without arguments of the user's, what else goes wrong is a bug
+        if not model_args and not isinstance(error, TypeError | ValueError | AssertionError):
+            raise
+        given = f" with {dict(model_args)}" if model_args else ""
+        reason = " ".join(str(error).split())
+        kind = (
+            "" if isinstance(error, TypeError | ValueError | AssertionError) and reason else type(error).__name__
+        )
+        raise TaskError(f"{name}{given}: {': '.join(filter(None, (kind, reason)))}") from error

@@ -1,17 +1,86 @@
 """timm's optimisers and learning-rate schedules, with errors that help."""
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
 from .error import TaskError
+from .passed_on import require_own
+
+_OF_NETWORK = "it follows from the network"
+_TAKEN = {
+    "opt": "--optimizer names it",
+    "lr": "--lr sets it",
+    "weight_decay": "--weight_decay sets it",
+    "layer_decay": "--layer_decay sets it",
+    **dict.fromkeys(("params", "model_or_params", "param_group_fn"), _OF_NETWORK),
+}
+_OF_RUN = "it follows from the run"
+_TAKEN_BY_SCHEDULE = {
+    "sched": "--schedule names it",
+    "num_epochs": "--epochs or --steps sets it",
+    "warmup_epochs": "--warmup_epochs or --warmup_steps sets it",
+    "warmup_lr": "--warmup_factor sets it, as a share of --lr",
+    "min_lr": "--min_lr sets it",
+    **dict.fromkeys(("optimizer", "warmup_prefix", "step_on_epochs", "updates_per_epoch"), _OF_RUN),
+}
+# whatever others make of arguments that they were not written for
+_NOT_TAKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 ScheduleName = Literal["cosine", "poly", "step", "multistep"]
+
+
+def is_optimizer(name: str) -> bool:
+    """Tell whether timm has an optimiser of this name."""
+    return name in list_optimizers()
+
+
+def usable_optimizers() -> list[str]:
+    """List timm's optimisers that can train here; see `why_unusable`."""
+    return [name for name in list_optimizers() if not why_unusable(name)]
+
+
+def why_unusable(name: str) -> str | None:
+    """Say why one of timm's optimisers cannot train here; ``None``: it can.
+
+    Args:
+        name: timm knows it.
+    """
+    info = get_optimizer_info(name)
+    if info.second_order:
+        return "it needs second derivatives, which training does not compute"
+    if not isinstance(info.opt_class, str):
+        return None
+    package = info.opt_class.split(".")[0]
+    if importlib.util.find_spec(package) is None:
+        return f"it needs the package {package}, which is not installed"
+    return None if torch.cuda.is_available() else f"{package} needs a CUDA device"
+
+
+def require_optimizer(name: str, args: Mapping[str, Any] | None = None) -> None:
+    """Find out whether an optimiser can train here, and with these arguments.
+
+    Raises:
+        TaskError: it cannot, there is none of this name, or timm would leave an argument out without a word.
+    """
+    if not is_optimizer(name):
+        raise TaskError(f"unknown optimizer {name!r}; there are {', '.join(usable_optimizers())}")
+    if reason := why_unusable(name):
+        raise TaskError(f"optimizer {name} cannot be used: {reason}; there are {', '.join(usable_optimizers())}")
+    info = get_optimizer_info(name)
+    takes = {"eps": info.has_eps, "betas": info.has_betas, "momentum": info.has_momentum}
+    strange = [argument for argument in args or () if not takes.get(argument, True)]
+    if strange:
+        raise TaskError(
+            f"optimizer {name} takes no {strange[0]}; leave it out of --optimizer_args, or null leaves all out"
+        )
 
 
 def build_optimizer(
@@ -35,20 +104,31 @@ def build_optimizer(
         args: the optimiser's own, such as ``momentum``, ``betas`` or ``eps``.
 
     Raises:
-        TaskError: unknown optimiser, or arguments that it does not take.
+        TaskError: unknown optimiser, one that cannot be used here, or arguments that it does not take.
     """
-    if name not in list_optimizers():
-        raise TaskError(f"unknown optimizer {name!r}; timm has {', '.join(list_optimizers())}")
+    require_optimizer(name)
+    require_own(f"optimizer_args of {name}", args or {}, _TAKEN)
     spared = _spared_inside(model)
     try:
         if spared and not layer_decay:
             groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
-            return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=0.0, **dict(args or {}))
-        return create_optimizer_v2(
-            model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, **dict(args or {})
-        )
-    except (TypeError, ValueError, AssertionError) as error:
+            optimizer = create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=0.0, **dict(args or {}))
+        else:
+            optimizer = create_optimizer_v2(
+                model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, **dict(args or {})
+            )
+    except _NOT_TAKEN as error:
         raise TaskError(f"optimizer {name} with {dict(args or {})}: {_line(error)}") from error
+    return _without_compilation(optimizer)
+
+
+def _without_compilation(optimizer: Optimizer) -> Optimizer:
+    """Undo what kron does by itself: it compiles for every shape of a network, for minutes."""
+    for name, value in list(vars(optimizer).items()):
+        original = getattr(value, "_torchdynamo_orig_callable", None)
+        if original is not None:
+            setattr(optimizer, name, original)
+    return optimizer
 
 
 def build_schedule(
@@ -90,6 +170,7 @@ def build_schedule(
         raise TaskError(
             f"a warm-up of {warmup_epochs:g} epochs leaves nothing of {epochs}; shorten it or train longer"
         )
+    require_own("schedule_args", args or {}, _TAKEN_BY_SCHEDULE)
     after_warmup = name in ("cosine", "poly")
     try:
         schedule, _ = create_scheduler_v2(
@@ -104,9 +185,35 @@ def build_schedule(
             updates_per_epoch=steps_per_epoch,
             **dict(args or {}),
         )
-    except (TypeError, ValueError, AssertionError) as error:
+    except _NOT_TAKEN as error:
         raise TaskError(f"schedule {name} with {dict(args or {})}: {_line(error)}") from error
     return schedule
+
+
+def require_steps(
+    optimizer: Optimizer, schedule: Scheduler, names: tuple[str, str], args: Mapping[str, Any]
+) -> None:
+    """Move a throwaway optimiser and its schedule, because some arguments are first used then.
+
+    Args:
+        optimizer: of few parameters.
+        schedule: of it.
+        names: of both, for the message.
+        args: of both, likewise.
+
+    Raises:
+        TaskError: they cannot be moved.
+    """
+    what = f"schedule {names[1]} with {dict(args)}"
+    try:
+        schedule.step_update(10**6)  # long after the warm-up
+        what = f"optimizer {names[0]} with {dict(args)}"
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    except _NOT_TAKEN as error:
+        raise TaskError(f"{what}: {_line(error)}") from error
 
 
 def _spared_inside(model: nn.Module) -> set[str]:
@@ -118,4 +225,9 @@ def _spared_inside(model: nn.Module) -> set[str]:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split())
+    return (
+        reason
+        if reason and isinstance(error, TypeError | ValueError)
+        else f"{type(error).__name__} {reason}".strip()
+    )

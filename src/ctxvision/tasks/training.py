@@ -19,7 +19,16 @@ from ctxvision.checkpoints.sources import Source
 
 from .error import TaskError
 from .means import over_classes
-from .optimization import ScheduleName, build_optimizer, build_schedule
+from .optimization import (
+    ScheduleName,
+    build_optimizer,
+    build_schedule,
+    is_optimizer,
+    require_optimizer,
+    require_steps,
+    why_unusable,
+)
+from .single_values import keep_statistics, single_value_norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +98,8 @@ class TrainingTask(LightningModule, ABC):
         self.leave_out_nonfinite = False
         self._batches_with_samples = 0
         self._told_left_out = False
+        self._single_value_norms: tuple[str, ...] | None = None
+        self._statistics_kept = False
 
     @property
     def optimization(self) -> Optimization:
@@ -104,9 +115,15 @@ class TrainingTask(LightningModule, ABC):
         """
         self.data_spec = dict(data_spec)
         o = self.optimization
+        if is_optimizer(o.optimizer) and why_unusable(o.optimizer):
+            return  # a checkpoint of another machine can be looked at here, if not trained
         try_out = dataclasses.replace(o, layer_decay=None, warmup_steps=None)
         epochs = math.floor(o.warmup_epochs) + 1
-        _schedule(_optimizer(nn.Linear(1, 1), try_out), try_out, epochs, steps_per_epoch=1)
+        optimizer = _optimizer(nn.Linear(1, 1), try_out)
+        schedule = _schedule(optimizer, try_out, epochs, steps_per_epoch=1)
+        args = {**(o.optimizer_args or {}), **(o.schedule_args or {})}
+        if args:
+            require_steps(optimizer, schedule, (o.optimizer, o.schedule), args)
 
     @abstractmethod
     def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
@@ -142,6 +159,33 @@ class TrainingTask(LightningModule, ABC):
         ):
             self._told_left_out = True
             _log.warning("%s is %s", self.monitor_name, over_classes(len(self.data_spec["class_names"]), left_out))
+
+    def try_out(self) -> tuple[str, ...]:
+        """Give the task one sample in evaluation mode, whatever that raises.
+
+        Returns:
+            Names of the batch norms that a single sample gives one value per channel, see `single_value_norms`.
+        """
+
+        def run() -> None:
+            sample = self.example_input()
+            on_device = [s.to(self.device) for s in sample] if isinstance(sample, list) else sample.to(self.device)
+            self.run_once(on_device)
+
+        self._single_value_norms = single_value_norms(self.model, run)
+        return self._single_value_norms
+
+    def run_once(self, sample: Any) -> None:
+        """Use every part of the network that training uses."""
+        self(sample)
+
+    def expect(self, samples: int) -> None:
+        """Prepare the network for a training batch: of a single sample some norms cannot take statistics."""
+        if self._single_value_norms is None and samples == 1:
+            self.try_out()
+        if samples == 1 or self._statistics_kept:  # else norms are left as others have set them
+            keep_statistics(self.model, self._single_value_norms or (), samples == 1)
+        self._statistics_kept = samples == 1
 
     def loss_of_nothing(self, name: str = "train_loss") -> Tensor:
         """Return a loss of 0 whose gradients are 0, so that those of other processes still meet ours."""
@@ -184,6 +228,7 @@ class TrainingTask(LightningModule, ABC):
     def configure_optimizers(self) -> dict[str, Any]:
         """Build timm's optimiser and schedule, which moves after every optimiser step."""
         o = self.optimization
+        require_optimizer(o.optimizer, o.optimizer_args)
         optimizer = _optimizer(self.model, o)
         per_epoch = self._steps_per_epoch()
         epochs = max(self.trainer.max_epochs or 1, 1)

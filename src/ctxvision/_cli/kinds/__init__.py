@@ -1,9 +1,10 @@
 """``evaluate``, ``predict`` and ``report`` for what is not classification: a module for each kind of task."""
 
 import importlib
+import io
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -27,14 +28,14 @@ class Scored:
 
     Attributes:
         numbers: for a JSON file.
-        page: HTML.
+        page: makes the HTML.
         lines: for the terminal, the most important last.
         bad: how many samples could not be used.
         results: in the field's own format, where there is one (COCO).
     """
 
     numbers: dict[str, Any]
-    page: str
+    page: Callable[[], str]
     lines: list[str]
     bad: int = 0
     results: list[dict[str, Any]] | None = None
@@ -48,14 +49,14 @@ class Answer:
         entry: for the JSON file.
         line: for the terminal.
         rows: for the CSV file, by the names of its columns.
-        pictures: files to write on request, by what their names end with.
+        pictures: write files on request, each to a path, by what its name ends with.
         error: why there is none, or empty.
     """
 
     entry: dict[str, Any] = field(default_factory=dict)
     line: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    pictures: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, Callable[[Path], None]] = field(default_factory=dict)
     error: str = ""
 
 
@@ -96,13 +97,15 @@ def require_task(asked: str | None, checkpoint: str, kind: str) -> None:
         raise UserError(f"{checkpoint}: its task is {named}, not {asked}; leave out --task", 2)
 
 
-def save_pictures(folder: Path, path: str, pictures: dict[str, Any], taken: set[str]) -> list[str]:
+def save_pictures(
+    folder: Path, path: str, pictures: Mapping[str, Callable[[Path], None]], taken: set[str]
+) -> list[str]:
     """Write the pictures of one answer, whole, under the name of its file.
 
     Args:
         folder: exists.
         path: of the file that the answer is about.
-        pictures: PIL images by ending, such as ``.png``; other values are functions that write to a path.
+        pictures: of an `Answer`.
         taken: names that other files of this call have; one is added.
 
     Returns:
@@ -118,19 +121,19 @@ def save_pictures(folder: Path, path: str, pictures: dict[str, Any], taken: set[
         number += 1
     taken.add(name)
     written = []
-    for ending, picture in pictures.items():
+    for ending, write in pictures.items():
         target = folder / f"{name}{ending}"
-        if callable(picture):
-            picture(target)
-        else:
-            write_whole(target, _encoded(picture, target.suffix))
+        write(target)
         written.append(str(target))
     return written
 
 
-def _encoded(picture: "Image.Image", suffix: str) -> bytes:
-    import io
+def as_png(draw: Callable[[], "Image.Image"]) -> Callable[[Path], None]:
+    """Return what draws a picture and writes it to a path."""
 
-    file = io.BytesIO()
-    picture.save(file, {".jpg": "JPEG"}.get(suffix, suffix[1:].upper()))
-    return file.getvalue()
+    def write(path: Path) -> None:
+        file = io.BytesIO()
+        draw().save(file, "PNG")
+        write_whole(path, file.getvalue())
+
+    return write

@@ -3,7 +3,8 @@
 import math
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ctxvision.data import list_images, read_image
 from ctxvision.data.detection import DetectionData
@@ -17,9 +18,11 @@ from ctxvision.tasks.means import over_classes
 from ..errors import UserError
 from ..messages import column, note, plural
 from ..workers import workers_for
-from . import BROKEN, Answer, Scored
+from . import BROKEN, Answer, Scored, as_png
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ctxvision.explain import Run
     from ctxvision.tasks.detection import DetectionTask
 
@@ -52,9 +55,12 @@ def score(task: "DetectionTask", run: "Run", data: str, split: str | None, image
         checkpoint=str(run.checkpoint),
         run=run.checkpoint.parent.parent if run.epochs else None,
         images=images,
+        without_truth=bool(getattr(args, "results", None)),
     )
     numbers = found.numbers
-    return Scored(numbers, render(found), _lines(numbers), len(opened.bad_images), found.results)
+    if not numbers["objects"]:
+        note(f"{data}: there are no objects, so average precision means nothing; the results are complete")
+    return Scored(numbers, partial(render, found), _lines(numbers), len(opened.bad_images), found.results)
 
 
 def _lines(numbers: dict[str, object]) -> list[str]:
@@ -103,9 +109,13 @@ def answer(task: "DetectionTask", paths: Sequence[str], args: Namespace) -> Iter
             box = {"x": x, "y": y, "width": width, "height": height}
             rows.append({"image": path, "class": thing["class"], "score": score_text, **box})
         named = ", ".join(f"{thing['class']} {thing['score']:.0%}" for thing in found.objects)
-        pictures = {".png": draw(read_image(path, mode), found.objects)} if args.draw else {}
+        pictures = {".png": as_png(partial(_drawn, path, mode, found.objects))} if args.draw else {}
         entry = {"image": path} | {k: v for k, v in found.to_dict().items() if k != "path"}
         yield path, Answer(entry, named or "nothing", rows, pictures)
+
+
+def _drawn(path: str, mode: str, objects: Sequence[dict[str, Any]]) -> "Image.Image":
+    return draw(read_image(path, mode), objects)
 
 
 def list_files(folder: str) -> list[str]:

@@ -1,7 +1,9 @@
 """Segmentation: mean IoU, classes of pixels, colours over images."""
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxvision.data import BadImageError, list_images, read_image
@@ -15,9 +17,11 @@ from ctxvision.tasks.means import over_classes
 
 from ..messages import column, note, plural
 from ..workers import workers_for
-from . import BROKEN, Answer, Scored
+from . import BROKEN, Answer, Scored, as_png
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ctxvision.explain import Run
     from ctxvision.tasks.segmentation import SegmentationTask
 
@@ -53,7 +57,7 @@ def score(
         f"pixel accuracy {_percent(numbers['pixel_accuracy'])} "
         f"({numbers['split']} of {data}, {plural(numbers['images'], 'image')})"
     )
-    return Scored(numbers, render(report), lines, len(opened.bad_images))
+    return Scored(numbers, partial(render, report), lines, len(opened.bad_images))
 
 
 def _percent(value: float | None) -> str:
@@ -81,11 +85,10 @@ def answer(task: "SegmentationTask", paths: Sequence[str], args: Namespace) -> I
                 share, confidence = here.float().mean().item(), found.confidence[here].mean().item()
                 classes.append({"class": name, "share": share, "confidence": confidence})
         classes.sort(key=lambda row: -row["share"])
-        pictures = {}
+        pictures: dict[str, Callable[[Path], None]] = {}
         if args.draw:
-            shown = overlay(picture, found.classes, spec.colors)
-            pictures[".overlay.png"] = with_legend(shown, found.classes, spec.class_names, spec.colors)
-            pictures[".classes.png"] = class_map(found.classes, spec.colors)
+            pictures[".overlay.png"] = as_png(partial(_overlay, picture, found.classes, spec))
+            pictures[".classes.png"] = as_png(partial(class_map, found.classes, spec.colors))
         entry = {"image": path, "width": picture.width, "height": picture.height, "classes": classes}
         rows = [
             {
@@ -97,6 +100,11 @@ def answer(task: "SegmentationTask", paths: Sequence[str], args: Namespace) -> I
             for c in classes
         ]
         yield path, Answer(entry, ", ".join(f"{c['class']} {c['share']:.1%}" for c in classes), rows, pictures)
+
+
+def _overlay(picture: "Image.Image", classes: Any, spec: SegmentationSpec) -> "Image.Image":
+    shown = overlay(picture, classes, spec.colors)
+    return with_legend(shown, classes, spec.class_names, spec.colors)
 
 
 def list_files(folder: str) -> list[str]:

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ctxvision.data.video_data import VideoData
 from ctxvision.data.video_files import scan_videos
 from ctxvision.data.video_writing import write_video
 from ctxvision.explain import read_run
-from ctxvision.explain.clips import labelled_frames, predict_clip
+from ctxvision.explain.clips import ClipPrediction, labelled_frames, predict_clip
 from ctxvision.explain.clips_report import TrainedVideo, make_clips_report, render_clips
 from ctxvision.tasks import load_task
 
@@ -48,14 +49,15 @@ def score(task: "VideoTask", run: "Run", data: str, split: str | None, images: i
     trained = [TrainedVideo(_name(task), run, task)]
     if getattr(args, "against", None):
         trained.append(_control(args.against, task, args.trust))
-    numbers = make_clips_report(trained, opened, data)
+    report = make_clips_report(trained, opened, data)
+    numbers = report.numbers
     lines = []
     for network in numbers["networks"]:
         low, high = (f"{value:.2%}" for value in network["top1_interval95"])
         counted = f"top-1 {network['top1']:.2%} of {plural(numbers['videos'], 'video')}"
         limits = f"95% interval {low} to {high}, chance {numbers['chance']:.2%}"
         lines.insert(0, f"{network['name']}: {counted}, {limits} ({split or 'val'} of {data})")
-    return Scored(numbers, render_clips(numbers), lines, numbers["unread"])
+    return Scored(numbers, partial(render_clips, report), lines, numbers["unread"])
 
 
 def _name(task: "VideoTask") -> str:
@@ -94,13 +96,13 @@ def answer(task: "VideoTask", paths: Sequence[str], args: Namespace) -> Iterator
             {"video": path, "rank": rank, "class": c["class"], "probability": f"{c['probability']:.6f}"}
             for rank, c in enumerate(classes, 1)
         ]
-        pictures = {".mp4": partial(_write, pixels=labelled_frames(found, names))} if args.draw else {}
+        pictures = {".mp4": partial(_write, found=found, names=names)} if args.draw else {}
         line = "  ".join(f"{c['class']} {c['probability']:.1%}" for c in classes)
         yield path, Answer({"video": path, "predictions": classes, "frames": frames}, line, rows, pictures)
 
 
-def _write(path: Any, pixels: Any) -> None:
-    write_video(path, pixels, rate=4)
+def _write(path: Path, found: ClipPrediction, names: Sequence[str]) -> None:
+    write_video(path, labelled_frames(found, names), rate=4)
 
 
 def list_files(folder: str) -> list[str]:

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ctxvision.checkpoints import CheckpointError
-from ctxvision.data import DataError, DigitsData, ImageData
-from ctxvision.explain import ReportError
+from ctxvision.data import DigitsData, ImageData
 from ctxvision.foreign import json_text
 from ctxvision.tasks import ClassificationTask, load_task
 
-from ..errors import UserError
 from ..files import write_whole
+from ..keeping import Keeping
 from ..messages import note
 from .metrics_file import MetricsFile
 
@@ -64,14 +62,19 @@ class Curves(Callback):
         rows = self.metrics.rows
         if len(rows) == self._drawn_rows:
             return
-        from ctxvision.explain.curves import draw_curves
+        begun, drawn = self._clock(), False
+        with Keeping().step(str(self.path), asked=False):
+            from ctxvision.explain.curves import draw_curves
 
-        begun = self._clock()
-        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _NOT_DRAWN]
-        columns = {name: [_number(row.get(name)) for row in rows] for name in names}
-        _try_to_write(self.path, draw_curves([int(str(row["epoch"])) for row in rows], columns))
+            names = [
+                name for name in dict.fromkeys(name for row in rows for name in row) if name not in _NOT_DRAWN
+            ]
+            columns = {name: [_number(row.get(name)) for row in rows] for name in names}
+            write_whole(self.path, draw_curves([int(str(row["epoch"])) for row in rows], columns))
+            drawn = True
         self._drawn_rows = len(rows)
-        self._due = self._clock() + (self._clock() - begun) / _SHARE
+        # what has failed is tried once more, at the end
+        self._due = self._clock() + (self._clock() - begun) / _SHARE if drawn else float("inf")
 
 
 def draw_answers(trainer: Trainer, data: DigitsData | ImageData, best: Path, bad: Mapping[str, str]) -> None:
@@ -86,53 +89,51 @@ def draw_answers(trainer: Trainer, data: DigitsData | ImageData, best: Path, bad
         best: checkpoint.
         bad: images that no process could read.
     """
+    data.trainer = None  # this process alone reads what all shared
+    data.bad_images.update(bad)
+    try:
+        with Keeping().step("pictures of the answers (ctxvision evaluate shows them too)", asked=False):
+            _draw_answers(trainer, data, best)
+    except KeyboardInterrupt:
+        note("no pictures of the answers: interrupted; the training is complete")
+
+
+def _draw_answers(trainer: Trainer, data: DigitsData | ImageData, best: Path) -> None:
+    import numpy as np
+
     from ctxvision.explain.confusion_figure import confusion_table, draw_confusion
     from ctxvision.explain.evaluation import make_evaluation
     from ctxvision.explain.worst_sheet import draw_worst
 
-    folder = best.parent.parent
-    data.trainer = None  # this process alone reads what all shared
-    data.bad_images.update(bad)
     precision = trainer.precision_plugin
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     if str(trainer.precision).endswith("mixed"):
         autocast = precision.forward_context
-    try:
-        task = load_task(best, trust=True)
-        if not isinstance(task, ClassificationTask):
-            return
-        found = make_evaluation(
-            task.to(trainer.strategy.root_device),
-            data,
-            checkpoint=str(best),
-            data_name="validation images",
-            split="val",
-            precision=str(trainer.precision),
-            autocast=autocast,
-        )
-    except KeyboardInterrupt:
-        note("no pictures of the answers: interrupted; the training is complete")
+    task = load_task(best, trust=True)
+    if not isinstance(task, ClassificationTask):
         return
-    except (ReportError, DataError, CheckpointError, OSError, RuntimeError) as error:
-        note(f"no pictures of the answers: {' '.join(str(error).split())}; ctxvision evaluate shows them too")
-        return
-    import numpy as np
-
+    found = make_evaluation(
+        task.to(trainer.strategy.root_device),
+        data,
+        checkpoint=str(best),
+        data_name="validation images",
+        split="val",
+        precision=str(trainer.precision),
+        autocast=autocast,
+    )
     numbers, names = found.numbers, task.data_spec["class_names"]
     confusion = np.array(numbers["confusion"])
-    _try_to_write(folder / "confusion.csv", confusion_table(confusion, names))
-    _try_to_write(folder / "confusion.png", draw_confusion(confusion, names))
-    worst = json_text(numbers["worst"], indent=1, ensure_ascii=False)
-    _try_to_write(folder / "worst.json", worst + "\n")
-    _try_to_write(folder / "worst.png", draw_worst(numbers["worst"], found.pictures))
+    made: dict[str, Callable[[], str | bytes]] = {
+        "confusion.csv": lambda: confusion_table(confusion, names),
+        "worst.json": lambda: json_text(numbers["worst"], indent=1, ensure_ascii=False) + "\n",
+        "confusion.png": lambda: draw_confusion(confusion, names),
+        "worst.png": lambda: draw_worst(numbers["worst"], found.pictures.by_place()),
+    }
+    for name, make in made.items():
+        path = best.parent.parent / name
+        with Keeping().step(str(path), asked=False):
+            write_whole(path, make())
 
 
 def _number(text: object) -> float | None:
     return float(str(text)) if text not in (None, "") else None
-
-
-def _try_to_write(path: Path, content: str | bytes) -> None:
-    try:
-        write_whole(path, content)
-    except UserError as error:
-        note(str(error))

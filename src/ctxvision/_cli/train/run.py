@@ -27,6 +27,7 @@ from .setup import (
     describe_batch,
     epochs_of,
     make_trainer,
+    note_single_values,
     require_fit,
     synchronizes,
     warm_start_task,
@@ -65,7 +66,7 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
     config = with_image_size(config, data)
     torch.manual_seed(config.seed)
     task = build_task(config, data)
-    require_fit(task)
+    norms = require_fit(task)
     if resumed:
         require_same_settings(config, folder)
         require_same_task(task, resumed)
@@ -77,6 +78,8 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
         task.double()  # Lightning would do so after it has copied the weights for the average
     for line in data.notes:
         note(line)
+    if not rank_zero_only.rank:
+        note_single_values(config, plan, norms)
     checkpoints = RunCheckpoints(folder / "checkpoints", config.save_minutes)
     stop = GracefulStop(checkpoints.last)
     epochs = epochs_of(config, data, plan)
@@ -117,9 +120,9 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
     bad = _everyone_s(data.bad_images)
     _leave_group()
     if trainer.is_global_zero:
+        _report_end(trainer, task.monitor_name, checkpoints, bad)
         if config.pictures and task.kind == "classification":
             draw_answers(trainer, data, checkpoints.best, bad)
-        _report_end(trainer, task.monitor_name, checkpoints, bad)
     return 0
 
 

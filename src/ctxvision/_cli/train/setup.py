@@ -13,10 +13,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ctxvision.recipes import load_recipe
+from ctxvision.tasks.optimization import require_optimizer
 from ctxvision.tasks.training import TrainingTask
 
 from ..errors import UserError
-from ..messages import note
+from ..messages import note, plural
 from .batch_plan import BatchPlan
 from .checkpoint_io import RunCheckpointIO
 from .config import TrainConfig
@@ -37,8 +38,9 @@ def build_task(config: TrainConfig, data: Any) -> TrainingTask:
 
     Raises:
         UserError: the network cannot recompute its activations.
-        TaskError: unknown names or arguments.
+        TaskError: unknown names or arguments, or an optimiser that cannot train here.
     """
+    require_optimizer(config.optimizer, config.optimizer_args)
     task = config.build_task(data)
     if config.grad_checkpointing:
         try:
@@ -60,23 +62,41 @@ def warm_start_task(task: TrainingTask, source: str, *, partial: bool) -> None:
             note(line)
 
 
-def require_fit(task: TrainingTask) -> None:
+def require_fit(task: TrainingTask) -> tuple[str, ...]:
     """Give the task one sample of zeros, because some networks refuse small images or all sizes but one.
+
+    Returns:
+        Names of the batch norms that a single sample gives one value per channel.
 
     Raises:
         UserError: this one does.
     """
-    sample = task.example_input()
+    given = task.hparams["model_args"]
+    of_arguments = (TypeError, LookupError, AttributeError) if given else ()
+    task.train()
     try:
-        with torch.no_grad():
-            task.eval()(sample)
-    except (RuntimeError, ValueError, AssertionError) as error:
+        return task.try_out()
+    except (RuntimeError, ValueError, AssertionError, *of_arguments) as error:
+        sample = task.example_input()
         shape = " × ".join(map(str, (sample if isinstance(sample, torch.Tensor) else sample[0]).shape[-3:]))
+        which = f"{task.hparams['model']} with {given}" if given else task.hparams["model"]
         raise UserError(
-            f"{task.hparams['model']} does not take {shape} images; try another --image_size ({error})"
+            f"{which} does not take {shape} images; try another {_size_option(task)} ({error})"
         ) from error
-    finally:
-        task.train()
+
+
+def note_single_values(config: TrainConfig, plan: BatchPlan, norms: tuple[str, ...]) -> None:
+    """Say which norms are not trained where a device computes with one image at a time."""
+    if norms and plan.images == 1 and not synchronizes(config):
+        note(
+            f"one image at a time: {plural(len(norms), 'batch norm')} of single values ({norms[0]}"
+            f"{', …' if len(norms) > 1 else ''}) keep the statistics that they have; two or more on a device "
+            "(--batch_size, --micro_batch) train them"
+        )
+
+
+def _size_option(task: TrainingTask) -> str:
+    return {"detection": "--min_size", "segmentation": "--crop_size"}.get(task.kind, "--image_size")
 
 
 def make_trainer(

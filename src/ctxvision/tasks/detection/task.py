@@ -140,6 +140,7 @@ class DetectionTask(TrainingTask):
         images, targets = batch
         if not images:
             return self.loss_of_nothing()
+        self.expect(len(images))
         losses = self.model(
             [image.to(self.dtype) for image in images], [self._typed(target) for target in targets]
         )

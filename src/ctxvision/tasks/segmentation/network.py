@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..error import TaskError
 from ..features import FeatureBackbone
+from ..passed_on import require_own
 from .layers import NormName, classifier, conv_norm_relu
 from .semantic_fpn import SemanticFPN
 from .upernet import UPerNet
@@ -15,6 +16,10 @@ from .upernet import UPerNet
 DecoderName = Literal["semantic_fpn", "upernet"]
 _DECODERS: dict[str, type[nn.Module]] = {"semantic_fpn": SemanticFPN, "upernet": UPerNet}
 STRIDES = (4, 8, 16, 32)
+_TAKEN = {
+    "in_channels": "it follows from the backbone",
+    "num_classes": "it follows from the classes of the data",
+}
 _AUXILIARY_STAGE = 2  # stride 16
 
 
@@ -86,6 +91,10 @@ def build_network(
         model, strides, in_chans=in_chans, norm="batch", drop_path_rate=drop_path_rate, model_args=model_args
     )
     options = dict(decoder_args or {})
+    require_own(f"decoder_args of {decoder}", options, _TAKEN)
+    for name in ("channels", "pyramid_channels"):
+        if isinstance(width := options.get(name, 1), int) and width < 1:
+            raise TaskError(f"decoder {decoder}: {name} must be at least 1, got {width}")
     try:
         head = _DECODERS[decoder](backbone.channels, num_classes, **options)
         norm: NormName = options.get("norm", "batch")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric, SumMetric
 
 from ctxvision.checkpoints import WarmStartReport
@@ -130,6 +130,11 @@ class SegmentationTask(TrainingTask):
         """Return one black image as large as a training crop, (1, C, H, W)."""
         return torch.zeros(1, *self.data_spec["input_size"], dtype=torch.float32, device="cpu")
 
+    def run_once(self, sample: Tensor) -> None:
+        """Use the auxiliary head too."""
+        self(sample)
+        self.model.forward_with_auxiliary(sample)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, num_classes, H, W) of images (B, C, H, W), by sliding windows if the task has one."""
         return image_logits(self._network, images, window=self.window, stride=self.window_stride)
@@ -142,19 +147,11 @@ class SegmentationTask(TrainingTask):
         return self.model(images.contiguous(memory_format=self.memory_format))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of images (B, C, H, W) with classes (B, H, W), 255 where there is none.
-
-        Raises:
-            TaskError: a single image, which UPerNet's pooling cannot normalise.
-        """
+        """Return the loss of images (B, C, H, W) with classes (B, H, W), 255 where there is none."""
         images, masks = batch
         if not len(images):
             return self.loss_of_nothing()
-        if len(images) == 1 and self.hparams["decoder"] == "upernet" and not self._normalises_alone():
-            raise TaskError(
-                "upernet normalises pooled maps of 1 × 1 over the batch, which needs two images at a time: "
-                "raise --batch_size, or take decoder_args {norm: group}"
-            )
+        self.expect(len(images))
         images = images.contiguous(memory_format=self.memory_format)
         logits, auxiliary = self.model.forward_with_auxiliary(images)
         loss = self._loss(logits, masks)
@@ -162,11 +159,6 @@ class SegmentationTask(TrainingTask):
             loss = loss + self.auxiliary_weight * self._loss(auxiliary, masks)
         self.log_train_loss(loss, len(images))
         return loss
-
-    def _normalises_alone(self) -> bool:
-        """Tell whether single images can be normalised: by groups, or together with other processes' images."""
-        norm = (self.hparams["decoder_args"] or {}).get("norm", "batch")
-        return norm == "group" or any(isinstance(m, nn.SyncBatchNorm) for m in self.model.decoder.modules())
 
     def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Return the mean cross-entropy of the labelled pixels; 0, with gradients 0, where there are none."""

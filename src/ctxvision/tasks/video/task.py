@@ -159,6 +159,7 @@ class VideoTask(TrainingTask):
         clips, targets = batch
         if not len(clips):
             return self.loss_of_nothing()
+        self.expect(clips.shape[0] * clips.shape[1])
         loss = self.train_loss(self.classify(clips)[0], targets)
         self.log_train_loss(loss, len(clips))
         return loss
