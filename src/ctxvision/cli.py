@@ -11,6 +11,7 @@ from ._cli.errors import UserError
 from ._cli.messages import debugging, note
 from ._cli.streams import lasting
 from ._cli.train import command as train
+from ._extras import explain_import
 from ._version import __version__
 
 _COMMANDS = {
@@ -26,10 +27,6 @@ _COMMANDS = {
     "benchmark": (benchmark, "images per second, latency and memory of networks, in the same run"),
     "convert": (convert, "published checkpoints to safetensors"),
 }
-_TRAIN = ("PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml")
-_EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
-_EXTRAS |= {"pytorch_grad_cam": "explain"}
-_EXTRAS |= dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serve")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -99,8 +96,8 @@ def _explain(error: Exception) -> str:
     message = " ".join(str(error).split())
     if type(error).__module__.startswith("ctxvision."):
         return message
-    if isinstance(error, ImportError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
-        return f'this command needs more packages: pip install "ctxvision[{extra}]" (there is no {error.name})'
+    if isinstance(error, ImportError) and (wanted := explain_import(error)):
+        return f"this command {wanted}" if wanted.startswith("needs") else wanted
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "out of memory; lower --micro_batch (train), --batch_size or --image_size"
     if isinstance(error, OSError) and error.strerror:

@@ -26,7 +26,10 @@ def mask_problem(segmentation: Any, height: int, width: int) -> str:
             return "with a polygon that is not x, y of three or more points"
         if not all(isinstance(value, int | float) for value in polygon):
             return "with a polygon that is not made of numbers"
-        points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+        try:
+            points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+        except OverflowError:  # a whole number beyond all floats
+            return "with a polygon far outside the image"
         if not np.isfinite(points).all():
             return "with a polygon that has NaN or infinite coordinates"
         size = np.array([width, height])
@@ -43,7 +46,10 @@ def _code_problem(code: dict[str, Any], height: int, width: int) -> str:
         runs = uncompress(counts) if isinstance(counts, str) else np.array(counts)
     except ValueError:
         return "with a damaged run-length code"
-    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or runs.sum() != height * width:
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any():
+        return "with a damaged run-length code"
+    # each by itself too: the sum of large runs wraps around
+    if (runs > height * width).any() or runs.sum() != height * width:
         return "with a damaged run-length code"
     return ""
 

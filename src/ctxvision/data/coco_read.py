@@ -1,8 +1,9 @@
 """Annotation files in COCO's format, every entry checked before anything uses it."""
 
+import contextlib
 import json
-import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from .coco import Annotation, CocoImage, CocoSet, PackedAnnotations
 from .coco_masks import mask_problem
 from .contents import quoted
 from .error import DataError
+from .files import in_words, open_regular
 
 _EXAMPLES = 3
+_MOST_SIDE = 1_000_000  # pixels; no image has such a side
 _BEYOND = 1.0  # pixels by which rounded boxes reach beyond an image
 
 
@@ -92,15 +95,15 @@ class _Reader:
             number, name = entry["id"], entry.get("file_name")
             height, width = entry.get("height"), entry.get("width")
             if number in seen:
-                self._leave_out("images whose id came up before", f"image {number}")
+                self._leave_out("images whose id came up before", f"image {str(number)[:60]}")
                 continue
             seen.add(number)
             if not isinstance(name, str) or not name:
-                self._leave_out("images without a file name", f"image {number}")
+                self._leave_out("images without a file name", f"image {str(number)[:60]}")
             elif os.path.isabs(name) or ".." in Path(name).parts:
                 self._leave_out("images outside the folder", name)
             elif not _is_side(height) or not _is_side(width):
-                self._leave_out("images without a height and a width", f"image {number}")
+                self._leave_out("images without a height and a width", f"image {str(number)[:60]}")
             elif not there.has(name):
                 self._leave_out("images whose file does not exist", name)
             else:
@@ -119,7 +122,7 @@ class _Reader:
         if not isinstance(entry, dict) or not _is_id(entry):
             return self._leave_out("annotations without an id", _short(entry))
         number, image = entry["id"], entry.get("image_id")
-        what = f"annotation {number}"
+        what = f"annotation {str(number)[:60]}"
         if number in seen:
             return self._leave_out("annotations whose id came up before", what)
         seen.add(number)
@@ -171,26 +174,27 @@ class _Files:
     def has(self, name: str) -> bool:
         folder, _, file = name.rpartition("/")
         if folder not in self._names:
-            try:
-                with os.scandir(self.root / folder) as entries:
-                    self._names[folder] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:
-                self._names[folder] = set()
+            self._names[folder] = set()
+            with contextlib.suppress(OSError, ValueError), os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    with contextlib.suppress(OSError):  # of a link to itself: the others are good
+                        if entry.is_file():
+                            self._names[folder].add(entry.name)
         return file in self._names[folder]
 
 
 def _load(file: Path) -> dict[str, list[Any]]:
     try:
-        with file.open(encoding="utf-8-sig") as opened:
-            content = json.load(opened)
-    except OSError as error:
-        raise DataError(f"{file}: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text ({error.reason})") from error
+        with open_regular(file) as opened:
+            content = json.loads(opened.read().decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: {in_words(error)}") from error
     except json.JSONDecodeError as error:
         truncated = error.pos >= len(error.doc.rstrip()) - 1
         what = "ends in the middle; truncated, fetch it again" if truncated else f"not JSON ({error.msg})"
         raise DataError(f"{file}, line {error.lineno}, column {error.colno}: {what}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{file}: not COCO's format ({in_words(error)})") from error
     except RecursionError as error:
         raise DataError(f"{file}: not COCO's format, but lists within lists") from error
     if not isinstance(content, dict):
@@ -225,11 +229,14 @@ def _box(bbox: Any, height: int, width: int) -> tuple[str, tuple[float, float, f
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    # a whole number beyond all floats is as good as infinite
+    return abs(value) <= sys.float_info.max
 
 
 def _is_side(value: Any) -> bool:
-    return _is_number(value) and value >= 1 and value == int(value)
+    return _is_number(value) and 1 <= value <= _MOST_SIDE and value == int(value)
 
 
 def _is_id(entry: dict[str, Any]) -> bool:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .dataset import BadImage, seed_everything
+from .dataset import BadImage, opened, seed_everything
 from .error import BadImageError
-from .images import read_image, reason
+from .images import read_image
 from .segmentation_augment import PixelAugmentation
 from .segmentation_masks import read_mask
 from .segmentation_source import Pairs, PixelSet
@@ -65,13 +65,11 @@ class PixelDataset(Dataset[PixelSample | BadImage]):
     def __getitem__(self, index: int) -> PixelSample | BadImage:
         image_name, mask_name = self.pairs[index % len(self.pairs)]
         try:
-            image = read_image(self.found.open_name(image_name), self.spec.color_mode, image_name)
+            image = read_image(opened(self.found.open_name, image_name), self.spec.color_mode, image_name)
             table = self.found.table_for(mask_name)
-            mask = read_mask(self.found.open_name(mask_name), table, image.size, mask_name)
+            mask = read_mask(opened(self.found.open_name, mask_name), table, image.size, mask_name)
         except BadImageError as error:
             return BadImage(error.path, error.reason)
-        except (OSError, ValueError, LookupError) as error:  # of whatever opens them
-            return BadImage(image_name, reason(error))
         if self.augmentation is None:
             return PixelSample(self.spec.normalize(to_pixels(image)), to_pixels(mask)[0])
         seed_everything(self.seed, index)

@@ -4,9 +4,11 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ctxvision.data import list_images, read_image
+from ctxvision.data import BadImageError, read_image
 from ctxvision.data.detection import DetectionData
 from ctxvision.data.detection_spec import DetectionSpec
+from ctxvision.data.files import Listing
+from ctxvision.data.images import list_image_files
 from ctxvision.explain.boxes import detect, draw
 from ctxvision.explain.boxes_evaluation import evaluate_detector
 from ctxvision.explain.boxes_page import render
@@ -93,11 +95,15 @@ def answer(task: "DetectionTask", paths: Sequence[str], args: Namespace) -> Iter
             box = {"x": x, "y": y, "width": width, "height": height}
             rows.append({"image": path, "class": thing["class"], "score": score_text, **box})
         named = ", ".join(f"{thing['class']} {thing['score']:.0%}" for thing in found.objects)
-        pictures = {".png": draw(read_image(path, mode), found.objects)} if args.draw else {}
+        try:
+            pictures = {".png": draw(read_image(path, mode), found.objects)} if args.draw else {}
+        except BadImageError as error:  # it was there a moment ago
+            yield path, Answer(error=error.reason)
+            continue
         entry = {"image": path} | {k: v for k, v in found.to_dict().items() if k != "path"}
         yield path, Answer(entry, named or "nothing", rows, pictures)
 
 
-def list_files(folder: str) -> list[str]:
+def list_files(folder: str) -> Listing:
     """List the images below a folder."""
-    return list_images(folder)
+    return list_image_files(folder)

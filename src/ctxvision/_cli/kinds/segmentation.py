@@ -4,7 +4,9 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ctxvision.data import BadImageError, list_images, read_image
+from ctxvision.data import BadImageError, read_image
+from ctxvision.data.files import Listing
+from ctxvision.data.images import list_image_files
 from ctxvision.data.segmentation_data import SegmentationData
 from ctxvision.data.segmentation_spec import SegmentationSpec
 from ctxvision.explain.overlays import class_map, overlay, with_legend
@@ -93,6 +95,6 @@ def answer(task: "SegmentationTask", paths: Sequence[str], args: Namespace) -> I
         yield path, Answer(entry, ", ".join(f"{c['class']} {c['share']:.1%}" for c in classes), rows, pictures)
 
 
-def list_files(folder: str) -> list[str]:
+def list_files(folder: str) -> Listing:
     """List the images below a folder."""
-    return list_images(folder)
+    return list_image_files(folder)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ctxvision.data import BadImageError
 from ctxvision.data.clips import ClipSpec
+from ctxvision.data.files import Listing
 from ctxvision.data.video import VideoFile
 from ctxvision.data.video_data import VideoData
 from ctxvision.data.video_files import scan_videos
@@ -100,9 +101,9 @@ def _write(path: Any, pixels: Any) -> None:
     write_video(path, pixels, rate=4)
 
 
-def list_files(folder: str) -> list[str]:
+def list_files(folder: str) -> Listing:
     """List the videos below a folder; say what else is there."""
     videos, left_out = scan_videos(folder)
     if left_out:
         note(f"{folder}: {left_out}")
-    return videos
+    return Listing(videos)
