@@ -1,6 +1,12 @@
 """What a warm start reads: names of timm's pretrained networks, published layouts, checkpoints of a run."""
 
+import http.server
+import socketserver
+import threading
+from typing import ClassVar
+
 import pytest
+import safetensors.torch
 import timm
 import torch
 from huggingface_hub import constants
@@ -51,7 +57,7 @@ def test_name_of_a_pretrained_network(monkeypatch):
         return pretrained
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", download)
-    monkeypatch.setattr(sources, "_reachable", lambda host: True)
+    monkeypatch.setattr(sources, "_reachable", lambda: True)
     model = replace_convs(timm.create_model("resnet18", num_classes=3), "contextual")
     report = warm_start(model, "resnet18.a1_in1k")
     assert asked == ["timm/resnet18.a1_in1k"]
@@ -69,7 +75,7 @@ def test_a_hub_that_fails_is_one_line(monkeypatch):
     def download(*_, **__):
         raise OSError("The hub cannot be reached. Try again.\nSecond line")
 
-    monkeypatch.setattr(sources, "_reachable", lambda host: True)
+    monkeypatch.setattr(sources, "_reachable", lambda: True)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", download)
     with pytest.raises(CheckpointError) as caught:
         warm_start(small_resnet(), "resnet26")
@@ -79,24 +85,90 @@ def test_a_hub_that_fails_is_one_line(monkeypatch):
     )
 
 
-def test_without_a_connection_the_hub_is_not_asked(monkeypatch, tmp_path):
-    """The hub's client would try again and again; `create_connection` fails once."""
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A mirror of the hub under a path, with the weights of one network."""
+
+    weights = b""
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def do_GET(self):
+        self.asked.append((self.command, self.path))
+        found = self.path == "/mirror/timm/test_resnet.r160_in1k/resolve/main/model.safetensors"
+        self.send_response(200 if found else 404)
+        for name, value in {
+            "ETag": '"1"',
+            "X-Repo-Commit": "a" * 40,
+            "Content-Length": str(len(self.weights)),
+        }.items():
+            self.send_header(name, value if found or name != "Content-Length" else "0")
+        self.end_headers()
+        if found and self.command == "GET":
+            self.wfile.write(self.weights)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def endpoint(monkeypatch, tmp_path):
+    """Sets what HF_ENDPOINT sets; the cache is empty and no proxy is asked."""
+
+    def use(url):
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return use
+
+
+def test_a_mirror_of_the_hub_is_asked_where_it_is(endpoint, monkeypatch):
+    plain = timm.create_model("test_resnet")
+    weights = safetensors.torch.save({name: torch.full_like(t, 2) for name, t in plain.state_dict().items()})
+    monkeypatch.setattr(Hub, "weights", weights)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            endpoint(f"http://127.0.0.1:{server.server_port}/mirror")
+            model = timm.create_model("test_resnet")
+            warm_start(model, "test_resnet.r160_in1k")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert ("HEAD", "/mirror") in Hub.asked
+    assert all((p == 2).all() for p in model.parameters())
+
+
+def test_without_a_connection_the_hub_is_asked_once(endpoint):
+    """The hub's client would try for most of a minute."""
     asked = []
 
-    def unreachable(address, timeout):
-        asked.append((address, timeout))
-        raise OSError("no route")
+    class HangsUp(socketserver.BaseRequestHandler):
+        def handle(self):
+            asked.append(self.request)
 
-    monkeypatch.setattr(sources, "getproxies", dict)
-    monkeypatch.setattr(sources.socket, "create_connection", unreachable)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError) as caught:
-        warm_start(small_resnet(), "resnet26")
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HangsUp) as server:
+        port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            endpoint(f"http://127.0.0.1:{port}")
+            with pytest.raises(CheckpointError) as caught:
+                warm_start(small_resnet(), "resnet26")
+        finally:
+            server.shutdown()
+            thread.join()
     assert str(caught.value) == (
-        "resnet26: timm cannot get its pretrained weights (huggingface.co cannot be reached, and they are not in "
-        "the cache); check the connection, or give a file"
+        f"resnet26: timm cannot get its pretrained weights (127.0.0.1:{port} cannot be reached, and they are not "
+        "in the cache); check the connection, or give a file"
     )
-    assert asked == [(("huggingface.co", 443), 5.0)]
+    assert len(asked) == 1
     assert not constants.HF_HUB_OFFLINE
 
 

@@ -96,3 +96,14 @@ def cifar_records(count: int, label_bytes: int, classes: int, seed: int = 0) -> 
 
 
 SPLIT_HERE = {"folder": folder, "table": table, "shards": shards, "parquet": parquet, "saved": saved}
+
+
+def write_tar(path, files, **fields):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for field, value in fields.items():
+                setattr(info, field, value)
+            tar.addfile(info, io.BytesIO(data))
+    return path

@@ -231,6 +231,7 @@ def test_urls_are_fetched_once(tmp_path, cache):
 
 
 def test_missing_package_is_one_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "webdataset.shardlists", None)
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    monkeypatch.delitem(sys.modules, "webdataset.shardlists", raising=False)
     with pytest.raises(DataError, match=r'a.tar: needs the package webdataset: pip install "ctxvision\[data\]"$'):
         find_images("a.tar")

@@ -251,4 +251,4 @@ def test_networks_of_other_classes_cannot_be_compared(trained_plain, trained, ph
 def test_a_missing_package_is_named_with_its_extra(trained_plain, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     assert explain(trained_plain, photos / "c.png", "--out", tmp_path / "out") == 1
-    assert 'pip install "ctxvision[explain]" (there is no pytorch_grad_cam)' in capsys.readouterr().err
+    assert 'needs the package pytorch_grad_cam: pip install "ctxvision[explain]"' in capsys.readouterr().err

@@ -6,7 +6,8 @@ Source: B. Recht et al., Do ImageNet Classifiers Generalize to ImageNet?, ICML 2
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+
+from ctxvision.data.files import subfolders
 
 from .errors import UserError
 
@@ -51,7 +52,7 @@ def _numbered(data: str) -> dict[int, str] | None:
     """Map number to name of the class folders, or return ``None`` if one is no number or there are none."""
     if not os.path.isdir(data):
         return None
-    names = [p.name for p in Path(data).iterdir() if p.is_dir() and not p.name.startswith(".")]
+    names = subfolders(data)
     if not names or not all(name.isascii() and name.isdigit() for name in names):
         return None
     numbers = {int(name): name for name in names}

@@ -1,9 +1,6 @@
 """Mistakes that end a command with one line."""
 
-_TRAIN = ("PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml")
-_EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
-_EXTRAS |= {"pytorch_grad_cam": "explain"}
-_EXTRAS |= dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serve")
+from ctxvision._extras import explain_import
 
 
 class UserError(Exception):
@@ -23,8 +20,8 @@ def explain_error(error: Exception) -> str:
     message = " ".join(str(error).split())
     if type(error).__module__.startswith("ctxvision."):
         return message
-    if isinstance(error, ImportError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
-        return f'this command needs more packages: pip install "ctxvision[{extra}]" (there is no {error.name})'
+    if isinstance(error, ImportError) and (wanted := explain_import(error)):
+        return f"this command {wanted}" if wanted.startswith("needs") else wanted
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "out of memory; lower --micro_batch (train), --batch_size or --image_size"
     if isinstance(error, OSError) and error.strerror:

@@ -159,10 +159,15 @@ def _run_other(task: Any, args: Namespace) -> int:
 
 def _fabric(accelerator: str, precision: str) -> "Fabric":
     from lightning.fabric import Fabric
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     try:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
-    except Exception as error:  # Lightning's messages about accelerators
+    except (
+        RuntimeError,
+        ValueError,
+        MisconfigurationException,
+    ) as error:  # Lightning's messages about accelerators
         raise UserError(str(error)) from error
 
 

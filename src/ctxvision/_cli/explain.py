@@ -93,7 +93,7 @@ def run(args: Namespace) -> int:
     quieten()
     import pytorch_grad_cam  # noqa: F401 - before the work, not after it
 
-    from ctxvision.data import list_images
+    from ctxvision.data.images import list_image_files
     from ctxvision.explain.explanation import Against, make_explanation
     from ctxvision.explain.explanation_page import render
     from ctxvision.tasks import ClassificationTask
@@ -111,7 +111,7 @@ def run(args: Namespace) -> int:
     against = Against(args.against, load_other(args, task), args.against_layer) if args.against else None
     names = list(task.data_spec["class_names"])
     asked, truth = class_index(names, "class", args.asked), class_index(names, "truth", args.truth)
-    paths = some(expand(args.images, list_images), args.limit)
+    paths = some(expand(args.images, list_image_files), args.limit)
     bad: list[dict[str, str]] = []
     subjects = list(_read(paths, task, against, truth, bad, args.strict))
     if not subjects:

@@ -5,13 +5,17 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .messages import note
+
+if TYPE_CHECKING:
+    from ctxvision.data.files import Listing
 
 
-def expand(words: Iterable[str], list_files: Callable[[str], list[str]], what: str = "images") -> list[str]:
-    """Replace folders by the files below them.
+def expand(words: Iterable[str], list_files: Callable[[str], "Listing"], what: str = "images") -> list[str]:
+    """Replace folders by the files below them, and say what else lies there.
 
     Args:
         words: files and folders.
@@ -26,10 +30,13 @@ def expand(words: Iterable[str], list_files: Callable[[str], list[str]], what: s
         if not Path(word).is_dir():
             paths.append(word)
             continue
-        found = list_files(word)
-        if not found:
-            raise UserError(f"{word}: no {what} in this folder")
-        paths += found
+        found, hints = list_files(word), _hints()
+        summary = found.summary(hints)
+        if not found.files:
+            raise UserError(f"{word}: no {what} in this folder" + (f"; {summary}" if summary else ""))
+        if summary:
+            note(f"{word}: {summary}")
+        paths += found.files
     return paths
 
 
@@ -42,6 +49,12 @@ def for_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [for_json(one) for one in value]
     return value
+
+
+def _hints() -> dict[str, str]:
+    from ctxvision.data.images import HINTS
+
+    return HINTS
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:

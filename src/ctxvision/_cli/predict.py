@@ -78,9 +78,9 @@ def run(args: Namespace) -> int:
     from .classify import classify, prepared
 
     compute, spec = prepared(opened, args.device)
-    from ctxvision.data import list_images
+    from ctxvision.data.images import list_image_files
 
-    paths = expand(args.images, list_images)
+    paths = expand(args.images, list_image_files)
     workers = workers_for(len(paths), args.batch_size) if args.workers is None else args.workers
     bad = 0
     predictions: list[dict[str, Any]] = []

@@ -3,14 +3,14 @@
 import contextlib
 import difflib
 import re
-import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
+import huggingface_hub
 import timm
 from huggingface_hub import constants
 from torch import Tensor, nn
@@ -83,11 +83,14 @@ def _pretrained(name: str, in_chans: int) -> nn.Module:
         raise CheckpointError(name, "timm has no pretrained weights for it; give a file")
     if tag and tags and name not in tags:
         raise CheckpointError(name, f"timm has no such weights; it has {name_some(tags)}")
-    host = urlsplit(constants.ENDPOINT).hostname or ""
-    reachable = constants.HF_HUB_OFFLINE or _reachable(host)
+    host = urlsplit(constants.ENDPOINT).netloc
+    reachable = True
     try:
+        reachable = constants.HF_HUB_OFFLINE or _reachable()
         with contextlib.nullcontext() if reachable else _cache_only():
             model: nn.Module = timm.create_model(name, pretrained=True, in_chans=in_chans)
+    except (ImportError, NameError, AttributeError, MemoryError):  # of versions that do not fit, or of ours
+        raise
     except Exception as error:  # the hub's client, its transport and timm each raise errors of their own
         reason = (
             f"{host} cannot be reached, and they are not in the cache"
@@ -100,15 +103,15 @@ def _pretrained(name: str, in_chans: int) -> nn.Module:
     return model
 
 
-def _reachable(host: str, seconds: float = 5.0) -> bool:
-    """Try once what the hub's client would try for most of a minute, without a word."""
-    if getproxies():
-        return True  # the proxy knows
+def _reachable() -> bool:
+    """Ask the endpoint of the hub once, by its client, with its proxy and time-out: it asks for a minute."""
+    session = huggingface_hub.get_session()
+    library = sys.modules[type(session).__module__.partition(".")[0]]  # requests, httpx or its successor
     try:
-        socket.create_connection((host, 443), seconds).close()
-    except OSError:
+        session.head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (OSError, library.HTTPError):
         return False
-    return True
+    return True  # whatever it answered
 
 
 @contextlib.contextmanager

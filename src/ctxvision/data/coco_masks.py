@@ -46,7 +46,10 @@ def _code_problem(code: dict[str, Any], height: int, width: int) -> str:
         runs = uncompress(counts) if isinstance(counts, str) else np.array(counts)
     except ValueError:
         return "with a damaged run-length code"
-    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or runs.sum() != height * width:
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any():
+        return "with a damaged run-length code"
+    # each by itself too: the sum of large runs wraps around
+    if (runs > height * width).any() or runs.sum() != height * width:
         return "with a damaged run-length code"
     return "" if runs[1::2].any() else "with an empty mask"
 

@@ -1,5 +1,6 @@
 """The image files that an annotation file means, however the tool that wrote it spells their names."""
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -63,11 +64,12 @@ class ImageFiles:
 
     def _listed(self, folder: str) -> set[str]:
         if folder not in self._names:
-            try:
-                with os.scandir(self.root / folder) as entries:
-                    self._names[folder] = {entry.name for entry in entries if entry.is_file()}
-            except (OSError, ValueError):
-                self._names[folder] = set()
+            self._names[folder] = set()
+            with contextlib.suppress(OSError, ValueError), os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    with contextlib.suppress(OSError):  # of a link to itself: the others are good
+                        if entry.is_file():
+                            self._names[folder].add(entry.name)
         return self._names[folder]
 
 

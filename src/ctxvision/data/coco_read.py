@@ -21,6 +21,7 @@ from .coco_values import (
 )
 from .contents import quoted
 from .error import DataError
+from .files import in_words, open_regular
 from .turned import Exif, find_turned
 
 _EXAMPLES = 3
@@ -136,13 +137,13 @@ class _Reader:
                 continue
             name, height, width = entry.get("file_name"), entry.get("height"), entry.get("width")
             if number in self.known:
-                self._leave_out("images whose id came up before", f"image {number}")
+                self._leave_out("images whose id came up before", f"image {str(number)[:60]}")
                 continue
             self.known.add(number)
             if not isinstance(name, str) or not name:
-                self._leave_out("images without a file name", f"image {number}")
+                self._leave_out("images without a file name", f"image {str(number)[:60]}")
             elif not is_side(height) or not is_side(width):
-                self._leave_out("images without a height and a width", f"image {number}")
+                self._leave_out("images without a height and a width", f"image {str(number)[:60]}")
             else:
                 listed.append((CocoImage(number, name, int(height), int(width)), self._place(name, there)))
         return self._found(listed, there)
@@ -179,7 +180,7 @@ class _Reader:
         number = as_id(entry.get("id")) if isinstance(entry, dict) else None
         if number is None:
             return self._leave_out("annotations without an id", short(entry))
-        what = f"annotation {number}"
+        what = f"annotation {str(number)[:60]}"
         if number in seen:
             return self._leave_out("annotations whose id came up before", what)
         seen.add(number)
@@ -253,16 +254,16 @@ def _first(examples: list[str]) -> str:
 
 def _load(file: Path) -> dict[str, list[Any]]:
     try:
-        with file.open(encoding="utf-8-sig") as opened:
-            content = json.load(opened)
-    except OSError as error:
-        raise DataError(f"{file}: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text ({error.reason})") from error
+        with open_regular(file) as opened:
+            content = json.loads(opened.read().decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: {in_words(error)}") from error
     except json.JSONDecodeError as error:
         truncated = error.pos >= len(error.doc.rstrip()) - 1
         what = "ends in the middle; truncated, fetch it again" if truncated else f"not JSON ({error.msg})"
         raise DataError(f"{file}, line {error.lineno}, column {error.colno}: {what}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{file}: not COCO's format ({in_words(error)})") from error
     except RecursionError as error:
         raise DataError(f"{file}: not COCO's format, but lists within lists") from error
     if not isinstance(content, dict):

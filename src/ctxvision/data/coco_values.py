@@ -7,6 +7,7 @@ from typing import Any
 from .coco import ImageId, Segmentation
 from .coco_masks import mask_problem
 
+_MOST_SIDE = 1_000_000  # pixels; no image has such a side
 _BEYOND = 1.0  # pixels by which rounded boxes reach beyond an image
 LEAST_SIDE = 0.01  # pixels of a box within its image; less vanishes in float32 when it is mirrored or resized
 
@@ -55,7 +56,7 @@ def is_number(value: Any) -> bool:
 
 def is_side(value: Any) -> bool:
     """Tell whether a value can be the height of an image."""
-    return is_number(value) and value >= 1 and value == int(value)
+    return is_number(value) and 1 <= value <= _MOST_SIDE and value == int(value)
 
 
 def box_of(bbox: Any, height: int, width: int) -> tuple[str, Box]:

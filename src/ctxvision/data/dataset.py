@@ -1,8 +1,8 @@
 """Images as a torch data set whose bad ones become reports instead of exceptions."""
 
 import random
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -11,8 +11,11 @@ from torch.utils.data import Dataset
 
 from .contents import Opener, as_path
 from .error import BadImageError
-from .images import read_image, reason
+from .files import in_words
+from .images import read_image
 from .spec import Transform
+
+Opened = TypeVar("Opened")
 
 
 class Sample(NamedTuple):
@@ -69,14 +72,26 @@ class ImageDataset(Dataset[Sample | BadImage]):
     def __getitem__(self, index: int) -> Sample | BadImage:
         name, target = self.samples[index % len(self.samples)]
         try:
-            image = read_image(self.open_image(name), self.color_mode, name)
+            image = read_image(opened(self.open_image, name), self.color_mode, name)
         except BadImageError as error:
             return BadImage(error.path, error.reason)
-        except (OSError, ValueError, LookupError) as error:  # of whatever opens it
-            return BadImage(name, reason(error))
         if self.seed is not None:
             seed_everything(self.seed, index)
         return Sample(self.transform(image), target)
+
+
+def opened(open_name: Callable[[str], Opened], name: str) -> Opened:
+    """Open a sample; a source that has lost it makes it a bad image.
+
+    Raises:
+        BadImageError: it cannot be opened.
+    """
+    try:
+        return open_name(name)
+    except BadImageError:
+        raise
+    except (OSError, ValueError, LookupError) as error:
+        raise BadImageError(name, in_words(error)) from error
 
 
 def seed_everything(seed: int, index: int) -> None:

@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 
 from .coco import Annotation, CocoImage, CocoSet
 from .coco_masks import to_code, to_mask
-from .dataset import BadImage
+from .dataset import BadImage, opened
 from .error import BadImageError
-from .images import read_image, reason
+from .images import read_image
 
 Target: TypeAlias = dict[str, Any]
 
@@ -72,7 +72,7 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
         listed = self.samples.images[place]
         try:
             picture = read_image(
-                self.samples.open_image(listed.name),
+                opened(self.samples.open_image, listed.name),
                 self.color_mode,
                 listed.name,
                 size=(listed.width, listed.height),
@@ -80,8 +80,6 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
             )
         except BadImageError as error:
             return BadImage(error.path, error.reason)
-        except (OSError, ValueError, LookupError) as error:  # of whatever opens it
-            return BadImage(listed.name, reason(error))
         if picture.size != (listed.width, listed.height):
             found, expected = f"{picture.width} × {picture.height}", f"{listed.width} × {listed.height}"
             return BadImage(listed.name, f"it is {found} pixels large, its annotations are for {expected}")

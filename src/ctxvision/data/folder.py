@@ -7,7 +7,8 @@ from pathlib import Path
 from . import imagenet
 from .contents import Contents, Found, arrange, in_order, quoted
 from .error import DataError
-from .images import IMAGE_SUFFIXES, list_images
+from .files import Listing, in_words, list_below, list_folder, subfolders
+from .images import HINTS, is_image
 
 VAL_FOLDERS = ("val", "validation", "valid", "test")
 
@@ -40,10 +41,10 @@ def scan_folder(
         raise DataError(f"{given}: {'not a folder' if given.exists() else 'no such folder'}")
     root = imagenet.inner_folder(given)
     # without folders of its own, train/ is a class like any other
-    has_train = (root / "train").is_dir() and bool(_subfolders(root / "train"))
+    has_train = (root / "train").is_dir() and bool(subfolders(root / "train"))
     train_root = root / "train" if has_train else root
     val_root = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
-    if train_root == root and val_root and all(p.name in VAL_FOLDERS for p in _subfolders(root)):
+    if train_root == root and val_root and all(name in VAL_FOLDERS for name in subfolders(root)):
         raise DataError(f"{root}: has {val_root.name}/ but no train/; to evaluate, name {val_root}")
 
     notes: list[str] = []
@@ -71,23 +72,28 @@ def scan_folder(
 
 def _by_class(root: Path, notes: list[str]) -> Found:
     """Map the name of every class folder to the relative and the whole paths of its images."""
-    folders = _subfolders(root)
-    loose = [p for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    try:
+        loose, folders = list_folder(root, is_image)
+    except OSError as error:
+        raise DataError(f"{root}: {in_words(error)}") from error
     if not folders:
         found = f"{len(loose)} images but no class folders" if loose else "no class folders"
         raise DataError(f"{root}: {found}; expected {root}/CLASS/IMAGE")
     if loose:
         notes.append(f"{root}: {len(loose)} images outside the class folders are left out")
     start = len(os.path.join(root, ""))
-    by_class = {
-        folder.name: {path[start:].replace(os.sep, "/"): path for path in list_images(folder)}
-        for folder in folders
-    }
+    by_class, others = {}, Listing()
+    places = {os.path.basename(folder): folder for folder in folders}
+    for name in in_order(list(places)):
+        by_class[name] = {
+            path[start:].replace(os.sep, "/"): path for path in others.add(list_below(places[name], is_image))
+        }
+    summary = others.summary(HINTS)
     if not any(by_class.values()):
-        raise DataError(f"{root}: no images in its {len(folders)} class folders ({quoted(list(by_class))})")
+        raise DataError(
+            f"{root}: no images in its {len(folders)} class folders ({quoted(list(by_class))})"
+            + (f"; {summary}" if summary else "")
+        )
+    if summary:
+        notes.append(f"{root}: {summary}")
     return by_class
-
-
-def _subfolders(root: Path) -> list[Path]:
-    folders = {p.name: p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
-    return [folders[name] for name in in_order(list(folders))]

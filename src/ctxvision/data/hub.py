@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ctxvision._extras import explain_import
+
 from .contents import Contents, Found, arrange, in_order
 from .error import DataError
 from .options import check_options, choose_column
@@ -97,13 +99,15 @@ class RowOpener:
 def _load(name: str, where: str) -> dict[str, Any]:
     try:
         import datasets
-    except ImportError as error:
-        raise DataError(f'{where}: needs the package datasets: pip install "ctxvision[data]"') from error
+    except ModuleNotFoundError as error:
+        raise DataError(f"{where}: {explain_import(error) or error}") from error
     config = None
     if not os.path.exists(name) and ":" in name:
         name, _, config = name.rpartition(":")
     try:
         loaded = _open(datasets, name, config)
+    except (ImportError, NameError, AttributeError, MemoryError):  # of versions that do not fit, or of ours
+        raise
     except Exception as error:  # its readers, arrow's, the network's
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = "" if os.path.exists(name) else "; a name on the hub needs a network, a path must exist"

@@ -5,13 +5,16 @@ image-net.org and of Kaggle's object localisation challenge.
 """
 
 import csv
+import pickle
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .contents import Found, in_order
 from .error import DataError
+from .files import in_words, read_regular, subfolders
 from .images import list_images
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -19,6 +22,7 @@ _NAMED = re.compile(r"(?:.* \()?(n\d{8})\)?")
 _DEVKIT = "ILSVRC2012_devkit_t12/data"
 _WORDS = ("LOC_synset_mapping.txt", "synset_words.txt")
 _TRUTH = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", "meta.bin")
+_MOST_BYTES = 100_000_000  # of a list; that of Kaggle for the validation images has 7 MB
 _DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
@@ -63,7 +67,7 @@ def flat_validation(folder: Path, root: Path) -> Found | None:
     Raises:
         DataError: no such file, or it does not fit the images.
     """
-    if any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
+    if subfolders(folder):
         return None
     images = list_images(folder)
     synsets, source = _truth(root, folder)
@@ -84,20 +88,20 @@ def _truth(root: Path, folder: Path) -> tuple[dict[str, str] | list[str], Path]:
     """Return synsets by image, or in the images' order, and where they are from."""
     path = _find(root, *_TRUTH)
     if path and path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == 2]
+        try:
+            rows = [row for row in csv.reader(_text(path).splitlines()) if len(row) == 2]
+        except csv.Error as error:
+            raise DataError(f"{path}: not a table ({error})") from error
         return {name: boxes.split()[0] for name, boxes in rows[1:] if boxes.split()}, path
     if path and path.suffix == ".txt":
-        return path.read_text(encoding="utf-8").split(), path
+        return _text(path).split(), path
     if path:
-        import torch
-
-        return list(torch.load(path, weights_only=True)[1]), path
+        return _of_torchvision(path), path
     path, meta = _find(root, _DEVKIT_TRUTH), _find(root, "meta.mat")
     if path and meta:
         by_number = {int(row[0]): str(row[1]) for row in _synsets(meta)}
         try:
-            return [by_number[int(line)] for line in path.read_text(encoding="utf-8").split()], path
+            return [by_number[int(line)] for line in _text(path).split()], path
         except (KeyError, ValueError) as error:
             raise DataError(f"{path}: {error} is no number of a class in {meta}") from error
     raise DataError(
@@ -110,7 +114,7 @@ def _words(root: Path) -> dict[str, str]:
     """Return the first word of every synset, from whatever file of words there is."""
     path, meta = _find(root, *_WORDS), _find(root, "meta.mat")
     if path:
-        lines = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
+        lines = (line.split(maxsplit=1) for line in _text(path).splitlines())
         pairs = [(line[0], line[1]) for line in lines if len(line) == 2]
     else:
         pairs = [(str(row[1]), str(row[2])) for row in _synsets(meta)] if meta else []
@@ -119,11 +123,30 @@ def _words(root: Path) -> dict[str, str]:
 
 def _synsets(path: Path) -> list[Any]:
     from scipy.io import loadmat  # scikit-learn brings it
+    from scipy.io.matlab import MatReadError
 
+    damage = (MatReadError, OSError, ValueError, LookupError, TypeError, NotImplementedError, EOFError, zlib.error)
     try:
         return list(loadmat(path, squeeze_me=True)["synsets"])  # number, synset, words, gloss, …
-    except Exception as error:  # a damaged file may raise anything
-        raise DataError(f"{path}: not the development kit's meta.mat ({error})") from error
+    except damage as error:
+        raise DataError(f"{path}: not the development kit's meta.mat ({in_words(error)})") from error
+
+
+def _of_torchvision(path: Path) -> list[str]:
+    import torch
+
+    damage = (pickle.UnpicklingError, OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError)
+    try:
+        return [str(synset) for synset in torch.load(path, weights_only=True)[1]]
+    except damage as error:
+        raise DataError(f"{path}: not torchvision's meta.bin ({type(error).__name__})") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_regular(path, _MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {in_words(error)}") from error
 
 
 def _find(root: Path, *names: str) -> Path | None:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .dataset import BadImage, seed_everything
+from .dataset import BadImage, opened, seed_everything
 from .error import BadImageError
-from .images import read_image, reason
+from .images import read_image
 from .segmentation_augment import PixelAugmentation
 from .segmentation_masks import read_mask
 from .segmentation_source import Pairs, PixelSet
@@ -66,9 +66,9 @@ class PixelDataset(Dataset[PixelSample | BadImage]):
         image_name, mask_name = self.pairs[index % len(self.pairs)]
         try:
             table = self.found.table_for(mask_name)
-            mask = read_mask(self.found.open_name(mask_name), table, mask_name)
+            mask = read_mask(opened(self.found.open_name, mask_name), table, mask_name)
             image = read_image(
-                self.found.open_name(image_name),
+                opened(self.found.open_name, image_name),
                 self.spec.color_mode,
                 image_name,
                 size=mask.size,
@@ -76,8 +76,6 @@ class PixelDataset(Dataset[PixelSample | BadImage]):
             )
         except BadImageError as error:
             return BadImage(error.path, error.reason)
-        except (OSError, ValueError, LookupError) as error:  # of whatever opens them
-            return BadImage(image_name, reason(error))
         if mask.size != image.size:
             found = f"{mask.width} × {mask.height} pixels"
             return BadImage(mask_name, f"is {found}, its image {image.width} × {image.height}")

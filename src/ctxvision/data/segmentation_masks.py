@@ -1,5 +1,6 @@
 """A mask file as classes, checked."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .error import BadImageError
-from .images import reason
+from .files import open_regular
+from .images import DECODER_ERRORS, open_picture, reason
 from .orientation import load_oriented
 from .segmentation_spec import IGNORE
 
 _FORMATS = ("BMP", "GIF", "PNG", "TIFF")
 _LOSSY = ("JPEG", "WEBP")  # by their contents, whatever the suffix says
+_ALL_FORMATS = (*_FORMATS, *_LOSSY)
 _ROWS = 256  # that are looked at together
 _NOISE = 16  # strange values that no labelling makes
 
@@ -48,15 +51,15 @@ def mask_values(source: str | Image.Image, name: str) -> NDArray[Any]:
         BadImageError: missing, truncated, in colour or transparent.
     """
     try:
-        opened = source if isinstance(source, Image.Image) else Image.open(source, formats=(*_FORMATS, *_LOSSY))
-        with opened as mask:
+        with contextlib.ExitStack() as stack:
+            mask = source
+            if isinstance(mask, str):
+                mask = stack.enter_context(open_picture(stack.enter_context(open_regular(mask)), _ALL_FORMATS))
             if mask.format in _LOSSY:
                 raise ValueError(f"is a {mask.format}, which changes the values of pixels; save masks as PNG")
             loaded = load_oriented(mask)
             values = np.asarray(loaded)
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes may raise anything
+    except DECODER_ERRORS as error:
         raise BadImageError(name, reason(error)) from error
     return _numbers(loaded.mode, values, name)
 

@@ -11,12 +11,14 @@ from PIL import Image
 
 from .contents import quoted
 from .error import DataError
+from .files import Listing, in_words, read_regular
 from .folder import VAL_FOLDERS
-from .images import list_images
+from .images import HINTS, list_image_files
 from .segmentation_spec import IGNORE, Color
 from .split import fingerprint, hold_out
 
 UNKNOWN = -1
+_MOST_BYTES = 1_000_000  # of the names of 255 classes
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # formats that keep every value as it is
 Pairs = list[tuple[str, str]]
 Opener = Callable[[str], str | Image.Image]
@@ -97,9 +99,9 @@ def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int 
         val = next((name for name in VAL_FOLDERS if (root / "images" / name).is_dir()), None)
         if val is None:
             raise DataError(f"{root}: images/ has train/ but no val/")
-        found.train, found.val = _pairs(root, "train", found.bad), _pairs(root, val, found.bad)
+        found.train, found.val = _pairs(root, "train", found), _pairs(root, val, found)
     else:
-        pairs = _pairs(root, ".", found.bad)
+        pairs = _pairs(root, ".", found)
         keys = {image: os.path.relpath(image, root / "images") for image, _ in pairs}
         held_out = hold_out(list(keys.values()), val_fraction, split_seed)
         found.train = [pair for pair in pairs if keys[pair[0]] not in held_out]
@@ -120,11 +122,12 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         DataError: missing, not text, empty lines or names that come twice.
     """
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+        text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
+        names = [line.strip() for line in text.rstrip().splitlines()]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; it names the classes, one a line, the first is class 0") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as text") from error
+        raise DataError(f"{path}: cannot be read as text ({in_words(error)})") from error
     if not 2 <= len(names) <= IGNORE:
         raise DataError(f"{path}: names {len(names)} classes; there must be 2 to 255")
     if "" in names:
@@ -143,10 +146,12 @@ def require_classes(found: PixelSet, where: str, class_names: Sequence[str]) -> 
         )
 
 
-def _pairs(root: Path, part: str, bad: dict[str, str]) -> Pairs:
+def _pairs(root: Path, part: str, found: PixelSet) -> Pairs:
+    bad = found.bad
     pictures, truths = (os.path.normpath(root / name / part) for name in ("images", "masks"))
     masks: dict[str, str] = {}
-    for path in list_images(truths) if os.path.isdir(truths) else []:
+    others = Listing()
+    for path in others.add(list_image_files(truths)) if os.path.isdir(truths) else []:
         stem, suffix = os.path.splitext(os.path.relpath(path, truths))
         if suffix.lower() not in MASK_SUFFIXES:
             bad[path] = f"a mask must be a file of {', '.join(MASK_SUFFIXES)}: others change the values of pixels"
@@ -155,7 +160,7 @@ def _pairs(root: Path, part: str, bad: dict[str, str]) -> Pairs:
         else:
             masks[stem] = path
     pairs, seen = [], set()
-    for path in list_images(pictures):
+    for path in others.add(list_image_files(pictures)) if os.path.isdir(pictures) else []:
         stem = os.path.splitext(os.path.relpath(path, pictures))[0]
         if stem in seen:
             bad[path] = "is a second image of this name"
@@ -166,4 +171,6 @@ def _pairs(root: Path, part: str, bad: dict[str, str]) -> Pairs:
         seen.add(stem)
     for stem in masks.keys() - seen:
         bad[masks[stem]] = "has no image"
+    if summary := others.summary(HINTS):
+        found.notes.append(f"{os.path.relpath(pictures, root)}, {os.path.relpath(truths, root)}: {summary}")
     return pairs

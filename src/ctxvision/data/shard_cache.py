@@ -69,7 +69,7 @@ def _fetch(url: str, path: Path) -> None:
         try:
             with gopen(url) as source, part.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-        except Exception as error:  # of whatever program it starts
+        except (OSError, ValueError, LookupError, RuntimeError, AssertionError) as error:  # of a program it starts
             part.unlink(missing_ok=True)
             raise DataError(f"{url}: cannot be fetched ({' '.join(str(error).split())})") from error
         os.replace(part, path)

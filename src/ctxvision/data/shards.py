@@ -5,16 +5,23 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import BinaryIO
+
+from ctxvision._extras import explain_import
 
 from .contents import Contents, Found, arrange, in_order
 from .error import DataError
+from .files import Listing, in_words, open_regular, read_regular
+from .images import HINTS
 from .options import check_options
 from .shard_cache import is_url, local_copies
 from .shard_index import index_shard
 
 _NAME = re.compile(r"(.*)::(.*)@(\d+)\+(\d+)", re.DOTALL)
+_AMBIGUOUS = re.compile(r"(?<=:):|^:")  # colons of a member that would move the last "::" of its name
+_MOST_SHARDS = 1_000_000
+_MOST_BYTES = 10_000_000  # of the names of classes
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 
 
 def read_shards(
@@ -69,7 +76,7 @@ def read_shards(
 
 
 def open_member(name: str) -> BinaryIO:
-    """Read one file out of a tar file: ``shard.tar::member@offset+size``.
+    """Read one file out of a tar file: ``shard.tar::member@offset+size``, where the member is for people only.
 
     Raises:
         OSError: the shard is not there any more.
@@ -78,7 +85,7 @@ def open_member(name: str) -> BinaryIO:
     match = _NAME.fullmatch(name)
     if not match:
         raise ValueError("not a name of a shard's file")
-    with open(match[1], "rb") as shard:
+    with open_regular(match[1]) as shard:
         shard.seek(int(match[3]))
         data = shard.read(int(match[4]))
     if len(data) != int(match[4]):
@@ -87,17 +94,25 @@ def open_member(name: str) -> BinaryIO:
 
 
 def expand(pattern: str) -> list[str]:
-    """Return the shards that a pattern means.
+    """Return the shards that a pattern means; a file of exactly this name is itself.
 
     Raises:
-        DataError: the package is missing, or there are none.
+        DataError: the package is missing, there are none, or more than a million.
     """
+    if os.path.isfile(pattern):
+        return [pattern]
     try:
         from webdataset.shardlists import expand_urls
-    except ImportError as error:
-        raise DataError(f'{pattern}: needs the package webdataset: pip install "ctxvision[data]"') from error
+    except ModuleNotFoundError as error:
+        raise DataError(f"{pattern}: {explain_import(error) or error}") from error
+    if _count(pattern) > _MOST_SHARDS:
+        raise DataError(f"{pattern}: means more than {_MOST_SHARDS} shards; give a smaller range in the braces")
+    try:
+        expanded = expand_urls(pattern)
+    except ValueError as error:  # braces that do not match, a step of 0
+        raise DataError(f"{pattern}: not a pattern of shards ({in_words(error)})") from error
     shards: list[str] = []
-    for shard in expand_urls(pattern):
+    for shard in expanded:
         found = sorted(glob.glob(shard)) if not is_url(shard) and glob.has_magic(shard) else [shard]
         if not found:
             raise DataError(f"{shard}: no such shards")
@@ -105,11 +120,28 @@ def expand(pattern: str) -> list[str]:
     return shards
 
 
+def _count(pattern: str) -> int:
+    """Return how many shards a pattern means at most, without making them: braces within braces count double."""
+    count = 1
+    for part in re.split(r"[{}]", pattern):
+        found = _RANGE.fullmatch(part)
+        if found and max(map(len, filter(None, found.groups()))) > len(str(_MOST_SHARDS)) + 8:
+            return _MOST_SHARDS + 1  # Python refuses to read numbers of thousands of digits
+        if found:
+            count *= abs(int(found[2]) - int(found[1])) // max(int(found[3] or 1), 1) + 1
+        else:
+            count *= part.count(",") + 1
+        if count > _MOST_SHARDS:
+            break
+    return count
+
+
 def _collect(pattern: str, options: Mapping[str, str], strict: bool, notes: list[str]) -> Found:
     found: Found = {}
-    unlabelled = 0
+    unlabelled, listing = 0, Listing()
     for shard in local_copies(expand(pattern)):
-        members, problem = index_shard(shard, options.get("image"), options.get("label"))
+        members, others, problem = index_shard(shard, options.get("image"), options.get("label"))
+        listing.left_out.update(others)
         if problem and (strict or not members):
             raise DataError(f"{shard}: {problem}")
         if problem:
@@ -124,23 +156,29 @@ def _collect(pattern: str, options: Mapping[str, str], strict: bool, notes: list
             images = found.setdefault(member.label, {})
             if key in images:
                 raise DataError(f"{shard}: two samples are called {member.key}")
-            images[key] = f"{shard}::{member.file}@{member.offset}+{member.size}"
+            file = _AMBIGUOUS.sub("%3A", member.file)
+            images[key] = f"{shard}::{file}@{member.offset}+{member.size}"
     if unlabelled:
         notes.append(f"{pattern}: {unlabelled} samples have no label and are left out")
+    summary = listing.summary(HINTS)
     if not found:
         raise DataError(
             f"{pattern}: no sample has an image and a label; expected files as 0001.jpg and 0001.cls or "
             "0001.json, other suffixes are named with #image=SUFFIX,label=SUFFIX"
+            + (f"; {summary}" if summary else "")
         )
+    if summary:
+        notes.append(f"{pattern}: {summary}")
     return found
 
 
 def _names(file: str, labels: Sequence[str]) -> dict[str, str]:
     try:
-        names = Path(file).read_text(encoding="utf-8").splitlines()
+        names = read_regular(file, _MOST_BYTES).decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({in_words(error)})") from error
+    try:
         return {label: names[int(label)].strip() for label in labels}
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from error
     except (ValueError, IndexError) as error:
         raise DataError(
             f"{file}: names classes 0 to {len(names) - 1}, but there is a label {labels[-1]!r}"

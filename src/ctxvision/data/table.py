@@ -1,12 +1,14 @@
 """A table of paths and labels: one image per row of a CSV or TSV file."""
 
 import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .contents import Contents, Found, arrange, in_order
 from .error import DataError
+from .files import in_words, open_regular
 from .options import check_options, choose_column
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img")
@@ -17,6 +19,7 @@ _SPLITS = {
     "val": ("val", "valid", "validation", "dev", "eval"),
     "test": ("test", "testing"),
 }
+_MOST_HEADER = 100_000  # characters; a field of a table has at most 131,072
 _PART = {name: part for part, names in _SPLITS.items() for name in names}
 
 
@@ -92,13 +95,16 @@ class _Rows:
 
     def read(self, options: Mapping[str, str]) -> None:
         try:
-            with self.file.open(encoding="utf-8-sig", newline="") as file:
-                header = file.readline()
+            # a spreadsheet's byte order mark is passed over
+            with io.TextIOWrapper(open_regular(self.file), encoding="utf-8-sig", newline="") as file:
+                header = file.readline(_MOST_HEADER)
+                if len(header) == _MOST_HEADER:
+                    raise csv.Error(f"its first line has more than {_MOST_HEADER} characters")
                 file.seek(0)
                 reader = csv.DictReader(file, delimiter=self._delimiter(header), skipinitialspace=True)
                 self._read(reader, options)
         except OSError as error:
-            raise DataError(f"{self.file}: {(error.strerror or str(error)).lower()}") from error
+            raise DataError(f"{self.file}: {in_words(error)}") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{self.file}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
         except csv.Error as error:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from ctxvision._extras import explain_import
+
 from .error import BadImageError, DataError
 
 # subtitles, playlists and devices can open other files or the network
@@ -54,8 +56,8 @@ def open_track(path: str, **options: str) -> Iterator[tuple[Any, Any]]:
     """
     try:
         import av
-    except ImportError as error:
-        raise DataError("videos need PyAV: install the extra [video]") from error
+    except ModuleNotFoundError as error:
+        raise DataError(f"videos: {explain_import(error) or error}") from error
     options |= {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
         with av.open(path, options=options, metadata_errors="replace") as container:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ctxvision._extras import explain_import
+
 from .error import DataError
 from .moving_digits import MOTIONS, MovingDigits
 from .video import Frames
@@ -55,8 +57,8 @@ def _encode_picture(path: Path, pixels: Frames, rate: int) -> bytes:
 def _encode_video(path: Path, pixels: Frames, rate: int) -> bytes:
     try:
         import av
-    except ImportError as error:
-        raise DataError("videos need PyAV: install the extra [video]") from error
+    except ModuleNotFoundError as error:
+        raise DataError(f"videos: {explain_import(error) or error}") from error
     # half of the colour resolution takes even sides: an odd one repeats its last row
     pixels = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)), "edge")
     with tempfile.TemporaryDirectory() as folder:

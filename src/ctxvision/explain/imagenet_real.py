@@ -33,7 +33,7 @@ def read_real(path: str | os.PathLike[str]) -> Labels:
         labels = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise ReportError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ReportError(f"{path}: not JSON ({error})") from error
     good = isinstance(labels, list) and all(
         isinstance(row, list) and all(type(c) is int and 0 <= c < CLASSES for c in row) for row in labels

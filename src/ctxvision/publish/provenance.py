@@ -130,7 +130,7 @@ def read_scores(path: str | os.PathLike[str], task: ClassificationTask, checkpoi
         measured, split = Path(found["checkpoint"]), {"val": "validation"}.get(found["split"], found["split"])
     except OSError as error:
         raise PublishError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise PublishError(f"{path}: not a JSON file of `ctxvision evaluate` for a classifier") from error
     own = (task.hparams["model"], _parameters(task), list(task.data_spec["class_names"]))
     if about != own or (measured.exists() and not measured.samefile(checkpoint)):

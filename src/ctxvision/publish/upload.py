@@ -54,6 +54,8 @@ def upload(folder: str | os.PathLike[str], repo: str, *, private: bool = False) 
             commit_message="Network trained with ctxvision",
             ignore_patterns=["README.md"] if has_card else None,
         )
+    except (ImportError, NameError, AttributeError, MemoryError):  # of versions that do not fit, or of ours
+        raise
     except Exception as error:  # of the hub, of its HTTP client, of the system: no common base in all versions
         raise PublishError(
             f"{repo}: {_reason(error)}; the folder {folder} is complete, try again with --overwrite"

@@ -2,19 +2,19 @@
 
 import io
 import re
-import warnings
 from collections.abc import Callable
 
 from PIL import Image, ImageFile
 from torch import Tensor
 
 from ctxvision.data import BadImageError, DataSpec, read_image
+from ctxvision.data.images import DECODER_ERRORS, open_picture
 
 from .error import Refusal
 
 # what browsers show; every further decoder is one more that strangers can reach
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
-KINDS = "JPEG, PNG, WebP, GIF or BMP"
+FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP") if name in Image.OPEN)
+KINDS = "JPEG, PNG, WebP, AVIF, GIF or BMP" if "AVIF" in FORMATS else "JPEG, PNG, WebP, GIF or BMP"
 _MOST_SCANS = 100  # of a JPEG; encoders write about ten, and each costs as much as decoding the image once
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])", re.DOTALL)  # all but stuffed bytes and restarts
 _SCAN, _LAST = 0xDA, 0xD9
@@ -51,14 +51,10 @@ def decode(data: bytes, spec: DataSpec, max_pixels: int, watch: Callable[[], Non
             raises.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(_Watched(data, watch), formats=FORMATS)
-    except (MemoryError, Refusal):
-        raise
+        opened = open_picture(_Watched(data, watch), FORMATS)
     except Image.DecompressionBombError as error:
         raise _too_large(max_pixels) from error
-    except Exception as error:  # damaged bytes may raise anything
+    except DECODER_ERRORS as error:
         raise Refusal(415, "not_an_image", f"not an image; send {KINDS}") from error
     with opened:
         if opened.width * opened.height > max_pixels:
@@ -67,8 +63,6 @@ def decode(data: bytes, spec: DataSpec, max_pixels: int, watch: Callable[[], Non
         try:
             return spec.eval_transform()(read_image(opened, spec.color_mode, "the image"))
         except BadImageError as error:
-            if isinstance(error.__cause__, Refusal):
-                raise error.__cause__ from None
             # the decoder's own words may repeat what is in the file
             raise Refusal(
                 422, "bad_image", "the image is damaged, cut off, far too narrow, or has no pixels of 8 or 16 bits"

@@ -15,6 +15,7 @@ from ..files import write_whole
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ctxvision.data.files import Listing
     from ctxvision.explain import Run
 
 _STEM_BYTES = 200  # with a number and an ending a name must not have more than 255
@@ -72,7 +73,7 @@ class Kind(Protocol):
     def answer(self, task: Any, paths: Sequence[str], args: Namespace) -> Iterator[tuple[str, Answer]]:
         """Run it over files, in their order."""
 
-    def list_files(self, folder: str) -> list[str]:
+    def list_files(self, folder: str) -> "Listing":
         """Find the files below a folder that it takes."""
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ctxvision.data import list_images, read_image
+from ctxvision.data import read_image
 from ctxvision.data.detection import DetectionData
 from ctxvision.data.detection_spec import DetectionSpec
+from ctxvision.data.files import Listing
+from ctxvision.data.images import list_image_files
 from ctxvision.explain.boxes import detect, draw
 from ctxvision.explain.boxes_evaluation import evaluate_detector
 from ctxvision.explain.boxes_page import render
@@ -118,6 +120,6 @@ def _drawn(path: str, mode: str, objects: Sequence[dict[str, Any]]) -> "Image.Im
     return draw(read_image(path, mode), objects)
 
 
-def list_files(folder: str) -> list[str]:
+def list_files(folder: str) -> Listing:
     """List the images below a folder."""
-    return list_images(folder)
+    return list_image_files(folder)

@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxvision.data import BadImageError, list_images, read_image
+from ctxvision.data import BadImageError, read_image
+from ctxvision.data.files import Listing
+from ctxvision.data.images import list_image_files
 from ctxvision.data.segmentation_data import SegmentationData
 from ctxvision.data.segmentation_spec import SegmentationSpec
 from ctxvision.explain.overlays import class_map, overlay, with_legend
@@ -107,6 +109,6 @@ def _overlay(picture: "Image.Image", classes: Any, spec: SegmentationSpec) -> "I
     return with_legend(shown, classes, spec.class_names, spec.colors)
 
 
-def list_files(folder: str) -> list[str]:
+def list_files(folder: str) -> Listing:
     """List the images below a folder."""
-    return list_images(folder)
+    return list_image_files(folder)

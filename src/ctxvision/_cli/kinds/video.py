@@ -10,6 +10,7 @@ import numpy as np
 
 from ctxvision.data import BadImageError
 from ctxvision.data.clips import ClipSpec
+from ctxvision.data.files import Listing
 from ctxvision.data.video import VideoFile
 from ctxvision.data.video_data import VideoData
 from ctxvision.data.video_files import scan_videos
@@ -105,9 +106,9 @@ def _write(path: Path, found: ClipPrediction, names: Sequence[str]) -> None:
     write_video(path, labelled_frames(found, names), rate=4)
 
 
-def list_files(folder: str) -> list[str]:
+def list_files(folder: str) -> Listing:
     """List the videos below a folder; say what else is there."""
     videos, left_out = scan_videos(folder)
     if left_out:
         note(f"{folder}: {left_out}")
-    return videos
+    return Listing(videos)

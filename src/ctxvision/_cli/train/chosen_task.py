@@ -1,9 +1,8 @@
 """Which kind of task a command line is about; its other settings depend on that."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
-
-import yaml
 
 from ..errors import UserError
 from .kinds import task_names
@@ -21,8 +20,10 @@ def chosen_task(words: list[str], value_of: Value) -> str:
     Raises:
         UserError: there is no such task.
     """
-    path = value_of(words, "--config")
-    in_file = _read(path) if path else {}
+    # jsonargparse opens them again, after they were found to be harmless
+    in_file: dict[str, Any] = {}
+    for path in config_files(words):
+        in_file |= _read(path)
     recipe = value_of(words, "--recipe") or in_file.get("recipe")
     task = value_of(words, "--task") or in_file.get("task") or (recipe and _task_of(str(recipe))) or "classify"
     if task not in task_names():
@@ -40,6 +41,12 @@ def require_task_of_recipe(recipe: Any, task: str) -> None:
         raise UserError(f"recipe {recipe.name} is for --task {recipe.task}, not {task}", 2)
 
 
+def config_files(words: list[str]) -> list[str]:
+    """Return the files that ``--config`` names, in their order."""
+    named = [following for word, following in pairwise(words) if word == "--config"]
+    return named + [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+
+
 def _task_of(recipe: str) -> str | None:
     from ctxvision.recipes import RecipeError, load_recipe
 
@@ -50,9 +57,10 @@ def _task_of(recipe: str) -> str | None:
 
 
 def _read(path: str) -> dict[str, Any]:
+    from ctxvision.data.files import in_words
+    from ctxvision.tasks.settings_file import SettingsFileError, read_settings_file
+
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (OSError, ValueError, yaml.YAMLError):  # is reported by the parser
-        return {}
-    return content if isinstance(content, dict) else {}
+        return read_settings_file(path)
+    except (OSError, SettingsFileError) as error:
+        raise UserError(f"--config {path}: {in_words(error)}", 2) from error
