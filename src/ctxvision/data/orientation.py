@@ -20,7 +20,8 @@ _BACK = _TURN | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation of an opened image, 1 to 8."""
-    with suppress(Exception):  # a broken EXIF block does not make the pixels bad
+    # a broken EXIF block does not make the pixels bad; what is in it may make anything fail
+    with suppress(Exception):
         value = image.getexif().get(_ORIENTATION, 1)
         if value in _TURN:
             return int(value)

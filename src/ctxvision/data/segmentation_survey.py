@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from os.path import basename
 
 import numpy as np
-from PIL import Image
 
 from .contents import quoted
 from .error import BadImageError, DataError
+from .files import open_regular
+from .images import DECODER_ERRORS, FORMATS, open_picture
 from .segmentation_masks import mask_values, value_problem, values_in
 from .segmentation_source import Pairs, PixelSet
 from .segmentation_spec import IGNORE
@@ -79,12 +80,12 @@ def _look(seen: Survey, found: PixelSet, name: str) -> None:
     seen.classes |= classes
     if not classes:
         seen.empty.append(name)
-    with suppress(Exception):  # colours are only compared
+    with suppress(*DECODER_ERRORS):  # colours are only compared
         _compare_palette(seen, name, present)
 
 
 def _compare_palette(seen: Survey, name: str, present: list[int]) -> None:
-    with Image.open(name) as mask:
+    with open_regular(name) as file, open_picture(file, FORMATS) as mask:
         if mask.mode != "P" or seen.clash:
             return
         colors = (mask.getpalette() or []) + [0] * 768

@@ -1,13 +1,11 @@
 """EXIF orientations against annotations: whether those are of the picture as it is stored or as it is shown."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Literal, TypeAlias
 
-from PIL import Image
-
-from .images import FORMATS
+from .files import open_regular
+from .images import DECODER_ERRORS, FORMATS, open_picture
 from .orientation import SIDEWAYS, orientation_of
 
 Exif: TypeAlias = Literal["auto", "apply", "ignore"]
@@ -35,7 +33,7 @@ def find_turned(listed: Listed, exif: Exif) -> tuple[bool, list[str]]:
     looked = _spread(listed)
     for name, annotated in looked:
         # whatever is wrong with a file, decoding will say
-        with suppress(Exception):
+        with suppress(*DECODER_ERRORS):
             stored, upright, orientation = _sizes(name)
             if orientation == 1:
                 continue
@@ -76,10 +74,7 @@ def _spread(listed: Listed) -> list[tuple[str, tuple[int, int] | str]]:
 
 def _sizes(path: str) -> tuple[tuple[int, int], tuple[int, int], int]:
     """Return the size of an image as it is stored and as it is shown, and its orientation, from its header."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        opened = Image.open(path, formats=FORMATS)
-    with opened as image:
+    with open_regular(path) as file, open_picture(file, FORMATS) as image:
         # the EXIF block of a PNG may come last, and looking for it would decode the image
         is_plain = image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & set(
             image.info
