@@ -28,8 +28,8 @@ def mask_problem(segmentation: Any, height: int, width: int) -> str:
             return "with a polygon that is not made of numbers"
         try:
             points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
-        except OverflowError:  # a whole number beyond 1e308
-            points = np.array([[np.inf, np.inf]])
+        except OverflowError:  # a whole number beyond all floats
+            return "with a polygon far outside the image"
         if not np.isfinite(points).all():
             return "with a polygon that has NaN or infinite coordinates"
         size = np.array([width, height])
