@@ -10,7 +10,7 @@ from ctxvision.models import contextual, cotnet, rednet
 
 MICRO = [name for family in (cotnet, rednet, contextual) for name in family.default_cfgs if name.endswith("micro")]
 NETWORKS = {
-    **{name: {} for name in MICRO},
+    **{name: {"depths": (1, 1, 1, 1)} if "contextual" in name else {} for name in MICRO},  # 49 taps in plain torch
     "contextual_resnet50": {"depths": (1, 1, 1, 1)},
     "cotnext50_2x48d": {"depths": (1, 1, 1, 1)},
 }
