@@ -169,7 +169,7 @@ def test_vmap_over_any_arguments_and_dimensions(case):
     every = tuple(range(len(tensors)))
     stacks = tuple(torch.stack([t, 2 * t], n % t.dim()) for n, t in enumerate(tensors))
     functions = {"value": function, "gradient": grad(energy(function), every)}
-    for batched in (every, (0,), (1,), every[2:]):
+    for batched in filter(None, (every, (0,), (1,), every[2:])):
         dims = tuple(n % tensors[n].dim() if n in batched else None for n in every)
         inputs = tuple(stacks[n] if n in batched else tensors[n] for n in every)
         calls = [[t if d is None else t.select(d, i) for t, d in zip(inputs, dims, strict=True)] for i in (0, 1)]
