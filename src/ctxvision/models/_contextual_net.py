@@ -1,7 +1,7 @@
 """A network whose convolutions bend to the classes it still considers."""
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -32,7 +32,7 @@ class Blocks(nn.ModuleList):
             if self.grad_checkpointing and self.training:
                 x = checkpoint(block, x, prior, use_reentrant=False)
             else:
-                x = block(x, prior)
+                x = block(x) if prior is None else block(x, prior)  # hooks of other tools expect tensors
         return x
 
 
@@ -219,6 +219,16 @@ class ContextualNet(Backbone):
         x, _, steps = self._enter_stages(x, (), len(self.feature_info))
         pooled = self._pool(x)
         return pooled if self.num_classes == 0 else self._classify(pooled, steps).logits
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Return all parameters, or without ``recurse`` those that the network uses itself: the class funnel's.
+
+        No layer's ``forward`` reads the embeddings or τ. Tools that differentiate layer by layer, as Opacus does,
+        take a network that has parameters of its own as a whole.
+        """
+        if recurse or self.context is None:
+            return super().parameters(recurse)
+        return iter((*self.context.embedding.parameters(), self.context.logit_scale))
 
     # beside the protocol -----------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from ctxvision.models._backbone import Backbone, drop_path_rates
+from ctxvision.ops._derivatives import add_in_place
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -82,7 +83,7 @@ class Bottleneck(nn.Module):
         x = self.before(self.act1(self.bn1(self.conv1(x))))
         x = self.after(self.act2(self.bn2(self.conv2(x))))
         x = self.drop_path(self.bn3(self.conv3(x)))
-        y: Tensor = self.act3(x.add_(shortcut))
+        y: Tensor = self.act3(add_in_place(x, shortcut))
         return y
 
 

@@ -27,6 +27,7 @@ from ctxvision.models._contextual_net import Blocks, ContextualNet, Design, keep
 from ctxvision.models._residual import LAYERS, plain_shortcut
 from ctxvision.nn import ContextualConv2d
 from ctxvision.nn._checks import is_plain
+from ctxvision.ops._derivatives import add_in_place
 
 __all__ = ["ContextualConvNeXt", "ContextualNet", "ContextualResNet"]
 
@@ -62,7 +63,7 @@ class ContextualNeXtBlock(nn.Module):
         self.gamma = nn.Parameter(nn.init.constant_(self.norm.weight.new_empty(channels), layer_scale))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Return the block's output under the prior ``(B, d)``."""
         y = self.conv_dw(x, prior) if isinstance(self.conv_dw, ContextualConv2d) else self.conv_dw(x)
         y = self.mlp(self.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
@@ -105,16 +106,16 @@ class ContextualBottleneck(nn.Module):
         self.act3 = nn.ReLU(inplace=True)
         self.downsample = shortcut
 
-    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Return the block's output under the prior ``(B, d)``."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.conv1(x)
         if self.prior is not None:
-            x = x.add_(self.prior(prior)[:, :, None, None])
+            x = add_in_place(x, self.prior(prior)[:, :, None, None])
         x = self.act1(self.bn1(x))
         x = self.conv2(x, prior) if isinstance(self.conv2, ContextualConv2d) else self.conv2(x)
         x = self.drop_path(self.bn3(self.conv3(self.act2(self.bn2(x)))))
-        y: Tensor = self.act3(x.add_(shortcut))
+        y: Tensor = self.act3(add_in_place(x, shortcut))
         return y
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ctxvision.nn._checks import require_positive
 from ctxvision.ops import contextual_conv2d
+from ctxvision.ops._derivatives import add_in_place
 
 
 class WeightOffsets(nn.Module):
@@ -79,7 +80,7 @@ class SamplingOffsets(nn.Module):
         """Return ``Δp`` in pixels, ``(B, 2 * k * k, H', W')``, and the mask, ``(B, k * k, H', W')``, if any."""
         hidden = self.conv1(x)
         if self.prior is not None:
-            hidden = hidden.add_(self.prior(prior)[:, :, None, None])
+            hidden = add_in_place(hidden, self.prior(prior)[:, :, None, None])
         maps: Tensor = self.conv2(F.relu(self.norm(hidden), inplace=True))
         if not self.modulation:
             return maps, None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxvision.nn.funnel import ContextualOutput
+from ctxvision.ops._derivatives import transforms_active
 
 
 class ContextualLoss(nn.Module):
@@ -73,6 +74,8 @@ class ContextualLoss(nn.Module):
             raise ValueError(f"ContextualLoss: class indices must be integers, got {target.dtype}")
         # elsewhere than on the CPU looking at values would stall the device
         if target.device.type != "cpu" or target.numel() == 0 or torch.compiler.is_compiling():
+            return
+        if transforms_active():  # nor has the target of a call under `torch.vmap` a value
             return
         lowest, highest = target.min().item(), target.max().item()
         if target.dim() == 1 and not 0 <= lowest <= highest < num_classes:

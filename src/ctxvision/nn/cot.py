@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ctxvision.nn._checks import is_plain, require_odd_kernel, require_positive
 from ctxvision.ops import local_aggregation
+from ctxvision.ops._derivatives import add_in_place, transforms_active
 from ctxvision.ops._geometry import is_channels_last
 
 Context = Literal["full", "static", "dynamic", "linear"]
@@ -151,7 +152,7 @@ class CoTLayer(nn.Module):
             weight = first.weight
             halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
             hidden = F.conv2d(x, halves[0], first.bias, groups=self.groups)
-            hidden = hidden.add_(F.conv2d(static, halves[1], groups=self.groups))
+            hidden = add_in_place(hidden, F.conv2d(static, halves[1], groups=self.groups))
         maps: Tensor = self.embed[3](self.embed[2](self.embed[1](hidden)))
         return maps
 
@@ -205,10 +206,13 @@ def _groups_into_width(x: Tensor, groups: int) -> Tensor:
 def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """Call a cheap function and store nothing inside it: the backward pass computes it again.
 
+    Transforms of `torch.func` do not allow that.
+
     Raises:
         RuntimeError: In the backward pass, if one of the tensors was changed in place since, as torch does.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler decides that itself
+    # a compiler decides that itself
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or transforms_active():
         return function(*tensors)
     versions = [tensor._version for tensor in tensors]
 

@@ -68,10 +68,19 @@ def shifted_channels(x: Tensor, divisor: int, past_only: bool) -> int:
 
 
 class _Shift(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frames: int, moves: tuple[Move, ...]) -> Tensor:
-        ctx.frames, ctx.moves = frames, moves
+    def forward(x: Tensor, frames: int, moves: tuple[Move, ...]) -> Tensor:
         return _shift(x, frames, moves)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.frames, ctx.moves = inputs
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _Shift.apply(tangents[0], ctx.frames, ctx.moves)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

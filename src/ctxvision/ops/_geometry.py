@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ctxvision.ops._derivatives import transforms_active
+
 # Looked up once: torch.compile in torch 2.8 cannot trace the question. Others, such as meta, have no autocast.
 AUTOCAST_DEVICES = frozenset(
     device
@@ -56,6 +58,8 @@ def too_wide(size: Sequence[int], padding: Sequence[int]) -> str | None:
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether ``x`` is laid out channels-last and is not plainly contiguous as well."""
+    if transforms_active():  # `torch.vmap` cannot be asked for any other layout than the plain one
+        return x.permute(0, 2, 3, 1).is_contiguous() and not x.is_contiguous()
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
@@ -67,6 +71,8 @@ def empty_like_layout(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None
 
 def like_layout(x: Tensor, like: Tensor) -> Tensor:
     """Return ``x`` dense and in the memory format of ``like``; itself if it is so already."""
+    if transforms_active():
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) if is_channels_last(like) else x.contiguous()
     return x.contiguous(memory_format=torch.channels_last if is_channels_last(like) else torch.contiguous_format)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctxvision.ops._geometry import as_pair, autocast_inputs, is_channels_last
+from ctxvision.ops._geometry import as_pair, autocast_inputs, is_channels_last, like_layout
 from ctxvision.ops.contextual_conv.checks import check_contextual_conv
 from ctxvision.ops.contextual_conv.op import contextual_conv
 
@@ -33,7 +33,8 @@ def contextual_conv2d(
 
     with bilinear sampling and ``x`` zero outside the image, where zero times NaN or infinity is NaN
     (Contextual CNN, equation 4; ``m`` is the modulation of Deformable ConvNets v2). Differentiable
-    twice in every tensor argument; half precision accumulates, and positions are computed, in float32.
+    any number of times and in both modes in every tensor argument; half precision accumulates, and
+    positions are computed, in float32.
 
     Args:
         x: Input, ``(B, C, H, W)``, any memory format; the result keeps it.
@@ -102,7 +103,7 @@ def _regular_grid(
         y = F.conv2d(folded, kernels, None, stride, padding, dilation, batch * channels)
         y = y.reshape(batch, channels, *y.shape[2:])
         y = y if bias is None else y + bias[:, None, None]
-        return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y
+        return like_layout(y, x) if is_channels_last(x) else y
     # the offsets are shared by the output channels of a group: one extra map per image and group
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     kernels = weight_offset.reshape(batch * groups, channels // groups, *weight_offset.shape[2:])

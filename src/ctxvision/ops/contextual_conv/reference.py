@@ -123,12 +123,13 @@ def contextual_conv(
     weight = weight.to(rows.dtype).flatten(2)  # (O, C / groups, K)
     bends = None if weight_offset is None else weight_offset.to(rows.dtype).flatten(2)  # (B, C, K)
     masks = None if mask is None else mask.to(rows.dtype).flatten(2)  # (B, K, P)
-    total = rows.new_zeros(x.shape[0], out_size[0] * out_size[1], weight.shape[0])
+    total = None  # the first term has every level of `torch.func` that the sum has: the others are added in place
     for n, tap in enumerate(_sample_positions(offset, masks, size, kernel, stride, padding, dilation)):
-        sampled = _interpolate(rows, tap)
-        total += _contract(sampled, weight[..., n], None if bends is None else bends[..., n], groups)
+        term = _contract(_interpolate(rows, tap), weight[..., n], None if bends is None else bends[..., n], groups)
+        total = term if total is None else total.add_(term)
+    assert total is not None  # a kernel has at least one tap
     if bias is not None:
-        total += bias.to(rows.dtype)
+        total = total + bias.to(rows.dtype)
     return _image(total, (x.shape[0], weight.shape[0], *out_size), x)
 
 
@@ -157,7 +158,7 @@ def backward(
     grouped_grad = grad.unflatten(-1, (groups, -1))  # (B, P, G, O / G)
     summed_grad = grouped_grad.sum(-1)  # (B, P, G): what a kernel offset sees of the output
 
-    rows_grad = torch.zeros_like(rows)
+    rows_grad, add = torch.zeros_like(rows), Tensor.index_add
     weight_grads, bend_grads, mask_grads, offset_grads = [], [], [], []
     for n, tap in enumerate(_sample_positions(offset, masks, size, kernel, stride, padding, dilation)):
         values = [_read(rows, index) for index, _ in tap.corners]  # four times (B, P, C)
@@ -195,7 +196,8 @@ def backward(
             offset_grads.append(by_offset if masks is None else by_offset * masks[:, n, None])
         if needs[0]:
             for index, coefficient in tap.corners:
-                rows_grad = rows_grad.index_add_(0, index.flatten(), (sampled_grad * coefficient).flatten(0, 1))
+                rows_grad = add(rows_grad, 0, index.flatten(), (sampled_grad * coefficient).flatten(0, 1))
+                add = Tensor.index_add_  # in place from then on, see `contextual_conv`
 
     nothing = x.new_empty(0)
     return (

@@ -28,8 +28,8 @@ def local_aggregation(
 
     with ``x`` zero outside the image; zero times a weight that is NaN or infinite is NaN. This is
     ``V ⊛ A`` of CoTNet (equation 5, interleaved groups) and involution (blocked groups). Differentiable
-    any number of times in both arguments; half precision accumulates in float32; under autocast both
-    arguments are cast as for a convolution.
+    any number of times and in both modes in both arguments; half precision accumulates in float32;
+    under autocast both arguments are cast as for a convolution.
 
     Args:
         x: Values, ``(B, C, H, W)``, any memory format; the result keeps it.

@@ -1,22 +1,49 @@
-"""Registration of local aggregation: op, fake, setup, backward, autograd, cost.
+"""Registration of local aggregation: op, fake, setup, backward, derivatives, cost.
 
-The operator and its two adjoints are the three partial contractions of one trilinear form in (x, a, y),
-so each one's backward is written with the other two and derivatives of every order exist.
+The operator and its two adjoints are the three partial contractions of one trilinear form in (x, a, y), so each
+one's backward is written with the other two, its tangent with itself, and derivatives of every order exist. All
+tensors have the images first: a further batch dimension is folded into them.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef
 from torch.utils.flop_counter import register_flop_formula
 
 from ctxvision.ops._backend import kernels
+from ctxvision.ops._derivatives import Tangents, fold_images, register_derivatives
 from ctxvision.ops._geometry import empty_like_layout, empty_maps, like_layout
 from ctxvision.ops.local_aggregation.checks import check_aggregate, check_input_grad, check_weight_grad
 
 Ints = Sequence[int]
 PACKAGE = "ctxvision.ops.local_aggregation"
+
+
+def _tangent(op: CustomOpDef, args: Sequence[Any], tangents: Tangents) -> Tensor:
+    """Return the tangent of an operator that is linear in each of its first two arguments, the tensors."""
+    (first, second, *geometry), (by_first, by_second, *_) = args, tangents
+    if by_first is None or by_second is None:
+        linear = (first, by_second) if by_first is None else (by_first, second)
+        return op(*linear, *geometry)  # type: ignore[no-any-return]
+    return op(by_first, second, *geometry) + op(first, by_second, *geometry)  # type: ignore[no-any-return]
+
+
+def _batched(
+    op: CustomOpDef, info: Any, in_dims: Sequence[int | None], first: Tensor, second: Tensor, *geometry: Any
+) -> tuple[Tensor, int]:
+    """Compute an operator under `torch.vmap`."""
+    first, second = (fold_images(t, n, info.batch_size) for t, n in zip((first, second), in_dims, strict=False))
+    return op(first, second, *geometry).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _register_derivatives(op: CustomOpDef, name: str, backward: Any, setup_context: Any) -> None:
+    register_derivatives(name, backward, setup_context, partial(_tangent, op))
+    op.register_vmap(partial(_batched, op))
+
 
 # y = aggregate(x, a) ---------------------------------------------------------------------------
 
@@ -50,7 +77,7 @@ def _backward_aggregate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-aggregate.register_autograd(_backward_aggregate, setup_context=_setup_aggregate)
+_register_derivatives(aggregate, "local_aggregation", _backward_aggregate, _setup_aggregate)
 
 # gx = aggregate_input_grad(gy, a) --------------------------------------------------------------
 
@@ -103,7 +130,9 @@ def _backward_input_grad(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-aggregate_input_grad.register_autograd(_backward_input_grad, setup_context=_setup_input_grad)
+_register_derivatives(
+    aggregate_input_grad, "local_aggregation_input_grad", _backward_input_grad, _setup_input_grad
+)
 
 # ga = aggregate_weight_grad(x, gy) -------------------------------------------------------------
 
@@ -156,7 +185,9 @@ def _backward_weight_grad(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | None,
     )
 
 
-aggregate_weight_grad.register_autograd(_backward_weight_grad, setup_context=_setup_weight_grad)
+_register_derivatives(
+    aggregate_weight_grad, "local_aggregation_weight_grad", _backward_weight_grad, _setup_weight_grad
+)
 
 # cost: two floating-point operations per tap, channel and output position, in each direction ----
 
