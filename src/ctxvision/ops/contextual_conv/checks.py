@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ctxvision.ops._geometry import as_pair, check_same_kind, output_size, too_wide
@@ -34,7 +35,8 @@ def check_contextual_conv(
     out_channels, group_channels, *kernel = weight.shape
     if min(kernel) < 1:
         raise ValueError(f"{op}: weight must hold at least one tap, got {shapes}")
-    if type(groups) is not int or groups < 1 or channels != group_channels * groups or out_channels % groups:
+    is_whole = isinstance(groups, int | torch.SymInt) and not isinstance(groups, bool)
+    if not is_whole or groups < 1 or channels != group_channels * groups or out_channels % groups:
         raise ValueError(
             f"{op}: x must have weight.shape[1] * groups channels and weight.shape[0] must be a multiple of "
             f"groups, got {shapes}, groups {groups}"

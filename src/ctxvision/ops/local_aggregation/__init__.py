@@ -1,13 +1,12 @@
 """Local aggregation: every position sums its neighbours with weights of its own."""
 
 from collections.abc import Sequence
-from math import isqrt
 from typing import Literal
 
 from torch import Tensor
 
 from ctxvision.ops._geometry import as_pair, autocast_inputs
-from ctxvision.ops.local_aggregation.checks import check_aggregate
+from ctxvision.ops.local_aggregation.checks import check_aggregate, kernel_side
 from ctxvision.ops.local_aggregation.op import aggregate
 
 __all__ = ["local_aggregation"]
@@ -58,7 +57,7 @@ def local_aggregation(
     if grouping not in ("blocked", "interleaved"):
         raise ValueError(f"grouping must be 'blocked' or 'interleaved', got {grouping!r}")
     strides, dilations = as_pair(stride, "stride", 1), as_pair(dilation, "dilation", 1)
-    kernel = max(1, isqrt(int(weight.shape[2]))) if weight.dim() == 5 else 1  # other weights are refused below
+    kernel = max(1, kernel_side(weight.shape[2])) if weight.dim() == 5 else 1  # other weights are refused below
     paddings = [d * (kernel - 1) // 2 for d in dilations] if padding is None else as_pair(padding, "padding", 0)
     x, weight = autocast_inputs(x, weight)  # type: ignore[assignment]
     check_aggregate(x, weight, strides, paddings, dilations)

@@ -1,13 +1,18 @@
 """What the operator and its two adjoints take: checked at the door of every kernel, real or fake."""
 
 from collections.abc import Sequence
-from math import isqrt
 
 from torch import Tensor
 
 from ctxvision.ops._geometry import as_pair, check_same_kind, output_size, too_wide
 
 Shape = Sequence[int]
+
+
+def kernel_side(taps: int) -> int:
+    """Return k of k*k taps; of another number something whose square is not it."""
+    # torch.compile traces a power of a size, and no math.isqrt
+    return round(max(0, int(taps)) ** 0.5)
 
 
 def _broken_rule(
@@ -17,7 +22,7 @@ def _broken_rule(
     if len(x) != 4 or len(weight) != 5:
         return "x must be (B, C, H, W) and weight (B, G, k*k, H', W')"
     (batch, channels, *size), (weight_batch, groups, taps, *weight_size) = x, weight
-    kernel = isqrt(max(0, int(taps)))
+    kernel = kernel_side(taps)
     if taps < 1 or kernel * kernel != taps:
         return "weight must hold k*k taps in dimension 2, a square number"
     if batch != weight_batch:
