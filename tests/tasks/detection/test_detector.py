@@ -183,3 +183,15 @@ def test_boxes_that_the_resize_flattens_do_not_end_training(name):
     detector = small(name).train()
     losses = detector([torch.rand(3, 61, 64)], [truth])
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_of_half_precision_weights_has_boxes_and_losses_in_float32(name):
+    """As under Lightning's bf16-true: what is promoted goes on into layers whose weights are not."""
+    detector = small(name, head="convolution").to(torch.bfloat16)
+    images, targets = [torch.rand(3, 64, 64).bfloat16()], [target(64, 64)]
+    losses = detector.train()(images, targets)
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    sum(losses.values()).backward()
+    found = detector.eval()(images)[0]
+    assert {value.dtype for key, value in found.items() if key != "labels"} == {torch.float32}

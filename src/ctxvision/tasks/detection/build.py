@@ -26,7 +26,7 @@ from .box_head import BoxHeadName, ClassAgnosticPredictor, make_box_head, make_b
 from .cascade import BOX_WEIGHTS, IOU_THRESHOLDS, CascadeRoIHeads
 from .detector import Detector
 from .mask_head import make_mask_head, make_mask_predictor
-from .precision import in_full_precision
+from .precision import in_full_precision, in_own_precision
 from .pyramid_backbone import PyramidBackbone
 from .rpn import make_rpn_head
 
@@ -171,12 +171,12 @@ def build_detector(
 
     def roi_heads(predictor: nn.Module, iou: float, box_weights: tuple[float, ...]) -> RoIHeads:
         heads = RoIHeads(
-            _roi_pool(7), make_box_head(box_head, width, hidden, make_norm), predictor, iou, iou, sampled_rois,
-            0.25, box_weights, score_threshold, nms_threshold, detections,
+            _roi_pool(7), in_own_precision(make_box_head(box_head, width, hidden, make_norm)), predictor, iou, iou,
+            sampled_rois, 0.25, box_weights, score_threshold, nms_threshold, detections,
         )  # fmt: skip
         if has_masks:
             heads.mask_roi_pool = _roi_pool(14)
-            heads.mask_head = make_mask_head(width, head, make_norm)
+            heads.mask_head = in_own_precision(make_mask_head(width, head, make_norm))
             heads.mask_predictor = make_mask_predictor(width, num_classes)
         return heads
 

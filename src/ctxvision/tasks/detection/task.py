@@ -146,13 +146,14 @@ class DetectionTask(TrainingTask):
         )
         for name, value in losses.items():
             self.log(f"train_{name}", value.detach(), on_step=True, on_epoch=False, batch_size=len(images))
-        loss = torch.stack([value.to(self.dtype) for value in losses.values()]).sum()
+        precise = torch.promote_types(self.dtype, torch.float32)
+        loss = torch.stack([value.to(precise) for value in losses.values()]).sum()
         self.log_train_loss(loss, len(images))
         return loss
 
     def _typed(self, target: Mapping[str, Any]) -> dict[str, Tensor]:
         kept = {name: target[name] for name in ("boxes", "labels", "masks") if name in target}
-        return kept | {"boxes": kept["boxes"].to(self.dtype)}
+        return kept | {"boxes": kept["boxes"].to(torch.promote_types(self.dtype, torch.float32))}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Tensor]] | None:
         """Compare a batch's detections with the truth; returns them for callbacks."""
