@@ -12,7 +12,8 @@ Shape = Sequence[int]
 def kernel_side(taps: int) -> int:
     """Return k of k*k taps; of another number something whose square is not it."""
     # torch.compile traces a power of a size, and no math.isqrt
-    return round(float(max(0, int(taps))) ** 0.5)
+    side: int = round(max(0, int(taps)) ** 0.5)
+    return side
 
 
 def _broken_rule(
