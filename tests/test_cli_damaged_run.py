@@ -18,6 +18,7 @@ from ctxvision._cli.train.metrics_file import MetricsFile
 from ctxvision.cli import main
 from ctxvision.explain import read_run
 from ctxvision.publish import provenance
+from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask
 
 DIGITS = ["test_resnet", "digits", "--batch_size=256", "--accelerator=cpu", "--pictures=false", "--lr=0.01"]
@@ -74,7 +75,7 @@ def begin(metrics, epoch=2):
 )
 def test_damaged_metrics_are_kept_aside(run, how, kept, capsys):
     damage(run / "metrics.csv", how)
-    assert begin(MetricsFile(run / "metrics.csv")) == kept
+    assert begin(MetricsFile(RunFolder(run))) == kept
     (said,) = capsys.readouterr().err.splitlines()
     assert "the training goes on from its checkpoint" in said
     assert ("and is kept as run/metrics-damaged-1.csv" in said) is (how != "missing")
@@ -106,10 +107,10 @@ def test_lost_settings_come_back(run, how, capsys):
         damage(run / "config.yaml", how)
     if how == "cut":
         (run / "config.yaml").write_bytes((run / "config.yaml").read_bytes()[:200])
-    assert command._settings_of(run, []) == run / "config.yaml"
+    assert command._settings_of(RunFolder(run), []) == run / "config.yaml"
     assert "the settings are taken from environment.json" in capsys.readouterr().err
     assert yaml.safe_load((run / "config.yaml").read_text()) == before
-    assert command._settings_of(run, []) == run / "config.yaml"
+    assert command._settings_of(RunFolder(run), []) == run / "config.yaml"
     assert capsys.readouterr().err == ""
 
 
@@ -126,7 +127,7 @@ def test_settings_that_are_lost_are_named_again(run, capsys):
 
 
 def test_metrics_that_cannot_be_written_cost_no_training(tmp_path, capsys):
-    metrics = MetricsFile(tmp_path / "metrics.csv")
+    metrics = MetricsFile(RunFolder(tmp_path))
     (tmp_path / "metrics.csv" / "inside").mkdir(parents=True)
     metrics.rows = [{"epoch": 1, "step": 2}]
     metrics._write(["epoch", "step"])

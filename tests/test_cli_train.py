@@ -15,6 +15,7 @@ import yaml
 from _pictures import BAD, add_bad_files, make_folder
 from ctxvision._cli.train.run_checkpoints import RunCheckpoints
 from ctxvision.cli import main
+from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask, load_task
 
 SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
@@ -281,7 +282,8 @@ def test_mistakes_are_one_line(capsys, words, message, code):
 
 
 def test_best_is_the_first_of_the_most_accurate(tmp_path):
-    checkpoints = RunCheckpoints(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    checkpoints = RunCheckpoints(RunFolder(tmp_path))
     for epoch, top1 in enumerate([0.5, 0.75, 0.25, 0.75]):
         trainer = SimpleNamespace(
             callback_metrics={"val_top1": torch.tensor(top1)},
@@ -296,8 +298,8 @@ def test_best_is_the_first_of_the_most_accurate(tmp_path):
     trainer.callback_metrics["val_top1"] = torch.tensor(1.0)
     trainer.save_checkpoint = lambda path: path.write_text("4")
     checkpoints.on_train_epoch_end(trainer, ClassificationTask)
-    assert (tmp_path / "last.ckpt").read_text() == "4"
-    assert (tmp_path / "best.ckpt").read_text() == "1"
+    assert (tmp_path / "checkpoints/last.ckpt").read_text() == "4"
+    assert (tmp_path / "checkpoints/best.ckpt").read_text() == "1"
     assert (checkpoints.best_value, checkpoints.best_epoch) == (0.75, 2)
     assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt"]
 

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ctxvision import files as ctxvision_files
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask, checkpoint_file
 
@@ -143,11 +143,11 @@ def test_full_disk_in_reality(run, capsys):
 def test_failing_disk(run, monkeypatch, capsys, number):
     before = files(run)
 
-    def failing(handle):
-        raise OSError(number, os.strerror(number))
+    def failing(path):
+        if path.suffix == ".ckpt":
+            raise OSError(number, os.strerror(number))
 
-    # of checkpoints alone
-    monkeypatch.setattr(checkpoint_file, "os", SimpleNamespace(**{**vars(os), "fsync": failing}))
+    monkeypatch.setattr(ctxvision_files, "_sync", failing)
     assert train("--resume=run", "--epochs=3") == 1
     assert f"cannot be written ({os.strerror(number).lower()}); run/checkpoints/last.ckpt is" in one_error(capsys)
     assert files(run) == before
@@ -155,7 +155,7 @@ def test_failing_disk(run, monkeypatch, capsys, number):
 
 def test_disk_that_does_not_keep_what_is_written(run, monkeypatch, capsys):
     before = files(run)
-    monkeypatch.setattr(checkpoint_file, "checksum_fits", lambda path: not path.name.endswith(".part"))
+    monkeypatch.setattr(checkpoint_file, "checksum_fits", lambda path: ".part" not in path.name)
     assert train("--resume=run", "--epochs=3") == 1
     assert "cannot be written (does not read back as it was written); run/checkpoints" in one_error(capsys)
     assert files(run) == before

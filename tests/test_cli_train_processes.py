@@ -13,6 +13,7 @@ from _processes import DIGITS, all_gone, assert_same_weights, descendants, finis
 from ctxvision._cli.errors import UserError
 from ctxvision._cli.train import processes, run_lock
 from ctxvision.cli import main
+from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
@@ -81,11 +82,11 @@ def test_one_run_at_a_time_in_a_folder(capsys):
 def test_without_locks_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(run_lock, "fcntl", None)
     with run_lock.held(tmp_path, "x"):
-        assert run_lock.last_run(tmp_path) == "x"
+        assert RunFolder(tmp_path).read_lock()["run"] == "x"
     with run_lock.held(tmp_path / "absent"):
         assert not (tmp_path / "absent").exists()
     (tmp_path / ".lock").write_text("[half")
-    assert run_lock.last_run(tmp_path) == ""
+    assert RunFolder(tmp_path).read_lock() == {}
 
 
 def set_slurm(monkeypatch, **variables):

@@ -165,7 +165,7 @@ def _wait_for_moment(process: subprocess.Popen[bytes], folder: Path, delay: floa
         time.sleep(0.005)
     end = time.monotonic() + 5 * delay + 5
     while in_write and process.poll() is None and time.monotonic() < end:
-        if any((folder / "checkpoints").glob(".*.part")):
+        if any((folder / "checkpoints").glob(".*.part*")):
             return "while a checkpoint was written"
     return "at random"
 

@@ -208,7 +208,7 @@ def test_destinations(published_file, out, tmp_path):
     assert out.stat().st_size > 1_000_000
 
 
-@pytest.mark.parametrize("where", ["safetensors.torch.save", "os.fsync", "pathlib.Path.replace"])
+@pytest.mark.parametrize("where", ["safetensors.torch.save", "os.fsync", "os.replace"])
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("existing", [None, b"precious"])
 def test_failure_while_writing_leaves_nothing(published_file, out, monkeypatch, where, failure, existing):

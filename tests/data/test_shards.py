@@ -227,7 +227,7 @@ def test_urls_are_fetched_once(tmp_path, cache):
     assert len(requests) == 3 + requests.count("/photos-02.tar") - 1
     assert again.train == found.train
     assert opened(found, found.train[0][0]).size == (24, 20)
-    assert not list(cache.rglob("*.part"))
+    assert not list(cache.rglob("*.part*"))
 
 
 def test_missing_package_is_one_line(monkeypatch):

@@ -17,8 +17,8 @@ from ctxvision.explain import ReportError
 from ctxvision.explain.boxes import PALETTE, _ink, _meet, detect, draw
 from ctxvision.explain.boxes_evaluation import evaluate_detector
 from ctxvision.explain.boxes_page import render
+from ctxvision.runs import RunFolder
 from ctxvision.tasks.detection import DetectionTask
-from ctxvision.tasks.run_folder import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_page_is_whole_and_needs_nothing_else(evaluation):
 
 def test_page_with_curves(evaluation, tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,train_loss,val_box_ap,val_mask_ap\n1,3.5,,\n2,2.5,0.25,0.2\n")
-    curve = read_metrics(tmp_path)
+    curve = RunFolder(tmp_path).read_metrics()
     assert curve[0]["val_box_ap"] is None
     assert curve[1]["val_mask_ap"] == 0.2
     page = render(type(evaluation)(evaluation.numbers | {"curve": curve}, evaluation.pictures, []))

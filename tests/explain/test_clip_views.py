@@ -10,10 +10,9 @@ import torch
 
 from ctxvision.data.video_data import VideoData
 from ctxvision.data.video_writing import export_moving_digits
-from ctxvision.explain import ReportError
+from ctxvision.explain import ReportError, read_run
 from ctxvision.explain.clips import labelled_frames, predict_clip, predict_dataset
 from ctxvision.explain.clips_report import TrainedVideo, filmstrip, make_clips_report, render_clips
-from ctxvision.explain.run import read_run
 from ctxvision.tasks.video import VideoTask
 
 
@@ -139,7 +138,7 @@ def test_page_stands_alone_and_says_the_numbers(data, tmp_path):
 
 
 def test_page_of_one_network_outside_its_run_folder(data):
-    from ctxvision.explain.run import Run
+    from ctxvision.explain import Run
 
     report = make_clips_report([TrainedVideo("TSM", Run("x.ckpt", (), {}), task(data))], data, "clips")
     html = render_clips(report)

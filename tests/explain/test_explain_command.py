@@ -11,7 +11,6 @@ from PIL import Image
 from test_report import Page
 
 from _pictures import add_bad_files, picture
-from ctxvision._cli import folders
 from ctxvision.cli import main
 from ctxvision.data import DataSpec, read_image
 from ctxvision.explain import class_funnel, grad_cam
@@ -169,29 +168,6 @@ def test_a_folder_of_somebody_else_is_left_alone(trained_plain, photos, tmp_path
     assert explain(trained_plain, photos / "cat", "--out", tmp_path / "thesis.tex" / "out") == 1
     assert "is a file" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-@pytest.mark.parametrize("call", [1, 3])
-def test_an_interrupted_call_leaves_nothing_behind(contextual, tmp_path, monkeypatch, stop, call):
-    files = {f"figures/{n}.png": bytes(10) for n in range(3)} | {"explain.json": b"{}", "explain.html": b"<p>"}
-    calls = []
-
-    def fail(_handle):
-        calls.append(1)
-        if len(calls) == call:
-            raise stop
-
-    monkeypatch.setattr(folders.os, "fsync", fail)
-    expected = KeyboardInterrupt if isinstance(stop, KeyboardInterrupt) else folders.UserError
-    old = shutil.copytree(contextual, tmp_path / "old")
-    before = {path: path.stat().st_mtime_ns for path in old.rglob("*")}
-    for out in (old, tmp_path / "new"):
-        calls.clear()
-        with pytest.raises(expected):
-            folders.write_folder(out, files)
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    assert {path: path.stat().st_mtime_ns for path in old.rglob("*")} == before
 
 
 def test_bad_images_are_named_and_skipped(trained_plain, photos, tmp_path, capsys):

@@ -16,7 +16,6 @@ from ctxvision.export import (
     open_exported,
     quantize_onnx,
 )
-from ctxvision.export.replacing import replacing
 from ctxvision.tasks.networks import create_network
 
 # one of each family, and the kinds of layer that the small ones lack: grouped CoT, blur pools, dense contextual
@@ -156,26 +155,6 @@ def test_file_that_differs_from_torch_is_not_kept(small, tmp_path, monkeypatch):
         export_onnx(net, path, metadata=metadata())
     assert path.read_bytes() == b"what was there"
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_interrupted_writing_leaves_what_was_there(tmp_path):
-    path = tmp_path / "a.onnx"
-    path.write_bytes(b"old")
-    os.chmod(path, 0o640)
-
-    def interrupted():
-        with replacing(path) as part:
-            part.write_bytes(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_bytes() == b"old"
-    with replacing(path) as part:
-        part.write_bytes(b"new")
-    assert path.read_bytes() == b"new"
-    assert path.stat().st_mode & 0o777 == 0o640
-    assert os.listdir(tmp_path) == ["a.onnx"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from ctxvision.publish import (
     PublishError,
     publish,
 )
-from ctxvision.publish import folder as folder_module
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -28,10 +27,10 @@ def test_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         with pytest.raises(PublishError, match="its logits differ"):
             publish(task, tmp_path / target, overwrite=True)
 
-    def fail(path, data):
+    def fail(_handle):
         raise OSError(28, "No space left")
 
-    monkeypatch.setattr(folder_module, "_write", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(PublishError, match="cannot be written"):
         publish(task, tmp_path / "net", overwrite=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / "net").iterdir()} == before

@@ -4,10 +4,11 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.files import write_whole
+from ctxvision.runs import checkpoint_of
 
 from .errors import UserError
-from .files import require_places, write_whole
+from .files import require_places
 from .keeping import Keeping
 from .messages import note, quieten, say_all
 from .table import write_rows

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.files import write_whole
 from ctxvision.foreign import json_text, visible
+from ctxvision.runs import checkpoint_of
 
 from .errors import UserError
-from .files import for_json, require_places, write_whole
+from .files import for_json, require_places
 from .keeping import Keeping
 from .kinds import add_task, kind_of, require_task
 from .messages import column, note, plural, quieten, say

@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.files import write_folder
 from ctxvision.foreign import json_text
+from ctxvision.runs import checkpoint_of
 
 from .errors import UserError
-from .folders import require_place, write_folder
+from .files import require_place
 from .keeping import Keeping
 from .messages import note, plural, quieten, say
 from .trust import add_trust

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.runs import checkpoint_of
 
 from .errors import UserError
 from .messages import note, plural, quieten, say

@@ -1,8 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Files that a command is to read, and places that it is to write to."""
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,53 +56,6 @@ def _hints() -> dict[str, str]:
     return HINTS
 
 
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file beside its place and move it there.
-
-    File names inside a text that are not valid UTF-8 are written as the bytes they are.
-
-    Raises:
-        UserError: it cannot be written there.
-    """
-    path = Path(path)
-    try:
-        # links stay links: what they point to is replaced
-        target = path.resolve()
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=target.parent)
-        try:
-            data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, mode)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from error
-
-
-def keep_aside(path: Path) -> str:
-    """Give a damaged file, or what else has its name, the name ``NAME-damaged-1.SUFFIX`` or the next that is free.
-
-    Returns:
-        What to say about it, to be added to a sentence: nothing where there is no such file.
-    """
-    if not os.path.lexists(path):
-        return ""
-    number = 1
-    while os.path.lexists(aside := path.with_name(f"{path.stem}-damaged-{number}{path.suffix}")):
-        number += 1
-    try:
-        path.rename(aside)
-    except OSError as error:
-        return f", and cannot be kept as {aside} ({(error.strerror or str(error)).lower()})"
-    return f", and is kept as {aside}"
-
-
 def require_places(**paths: str | os.PathLike[str] | None) -> None:
     """Find out before the work whether files can be written.
 
@@ -119,6 +71,8 @@ def require_places(**paths: str | os.PathLike[str] | None) -> None:
         raise UserError(f"{', '.join(options[:-1])} and {options[-1]} must be different files", 2)
     for path in given:
         folder = Path(path).resolve().parent
+        if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+            continue  # a pipe or a device
         if Path(path).is_dir():
             raise UserError(f"{path}: cannot be written (is a folder)")
         if not folder.is_dir():
@@ -127,7 +81,23 @@ def require_places(**paths: str | os.PathLike[str] | None) -> None:
             raise UserError(f"{path}: cannot be written (permission denied)")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def require_place(folder: str | os.PathLike[str], mark: str) -> None:
+    """Find out before the work whether a folder can be written.
+
+    Args:
+        folder: it need not exist; what is in it must stem from an earlier call.
+        mark: a file that such a folder has.
+
+    Raises:
+        UserError: it cannot.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{folder}: cannot be written (is a file)")
+    above = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not above.is_dir():
+        raise UserError(f"{folder}: cannot be written ({above} is a file)")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"{folder}: cannot be written (permission denied)")
+    if path.is_dir() and any(path.iterdir()) and not (path / mark).is_file():
+        raise UserError(f"{folder}: is not empty and holds no {mark} of an earlier call; choose another --out")

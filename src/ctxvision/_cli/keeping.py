@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ctxvision.files import WriteError
+
 from .errors import UserError, explain_error
 from .messages import debugging, note
 
@@ -33,7 +35,7 @@ class Keeping:
                 traceback.print_exc()
             reason = explain_error(error)
             # what can be put right says itself what it is about
-            line = reason if isinstance(error, UserError) else f"{what} could not be made: {reason}"
+            line = reason if isinstance(error, UserError | WriteError) else f"{what} could not be made: {reason}"
             note(f"error: {line}" if asked else line)
             if asked:
                 self.exit_code = 1

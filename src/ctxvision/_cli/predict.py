@@ -4,12 +4,13 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.files import write_whole
 from ctxvision.foreign import csv_text, json_text, visible
+from ctxvision.runs import checkpoint_of
 
 from .device import on_device
 from .errors import UserError
-from .files import expand, require_places, write_whole
+from .files import expand, require_places
 from .keeping import Keeping
 from .kinds import add_task, kind_of, require_task, save_pictures
 from .messages import column, note, plural, quieten, say_all

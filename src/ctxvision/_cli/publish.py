@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.runs import checkpoint_of
 
 from .errors import UserError
 from .messages import note, quieten, say

@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision.files import write_whole
 from ctxvision.foreign import json_text
 
 from .device import on_device
 from .errors import UserError
-from .files import for_json, require_places, write_whole
+from .files import for_json, require_places
 from .keeping import Keeping
 from .kinds import kind_of
 from .messages import note, plural, quieten, say

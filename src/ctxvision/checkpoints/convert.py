@@ -1,14 +1,12 @@
 """Published checkpoint in, safetensors for ``timm.create_model(NAME, checkpoint_path=OUT)`` out."""
 
-import os
-import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import safetensors.torch
-from torch import Tensor
+
+from ctxvision.files import write_whole
 
 from .error import CheckpointError
 from .finite import require_finite
@@ -84,7 +82,12 @@ def convert(
     if not allow_nonfinite:
         require_finite(tensors, source)
     metadata = {"format": "pt", "model": model_name, "source": source.name}
-    _write_whole(tensors, destination, metadata)
+    # clones: safetensors refuses tensors that share memory
+    data = safetensors.torch.save({name: t.clone().contiguous() for name, t in tensors.items()}, metadata)
+    try:
+        write_whole(destination, data)
+    except OSError as error:
+        raise CheckpointError(destination, f"cannot be written ({error.strerror})") from error
     return ConversionReport(
         destination=destination,
         model=model_name,
@@ -105,20 +108,3 @@ def _check_destination(source: Path, destination: Path, overwrite: bool) -> None
         raise CheckpointError(destination, "input and output are the same file")
     if destination.exists() and not overwrite:
         raise CheckpointError(destination, "exists already; choose another name or allow overwriting")
-
-
-def _write_whole(tensors: Mapping[str, Tensor], destination: Path, metadata: dict[str, str]) -> None:
-    """Write beside the destination and rename, so that no reader ever sees half a file."""
-    temporary = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        # clones: safetensors refuses tensors that share memory
-        data = safetensors.torch.save({name: t.clone().contiguous() for name, t in tensors.items()}, metadata)
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(destination)
-    except OSError as error:
-        raise CheckpointError(destination, f"cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,9 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ctxvision.runs import checkpoint_of
+
 from .archive import ArchiveError, load_pickled
 from .error import CheckpointError, name_some
-from .run_folder import checkpoint_of
 
 _EMA_SECTIONS = ("state_dict_ema", "model_ema")
 _RAW_SECTIONS = ("state_dict", "model")

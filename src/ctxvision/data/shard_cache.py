@@ -5,10 +5,11 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from ctxvision.files import WriteError, remove_parts, replacing
 
 from .error import DataError
 
@@ -65,23 +66,10 @@ def _fetch(url: str, path: Path) -> None:
     with FileLock(f"{path}.lock"):
         if path.is_file():  # another process was faster
             return
-        part = path.with_name(f"{path.name}.part")
+        remove_parts(path.parent, path.stem)
         try:
-            with gopen(url) as source, part.open("wb") as target:
+            with replacing(path) as part, gopen(url) as source, part.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
         except (OSError, ValueError, LookupError, RuntimeError, AssertionError) as error:  # of a program it starts
-            part.unlink(missing_ok=True)
-            raise DataError(f"{url}: cannot be fetched ({' '.join(str(error).split())})") from error
-        os.replace(part, path)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all; a folder that cannot be written is no harm."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(part, path)
-    except OSError as error:
-        _log.warning("%s: the index is not kept (%s)", path, error.strerror or error)
+            cause = error.__cause__ if isinstance(error, WriteError) and error.__cause__ else error
+            raise DataError(f"{url}: cannot be fetched ({' '.join(str(cause).split())})") from error

@@ -3,17 +3,21 @@
 import hashlib
 import io
 import json
+import logging
 import os
 import tarfile
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ctxvision.files import reason, write_whole
+
 from .error import DataError
 from .files import in_words, open_regular
 from .images import IMAGE_SUFFIXES
-from .shard_cache import cache_folder, write_whole
+from .shard_cache import cache_folder
 
+_log = logging.getLogger(__name__)
 _LABEL_FILES = ("cls", "label", "cls.txt", "json")
 _LABEL_FIELDS = ("label", "class", "class_name", "category", "target", "cls")
 _FORMAT = 2  # of the index files
@@ -61,7 +65,11 @@ def index_shard(shard: str, image: str | None, label: str | None) -> tuple[list[
     except (OSError, ValueError, TypeError):
         pass
     members, others, problem = scan_shard(shard, image, label)
-    write_whole(cached, json.dumps([members, others, problem]))
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(cached, json.dumps([members, others, problem]))
+    except OSError as error:  # a cache that cannot be written is no harm
+        _log.warning("%s: the index is not kept (%s)", cached, reason(error))
     return members, others, problem
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ctxvision._extras import explain_import
+from ctxvision.files import write_whole
 
 from .error import DataError
 from .moving_digits import MOTIONS, MovingDigits
@@ -41,7 +42,10 @@ def write_video(path: str | os.PathLike[str], pixels: Frames, rate: int = 8) -> 
         data = encode(path, pixels, rate)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be made a video ({' '.join(str(error).split())})") from error
-    _write(path, data)
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise DataError(str(error)) from error
 
 
 def _encode_picture(path: Path, pixels: Frames, rate: int) -> bytes:
@@ -80,24 +84,6 @@ def _codec() -> str:
         if name in av.codecs_available:
             return name
     raise DataError(f"PyAV was built without {', '.join(_CODECS)}; write .gif or .webp instead")
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        target = path.resolve()  # links stay links: what they point to is replaced
-        handle, part = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(part, 0o644)
-            os.replace(part, target)
-        except BaseException:
-            os.unlink(part)
-            raise
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from error
 
 
 def export_moving_digits(

@@ -1,5 +1,7 @@
 """Look into a trained network: what it predicts, where it errs, what it looks at, which classes it considers."""
 
+from ctxvision.runs import Epoch, Run, read_run
+
 from .embeddings import class_embeddings, on_a_plane, similarities
 from .error import ReportError
 from .fates import Fates, class_fates
@@ -10,7 +12,6 @@ from .layers import LayerError, MapLayer, map_layers
 from .offsets import Bend, ClassBend, bend_by_class, bends, contextual_layers
 from .pixel_grid import PixelGrid, pixel_grids
 from .predictions import Predictions, StageRecall, collect_predictions, wilson_interval
-from .run import Epoch, Run, read_run
 
 __all__ = [
     "Bend",

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision.data.detection import DetectionData
+from ctxvision.runs import RunFolder
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
 from ctxvision.tasks.detection.results import coco_results, detections_to_rows
 from ctxvision.tasks.means import undefined
-from ctxvision.tasks.run_folder import read_metrics
 
 from .boxes import describe, draw
 from .drawings import Drawings
@@ -128,7 +128,7 @@ def evaluate_detector(
         **{part: _defined(value) for part, value in precision.items()},
         "classes_left_out": undefined(names, precision["box"].by_class),
         "classes": _classes(names, counts, precision),
-        "curve": read_metrics(run) if run else [],
+        "curve": RunFolder(run).read_metrics() if run else [],
         "examples": examples,
         "notes": list(data.notes),
         "bad_images": [{"path": path, "reason": reason} for path, reason in data.bad_images.items()],

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ctxvision.data.video import Frames
 from ctxvision.data.video_data import VideoData
+from ctxvision.runs import Run
 from ctxvision.tasks.video import VideoTask
 
 from .by_class import class_table, confusion_matrix
@@ -20,7 +21,6 @@ from .drawings import Drawings
 from .figures import curve
 from .page import page_template
 from .predictions import wilson_interval
-from .run import Run
 
 _PER_CLASS = 2  # filmstrips
 _CLASSES = 12

@@ -1,5 +1,5 @@
 """What can go wrong when a run is to be explained."""
 
+from ctxvision.runs import RunError as ReportError
 
-class ReportError(ValueError):
-    """There is nothing to report on; the message is one line that names the file."""
+__all__ = ["ReportError"]

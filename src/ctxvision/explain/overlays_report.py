@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision.data.segmentation_data import SegmentationData
+from ctxvision.runs import Run
 from ctxvision.tasks.means import undefined
 from ctxvision.tasks.segmentation import PixelConfusion, Segmentation, SegmentationTask, intersection_over_union
 
 from .drawings import Drawings
 from .error import ReportError
 from .overlays import colorize, overlay
-from .run import Run
 
 _SETTINGS = (
     "steps", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "decoder", "decoder_args", "crop_size",

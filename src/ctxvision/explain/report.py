@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ctxvision.data import DigitsData, ImageData
+from ctxvision.runs import Run
 from ctxvision.tasks import ClassificationTask
 
 from .drawings import Drawings
@@ -17,7 +18,6 @@ from .error import ReportError
 from .figures import is_small, thumbnail
 from .funnel import Funnel, class_funnel, is_contextual
 from .predictions import Predictions, collect_predictions, wilson_interval
-from .run import Run
 
 _SETTINGS = (
     "batch_size", "lr", "optimizer", "weight_decay", "warmup_epochs", "label_smoothing", "drop_path_rate",

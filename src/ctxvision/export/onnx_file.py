@@ -7,17 +7,17 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ctxvision.files import replacing
+
 from .error import ExportError
 from .metadata import KEY, Metadata
 from .program import trace
-from .replacing import replacing
 from .same import require_same
 from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
 
@@ -74,7 +74,7 @@ def export_onnx(
     assert found is not None
     found.model.metadata_props[KEY] = metadata.to_json()
     found.model.producer_name = "ctxvision"
-    with replacing(Path(path)) as part:
+    with replacing(path) as part:
         with quiet():
             found.save(part, external_data=False)
         session = open_session(part)

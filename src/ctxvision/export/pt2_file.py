@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.checkpoints.archive import ArchiveError
 from ctxvision.checkpoints.finite import require_finite
+from ctxvision.files import replacing
 
 from .error import ExportError
 from .metadata import KEY, Metadata
 from .program import trace
 from .pt2_archive import MEMBER, NeedsTrustError, read_parts
 from .pt2_graph import Graph
-from .replacing import replacing
 from .same import require_same
 from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
 
@@ -53,7 +53,7 @@ def export_pt2(
     names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
     program = trace(network, example_inputs(metadata), freedom(metadata))
-    with replacing(Path(path)) as part:
+    with replacing(path) as part:
         if compiled:
             _compile(program, part, metadata)
         else:

@@ -3,15 +3,15 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ctxvision.files import replacing
+
 from .error import ExportError
 from .metadata import KEY, Metadata
-from .replacing import replacing
 
 _QUANTIZED = ["Conv", "MatMul", "Gemm"]
 
@@ -41,7 +41,7 @@ def quantize_onnx(
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's advice goes to the root logger
     try:
-        with replacing(Path(path)) as part:
+        with replacing(path) as part:
             try:
                 quantize_static(
                     os.fspath(source),

@@ -1,12 +1,9 @@
 """The folder: complete, loaded back by timm and compared, or not there at all."""
 
-import contextlib
 import copy
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -15,6 +12,7 @@ import torch
 import yaml
 
 from ctxvision.checkpoints.finite import require_finite
+from ctxvision.files import replacing_folder
 from ctxvision.foreign import json_text
 from ctxvision.models import count_macs
 from ctxvision.tasks import ClassificationTask
@@ -85,14 +83,17 @@ def publish(
         dataset=dataset or provenance.data,
         license=license,
     )
-    with _appearing(folder) as part:
-        _write(part / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
-        _write(part / CARD, model_card(facts).encode())
-        if provenance.settings:
-            text = yaml.safe_dump(dict(provenance.settings), sort_keys=False, allow_unicode=True)
-            _write(part / SETTINGS, text.encode())
-        _write(part / CONFIG, (json_text(config, indent=2) + "\n").encode())
-        _require_same(task, part)
+    try:
+        with replacing_folder(folder) as part:
+            (part / WEIGHTS).write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
+            (part / CARD).write_text(model_card(facts), encoding="utf-8")
+            if provenance.settings:
+                text = yaml.safe_dump(dict(provenance.settings), sort_keys=False, allow_unicode=True)
+                (part / SETTINGS).write_text(text, encoding="utf-8")
+            (part / CONFIG).write_text(json_text(config, indent=2) + "\n", encoding="utf-8")
+            _require_same(task, part)
+    except OSError as error:
+        raise PublishError(str(error)) from error
     return facts
 
 
@@ -118,40 +119,6 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise PublishError(
             f"{folder}: holds a published network already; allow --overwrite, or choose another folder"
         )
-
-
-@contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside its place; moves it there when nothing has failed, and what was there away."""
-    target = folder.resolve()
-    try:
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent))
-        try:
-            mask = os.umask(0)
-            os.umask(mask)
-            part.chmod(0o777 & ~mask)
-            yield part
-            old = part.with_suffix(".old")
-            if target.exists():
-                target.rename(old)
-            try:
-                part.rename(target)
-            except BaseException:
-                if old.exists():
-                    old.rename(target)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        raise PublishError(f"{folder}: cannot be written ({(error.strerror or str(error)).lower()})") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _require_same(task: ClassificationTask, folder: Path) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.loading import read_progress
-from ctxvision.tasks.run_folder import read_metrics, read_settings
 
 from .error import PublishError
 
@@ -93,8 +93,8 @@ def read_provenance(checkpoint: str | os.PathLike[str]) -> Provenance:
     Raises:
         CheckpointError: it is damaged. What is damaged beside it is left out, with a warning.
     """
-    run = Path(checkpoint).resolve().parent.parent
-    settings = read_settings(run)
+    run = RunFolder.around(checkpoint)
+    settings = run.read_settings()
     epoch, step = read_progress(checkpoint)
     name, hub_id = _data_name(str(settings["data"])) if settings.get("data") else (None, None)
     return Provenance(
@@ -144,11 +144,11 @@ def read_scores(path: str | os.PathLike[str], task: ClassificationTask, checkpoi
     )
 
 
-def _validation(run: Path, epoch: int | None, step: int | None) -> tuple[Score, ...]:
+def _validation(run: RunFolder, epoch: int | None, step: int | None) -> tuple[Score, ...]:
     """Find the row that was written when the checkpoint was: a later one is about other weights."""
-    if epoch is None or step is None or not (run / "metrics.csv").exists():
+    if epoch is None or step is None or not run.metrics_file.exists():
         return ()
-    rows = [row for row in read_metrics(run) if (row["epoch"], row.get("step")) == (epoch, step)]
+    rows = [row for row in run.read_metrics() if (row["epoch"], row.get("step")) == (epoch, step)]
     columns = {"val_top1": "top-1 accuracy", "val_top5": "top-5 accuracy"}
     values = {name: rows[-1].get(column) for column, name in columns.items() if rows}
     return tuple(

@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import torch
 
+from ctxvision.files import replacing
+
 _TAG = b"ctxvision-sha256:"
 _COMMENT = len(_TAG) + 64
 _CHUNK = 1 << 20
@@ -65,15 +67,12 @@ def keep_as(source: Path, path: Path) -> None:
     Raises:
         OSError: it cannot be done.
     """
-    part = _part(path)
-    part.unlink(missing_ok=True)
     try:
-        os.link(source, part)
+        with replacing(path, follow_links=False) as part:
+            part.unlink()
+            os.link(source, part)
     except OSError:
         copy_checkpoint(source, path)
-        return
-    os.replace(part, path)
-    _sync_folder(path.parent)
 
 
 def checksum_fits(path: Path) -> bool | None:
@@ -97,47 +96,20 @@ def checksum_fits(path: Path) -> bool | None:
     return digest.hexdigest().encode() == comment[len(_TAG) :]
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what killed runs have left half written in a folder."""
-    for part in folder.glob(".*.part"):
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
 @contextlib.contextmanager
 def _replacing(path: Path, previous: Path | None = None, expected: bool | None = True) -> Iterator[IO[bytes]]:
-    """Open a file beside a path for writing; moves it there when it is on the disk and reads back well."""
-    part = _part(path)
-    try:
-        with part.open("w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    """Open a file for writing that is moved to a path when it is on the disk and reads back well."""
+
+    def require_whole(part: Path) -> None:
         if checksum_fits(part) is not expected:
             raise OSError("does not read back as it was written")
         # a damaged file must not push a good one out
         if previous and path.is_file() and checksum_fits(path):
             keep_as(path, previous)
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    # a link is replaced, not the checkpoint that it points to
+    with replacing(path, ready=require_whole, follow_links=False) as part, part.open("w+b") as file:
+        yield file
 
 
 class _HashingWriter:

@@ -12,7 +12,7 @@ from typing import Any
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.checkpoints.archive import ArchiveError, has_whole_end, load_pickled
 from ctxvision.checkpoints.finite import require_finite
-from ctxvision.checkpoints.run_folder import checkpoint_of
+from ctxvision.runs import checkpoint_of
 
 from .checkpoint_file import checksum_fits
 from .classification import ClassificationTask

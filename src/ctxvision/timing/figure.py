@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from ctxvision.checkpoints.run_folder import BEST
 from ctxvision.foreign import visible
+from ctxvision.runs import BEST
 
 Row = Mapping[str, Any]
 _INK, _FAINT, _GRID = "#222222", "#666666", "#e6e6e6"

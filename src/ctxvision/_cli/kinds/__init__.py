@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ctxvision.files import write_whole
+
 from ..errors import UserError
-from ..files import write_whole
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,10 +5,11 @@ import itertools
 import shutil
 from pathlib import Path
 
+from ctxvision.runs import RunFolder
 from ctxvision.tasks.checkpoint_file import copy_checkpoint, keep_as
 
 from ..messages import note
-from .checkpoint_io import LAST, PREVIOUS, cannot_be_written
+from .checkpoint_io import cannot_be_written
 from .config import TrainConfig
 
 
@@ -25,10 +26,11 @@ def set_aside(config: TrainConfig, folder: Path, checkpoint: Path | None) -> Non
     Raises:
         UserError: it cannot be written there.
     """
-    if not checkpoint or not config.resume or not Path(config.resume).is_file() or checkpoint.name == LAST:
+    run = RunFolder(folder)
+    last = run.last
+    if not checkpoint or not config.resume or not Path(config.resume).is_file() or checkpoint.name == last.name:
         return
-    last = folder / "checkpoints" / LAST
-    kept = [path for path in (last, folder / "metrics.csv") if path.is_file()]
+    kept = [path for path in (last, run.metrics_file) if path.is_file()]
     number = next(n for n in itertools.count(1) if not any(_numbered(path, n).exists() for path in kept))
     try:
         for path in kept:
@@ -39,8 +41,8 @@ def set_aside(config: TrainConfig, folder: Path, checkpoint: Path | None) -> Non
                     shutil.copyfile(path, _numbered(path, number))
         copy_checkpoint(checkpoint, last)
         # it is of the other branch, where a damaged checkpoint of this one must not lead
-        if checkpoint.name != PREVIOUS:
-            last.with_name(PREVIOUS).unlink(missing_ok=True)
+        if checkpoint.name != run.previous.name:
+            run.previous.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_be_written(last, error) from error
     if kept:

@@ -5,11 +5,11 @@ from typing import Any
 
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from ctxvision.files import reason
+from ctxvision.runs import RunFolder
 from ctxvision.tasks.checkpoint_file import save_checkpoint
 
 from ..errors import UserError
-
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class RunCheckpointIO(TorchCheckpointIO):
@@ -28,21 +28,20 @@ class RunCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: it cannot be written; the older checkpoints are as they were.
         """
-        path = Path(path)
+        path, run = Path(path), RunFolder(self.folder)
         try:
             if self.folder.is_dir():
                 path.parent.mkdir(exist_ok=True)
-            save_checkpoint(checkpoint, path, path.with_name(PREVIOUS) if path.name == LAST else None)
+            save_checkpoint(checkpoint, path, run.previous if path.name == run.last.name else None)
         except OSError as error:
             raise cannot_be_written(path, error) from error
 
 
 def cannot_be_written(path: Path, error: OSError) -> UserError:
     """Say why a checkpoint could not be written, and which one is still good."""
-    folder = path.parent.parent
-    if not folder.is_dir():
+    run = RunFolder(path.parent.parent)
+    if not run.path.is_dir():
         return UserError(f"{path}: cannot be written (the run folder is gone)")
-    reason = (error.strerror or str(error)).lower()
-    kept = next((p for name in (LAST, PREVIOUS, BEST) if (p := path.with_name(name)).is_file()), None)
-    advice = f"; {kept} is as it was, continue with: ctxvision train --resume {folder}" if kept else ""
-    return UserError(f"{path}: cannot be written ({reason}){advice}")
+    kept = next((p for p in (run.last, run.previous, run.best) if p.is_file()), None)
+    advice = f"; {kept} is as it was, continue with: ctxvision train --resume {run.path}" if kept else ""
+    return UserError(f"{path}: cannot be written ({reason(error)}){advice}")

@@ -7,8 +7,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision.files import keep_aside, write_whole
+from ctxvision.runs import RunFolder
+
 from ..errors import UserError
-from ..files import keep_aside, write_whole
 from ..messages import note
 from .chosen_task import chosen_task, require_task_of_recipe
 from .config import TrainConfig
@@ -175,17 +177,16 @@ def _with_resumed_config(words: list[str]) -> list[str]:
         folder = _value(words, "--out")
         if folder is None:
             raise UserError("--resume needs a run folder: --resume RUNDIR, or --out RUNDIR --resume", 2)
-        run_folder = Path(folder)
+        run = RunFolder(folder)
     else:
-        path = Path(value)
-        run_folder = path.parent.parent if path.is_file() else path
+        run = RunFolder.around(value)
     out = _value(words, "--out")
-    if out is not None and Path(out).resolve() != run_folder.resolve():
-        raise UserError(f"--resume continues in {run_folder}, --out names {out}; leave one of them out", 2)
-    return ["--config", str(config), *words] if (config := _settings_of(run_folder, words)) else words
+    if out is not None and Path(out).resolve() != run.path.resolve():
+        raise UserError(f"--resume continues in {run.path}, --out names {out}; leave one of them out", 2)
+    return ["--config", str(config), *words] if (config := _settings_of(run, words)) else words
 
 
-def _settings_of(run_folder: Path, words: list[str]) -> Path | None:
+def _settings_of(run: RunFolder, words: list[str]) -> Path | None:
     """Return the file with the settings of a run, mended where it is damaged and the run has noted them elsewhere.
 
     Returns:
@@ -193,22 +194,18 @@ def _settings_of(run_folder: Path, words: list[str]) -> Path | None:
     """
     import yaml
 
-    from ctxvision.tasks.run_folder import load_settings
-
-    from .environment import NAME, last_settings
-
-    config, noted = run_folder / "config.yaml", last_settings(run_folder)
-    settings, damage = load_settings(config)
+    config, noted = run.settings_file, run.noted_settings()
+    settings, damage = run.load_settings()
     missing = [name for name in noted or () if name not in settings]
     if not damage and not missing:
         return config
     if noted is not None:
         damage = damage or f"lacks {missing[0]}"
-        note(f"{config}: {damage}; the settings are taken from {NAME}{keep_aside(config)}")
+        note(f"{config}: {damage}; the settings are taken from {run.starts_file.name}{keep_aside(config)}")
         write_whole(config, yaml.safe_dump(noted, sort_keys=False, allow_unicode=True))
         return config
-    if not any((run_folder / "checkpoints").glob("*.ckpt")):
-        raise UserError(f"{run_folder}: no run to resume there (its config.yaml {damage})")
+    if not run.has_checkpoints():
+        raise UserError(f"{run.path}: no run to resume there (its config.yaml {damage})")
     if _value(words, "--model") is None:
         raise UserError(
             f"{config}: {damage}; to continue from the checkpoint, name the settings again: MODEL DATA and options"

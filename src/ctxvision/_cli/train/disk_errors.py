@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ctxvision.files import reason
+
 from ..errors import UserError
 
 
@@ -31,7 +33,7 @@ def disk_errors_explained(folder: Path) -> Iterator[None]:
         if not folder.is_dir():
             raise UserError(f"{folder}: the run folder is gone, nothing can be saved there") from error
         if isinstance(error, OSError) and (name := _inside(error, folder)):
-            raise UserError(f"{name}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+            raise UserError(f"{name}: cannot be written ({reason(error)})") from error
         raise
     finally:
         threading.excepthook = before

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -16,15 +15,14 @@ import torch
 from lightning.pytorch import Trainer
 
 from ctxvision._version import __version__
+from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import json_text
 from ctxvision.ops import backends
+from ctxvision.runs import RunFolder
 
-from ..errors import UserError
-from ..files import keep_aside, write_whole
 from ..messages import note
 from .git_state import GitState, read_git_state
 
-NAME = "environment.json"
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "pillow")
 
 
@@ -53,13 +51,14 @@ class Environment:
         """
         try:
             self._write(folder, trainer, resumed, settings or {})
-        except (OSError, UserError) as error:
+        except OSError as error:
             note(f"{error}; the training goes on without")
 
     def _write(self, folder: Path, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
-        entries, damage = _read(folder / NAME)
+        path = RunFolder(folder).starts_file
+        entries, damage = RunFolder(folder).read_starts()
         if damage:
-            note(f"{folder / NAME}: {damage}; a new one begins{keep_aside(folder / NAME)}")
+            note(f"{path}: {damage}; a new one begins{keep_aside(path)}")
         git = None
         if self.git is not None:
             git = self.git.facts | {"diff": _keep_diff(folder, self.git.diff)}
@@ -77,7 +76,7 @@ class Environment:
             "settings": {k: _without_password(v) if isinstance(v, str) else v for k, v in settings.items()},
         }
         text = json_text([*entries, entry], indent=1, ensure_ascii=False)
-        write_whole(folder / NAME, text + "\n")
+        write_whole(path, text + "\n")
 
 
 def _machine(trainer: Trainer) -> dict[str, Any]:
@@ -115,26 +114,6 @@ def _version(package: str) -> str | None:
 def _without_password(word: str) -> str:
     """Take ``user:password@`` and ``?token=…`` out of an address."""
     return re.sub(r"(\w://)[^/@\s]*@", r"\1", re.sub(r"(\w://[^\s?]*)\?\S*", r"\1", word))
-
-
-def last_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of the last entry; ``None`` where there is none."""
-    entries, _ = _read(folder / NAME)
-    found = entries[-1].get("settings") if entries and isinstance(entries[-1], dict) else None
-    return found if isinstance(found, dict) and found else None
-
-
-def _read(path: Path) -> tuple[list[Any], str]:
-    """Return the entries so far, and what is wrong with the file; a run must not end for it."""
-    if not path.is_file():
-        return [], "is not a file" if path.exists() else ""
-    try:
-        entries = json.loads(path.read_bytes())
-    except OSError as error:
-        return [], f"cannot be read ({(error.strerror or str(error)).lower()})"
-    except (ValueError, RecursionError):
-        return [], "not JSON, or not all of it"
-    return (entries, "") if isinstance(entries, list) else ([], "not a list of starts")
 
 
 def _keep_diff(folder: Path, diff: bytes) -> str | None:

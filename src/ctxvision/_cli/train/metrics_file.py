@@ -2,15 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import csv_text
-from ctxvision.tasks.run_folder import read_rows
+from ctxvision.runs import RunFolder
 
-from ..errors import UserError
-from ..files import keep_aside, write_whole
 from ..messages import note, say
 
 _BEFORE, _AFTER = ("epoch", "step", "lr", "train_loss"), ("seconds",)
@@ -22,11 +20,11 @@ class MetricsFile(Callback):
     Lightning's CSVLogger deletes the file that it finds.
 
     Args:
-        path: the file.
+        run: the folder of the run.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.path = run, run.metrics_file
         self.rows: list[dict[str, object]] = []
         self._began = 0.0
         self._validated = False
@@ -35,7 +33,7 @@ class MetricsFile(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what a resumed run has written; a damaged file is kept aside."""
         if trainer.current_epoch:
-            found = read_rows(self.path)
+            found = self.run.read_rows()
             self.rows = [row for row in found.rows if int(row["epoch"]) <= trainer.current_epoch]
             if found.damage and trainer.is_global_zero:
                 note(
@@ -68,7 +66,7 @@ class MetricsFile(Callback):
         text = csv_text([names, *([row.get(name, "") for name in names] for row in self.rows)], line_end="\r\n")
         try:
             write_whole(self.path, text)
-        except UserError as error:  # a checkpoint is worth more; if the disk is full it says so itself
+        except OSError as error:  # a checkpoint is worth more; if the disk is full it says so itself
             if not self._failed:
                 note(f"{error}; the training goes on")
             self._failed = True

@@ -8,10 +8,10 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ctxvision.data import DigitsData, ImageData
+from ctxvision.files import write_whole
 from ctxvision.foreign import json_text
 from ctxvision.tasks import ClassificationTask, load_task
 
-from ..files import write_whole
 from ..keeping import Keeping
 from ..messages import note
 from .metrics_file import MetricsFile

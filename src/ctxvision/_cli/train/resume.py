@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ctxvision.runs import RunFolder
 from ctxvision.tasks import load_task
-from ctxvision.tasks.run_folder import read_settings
 from ctxvision.tasks.training import TrainingTask
 
 from ..errors import UserError
@@ -28,7 +28,7 @@ def require_same_settings(config: TrainConfig, folder: Path) -> None:
     Raises:
         UserError: a setting has changed.
     """
-    before = read_settings(folder)
+    before = RunFolder(folder).read_settings()
     for name, value in dataclasses.asdict(config).items():
         value = list(value) if isinstance(value, tuple) else value  # as YAML has it
         if name not in _MAY_CHANGE and name in before and before[name] != value:

@@ -11,8 +11,10 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from ctxvision.files import write_whole
+from ctxvision.runs import RunFolder
+
 from ..errors import UserError
-from ..files import write_whole
 from ..messages import note, plural, quieten, say
 from . import batch_plan, branch, process_group, processes, run_folder
 from .config import TrainConfig
@@ -80,7 +82,7 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
         note(line)
     if not rank_zero_only.rank:
         note_single_values(config, plan, norms)
-    checkpoints = RunCheckpoints(folder / "checkpoints", config.save_minutes)
+    checkpoints = RunCheckpoints(RunFolder(folder), config.save_minutes)
     stop = GracefulStop(checkpoints.last)
     epochs = epochs_of(config, data, plan)
     settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
@@ -93,7 +95,7 @@ def _train(config: TrainConfig, until_end: ExitStack) -> int:
         run_folder.make(folder, until_end)
         environment.write(folder, trainer, resumed, settings)
         branch.set_aside(config, folder, resumed)
-        write_whole(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        write_whole(RunFolder(folder).settings_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         verb = "continuing" if resumed else "training"
         say(f"{verb} {config.model} on {config.data} in {folder}")
         say(describe_batch(config, plan))

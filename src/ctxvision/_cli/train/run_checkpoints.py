@@ -1,16 +1,16 @@
 """``last.ckpt`` after every epoch and every few minutes, ``previous.ckpt`` before it, and ``best.ckpt``."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from ctxvision.runs import RunFolder
 from ctxvision.tasks.checkpoint_file import copy_checkpoint
 
 from .agreement import Agreement
-from .checkpoint_io import BEST, LAST, PREVIOUS, cannot_be_written
+from .checkpoint_io import cannot_be_written
 
 
 class RunCheckpoints(Checkpoint):
@@ -22,7 +22,7 @@ class RunCheckpoints(Checkpoint):
     The best is written before the newest: a run that is killed between the two repeats the epoch and writes both.
 
     Args:
-        folder: where ``last.ckpt``, ``previous.ckpt`` and ``best.ckpt`` go.
+        run: the folder of the run.
         minutes: how often ``last.ckpt`` is written within an epoch; 0 is never.
 
     Attributes:
@@ -30,9 +30,8 @@ class RunCheckpoints(Checkpoint):
         best_epoch: its epoch, from 1.
     """
 
-    def __init__(self, folder: Path, minutes: float = 0.0) -> None:
-        self.last = folder / LAST
-        self.best = folder / BEST
+    def __init__(self, run: RunFolder, minutes: float = 0.0) -> None:
+        self.best, self.last, self.previous = run.best, run.last, run.previous
         self.seconds = minutes * 60
         self.best_value = -1.0
         self.best_epoch = 0
@@ -66,7 +65,7 @@ class RunCheckpoints(Checkpoint):
         trainer.save_checkpoint(self.best if is_best else self.last)
         if is_best and trainer.is_global_zero:
             try:
-                copy_checkpoint(self.best, self.last, self.last.with_name(PREVIOUS))
+                copy_checkpoint(self.best, self.last, self.previous)
             except OSError as error:
                 raise cannot_be_written(self.last, error) from error
         self._saved = time.monotonic()

@@ -8,15 +8,14 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from ctxvision.checkpoints import CheckpointError
+from ctxvision.files import reason, remove_parts
 from ctxvision.foreign import file_name
-from ctxvision.tasks.checkpoint_file import remove_parts
+from ctxvision.runs import RunFolder
 from ctxvision.tasks.loading import require_readable
-from ctxvision.tasks.run_folder import read_rows
 
 from ..errors import UserError
 from ..messages import note, plural
 from . import processes, run_lock
-from .checkpoint_io import BEST, LAST, PREVIOUS
 from .config import TrainConfig
 
 # processes that Lightning starts for more devices inherit the first one's choice
@@ -49,7 +48,7 @@ def choose(config: TrainConfig, rank: int) -> tuple[Path, Path | None]:
     if launch and folder.is_dir() and (rank or _is_of(launch, folder)):
         # the first process refuses what is not of this run, and all end
         return _begun_again(launch, folder)
-    if not rank and folder.is_dir() and any(path.name != run_lock.NAME for path in folder.iterdir()):
+    if not rank and folder.is_dir() and set(folder.iterdir()) - {RunFolder(folder).lock_file}:
         raise UserError(
             f"{folder}: exists and is not empty; choose another --out, or continue with --resume {folder}"
         )
@@ -69,33 +68,32 @@ def make(folder: Path, until_end: ExitStack) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({(error.strerror or str(error)).lower()})") from error
+        raise UserError(f"{folder}: cannot be made ({reason(error)})") from error
     launch = processes.launched()
     until_end.enter_context(run_lock.held(folder, launch.run if launch else ""))
-    for place in (folder, folder / "checkpoints"):
+    for place in (folder, RunFolder(folder).checkpoints):
         remove_parts(place)
     os.environ[_VARIABLE] = str(folder)
 
 
 def _is_of(launch: processes.Launch, folder: Path) -> bool:
-    return launch.repeats and run_lock.last_run(folder) == launch.run
+    return launch.repeats and RunFolder(folder).read_lock().get("run") == launch.run
 
 
 def _begun_again(launch: processes.Launch, folder: Path) -> tuple[Path, Path | None]:
     _say(f"{launch.by} has begun this run again ({plural(launch.restarts, 'restart')}); continuing in {folder}")
-    return _resumed(folder) if any((folder / "checkpoints").glob("*.ckpt")) else (folder, None)
+    return _resumed(folder) if RunFolder(folder).has_checkpoints() else (folder, None)
 
 
 def _resumed(path: Path) -> tuple[Path, Path | None]:
     if path.is_file():
         _require_whole(path)
-        return path.parent.parent, path
-    checkpoints = path / "checkpoints"
-    found = [file for name in (LAST, PREVIOUS) if (file := checkpoints / name).is_file()]
+        return RunFolder.around(path).path, path
+    run = RunFolder(path)
+    found = [file for file in (run.last, run.previous) if file.is_file()]
     if not found:
-        if not _never_saved(path):
-            advice = _best_advice(checkpoints)
-            raise UserError(f"{path}: no checkpoint to resume from (no checkpoints/last.ckpt){advice}")
+        if not _never_saved(run):
+            raise UserError(f"{path}: no checkpoint to resume from (no checkpoints/last.ckpt){_best_advice(run)}")
         _say(f"{path}: stopped before its first checkpoint; beginning again")
         return path, None
     reasons = []
@@ -107,32 +105,28 @@ def _resumed(path: Path) -> tuple[Path, Path | None]:
             continue
         if reasons:
             _say(f"{'; '.join(reasons)}; continuing from {file}, the one before")
-        elif file.name == PREVIOUS:
-            _say(f"{checkpoints / LAST}: is gone; continuing from {file}, the one before")
+        elif file == run.previous:
+            _say(f"{run.last}: is gone; continuing from {file}, the one before")
         return path, file
-    raise UserError(f"{'; '.join(reasons)}; there is no other to continue from{_best_advice(checkpoints)}")
+    raise UserError(f"{'; '.join(reasons)}; there is no other to continue from{_best_advice(run)}")
 
 
 def _require_whole(path: Path) -> None:
     try:
         require_readable(path)
     except CheckpointError as error:
-        raise UserError(f"{error}; --resume {path.parent.parent} looks for the newest good one") from error
+        run = RunFolder.around(path).path
+        raise UserError(f"{error}; --resume {run} looks for the newest good one") from error
 
 
-def _best_advice(checkpoints: Path) -> str:
-    best = checkpoints / BEST
-    return f"; maybe go back to the best: --resume {best}" if best.is_file() else ""
+def _best_advice(run: RunFolder) -> str:
+    return f"; maybe go back to the best: --resume {run.best}" if run.best.is_file() else ""
 
 
-def _never_saved(folder: Path) -> bool:
+def _never_saved(run: RunFolder) -> bool:
     """Tell whether a run was killed before it could save anything; its first row is written before that."""
-    found = read_rows(folder / "metrics.csv")
-    return (
-        len(found.rows) + found.left_out <= 1
-        and (folder / "config.yaml").is_file()
-        and not any((folder / "checkpoints").glob("*.ckpt"))
-    )
+    found = run.read_rows()
+    return len(found.rows) + found.left_out <= 1 and run.settings_file.is_file() and not run.has_checkpoints()
 
 
 def _say(line: str) -> None:

@@ -7,19 +7,14 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from ctxvision.runs import RunFolder
+
 from ..errors import UserError
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-NAME = ".lock"
-
-
-def last_run(folder: Path) -> str:
-    """Return what `held` was told about the run that holds or held a folder, or nothing."""
-    return str(_read(folder).get("run", ""))
 
 
 @contextlib.contextmanager
@@ -37,13 +32,13 @@ def held(folder: Path, run: str = "") -> Iterator[None]:
         UserError: another process holds it.
     """
     try:
-        file = (folder / NAME).open("a+")
+        file = RunFolder(folder).lock_file.open("a+")
     except OSError:  # whoever cannot write here will fail at the first file, with a reason
         yield
         return
     with file:
         if fcntl is not None and not _locked(file.fileno()):
-            holder = _read(folder)
+            holder = RunFolder(folder).read_lock()
             who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= set(holder) else "a process"
             raise UserError(f"{folder}: {who} is training there; wait for its end, or choose another --out")
         file.truncate(0)
@@ -61,11 +56,3 @@ def _locked(handle: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _read(folder: Path) -> dict[str, object]:
-    try:
-        found = json.loads((folder / NAME).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

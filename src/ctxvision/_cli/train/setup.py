@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ctxvision.recipes import load_recipe
+from ctxvision.runs import RunFolder
 from ctxvision.tasks.optimization import require_optimizer
 from ctxvision.tasks.training import TrainingTask
 
@@ -119,7 +120,7 @@ def make_trainer(
         LastEpochValidated(),
         FiniteSteps(config.skip_nan, checkpoints.last),
     ]
-    metrics = MetricsFile(folder / "metrics.csv")
+    metrics = MetricsFile(RunFolder(folder))
     callbacks += [EpochSoFar(), metrics, TrackedRate(metrics)]
     if config.pictures:
         callbacks.append(Curves(folder / "curves.png", metrics))

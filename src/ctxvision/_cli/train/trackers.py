@@ -13,16 +13,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import file_name
+from ctxvision.runs import RunFolder
 
 from ..errors import UserError
-from ..files import keep_aside, write_whole
 from ..messages import note
 from .metrics_file import MetricsFile
 from .trackio_logger import TrackioLogger
 
 _PROJECT = "ctxvision"
-_IDS = "trackers.json"
 _EVERY = 10  # optimiser steps between two points of the learning rate
 
 
@@ -49,8 +49,8 @@ class Trackers:
         for name in names:
             if not _installed(name):
                 raise UserError(f"--logger {name} needs another package: pip install {name}", 2)
-        self._file = folder / _IDS
-        self._ids, damage = _read(self._file)
+        self._file = RunFolder(folder).trackers_file
+        self._ids, damage = RunFolder(folder).read_trackers()
         if damage and not rank_zero_only.rank:
             note(f"{self._file}: {damage}; the trackers begin new runs{keep_aside(self._file)}")
         for name in names:
@@ -108,21 +108,6 @@ def _begin(logger: Logger) -> None:
 
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
-
-
-def _read(path: Path) -> tuple[dict[str, str], str]:
-    """Return the names of the runs, and what is wrong with the file, which then has none."""
-    if not path.is_file():
-        return {}, "is not a file" if path.exists() else ""
-    try:
-        ids = json.loads(path.read_bytes())
-    except OSError as error:
-        return {}, f"cannot be read ({(error.strerror or str(error)).lower()})"
-    except (ValueError, RecursionError):
-        return {}, "not JSON, or not all of it"
-    if not isinstance(ids, dict) or not all(isinstance(value, str) for value in ids.values()):
-        return {}, "not the names of runs"
-    return ids, ""
 
 
 class TrackedRate(Callback):
