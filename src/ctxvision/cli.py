@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from ctxvision.files import reason
+
 from ._cli import benchmark, convert, evaluate, explain, export, models, predict, publish, recipes, report, serve
 from ._cli.errors import UserError, explain_error
 from ._cli.messages import debugging, note
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lost is None or code or words[:1] == ["train"]:  # whose results are in its folder
             return code
         if not streams.is_gone(lost):
-            note(f"error: the output cannot be written ({(lost.strerror or str(lost)).lower()})")
+            note(f"error: the output cannot be written ({reason(lost)})")
         return 1
 
 

@@ -1,8 +1,7 @@
 """Files and folders that appear whole or not at all.
 
-What is written lies beside its place under a hidden name with ``.part`` in it, is put on the disk, and is then
-moved to its place in one step: nobody ever sees half of it, and what was there before is lost only to what is
-complete.
+What is written lies beside its place under a hidden name, is put on the disk, and is then moved to its place in
+one step: nobody ever sees half of it, and what was there before is lost only to what is complete.
 """
 
 import contextlib
@@ -63,7 +62,7 @@ def replacing(
             if ready:
                 ready(part)
             if mode is not None:
-                part.chmod(stat.S_IMODE(mode) & 0o777)
+                part.chmod(mode & 0o777)
             os.replace(part, target)
         finally:
             with contextlib.suppress(OSError):
@@ -111,7 +110,7 @@ def replacing_folder(path: str | os.PathLike[str], *, last: str | None = None) -
                     _sync(file)
             if last is None or not target.exists():
                 if target.is_dir():
-                    part.chmod(stat.S_IMODE(target.stat().st_mode))
+                    part.chmod(target.stat().st_mode & 0o777)
                 _move(part, target)
             else:
                 for entry in sorted(part.iterdir(), key=lambda entry: entry.name == last):

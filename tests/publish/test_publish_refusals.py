@@ -30,6 +30,7 @@ def test_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(_handle):
         raise OSError(28, "No space left")
 
+    monkeypatch.undo()
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(PublishError, match="cannot be written"):
         publish(task, tmp_path / "net", overwrite=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision.files import reason
 from ctxvision.runs import checkpoint_of
 
 from .errors import UserError
@@ -93,7 +94,7 @@ def run(args: Namespace) -> int:
     try:
         difference = _write(task, network, out, metadata, args)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+        raise UserError(f"{out}: cannot be written ({reason(error)})") from error
     except ExportError as error:
         if not any_size:
             raise

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision.files import reason
+
 from .errors import UserError
 from .messages import note
 
@@ -56,6 +58,19 @@ def _hints() -> dict[str, str]:
     return HINTS
 
 
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder, and those above it, if it does not exist.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({reason(error)})") from error
+    return Path(folder)
+
+
 def require_places(**paths: str | os.PathLike[str] | None) -> None:
     """Find out before the work whether files can be written.
 
@@ -70,11 +85,12 @@ def require_places(**paths: str | os.PathLike[str] | None) -> None:
         options = [f"--{option}" for option in paths]
         raise UserError(f"{', '.join(options[:-1])} and {options[-1]} must be different files", 2)
     for path in given:
-        folder = Path(path).resolve().parent
-        if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
-            continue  # a pipe or a device
-        if Path(path).is_dir():
+        place = Path(path)
+        folder = place.resolve().parent
+        if place.is_dir():
             raise UserError(f"{path}: cannot be written (is a folder)")
+        if place.exists() and not place.is_file():  # a pipe or a device, which lies in no folder of ours
+            continue
         if not folder.is_dir():
             raise UserError(f"{path}: cannot be written (no such file or directory)")
         if not os.access(folder, os.W_OK):
@@ -92,11 +108,10 @@ def require_place(folder: str | os.PathLike[str], mark: str) -> None:
         UserError: it cannot.
     """
     path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{folder}: cannot be written (is a file)")
     above = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     if not above.is_dir():
-        raise UserError(f"{folder}: cannot be written ({above} is a file)")
+        which = "" if path.exists() else f"{above} "
+        raise UserError(f"{folder}: cannot be written ({which}is a file)")
     if not os.access(above, os.W_OK):
         raise UserError(f"{folder}: cannot be written (permission denied)")
     if path.is_dir() and any(path.iterdir()) and not (path / mark).is_file():

@@ -10,7 +10,7 @@ from ctxvision.runs import checkpoint_of
 
 from .device import on_device
 from .errors import UserError
-from .files import expand, require_places
+from .files import expand, make_folder, require_places
 from .keeping import Keeping
 from .kinds import add_task, kind_of, require_task, save_pictures
 from .messages import column, note, plural, quieten, say_all
@@ -108,7 +108,7 @@ def run(args: Namespace) -> int:
 def _run_other(task: Any, args: Namespace) -> int:
     """Predict with a detector, a segmentation network or a video network."""
     kind = kind_of(task.kind)
-    folder = _made(args.draw) if args.draw else None
+    folder = make_folder(args.draw) if args.draw else None
     paths, bad, taken = expand(args.images, kind.list_files, f"{task.sample_name}s"), 0, set[str]()
     answers: list[tuple[str, Any]] = []
     not_drawn: list[tuple[str, Exception]] = []
@@ -155,14 +155,6 @@ def _standing_for(exported: Any, device: str) -> Any:
     if device != "cpu":
         raise UserError(f"exported networks run on the CPU here, not on {device!r}; leave out --device")
     return as_task(exported)
-
-
-def _made(folder: str) -> Path:
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({(error.strerror or str(error)).lower()})") from error
-    return Path(folder)
 
 
 def _table(predictions: list[dict[str, Any]]) -> str:

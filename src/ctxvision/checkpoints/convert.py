@@ -83,11 +83,11 @@ def convert(
         require_finite(tensors, source)
     metadata = {"format": "pt", "model": model_name, "source": source.name}
     # clones: safetensors refuses tensors that share memory
-    data = safetensors.torch.save({name: t.clone().contiguous() for name, t in tensors.items()}, metadata)
+    own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     try:
-        write_whole(destination, data)
+        write_whole(destination, safetensors.torch.save(own, metadata))
     except OSError as error:
-        raise CheckpointError(destination, f"cannot be written ({error.strerror})") from error
+        raise CheckpointError(destination, f"cannot be written ({error.strerror or error})") from error
     return ConversionReport(
         destination=destination,
         model=model_name,

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ctxvision.files import reason
+
 from .contents import Contents, Found, arrange
 from .error import DataError
 
@@ -103,7 +105,7 @@ def _read_binary(root: Path, binary: _Binary, where: str) -> tuple[list[str], Pa
             for part, files in (("train", binary.train), ("test", binary.test))
         }
     except OSError as error:
-        raise DataError(f"{where}: {error.filename}: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(f"{where}: {error.filename}: {reason(error)}") from error
     for part, (_, labels) in parts.items():
         if labels.max() >= len(names):
             raise DataError(

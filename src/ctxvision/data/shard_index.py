@@ -56,7 +56,7 @@ def index_shard(shard: str, image: str | None, label: str | None) -> tuple[list[
     try:
         status = os.stat(shard)
     except OSError as error:
-        raise DataError(f"{shard}: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(f"{shard}: {reason(error)}") from error
     identity = [_FORMAT, os.path.abspath(shard), status.st_size, status.st_mtime_ns, image, label]
     cached = cache_folder() / "shards" / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]}.json"
     try:

@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxvision.files import reason
+
 from .video_boxes import check_claims
 from .video_index import Index, Key, count_frames, read_index
 from .video_track import BadVideoError, decode, demux, open_track
@@ -65,7 +67,7 @@ class VideoFile:
                 raise BadVideoError(self.path, "empty, not a video")
             check_claims(self.path)
         except OSError as error:
-            raise BadVideoError(self.path, (error.strerror or str(error)).lower()) from error
+            raise BadVideoError(self.path, reason(error)) from error
         self._index = read_index(self.path)
         self.frames = len(self._index.times) if self._index else self._count()
 

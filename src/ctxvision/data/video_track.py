@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ctxvision._extras import explain_import
+from ctxvision.files import reason
 
 from .error import BadImageError, DataError
 
@@ -65,7 +66,7 @@ def open_track(path: str, **options: str) -> Iterator[tuple[Any, Any]]:
     except (av.error.InvalidDataError, av.error.EOFError) as error:
         raise BadVideoError(path, "truncated, damaged or not a video") from error
     except av.error.FFmpegError as error:  # of what else FFmpeg complains; errors of ours are not bad data
-        raise BadVideoError(path, " ".join((error.strerror or str(error)).lower().split())) from error
+        raise BadVideoError(path, " ".join(reason(error).split())) from error
 
 
 def formats(container: Any) -> set[str]:

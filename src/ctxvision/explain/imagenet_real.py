@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ctxvision.files import reason
+
 from .error import ReportError
 from .predictions import wilson_interval
 
@@ -32,7 +34,7 @@ def read_real(path: str | os.PathLike[str]) -> Labels:
     try:
         labels = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
-        raise ReportError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise ReportError(f"{path}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise ReportError(f"{path}: not JSON ({error})") from error
     good = isinstance(labels, list) and all(

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from ctxvision.checkpoints.finite import require_finite
-from ctxvision.files import replacing_folder
+from ctxvision.files import WriteError, replacing_folder
 from ctxvision.foreign import json_text
 from ctxvision.models import count_macs
 from ctxvision.tasks import ClassificationTask
@@ -92,7 +92,7 @@ def publish(
                 (part / SETTINGS).write_text(text, encoding="utf-8")
             (part / CONFIG).write_text(json_text(config, indent=2) + "\n", encoding="utf-8")
             _require_same(task, part)
-    except OSError as error:
+    except WriteError as error:
         raise PublishError(str(error)) from error
     return facts
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ctxvision.files import reason
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.loading import read_progress
@@ -129,7 +130,7 @@ def read_scores(path: str | os.PathLike[str], task: ClassificationTask, checkpoi
         about = (found["model"], found["parameters"], [row["name"] for row in found["classes"]])
         measured, split = Path(found["checkpoint"]), {"val": "validation"}.get(found["split"], found["split"])
     except OSError as error:
-        raise PublishError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+        raise PublishError(f"{path}: cannot be read ({reason(error)})") from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise PublishError(f"{path}: not a JSON file of `ctxvision evaluate` for a classifier") from error
     own = (task.hparams["model"], _parameters(task), list(task.data_spec["class_names"]))

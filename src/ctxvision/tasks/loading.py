@@ -12,6 +12,7 @@ from typing import Any
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.checkpoints.archive import ArchiveError, has_whole_end, load_pickled
 from ctxvision.checkpoints.finite import require_finite
+from ctxvision.files import reason
 from ctxvision.runs import checkpoint_of
 
 from .checkpoint_file import checksum_fits
@@ -114,7 +115,7 @@ def _is_verified(path: Path) -> bool:
     except PermissionError as error:
         raise CheckpointError(path, "cannot be read (permission denied)") from error
     except OSError as error:
-        raise CheckpointError(path, f"cannot be read ({(error.strerror or str(error)).lower()})") from error
+        raise CheckpointError(path, f"cannot be read ({reason(error)})") from error
     if fits is False:
         raise CheckpointError(path, "damaged: it is not what was written (its checksum does not fit)")
     return bool(fits)

@@ -114,7 +114,7 @@ def save_pictures(
         The paths.
 
     Raises:
-        UserError: they cannot be written there.
+        WriteError: they cannot be written there.
     """
     stem, number = Path(path).stem, 1
     while len(os.fsencode(stem)) > _STEM_BYTES:

@@ -8,12 +8,13 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from ctxvision.checkpoints import CheckpointError
-from ctxvision.files import reason, remove_parts
+from ctxvision.files import remove_parts
 from ctxvision.foreign import file_name
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.loading import require_readable
 
 from ..errors import UserError
+from ..files import make_folder
 from ..messages import note, plural
 from . import processes, run_lock
 from .config import TrainConfig
@@ -65,10 +66,7 @@ def make(folder: Path, until_end: ExitStack) -> None:
     Raises:
         UserError: it cannot be made, or another process is training there.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({reason(error)})") from error
+    make_folder(folder)
     launch = processes.launched()
     until_end.enter_context(run_lock.held(folder, launch.run if launch else ""))
     for place in (folder, RunFolder(folder).checkpoints):
