@@ -301,7 +301,7 @@ def test_best_is_the_first_of_the_most_accurate(tmp_path):
     assert (tmp_path / "checkpoints/last.ckpt").read_text() == "4"
     assert (tmp_path / "checkpoints/best.ckpt").read_text() == "1"
     assert (checkpoints.best_value, checkpoints.best_epoch) == (0.75, 2)
-    assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["best.ckpt", "last.ckpt"]
 
 
 def test_failed_run_keeps_the_last_checkpoint(monkeypatch, capsys):

@@ -74,10 +74,10 @@ def _checkpoint(kind, folder):
         task.model.fc.bias.data[0] = math.nan
         save(task, path)
     elif kind == "detector":
+        from ctxvision.data import DetectionSpec
         from ctxvision.tasks.detection import DetectionTask
 
-        from_spec = {"class_names": ["a"], "min_size": 64, "max_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
-        task = DetectionTask("rednet_micro", from_spec)
+        task = DetectionTask("rednet_micro", DetectionSpec(("a",), (1,)).to_dict())
         save(task, path)
     return path
 
