@@ -155,7 +155,9 @@ def test_names_of_files_stay_in_their_folder(text):
 
 def test_pictures_of_files_with_long_names(tmp_path):
     for stem in ("長" * 82, "长" * 82, "a" * 250, "猫"):
-        (path,) = save_pictures(tmp_path, f"{stem}.png", {".overlay.png": Image.new("L", (1, 1))}, taken := set())
+        (path,) = save_pictures(
+            tmp_path, f"{stem}.png", {".overlay.png": Image.new("L", (1, 1)).save}, taken := set()
+        )
         assert stem.startswith(*taken)
         assert Path(path).is_file()
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from ctxvision.models._cost import count_macs
+from ctxvision.models import count_macs
 from torch import nn
 
 import ctxvision.models  # noqa: F401, registers our networks

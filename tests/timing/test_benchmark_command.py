@@ -117,8 +117,8 @@ def test_layout_is_that_of_weights_and_images(layout, monkeypatch):
     seen = []
     real = subjects.open_subject
 
-    def spying(*args):
-        subject = real(*args)
+    def spying(*args, **options):
+        subject = real(*args, **options)
         subject.network.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0])))
         return subject
 

@@ -102,13 +102,13 @@ def _first_stage(model: nn.Module) -> int:
 
 
 def _stem(model: nn.Module) -> list[str]:
-    return list(getattr(model, "_stem_names", [])) if is_contextual(model) else []
+    return [model.stem_end] if is_contextual(model) else []
 
 
 def _stage_ends(model: nn.Module, finished: list[str]) -> list[str]:
     """Return the layer that each stage ends with: itself, or its last part where only the parts are called."""
     ends = []
-    for places in [[name] for name in _stem(model)[-1:]] + stage_places(model):
+    for places in [[name] for name in _stem(model)] + stage_places(model):
         below = tuple(f"{place}." for place in places)
         inside = [name for name in finished if name in places or name.startswith(below)]
         if inside:

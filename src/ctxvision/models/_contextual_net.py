@@ -21,8 +21,8 @@ Steps = list[tuple[Tensor | None, ClassStep]]
 _CLASS_STEPS = WeakTensorKeyDictionary()
 
 
-class Blocks(nn.ModuleList):
-    """Blocks that all see the same prior; ``grad_checkpointing`` recomputes each of them in the backward pass."""
+class PriorSequence(nn.ModuleList):
+    """PriorSequence that all see the same prior; ``grad_checkpointing`` recomputes each of them in the backward pass."""
 
     grad_checkpointing = False
 
@@ -101,6 +101,9 @@ class ContextualNet(Backbone):
         matcher: As in `Backbone`.
     """
 
+    stem_end: str
+    """Name of the module that the stem ends with."""
+
     if TYPE_CHECKING:
 
         def stem(self, x: Tensor) -> Tensor:
@@ -173,7 +176,7 @@ class ContextualNet(Backbone):
         The features depend on them. What chooses the classes gets no gradient from features: it is frozen.
         """
         for number in range(count + 1, len(self.feature_info) + 1):
-            self.set_submodule(self.feature_info[number - 1]["module"], Blocks())
+            self.set_submodule(self.feature_info[number - 1]["module"], PriorSequence())
             if self.context is not None and str(number) in self.context.steps:
                 del self.context.steps[str(number)]
         self.contextual_stages = tuple(stage for stage in self.contextual_stages if stage <= count)
@@ -245,7 +248,9 @@ class ContextualNet(Backbone):
 
     def _enter_stages(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor], Steps]:
         """Return what the first ``count`` stages make of images, the wanted ones' outputs, and class sets."""
-        x, outputs, steps = self.stem(x), [], Steps()
+        x = self.stem(x)
+        outputs: list[Tensor] = []
+        steps: Steps = []
         for number, stage in enumerate(self.stages[:count], 1):
             prior = None
             if self.context is not None and number in self.contextual_stages:

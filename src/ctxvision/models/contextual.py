@@ -23,7 +23,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ctxvision.models._backbone import default_cfg, drop_path_rates
-from ctxvision.models._contextual_net import Blocks, ContextualNet, Design, keep_classes
+from ctxvision.models._contextual_net import PriorSequence, ContextualNet, Design, keep_classes
 from ctxvision.models._residual import LAYERS, plain_shortcut
 from ctxvision.nn import ContextualConv2d
 from ctxvision.nn._checks import is_plain
@@ -148,7 +148,7 @@ class ConvNeXtStage(nn.Module):
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.downsample = downsample
-        self.blocks = Blocks(blocks)
+        self.blocks = PriorSequence(blocks)
 
     @property
     def grad_checkpointing(self) -> bool:
@@ -169,7 +169,7 @@ class ContextualConvNeXt(ContextualNet):
     """ConvNeXt with contextual 7x7 depthwise convolutions.
 
     Args:
-        depths: Blocks per stage.
+        depths: PriorSequence per stage.
         dims: Channels per stage.
         contextual_blocks: How many blocks of a contextual stage are contextual.
         weight_hidden: Width inside the generator of weight offsets.
@@ -185,6 +185,8 @@ class ContextualConvNeXt(ContextualNet):
         TypeError: If the design has no such field.
         ValueError: If an argument is out of range, or the design contradicts itself.
     """
+
+    stem_end = "stem"
 
     def __init__(
         self,
@@ -255,7 +257,7 @@ class ContextualResNet(ContextualNet):
     """ResNet with contextual 3x3 convolutions in all blocks of the contextual stages.
 
     Args:
-        depths: Blocks per stage.
+        depths: PriorSequence per stage.
         planes: ResNet's base width per stage.
         num_classes, in_chans, global_pool, drop_rate, drop_path_rate: As in `ContextualConvNeXt`.
         **design: Fields of `Design`.
@@ -264,6 +266,8 @@ class ContextualResNet(ContextualNet):
         TypeError: If the design has no such field.
         ValueError: If an argument is out of range, or the design contradicts itself.
     """
+
+    stem_end = "maxpool"
 
     def __init__(
         self,
@@ -287,7 +291,7 @@ class ContextualResNet(ContextualNet):
         )
         stages, channels, rates = [], [planes[0]], drop_path_rates(depths, drop_path_rate)
         for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
-            blocks = Blocks()
+            blocks = PriorSequence()
             for index in range(depth):
                 stride, in_channels = (2 if i and index == 0 else 1), channels[-1] if index == 0 else 4 * width
                 if _bends(plan, i + 1):
@@ -313,7 +317,7 @@ class ContextualResNet(ContextualNet):
         self._add_head(plan, LAYERS, channels, None, global_pool)
 
     @property
-    def stages(self) -> list[Blocks]:
+    def stages(self) -> list[PriorSequence]:
         """Return the four stages; those that were pruned away are empty."""
         return [self.layer1, self.layer2, self.layer3, self.layer4]
 

@@ -144,7 +144,7 @@ def _export(subject: Subject, folder: Path) -> Path:
     from ctxvision.export import Metadata, export_onnx
 
     assert subject.network is not None
-    spec = {"input_size": list(subject.input_size)}
+    spec = {"class_names": [], "input_size": list(subject.input_size)}
     path = folder / f"{len(list(folder.iterdir()))}.onnx"
     export_onnx(subject.network, path, metadata=Metadata(subject.model, "classification", spec))
     return path
