@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from ctxvision.models import count_macs
 from torch import nn
 
 import ctxvision.models  # noqa: F401, registers our networks
 from benchmarks.ablations.settings import Family, Size, SizeName
+from ctxvision.models import count_macs
 
 Planes = tuple[int, int, int, int]
 

@@ -22,7 +22,7 @@ _CLASS_STEPS = WeakTensorKeyDictionary()
 
 
 class PriorSequence(nn.ModuleList):
-    """PriorSequence that all see the same prior; ``grad_checkpointing`` recomputes each of them in the backward pass."""
+    """Blocks that all see the same prior; ``grad_checkpointing`` recomputes each in the backward pass."""
 
     grad_checkpointing = False
 

@@ -23,7 +23,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ctxvision.models._backbone import default_cfg, drop_path_rates
-from ctxvision.models._contextual_net import PriorSequence, ContextualNet, Design, keep_classes
+from ctxvision.models._contextual_net import ContextualNet, Design, PriorSequence, keep_classes
 from ctxvision.models._residual import LAYERS, plain_shortcut
 from ctxvision.nn import ContextualConv2d
 from ctxvision.nn._checks import is_plain
