@@ -169,7 +169,7 @@ class ContextualConvNeXt(ContextualNet):
     """ConvNeXt with contextual 7x7 depthwise convolutions.
 
     Args:
-        depths: PriorSequence per stage.
+        depths: Blocks per stage.
         dims: Channels per stage.
         contextual_blocks: How many blocks of a contextual stage are contextual.
         weight_hidden: Width inside the generator of weight offsets.
@@ -257,7 +257,7 @@ class ContextualResNet(ContextualNet):
     """ResNet with contextual 3x3 convolutions in all blocks of the contextual stages.
 
     Args:
-        depths: PriorSequence per stage.
+        depths: Blocks per stage.
         planes: ResNet's base width per stage.
         num_classes, in_chans, global_pool, drop_rate, drop_path_rate: As in `ContextualConvNeXt`.
         **design: Fields of `Design`.
