@@ -196,7 +196,7 @@ def test_a_refusal_is_said(browser, server):
     until(page, "document.getElementById('status').textContent === 'Ready.'")
     upload(page, b"no image")
     until(page, "document.getElementById('status').classList.contains('bad')")
-    assert page.text_content("#status") == "mine.png: not an image; send JPEG, PNG, WebP, GIF or BMP"
+    assert page.text_content("#status") == "mine.png: not an image; send JPEG, PNG, WebP, AVIF, GIF or BMP"
     page.close()
 
 
