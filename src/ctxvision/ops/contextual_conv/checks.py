@@ -33,7 +33,8 @@ def check_contextual_conv(
     as_pair(dilation, "dilation", 1)
     batch, channels, *size = x.shape
     out_channels, group_channels, *kernel = weight.shape
-    if min(kernel) < 1:
+    # min() of symbolic sizes would compile anew for every order of theirs
+    if any(n < 1 for n in kernel):
         raise ValueError(f"{op}: weight must hold at least one tap, got {shapes}")
     is_whole = isinstance(groups, int | torch.SymInt) and not isinstance(groups, bool)
     if not is_whole or groups < 1 or channels != group_channels * groups or out_channels % groups:
@@ -42,7 +43,7 @@ def check_contextual_conv(
             f"groups, got {shapes}, groups {groups}"
         )
     out_size = output_size(size, kernel, stride, padding, dilation)
-    if min(out_size) < 1:
+    if any(n < 1 for n in out_size):
         raise ValueError(
             f"{op}: the output size (H + 2p - d(k - 1) - 1) // s + 1 = {tuple(out_size)} must be positive, "
             f"got {shapes}, stride {stride}, padding {padding}, dilation {dilation}"

@@ -30,10 +30,11 @@ def _broken_rule(
         return "x and weight need the same batch size"
     if groups < 1 or channels % groups:
         return "channels must be a multiple of groups"
-    if min(size) < 0:
+    # min() of symbolic sizes would compile anew for every order of theirs
+    if any(n < 0 for n in size):
         return "the size of x must not be negative"
     expected = output_size(size, (kernel, kernel), stride, padding, dilation)
-    if weight_size != expected or min(expected) < 1:
+    if weight_size != expected or any(n < 1 for n in expected):
         return (
             "weight must have one map per output position, (H + 2p - d(k - 1) - 1) // s + 1 = "
             f"{tuple(expected)} for stride {stride}, padding {padding}, dilation {dilation}, k {kernel}"
