@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from _sources import hub_dataset, parquet, saved
+from huggingface_hub import constants
 
 from _pictures import make_folder, picture, png_bytes
 from ctxvision.data import DataError, find_images, hub, read_image
@@ -148,6 +149,7 @@ def test_a_hub_that_cannot_be_asked_is_not_asked_again(monkeypatch):
 
     asked = []
     monkeypatch.setattr(hub, "why_not_asked", lambda path: asked.append(path) or "the hub answers 503")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"{constants.ENDPOINT}/")
     advice = "; a name on the hub needs a network, a path must exist"
     with pytest.raises(DataError) as caught:
         find_images("hf:someone/beans")
@@ -155,6 +157,15 @@ def test_a_hub_that_cannot_be_asked_is_not_asked_again(monkeypatch):
         f"hf:someone/beans: cannot be loaded (the hub answers 503, and it is not in the cache){advice}"
     )
     assert asked == ["datasets/someone/beans/resolve/main/README.md"]
+    assert not datasets.config.HF_ENDPOINT.endswith("/")
+
+    def no_client(*_):
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load_dataset", no_client)
+        with pytest.raises(DataError, match="the hub answers 503"):  # no bug of ours
+            find_images("hf:someone/beans")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="HF_DATASETS_OFFLINE is set, and it is not in the cache"):
         find_images("hf:someone/beans")

@@ -86,9 +86,9 @@ def _pretrained(name: str, in_chans: int) -> nn.Module:
         reason = why_not_asked(f"{_repository(name)}/resolve/main/config.json")
         with cache_only() if reason else contextlib.nullcontext():
             model: nn.Module = timm.create_model(name, pretrained=True, in_chans=in_chans)
-    except (ImportError, NameError, AttributeError, MemoryError):  # of versions that do not fit, or of ours
-        raise
     except Exception as error:  # the hub's client, its transport and timm each raise errors of their own
+        if not reason and isinstance(error, ImportError | NameError | AttributeError | MemoryError):
+            raise  # of versions that do not fit, or of ours
         reason = f"{reason}, and they are not in the cache" if reason else _root_of(error)
         raise CheckpointError(
             name, f"timm cannot get its pretrained weights ({reason}); check the connection, or give a file"

@@ -112,9 +112,9 @@ def _load(name: str, where: str) -> dict[str, Any]:
     try:
         with cache_only() if reason else nullcontext():
             loaded = _open(datasets, name, config)
-    except (ImportError, NameError, AttributeError, MemoryError):  # of versions that do not fit, or of ours
-        raise
     except Exception as error:  # its readers, arrow's, the network's
+        if not reason and isinstance(error, ImportError | NameError | AttributeError | MemoryError):
+            raise  # of versions that do not fit, or of ours
         said = " ".join(str(error).split()) or type(error).__name__
         reason = f"{reason}, and it is not in the cache" if reason else said
         advice = "" if os.path.exists(name) else "; a name on the hub needs a network, a path must exist"
@@ -129,6 +129,9 @@ def _why_not_asked(datasets: Any, name: str) -> str:
     """Say why the hub cannot be asked for a data set now; empty if it can."""
     if datasets.config.HF_HUB_OFFLINE and not constants.HF_HUB_OFFLINE:
         return "HF_DATASETS_OFFLINE is set"
+    datasets.config.HF_ENDPOINT = (
+        constants.ENDPOINT
+    )  # the same without the slash at its end: a mirror may mind two
     return why_not_asked(f"datasets/{name}/resolve/main/README.md")
 
 
