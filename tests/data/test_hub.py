@@ -4,9 +4,10 @@ import sys
 
 import pytest
 from _sources import hub_dataset, parquet, saved
+from huggingface_hub import constants
 
 from _pictures import make_folder, picture, png_bytes
-from ctxvision.data import DataError, find_images, read_image
+from ctxvision.data import DataError, find_images, hub, read_image
 
 PNG = png_bytes(picture())
 
@@ -124,8 +125,10 @@ def test_what_cannot_be_loaded(tmp_path, name):
     assert "network" not in str(error.value)
 
 
-def test_hub_without_a_network(monkeypatch):
+def test_hub_that_fails(monkeypatch):
     import datasets
+
+    monkeypatch.setattr(hub, "why_not_asked", lambda path: "")
 
     calls = []
 
@@ -138,6 +141,34 @@ def test_hub_without_a_network(monkeypatch):
         with pytest.raises(DataError, match=r"^hf:someone/beans.*reach the hub\); a name on the hub needs"):
             find_images(data)
     assert calls == [("someone/beans", None), ("someone/beans", "small")]
+
+
+def test_a_hub_that_cannot_be_asked_is_not_asked_again(monkeypatch):
+    """The client would try for a minute, and write a line for each time."""
+    import datasets
+
+    asked = []
+    monkeypatch.setattr(hub, "why_not_asked", lambda path: asked.append(path) or "the hub answers 503")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"{constants.ENDPOINT}/")
+    advice = "; a name on the hub needs a network, a path must exist"
+    with pytest.raises(DataError) as caught:
+        find_images("hf:someone/beans")
+    assert str(caught.value) == (
+        f"hf:someone/beans: cannot be loaded (the hub answers 503, and it is not in the cache){advice}"
+    )
+    assert asked == ["datasets/someone/beans/resolve/main/README.md"]
+    assert not datasets.config.HF_ENDPOINT.endswith("/")
+
+    def no_client(*_):
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load_dataset", no_client)
+        with pytest.raises(DataError, match="the hub answers 503"):  # no bug of ours
+            find_images("hf:someone/beans")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="HF_DATASETS_OFFLINE is set, and it is not in the cache"):
+        find_images("hf:someone/beans")
 
 
 def test_missing_package_is_one_line(monkeypatch):

@@ -3,17 +3,15 @@
 import contextlib
 import difflib
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-import huggingface_hub
 import timm
-from huggingface_hub import constants
 from torch import Tensor, nn
+
+from ctxvision._hub import cache_only, why_not_asked
 
 from .error import CheckpointError, name_some
 from .published import from_published
@@ -83,44 +81,38 @@ def _pretrained(name: str, in_chans: int) -> nn.Module:
         raise CheckpointError(name, "timm has no pretrained weights for it; give a file")
     if tag and tags and name not in tags:
         raise CheckpointError(name, f"timm has no such weights; it has {name_some(tags)}")
-    host = urlsplit(constants.ENDPOINT).netloc
-    reachable = True
+    reason = ""
     try:
-        reachable = constants.HF_HUB_OFFLINE or _reachable()
-        with contextlib.nullcontext() if reachable else _cache_only():
+        reason = why_not_asked(f"{_repository(name)}/resolve/main/config.json")
+        with cache_only() if reason else contextlib.nullcontext():
             model: nn.Module = timm.create_model(name, pretrained=True, in_chans=in_chans)
-    except (ImportError, NameError, AttributeError, MemoryError):  # of versions that do not fit, or of ours
-        raise
     except Exception as error:  # the hub's client, its transport and timm each raise errors of their own
-        reason = (
-            f"{host} cannot be reached, and they are not in the cache"
-            if not reachable
-            else re.split(r"(?<=\.)\s|\n", str(error).strip() or type(error).__name__)[0][:200]
-        )
+        if not reason and isinstance(error, ImportError | NameError | AttributeError | MemoryError):
+            raise  # of versions that do not fit, or of ours
+        reason = f"{reason}, and they are not in the cache" if reason else _root_of(error)
         raise CheckpointError(
             name, f"timm cannot get its pretrained weights ({reason}); check the connection, or give a file"
         ) from error
     return model
 
 
-def _reachable() -> bool:
-    """Ask the endpoint of the hub once, by its client, with its proxy and time-out: it asks for a minute."""
-    session = huggingface_hub.get_session()
-    library = sys.modules[type(session).__module__.partition(".")[0]]  # requests, httpx or its successor
-    try:
-        session.head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except (OSError, library.HTTPError):
-        return False
-    return True  # whatever it answered
+def _repository(name: str) -> str:
+    """Return where a network lies on the hub, ``user/name``."""
+    for prefix in _HUB_PREFIXES:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix).partition("@")[0]
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return str((config and config.hf_hub_id) or f"timm/{name}")
 
 
-@contextlib.contextmanager
-def _cache_only() -> Iterator[None]:
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+def _root_of(error: BaseException) -> str:
+    """Say in a sentence what went wrong; the hub's client hides what the hub answered behind advice."""
+    answered = error
+    while getattr(answered, "response", None) is None and answered.__cause__ is not None:
+        answered = answered.__cause__
+    if getattr(answered, "response", None) is None:
+        answered = error
+    return re.split(r"(?<=\.)\s|\n", str(answered).strip() or type(answered).__name__)[0][:200]
 
 
 def _under_our_names(tensors: Mapping[str, Tensor], model: nn.Module, where: object) -> dict[str, Tensor]:

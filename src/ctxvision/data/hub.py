@@ -3,10 +3,14 @@
 import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from huggingface_hub import constants
+
 from ctxvision._extras import explain_import
+from ctxvision._hub import cache_only, why_not_asked
 
 from .contents import Contents, Found, arrange, in_order
 from .error import DataError
@@ -104,18 +108,31 @@ def _load(name: str, where: str) -> dict[str, Any]:
     config = None
     if not os.path.exists(name) and ":" in name:
         name, _, config = name.rpartition(":")
+    reason = "" if os.path.exists(name) else _why_not_asked(datasets, name)
     try:
-        loaded = _open(datasets, name, config)
-    except (ImportError, NameError, AttributeError, MemoryError):  # of versions that do not fit, or of ours
-        raise
+        with cache_only() if reason else nullcontext():
+            loaded = _open(datasets, name, config)
     except Exception as error:  # its readers, arrow's, the network's
-        reason = " ".join(str(error).split()) or type(error).__name__
+        if not reason and isinstance(error, ImportError | NameError | AttributeError | MemoryError):
+            raise  # of versions that do not fit, or of ours
+        said = " ".join(str(error).split()) or type(error).__name__
+        reason = f"{reason}, and it is not in the cache" if reason else said
         advice = "" if os.path.exists(name) else "; a name on the hub needs a network, a path must exist"
         raise DataError(f"{where}: cannot be loaded ({reason[:300]}){advice}") from error
     splits = dict(loaded) if isinstance(loaded, Mapping) else {str(loaded.split or "train"): loaded}
     if not splits:
         raise DataError(f"{where}: has no splits")
     return splits
+
+
+def _why_not_asked(datasets: Any, name: str) -> str:
+    """Say why the hub cannot be asked for a data set now; empty if it can."""
+    if datasets.config.HF_HUB_OFFLINE and not constants.HF_HUB_OFFLINE:
+        return "HF_DATASETS_OFFLINE is set"
+    datasets.config.HF_ENDPOINT = (
+        constants.ENDPOINT
+    )  # the same without the slash at its end: a mirror may mind two
+    return why_not_asked(f"datasets/{name}/resolve/main/README.md")
 
 
 def _open(datasets: Any, name: str, config: str | None) -> Any:

@@ -55,7 +55,7 @@ IMAGE_SUFFIXES = frozenset(
     suffix for suffix, kind in Image.EXTENSION.items() if kind in (*FORMATS, *_NAMED, "MPO")
 ) | {".pnm"}
 _UNSUPPORTED = {
-    "HEIF": ((".heic", ".heif", ".hif"), "HEIC", "needs the package pillow-heif"),
+    "HEIF": ((".heic", ".heics", ".heif", ".heifs", ".hif"), "HEIC", "needs the package pillow-heif"),
     "AVIF": ((".avif", ".avifs"), "AVIF", "needs pillow 11.3 or later"),
     "JXL": ((".jxl",), "JPEG XL", "needs the package pillow-jxl-plugin"),
 }
@@ -228,8 +228,9 @@ def _why(source: object, error: Exception) -> str:
     kind = _BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
     if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         kind = "JXL"
-    if isinstance(error, Image.UnidentifiedImageError) and kind in _UNSUPPORTED and kind not in FORMATS:
-        return f"is {_UNSUPPORTED[kind][1]}, which {_UNSUPPORTED[kind][2]}"
+    if isinstance(error, Image.UnidentifiedImageError) and kind:
+        _, called, hint = _UNSUPPORTED[kind]
+        return f"{called} that is damaged or cut off" if kind in FORMATS else f"is {called}, which {hint}"
     return reason(error)
 
 

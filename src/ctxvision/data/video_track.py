@@ -77,7 +77,7 @@ def formats(container: Any) -> set[str]:
 def _pictures(path: str, container: Any) -> Any:
     if not formats(container) & FORMATS:
         raise BadVideoError(path, f"not a video (its format is {container.format.name})")
-    moving = [stream for stream in container.streams.video if not int(stream.disposition) & _COVERS]
+    moving = [stream for stream in container.streams.video if not stream.disposition.value & _COVERS]
     if not moving:
         kinds = {"a cover" if stream.type == "video" else stream.type for stream in container.streams}
         raise BadVideoError(
