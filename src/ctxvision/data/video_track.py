@@ -61,7 +61,9 @@ def open_track(path: str, **options: str) -> Iterator[tuple[Any, Any]]:
         raise DataError(f"videos: {explain_import(error) or error}") from error
     options |= {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
-        with av.open(path, options=options, metadata_errors="replace") as container:
+        # before PyAV 18, options of tracks crash the process where FFmpeg finds tracks only while it probes (FLV)
+        given = "options" if int(av.__version__.partition(".")[0]) >= 18 else "container_options"
+        with av.open(path, metadata_errors="replace", **{given: options}) as container:
             yield container, _pictures(path, container)
     except (av.error.InvalidDataError, av.error.EOFError) as error:
         raise BadVideoError(path, "truncated, damaged or not a video") from error
