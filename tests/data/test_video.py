@@ -9,7 +9,7 @@ from _videos import add_bad_videos, noise, numbered, numbers, shades, turn, writ
 
 from ctxvision.data.error import DataError
 from ctxvision.data.video import BadVideoError, VideoFile
-from ctxvision.data.video_files import VIDEO_SUFFIXES, list_videos, scan_videos
+from ctxvision.data.video_files import VIDEO_SUFFIXES, list_video_files, list_videos
 from ctxvision.data.video_track import FORMATS as READ
 from ctxvision.data.video_writing import write_video
 
@@ -77,10 +77,10 @@ def test_list(tmp_path):
     (tmp_path / "a" / ".hidden").mkdir(parents=True)
     for name in ("b.MP4", "a/a.webm", "a/.c.mp4", "a/.hidden/d.mp4", "a/e.txt", "a/f.txt", "a/g.jpg", "a/README"):
         (tmp_path / name).write_bytes(b"")
-    videos, left_out = scan_videos(tmp_path)
-    assert videos == list_videos(tmp_path) == [str(tmp_path / "a" / "a.webm"), str(tmp_path / "b.MP4")]
-    assert left_out == "4 files are left out, not videos by suffix: 2 .txt, 1 .jpg, 1 without a suffix"
-    assert scan_videos(tmp_path / "a" / ".hidden")[1] == ""
+    found = list_video_files(tmp_path)
+    assert found.files == list_videos(tmp_path) == [str(tmp_path / "a" / "a.webm"), str(tmp_path / "b.MP4")]
+    assert found.summary() == "left out: 2 .txt, 1 .jpg, 1 without a suffix"
+    assert list_video_files(tmp_path / "a" / ".hidden").summary() == ""
 
 
 def test_list_in_strange_folders(tmp_path, monkeypatch):
@@ -94,16 +94,24 @@ def test_list_in_strange_folders(tmp_path, monkeypatch):
         for _ in range(40):
             os.mkdir("d" * 120)
             os.chdir("d" * 120)
-        videos, left_out = scan_videos(tmp_path)
+        found = list_video_files(tmp_path)
         for _ in range(40):  # nothing else can remove them
             os.chdir("..")
             os.rmdir("d" * 120)
-    assert [path[len(str(tmp_path)) + 1 :] for path in videos] == [
-        "gone.mp4",
-        "v.mp4",
-    ]  # reading says what is wrong
-    assert "1 folders that cannot be read" in left_out
-    assert "1 without a suffix" in left_out  # the link to itself
+    assert [path[len(str(tmp_path)) + 1 :] for path in found.files] == ["v.mp4"]
+    assert sum(found.left_out.values()) == 4
+    for kind in ("folders that cannot be opened", "links to folders", "links to nothing", "cannot be looked at"):
+        assert kind in found.summary()
+
+
+def test_links_between_folders_do_not_multiply(tmp_path):
+    """Twelve folders that all link to each other make 12! paths."""
+    for number in range(12):
+        (tmp_path / str(number)).mkdir()
+        for other in set(range(12)) - {number}:
+            (tmp_path / str(number) / f"to{other}").symlink_to(tmp_path / str(other))
+    (tmp_path / "0" / "v.mp4").write_bytes(b"")
+    assert 1 <= len(list_videos(tmp_path)) < 20
 
 
 def test_suffixes_are_those_of_the_formats():

@@ -13,7 +13,7 @@ from .moving_digits import MOTIONS, MovingDigits
 from .options import check_options, split_options
 from .table import read_table
 from .video import VideoFile, VideoInMemory, VideoOpener
-from .video_files import is_video, scan_videos
+from .video_files import is_video, list_video_files
 
 _EMBEDDED = "moving-digits"
 _DEFAULTS = {"train": 1600, "val": 400, "size": 32, "seed": 0}
@@ -145,9 +145,9 @@ def _by_class(root: Path, notes: list[str]) -> Found:
     start = len(os.path.join(root, ""))
     by_class: Found = {}
     for folder in folders:
-        videos, left_out = scan_videos(folder)
-        by_class[folder.name] = {video[start:].replace(os.sep, "/"): video for video in videos}
-        if left_out:
+        found = list_video_files(folder)
+        by_class[folder.name] = {video[start:].replace(os.sep, "/"): video for video in found.files}
+        if left_out := found.summary():
             notes.append(f"{folder}: {left_out}")
     if not any(by_class.values()):
         raise DataError(f"{root}: no videos in its {len(folders)} class folders ({quoted(list(by_class))})")

@@ -13,7 +13,7 @@ from ctxvision.data.clips import ClipSpec
 from ctxvision.data.files import Listing
 from ctxvision.data.video import VideoFile
 from ctxvision.data.video_data import VideoData
-from ctxvision.data.video_files import scan_videos
+from ctxvision.data.video_files import list_video_files
 from ctxvision.data.video_writing import write_video
 from ctxvision.explain import read_run
 from ctxvision.explain.clips import ClipPrediction, labelled_frames, predict_clip
@@ -107,8 +107,5 @@ def _write(path: Path, found: ClipPrediction, names: Sequence[str]) -> None:
 
 
 def list_files(folder: str) -> Listing:
-    """List the videos below a folder; say what else is there."""
-    videos, left_out = scan_videos(folder)
-    if left_out:
-        note(f"{folder}: {left_out}")
-    return Listing(videos)
+    """List the videos below a folder, and count what else is there."""
+    return list_video_files(folder)
