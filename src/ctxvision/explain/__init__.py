@@ -5,7 +5,8 @@ from ctxvision.runs import Epoch, Run, read_run
 from .embeddings import class_embeddings, on_a_plane, similarities
 from .error import ReportError
 from .fates import Fates, class_fates
-from .funnel import Funnel, FunnelStep, StageView, class_funnel, funnel_steps, is_contextual
+from .funnel import Funnel, StageView, class_funnel
+from ctxvision.tasks.class_set_recall import FunnelStep, funnel_steps, is_contextual
 from .generated_kernels import Contexts, Kernels, generated_kernels, kernel_layers
 from .grad_cam import GradCam, grad_cam
 from .layers import LayerError, MapLayer, map_layers

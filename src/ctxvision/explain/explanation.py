@@ -17,7 +17,8 @@ from .explanation_classes import network_labels, of_classes, of_data
 from .explanation_layers import of_kernels, of_offsets, where_most
 from .fates import class_fates
 from .figures import is_small, thumbnail
-from .funnel import class_funnel, is_contextual
+from ctxvision.tasks.class_set_recall import is_contextual
+from .funnel import class_funnel
 from .generated_kernels import kernel_layers
 from .grad_cam import GradCam, grad_cam
 from .offsets import contextual_layers

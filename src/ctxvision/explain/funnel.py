@@ -7,33 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxvision.models._figures import evaluation_mode
-from ctxvision.nn import ContextualOutput
-from ctxvision.tasks.class_set_recall import is_contextual, kept_classes
-
-
-@dataclass(frozen=True)
-class FunnelStep:
-    """One step of the funnel for a batch.
-
-    Attributes:
-        name: ``"stage 2"``, …, ``"head"``.
-        classes: what was scored, (B, n) int64.
-        scores: cosine similarities, (B, n), aligned with ``classes``.
-        kept: what went on, (B, m) int64; at the head the answer alone, (B, 1).
-    """
-
-    name: str
-    classes: Tensor
-    scores: Tensor
-    kept: Tensor
-
-    def considers(self, targets: Tensor) -> Tensor:
-        """Tell for which samples the class ``targets`` (B,) was scored, (B,) bool."""
-        return (self.classes == targets[:, None]).any(1)
-
-    def keeps(self, targets: Tensor) -> Tensor:
-        """Tell for which samples the class ``targets`` (B,) went on, (B,) bool."""
-        return (self.kept == targets[:, None]).any(1)
+from ctxvision.tasks.class_set_recall import FunnelStep, funnel_steps, is_contextual
 
 
 @dataclass(frozen=True)
@@ -68,14 +42,6 @@ class Funnel:
     target: int
     prediction: int
     stages: tuple[StageView, ...]
-
-
-def funnel_steps(model: nn.Module, output: ContextualOutput) -> list[FunnelStep]:
-    """Name the steps of an output of ``model.forward_stages``, and find what each of them kept."""
-    parts = zip(model.contextual_stages, output.classes, output.scores, kept_classes(model, output), strict=False)
-    steps = [FunnelStep(f"stage {stage}", classes, scores, kept) for stage, classes, scores, kept in parts]
-    answer = output.logits.argmax(1, keepdim=True)
-    return [*steps, FunnelStep("head", output.classes[-1], output.scores[-1], answer)]
 
 
 def class_funnel(model: nn.Module, images: Tensor, targets: Tensor | Sequence[int]) -> list[Funnel]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ctxvision.models._figures import evaluation_mode
 
-from .funnel import FunnelStep, funnel_steps, is_contextual
+from ctxvision.tasks.class_set_recall import FunnelStep, funnel_steps, is_contextual
 
 
 @dataclass(frozen=True)

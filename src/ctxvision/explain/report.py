@@ -16,7 +16,8 @@ from ctxvision.tasks import ClassificationTask
 from .drawings import Drawings
 from .error import ReportError
 from .figures import is_small, thumbnail
-from .funnel import Funnel, class_funnel, is_contextual
+from ctxvision.tasks.class_set_recall import is_contextual
+from .funnel import Funnel, class_funnel
 from .predictions import Predictions, collect_predictions, wilson_interval
 
 _SETTINGS = (

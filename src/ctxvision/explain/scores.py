@@ -14,7 +14,7 @@ from ctxvision.models._figures import evaluation_mode
 from ctxvision.tasks import ClassificationTask
 
 from .error import ReportError
-from .funnel import funnel_steps, is_contextual
+from ctxvision.tasks.class_set_recall import funnel_steps, is_contextual
 from .predictions import StageRecall, count_step
 
 _REPEATS = 3  # of the only batch, where there is no second one to time

@@ -1,6 +1,7 @@
-"""How often the true class is still in the class set of each stage of a contextual network."""
+"""The class sets of a contextual network: what each stage scored and kept, and how often the true class survives."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,31 @@ from torchmetrics import Metric
 
 from ctxvision.nn import ContextualOutput
 from ctxvision.nn.class_context import class_counts
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """One step of the funnel for a batch.
+
+    Attributes:
+        name: ``"stage 2"``, …, ``"head"``.
+        classes: what was scored, (B, n) int64.
+        scores: cosine similarities, (B, n), aligned with ``classes``.
+        kept: what went on, (B, m) int64; at the head the answer alone, (B, 1).
+    """
+
+    name: str
+    classes: Tensor
+    scores: Tensor
+    kept: Tensor
+
+    def considers(self, targets: Tensor) -> Tensor:
+        """Tell for which samples the class ``targets`` (B,) was scored, (B,) bool."""
+        return (self.classes == targets[:, None]).any(1)
+
+    def keeps(self, targets: Tensor) -> Tensor:
+        """Tell for which samples the class ``targets`` (B,) went on, (B,) bool."""
+        return (self.kept == targets[:, None]).any(1)
 
 
 def is_contextual(model: nn.Module) -> bool:
@@ -33,6 +59,14 @@ def kept_classes(model: nn.Module, output: ContextualOutput) -> list[Tensor]:
         classes.gather(1, scores.topk(counts[stage - 1], 1).indices)
         for stage, classes, scores in zip(model.contextual_stages, output.classes, output.scores, strict=False)
     ]
+
+
+def funnel_steps(model: nn.Module, output: ContextualOutput) -> list[FunnelStep]:
+    """Name the steps of an output of ``model.forward_stages``, and find what each of them kept."""
+    parts = zip(model.contextual_stages, output.classes, output.scores, kept_classes(model, output), strict=False)
+    steps = [FunnelStep(f"stage {stage}", classes, scores, kept) for stage, classes, scores, kept in parts]
+    answer = output.logits.argmax(1, keepdim=True)
+    return [*steps, FunnelStep("head", output.classes[-1], output.scores[-1], answer)]
 
 
 class ClassSetRecall(Metric):
