@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ctxvision.data.cityscapes import COLORS, LABEL_IDS
+from ctxvision.data.segmentation.cityscapes import COLORS, LABEL_IDS
 
 NAMES = ("sky", "ground", "tree")
 

@@ -1,6 +1,6 @@
 """The papers' numbers for each recipe, written once more, and the settings that a recipe leads to."""
 
-from ctxvision._cli.train import command
+from ctxvision._cli import train as command
 
 # Table 3 without and with *, Table 4 of CoTNet; involution's table; Table 1 and c4 of Table 6 of Contextual CNN
 COT = ("cotnet50", "cotnext50_2x48d", "se_cotnetd50", "cotnet101", "cotnext101_2x48d", "se_cotnetd101")

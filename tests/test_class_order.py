@@ -12,10 +12,11 @@ import torch
 
 from _pictures import COLOURS, make_folder, picture, png_bytes
 from ctxvision.cli import main
-from ctxvision.data import ImageData, folder
-from ctxvision.data.folder import scan_folder
+from ctxvision.data import ImageData
+from ctxvision.data.images.folder import scan_folder
+from ctxvision.data.images.reading import folder
 from ctxvision.data.source import find_images
-from ctxvision.data.video_source import find_videos
+from ctxvision.data.video.source import find_videos
 
 NUMBERS = ("1", "10", "2")
 BY_VALUE = ("1", "2", "10")

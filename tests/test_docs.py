@@ -87,7 +87,7 @@ def test_command_is_understood(line, tmp_path, monkeypatch):
 def understood_by_ctxvision(arguments, folder, monkeypatch):
     """Parse a command line of ctxvision in a folder that has the files it names, without doing the work."""
     from ctxvision import cli
-    from ctxvision._cli.train import run as training
+    from ctxvision.training import run as training
 
     monkeypatch.chdir(folder)
     Path("runs/first").mkdir(parents=True)

@@ -15,14 +15,14 @@ from torch import nn
 from torchvision.transforms import ColorJitter
 
 from _recipes import ADVANCED, DROP_PATH, GENERIC, PAIRS, TOP1, config_of, expected
-from ctxvision._cli.train.kinds.classify import ClassifyConfig
-from ctxvision._cli.train.setup import build_task
 from ctxvision.cli import main
 from ctxvision.data import DataSpec
 from ctxvision.models import paper_result
 from ctxvision.nn import ContextualLoss
 from ctxvision.recipes import RecipeError, load_recipe, recipe_names
 from ctxvision.tasks import ClassificationTask
+from ctxvision.training.options.classification import ClassifyConfig
+from ctxvision.training.setup import build_task
 
 NAMES = [name for name in recipe_names() if load_recipe(name).task == "classify"]
 

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from ctxvision.data.segmentation_data import SegmentationData
+from ctxvision.data import SegmentationData
 from ctxvision.models import count_macs
 from ctxvision.recipes import load_recipe, recipe_names
 from ctxvision.tasks.segmentation import SegmentationTask

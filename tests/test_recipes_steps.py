@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from _pictures import make_folder
 from _recipes import GENERIC, PAIRS, TOP1, config_of, expected
-from ctxvision._cli.train import batch_plan
-from ctxvision._cli.train.graceful_stop import GracefulStop
-from ctxvision._cli.train.setup import build_task, make_trainer
+from ctxvision.training import batch_plan
+from ctxvision.training.callbacks.graceful_stop import GracefulStop
+from ctxvision.training.setup import build_task, make_trainer
 
 
 class Weights(Callback):

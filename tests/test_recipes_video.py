@@ -6,11 +6,11 @@ import inspect
 import pytest
 import torch
 
-from ctxvision._cli.train.config import TrainConfig
-from ctxvision.data.video_data import VideoData
+from ctxvision.data import VideoData
 from ctxvision.recipes import load_recipe, recipe_names
 from ctxvision.tasks.optimization import build_optimizer, build_schedule
 from ctxvision.tasks.video import VideoTask
+from ctxvision.training.options.base import TrainConfig
 
 KINETICS, DEMO = "video-contextual-resnet50-tsm", "demo-video"
 MODELS = {KINETICS: "contextual_resnet50", DEMO: "cotnet_micro"}

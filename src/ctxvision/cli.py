@@ -6,14 +6,25 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ctxvision.files import reason
-
-from ._cli import benchmark, convert, evaluate, explain, export, models, predict, publish, recipes, report, serve
+from ._cli import (
+    benchmark,
+    convert,
+    evaluate,
+    explain,
+    export,
+    models,
+    predict,
+    publish,
+    recipes,
+    report,
+    serve,
+    train,
+)
 from ._cli.errors import UserError, explain_error
 from ._cli.messages import debugging, note
 from ._cli.streams import lasting
-from ._cli.train import command as train
 from ._version import __version__
+from .files import reason
 
 _COMMANDS = {
     "evaluate": (evaluate, "accuracy of a checkpoint on a data set"),
@@ -61,7 +72,7 @@ def _run(words: list[str]) -> int:
         if debugging():
             raise
         note(f"error: {explain_error(error)}")
-        return error.exit_code if isinstance(error, UserError) else 1
+        return int(getattr(error, "exit_code", 1)) if type(error).__module__.startswith("ctxvision.") else 1
 
 
 def _dispatch(words: list[str]) -> int:

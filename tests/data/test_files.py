@@ -11,12 +11,12 @@ import pytest
 
 from _pictures import make_folder, picture
 from ctxvision.data import BadImageError, DataError, find_images, list_images, read_image
-from ctxvision.data.coco_read import read_coco
+from ctxvision.data.detection.coco_reading import read_coco
 from ctxvision.data.files import list_below, open_regular, read_regular
-from ctxvision.data.segmentation_source import read_class_names, scan_pixel_folder
+from ctxvision.data.segmentation.source import read_class_names, scan_pixel_folder
 from ctxvision.data.shards import open_member
 from ctxvision.data.table import read_table
-from ctxvision.data.video_files import list_videos
+from ctxvision.data.video.files import list_videos
 from ctxvision.tasks.settings_file import SettingsFileError, read_settings_file
 
 

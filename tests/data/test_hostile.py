@@ -18,9 +18,10 @@ from PIL import Image
 
 from _pictures import picture
 from ctxvision._extras import explain_import
-from ctxvision.data import BadImageError, DataError, find_images, images, read_image
-from ctxvision.data.coco_masks import mask_problem
-from ctxvision.data.coco_read import read_coco
+from ctxvision.data import BadImageError, DataError, find_images, read_image
+from ctxvision.data.detection.coco_masks import mask_problem
+from ctxvision.data.detection.coco_reading import read_coco
+from ctxvision.data.images.reading import reading as images
 from ctxvision.data.table import read_table
 
 FUZZ = settings(
@@ -101,7 +102,7 @@ MOST = {"RGB": 8, "I;16": 12.5, "RGBA": 15}
 
 MEASURE = """
 import os, resource, sys
-from ctxvision.data.images import read_image
+from ctxvision.data.images.reading import read_image
 if os.fork():  # the peak of a child begins with what is taken now, not with that of the imports
     sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from ctxvision.data.video_data import VideoData
-from ctxvision.data.video_writing import export_moving_digits
+from ctxvision.data import VideoData
+from ctxvision.data.video.writing import export_moving_digits
+from ctxvision.evaluation.video import TrainedVideo, filmstrip, make_clips_report, render_clips
 from ctxvision.explain import ReportError, read_run
-from ctxvision.explain.clips import labelled_frames, predict_clip, predict_dataset
-from ctxvision.explain.clips_report import TrainedVideo, filmstrip, make_clips_report, render_clips
+from ctxvision.inference.video import labelled_frames, predict_clip, predict_dataset
 from ctxvision.tasks.video import VideoTask
 
 

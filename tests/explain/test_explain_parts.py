@@ -11,14 +11,12 @@ from test_report import Page
 
 from _trained import enliven
 from ctxvision.cli import main
-from ctxvision.data import read_image
-from ctxvision.data.detection import DetectionData
-from ctxvision.data.segmentation_spec import SegmentationSpec
-from ctxvision.data.video import VideoFile
-from ctxvision.data.video_writing import write_video
+from ctxvision.data import DetectionData, SegmentationSpec, read_image
+from ctxvision.data.video.reading import VideoFile
+from ctxvision.data.video.writing import write_video
 from ctxvision.explain.box_cams import box_cams
-from ctxvision.explain.clips import predict_clip
 from ctxvision.explain.pixel_cams import pixel_cams
+from ctxvision.inference.video import predict_clip
 from ctxvision.tasks import load_task
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.segmentation import SegmentationTask

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxvision.explain.confusion_figure import confusion_table, draw_confusion, most_confused
-from ctxvision.explain.curves import STYLES, _panels, draw_curves
-from ctxvision.explain.worst_sheet import _SIDE, draw_worst
+from ctxvision.plots.confusion import confusion_table, draw_confusion, most_confused
+from ctxvision.plots.curves import STYLES, _panels, draw_curves
+from ctxvision.plots.worst_sheet import _SIDE, draw_worst
 
 
 def opened(png):

@@ -235,7 +235,7 @@ def test_pt2_detectors_find_nothing_and_name_the_images_that_are_too_small(tmp_p
 
 
 def test_video_predicts_the_same_from_a_file(tmp_path):
-    from ctxvision.data.video_writing import write_video
+    from ctxvision.data.video.writing import write_video
 
     pixels = np.random.default_rng(0).integers(0, 256, (6, 40, 48, 3), dtype=np.uint8)
     write_video(tmp_path / "clip.mp4", pixels, rate=4)

@@ -7,8 +7,8 @@ import timm
 import torch
 from lightning.pytorch import Trainer
 
-from ctxvision.data.detection import DetectionData
-from ctxvision.data.moving_digits import MovingDigits
+from ctxvision.data import DetectionData
+from ctxvision.data.embedded.moving_digits import MovingDigits
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.segmentation import SegmentationTask

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from ctxvision.tasks import ClassificationTask
-from ctxvision.tasks.class_set_recall import ClassSetRecall, is_contextual, kept_classes
+from ctxvision.tasks.classification.class_sets import ClassSetRecall, is_contextual, kept_classes
 
 SPEC = {"class_names": [str(i) for i in range(40)], "input_size": [3, 32, 32]}
 

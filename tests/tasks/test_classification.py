@@ -11,7 +11,8 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from ctxvision.nn import ContextualLoss
-from ctxvision.tasks import ClassificationTask, TaskError, classification
+from ctxvision.tasks import ClassificationTask, TaskError
+from ctxvision.tasks.classification.task import task as classification
 
 SPEC = {"class_names": [*"abcdefg"], "input_size": [3, 32, 32]}
 

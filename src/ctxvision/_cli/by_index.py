@@ -41,7 +41,7 @@ def folders_by_class(data: str, class_names: Sequence[str], *, forced: bool) -> 
     taken = set(class_names) & set(numbers.values())
     if not forced and (sorted(numbers) != list(range(count)) or taken):
         return None
-    from ctxvision.explain.imagenet_real import class_indices
+    from ctxvision.evaluation.imagenet_real import class_indices
 
     # names that are numbers themselves are not synsets: then the output decides
     synsets = None if all(map(str.isdigit, class_names)) else class_indices(class_names)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ctxvision.files import write_whole
 from ctxvision.foreign import json_text, visible
 from ctxvision.runs import checkpoint_of
+from ctxvision.wording import plural
 
 from .errors import UserError
 from .files import for_json, require_places
 from .keeping import Keeping
 from .kinds import add_task, kind_of, require_task
-from .messages import column, note, plural, quieten, say
+from .messages import column, note, quieten, say
 from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers
@@ -72,9 +73,9 @@ def run(args: Namespace) -> int:
     require_places(json=args.json, html=args.html, results=args.results)
 
     from ctxvision.data import DataSpec
-    from ctxvision.explain.evaluation import make_evaluation
-    from ctxvision.explain.evaluation_page import render
-    from ctxvision.explain.imagenet_real import read_real
+    from ctxvision.evaluation.classification import make_evaluation
+    from ctxvision.evaluation.imagenet_real import read_real
+    from ctxvision.pages.evaluation_page import render
     from ctxvision.tasks import load_task
 
     from .by_index import folders_by_class

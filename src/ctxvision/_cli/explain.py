@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ctxvision.files import write_folder
 from ctxvision.foreign import json_text
 from ctxvision.runs import checkpoint_of
+from ctxvision.wording import plural
 
 from .errors import UserError
 from .files import require_place
 from .keeping import Keeping
-from .messages import note, plural, quieten, say
+from .messages import note, quieten, say
 from .trust import add_trust
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def run(args: Namespace) -> int:
     quieten()
     import pytorch_grad_cam  # noqa: F401 - before the work, not after it
 
-    from ctxvision.data.images import list_image_files
+    from ctxvision.data.images.reading import list_image_files
     from ctxvision.explain.explanation import Against, make_explanation
-    from ctxvision.explain.explanation_page import render
+    from ctxvision.pages.explanation_page import render
     from ctxvision.tasks import ClassificationTask
 
     from .files import expand

@@ -20,7 +20,7 @@ def explain_parts(args: Namespace, task: Any) -> int:
     _check(args, task.kind)
     from ctxvision.explain.offsets import contextual_layers
     from ctxvision.explain.parts_explanation import Network, gather
-    from ctxvision.explain.parts_page import render
+    from ctxvision.pages.parts_page import render
 
     network = Network(args.checkpoint, task, args.layer)
     against = Network(args.against, load_other(args, task), args.against_layer) if args.against else None
@@ -75,7 +75,7 @@ def _explain(
 
 def _of_file(args: Namespace, path: str, network: "Network", name: str, options: dict[str, Any]) -> "Sample":
     if network.task.kind == "video":
-        from ctxvision.data.video import VideoFile
+        from ctxvision.data.video.reading import VideoFile
         from ctxvision.explain.frames_explanation import explain_frames
 
         return explain_frames(network, path, VideoFile(path), name, **options)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ctxvision.files import reason
 from ctxvision.runs import checkpoint_of
+from ctxvision.wording import plural
 
 from .errors import UserError
-from .messages import note, plural, quieten, say
+from .messages import note, quieten, say
 from .trust import add_trust
 
 if TYPE_CHECKING:

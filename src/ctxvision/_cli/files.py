@@ -53,7 +53,7 @@ def for_json(value: Any) -> Any:
 
 
 def _hints() -> dict[str, str]:
-    from ctxvision.data.images import HINTS
+    from ctxvision.data.images.reading import HINTS
 
     return HINTS
 

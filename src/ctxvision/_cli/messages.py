@@ -36,11 +36,6 @@ def column(texts: Iterable[object]) -> int:
     return min(max((len(visible(text)) for text in texts), default=0), _WIDEST)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return ``1 image`` or ``2 images``."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
 def debugging() -> bool:
     """Tell whether CTXVISION_DEBUG asks for tracebacks and warnings."""
     return os.environ.get("CTXVISION_DEBUG", "") not in ("", "0")
@@ -49,7 +44,8 @@ def debugging() -> bool:
 def quieten() -> None:
     """Show this library's warnings as lines of the command; silence the advice of Lightning and torch."""
     log = logging.getLogger("ctxvision")
-    log.handlers = [_NoteHandler()]
+    log.handlers = [_LineHandler()]
+    log.setLevel(logging.INFO)
     log.propagate = False
     if not debugging():
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -59,6 +55,8 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=r"Glyph \d+")  # the library says it once, in its own words
 
 
-class _NoteHandler(logging.Handler):
+class _LineHandler(logging.Handler):
+    """Results (INFO) go to stdout, what the user should know besides (WARNING and above) to stderr."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
+        (note if record.levelno >= logging.WARNING else say)(record.getMessage())

@@ -7,13 +7,14 @@ from typing import Any
 from ctxvision.files import write_whole
 from ctxvision.foreign import csv_text, json_text, visible
 from ctxvision.runs import checkpoint_of
+from ctxvision.wording import plural
 
 from .device import on_device
 from .errors import UserError
 from .files import expand, make_folder, require_places
 from .keeping import Keeping
 from .kinds import add_task, kind_of, require_task, save_pictures
-from .messages import column, note, plural, quieten, say_all
+from .messages import column, note, quieten, say_all
 from .table import write_rows
 from .trust import add_trust
 from .views import add_views, check_views
@@ -79,7 +80,7 @@ def run(args: Namespace) -> int:
     from .classify import classify, prepared
 
     compute, spec = prepared(opened, args.device)
-    from ctxvision.data.images import list_image_files
+    from ctxvision.data.images.reading import list_image_files
 
     paths = expand(args.images, list_image_files)
     workers = workers_for(len(paths), args.batch_size) if args.workers is None else args.workers

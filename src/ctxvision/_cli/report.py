@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ctxvision.files import write_whole
 from ctxvision.foreign import json_text
+from ctxvision.wording import plural
 
 from .device import on_device
 from .errors import UserError
 from .files import for_json, require_places
 from .keeping import Keeping
 from .kinds import kind_of
-from .messages import note, plural, quieten, say
+from .messages import note, quieten, say
 from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers
@@ -57,9 +58,9 @@ def run(args: Namespace) -> int:
         raise UserError(f"--out must end in .html, got {args.out}", 2)
     require_places(out=page, json=numbers)
     from ctxvision.data import DataSpec
+    from ctxvision.evaluation.report import make_report
     from ctxvision.explain import read_run
-    from ctxvision.explain.page import render
-    from ctxvision.explain.report import make_report
+    from ctxvision.pages.report_page import render
     from ctxvision.tasks import load_task
 
     from .data import open_for_evaluation

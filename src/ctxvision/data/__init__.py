@@ -1,18 +1,20 @@
 """Images in, batches out: folders, tables, shards and more, as LightningDataModules."""
 
 from .contents import Contents
-from .detection import DetectionData
-from .detection_spec import DetectionSpec
-from .digits import DigitsData
+from .detection import DetectionData, DetectionSpec
+from .embedded.digits import DigitsData
 from .error import BadImageError, DataError
-from .image_data import ImageData
-from .images import list_images, read_image
+from .images.data import ImageData
+from .images.reading import list_images, read_image
 from .open import open_data
+from .segmentation import SegmentationData, SegmentationSpec
 from .source import find_images
 from .spec import DataSpec
+from .video import ClipSpec, VideoData
 
 __all__ = [
     "BadImageError",
+    "ClipSpec",
     "Contents",
     "DataError",
     "DataSpec",
@@ -20,6 +22,9 @@ __all__ = [
     "DetectionSpec",
     "DigitsData",
     "ImageData",
+    "SegmentationData",
+    "SegmentationSpec",
+    "VideoData",
     "find_images",
     "list_images",
     "open_data",

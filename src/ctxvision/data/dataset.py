@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from .contents import Opener, as_path
 from .error import BadImageError
 from .files import in_words
-from .images import read_image
+from .images.reading import read_image
 from .spec import Transform
 
 Opened = TypeVar("Opened")

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from .digits import DigitsData
+from .embedded.digits import DigitsData
 from .error import DataError
-from .image_data import ImageData
+from .images.data import ImageData
 
 _ONLY_IMAGES = ("auto_augment", "color_jitter", "random_erasing")
 _NOT_DIGITS = (*_ONLY_IMAGES, "workers", "prefetch", "strict", "crop_scale", "class_names")

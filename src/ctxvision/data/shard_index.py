@@ -14,7 +14,7 @@ from ctxvision.files import reason, write_whole
 
 from .error import DataError
 from .files import in_words, open_regular
-from .images import IMAGE_SUFFIXES
+from .images.reading import IMAGE_SUFFIXES
 from .shard_cache import cache_folder
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from ctxvision._extras import explain_import
 from .contents import Contents, Found, arrange, in_order
 from .error import DataError
 from .files import Listing, in_words, open_regular, read_regular
-from .images import HINTS
+from .images.reading import HINTS
 from .options import check_options
 from .shard_cache import is_url, local_copies
 from .shard_index import index_shard

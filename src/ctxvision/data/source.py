@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .cifar import read_cifar
 from .contents import Contents
 from .error import DataError
-from .folder import scan_folder
-from .hub import read_hub
+from .images.cifar import read_cifar
+from .images.folder import scan_folder
+from .images.hub import read_hub
 from .options import check_options, split_options
 from .shard_cache import is_url
 from .shards import read_shards

@@ -1,18 +1,18 @@
 """Look into a trained network: what it predicts, where it errs, what it looks at, which classes it considers."""
 
+from ctxvision.evaluation.predictions import Predictions, StageRecall, collect_predictions, wilson_interval
 from ctxvision.runs import Epoch, Run, read_run
+from ctxvision.tasks.classification.class_sets import FunnelStep, funnel_steps, is_contextual
 
 from .embeddings import class_embeddings, on_a_plane, similarities
 from .error import ReportError
 from .fates import Fates, class_fates
 from .funnel import Funnel, StageView, class_funnel
-from ctxvision.tasks.class_set_recall import FunnelStep, funnel_steps, is_contextual
 from .generated_kernels import Contexts, Kernels, generated_kernels, kernel_layers
 from .grad_cam import GradCam, grad_cam
 from .layers import LayerError, MapLayer, map_layers
 from .offsets import Bend, ClassBend, bend_by_class, bends, contextual_layers
 from .pixel_grid import PixelGrid, pixel_grids
-from .predictions import Predictions, StageRecall, collect_predictions, wilson_interval
 
 __all__ = [
     "Bend",

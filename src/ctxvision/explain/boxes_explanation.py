@@ -8,17 +8,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ctxvision.evaluation.segmentation import data_uri
+from ctxvision.inference.detection import as_input, box_color, describe, draw
+from ctxvision.plots.style import seen_pixels, short
+
 from .box_cams import BoxCam, box_cams
-from .boxes import as_input, box_color, describe, draw
 from .error import ReportError
 from .explanation_layers import of_kernels, of_offsets, where_most
 from .generated_kernels import kernel_layers
 from .offsets import contextual_layers
-from .overlays_report import data_uri
 from .parts_explanation import Finding, Network, Sample, Shot, as_lists
 from .pictures import Picture
 from .pictures.parts import Part, parts_picture
-from .pictures.style import seen_pixels, short
 
 MOST = 3  # boxes of an image that are explained
 _CAPTION = (

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ctxvision.tasks.class_set_recall import is_contextual
+from ctxvision.tasks.classification.class_sets import is_contextual
 
 
 def class_embeddings(model: nn.Module) -> np.ndarray:

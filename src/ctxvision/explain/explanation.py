@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from ctxvision._version import __version__
+from ctxvision.plots.figures import is_small, thumbnail
+from ctxvision.plots.style import seen_pixels
 from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks.classification.class_sets import is_contextual
 
 from .embeddings import class_embeddings, on_a_plane
 from .error import ReportError
 from .explanation_classes import network_labels, of_classes, of_data
 from .explanation_layers import of_kernels, of_offsets, where_most
 from .fates import class_fates
-from .figures import is_small, thumbnail
-from ctxvision.tasks.class_set_recall import is_contextual
 from .funnel import class_funnel
 from .generated_kernels import kernel_layers
 from .grad_cam import GradCam, grad_cam
@@ -26,7 +27,6 @@ from .pictures import Picture
 from .pictures.cam import CamPanel, cam_picture
 from .pictures.classes import plane_picture
 from .pictures.funnel import funnel_picture
-from .pictures.style import seen_pixels
 
 SCHEMA_VERSION = 1
 _TOP = 5

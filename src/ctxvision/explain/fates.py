@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxvision.models._figures import evaluation_mode
-
-from ctxvision.tasks.class_set_recall import FunnelStep, funnel_steps, is_contextual
+from ctxvision.tasks.classification.class_sets import FunnelStep, funnel_steps, is_contextual
 
 
 @dataclass(frozen=True)

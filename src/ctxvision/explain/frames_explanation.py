@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ctxvision.data.clips import ClipSpec
-from ctxvision.data.video import Video
+from ctxvision.data.video.clips import ClipSpec
+from ctxvision.data.video.reading import Video
+from ctxvision.inference.video import ClipPrediction, predict_clip
+from ctxvision.plots.style import short
 
-from .clips import ClipPrediction, predict_clip
 from .error import ReportError
 from .explanation_layers import of_one, show_bends, show_kernels, where_most
 from .frame_cams import ClipNetwork, FrameCams, frame_cams
@@ -19,7 +20,6 @@ from .offsets import bends, contextual_layers
 from .parts_explanation import Finding, Network, Sample, as_lists
 from .pictures import Picture
 from .pictures.parts import frames_picture
-from .pictures.style import short
 
 _TOP = 5
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ctxvision.models._figures import evaluation_mode
+from ctxvision.tasks.classification.class_sets import funnel_steps, is_contextual
 
-from ctxvision.tasks.class_set_recall import funnel_steps, is_contextual
 from .layers import LayerError, MapLayer, find_layer, map_format, map_layers
 
 Score = Callable[[Tensor], Tensor]

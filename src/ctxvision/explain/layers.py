@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.nn.contextual_conv import WeightOffsets
-
-from ctxvision.tasks.class_set_recall import is_contextual
+from ctxvision.tasks.classification.class_sets import is_contextual
 
 MIN_SIDE = 4  # positions per side below which a map says little about places
 

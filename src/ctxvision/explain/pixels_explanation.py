@@ -8,18 +8,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ctxvision.data.segmentation_spec import SegmentationSpec
+from ctxvision.data.segmentation.spec import SegmentationSpec
+from ctxvision.evaluation.segmentation import data_uri
+from ctxvision.plots.overlays import overlay
+from ctxvision.plots.style import short
 
 from .error import ReportError
 from .explanation_layers import of_kernels, of_offsets, where_most
 from .generated_kernels import kernel_layers
 from .offsets import contextual_layers
-from .overlays import overlay
-from .overlays_report import data_uri
 from .parts_explanation import Finding, Network, Sample, Shot, as_lists
 from .pictures import Picture
 from .pictures.parts import Part, parts_picture
-from .pictures.style import short
 from .pixel_cams import PixelCam, pixel_cams
 
 MOST = 3  # classes of an image that are explained

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ctxvision.models._backbone import Backbone, make_pool
 from ctxvision.nn import ClassFunnel, ClassStep, ContextualOutput
 from ctxvision.nn.funnel import Selection
+
+from ._backbone import Backbone, make_pool
 
 Steps = list[tuple[Tensor | None, ClassStep]]
 

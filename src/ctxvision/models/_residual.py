@@ -11,8 +11,9 @@ from timm.layers import DropPath, SelectAdaptivePool2d
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from ctxvision.models._backbone import Backbone, drop_path_rates
 from ctxvision.ops._derivatives import add_in_place
+
+from ._backbone import Backbone, drop_path_rates
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 

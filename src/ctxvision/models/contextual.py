@@ -22,12 +22,13 @@ from timm.layers import DropPath, LayerNorm, LayerNorm2d, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ctxvision.models._backbone import default_cfg, drop_path_rates
-from ctxvision.models._contextual_net import ContextualNet, Design, PriorSequence, keep_classes
-from ctxvision.models._residual import LAYERS, plain_shortcut
 from ctxvision.nn import ContextualConv2d
 from ctxvision.nn._checks import is_plain
 from ctxvision.ops._derivatives import add_in_place
+
+from ._backbone import default_cfg, drop_path_rates
+from ._contextual_net import ContextualNet, Design, PriorSequence, keep_classes
+from ._residual import LAYERS, plain_shortcut
 
 __all__ = ["ContextualConvNeXt", "ContextualNet", "ContextualResNet"]
 

@@ -12,10 +12,11 @@ from timm.layers import BlurPool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from ctxvision.models._backbone import default_cfg
-from ctxvision.models._residual import Place, ResidualNet, Spatial, Stem, average_shortcut, plain_shortcut
 from ctxvision.nn import CoTLayer, SplitAttention2d
 from ctxvision.nn.cot import Context
+
+from ._backbone import default_cfg
+from ._residual import Place, ResidualNet, Spatial, Stem, average_shortcut, plain_shortcut
 
 __all__ = ["CoTNet"]
 

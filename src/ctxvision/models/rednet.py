@@ -10,9 +10,10 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from ctxvision.models._backbone import default_cfg
-from ctxvision.models._residual import Place, ResidualNet, Spatial, Stem
 from ctxvision.nn import Involution2d
+
+from ._backbone import default_cfg
+from ._residual import Place, ResidualNet, Spatial, Stem
 
 __all__ = ["RedNet"]
 

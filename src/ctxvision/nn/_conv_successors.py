@@ -9,9 +9,9 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdCon
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ctxvision.nn.contextual_conv import ContextualConv2d
-from ctxvision.nn.cot import CoTLayer
-from ctxvision.nn.involution import Involution2d
+from .contextual_conv import ContextualConv2d
+from .cot import CoTLayer
+from .involution import Involution2d
 
 Kind = Literal["cot", "involution", "contextual"]
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxvision.nn._checks import require_positive
 from ctxvision.ops._geometry import AUTOCAST_DEVICES
+
+from ._checks import require_positive
 
 
 def class_counts(num_classes: int, ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05)) -> tuple[int, ...]:

@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from ctxvision.nn._checks import require_positive
 from ctxvision.ops import contextual_conv2d
 from ctxvision.ops._derivatives import add_in_place
+
+from ._checks import require_positive
 
 
 class WeightOffsets(nn.Module):

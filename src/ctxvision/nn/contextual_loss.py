@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxvision.nn.funnel import ContextualOutput
 from ctxvision.ops._derivatives import transforms_active
+
+from .funnel import ContextualOutput
 
 
 class ContextualLoss(nn.Module):

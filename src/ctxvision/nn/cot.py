@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ctxvision.nn._checks import is_plain, require_odd_kernel, require_positive
 from ctxvision.ops import local_aggregation
 from ctxvision.ops._derivatives import add_in_place, transforms_active
 from ctxvision.ops._geometry import is_channels_last
+
+from ._checks import is_plain, require_odd_kernel, require_positive
 
 Context = Literal["full", "static", "dynamic", "linear"]
 SHARE = 8  # channels that share an attention map, interleaved

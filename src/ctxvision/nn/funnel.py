@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ctxvision.nn.class_context import ClassContext, ClassStep, class_counts
+from .class_context import ClassContext, ClassStep, class_counts
 
 Selection = Literal["reduce", "rerank"]
 

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from ctxvision.nn._checks import require_odd_kernel, require_positive
 from ctxvision.ops import local_aggregation
+
+from ._checks import require_odd_kernel, require_positive
 
 
 class Involution2d(nn.Module):

@@ -3,7 +3,7 @@
 from timm.layers import make_divisible
 from torch import Tensor, nn
 
-from ctxvision.nn._checks import require_odd_kernel, require_positive
+from ._checks import require_odd_kernel, require_positive
 
 
 class SplitAttention2d(nn.Module):

@@ -7,11 +7,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ctxvision.nn._conv_selection import Place, Selection, Where, select
-from ctxvision.nn._conv_successors import OPTIONS, Kind, is_channels_last, successor
-from ctxvision.nn.contextual_conv import ContextualConv2d
-from ctxvision.nn.cot import CoTLayer
-from ctxvision.nn.involution import Involution2d
+from ._conv_selection import Place, Selection, Where, select
+from ._conv_successors import OPTIONS, Kind, is_channels_last, successor
+from .contextual_conv import ContextualConv2d
+from .cot import CoTLayer
+from .involution import Involution2d
 
 _OWN_LAYERS = (CoTLayer, Involution2d, ContextualConv2d)
 

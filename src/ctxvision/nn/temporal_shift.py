@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctxvision.nn._checks import require_positive
+from ._checks import require_positive
 
 Move = tuple[int, int, int]  # first channel, last + 1, from how many frames later they come
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ctxvision.ops import _native
+from . import _native
 
 Name = Literal["native", "triton", "torch"]
 NAMES: tuple[Name, ...] = get_args(Name)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ctxvision.ops._derivatives import transforms_active
+from ._derivatives import transforms_active
 
 # Looked up once: torch.compile in torch 2.8 cannot trace the question. Others, such as meta, have no autocast.
 AUTOCAST_DEVICES = frozenset(

@@ -21,9 +21,9 @@ from ctxvision.explain import (
     grad_cam,
     is_contextual,
 )
-from ctxvision.explain.figures import thumbnail
-from ctxvision.explain.pictures.style import HEAT
 from ctxvision.explain.stages import last_of_each_stage
+from ctxvision.plots.figures import thumbnail
+from ctxvision.plots.style import HEAT
 from ctxvision.tasks import ClassificationTask
 
 from .network import Network

@@ -8,7 +8,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from ctxvision.data import BadImageError, DataSpec, read_image
-from ctxvision.data.images import DECODER_ERRORS, open_picture
+from ctxvision.data.images.reading import DECODER_ERRORS, open_picture
 
 from .error import Refusal
 

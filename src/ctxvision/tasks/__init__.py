@@ -1,6 +1,6 @@
 """Training tasks: LightningModules that own the network, the loss, the metrics and the optimiser."""
 
-from .classification import ClassificationTask
+from .classification.task import ClassificationTask
 from .error import TaskError
 from .loading import load_task
 

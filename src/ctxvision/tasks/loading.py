@@ -16,7 +16,7 @@ from ctxvision.files import reason
 from ctxvision.runs import checkpoint_of
 
 from .checkpoint_file import checksum_fits
-from .classification import ClassificationTask
+from .classification.task import ClassificationTask
 from .error import TaskError
 from .limits import Budget, require_moderate
 from .training import TrainingTask

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from ctxvision.data.detection import DetectionData
+from ctxvision.data import DetectionData
 from ctxvision.tasks import TaskError
 from ctxvision.tasks.detection import DetectionTask
 
@@ -177,7 +177,7 @@ class SaveAt(Callback):
 
 
 def test_interrupted_run_ends_like_an_undisturbed_one(tmp_path):
-    from ctxvision._cli.train.step_seed import StepSeed
+    from ctxvision.training.callbacks.step_seed import StepSeed
 
     path = tmp_path / "in-the-second-epoch.ckpt"
 

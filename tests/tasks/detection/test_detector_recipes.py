@@ -7,10 +7,10 @@ import timm
 import torch
 from torch import nn
 
-from ctxvision._cli.train.config import TrainConfig
 from ctxvision.recipes import load_recipe, recipe_names
 from ctxvision.tasks.detection import build_detector, count_detector_macs
 from ctxvision.tasks.optimization import build_optimizer, build_schedule
+from ctxvision.training.options.base import TrainConfig
 
 COT = ("cotnet50", "cotnext50_2x48d", "cotnet101", "cotnext101_2x48d")
 AP = {  # box and mask AP: involution's table of COCO results; CoTNet, Tables 7 and 8; Contextual CNN, Table 3

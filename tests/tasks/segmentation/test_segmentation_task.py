@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch import multiprocessing
 from torch.utils.data import DataLoader
 
-from ctxvision.data.segmentation_data import SegmentationData
+from ctxvision.data import SegmentationData
 from ctxvision.tasks import TaskError
 from ctxvision.tasks.segmentation import PixelConfusion, SegmentationTask
 

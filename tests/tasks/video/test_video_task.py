@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from ctxvision.data.video_data import VideoData
+from ctxvision.data import VideoData
 from ctxvision.tasks import TaskError
 from ctxvision.tasks.checkpoint_file import save_checkpoint
 from ctxvision.tasks.video import VideoTask

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ctxvision._cli.errors import UserError
 from ctxvision.files import write_whole
-
-from ..errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -6,20 +6,21 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ctxvision._cli.errors import UserError
+from ctxvision._cli.messages import column, note
+from ctxvision._cli.workers import workers_for
 from ctxvision.data import read_image
-from ctxvision.data.detection import DetectionData
-from ctxvision.data.detection_spec import DetectionSpec
+from ctxvision.data.detection.data import DetectionData
+from ctxvision.data.detection.spec import DetectionSpec
 from ctxvision.data.files import Listing
-from ctxvision.data.images import list_image_files
-from ctxvision.explain.boxes import detect, draw
-from ctxvision.explain.boxes_evaluation import evaluate_detector
-from ctxvision.explain.boxes_page import render
+from ctxvision.data.images.reading import list_image_files
+from ctxvision.evaluation.detection import evaluate_detector
 from ctxvision.foreign import visible
+from ctxvision.inference.detection import detect, draw
+from ctxvision.pages.detection_page import render
 from ctxvision.tasks.means import over_classes
+from ctxvision.wording import plural
 
-from ..errors import UserError
-from ..messages import column, note, plural
-from ..workers import workers_for
 from . import BROKEN, Answer, Scored, as_png
 
 if TYPE_CHECKING:

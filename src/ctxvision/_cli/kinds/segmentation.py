@@ -6,19 +6,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision._cli.messages import column, note
+from ctxvision._cli.workers import workers_for
 from ctxvision.data import BadImageError, read_image
 from ctxvision.data.files import Listing
-from ctxvision.data.images import list_image_files
-from ctxvision.data.segmentation_data import SegmentationData
-from ctxvision.data.segmentation_spec import SegmentationSpec
-from ctxvision.explain.overlays import class_map, overlay, with_legend
-from ctxvision.explain.overlays_page import render
-from ctxvision.explain.overlays_report import make_segmentation_report
+from ctxvision.data.images.reading import list_image_files
+from ctxvision.data.segmentation.data import SegmentationData
+from ctxvision.data.segmentation.spec import SegmentationSpec
+from ctxvision.evaluation.segmentation import make_segmentation_report
 from ctxvision.foreign import visible
+from ctxvision.pages.segmentation_page import render
+from ctxvision.plots.overlays import class_map, overlay, with_legend
 from ctxvision.tasks.means import over_classes
+from ctxvision.wording import plural
 
-from ..messages import column, note, plural
-from ..workers import workers_for
 from . import BROKEN, Answer, Scored, as_png
 
 if TYPE_CHECKING:

@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctxvision._cli.errors import UserError
+from ctxvision._cli.messages import note
+from ctxvision._cli.workers import workers_for
 from ctxvision.data import BadImageError
-from ctxvision.data.clips import ClipSpec
 from ctxvision.data.files import Listing
-from ctxvision.data.video import VideoFile
-from ctxvision.data.video_data import VideoData
-from ctxvision.data.video_files import list_video_files
-from ctxvision.data.video_writing import write_video
+from ctxvision.data.video.clips import ClipSpec
+from ctxvision.data.video.data import VideoData
+from ctxvision.data.video.files import list_video_files
+from ctxvision.data.video.reading import VideoFile
+from ctxvision.data.video.writing import write_video
+from ctxvision.evaluation.video import TrainedVideo, make_clips_report, render_clips
 from ctxvision.explain import read_run
-from ctxvision.explain.clips import ClipPrediction, labelled_frames, predict_clip
-from ctxvision.explain.clips_report import TrainedVideo, make_clips_report, render_clips
+from ctxvision.inference.video import ClipPrediction, labelled_frames, predict_clip
 from ctxvision.tasks import load_task
+from ctxvision.wording import plural
 
-from ..errors import UserError
-from ..messages import note, plural
-from ..workers import workers_for
 from . import BROKEN, Answer, Scored
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ctxvision.explain.offsets import Bend, ClassBend
-
-from .style import (
+from ctxvision.plots.style import (
     FEW,
     HEAT,
     WIDTH,

@@ -8,8 +8,18 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from ctxvision.explain.grad_cam import GradCam
-
-from .style import HEAT, WIDTH, Ink, Picture, bare, color_bar, enlarged, make_picture, new_figure, short
+from ctxvision.plots.style import (
+    HEAT,
+    WIDTH,
+    Ink,
+    Picture,
+    bare,
+    color_bar,
+    enlarged,
+    make_picture,
+    new_figure,
+    short,
+)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctxvision.explain.funnel import Funnel
-
-from .style import (
+from ctxvision.plots.style import (
     FEW,
     SIGNED,
     WIDTH,

@@ -8,8 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ctxvision.explain.fates import Fates
-
-from .style import FEW, SHARES, Ink, Picture, bare, color_bar, make_picture, new_figure, plain, short
+from ctxvision.plots.style import (
+    FEW,
+    SHARES,
+    Ink,
+    Picture,
+    bare,
+    color_bar,
+    make_picture,
+    new_figure,
+    plain,
+    short,
+)
 
 
 def recall_picture(fates: Fates, name: str = "recall") -> Picture:

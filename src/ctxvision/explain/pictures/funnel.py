@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctxvision.explain.funnel import Funnel
-
-from .style import Ink, Picture, make_picture, new_figure, plain, short, spread
+from ctxvision.plots.style import Ink, Picture, make_picture, new_figure, plain, short, spread
 
 _NAMED = 5  # classes with names at the head
 

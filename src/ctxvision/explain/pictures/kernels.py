@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ctxvision.explain.generated_kernels import Contexts, Kernels
-
-from .style import (
+from ctxvision.plots.style import (
     SHARES,
     SIGNED,
     WIDTH,

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ctxvision.plots.style import HEAT, WIDTH, Ink, Picture, bare, color_bar, enlarged, make_picture, new_figure
+
 from .cam import overlay
-from .style import HEAT, WIDTH, Ink, Picture, bare, color_bar, enlarged, make_picture, new_figure
 
 _COLUMNS = 4  # frames in a row
 

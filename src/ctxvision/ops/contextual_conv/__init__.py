@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctxvision.ops._geometry import as_pair, autocast_inputs, is_channels_last, like_layout
-from ctxvision.ops.contextual_conv.checks import check_contextual_conv
-from ctxvision.ops.contextual_conv.op import contextual_conv
+
+from .checks import check_contextual_conv
+from .op import contextual_conv
 
 __all__ = ["contextual_conv2d"]
 

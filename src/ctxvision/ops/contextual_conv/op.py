@@ -10,8 +10,9 @@ from torch.utils.flop_counter import register_flop_formula
 from ctxvision.ops._backend import kernels
 from ctxvision.ops._derivatives import Tangents, fold_images, register_derivatives, tangents_through
 from ctxvision.ops._geometry import accumulation_dtype, empty_like_layout, output_size
-from ctxvision.ops.contextual_conv import reference
-from ctxvision.ops.contextual_conv.checks import check_backward, check_contextual_conv
+
+from . import reference
+from .checks import check_backward, check_contextual_conv
 
 Ints = Sequence[int]
 PACKAGE = "ctxvision.ops.contextual_conv"

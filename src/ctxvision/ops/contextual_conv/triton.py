@@ -10,8 +10,9 @@ import triton
 from torch import Tensor
 
 from ctxvision.ops._geometry import empty_like_layout, is_channels_last, output_size
-from ctxvision.ops.contextual_conv import reference
-from ctxvision.ops.contextual_conv._triton_kernels import _forward_kernel, _kernel_kernel, _position_kernel
+
+from . import reference
+from ._triton_kernels import _forward_kernel, _kernel_kernel, _position_kernel
 
 COLUMNS = 2**26  # numbers in the columns of one chunk of images
 

@@ -6,8 +6,9 @@ from typing import Literal
 from torch import Tensor
 
 from ctxvision.ops._geometry import as_pair, autocast_inputs
-from ctxvision.ops.local_aggregation.checks import check_aggregate, kernel_side
-from ctxvision.ops.local_aggregation.op import aggregate
+
+from .checks import check_aggregate, kernel_side
+from .op import aggregate
 
 __all__ = ["local_aggregation"]
 

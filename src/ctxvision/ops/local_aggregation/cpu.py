@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ctxvision.ops import _native
 from ctxvision.ops._geometry import empty_like_layout, empty_maps, is_channels_last, like_layout
-from ctxvision.ops.local_aggregation import reference
+
+from . import reference
 
 MODES = {"forward": 0, "input_grad": 1, "weight_grad": 2}  # Mode in local_aggregation.cpp
 

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import register_flop_formula
 from ctxvision.ops._backend import kernels
 from ctxvision.ops._derivatives import Tangents, fold_images, register_derivatives
 from ctxvision.ops._geometry import empty_like_layout, empty_maps, like_layout
-from ctxvision.ops.local_aggregation.checks import check_aggregate, check_input_grad, check_weight_grad
+
+from .checks import check_aggregate, check_input_grad, check_weight_grad
 
 Ints = Sequence[int]
 PACKAGE = "ctxvision.ops.local_aggregation"

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..pyramid import LayerKind, make_fpn
+from ctxvision.tasks.pyramid import LayerKind, make_fpn
+
 from .layers import NormName, classifier, conv_norm_relu
 
 

@@ -10,11 +10,11 @@ from torchmetrics import MeanMetric, SumMetric
 
 from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
+from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.means import undefined
+from ctxvision.tasks.optimization import ScheduleName
+from ctxvision.tasks.training import TrainingTask
 
-from ..error import TaskError
-from ..means import undefined
-from ..optimization import ScheduleName
-from ..training import TrainingTask
 from .inference import Segmentation, image_logits, segment
 from .metric import IGNORE, IoU, PixelConfusion, intersection_over_union
 from .network import DecoderName, build_network

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..error import TaskError
+from ctxvision.tasks.error import TaskError
 
 # what the first convolution of a branch is called in timm's networks and in ours
 _FIRST = ("conv1", "conv_dw", "conv_pw", "conv_exp", "dwconv")

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..error import TaskError
+from ctxvision.tasks.error import TaskError
+
 from .task import VideoTask
 
 

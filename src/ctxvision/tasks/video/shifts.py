@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ctxvision.nn import temporal_shift
 from ctxvision.nn.temporal_shift import shifted_channels
+from ctxvision.tasks.error import TaskError
 
-from ..error import TaskError
 from .blocks import residual_layers
 
 Shift = Literal["both", "past", "none"]

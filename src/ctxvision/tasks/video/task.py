@@ -10,11 +10,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ctxvision.checkpoints import WarmStartReport, warm_start
 from ctxvision.checkpoints.sources import Source
+from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.networks import create_network
+from ctxvision.tasks.optimization import ScheduleName
+from ctxvision.tasks.training import TrainingTask
 
-from ..error import TaskError
-from ..networks import create_network
-from ..optimization import ScheduleName
-from ..training import TrainingTask
 from .consensus import ClipLoss, ClipOutput, clip_consensus
 from .shifts import Shift, TemporalShifts
 

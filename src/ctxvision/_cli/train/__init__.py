@@ -1,1 +1,0 @@
-"""``ctxvision train``."""

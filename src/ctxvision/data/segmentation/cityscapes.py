@@ -1,0 +1,88 @@
+"""Cityscapes: its layout, its label ids, and the 19 classes that are evaluated (Cordts et al., CVPR 2016)."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxvision.data.error import DataError
+
+from .source import IGNORE, UNKNOWN, Pairs, PixelSet
+
+_CLASSES = {  # name: (label id, colour), in the order of the train ids
+    "road": (7, (128, 64, 128)),
+    "sidewalk": (8, (244, 35, 232)),
+    "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)),
+    "fence": (13, (190, 153, 153)),
+    "pole": (17, (153, 153, 153)),
+    "traffic light": (19, (250, 170, 30)),
+    "traffic sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)),
+    "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)),
+    "person": (24, (220, 20, 60)),
+    "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)),
+    "truck": (27, (0, 0, 70)),
+    "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)),
+    "motorcycle": (32, (0, 0, 230)),
+    "bicycle": (33, (119, 11, 32)),
+}
+CLASS_NAMES = tuple(_CLASSES)
+COLORS = tuple(color for _, color in _CLASSES.values())
+LABEL_IDS = tuple(label for label, _ in _CLASSES.values())
+CROP = (512, 1024)
+_IMAGE, _LABELS, _TRAIN_LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+
+
+def train_ids() -> NDArray[np.int16]:
+    """Return the table (256,) from label ids to classes; the licence plate, whose id is -1, is stored as 255."""
+    table = np.full(256, UNKNOWN, dtype=np.int16)
+    table[:34] = table[255] = IGNORE
+    table[list(LABEL_IDS)] = np.arange(len(LABEL_IDS))
+    return table
+
+
+def is_cityscapes(root: Path) -> bool:
+    """Tell whether a folder has the layout of Cityscapes."""
+    return (root / "leftImg8bit").is_dir()
+
+
+def scan_cityscapes(root: Path) -> PixelSet:
+    """Find ``leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`` and their masks in ``gtFine``.
+
+    A mask is ``*_gtFine_labelIds.png``, or where there is none, ``*_gtFine_labelTrainIds.png``.
+
+    Raises:
+        DataError: no images to train on or to validate on, or no ``gtFine``.
+    """
+    if not (root / "gtFine").is_dir():
+        raise DataError(f"{root}: has leftImg8bit but no gtFine; the masks come in an archive of their own")
+    found = PixelSet(CLASS_NAMES, root=str(root), colors=COLORS, crop_size=CROP, tables={_LABELS: train_ids()})
+    found.train, found.val = (_pairs(root, split, found.bad) for split in ("train", "val"))
+    for split, pairs in (("train", found.train), ("val", found.val)):
+        if not pairs:
+            raise DataError(
+                f"{root}: no images with masks; expected leftImg8bit/{split}/CITY/*{_IMAGE} and gtFine/…"
+            )
+    return found
+
+
+def _pairs(root: Path, split: str, bad: dict[str, str]) -> Pairs:
+    pictures, truths = root / "leftImg8bit" / split, root / "gtFine" / split
+    pairs = []
+    for image in sorted(pictures.glob(f"*/*{_IMAGE}")):
+        stem = image.name.removesuffix(_IMAGE)
+        masks = [truths / image.parent.name / f"{stem}{suffix}" for suffix in (_LABELS, _TRAIN_LABELS)]
+        mask = next((path for path in masks if path.is_file()), None)
+        if mask is None:
+            bad[str(image)] = f"has no mask {masks[0].relative_to(root).as_posix()}"
+        else:
+            pairs.append((str(image), str(mask)))
+    for mask in sorted(truths.glob(f"*/*{_LABELS}")):
+        image = pictures / mask.parent.name / (mask.name.removesuffix(_LABELS) + _IMAGE)
+        if not image.is_file():
+            bad[str(mask)] = f"has no image {image.relative_to(root).as_posix()}"
+    return pairs

@@ -1,0 +1,177 @@
+"""What every source of images with masks ends as, and folders of them."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ctxvision.data.contents import quoted
+from ctxvision.data.error import DataError
+from ctxvision.data.files import Listing, in_words, read_regular
+from ctxvision.data.images.folder import VAL_FOLDERS
+from ctxvision.data.images.reading import HINTS, list_image_files
+from ctxvision.data.split import fingerprint, hold_out
+
+from .spec import IGNORE, Color
+
+UNKNOWN = -1
+_MOST_BYTES = 1_000_000  # of the names of 255 classes
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # formats that keep every value as it is
+Pairs = list[tuple[str, str]]
+Opener = Callable[[str], str | Image.Image]
+
+
+def as_path(name: str) -> str:
+    """Open what is named by its path."""
+    return name
+
+
+@dataclass
+class PixelSet:
+    """Images with a class for every pixel.
+
+    Attributes:
+        class_names: in the order of the values in the masks.
+        train: names of images and of their masks.
+        val: likewise, held out.
+        root: where names begin, so that they can be shown without it.
+        colors: of the classes; empty for a palette of ours.
+        crop_size: (H, W) of training crops that suits these images; ``None`` to look at one.
+        tables: (256,) from a mask's values to classes, -1 for values that no mask may have, by the end of the
+            mask's name; other masks hold classes.
+        bad: reason by name, of what has no counterpart.
+        notes: what a reader should know, one line each.
+        fingerprint: of the names of a set that was split here; empty where it came in two parts.
+        turned: whether images are turned by an EXIF orientation of which their mask's size does not tell.
+        may_flip: whether the mirror image of an object is still of its class.
+        open_name: makes of a name what is read. It travels to the workers.
+    """
+
+    class_names: tuple[str, ...]
+    train: Pairs = field(default_factory=list)
+    val: Pairs = field(default_factory=list)
+    root: str = "."
+    colors: tuple[Color, ...] = ()
+    crop_size: tuple[int, int] | None = None
+    tables: Mapping[str, NDArray[np.int16]] = field(default_factory=dict)
+    bad: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    fingerprint: str = ""
+    turned: bool = True
+    may_flip: bool = True
+    open_name: Opener = as_path
+
+    def table_for(self, mask: str) -> NDArray[np.int16]:
+        """Return the table from the values of a mask to classes."""
+        for end, table in self.tables.items():
+            if mask.endswith(end):
+                return table
+        table = np.full(256, UNKNOWN, dtype=np.int16)
+        table[: len(self.class_names)] = np.arange(len(self.class_names))
+        table[IGNORE] = IGNORE
+        return table
+
+
+def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int = 0) -> PixelSet:
+    """Find ``images/`` and ``masks/``, each with ``train/`` and ``val/`` (or without, and then split).
+
+    A mask has the path of its image below ``masks/``, whatever the suffix, and holds the number of a class in
+    every pixel, or 255. The classes are the lines of ``classes.txt``.
+
+    Args:
+        root: the folder.
+        val_fraction: share of the images to hold out where there is no validation folder.
+        split_seed: of that choice.
+
+    Raises:
+        DataError: a folder or a file is missing, or nothing is left to train on or to validate on.
+    """
+    if not 0 < val_fraction < 1:
+        raise DataError(f"the validation fraction must lie between 0 and 1, got {val_fraction}")
+    for name in ("images", "masks"):
+        if not (root / name).is_dir():
+            raise DataError(f"{root}: has no folder {name}; expected images/, masks/ and classes.txt")
+    found = PixelSet(read_class_names(root / "classes.txt"), root=str(root))
+    if (root / "images" / "train").is_dir():
+        val = next((name for name in VAL_FOLDERS if (root / "images" / name).is_dir()), None)
+        if val is None:
+            raise DataError(f"{root}: images/ has train/ but no val/")
+        found.train, found.val = _pairs(root, "train", found), _pairs(root, val, found)
+    else:
+        pairs = _pairs(root, ".", found)
+        keys = {image: os.path.relpath(image, root / "images") for image, _ in pairs}
+        held_out = hold_out(list(keys.values()), val_fraction, split_seed)
+        found.train = [pair for pair in pairs if keys[pair[0]] not in held_out]
+        found.val = [pair for pair in pairs if keys[pair[0]] in held_out]
+        found.fingerprint = fingerprint(keys.values())
+    for part, pairs in (("train on", found.train), ("validate on", found.val)):
+        if not pairs:
+            first = next(iter(found.bad.items()), None)
+            without = f"; {len(found.bad)} have no counterpart, as {first[0]}: {first[1]}" if first else ""
+            raise DataError(f"{root}: no images with masks to {part}{without}")
+    return found
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read one name a line; line 1 is class 0.
+
+    Raises:
+        DataError: missing, not text, empty lines or names that come twice.
+    """
+    try:
+        text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
+        names = [line.strip() for line in text.rstrip().splitlines()]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; it names the classes, one a line, the first is class 0") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as text ({in_words(error)})") from error
+    if not 2 <= len(names) <= IGNORE:
+        raise DataError(f"{path}: names {len(names)} classes; there must be 2 to 255")
+    if "" in names:
+        raise DataError(f"{path}: line {names.index('') + 1} is empty; every line names a class")
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: names {quoted(twice)} more than once")
+    return tuple(names)
+
+
+def require_classes(found: PixelSet, where: str, class_names: Sequence[str]) -> None:
+    """Raise `DataError` if a trained network has other classes than these data."""
+    if tuple(class_names) != found.class_names:
+        raise DataError(
+            f"{where}: the network's classes are {quoted(class_names)}, not {quoted(found.class_names)}"
+        )
+
+
+def _pairs(root: Path, part: str, found: PixelSet) -> Pairs:
+    bad = found.bad
+    pictures, truths = (os.path.normpath(root / name / part) for name in ("images", "masks"))
+    masks: dict[str, str] = {}
+    others = Listing()
+    for path in others.add(list_image_files(truths)) if os.path.isdir(truths) else []:
+        stem, suffix = os.path.splitext(os.path.relpath(path, truths))
+        if suffix.lower() not in MASK_SUFFIXES:
+            bad[path] = f"a mask must be a file of {', '.join(MASK_SUFFIXES)}: others change the values of pixels"
+        elif stem in masks:
+            bad[path] = f"is a second mask beside {os.path.basename(masks[stem])}"
+        else:
+            masks[stem] = path
+    pairs, seen = [], set()
+    for path in others.add(list_image_files(pictures)) if os.path.isdir(pictures) else []:
+        stem = os.path.splitext(os.path.relpath(path, pictures))[0]
+        if stem in seen:
+            bad[path] = "is a second image of this name"
+        elif stem in masks:
+            pairs.append((path, masks[stem]))
+        else:
+            bad[path] = f"has no mask {os.path.join(os.path.relpath(truths, root), stem)}.png"
+        seen.add(stem)
+    for stem in masks.keys() - seen:
+        bad[masks[stem]] = "has no image"
+    if summary := others.summary(HINTS):
+        found.notes.append(f"{os.path.relpath(pictures, root)}, {os.path.relpath(truths, root)}: {summary}")
+    return pairs

@@ -1,0 +1,153 @@
+"""Which frames of a video make a clip, and which part of the pictures: for training, validation and testing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+
+from ctxvision.data.error import DataError
+from ctxvision.data.spec import DataSpec
+
+from .reading import Frames
+
+_SCALES = (1.0, 0.875, 0.75, 0.66)  # of TSN's multi-scale crops
+_BILINEAR = {"interpolation": InterpolationMode.BILINEAR, "antialias": True}
+
+
+@dataclass(frozen=True)
+class ClipSpec(DataSpec):
+    """What a network must know about the clips that it was trained on.
+
+    Attributes:
+        frames: of a clip; one from each of as many equal parts of the video.
+    """
+
+    interpolation: str = "bilinear"
+    frames: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames < 1:
+            raise DataError(f"a clip needs at least one frame, got {self.frames}")
+        if self.input_size[0] != 3:
+            raise DataError(f"clips have 3 channels, got {self.input_size[0]}")
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Turn pixels (..., 3, H, W) uint8 into what the network takes."""
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32, device="cpu").view(-1, 1, 1) for v in (self.mean, self.std)
+        )
+        return (pixels.float() / 255 - mean) / std
+
+
+def segment_indices(length: int, frames: int, generator: torch.Generator | None = None) -> list[int]:
+    """Choose one frame in each of ``frames`` equal parts of a video: by chance, or the one in the middle.
+
+    A video with fewer frames than parts repeats some, in order: part ``i`` begins at ``i · length / frames``
+    wherever that is (L. Wang et al., Temporal Segment Networks, 2016).
+
+    Args:
+        length: frames of the video, at least 1.
+        frames: how many to choose.
+        generator: of the chance; ``None`` for the middle.
+
+    Examples:
+        >>> segment_indices(20, 4), segment_indices(3, 4)
+        ([2, 7, 12, 17], [0, 1, 1, 2])
+    """
+    if generator is None:
+        where = np.full(frames, 0.5)
+    else:
+        where = torch.rand(frames, generator=generator, dtype=torch.float64, device="cpu").numpy()
+    return _places(length, frames, where)
+
+
+def view_indices(length: int, frames: int, clips: int) -> list[list[int]]:
+    """Choose several clips that are spread evenly over a video; one is that of `segment_indices`.
+
+    Clip ``k`` has the frame at the share ``(k + 1/2) / clips`` of each part.
+    """
+    return [_places(length, frames, np.full(frames, (k + 0.5) / clips)) for k in range(clips)]
+
+
+def _places(length: int, frames: int, where: np.ndarray) -> list[int]:
+    return np.minimum((np.arange(frames) + where) * length // frames, length - 1).astype(int).tolist()
+
+
+def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, flip: bool, crop: bool) -> Tensor:
+    """Cut the same random part out of all frames, and perhaps mirror them, as TSN does.
+
+    Height and width of the part are each a share of 1, 0.875, 0.75 or 0.66 of the short side, at most one step
+    apart; it lies at one of 13 places: corners, middles, the centre, and half-way between.
+
+    Args:
+        pixels: (T, H, W, 3).
+        size: height and width of the result.
+        generator: of the random numbers.
+        flip: mirror left and right in half of the cases; not where a class is a direction.
+        crop: otherwise the centre is kept.
+
+    Returns:
+        (T, 3, height, width) uint8.
+    """
+    clip = _as_tensor(pixels)
+    height, width = clip.shape[-2:]
+    draw = torch.rand(4, generator=generator, dtype=torch.float32, device="cpu").tolist()
+    if crop:
+        pairs = [(a, b) for i, a in enumerate(_SCALES) for j, b in enumerate(_SCALES) if abs(i - j) <= 1]
+        share_h, share_w = pairs[int(draw[0] * len(pairs))]
+        short = min(height, width)
+        h, w = max(round(short * share_h), 1), max(round(short * share_w), 1)
+        down, right = _PLACES[int(draw[1] * len(_PLACES))]
+        top, left = round((height - h) * down), round((width - w) * right)
+        clip = TF.resized_crop(clip, top, left, h, w, list(size), **_BILINEAR)  # type: ignore[arg-type]
+    else:
+        clip = _centre(clip, size, 1.0)
+    return TF.horizontal_flip(clip) if flip and draw[2] < 0.5 else clip
+
+
+# (down, right) as shares of the room that is left: 4 corners, centre, 4 middles, 4 half-way
+_PLACES = tuple((y / 4, x / 4) for y in (0, 2, 4) for x in (0, 2, 4)) + tuple(
+    (y / 4, x / 4) for y in (1, 3) for x in (1, 3)
+)
+
+
+def view_crops(pixels: Frames, size: Sequence[int], crop_pct: float, crops: int) -> Tensor:
+    """Cut the centre out of all frames, or three parts along the long side.
+
+    Args:
+        pixels: (T, H, W, 3).
+        size: height and width of the result.
+        crop_pct: pictures are resized to ``size / crop_pct`` before.
+        crops: 1 or 3.
+
+    Returns:
+        (crops, T, 3, height, width) uint8.
+    """
+    clip = _as_tensor(pixels)
+    if crops == 1:
+        return _centre(clip, size, crop_pct).unsqueeze(0)
+    clip = _resize(clip, size, crop_pct)
+    room_y, room_x = clip.shape[-2] - size[0], clip.shape[-1] - size[1]
+    along = [(0.5, s) for s in (0.0, 0.5, 1.0)] if room_x >= room_y else [(s, 0.5) for s in (0.0, 0.5, 1.0)]
+    return torch.stack([TF.crop(clip, round(room_y * y), round(room_x * x), *size) for y, x in along])
+
+
+def _centre(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
+    return TF.center_crop(_resize(clip, size, crop_pct), list(size))
+
+
+def _resize(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
+    """Resize, keeping the shape, so that a crop of ``size`` is the share ``crop_pct`` of what just covers it."""
+    height, width = clip.shape[-2:]
+    scale = max(size[0] / height, size[1] / width) / crop_pct
+    wanted = [max(round(height * scale), size[0]), max(round(width * scale), size[1])]
+    return clip if wanted == [height, width] else TF.resize(clip, wanted, **_BILINEAR)  # type: ignore[arg-type]
+
+
+def _as_tensor(pixels: Frames) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)

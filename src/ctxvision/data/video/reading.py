@@ -1,0 +1,187 @@
+"""Video files: which files are videos, and how some of their frames become 8-bit pixels."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxvision.files import reason
+
+from .frame_index import Index, Key, count_frames, read_index
+from .mp4_boxes import check_claims
+from .track import BadVideoError, decode, demux, open_track
+
+Frames: TypeAlias = NDArray[np.uint8]
+
+
+class Video(Protocol):
+    """What can be asked for some of its frames."""
+
+    @property
+    def frames(self) -> int:
+        """How many there are, at least 1."""
+
+    def read(self, indices: Sequence[int]) -> Frames:
+        """Return the frames of these numbers, which never decrease, (T, H, W, 3)."""
+
+
+VideoOpener: TypeAlias = Callable[[str], Video]
+
+
+class _WrongIndexError(Exception):
+    """The frames of a file are others than its index says."""
+
+
+class VideoFile:
+    """The first track of moving pictures of a file, whatever its suffix says.
+
+    Frame ``n`` is the one that comes ``n``-th when the file is decoded from its beginning. The packets are listed
+    once, without decoding. Where they say which frames there are, a file is decoded from the key frame before each
+    of the frames alone, and what comes is checked against the list; elsewhere (AVI, MPEG, …) it is decoded from
+    its beginning, once to count the frames and then as far as they are needed. Frames are upright (the rotation of
+    the track is applied) and RGB.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        path: the file.
+        frames: how many.
+
+    Raises:
+        BadVideoError: missing, empty, truncated, not a video, or without pictures.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        if not os.path.isfile(self.path):
+            missing = not os.path.lexists(self.path) or os.path.islink(self.path)
+            what = "is a folder" if os.path.isdir(self.path) else "no such file" if missing else "not a file"
+            raise BadVideoError(self.path, what)
+        try:
+            if not os.path.getsize(self.path):
+                raise BadVideoError(self.path, "empty, not a video")
+            check_claims(self.path)
+        except OSError as error:
+            raise BadVideoError(self.path, reason(error)) from error
+        self._index = read_index(self.path)
+        self.frames = len(self._index.times) if self._index else self._count()
+
+    def _count(self) -> int:
+        state = os.stat(self.path)
+        return count_frames(self.path, state.st_size, state.st_mtime_ns)
+
+    def read(self, indices: Sequence[int]) -> Frames:
+        """Return the frames of these numbers, which never decrease, (T, H, W, 3).
+
+        Raises:
+            BadVideoError: they cannot be decoded, or differ in size.
+        """
+        if self._index:
+            try:
+                return self._stack(indices, self._sought(self._index, sorted(set(indices))))
+            except _WrongIndexError:
+                self._index, self.frames = None, self._count()
+        if max(indices) >= self.frames:
+            raise BadVideoError(self.path, f"frame {max(indices)} cannot be decoded, only {self.frames} can")
+        return self._stack(indices, self._from_start(sorted(set(indices))))
+
+    def _stack(self, indices: Sequence[int], frames: Iterator[tuple[int, Frames]]) -> Frames:
+        """Put the frames of these numbers together as they come."""
+        pixels: Frames | None = None
+        for number, frame in frames:
+            if pixels is None:
+                pixels = np.empty((len(indices), *frame.shape), np.uint8)
+            elif frame.shape != pixels.shape[1:]:
+                (h, w), (h2, w2) = pixels.shape[1:3], frame.shape[:2]
+                raise BadVideoError(self.path, f"changes its size, from {w} × {h} to {w2} × {h2} pixels")
+            pixels[[place for place, index in enumerate(indices) if index == number]] = frame
+        if pixels is None:
+            raise BadVideoError(self.path, "has no frame that can be decoded")
+        return pixels
+
+    def _pixels(self, number: int, frame: Any, damaged: bool) -> Frames:
+        if damaged:
+            raise BadVideoError(self.path, f"frame {number} is damaged")
+        return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+    def _from_start(self, wanted: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        """Decode from the beginning, as far as frames are wanted."""
+        left = list(reversed(wanted))
+        with open_track(self.path) as (container, stream):
+            for number, (frame, damaged) in enumerate(decode(demux(self.path, container, stream))):
+                if number == left[-1]:
+                    yield number, self._pixels(number, frame, damaged)
+                    left.pop()
+                if not left:
+                    return
+        raise BadVideoError(self.path, f"frame {left[-1]} cannot be decoded")
+
+    def _sought(self, index: Index, wanted: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        """Decode from the key frame before each wanted frame.
+
+        Raises:
+            _WrongIndexError: other frames come than the index says.
+        """
+        numbers = [key.number for key in index.keys]
+        with open_track(self.path) as (container, stream):
+            coming: Iterator[tuple[int, Any, bool]] = iter(())
+            now = -1
+            for number in wanted:
+                key = index.keys[bisect_right(numbers, number) - 1]
+                if key.number > now or now < 0:
+                    coming = self._from_key(container, stream, index, key)
+                for now, frame, damaged in coming:
+                    if now == number:
+                        yield now, self._pixels(now, frame, damaged)
+                        break
+                else:
+                    raise _WrongIndexError
+
+    def _from_key(self, container: Any, stream: Any, index: Index, key: Key) -> Iterator[tuple[int, Any, bool]]:
+        packets, number, sought = demux(self.path, container, stream), 0, bool(key.sought)
+        for time in key.sought:
+            container.seek(time, stream=stream)
+            packets = demux(self.path, container, stream)
+            first = next(packets)
+            if first.pts is None or not first.is_keyframe:
+                raise _WrongIndexError
+            packets, number = chain([first], packets), max(bisect_right(index.times, first.pts) - 1, 0)
+            sought = index.times[number] == first.pts
+            if number <= key.number:  # an earlier key frame will do
+                break
+        else:
+            if key.sought:
+                raise _WrongIndexError
+        begin = index.times[number]
+        for frame, damaged in decode(packets):
+            if frame.pts is None:
+                raise _WrongIndexError
+            if frame.pts < begin:
+                continue  # built on what came before the key frame
+            if number == len(index.times) or frame.pts != index.times[number]:
+                raise _WrongIndexError
+            if frame.pts == begin and sought and not frame.key_frame:
+                raise _WrongIndexError
+            yield number, frame, damaged
+            number += 1
+
+
+class VideoInMemory:
+    """Frames that need no decoding.
+
+    Args:
+        pixels: (T, H, W, 3).
+    """
+
+    def __init__(self, pixels: Frames) -> None:
+        self.pixels = pixels
+        self.frames = len(pixels)
+
+    def read(self, indices: Sequence[int]) -> Frames:
+        """Return the frames of these numbers, (T, H, W, 3)."""
+        return self.pixels[list(indices)]

@@ -1,0 +1,1 @@
+"""How figures are drawn: one style, one palette, fonts, curves. Nothing here knows networks."""

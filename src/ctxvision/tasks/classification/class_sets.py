@@ -1,0 +1,100 @@
+"""Class sets of a contextual network: what each stage scored and kept, how often the true class survives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from ctxvision.nn import ContextualOutput
+from ctxvision.nn.class_context import class_counts
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """One step of the funnel for a batch.
+
+    Attributes:
+        name: ``"stage 2"``, …, ``"head"``.
+        classes: what was scored, (B, n) int64.
+        scores: cosine similarities, (B, n), aligned with ``classes``.
+        kept: what went on, (B, m) int64; at the head the answer alone, (B, 1).
+    """
+
+    name: str
+    classes: Tensor
+    scores: Tensor
+    kept: Tensor
+
+    def considers(self, targets: Tensor) -> Tensor:
+        """Tell for which samples the class ``targets`` (B,) was scored, (B,) bool."""
+        return (self.classes == targets[:, None]).any(1)
+
+    def keeps(self, targets: Tensor) -> Tensor:
+        """Tell for which samples the class ``targets`` (B,) went on, (B,) bool."""
+        return (self.kept == targets[:, None]).any(1)
+
+
+def is_contextual(model: nn.Module) -> bool:
+    """Tell whether a network narrows its classes down on the way; a design without contextual stages does not."""
+    return hasattr(model, "forward_stages") and getattr(model, "context", None) is not None
+
+
+def kept_classes(model: nn.Module, output: ContextualOutput) -> list[Tensor]:
+    """Return the class set of each contextual stage, what it kept of those that it scored.
+
+    Args:
+        model: for which `is_contextual` holds.
+        output: of its ``forward_stages``.
+
+    Returns:
+        For each of ``model.contextual_stages`` classes (B, m) int64.
+    """
+    funnel = model.context
+    if funnel.selection == "reduce":
+        return list(output.classes[1:])
+    counts = class_counts(funnel.num_classes, funnel.ratios)
+    return [
+        classes.gather(1, scores.topk(counts[stage - 1], 1).indices)
+        for stage, classes, scores in zip(model.contextual_stages, output.classes, output.scores, strict=False)
+    ]
+
+
+def funnel_steps(model: nn.Module, output: ContextualOutput) -> list[FunnelStep]:
+    """Name the steps of an output of ``model.forward_stages``, and find what each of them kept."""
+    parts = zip(model.contextual_stages, output.classes, output.scores, kept_classes(model, output), strict=False)
+    steps = [FunnelStep(f"stage {stage}", classes, scores, kept) for stage, classes, scores, kept in parts]
+    answer = output.logits.argmax(1, keepdim=True)
+    return [*steps, FunnelStep("head", output.classes[-1], output.scores[-1], answer)]
+
+
+class ClassSetRecall(Metric):
+    """Share of the images whose true class is in the class set of each stage, over all processes.
+
+    Args:
+        stages: how many.
+    """
+
+    full_state_update = False
+
+    def __init__(self, stages: int) -> None:
+        super().__init__()
+        self.survived: Tensor
+        self.images: Tensor
+        self.add_state("survived", torch.zeros(stages, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, kept: Sequence[Tensor], targets: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            kept: of `kept_classes`, (B, m) for each stage.
+            targets: true classes, (B,).
+        """
+        self.survived += torch.stack([(classes == targets[:, None]).any(1).sum() for classes in kept])
+        self.images += len(targets)
+
+    def compute(self) -> Tensor:
+        """Return the shares, (stages,)."""
+        return self.survived / self.images

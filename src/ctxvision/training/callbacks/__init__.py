@@ -1,0 +1,1 @@
+"""Lightning callbacks that look after a run; each works in anybody's `Trainer`."""

@@ -1,0 +1,103 @@
+"""Steps whose loss or gradient is not finite: they end the run, or some of them are left out."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from ctxvision.tasks import TaskError
+from ctxvision.wording import plural
+
+log = logging.getLogger(__name__)
+
+
+class FiniteSteps(Callback):
+    """Looks at every optimiser step before it is taken.
+
+    A step that is left out changes neither weights nor optimiser nor running statistics; the learning rate moves
+    on. In 16 bits a gradient that overflows is no fault: the loss scale falls and Lightning leaves the step out.
+
+    Args:
+        skip: how many steps of the run may be left out.
+        checkpoint: newest one, to be named where the run ends.
+
+    Attributes:
+        skipped: steps left out so far.
+    """
+
+    def __init__(self, skip: int, checkpoint: Path) -> None:
+        self.skip = skip
+        self.checkpoint = checkpoint
+        self.skipped = 0
+        self._loss_is_finite: Tensor | None = None
+        self._buffers: list[Tensor] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the task's own check pass where steps may be left out."""
+        pl_module.leave_out_nonfinite = self.skip > 0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the running statistics as they are before the step."""
+        if self._loss_is_finite is None and self.skip:
+            self._buffers = [buffer.clone() for buffer in pl_module.buffers()]
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Look at the loss, without waiting for the device."""
+        finite = loss.detach().isfinite()
+        self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Look at the gradient; end the run or leave the step out if need be.
+
+        Raises:
+            TaskError: the step is not finite, and no more may be left out.
+        """
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        loss_is_finite, self._loss_is_finite = self._loss_is_finite, None
+        norm = get_total_norm(gradients)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of parts on several devices
+        finite = torch.stack([loss_is_finite, norm.isfinite().to(loss_is_finite.device)])
+        bad = (~finite).float()
+        if trainer.world_size > 1:
+            bad = trainer.strategy.reduce(bad, reduce_op="sum")
+        bad_loss, bad_gradient = bad.tolist()
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if not bad_loss and (not bad_gradient or (scaler is not None and scaler.get_scale() >= 1)):
+            return
+        place = (
+            f"in epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}, "
+            f"batch {trainer.fit_loop.batch_idx + 1} of {trainer.num_training_batches}"
+        )
+        what = "loss" if bad_loss else "gradient"
+        if self.skipped >= self.skip:
+            kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint.is_file() else ""
+            before = f" after {plural(self.skipped, 'step')} had been left out" if self.skipped else ""
+            raise TaskError(
+                f"the training {what} is not finite {place}{before}; lower the learning rate, clip gradients, use "
+                f"32-bit precision, or leave out some such steps with --skip_nan N{kept}"
+            )
+        self.skipped += 1
+        # without gradients an optimiser does nothing
+        for parameter in pl_module.parameters():
+            parameter.grad = None
+        for buffer, before_step in zip(pl_module.buffers(), self._buffers, strict=True):
+            buffer.copy_(before_step)
+        if trainer.is_global_zero:
+            log.warning(
+                f"the training {what} is not finite {place}: step left out, {self.skipped} of {self.skip} allowed"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint remembers of this callback."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember it again."""
+        self.skipped = state_dict["skipped"]

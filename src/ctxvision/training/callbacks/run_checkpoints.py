@@ -1,0 +1,85 @@
+"""``last.ckpt`` after every epoch and every few minutes, ``previous.ckpt`` before it, and ``best.ckpt``."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from ctxvision.runs import RunFolder
+from ctxvision.tasks.checkpoint_file import copy_checkpoint
+from ctxvision.training.checkpoint_io import cannot_be_written
+from ctxvision.training.processes.agreement import Agreement
+
+
+class RunCheckpoints(Checkpoint):
+    """Keeps the newest two states of a run and the best.
+
+    Lightning's ModelCheckpoint forgets which was best when the run folder has been moved, and would then
+    replace it.
+
+    The best is written before the newest: a run that is killed between the two repeats the epoch and writes both.
+
+    Args:
+        run: the folder of the run.
+        minutes: how often ``last.ckpt`` is written within an epoch; 0 is never.
+
+    Attributes:
+        best_value: highest value of the task's ``monitor``, or -1.
+        best_epoch: its epoch, from 1.
+    """
+
+    def __init__(self, run: RunFolder, minutes: float = 0.0) -> None:
+        self.best, self.last, self.previous = run.best, run.last, run.previous
+        self.seconds = minutes * 60
+        self.best_value = -1.0
+        self.best_epoch = 0
+        self._saved = time.monotonic()
+        self._agreement = Agreement()
+        self._validated = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time, where a step is whole."""
+        if self.seconds and self._agreement.due(trainer, batch_idx) and self._is_time(trainer):
+            trainer.save_checkpoint(self.last)
+            self._saved = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the metrics are of this epoch."""
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save; Lightning calls this after all other callbacks and after the task's own check of the loss."""
+        validated, self._validated = self._validated, False
+        value = float(trainer.callback_metrics[pl_module.monitor]) if validated else -1.0
+        is_best = value > self.best_value
+        if is_best:
+            self.best_value, self.best_epoch = value, trainer.current_epoch + 1
+        trainer.save_checkpoint(self.best if is_best else self.last)
+        if is_best and trainer.is_global_zero:
+            try:
+                copy_checkpoint(self.best, self.last, self.previous)
+            except OSError as error:
+                raise cannot_be_written(self.last, error) from error
+        self._saved = time.monotonic()
+
+    def _is_time(self, trainer: Trainer) -> bool:
+        late = time.monotonic() - self._saved >= self.seconds
+        # clocks differ: the first process decides
+        return self._agreement.highest(trainer, float(late and trainer.is_global_zero)) > 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint remembers of this callback."""
+        return {"best_value": self.best_value, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember it again."""
+        # version 0.1 knew no other metric
+        value = state_dict["best_value"] if "best_value" in state_dict else state_dict["best_top1"]
+        self.best_value, self.best_epoch = value, state_dict["best_epoch"]

@@ -1,0 +1,82 @@
+"""``--strategy fsdp``: parameters, gradients and the optimiser's state are shared out among the devices."""
+
+import re
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from ctxvision.tasks.training import TrainingTask
+from ctxvision.training.error import OptionError
+from ctxvision.training.options.base import TrainConfig
+
+# what works on each element by itself; others need whole matrices, norms of layers or the like
+_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+_BLOCK = re.compile(r"(^|\.)(layer\d+|blocks)(\.\d+)+$")
+
+
+def make_sharded(config: TrainConfig) -> ModelParallelStrategy:
+    """Build Lightning's strategy; checkpoints are whole, as without it, and written by the first process.
+
+    Raises:
+        TrainingError: a setting that does not go together with it.
+    """
+    devices = (config.devices or 1) * (config.nodes or 1)
+    if devices == 1:
+        raise OptionError("--strategy fsdp shares a network out among several devices; add --devices")
+    for name in ("ema", "skip_nan", "compile"):
+        if getattr(config, name):
+            raise OptionError(f"--{name} does not go together with --strategy fsdp; leave one of them out")
+    if config.precision == "16-mixed":
+        raise OptionError("--precision 16-mixed does not go together with --strategy fsdp; take bf16-mixed")
+    if config.optimizer not in _OPTIMIZERS:
+        raise OptionError(f"--strategy fsdp needs one of {', '.join(_OPTIMIZERS)}, not {config.optimizer}")
+    return ModelParallelStrategy(
+        data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False
+    )
+
+
+def shard_when_ready(task: TrainingTask, *, sync_batchnorm: bool) -> None:
+    """Let Lightning share the network out when the processes have met.
+
+    Args:
+        task: whose network is whole and alike in all processes.
+        sync_batchnorm: normalise over the images of all GPUs.
+    """
+
+    def configure_model() -> None:
+        if sync_batchnorm:
+            task.model = nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
+        # Lightning has no double precision here: the network's own is kept, and images are cast to it
+        double = MixedPrecisionPolicy(param_dtype=torch.float64) if task.dtype == torch.float64 else None
+        shard(task.model, task.device_mesh["data_parallel"], double or MixedPrecisionPolicy())
+
+    task.configure_model = configure_model  # type: ignore[method-assign]
+
+
+def shard(network: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+    """Share out a network block by block, so that only one block is whole at a time.
+
+    Args:
+        network: one of timm's, or ours.
+        mesh: of all processes.
+        policy: in which precision parameters are used.
+    """
+    # parameters in channels-last order cannot be cut; the images stay in it
+    network.to(memory_format=torch.contiguous_format)
+    for block in blocks(network).values():
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy)
+    if hasattr(network, "forward_stages"):
+        register_fsdp_forward_method(network, "forward_stages")
+
+
+def blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """Find the residual blocks of a network by the names that timm gives them."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if _BLOCK.search(name) and not isinstance(module, nn.Sequential)
+    }

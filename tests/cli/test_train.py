@@ -1,0 +1,401 @@
+"""``ctxvision train``: the run folder, resuming exactly, stopping, and what it says."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from _pictures import BAD, add_bad_files, make_folder
+from ctxvision.cli import main
+from ctxvision.runs import RunFolder
+from ctxvision.tasks import ClassificationTask, load_task
+from ctxvision.training.callbacks.run_checkpoints import RunCheckpoints
+
+SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
+DIGITS = ["test_resnet", "digits", *SMALL]
+FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    os.environ.pop("CTXVISION_RUN_FOLDER", None)
+
+
+def train(*words):
+    return main(["train", *map(str, words)])
+
+
+def rows(folder):
+    with open(f"{folder}/metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def state(folder, name="last"):
+    return torch.load(f"{folder}/checkpoints/{name}.ckpt", weights_only=True)
+
+
+def assert_same_run(one, other):
+    for part in ("state_dict", "current_model_state"):
+        a, b = state(one).get(part, {}), state(other).get(part, {})
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert state(one)["lr_schedulers"] == state(other)["lr_schedulers"]
+
+
+def interrupt_at(monkeypatch, step, method="training_step", number=signal.SIGINT):
+    """Send a signal to this process while the given step is computed, once."""
+    original, calls = getattr(ClassificationTask, method), []
+
+    def patched(self, batch, batch_idx):
+        if not self.trainer.sanity_checking:
+            calls.append(batch_idx)
+            if len(calls) == step + 1:
+                os.kill(os.getpid(), number)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, method, patched)
+
+
+def test_run_folder(capsys):
+    assert train(*DIGITS, "--epochs=2", "--out=run") == 0
+    assert {"config.yaml", "metrics.csv", "checkpoints"} <= set(os.listdir("run"))
+    assert sorted(os.listdir("run/checkpoints")) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    metrics = rows("run")
+    assert [row["epoch"] for row in metrics] == ["1", "2"]
+    assert all(0 <= float(row["val_top1"]) <= float(row["val_top5"]) <= 1 for row in metrics)
+    best = max(metrics, key=lambda row: float(row["val_top1"]))
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2] == f"best top-1 {float(best['val_top1']):.2%} in epoch {best['epoch']} of 2"
+    assert out[-1] == "checkpoint run/checkpoints/best.ckpt"
+    assert state("run", "best")["epoch"] == int(best["epoch"]) - 1
+    with open("run/config.yaml") as file:
+        config = yaml.safe_load(file)
+    assert config["model"] == "test_resnet"
+    assert config["epochs"] == 2
+    assert config["out"] == "run"
+    assert load_task("run/checkpoints/best.ckpt").data_spec["class_names"] == list("0123456789")
+
+
+def test_training_learns(capsys):
+    train("test_resnet", "digits", "--image_size=16", "--epochs=4", "--accelerator=cpu", "--lr=0.01", "--out=run")
+    assert float(rows("run")[-1]["val_top1"]) > 0.85
+    assert float(rows("run")[-1]["train_loss"]) < float(rows("run")[0]["train_loss"])
+
+
+def test_runs_are_numbered_and_never_overwritten(capsys):
+    for _ in range(2):
+        assert train(*DIGITS, "--epochs=1") == 0
+    assert sorted(os.listdir("runs")) == ["test_resnet-digits-1", "test_resnet-digits-2"]
+    assert train(*DIGITS, "--epochs=1", "--out=runs/test_resnet-digits-1") == 1
+    assert "exists and is not empty; choose another --out, or continue with --resume" in capsys.readouterr().err
+
+
+def test_same_seed_same_weights_and_config_file_repeats_a_run(capsys):
+    train(*DIGITS, "--epochs=1", "--out=a")
+    train("--config", "a/config.yaml", "--out=b")
+    train("--config", "a/config.yaml", "--out=c", "--seed=1")
+    assert_same_run("a", "b")
+    assert rows("a") == rows("b")
+    assert rows("a") != rows("c")
+
+
+@pytest.mark.parametrize(
+    "step", [2, 6, 9]
+)  # of 5 in an epoch: in the first, in the second, the last of the second
+def test_interrupted_run_resumes_exactly(monkeypatch, capsys, step):
+    words = [
+        *DIGITS,
+        "--epochs=3",
+        "--mixup=0.5",
+        "--cutmix=1",
+        "--drop_path_rate=0.2",
+        "--ema=0.9",
+        "--clip_grad=1",
+    ]
+    assert train(*words, "--out=whole") == 0
+    with monkeypatch.context() as context:
+        interrupt_at(context, step)
+        assert train(*words, "--out=parts") == 130
+    error = capsys.readouterr().err
+    assert "continue with: ctxvision train --resume parts" in error
+    assert state("parts")["global_step"] == step + 1
+    assert train("--resume=parts") == 0
+    assert_same_run("whole", "parts")
+    assert rows("whole") == rows("parts")
+
+
+def test_interrupted_folder_run_resumes_exactly_with_any_workers(tmp_path, monkeypatch, capsys):
+    make_folder(tmp_path / "data", FOLDER)
+    words = ["test_resnet", "data", "--image_size=16", "--batch_size=4", "--epochs=2", "--accelerator=cpu"]
+    words += ["--auto_augment=rand-m9-mstd0.5", "--random_erasing=0.3", "--accumulate=2"]
+    assert train(*words, "--out=whole", "--workers=0") == 0
+    with monkeypatch.context() as context:
+        interrupt_at(context, 2)  # the first of two batches of an optimiser step
+        assert train(*words, "--out=parts", "--workers=2") == 130
+    assert state("parts")["global_step"] == 2
+    assert train("--resume", "parts") == 0
+    assert_same_run("whole", "parts")
+
+
+def test_interrupt_in_validation_finishes_the_epoch(monkeypatch, capsys):
+    train(*DIGITS, "--epochs=2", "--out=whole")
+    with monkeypatch.context() as context:
+        interrupt_at(context, 0, "validation_step")
+        assert train(*DIGITS, "--epochs=2", "--out=parts") == 130
+    assert [row["epoch"] for row in rows("parts")] == ["1"]
+    assert train("--out=parts", "--resume") == 0
+    assert_same_run("whole", "parts")
+    assert rows("whole") == rows("parts")
+
+
+def test_terminate_is_like_interrupt_and_handlers_are_restored(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as context:
+        interrupt_at(context, 1, number=signal.SIGTERM)
+        assert train(*DIGITS, "--epochs=2", "--out=run") == 128 + signal.SIGTERM
+    assert state("run")["global_step"] == 2
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_finished_run_can_be_prolonged_and_moved(capsys):
+    train(*DIGITS, "--epochs=1", "--out=first")
+    os.rename("first", "second")
+    best = state("second", "best")["callbacks"]["RunCheckpoints"]["best_value"]
+    assert train("--resume=second", "--epochs=2") == 0
+    assert [row["epoch"] for row in rows("second")] == ["1", "2"]
+    assert state("second")["callbacks"]["RunCheckpoints"]["best_value"] >= best
+    assert not os.path.exists("first")
+    with open("second/config.yaml") as file:
+        assert yaml.safe_load(file)["out"] == "second"
+
+
+def test_schedule_of_a_prolonged_run_is_that_of_all_its_epochs(capsys):
+    train(*DIGITS, "--epochs=1", "--warmup_epochs=0", "--out=run")
+    assert float(rows("run")[0]["lr"]) == 0
+    train("--resume=run", "--epochs=4")
+    assert [float(row["lr"]) for row in rows("run")] == pytest.approx(
+        [0, 0.005, 0.01 * 0.5 * (1 - 0.5**0.5), 0], abs=1e-7
+    )
+
+
+def test_resume_refuses_another_run(capsys):
+    train(*DIGITS, "--epochs=1", "--out=run")
+    assert train("resnet10t", "digits", "--resume=run", "--epochs=2") == 1
+    assert "its model is test_resnet, not resnet10t" in capsys.readouterr().err
+    before = Path("run/config.yaml").read_bytes()
+    for option, told in [
+        ("--image_size=24", "its image_size is 16, not 24"),
+        ("--lr=0.1", "not 0.1"),
+        ("--optimizer=sgd", "its optimizer is adamw, not sgd"),
+        ("--batch_size=8", "not 8"),
+        ("--ema=0.9", "its ema is 0.0, not 0.9"),
+        ("--devices=2", "its devices is 1, not 2"),
+    ]:
+        assert train("--resume=run", "--epochs=2", option) == 1
+        assert told in capsys.readouterr().err
+    assert Path("run/config.yaml").read_bytes() == before
+    assert train("--resume=run", "--epochs=2", "--out=elsewhere") == 2
+    assert "leave one of them out" in capsys.readouterr().err
+    assert train("--resume=nowhere") == 1
+    assert "no run to resume there" in capsys.readouterr().err
+    os.remove("run/checkpoints/last.ckpt")
+    assert train("--resume=run", "--epochs=2") == 1
+    assert "no checkpoint to resume from" in capsys.readouterr().err
+    assert train("--resume") == 2
+    assert "--resume needs a run folder" in capsys.readouterr().err
+
+
+def test_bad_images_are_named_and_counted(tmp_path, capsys):
+    make_folder(tmp_path / "data", FOLDER)
+    bad = add_bad_files(tmp_path / "data" / "train" / "cat") + add_bad_files(tmp_path / "data" / "val" / "dog")
+    words = [
+        "test_resnet",
+        tmp_path / "data",
+        "--image_size=16",
+        "--batch_size=8",
+        "--accelerator=cpu",
+        "--workers=0",
+    ]
+    assert train(*words, "--epochs=3", "--out=run") == 0
+    error = capsys.readouterr().err
+    named = [path for path in bad if error.count(f"skipped {path}: ") == 1]
+    assert len(named) >= 2 * len(BAD) - 1  # one may have hidden in the rest of every epoch
+    assert f"skipped {len(named)} bad images, named above" in error
+    assert "Traceback" not in error
+    assert train(*words, "--epochs=3", "--out=strict", "--strict") == 1
+    error = capsys.readouterr().err
+    assert any(f"ctxvision: error: {path}: " in error for path in bad)
+
+
+def test_print_config_is_a_config(capsys):
+    with pytest.raises(SystemExit) as ended:
+        train("cotnet_micro", "digits", "--epochs=3", "--print_config")
+    assert ended.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"] == "cotnet_micro"
+    assert printed["epochs"] == 3
+    with open("config.yaml", "w") as file:
+        yaml.safe_dump(
+            printed | {"model": "test_resnet", "epochs": 1, "image_size": 16, "accelerator": "cpu"}, file
+        )
+    assert train("--config=config.yaml") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (["cotnet5", "digits"], "unknown model 'cotnet5'; did you mean cotnet50", 1),
+        (["test_resnet", "nowhere"], "nowhere: no such folder", 1),
+        ([], "name a model", 2),
+        (["contextual_convnext_micro", "digits", "--image_size=16"], "does not take 3 × 16 × 16 images", 1),
+        (["test_resnet", "digits", "--epochs=0"], "--epochs must be at least 1, got 0", 2),
+        (["test_resnet", "digits", "--epochs=x"], "--epochs: x is not int", 2),
+        (["test_resnet", "digits", "--lr=0"], "--lr must be more than 0", 2),
+        (["test_resnet", "digits", "--val_fraction=1"], "--val_fraction must be", 2),
+        (["test_resnet", "digits", "--ema=2"], "--ema must be between 0 and 1, got 2", 2),
+        (["test_resnet", "digits", "--precision=8"], "precision", 2),
+        (["test_resnet", "digits", "--epoch=1"], "--epoch", 2),
+        (["test_resnet", "digits", "more"], "unrecognized arguments: more", 2),
+        (["test_resnet", "digits", "--config=none.yaml"], "none.yaml", 2),
+        (["test_resnet", "digits", "--accelerator=tpux"], "tpux", 1),
+        (["test_resnet", "digits", "--optimizer=adamm"], "unknown optimizer 'adamm'", 1),
+        (["test_resnet", "digits", "--auto_augment=rand-m9"], "--auto_augment is for images in files", 2),
+        (["test_resnet", "digits", "--out=/dev/null/run"], "/dev/null/run: cannot be made", 1),
+    ],
+)
+def test_mistakes_are_one_line(capsys, words, message, code):
+    assert train(*words) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ctxvision: error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not os.path.exists("runs") or not os.listdir("runs")
+
+
+def test_best_is_the_first_of_the_most_accurate(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    checkpoints = RunCheckpoints(RunFolder(tmp_path))
+    for epoch, top1 in enumerate([0.5, 0.75, 0.25, 0.75]):
+        trainer = SimpleNamespace(
+            callback_metrics={"val_top1": torch.tensor(top1)},
+            current_epoch=epoch,
+            is_global_zero=True,
+            sanity_checking=False,
+            save_checkpoint=lambda path, epoch=epoch: path.write_text(str(epoch)),
+        )
+        checkpoints.on_validation_end(trainer, ClassificationTask)
+        checkpoints.on_train_epoch_end(trainer, ClassificationTask)
+    # metrics that are left from another epoch do not count
+    trainer.callback_metrics["val_top1"] = torch.tensor(1.0)
+    trainer.save_checkpoint = lambda path: path.write_text("4")
+    checkpoints.on_train_epoch_end(trainer, ClassificationTask)
+    assert (tmp_path / "checkpoints/last.ckpt").read_text() == "4"
+    assert (tmp_path / "checkpoints/best.ckpt").read_text() == "1"
+    assert (checkpoints.best_value, checkpoints.best_epoch) == (0.75, 2)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["best.ckpt", "last.ckpt"]
+
+
+def test_failed_run_keeps_the_last_checkpoint(monkeypatch, capsys):
+    original = ClassificationTask.training_step
+
+    def diverging(self, batch, batch_idx):
+        return original(self, batch, batch_idx) * (float("nan") if self.current_epoch else 1)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", diverging)
+    assert train(*DIGITS, "--epochs=3", "--out=run") == 1
+    error = capsys.readouterr().err
+    assert "the training loss is not finite in epoch 2, step 6, batch 1 of 5; lower the learning rate" in error
+    assert "the last good checkpoint is run/checkpoints/last.ckpt" in error
+    assert state("run")["epoch"] == 0
+    assert all(v.isfinite().all() for v in state("run")["state_dict"].values())
+
+
+def test_ctrl_c_in_a_real_process(tmp_path):
+    words = [sys.executable, "-m", "ctxvision", "train", *DIGITS, "--epochs=200", "--out=run"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "continue with: ctxvision train --resume run" in error
+    step = state("run")["global_step"]
+    assert step >= 5
+    assert train("--resume=run", f"--epochs={step // 5 + 1}") == 0
+    assert state("run")["global_step"] == (step // 5 + 1) * 5
+
+
+def test_words_change_what_the_config_file_says_wherever_it_stands(capsys):
+    def printed(*words):
+        with pytest.raises(SystemExit, match="0"):
+            train(*words, "--print_config")
+        return capsys.readouterr().out
+
+    Path("settings.yaml").write_text(printed("test_resnet", "digits", "--epochs=7"))
+    for words in (("--config", "settings.yaml", "--epochs=3"), ("--epochs=3", "--config=settings.yaml")):
+        settings = yaml.safe_load(printed(*words))
+        assert (settings["model"], settings["epochs"]) == ("test_resnet", 3)
+    assert yaml.safe_load(printed("resnet10t", "--config", "settings.yaml"))["model"] == "resnet10t"
+
+
+def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
+    make_folder(tmp_path / "data", {"train/x": 10, "train/y": 10, "val/x": 1})
+    broken = tmp_path / "data" / "val" / "y" / "broken.png"
+    broken.parent.mkdir()
+    broken.write_bytes(b"nothing")
+    words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image_size=16", "--workers=0"]
+    words += ["--batch_size=4", "--devices=2", "--accelerator=cpu", "--epochs=2", "--out=run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout
+    assert "skipped 1 bad image" in done.stderr
+
+
+def test_steps_instead_of_epochs_and_validation_now_and_then(capsys):
+    # 1437 digits make 5 steps of 256
+    assert train(*DIGITS, "--steps=23", "--val_every=3", "--out=run") == 0
+    assert "23 steps, rounded up to 5 epochs" in capsys.readouterr().out
+    found = rows("run")
+    assert [row["step"] for row in found] == ["5", "10", "15", "20", "25"]
+    assert [bool(row["val_top1"]) for row in found] == [False, False, True, False, True]
+    best = max(float(row["val_top1"]) for row in found if row["val_top1"])
+    assert state("run")["callbacks"]["RunCheckpoints"]["best_value"] == pytest.approx(best, abs=1e-5)
+    assert train("--resume=run", "--steps=26") == 0
+    assert len(rows("run")) == 6
+    assert train(*DIGITS, "--steps=23", "--epochs=3") == 2
+    assert "--steps or --epochs" in capsys.readouterr().err
+
+
+def test_tasks_and_their_recipes_must_agree(capsys, monkeypatch):
+    assert train(*DIGITS, "--task=guess") == 2
+    assert "there is no such task; there are classify" in capsys.readouterr().err
+    monkeypatch.setattr("ctxvision.recipes.load_recipe", lambda name: SimpleNamespace(name=name, task="detect"))
+    assert train(*DIGITS, "--task=classify", "--recipe=boxes") == 2
+    assert "recipe boxes is for --task detect, not classify" in capsys.readouterr().err
+
+
+def test_run_folder_of_the_version_before_tasks(capsys):
+    assert train(*DIGITS, "--epochs=2", "--out=run") == 0
+    settings = yaml.safe_load(Path("run/config.yaml").read_text())
+    for name in ("task", "steps", "val_every", "warmup_steps"):
+        settings.pop(name)
+    Path("run/config.yaml").write_text(yaml.safe_dump(settings))
+    checkpoint = state("run")
+    saved = checkpoint["callbacks"]["RunCheckpoints"]
+    saved["best_top1"] = saved.pop("best_value")
+    checkpoint["hyper_parameters"].pop("warmup_steps")
+    torch.save(checkpoint, "run/checkpoints/last.ckpt")
+    assert train("--resume=run", "--epochs=3") == 0
+    assert len(rows("run")) == 3

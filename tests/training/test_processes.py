@@ -1,0 +1,170 @@
+"""`ctxvision train` with processes of its own: signals, the lock of the run folder, SLURM's variables."""
+
+import os
+import signal
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from _pictures import make_folder
+from _processes import DIGITS, all_gone, assert_same_weights, descendants, finish, start, wait_for, weights
+from ctxvision._cli.errors import UserError
+from ctxvision.cli import main
+from ctxvision.runs import RunFolder
+from ctxvision.tasks import ClassificationTask
+from ctxvision.training import run_lock
+from ctxvision.training.processes import launch as processes
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith(("SLURM", "TORCHELASTIC")):
+            monkeypatch.delenv(name)
+    yield
+    os.environ.pop("CTXVISION_RUN_FOLDER", None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two processes that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole") / "whole"
+    said = finish(process := start(*DIGITS, "--epochs=4", "--devices=2", f"--out={folder}"))
+    assert process.returncode == 0, said
+    return folder
+
+
+@linux
+@pytest.mark.parametrize(
+    ("number", "to"), [(signal.SIGINT, "all"), (signal.SIGTERM, "parent"), (signal.SIGTERM, "child")]
+)
+def test_signal_to_some_of_two_processes(whole, number, to):
+    process = start(*DIGITS, "--epochs=4", "--devices=2", "--out=run")
+    wait_for(process, "epoch 1/4")
+    child = next(
+        pid for pid in descendants(process.pid) if b"\0train\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    everyone = [process.pid, *descendants(process.pid)]
+    if to == "all":
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid if to == "parent" else child, number)
+    said = finish(process)
+    assert process.returncode == 128 + number, said
+    assert "continue with: ctxvision train --resume run" in said
+    assert "Traceback" not in said
+    assert all_gone(everyone)
+    assert weights("run")["global_step"] < weights(whole)["global_step"]
+    said = finish(process := start("--resume=run"))
+    assert process.returncode == 0, said
+    assert_same_weights(whole, "run")
+
+
+def test_one_run_at_a_time_in_a_folder(capsys):
+    process = start(*DIGITS, "--epochs=500", "--out=run")
+    wait_for(process, "epoch 1/500")
+    before = Path("run/config.yaml").read_bytes()
+    assert main(["train", "--resume=run", "--epochs=500"]) == 1
+    error = capsys.readouterr().err
+    assert f"run: process {process.pid} on " in error
+    assert "is training there; wait for its end, or choose another --out" in error
+    assert Path("run/config.yaml").read_bytes() == before
+    process.kill()  # without a chance to clear up
+    finish(process)
+    epochs = weights("run")["epoch"] + 2
+    assert main(["train", "--resume=run", f"--epochs={epochs}"]) == 0
+
+
+def test_without_locks_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lock, "fcntl", None)
+    with run_lock.held(tmp_path, "x"):
+        assert RunFolder(tmp_path).read_lock()["run"] == "x"
+    with run_lock.held(tmp_path / "absent"):
+        assert not (tmp_path / "absent").exists()
+    (tmp_path / ".lock").write_text("[half")
+    assert RunFolder(tmp_path).read_lock() == {}
+
+
+def set_slurm(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+def test_numbers_of_processes(monkeypatch):
+    assert processes.counts(None, None) == (1, 1)
+    assert processes.counts(4, 2) == (4, 2)
+    set_slurm(monkeypatch, NTASKS="8", NNODES="2", JOB_ID="17", NTASKS_PER_NODE="4")
+    assert processes.counts(None, None) == processes.counts(4, None) == processes.counts(4, 2) == (4, 2)
+    assert processes.launched().repeats is False
+    set_slurm(monkeypatch, RESTART_COUNT="1")
+    assert processes.launched() == ("SLURM", 4, 2, "SLURM 17", 1, True)
+    with pytest.raises(
+        UserError, match="--nodes 4, but SLURM has started 2 nodes × 4 devices; let it start as many"
+    ):
+        processes.counts(None, 4)
+    set_slurm(monkeypatch, NTASKS="7")
+    with pytest.raises(UserError, match="SLURM has started 7 processes on 2 nodes"):
+        processes.launched()
+    set_slurm(monkeypatch, JOB_NAME="interactive")
+    assert processes.launched() is None
+    elastic = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "GROUP_WORLD_SIZE": "2"}
+    for name, value in elastic.items():
+        monkeypatch.setenv(name, value)
+    nameless = processes.launched()
+    assert (nameless.by, nameless.devices, nameless.nodes) == ("torchrun", 3, 2)
+    assert str(os.getppid()) in nameless.run
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    assert processes.launched().run == "torchrun mine"
+    monkeypatch.setenv("WORLD_SIZE", "six")
+    with pytest.raises(UserError, match="the environment says WORLD_SIZE=six"):
+        processes.launched()
+
+
+def test_two_tasks_of_slurm_and_a_job_that_is_requeued(whole):
+    """Two processes with the variables of `srun --ntasks-per-node=2`."""
+    common = {
+        "SLURM_JOB_ID": str(10_000 + os.getpid() % 9000),
+        "SLURM_JOB_NAME": "job",
+        "SLURM_NODELIST": "localhost",
+    }
+    common |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    common |= {"MASTER_ADDR": "127.0.0.1"}
+
+    def tasks(*words, **more):
+        return [
+            start(*words, **common, **more, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)) for rank in (0, 1)
+        ]
+
+    words = [*DIGITS, "--epochs=4", "--out=run"]
+    first, second = tasks(*words)
+    wait_for(first, "epoch 1/4")
+    for process in (first, second):
+        process.send_signal(signal.SIGUSR1)  # --signal=USR1@120
+    said = finish(first) + finish(second)
+    assert [first.returncode, second.returncode] == [128 + signal.SIGUSR1] * 2, said
+    again = tasks(*words, SLURM_RESTART_COUNT="1")
+    said = "".join(finish(process) for process in again)
+    assert [process.returncode for process in again] == [0, 0], said
+    assert said.count("ctxvision: SLURM has begun this run again (1 restart); continuing in run\n") == 1
+    assert_same_weights(whole, "run")
+
+
+@pytest.mark.parametrize("accumulate", [4, 8])
+def test_every_step_has_the_whole_batch(tmp_path, monkeypatch, accumulate):
+    make_folder(tmp_path / "data", {"train/cat": 13, "train/dog": 14, "val/cat": 2, "val/dog": 2})
+    original, seen = ClassificationTask.training_step, []
+
+    def counting(self, batch, batch_idx):
+        seen.append((self.global_step, len(batch[0])))
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", counting)
+    words = ["train", "test_resnet", "data", "--image_size=16", "--accelerator=cpu", "--workers=0", "--epochs=2"]
+    assert main([*words, "--batch_size=16", f"--accumulate={accumulate}", "--out=run"]) == 0
+    steps = [sum(images for _, images in group) for _, group in groupby(seen, key=lambda pair: pair[0])]
+    assert steps == [16, 16]

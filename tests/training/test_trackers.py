@@ -1,0 +1,201 @@
+"""``ctxvision train --logger``: Weights & Biases and trackio, really, without a network."""
+
+import json
+import os
+import sqlite3
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ctxvision.cli import main
+from ctxvision.training import trackers
+
+WORDS = ["train", "test_resnet", "digits", "--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01"]
+WORDS += ["--pictures=false"]
+# two runs in a process that reaches nothing but itself
+OFFLINE = """
+import socket, sys
+connect = socket.socket.connect
+def guarded(self, address):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise OSError(f"no network in this test: {address}")
+    return connect(self, address)
+socket.socket.connect = guarded
+from ctxvision.cli import main
+code = main(sys.argv[1:]) or main(["train", "--resume=run", "--epochs=2"])
+sys.exit(code)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    os.environ.pop("CTXVISION_RUN_FOLDER", None)
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    """A folder with a run of one epoch that was resumed for another."""
+    folder = tmp_path_factory.mktemp("tracked")
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(folder),
+        "TRACKIO_DIR": str(folder / "trackio"),
+        "WANDB_MODE": "offline",
+        "HF_HUB_OFFLINE": "1",
+        # of the programs that it starts
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+    }
+    words = [*WORDS, "--epochs=1", "--out=run", "--logger", "wandb", "trackio"]
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rackio" not in done.stdout  # which scripts read
+    return folder
+
+
+def metrics_of(rows):
+    """Last values by name and epoch, of (name → number) with an epoch each."""
+    found = {}
+    for row in rows:
+        for name, value in row.items():
+            found[name, int(row["epoch"])] = float(value)
+    return found
+
+
+def expected(folder):
+    lines = (folder / "run" / "metrics.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    return {
+        (name, number): float(value)
+        for number, line in enumerate(lines[1:])
+        for name, value in zip(names, line.split(","), strict=True)
+        if name not in ("epoch", "step")
+    }
+
+
+def wandb_records(path):
+    """Yield the records of a file of wandb: LevelDB's log format behind seven bytes."""
+    raw, place, record = path.read_bytes(), 7, b""
+    while place + 7 <= len(raw):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        size, kind = struct.unpack("<HB", raw[place + 4 : place + 7])
+        record += raw[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+def assert_all_there(found, wanted):
+    assert {epoch for _, epoch in wanted} == {0, 1}
+    assert wanted.keys() <= found.keys()
+    for key, value in wanted.items():
+        assert found[key] == pytest.approx(value, rel=1e-4, abs=0.01 if key[0] == "seconds" else 1e-7), key
+
+
+def test_wandb_has_everything_of_both_parts(tracked):
+    from wandb.proto import wandb_internal_pb2 as protocol
+
+    rows, ids, config = [], set(), {}
+    files = sorted((tracked / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    for path in files:
+        for data in wandb_records(path):
+            record = protocol.Record()
+            record.ParseFromString(data)
+            if record.HasField("history"):
+                items = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+                rows.append({name: json.loads(text) for name, text in items.items() if name[0] != "_"})
+            if record.HasField("run"):
+                ids.add(record.run.run_id)
+                config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+    assert_all_there(metrics_of(rows), expected(tracked))
+    assert ids == {json.loads((tracked / "run" / "trackers.json").read_text())["wandb"]}
+    assert config["lr"] == 0.01
+    assert config["batch_size"] == 256
+
+
+def test_trackio_has_everything_of_both_parts(tracked):
+    with sqlite3.connect(tracked / "trackio" / "ctxvision.db") as database:
+        rows = database.execute("select run_name, metrics from metrics").fetchall()
+        configs = database.execute("select config from configs").fetchall()
+    database.close()
+    assert {name for name, _ in rows} == {json.loads((tracked / "run" / "trackers.json").read_text())["trackio"]}
+    assert_all_there(metrics_of(json.loads(metrics) for _, metrics in rows), expected(tracked))
+    assert len(configs) == 1
+    assert json.loads(configs[0][0])["batch_size"] == 256
+
+
+def test_tensorboard_only_where_nothing_else_is_asked_for(tracked):
+    assert not (tracked / "run" / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
+def test_missing_package_is_one_line(monkeypatch, capsys, name):
+    monkeypatch.setattr(trackers, "_installed", lambda package: package != name)
+    assert main([*WORDS, "--epochs=1", "--out=run", "--logger", "csv", name]) == 2
+    assert capsys.readouterr().err == (
+        f"ctxvision: error: --logger {name} needs another package: pip install {name}\n"
+    )
+    assert not Path("run").exists()
+
+
+def test_default_is_tensorboard_where_it_is_installed(monkeypatch):
+    (logger,) = trackers.Trackers(None, Path("run"), {}).loggers
+    assert type(logger).__name__ == "TensorBoardLogger"
+    assert trackers.Trackers(["csv"], Path("run"), {}).loggers == []
+    monkeypatch.setattr(trackers, "_installed", lambda package: False)
+    assert trackers.Trackers(None, Path("run"), {}).loggers == []
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"wandb": 1}'])
+def test_damaged_names_of_runs_begin_new_ones(text, capsys):
+    Path("run").mkdir()
+    Path("run/trackers.json").write_text(text)
+    trackers.Trackers(["csv"], Path("run"), {})
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the trackers begin new runs, and is kept as run/trackers-damaged-1.json" in said
+    assert Path("run/trackers-damaged-1.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--logger", "wandb", "trackio"], ["wandb", "trackio"]),
+        (["--logger=wandb,trackio", "--epochs=1"], ["wandb", "trackio"]),
+        (["--logger", "csv", "--epochs=1"], ["csv"]),
+        (["--logger=[tensorboard]"], ["tensorboard"]),
+        (["--set", "logger=trackio"], ["trackio"]),
+        (["--logger", "null"], None),
+        ([], None),
+    ],
+)
+def test_ways_to_name_them(capsys, words, names):
+    with pytest.raises(SystemExit, match="0"):
+        main([*WORDS, *words, "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["logger"] == names
+
+
+def test_unknown_tracker_is_one_line(capsys):
+    assert main([*WORDS, "--logger", "wandbb"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "wandbb" in error
