@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_report import Page
 
+from _page import Page
 from _pictures import add_bad_files, picture
 from ctxvision.cli import main
 from ctxvision.data import DataSpec, read_image

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_report import Page
 
+from _page import Page
 from _trained import enliven
 from ctxvision.cli import main
 from ctxvision.data import DetectionData, SegmentationSpec, read_image

@@ -3,13 +3,13 @@ import html
 import io
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from _page import Page
 from ctxvision.cli import main
 from ctxvision.evaluation.drawings import Drawings
 from ctxvision.evaluation.report import Report
@@ -17,45 +17,6 @@ from ctxvision.explain import wilson_interval
 from ctxvision.pages.report_page import _duration, _percent, render
 from ctxvision.plots.figures import curve, thumbnail
 from ctxvision.tasks import load_task
-
-VOID = {"meta", "br", "img", "wbr", "path", "use"}
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: what is opened is closed, ids are unique."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.ids, self.text = [], [], set(), ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        assert len(attributes) == len(attrs)
-        self.tags.append((tag, attributes))
-        if tag not in VOID:
-            self.open.append(tag)
-        if "id" in attributes:
-            assert attributes["id"] not in self.ids
-            self.ids.add(attributes["id"])
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
-
-    def named(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def _write(run, tmp_path, *options, data=()):

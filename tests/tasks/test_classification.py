@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ctxvision.nn import ContextualLoss
 from ctxvision.tasks import ClassificationTask, TaskError
-from ctxvision.tasks.classification.task import task as classification
+from ctxvision.tasks.classification import task as classification
 
 SPEC = {"class_names": [*"abcdefg"], "input_size": [3, 32, 32]}
 

@@ -3,14 +3,13 @@
 Every limit lies far above what networks are trained with. A file whose maker is trusted may ask for more.
 """
 
-import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctxvision.data.error import DataError
+from ctxvision.data import ClipSpec, DataError, DataSpec, DetectionSpec, SegmentationSpec
 
 from .error import TaskError
 
@@ -31,10 +30,10 @@ _FREE_NUMBERS = {"split_seed", "category_ids", "train_counts", "seed"}
 
 _FILTERS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
 _SPECS = {
-    "classification": ("spec", "DataSpec"),
-    "detection": ("detection_spec", "DetectionSpec"),
-    "segmentation": ("segmentation_spec", "SegmentationSpec"),
-    "video": ("clips", "ClipSpec"),
+    "classification": DataSpec,
+    "detection": DetectionSpec,
+    "segmentation": SegmentationSpec,
+    "video": ClipSpec,
 }
 _SIDES = {"classification", "segmentation", "video"}
 
@@ -86,9 +85,8 @@ def _require_description(kind: str, data_spec: Mapping[str, Any]) -> None:
     """Build the description, since its constructor has rules of its own."""
     if kind not in _SPECS:
         return
-    module, name = _SPECS[kind]
     try:
-        getattr(importlib.import_module(f"ctxvision.data.{module}"), name).from_dict(data_spec)
+        _SPECS[kind].from_dict(data_spec)
     except (DataError, TypeError, ValueError, IndexError, KeyError) as error:
         raise TaskError(" ".join(str(error).split())[:200]) from error
 

@@ -8,7 +8,7 @@ from huggingface_hub import constants
 
 from _pictures import make_folder, picture, png_bytes
 from ctxvision.data import DataError, find_images, read_image
-from ctxvision.data.images.reading import hub
+from ctxvision.data.images import hub
 
 PNG = png_bytes(picture())
 

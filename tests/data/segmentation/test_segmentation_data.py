@@ -7,8 +7,10 @@ from PIL import Image
 
 from _masks import NAMES, make_pixels, scene
 from _pictures import BAD
-from ctxvision.data import BadImageError, DataError, SegmentationData, SegmentationSpec, find_pixels, palette
+from ctxvision.data import BadImageError, DataError, SegmentationData, SegmentationSpec
 from ctxvision.data.embedded.scenes import make_scene
+from ctxvision.data.segmentation.data import find_pixels
+from ctxvision.data.segmentation.spec import palette
 
 PARTS = {"train": 6, "val": 4}
 WORKERS = pytest.mark.parametrize("workers", [0, 2])

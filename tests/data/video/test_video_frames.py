@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from _videos import copy, decoded, moving, write, write_sound
 
+from ctxvision.data.video import frame_index as video_index
+from ctxvision.data.video import reading as video
 from ctxvision.data.video.reading import BadVideoError, VideoFile
-from ctxvision.data.video.reading import frame_index as video_index
-from ctxvision.data.video.reading import reading as video
 from ctxvision.data.video.track import decode
 
 B_FRAMES = {"bf": "2"}

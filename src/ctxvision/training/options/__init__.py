@@ -1,28 +1,31 @@
-"""The kinds of task that ``ctxvision train --task`` knows, each with its own settings."""
+"""The options of a training run: those of all tasks in `base`, and a module for each task."""
 
-import importlib
+from ctxvision.tasks.registry import COMMAND_WORDS, module_of
 
 from .base import TrainConfig
 
 _CLASSES = {
-    "classify": "ClassifyConfig",
-    "detect": "DetectConfig",
-    "segment": "SegmentConfig",
+    "classification": "ClassifyConfig",
+    "detection": "DetectConfig",
+    "segmentation": "SegmentConfig",
     "video": "VideoConfig",
 }
 
 
 def config_class(task: str) -> type[TrainConfig]:
-    """Return the settings class of a kind of task; it knows how to open the data and to build the task.
+    """Return the settings class of a task; it knows how to open the data and to build the task.
+
+    Args:
+        task: its name or its command word.
 
     Raises:
-        KeyError: there is no such kind.
+        ValueError: there is no such task.
     """
-    module = importlib.import_module(f"{__name__}.{task}") if task in _CLASSES else None
-    found: type[TrainConfig] = getattr(module, _CLASSES[task])
+    module = module_of("training.options", task)
+    found: type[TrainConfig] = getattr(module, _CLASSES[module.__name__.rpartition(".")[2]])
     return found
 
 
 def task_names() -> list[str]:
-    """List the kinds of task."""
-    return list(_CLASSES)
+    """List the command words of the tasks."""
+    return list(COMMAND_WORDS.values())
