@@ -176,6 +176,7 @@ def test_examples_in_docstrings(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir()), "an example leaves files behind"
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_site_builds_and_documents_every_public_name(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]

@@ -146,6 +146,7 @@ def test_network_of_fixed_size_is_built_for_the_size_asked_for():
     assert subject.inference(2, "nchw")().shape == (2, 1000)
 
 
+@pytest.mark.slow
 def test_exported_file_has_a_row_and_keeps_its_size(exported):
     rows = compare(Settings([str(exported), TINY], against=TINY, **FAST | {"size": None}))
     assert (rows[0]["runner"], rows[0]["size"], rows[0]["gmacs"]) == ("onnx", 32, None)
@@ -155,6 +156,7 @@ def test_exported_file_has_a_row_and_keeps_its_size(exported):
     assert "32 × 32 only" in wrong[0]["error"]
 
 
+@pytest.mark.slow
 def test_onnx_rows_stand_beside_torch_s():
     rows = compare(Settings([TINY], against=TINY, onnx=True, layout="channels_last", **FAST))
     assert [(r["runner"], r["error"]) for r in rows] == [("torch", None), ("onnx", None)]
@@ -162,6 +164,7 @@ def test_onnx_rows_stand_beside_torch_s():
     assert [r["layout"] for r in rows] == ["channels_last", "nchw"]
 
 
+@pytest.mark.slow
 def test_compiled_rows_stand_beside_torch_s(monkeypatch):
     compile_network = torch.compile  # without a C++ compiler, which takes long
     monkeypatch.setattr(torch, "compile", lambda network, **options: compile_network(network, backend="eager"))

@@ -212,6 +212,7 @@ def test_predict_without_a_stdout(trained, checkpoint, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format_", "parse"), [("csv", lambda t: list(csv.DictReader(io.StringIO(t)))), ("json", json.loads)]
 )
