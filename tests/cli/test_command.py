@@ -206,12 +206,6 @@ def test_predict_needs_nothing_but_the_checkpoint(trained, checkpoint, tmp_path)
     assert done.stdout.startswith("a.png  dog ")
 
 
-def test_predict_without_a_stdout(trained, checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)  # as Python begins where the shell has closed it (>&-)
-    assert main(["predict", checkpoint, str(trained / "data" / "dog" / "001.png")]) == 0
-    assert capsys.readouterr().err == ""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format_", "parse"), [("csv", lambda t: list(csv.DictReader(io.StringIO(t)))), ("json", json.loads)]
