@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from _networks import shorter
+from _networks import everyday, shorter
 from ctxvision.models import contextual, cotnet, rednet
 from ctxvision.nn import fuse
 
@@ -39,7 +39,7 @@ def trained(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", [*ALL, *PLAIN])
+@pytest.mark.parametrize("name", everyday([*ALL, *PLAIN]))
 def test_fused_networks_compute_the_same(name):
     fewer = shorter(name) if name in ALL else {}
     model = trained(timm.create_model(name, num_classes=20, **fewer).double())
