@@ -19,6 +19,8 @@ from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask
 from ctxvision.training.pictures import Curves
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--logger=csv"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 DRAWN = {"curves.png", "confusion.png", "confusion.csv", "worst.png", "worst.json"}
