@@ -9,24 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from _processes import DIGITS, all_gone, assert_same_weights, descendants, finish, start, wait_for, weights
+from _processes import TWO, WORDS, all_gone, assert_same_weights, descendants, finish, start, wait_for, weights
 
 pytestmark = [
     pytest.mark.process,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc"),
 ]
-TWO = ["--nproc-per-node=2", "--max-restarts=3"]
-WORDS = [*DIGITS, "--mixup=0.4", "--ema=0.9", "--save_minutes=0.002", "--epochs=5"]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run of two processes that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("whole")
-    said = finish(process := start(*WORDS, f"--out={folder / 'whole'}", torchrun=TWO))
-    assert process.returncode == 0, said
-    assert "global batch 64 = 2 devices × 32 images" in said
-    return folder / "whole"
 
 
 @pytest.fixture(autouse=True)
