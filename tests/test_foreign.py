@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _hostile import CLASSES, FILES, assert_plain, cells, hidden, name_in
+from _hostile_names import CLASSES, FILES, assert_plain, cells, hidden, name_in
 from ctxvision._cli import messages, models, streams
 from ctxvision._cli.answer_pictures import save_pictures
 from ctxvision._cli.table import write_rows

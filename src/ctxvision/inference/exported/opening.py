@@ -63,7 +63,7 @@ def open_exported(path: str | os.PathLike[str], *, trust: bool = False) -> Expor
     """Open a ``.onnx`` or ``.pt2`` file of `ctxvision export`, which need not be trusted.
 
     Args:
-        path: of the file.
+        path: path of the file.
         trust: let a ``.pt2`` file run code of its own, an ``.onnx`` file read others, and their settings ask for
             more than a network usually does.
 

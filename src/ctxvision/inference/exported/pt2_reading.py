@@ -25,7 +25,7 @@ def open_pt2(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[Any,
     Files that hold more, as those that AOTInductor compiled, are refused unless they are trusted.
 
     Args:
-        path: of the file.
+        path: path of the file.
         trust: let what is in the file run as code.
 
     Raises:
