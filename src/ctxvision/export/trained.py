@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ _OUTPUTS = ("boxes", "labels", "scores", "masks")
 _TOLERANCE = 1e-3  # of pixels and scores; the order of sums differs in many layers, one after the other
 
 if TYPE_CHECKING:
+    from torchvision.models.detection import RetinaNet
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
     from ctxvision.tasks.segmentation import Segmentation
     from ctxvision.tasks.training import TrainingTask
     from ctxvision.tasks.video import VideoTask
@@ -55,7 +58,7 @@ def from_task(
         from .detector_graph import DetectorGraph
 
         network, dynamic_batch, dynamic_size = DetectorGraph(task.model), False, True  # type: ignore[arg-type]
-        transform = task.model.network.transform  # type: ignore[union-attr]
+        transform = cast("GeneralizedRCNN | RetinaNet", task.model.network).transform
         settings = {
             "min_size": transform.min_size[-1],
             "max_size": transform.max_size,
@@ -128,7 +131,7 @@ class _ClipNetwork(nn.Module):
         from ctxvision.tasks.video import clip_consensus
 
         images = clips.flatten(0, 1)
-        output = self.model.forward_stages(images) if self.is_contextual else self.model(images)
+        output = cast(Any, self.model).forward_stages(images) if self.is_contextual else self.model(images)
         together = clip_consensus(output, self.frames)
         by_frame = output.logits if self.is_contextual else output
         logits = together if isinstance(together, Tensor) else together.logits

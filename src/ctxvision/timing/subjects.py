@@ -1,6 +1,6 @@
 """What is timed: a name of timm's, a checkpoint, a published folder, an exported file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -127,7 +127,7 @@ def open_subject(
 def _create(model: str, size: int | None, trust: bool) -> tuple[nn.Module, tuple[int, int, int]]:
     if model.startswith(_SOURCES):
         network = open_published(model, trust=trust)
-        channels, height, width = network.pretrained_cfg["input_size"]
+        channels, height, width = cast(Mapping[str, Any], network.pretrained_cfg)["input_size"]
         return network, (channels, size or height, size or width)
     config = timm.get_pretrained_cfg(model)
     height = size or SIZE
