@@ -27,11 +27,11 @@ from _oracle import (
     outputs_and_gradients,
 )
 from ctxvision.ops import contextual_conv2d, local_aggregation, use_backend
+from ctxvision.ops.aggregation import reference as aggregation_reference
+from ctxvision.ops.aggregation import triton as aggregation_triton
 from ctxvision.ops.contextual_conv import _triton_kernels
 from ctxvision.ops.contextual_conv import reference as contextual_reference
 from ctxvision.ops.contextual_conv import triton as contextual_triton
-from ctxvision.ops.local_aggregation import reference as aggregation_reference
-from ctxvision.ops.local_aggregation import triton as aggregation_triton
 
 DTYPES = [torch.float32, *LOW_PRECISION]
 both_layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])

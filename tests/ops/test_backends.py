@@ -54,7 +54,7 @@ def test_what_there_is():
 
 
 def test_the_native_kernels_run_without_asking(monkeypatch):
-    from ctxvision.ops.local_aggregation import cpu
+    from ctxvision.ops.aggregation import cpu
 
     called = calls_of(monkeypatch, cpu)
     run()
@@ -65,7 +65,7 @@ def test_the_native_kernels_run_without_asking(monkeypatch):
 
 
 def test_force_plain_torch_forward_and_backward(monkeypatch):
-    from ctxvision.ops.local_aggregation import cpu, reference
+    from ctxvision.ops.aggregation import cpu, reference
 
     native, plain = calls_of(monkeypatch, cpu), calls_of(monkeypatch, reference)
     x, weight = torch.ones(1, 4, 5, 5, requires_grad=True), torch.ones(1, 2, 9, 5, 5, requires_grad=True)

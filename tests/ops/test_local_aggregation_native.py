@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from _oracle import assert_close
 from ctxvision.ops import _native, local_aggregation, use_backend
-from ctxvision.ops.local_aggregation import cpu, reference
+from ctxvision.ops.aggregation import cpu, reference
 
 LEVELS = [level for level in ("avx512", "avx2", "baseline") if not isinstance(_native.load(level), str)]
 CAPABILITY = torch.backends.cpu.get_cpu_capability()

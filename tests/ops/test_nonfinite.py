@@ -7,9 +7,9 @@ from test_contextual_conv_native import RUNNABLE, case, in_layout, instructions,
 
 from _oracle import local_aggregation_unfold
 from ctxvision.ops import contextual_conv2d, local_aggregation, use_backend
+from ctxvision.ops.aggregation import cpu, reference
 from ctxvision.ops.contextual_conv import cpu as contextual_cpu
 from ctxvision.ops.contextual_conv import reference as contextual_reference
-from ctxvision.ops.local_aggregation import cpu, reference
 
 BAD = (torch.nan, torch.inf, -torch.inf)
 SIZES = {  # k, size, stride, dilation, channels, groups: every loop of the kernels, and bands of rows

@@ -97,8 +97,9 @@ def _require_size_kept(conv: nn.Conv2d) -> None:
 def _contextual(conv: nn.Conv2d, **options: Any) -> nn.Module:
     options.setdefault("weight_hidden", max(8, round(conv.in_channels / conv.groups / 64) * 8))
     return ContextualConv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], _padding(conv),
-        conv.dilation[0], conv.groups, conv.bias is not None, prior_dim=0, **options,
+        conv.in_channels, conv.out_channels, kernel_size=conv.kernel_size[0], stride=conv.stride[0],
+        padding=_padding(conv), dilation=conv.dilation[0], groups=conv.groups, bias=conv.bias is not None,
+        prior_dim=0, **options,
     )  # fmt: skip
 
 

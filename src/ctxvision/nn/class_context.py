@@ -75,13 +75,13 @@ class ClassContext(nn.Module):
     Example:
         >>> import torch
         >>> from ctxvision.nn import ClassContext
-        >>> layer, embeddings = ClassContext(64, 32, 48, 16), torch.randn(100, 32)
+        >>> layer, embeddings = ClassContext(64, dim=32, hidden=48, merge_hidden=16), torch.randn(100, 32)
         >>> step = layer(torch.randn(2, 64, 7, 7), embeddings, None, 50)
         >>> step.scores.shape, step.kept.shape, step.prior.shape
         (torch.Size([2, 100]), torch.Size([2, 50]), torch.Size([2, 32]))
     """
 
-    def __init__(self, channels: int, dim: int, hidden: int, merge_hidden: int | None = None) -> None:
+    def __init__(self, channels: int, *, dim: int, hidden: int, merge_hidden: int | None = None) -> None:
         super().__init__()
         require_positive("ClassContext", channels=channels, dim=dim, hidden=hidden)
         if merge_hidden is not None:

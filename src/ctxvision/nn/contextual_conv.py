@@ -23,7 +23,7 @@ class WeightOffsets(nn.Module):
         hidden: Width between the two layers.
     """
 
-    def __init__(self, channels: int, kernel_size: int, prior_dim: int, hidden: int) -> None:
+    def __init__(self, channels: int, *, kernel_size: int, prior_dim: int, hidden: int) -> None:
         super().__init__()
         self.kernel_size = kernel_size
         self.fc1 = nn.Linear(channels + prior_dim, hidden)
@@ -59,6 +59,7 @@ class SamplingOffsets(nn.Module):
     def __init__(
         self,
         channels: int,
+        *,
         kernel_size: int,
         stride: int,
         padding: int,
@@ -117,7 +118,7 @@ class ContextualConv2d(nn.Module):
     Example:
         >>> import torch
         >>> from ctxvision.nn import ContextualConv2d
-        >>> conv = ContextualConv2d(32, 32, 7, padding=3, groups=32, prior_dim=16, weight_hidden=8)
+        >>> conv = ContextualConv2d(32, 32, kernel_size=7, padding=3, groups=32, prior_dim=16, weight_hidden=8)
         >>> conv(torch.randn(2, 32, 14, 14), torch.randn(2, 16)).shape
         torch.Size([2, 32, 14, 14])
     """
@@ -126,13 +127,13 @@ class ContextualConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
+        *,
         kernel_size: int,
         stride: int = 1,
         padding: int = 0,
         dilation: int = 1,
         groups: int = 1,
         bias: bool = True,
-        *,
         prior_dim: int = 256,
         weight_hidden: int | None = 16,
         sampling: bool = True,
@@ -149,10 +150,20 @@ class ContextualConv2d(nn.Module):
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.prior_dim = prior_dim
         self.weight_offsets = (
-            None if weight_hidden is None else WeightOffsets(in_channels, kernel_size, prior_dim, weight_hidden)
+            None
+            if weight_hidden is None
+            else WeightOffsets(in_channels, kernel_size=kernel_size, prior_dim=prior_dim, hidden=weight_hidden)
         )
         self.sampling_offsets = (
-            SamplingOffsets(in_channels, kernel_size, stride, padding, dilation, prior_dim, modulation)
+            SamplingOffsets(
+                in_channels,
+                kernel_size=kernel_size,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                prior_dim=prior_dim,
+                modulation=modulation,
+            )
             if sampling
             else None
         )
@@ -167,15 +178,17 @@ class ContextualConv2d(nn.Module):
             raise ValueError(
                 f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}"
             )
-        bend = None if self.weight_offsets is None else self.weight_offsets(x, prior)
-        shift, mask = (None, None) if self.sampling_offsets is None else self.sampling_offsets(x, prior)
-        return bend, shift, mask
+        weight_offset = None if self.weight_offsets is None else self.weight_offsets(x, prior)
+        if self.sampling_offsets is None:
+            return weight_offset, None, None
+        sampling_offset, mask = self.sampling_offsets(x, prior)
+        return weight_offset, sampling_offset, mask
 
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Convolve ``x`` under ``prior``."""
-        bend, shift, mask = self.offsets(x, prior)
+        weight_offset, sampling_offset, mask = self.offsets(x, prior)
         return contextual_conv2d(
-            x, self.weight, shift, bend, mask, self.bias,
+            x, self.weight, sampling_offset, weight_offset, mask, self.bias,
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
 

@@ -36,6 +36,7 @@ class ContextualLoss(nn.Module):
 
     def __init__(
         self,
+        *,
         alpha: float = 0.15,
         label_smoothing: float = 0.0,
         reduction: Literal["mean", "sum", "none"] = "mean",

@@ -55,6 +55,7 @@ class CoTLayer(nn.Module):
     def __init__(
         self,
         channels: int,
+        *,
         kernel_size: int = 3,
         dilation: int = 1,
         key_groups: int = 4,
@@ -112,10 +113,7 @@ class CoTLayer(nn.Module):
 
     def fusion(self, static: Tensor, dynamic: Tensor) -> Tensor:
         """Return the shares of dynamic and static context per image and channel, ``α``, ``(B, C, 2)``."""
-        if static.dtype == torch.float64:  # see `_blend`
-            pooled = (dynamic + static).mean((2, 3), keepdim=True)
-        else:
-            pooled = dynamic.mean((2, 3), keepdim=True) + static.mean((2, 3), keepdim=True)
+        pooled = dynamic.mean((2, 3), keepdim=True) + static.mean((2, 3), keepdim=True)
         pair: Tensor = self.se(pooled).reshape(-1, self.maps * SHARE, 2)
         return pair.softmax(2)
 
@@ -145,15 +143,14 @@ class CoTLayer(nn.Module):
     def _raw_maps(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the attention maps before their GroupNorm, ``(B, k * k * C / 8, H, W)``."""
         first: nn.Conv2d = self.embed[0]  # type: ignore[assignment]
-        if x.dtype == torch.float64 or not is_plain(first, nn.Conv2d):
-            # float64 is for verification: one sum over all channels, as published
-            both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
-            hidden: Tensor = first(both)
-        else:  # each half by itself: [x, K1] is never put together
+        if is_plain(first, nn.Conv2d):  # each half by itself: [x, K1] is never put together
             weight = first.weight
             halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
             hidden = F.conv2d(x, halves[0], first.bias, groups=self.groups)
             hidden = add_in_place(hidden, F.conv2d(static, halves[1], groups=self.groups))
+        else:  # whoever hooked or replaced the convolution wants it called
+            both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
+            hidden = first(both)
         maps: Tensor = self.embed[3](self.embed[2](self.embed[1](hidden)))
         return maps
 
@@ -229,12 +226,10 @@ def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 def _blend(static: Tensor, dynamic: Tensor, shares: Tensor) -> Tensor:
-    """Return ``dynamic · α0 + static · α1``; the shares ``(B, C, 2)`` add up to one.
+    """Return ``dynamic · α0 + static · α1``, ``(B, C, H, W)``.
 
-    Float64 is for verification and keeps the published order of roundings, which deep networks amplify.
+    The shares ``(B, C, 2)`` add up to one, so that the blend is a linear interpolation by the first.
     """
-    # autocast keeps a softmax in float32; contiguous, because they are read at every pixel
-    first, second = shares.to(static.dtype).movedim(2, 0).contiguous()[..., None, None].unbind(0)
-    if static.dtype == torch.float64:
-        return dynamic * first + static * second
+    # autocast keeps a softmax in float32; contiguous, because it is read at every pixel
+    first = shares[..., 0].to(static.dtype).contiguous()[..., None, None]
     return torch.lerp(static, dynamic, first)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .class_context import ClassContext, ClassStep, class_counts
 
-Selection = Literal["reduce", "rerank"]
+ClassSelection = Literal["reduce", "rerank"]
 
 
 class ContextualOutput(NamedTuple):
@@ -47,6 +47,7 @@ class ClassFunnel(nn.Module):
     def __init__(
         self,
         num_classes: int,
+        *,
         dim: int,
         channels: Mapping[int, int],
         head_channels: int,
@@ -54,7 +55,7 @@ class ClassFunnel(nn.Module):
         head_hidden: int,
         merge_hidden: int,
         ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05),
-        selection: Selection = "reduce",
+        selection: ClassSelection = "reduce",
     ) -> None:
         super().__init__()
         if selection not in ("reduce", "rerank"):
@@ -65,11 +66,11 @@ class ClassFunnel(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.steps = nn.ModuleDict(
             {
-                str(stage): ClassContext(width, dim, hidden[stage], merge_hidden)
+                str(stage): ClassContext(width, dim=dim, hidden=hidden[stage], merge_hidden=merge_hidden)
                 for stage, width in channels.items()
             }
         )
-        self.head: ClassContext | None = ClassContext(head_channels, dim, head_hidden)
+        self.head: ClassContext | None = ClassContext(head_channels, dim=dim, hidden=head_hidden)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
 
     @property
@@ -100,7 +101,7 @@ class ClassFunnel(nn.Module):
         for step in self.steps.values():
             step.projection.requires_grad_(False)
 
-    def enter(
+    def narrow(
         self, stage: int, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]
     ) -> tuple[Tensor | None, ClassStep]:
         """Narrow the classes at the entry of a stage.
@@ -118,7 +119,7 @@ class ClassFunnel(nn.Module):
         step: ClassStep = self.steps[str(stage)](x, self.embedding.weight, classes, keep)
         return classes, step
 
-    def finish(self, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> ContextualOutput:
+    def score(self, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> ContextualOutput:
         """Score the remaining classes with the last features, ``(B, C)``, and put the steps together.
 
         Raises:

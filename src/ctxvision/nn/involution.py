@@ -42,6 +42,7 @@ class Involution2d(nn.Module):
     def __init__(
         self,
         channels: int,
+        *,
         kernel_size: int = 7,
         stride: int = 1,
         dilation: int = 1,

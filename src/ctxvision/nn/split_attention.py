@@ -35,7 +35,7 @@ class SplitAttention2d(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1, groups: int = 1
+        self, channels: int, *, kernel_size: int = 3, stride: int = 1, dilation: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
         require_positive("SplitAttention2d", channels=channels, stride=stride, dilation=dilation, groups=groups)

@@ -17,7 +17,7 @@ __all__ = ["contextual_conv2d"]
 def contextual_conv2d(
     x: Tensor,
     weight: Tensor,
-    offset: Tensor | None,
+    sampling_offset: Tensor | None,
     weight_offset: Tensor | None = None,
     mask: Tensor | None = None,
     bias: Tensor | None = None,
@@ -40,7 +40,7 @@ def contextual_conv2d(
     Args:
         x: Input, ``(B, C, H, W)``, any memory format; the result keeps it.
         weight: Kernel shared by the batch, ``(O, C / groups, kh, kw)``.
-        offset: Sampling offsets in pixels, ``(B, 2 * kh * kw, H', W')``, ``(y, x)`` per tap as in
+        sampling_offset: Sampling offsets in pixels, ``(B, 2 * kh * kw, H', W')``, ``(y, x)`` per tap as in
             `torchvision.ops.deform_conv2d`; ``None`` samples the regular grid.
         weight_offset: Kernel offsets per image and input channel, ``(B, C, kh, kw)``, shared by all
             output channels that read the channel; ``None`` means zero.
@@ -61,25 +61,26 @@ def contextual_conv2d(
         >>> import torch
         >>> from ctxvision.ops import contextual_conv2d
         >>> x, kernel = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 7, 7)
-        >>> offset, bend = torch.randn(2, 98, 14, 14), torch.randn(2, 8, 7, 7)
-        >>> contextual_conv2d(x, kernel, offset, bend, padding=3, groups=8).shape
+        >>> sampling_offset, weight_offset = torch.randn(2, 98, 14, 14), torch.randn(2, 8, 7, 7)
+        >>> contextual_conv2d(x, kernel, sampling_offset, weight_offset, padding=3, groups=8).shape
         torch.Size([2, 8, 14, 14])
     """
     strides, paddings, dilations = (
         as_pair(stride, "stride", 1), as_pair(padding, "padding", 0), as_pair(dilation, "dilation", 1),
     )  # fmt: skip
-    tensors = autocast_inputs(x, weight, offset, weight_offset, mask, bias)
-    x, weight, offset, weight_offset, mask, bias = tensors  # type: ignore[assignment]
+    tensors = autocast_inputs(x, weight, sampling_offset, weight_offset, mask, bias)
+    x, weight, sampling_offset, weight_offset, mask, bias = tensors  # type: ignore[assignment]
     out_size = check_contextual_conv(
-        x, weight, offset, weight_offset, mask, bias, strides, paddings, dilations, groups
+        x, weight, sampling_offset, weight_offset, mask, bias, strides, paddings, dilations, groups
     )  # fmt: skip
     batch, taps = x.shape[0], weight.shape[2] * weight.shape[3]
-    if offset is None and mask is None and (weight_offset is None or batch > 0):  # torch has no groups = 0
+    regular = sampling_offset is None and mask is None
+    if regular and (weight_offset is None or batch > 0):  # torch has no groups = 0
         return _regular_grid(x, weight, weight_offset, bias, strides, paddings, dilations, groups)
-    if offset is None:
-        offset = x.new_zeros((batch, 2 * taps, *out_size))
+    if sampling_offset is None:
+        sampling_offset = x.new_zeros((batch, 2 * taps, *out_size))
     result: Tensor = contextual_conv(
-        x, weight, offset, weight_offset, mask, bias, strides, paddings, dilations, groups
+        x, weight, sampling_offset, weight_offset, mask, bias, strides, paddings, dilations, groups
     )  # fmt: skip
     return result
 
@@ -108,6 +109,6 @@ def _regular_grid(
     # the offsets are shared by the output channels of a group: one extra map per image and group
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     kernels = weight_offset.reshape(batch * groups, channels // groups, *weight_offset.shape[2:])
-    bend = F.conv2d(folded, kernels, None, stride, padding, dilation, batch * groups)
-    spread = bend.reshape(batch, groups, *y.shape[2:]).repeat_interleave(y.shape[1] // groups, dim=1)
+    per_group = F.conv2d(folded, kernels, None, stride, padding, dilation, batch * groups)
+    spread = per_group.reshape(batch, groups, *y.shape[2:]).repeat_interleave(y.shape[1] // groups, dim=1)
     return torch.add(y, spread)

@@ -10,7 +10,7 @@ from ._checks import require_positive
 Move = tuple[int, int, int]  # first channel, last + 1, from how many frames later they come
 
 
-def temporal_shift(x: Tensor, frames: int, divisor: int = 8, past_only: bool = False) -> Tensor:
+def temporal_shift(x: Tensor, frames: int, *, divisor: int = 8, past_only: bool = False) -> Tensor:
     """Move ``C // divisor`` channels one frame back in time, and as many one frame forward.
 
     Of each frame the first ``C // divisor`` channels become those of the frame after it, the next ``C // divisor``
