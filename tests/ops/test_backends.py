@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 import torch
-from _op_cases import check_strides_as_promised
 
 import ctxvision.ops
 from ctxvision.ops import _backend, _native, backends, contextual_conv2d, local_aggregation, use_backend
@@ -147,13 +146,6 @@ def test_a_library_of_another_version_is_refused(no_library, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(_native, "ABI", _native.ABI + 1)
     assert "another version" in _native.load()
-
-
-@pytest.mark.parametrize("backend", ["torch", "native"])
-@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
-def test_strides_are_those_promised_to_compilers(backend, channels_last):
-    with use_backend(backend):
-        check_strides_as_promised(channels_last)
 
 
 def test_the_public_names():
