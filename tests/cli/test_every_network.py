@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from _trained import enliven, write_task
+from _checkpoints import enliven, write_task
 from ctxvision.cli import main
 from ctxvision.data import DetectionData, DigitsData, SegmentationData, VideoData
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.segmentation import SegmentationTask
 from ctxvision.tasks.video import VideoTask
+
+pytestmark = pytest.mark.slow
 
 SCENES, CLIPS = "digits-scenes#train=1,val=2,size=64", "moving-digits#train=8,val=8"
 DETECTOR = {

@@ -85,6 +85,7 @@ def test_run_folder(capsys):
     assert load_task("run/checkpoints/best.ckpt").data_spec["class_names"] == list("0123456789")
 
 
+@pytest.mark.slow
 def test_training_learns(capsys):
     train("test_resnet", "digits", "--image_size=16", "--epochs=4", "--accelerator=cpu", "--lr=0.01", "--out=run")
     assert float(rows("run")[-1]["val_top1"]) > 0.85
@@ -108,31 +109,43 @@ def test_same_seed_same_weights_and_config_file_repeats_a_run(capsys):
     assert rows("a") != rows("c")
 
 
+EVERYTHING = [
+    *DIGITS,
+    "--epochs=3",
+    "--mixup=0.5",
+    "--cutmix=1",
+    "--drop_path_rate=0.2",
+    "--ema=0.9",
+    "--clip_grad=1",
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run of `EVERYTHING` that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "whole"
+    assert train(*EVERYTHING, f"--out={folder}") == 0
+    return folder
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", [2, 6, 9]
 )  # of 5 in an epoch: in the first, in the second, the last of the second
-def test_interrupted_run_resumes_exactly(monkeypatch, capsys, step):
-    words = [
-        *DIGITS,
-        "--epochs=3",
-        "--mixup=0.5",
-        "--cutmix=1",
-        "--drop_path_rate=0.2",
-        "--ema=0.9",
-        "--clip_grad=1",
-    ]
-    assert train(*words, "--out=whole") == 0
+def test_interrupted_run_resumes_exactly(undisturbed, monkeypatch, capsys, step):
     with monkeypatch.context() as context:
         interrupt_at(context, step)
-        assert train(*words, "--out=parts") == 130
+        assert train(*EVERYTHING, "--out=parts") == 130
     error = capsys.readouterr().err
     assert "continue with: ctxvision train --resume parts" in error
     assert state("parts")["global_step"] == step + 1
     assert train("--resume=parts") == 0
-    assert_same_run("whole", "parts")
-    assert rows("whole") == rows("parts")
+    assert_same_run(undisturbed, "parts")
+    assert rows(undisturbed) == rows("parts")
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_interrupted_folder_run_resumes_exactly_with_any_workers(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path / "data", FOLDER)
     words = ["test_resnet", "data", "--image_size=16", "--batch_size=4", "--epochs=2", "--accelerator=cpu"]
@@ -146,6 +159,7 @@ def test_interrupted_folder_run_resumes_exactly_with_any_workers(tmp_path, monke
     assert_same_run("whole", "parts")
 
 
+@pytest.mark.slow
 def test_interrupt_in_validation_finishes_the_epoch(monkeypatch, capsys):
     train(*DIGITS, "--epochs=2", "--out=whole")
     with monkeypatch.context() as context:
@@ -319,6 +333,7 @@ def test_failed_run_keeps_the_last_checkpoint(monkeypatch, capsys):
     assert all(v.isfinite().all() for v in state("run")["state_dict"].values())
 
 
+@pytest.mark.process
 def test_ctrl_c_in_a_real_process(tmp_path):
     words = [sys.executable, "-m", "ctxvision", "train", *DIGITS, "--epochs=200", "--out=run"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -349,6 +364,7 @@ def test_words_change_what_the_config_file_says_wherever_it_stands(capsys):
     assert yaml.safe_load(printed("resnet10t", "--config", "settings.yaml"))["model"] == "resnet10t"
 
 
+@pytest.mark.process
 def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     make_folder(tmp_path / "data", {"train/x": 10, "train/y": 10, "val/x": 1})
     broken = tmp_path / "data" / "val" / "y" / "broken.png"
@@ -363,6 +379,7 @@ def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     assert "skipped 1 bad image" in done.stderr
 
 
+@pytest.mark.slow
 def test_steps_instead_of_epochs_and_validation_now_and_then(capsys):
     # 1437 digits make 5 steps of 256
     assert train(*DIGITS, "--steps=23", "--val_every=3", "--out=run") == 0

@@ -53,6 +53,7 @@ def test_network_s_spec_holds_out_the_same_images(tmp_path, kind):
     assert other.eval_samples != trained.eval_samples
 
 
+@pytest.mark.process
 @SOURCES
 def test_an_epoch_resumes_to_the_bit_with_any_workers(tmp_path, kind):
     def opened(workers):
@@ -101,7 +102,7 @@ def vanish_shard(source):
     return 20
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 @pytest.mark.parametrize(("make", "vanish"), [(folder, vanish_file), (table, vanish_row), (shards, vanish_shard)])
 def test_what_vanishes_after_listing_is_reported(tmp_path, make, vanish, workers, caplog):
     source = make(tmp_path)
