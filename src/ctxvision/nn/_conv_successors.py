@@ -26,11 +26,11 @@ def successor(
     """Return a new layer of the same output shape, in the convolution's dtype and mode.
 
     Args:
-        conv: The convolution.
-        kind: What to build.
-        options: Of the layer, see `OPTIONS`.
-        weight_is_tied: Whether other layers have the same weight.
-        device: Where to build; ``None`` means the convolution's device.
+        conv: Convolution that the new layer replaces.
+        kind: Kind of the new layer.
+        options: Options of the new layer, see `OPTIONS`.
+        weight_is_tied: Whether other layers of the network have the same weight.
+        device: Device on which the layer is built; ``None`` means the convolution's device.
 
     Raises:
         ValueError: If the convolution cannot be replaced; the message is the reason.

@@ -30,14 +30,14 @@ class CoTLayer(nn.Module):
     so that training needs at least two images, as BatchNorm over single values does.
 
     Args:
-        channels: Channels in and out, a multiple of 8 and of ``key_groups``.
-        kernel_size: Odd side ``k`` of both contexts.
-        dilation: Distance between taps of both contexts.
-        key_groups: Groups of the static context's convolution: 4, in CoTNeXt 8.
-        groups: 1, or 2 in CoTNeXt: groups of the three 1x1 convolutions before the fusion. With 2, ``x`` and
-            ``K1`` are interleaved channel by channel, and each half of the channels has attention maps of its own.
-        context: ``"full"``, or an ablation of Table 5: ``"static"`` (only ``K1``), ``"dynamic"`` (only ``K2``),
-            ``"linear"`` (``K1 + K2``).
+        channels: Number of channels in and out, a multiple of 8 and of ``key_groups``.
+        kernel_size: Odd side ``k`` of the neighbourhood of both contexts, in pixels.
+        dilation: Distance between the taps of both contexts, in pixels.
+        key_groups: Number of groups of the static context's convolution, 4, in CoTNeXt 8.
+        groups: Number of groups of the three 1x1 convolutions before the fusion, 1, in CoTNeXt 2. With 2, ``x``
+            and ``K1`` are interleaved channel by channel, and each half of the channels has its own maps.
+        context: ``"full"`` fuses both contexts. The ablations of Table 5 are ``"static"`` (only ``K1``),
+            ``"dynamic"`` (only ``K2``) and ``"linear"`` (``K1 + K2``).
 
     Shape:
         ``(B, C, H, W)`` to ``(B, C, H, W)``.
@@ -103,22 +103,37 @@ class CoTLayer(nn.Module):
             )
 
     def attention(self, x: Tensor, static: Tensor) -> Tensor:
-        """Return the attention maps, ``(B, C / 8, k * k, H, W)``, equation 4."""
+        """Return the attention maps, ``(B, C / 8, k * k, H, W)`` (equation 4).
+
+        Args:
+            x: Features, ``(B, C, H, W)``.
+            static: Static context ``K1``, ``(B, C, H, W)``.
+        """
         return self._normed_maps(self._raw_maps(x, static))
 
     def dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
-        """Return ``K2``, ``(B, C, H, W)``, equation 5."""
+        """Return the dynamic context ``K2``, ``(B, C, H, W)`` (equation 5).
+
+        Args:
+            x: Features, ``(B, C, H, W)``.
+            static: Static context ``K1``, ``(B, C, H, W)``.
+        """
         dynamic: Tensor = self.act(self._normed_dynamic_context(x, static))
         return dynamic
 
     def fusion(self, static: Tensor, dynamic: Tensor) -> Tensor:
-        """Return the shares of dynamic and static context per image and channel, ``α``, ``(B, C, 2)``."""
+        """Return the shares ``α`` of the dynamic and the static context per image and channel, ``(B, C, 2)``.
+
+        Args:
+            static: Static context ``K1``, ``(B, C, H, W)``.
+            dynamic: Dynamic context ``K2``, ``(B, C, H, W)``.
+        """
         pooled = dynamic.mean((2, 3), keepdim=True) + static.mean((2, 3), keepdim=True)
         pair: Tensor = self.se(pooled).reshape(-1, self.maps * SHARE, 2)
         return pair.softmax(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the fused context."""
+        """Return the fused context, ``(B, C, H, W)``, of features ``x`` of the same shape."""
         static: Tensor = self.key_embed(x)
         if self.context == "static":
             return static

@@ -32,14 +32,14 @@ class ClassFunnel(nn.Module):
     (Radford et al., 2021). Class sets are nested, and each sample has its own.
 
     Args:
-        num_classes: ``N_1``.
-        dim: Width ``d`` of the embeddings.
-        channels: Channels of the features that enter each contextual stage, by stage number (1 to 4).
-        head_channels: Channels of the last stage.
-        hidden: Width of the projection at each contextual stage, by stage number.
-        head_hidden: Width of the projection at the head.
+        num_classes: Number of all classes, ``N_1``.
+        dim: Width ``d`` of the class embeddings.
+        channels: Number of channels of the features that enter each contextual stage, by stage number (1 to 4).
+        head_channels: Number of channels of the last stage.
+        hidden: Width inside the projection of each contextual stage, by stage number.
+        head_hidden: Width inside the projection of the head.
         merge_hidden: Width inside the merging.
-        ratios: Considered classes of stages 1 to 4 as shares of ``num_classes``.
+        ratios: Shares of ``num_classes`` that stages 1 to 4 consider.
         selection: ``"reduce"`` narrows the classes step by step (the paper); ``"rerank"`` lets every step choose
             among all of them again (the authors' released code, which calls it more stable).
     """
@@ -107,12 +107,13 @@ class ClassFunnel(nn.Module):
         """Narrow the classes at the entry of a stage.
 
         Args:
-            stage: Stage number, 1 to 4.
+            stage: Number of the stage, 1 to 4.
             x: Features of the stage before, ``(B, C, H, W)``.
-            steps: What the earlier contextual stages returned from this method.
+            steps: What this method returned for the earlier contextual stages.
 
         Returns:
-            The classes that were scored, ``(B, n)`` (``None``: all), and what came of it.
+            The classes that were scored, ``(B, n)``, or ``None`` if these were all, and their scores, the classes
+            that go on and the prior.
         """
         classes = self._considered(steps)
         keep = class_counts(self.num_classes, self.ratios)[stage - 1]
@@ -120,7 +121,14 @@ class ClassFunnel(nn.Module):
         return classes, step
 
     def score(self, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> ContextualOutput:
-        """Score the remaining classes with the last features, ``(B, C)``, and put the steps together.
+        """Score the remaining classes with the last features, and put the scores of all steps together.
+
+        Args:
+            x: Pooled features of the last stage, ``(B, C)``.
+            steps: What `narrow` returned for the contextual stages.
+
+        Returns:
+            The logits, ``(B, num_classes)``, with the scores and class sets of every step.
 
         Raises:
             ValueError: If the head was removed.

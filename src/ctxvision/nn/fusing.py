@@ -34,9 +34,9 @@ def fuse(model: Model, example: Tensor | None = None) -> Model:
     convolution, whose kernel offsets are shared by the output channels.
 
     Args:
-        model: Any network of one image tensor, in any mode; it is left as it was.
-        example: Images as the model takes them, ``(B, C, H, W)``, of which only the shape matters. ``None`` for
-            networks with a timm configuration: one image of its ``input_size``.
+        model: Network that takes one tensor of images, ``(B, C, H, W)``, in any mode; it is not changed.
+        example: Images as the model takes them, ``(B, C, H, W)``, of which only the shape matters. ``None`` takes
+            one image of the ``input_size`` in the network's timm configuration.
 
     Returns:
         A new model in evaluation mode, with the same class, dtype, device and memory format.

@@ -45,10 +45,10 @@ def contextual_conv2d(
         weight_offset: Kernel offsets per image and input channel, ``(B, C, kh, kw)``, shared by all
             output channels that read the channel; ``None`` means zero.
         mask: Modulation per tap and output position, ``(B, kh * kw, H', W')``; ``None`` means one.
-        bias: ``(O,)``.
+        bias: Bias per output channel, ``(O,)``; ``None`` means zero.
         stride: Step between output positions in pixels, one integer or ``(vertical, horizontal)``.
-        padding: Zeros added on each side in pixels.
-        dilation: Distance between taps in pixels.
+        padding: Number of zeros on each side, in pixels, one integer or ``(vertical, horizontal)``.
+        dilation: Distance between taps in pixels, one integer or ``(vertical, horizontal)``.
         groups: Number of channel groups; ``groups = C`` is the depthwise convolution of ConvNeXt.
 
     Returns:
@@ -95,7 +95,10 @@ def _regular_grid(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """Without sampling offsets, kernels that differ by image are a plain convolution with the batch as groups."""
+    """Return ``(B, O, H', W')`` of the regular grid, arguments as in `contextual_conv2d`.
+
+    Without sampling offsets, kernels that differ by image are a plain convolution with the batch as groups.
+    """
     if weight_offset is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     batch, channels, height, width = x.shape
