@@ -1,7 +1,6 @@
 """Contextual convolution on the CPU, float32 and bfloat16: the compiled kernels, and BLAS for dense kernels.
 
-The kernels see pixels as rows: image (B, H * W, C), output and gradient (B, P, O), float32, C filled up with zeros
-to a length that vectors divide. A channels-last float32 tensor of that length is its own rows.
+The kernels see pixels as rows, see `_rows.py`: image (B, H * W, C), output and gradient (B, P, O), float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,70 +11,11 @@ from torch import Tensor
 from ctxvision.ops import _native
 from ctxvision.ops._geometry import empty_like_layout
 
+from ._rows import call, empty, empty_rows, rows_of, write_rows
+
 Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 COLUMN_FLOATS = 1 << 20  # samples that are in memory at once: they stay in the caches
 COLUMN_POSITIONS = 512  # output positions that one product sums over: longer float32 sums round too much
-
-
-def _call(function: str, tensors: Sequence[Tensor | None], numbers: Sequence[int]) -> None:
-    library = _native.load()
-    if isinstance(library, str):
-        raise RuntimeError(library)
-    library.call(f"ctxvision_contextual_{function}", tensors, numbers)
-
-
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    """Return uninitialised memory for the kernels, whatever torch's default dtype and device are."""
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
-
-
-# rows --------------------------------------------------------------------------------------------
-
-
-def _row_length(channels: int) -> int:
-    """Return the floats of a row: a multiple of 16, or of a narrower vector where that would be mostly zeros."""
-    if channels <= 2:
-        return channels
-    return next((length for length in (4, 8) if channels <= length), -(-channels // 16) * 16)
-
-
-def _own_rows(image: Tensor, length: int) -> Tensor | None:
-    """Return (B, H * W, C) in the memory of (B, C, H, W) if the kernels can use it."""
-    pixels = image.permute(0, 2, 3, 1)
-    if image.dtype != torch.float32 or image.shape[1] != length or not pixels.is_contiguous():
-        return None
-    return pixels.flatten(1, 2)
-
-
-def _copy(function: str, tensors: Sequence[Tensor], image: Tensor, length: int) -> None:
-    batch, channels, pixels = image.shape
-    numbers = [_native.CODES[image.dtype], batch, channels, pixels, length, *image.stride()]
-    _call(function, tensors, numbers)
-
-
-def _rows(image: Tensor, length: int | None = None) -> Tensor:
-    """Return (B, C, H, W) as (B, H * W, length), float32; by default a length for the kernels."""
-    rows = _empty_rows(image, length)
-    if rows.data_ptr() != image.data_ptr():
-        image = image.flatten(2)
-        _copy("to_rows", [image, rows], image, rows.shape[2])
-    return rows
-
-
-def _empty_rows(image: Tensor, length: int | None = None) -> Tensor:
-    """Return uninitialised rows for ``image``, in its own memory if possible; `_write_rows` completes it."""
-    length = _row_length(image.shape[1]) if length is None else length
-    rows = _own_rows(image, length)
-    if rows is None:
-        rows = _empty(image, image.shape[0], image.shape[2] * image.shape[3], length)
-    return rows
-
-
-def _write_rows(rows: Tensor, image: Tensor) -> Tensor:
-    """Return ``image``, filled from the rows of `_empty_rows`."""
-    if rows.data_ptr() != image.data_ptr():
-        _copy("from_rows", [rows, image], image.flatten(2), rows.shape[2])
-    return image
 
 
 # what the kernels are told -----------------------------------------------------------------------
@@ -127,23 +67,23 @@ def _kernels(weight: Tensor, weight_offset: Tensor | None, length: int) -> tuple
     """Return weight + weight_offset as (B or 1, K, C), and the step from one image to the next."""
     batch = 1 if weight_offset is None else weight_offset.shape[0]
     channels, taps = weight.shape[0], weight.shape[2:].numel()
-    kernels = _empty(weight, batch, taps, length)
+    kernels = empty(weight, batch, taps, length)
     offsets = None if weight_offset is None else weight_offset.contiguous()
     numbers = [_native.CODES[weight.dtype], batch, channels, taps, length]
-    _call("kernels", [weight.contiguous(), offsets, kernels], numbers)
+    call("kernels", [weight.contiguous(), offsets, kernels], numbers)
     return kernels, 0 if weight_offset is None else taps * length
 
 
 def _depthwise(
     problem: _Problem, x: Tensor, weight: Tensor, weight_offset: Tensor | None, bias: Tensor | None, y: Tensor
 ) -> Tensor:
-    rows, y_rows = _rows(x), _empty_rows(y)
+    rows, y_rows = rows_of(x), empty_rows(y)
     kernels, step = _kernels(weight, weight_offset, rows.shape[2])
     if bias is not None:
         bias = torch.nn.functional.pad(bias.float(), (0, rows.shape[2] - bias.shape[0]))
     tensors = [rows, kernels, problem.sampling_offset, problem.mask, bias, y_rows]
-    _call("depthwise", tensors, problem.numbers(rows, step))
-    return _write_rows(y_rows, y)
+    call("depthwise", tensors, problem.numbers(rows, step))
+    return write_rows(y_rows, y)
 
 
 def _depthwise_backward(
@@ -151,19 +91,19 @@ def _depthwise_backward(
     needs: Sequence[bool],
 ) -> Grads:  # fmt: skip
     x_grad, weight_grad, sampling_offset_grad, weight_offset_grad, mask_grad = results
-    rows, grad_rows = _rows(x), _rows(grad)
+    rows, grad_rows = rows_of(x), rows_of(grad)
     kernels, step = _kernels(weight, weight_offset, rows.shape[2])
     inputs = [rows, grad_rows, kernels, problem.sampling_offset, problem.mask]
     numbers = problem.numbers(rows, step)
     if needs[2] or needs[4]:
         outputs = [sampling_offset_grad if needs[2] else None, mask_grad if needs[4] else None]
-        _call("depthwise_positions", inputs + outputs, numbers)
+        call("depthwise_positions", inputs + outputs, numbers)
     if needs[0] or needs[1] or needs[3]:
-        x_rows = _empty_rows(x_grad).zero_() if needs[0] else None
-        per_image = _empty(x, x.shape[0], *kernels.shape[1:]) if needs[1] or needs[3] else None
-        _call("depthwise_channels", [*inputs, x_rows, per_image], numbers)
+        x_rows = empty_rows(x_grad).zero_() if needs[0] else None
+        per_image = empty(x, x.shape[0], *kernels.shape[1:]) if needs[1] or needs[3] else None
+        call("depthwise_channels", [*inputs, x_rows, per_image], numbers)
         if x_rows is not None:
-            _write_rows(x_rows, x_grad)
+            write_rows(x_rows, x_grad)
         if per_image is not None:
             by_channel = per_image[..., : x.shape[1]].transpose(1, 2)  # (B, C, K)
             if needs[1]:
@@ -194,16 +134,16 @@ def _sample(problem: _Problem, rows: Tensor, images: slice, first: int, count: i
     """Return samples (G, B * count, K * C / G) of some images and positions."""
     rows = rows[images]
     width = problem.taps * problem.group_channels
-    columns = _empty(rows, problem.groups, rows.shape[0] * count, width)
+    columns = empty(rows, problem.groups, rows.shape[0] * count, width)
     tensors = [rows, problem.sampling_offset[images], _optional(problem.mask, images), columns]
-    _call("sample", tensors, problem.numbers(rows, 0, first, count))
+    call("sample", tensors, problem.numbers(rows, 0, first, count))
     return columns
 
 
 def _dense(
     problem: _Problem, x: Tensor, weight: Tensor, weight_offset: Tensor | None, bias: Tensor | None, y: Tensor
 ) -> Tensor:
-    rows, y_rows, groups = _rows(x), _empty_rows(y, y.shape[1]), problem.groups
+    rows, y_rows, groups = rows_of(x), empty_rows(y, y.shape[1]), problem.groups
     matrices = _matrices(weight, groups).transpose(1, 2)
     weight_offsets = None if weight_offset is None else _weight_offsets(weight_offset, groups)
     for images, first, count in problem.chunks(x.shape[0]):
@@ -217,7 +157,7 @@ def _dense(
         out.copy_(part.permute(1, 2, 0, 3))
     if bias is not None:
         y_rows += bias.float()
-    return _write_rows(y_rows, y)
+    return write_rows(y_rows, y)
 
 
 def _dense_backward(
@@ -225,12 +165,12 @@ def _dense_backward(
     needs: Sequence[bool],
 ) -> Grads:  # fmt: skip
     x_grad, weight_grad, sampling_offset_grad, weight_offset_grad, mask_grad = results
-    rows, grad_rows, groups = _rows(x), _rows(grad, grad.shape[1]), problem.groups
+    rows, grad_rows, groups = rows_of(x), rows_of(grad, grad.shape[1]), problem.groups
     matrices = _matrices(weight, groups)
     weight_offsets = None if weight_offset is None else _weight_offsets(weight_offset, groups)
-    x_rows = _empty_rows(x_grad).zero_() if needs[0] else None
+    x_rows = empty_rows(x_grad).zero_() if needs[0] else None
     weight_total = torch.zeros_like(matrices)
-    weight_offset_total = _empty(x, groups, x.shape[0], matrices.shape[2]).zero_()
+    weight_offset_total = empty(x, groups, x.shape[0], matrices.shape[2]).zero_()
     for images, first, count in problem.chunks(x.shape[0]):
         grouped = grad_rows[images, first : first + count].unflatten(2, (groups, -1))  # (B, count, G, O / G)
         grouped = grouped.permute(2, 0, 1, 3).flatten(1, 2)
@@ -255,11 +195,11 @@ def _dense_backward(
                     sampling_offset_grad[images] if needs[2] else None,
                     mask_grad[images] if needs[4] else None,
                 ]
-                _call("dense_positions", inputs + outputs, numbers)
+                call("dense_positions", inputs + outputs, numbers)
             if x_rows is not None:
-                _call("dense_channels", [*inputs, x_rows[images], None], numbers)
+                call("dense_channels", [*inputs, x_rows[images], None], numbers)
     if x_rows is not None:
-        _write_rows(x_rows, x_grad)
+        write_rows(x_rows, x_grad)
     if needs[1]:
         weight_grad.copy_(weight_total.unflatten(2, (problem.taps, -1)).transpose(2, 3).reshape(weight.shape))
     if needs[3]:
