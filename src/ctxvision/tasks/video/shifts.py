@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ctxvision.nn import temporal_shift
-from ctxvision.nn.temporal_shift import shifted_channels
+from ctxvision.nn.shifting import shifted_channels
 from ctxvision.tasks.error import TaskError
 
 from .blocks import residual_layers
@@ -103,7 +103,7 @@ class _Hook:
         x, *rest = args
         s = self.shifts
         if s._stream is None:
-            return (temporal_shift(x, s.frames, s.divisor, s.shift == "past"), *rest)
+            return (temporal_shift(x, s.frames, divisor=s.divisor, past_only=s.shift == "past"), *rest)
         # The shortcut needs x again, so that its channels are only lent to the past for as long as the layer runs:
         # three times an eighth is copied instead of everything.
         fold = shifted_channels(x, s.divisor, True)

@@ -10,7 +10,7 @@ from ._checks import require_positive
 Move = tuple[int, int, int]  # first channel, last + 1, from how many frames later they come
 
 
-def temporal_shift(x: Tensor, frames: int, divisor: int = 8, past_only: bool = False) -> Tensor:
+def temporal_shift(x: Tensor, frames: int, *, divisor: int = 8, past_only: bool = False) -> Tensor:
     """Move ``C // divisor`` channels one frame back in time, and as many one frame forward.
 
     Of each frame the first ``C // divisor`` channels become those of the frame after it, the next ``C // divisor``
@@ -21,13 +21,13 @@ def temporal_shift(x: Tensor, frames: int, divisor: int = 8, past_only: bool = F
     The backward pass is the same shift in the other direction.
 
     Args:
-        x: Frames of clips one after the other, ``(B * frames, C, ...)``.
-        frames: Frames of a clip, ``T``.
-        divisor: 8 shifts an eighth of the channels each way.
-        past_only: Shift forward in time alone, which is all that a stream can do.
+        x: Features of the frames of clips, one clip after the other, ``(B * frames, C, ...)``.
+        frames: Number of frames of a clip, ``T``.
+        divisor: Number by which the channels are divided; 8 shifts an eighth of them each way.
+        past_only: Whether channels only come from the frame before, which is all that a stream can do.
 
     Returns:
-        A tensor of the same shape, dtype and memory format.
+        A tensor of the shape, dtype and memory format of ``x``.
 
     Raises:
         ValueError: If the batch is no whole number of clips, or there are fewer channels than a shift takes.

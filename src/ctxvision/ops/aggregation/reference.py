@@ -6,7 +6,6 @@ Layouts: x (B, C, H, W), a (B, G, K, H', W'), y (B, C, H', W').
 
 from collections.abc import Iterator, Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,19 +46,6 @@ def _pad(x: Tensor, padding: Sequence[int]) -> Tensor:
     return F.pad(x, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else x
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add ``a * b`` in place.
-
-    Float64 is for verification: there the product is rounded before it is added, as in a multiplication followed
-    by a sum, so that results agree to the bit with implementations that unfold. A fused multiply-add would be as
-    accurate, but deep networks amplify one rounding by 1e7.
-    """
-    if total.dtype == torch.float64:
-        total.add_(a * b)
-    else:
-        total.addcmul_(a, b)
-
-
 def aggregate(
     x: Tensor,
     weight: Tensor,
@@ -77,7 +63,7 @@ def aggregate(
     shared = 1 if interleaved else 2  # the axis over which channels share a map
     maps = _maps_by_tap(weight, shared, result)
     for n, (rows, columns) in enumerate(_taps(round(int(taps) ** 0.5), size, stride, dilation)):
-        _add_product(sums, _split(padded[:, :, rows, columns], groups, interleaved), maps[n])
+        sums.addcmul_(_split(padded[:, :, rows, columns], groups, interleaved), maps[n])
     return result.to(x.dtype)
 
 
@@ -99,7 +85,7 @@ def input_grad(
     maps = _maps_by_tap(weight.to(accumulate), 1 if interleaved else 2, padded)
     for n, (rows, columns) in enumerate(_taps(round(int(taps) ** 0.5), size, stride, dilation)):
         window = _split(padded[:, :, rows, columns], groups, interleaved)
-        _add_product(window, split_grad, maps[n])
+        window.addcmul_(split_grad, maps[n])
     inner = padded[:, :, padding[0] : padding[0] + input_size[0], padding[1] : padding[1] + input_size[1]]
     return empty_like_layout(grad, inner.shape).copy_(inner)
 

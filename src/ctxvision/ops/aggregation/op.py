@@ -21,7 +21,7 @@ from ctxvision.ops._geometry import empty_like_layout, empty_maps, like_layout
 from .checks import check_aggregate, check_input_grad, check_weight_grad
 
 Ints = Sequence[int]
-PACKAGE = "ctxvision.ops.local_aggregation"
+PACKAGE = "ctxvision.ops.aggregation"
 
 
 def _tangent(op: CustomOpDef, args: Sequence[Any], tangents: Tangents) -> Tensor:

@@ -36,9 +36,9 @@ def local_aggregation(
         weight: One ``k x k`` map per group and output position, ``(B, G, k*k, H', W')``; ``k`` is
             read from the shape, taps are ordered row by row, and ``C`` must be a multiple of ``G``.
         stride: Step between output positions in pixels, one integer or ``(vertical, horizontal)``.
-        padding: Zeros added on each side in pixels; ``None`` means
+        padding: Number of zeros on each side, in pixels, one integer or ``(vertical, horizontal)``; ``None`` means
             ``dilation * (k - 1) // 2``, which keeps the size for odd ``k``.
-        dilation: Distance between taps in pixels.
+        dilation: Distance between taps in pixels, one integer or ``(vertical, horizontal)``.
         grouping: Which channels share a map: ``"blocked"``, ``g(c) = c // (C / G)``, or
             ``"interleaved"``, ``g(c) = c mod G``.
 
