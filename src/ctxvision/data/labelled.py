@@ -1,4 +1,4 @@
-"""What every source of images ends as: classes, training and validation samples, and what there is to say."""
+"""Samples with one class each, as every source of images or videos is read, and which of them are held out."""
 
 import hashlib
 import unicodedata
@@ -24,7 +24,7 @@ def as_path(name: str) -> str:
 
 @dataclass
 class LabelledSet:
-    """What a source holds.
+    """The classes, the training and the validation samples that a source holds.
 
     Attributes:
         class_names: The name of each class, in the order of the labels.
@@ -48,7 +48,7 @@ class LabelledSet:
 
     @property
     def train_counts(self) -> tuple[int, ...]:
-        """Number of training images of every class."""
+        """The number of training samples of every class."""
         counts = [0] * len(self.class_names)
         for _, label in self.train:
             counts[label] += 1
@@ -191,12 +191,12 @@ def _digest(parts: Iterable[str]) -> str:
 
 
 def quoted(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first few names, and how many more there are."""
+    """Quote the first few names for a message, and say how many more there are."""
     return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def in_order(labels: Sequence[str]) -> list[str]:
-    """Sort class names: alphabetically, and by value where all are numbers. The order wherever none is given.
+    """Sort class names alphabetically, or by value where all are numbers: the order where a source has none.
 
     Examples:
         >>> in_order(["10", "9", "10"]), in_order(["10", "9", "b"])

@@ -20,6 +20,7 @@ from .spec import Spec
 _log = logging.getLogger(__name__)
 _GRACE = 60  # seconds that a worker lives after SIGTERM
 
+Collate = Callable[[Sequence[Any]], Any]
 EvalSplit = Literal["val", "train", "all"]
 ModuleType = TypeVar("ModuleType", bound="DataModule")
 
@@ -44,6 +45,7 @@ class DataModule(LightningDataModule, ABC):
 
     Attributes:
         task: The name of the task that the samples are for.
+        collate: The functions that make a batch of samples, for training and for evaluation.
         spec_class: The class of ``spec``.
         sample_name: What a person calls a sample.
         spec: The description of the data that goes into the checkpoint.
@@ -56,6 +58,7 @@ class DataModule(LightningDataModule, ABC):
     """
 
     task: ClassVar[str]
+    collate: ClassVar[tuple[Collate, Collate]] = (collate_train, collate_eval)
     spec_class: ClassVar[type[Spec]]
     sample_name: ClassVar[str] = "image"
     spec: Spec
@@ -114,23 +117,18 @@ class DataModule(LightningDataModule, ABC):
         """The number of samples that a process evaluates at a time."""
         return self.batch_size
 
-    collate_train: ClassVar[Callable[[Sequence[Any]], Any]] = staticmethod(collate_train)
-    """Makes a batch of training samples."""
-    collate_eval: ClassVar[Callable[[Sequence[Any]], Any]] = staticmethod(collate_eval)
-    """Makes a batch of samples that are evaluated."""
-
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, shuffled and augmented; a part of an optimiser step is left out."""
         dataset = self.train_dataset()
         return self._loader(
-            dataset, sampler=self.train_order(), batch_size=self.batch_size, collate_fn=self.collate_train
+            dataset, sampler=self.train_order(), batch_size=self.batch_size, collate_fn=self.collate[0]
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return every sample of the split exactly once, however many processes share it."""
         dataset = self.eval_dataset()
         order = self.eval_order(len(dataset))  # type: ignore[arg-type] # torch's base class has no length
-        return self._loader(dataset, sampler=order, batch_size=self.eval_batch_size, collate_fn=self.collate_eval)
+        return self._loader(dataset, sampler=order, batch_size=self.eval_batch_size, collate_fn=self.collate[1])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Report the bad samples of a `Batch`; what remains are its images, see `to_input`, and its targets."""
@@ -207,7 +205,7 @@ class DataModule(LightningDataModule, ABC):
             prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
             worker_init_fn=_leave_signals,
-            pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             **options,
         )
 

@@ -46,10 +46,9 @@ class DetectionData(DataModule):
     """
 
     task = "detection"
+    collate = (collate_lists, collate_lists)
     spec_class = DetectionSpec
     spec: DetectionSpec
-    collate_train = staticmethod(collate_lists)
-    collate_eval = staticmethod(collate_lists)
 
     def __init__(
         self,
@@ -140,7 +139,7 @@ class DetectionData(DataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, shuffled, images of one orientation together."""
-        return self._loader(self.train_dataset(), batch_sampler=self.train_order(), collate_fn=self.collate_train)
+        return self._loader(self.train_dataset(), batch_sampler=self.train_order(), collate_fn=self.collate[0])
 
     def train_order(self) -> AspectBatches:
         """Return the order of the training batches, from where a resumed run goes on.

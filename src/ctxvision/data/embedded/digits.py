@@ -21,7 +21,7 @@ _AUGMENTATION = ("auto_augment", "color_jitter", "random_erasing")
 _OF_FILES = (*_AUGMENTATION, "workers", "prefetch", "strict", "crop_scale", "class_names")
 
 
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -55,6 +55,7 @@ class DigitsData(DataModule):
     """
 
     task = "classification"
+    collate = (_as_it_is, _as_it_is)  # whole batches come from the data set
     spec_class = DataSpec
     spec: DataSpec
 
@@ -100,10 +101,6 @@ class DigitsData(DataModule):
         self.train_size = len(self._train[1])
         chosen = {"val": is_val, "train": ~is_val, "all": torch.ones_like(is_val)}[eval_split]
         self._eval = pixels[chosen], targets[chosen]
-
-    # whole batches come from the data set
-    collate_train = staticmethod(_as_it_is)
-    collate_eval = staticmethod(_as_it_is)
 
     @classmethod
     def reads(cls, source: str | os.PathLike[str]) -> bool:
@@ -220,14 +217,14 @@ def held_out_digits(keys: Sequence[str], fraction: float = 0.2, split_seed: int 
 
 
 def _enlarge(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 8, 8) uint8 → (N, 1, H, W) in [0, 1]; by PIL, like a file that is to be predicted."""
+    """Enlarge digits (N, 8, 8) uint8 to (N, 1, H, W) in [0, 1], by PIL, like a file that is to be predicted."""
     height, width = size
     images = [Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC) for digit in pixels.numpy()]
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).unsqueeze(1).float() / 255
 
 
 def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn by up to 10°, scale by up to 10 %, shift by up to 7 %; outside is black."""
+    """Turn images (N, 1, H, W) by up to 10°, scale by up to 10 %, shift by up to 7 %; outside is black."""
     count = len(images)
     angle, scale, shift_x, shift_y = (
         torch.rand(4, count, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1

@@ -16,7 +16,7 @@ from ctxvision.files import reason
 
 
 class _Binary(NamedTuple):
-    """Where the binary version keeps what."""
+    """Where the binary version of the files keeps labels and pixels."""
 
     folder: str
     train: tuple[str, ...]
@@ -38,7 +38,7 @@ _BINARY = {
 
 
 class ArrayOpener:
-    """Shows rows of arrays as images, ``test/17``.
+    """Opens the rows of arrays as images, by names such as ``test/17``.
 
     Args:
         arrays: The images of each part, (N, H, W, 3) uint8.
@@ -48,13 +48,13 @@ class ArrayOpener:
         self.arrays = arrays
 
     def __call__(self, name: str) -> Image.Image:
-        """Return one image."""
+        """Return the image of a name."""
         part, _, row = name.rpartition("/")
         return Image.fromarray(self.arrays[part][int(row)])
 
 
 def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = None) -> LabelledSet:
-    """Read the training and the test images, which are what is validated on.
+    """Read the training images and the test images; the latter are for validation.
 
     The Python version consists of pickles, which could run code: torchvision opens them only after their
     MD5 sums have turned out to be those of the official files. The binary version holds nothing but pixels

@@ -76,7 +76,7 @@ def read_hub(
 
 
 class RowOpener:
-    """Opens the image of a row, ``train/17``.
+    """Opens the image of a row, by names such as ``train/17``.
 
     Args:
         splits: The splits, each a `datasets.Dataset`, by name.

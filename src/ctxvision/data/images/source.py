@@ -1,4 +1,4 @@
-"""The DATA argument: which kind of source it names."""
+"""The DATA argument of a classifier: which kind of source it names."""
 
 import glob
 import os
@@ -28,7 +28,7 @@ def find_images(
     class_names: Sequence[str] | None = None,
     strict: bool = False,
 ) -> LabelledSet:
-    """Find out what a source holds.
+    """Find the classes and the images that a source holds.
 
     The first of these rules that fits decides:
 

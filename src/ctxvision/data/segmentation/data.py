@@ -7,7 +7,7 @@ from pathlib import Path
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import Dataset
 
-from ctxvision.data.dataset import BadImage, LoadedSample, collate_lists, opened, seed_everything
+from ctxvision.data.dataset import BadImage, LoadedSample, collate_lists, collate_train, opened, seed_everything
 from ctxvision.data.error import BadImageError, DataError
 from ctxvision.data.images.reading import read_image
 from ctxvision.data.images.turned import EXIF, find_turned
@@ -26,7 +26,7 @@ _LARGEST_CROP = 512  # of images whose source says nothing
 
 
 def find_pixels(data: str | os.PathLike[str], *, val_fraction: float = 0.2, split_seed: int = 0) -> PixelSet:
-    """Find out what a source of images with masks holds.
+    """Find the classes, the images and the masks that a source holds.
 
     - ``digits-scenes``: the embedded scenes; options ``train``, ``val`` (how many), ``size`` and ``seed``;
     - a folder in Cityscapes' layout, see `scan_cityscapes`;
@@ -94,9 +94,9 @@ class SegmentationData(DataModule):
     """
 
     task = "segmentation"
+    collate = (collate_train, collate_lists)
     spec_class = SegmentationSpec
     spec: SegmentationSpec
-    collate_eval = staticmethod(collate_lists)
 
     def __init__(
         self,

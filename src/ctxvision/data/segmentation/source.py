@@ -1,4 +1,4 @@
-"""What every source of images with masks ends as, and folders of them."""
+"""Images with masks, as every source of them is read, and folders of them."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +25,13 @@ Opener = Callable[[str], str | Image.Image]
 
 
 def as_path(name: str) -> str:
-    """Open what is named by its path."""
+    """Return a name that is a path as it is."""
     return name
 
 
 @dataclass
 class PixelSet:
-    """Images with a class for every pixel.
+    """The images with a class for every pixel that a source holds.
 
     Attributes:
         class_names: The name of each class, in the order of the values in the masks.
@@ -66,7 +66,7 @@ class PixelSet:
     open_name: Opener = as_path
 
     def table_for(self, mask: str) -> NDArray[np.int16]:
-        """Return the table from the values of a mask to classes."""
+        """Return the table (256,) from the values of a mask to classes."""
         for end, table in self.tables.items():
             if mask.endswith(end):
                 return table
@@ -117,7 +117,7 @@ def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int 
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read one name a line; line 1 is class 0.
+    """Read the names of the classes, one in each line; line 1 is class 0.
 
     Raises:
         DataError: The file is missing, is no text, has an empty line, or names a class twice.

@@ -108,19 +108,21 @@ class VideoData(DataModule):
         self.train_size = len(videos.train)
         self.eval_samples = self.choose_split(videos.train, videos.val, eval_split)
         self.open_video = found.open_video
-        self._training = {
-            "flip": found.flip if flip is None else flip,
-            "crop": found.crop if crop is None else crop,
-        }
-        self._testing = {"clips": test_clips, "crops": test_crops}
+        self._flip = found.flip if flip is None else flip
+        self._crop = found.crop if crop is None else crop
+        self._test_clips, self._test_crops = test_clips, test_crops
 
     def train_dataset(self) -> "ClipDataset":
         """Return the training videos, augmented."""
-        return ClipDataset(self.train_samples, self.spec, self.open_video, seed=self.seed, **self._training)
+        return ClipDataset(
+            self.train_samples, self.spec, self.open_video, seed=self.seed, flip=self._flip, crop=self._crop
+        )
 
     def eval_dataset(self) -> "ClipDataset":
         """Return the videos of the split that is evaluated, in order, as the network is tested."""
-        return ClipDataset(self.eval_samples, self.spec, self.open_video, **self._testing)
+        return ClipDataset(
+            self.eval_samples, self.spec, self.open_video, clips=self._test_clips, crops=self._test_crops
+        )
 
 
 class ClipDataset(Dataset[LoadedSample | BadImage]):

@@ -32,7 +32,7 @@ is_video = suffix_in(VIDEO_SUFFIXES)
 
 @dataclass
 class VideoSet:
-    """What a source of videos holds.
+    """The videos that a source holds, and what may be done to them in training.
 
     Attributes:
         videos: The classes, and the names of the videos with their labels.
@@ -70,7 +70,7 @@ def find_videos(
     strict: bool = False,
     frames: int = 8,
 ) -> VideoSet:
-    """Find out what a source of videos holds.
+    """Find the classes and the videos that a source holds.
 
     The first of these rules that fits decides:
 
@@ -157,9 +157,9 @@ def _by_class(root: Path, notes: list[str]) -> Found:
     start = len(os.path.join(root, ""))
     by_class: Found = {}
     for folder in folders:
-        found = list_video_files(folder)
-        by_class[folder.name] = {video[start:].replace(os.sep, "/"): video for video in found.files}
-        if left_out := found.summary():
+        listed = list_video_files(folder)
+        by_class[folder.name] = {video[start:].replace(os.sep, "/"): video for video in listed.files}
+        if left_out := listed.summary():
             notes.append(f"{folder}: {left_out}")
     if not any(by_class.values()):
         raise DataError(f"{root}: no videos in its {len(folders)} class folders ({quoted(list(by_class))})")
@@ -172,7 +172,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _of_videos(labelled: LabelledSet) -> LabelledSet:
-    """Let the notes speak of videos."""
+    """Make the notes, which `arrange` words for images, speak of videos."""
     labelled.notes = [n.replace(": no images", ": no videos").replace("training images", "training videos")
                       .replace("the only image of", "the only video of") for n in labelled.notes]  # fmt: skip
     return labelled
