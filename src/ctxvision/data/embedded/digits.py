@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from ctxvision.data.error import DataError
 from ctxvision.data.images.spec import DataSpec
-from ctxvision.data.labelled import fingerprint, hold_out
-from ctxvision.data.module import DataModule, EvalSplit, require_fraction
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out
+from ctxvision.data.module import DataModule, EvalSplit
 
 CLASS_NAMES = tuple("0123456789")
 _AUGMENTATION = ("auto_augment", "color_jitter", "random_erasing")
@@ -75,11 +75,9 @@ class DigitsData(DataModule):
         super().__init__("digits", batch_size=batch_size, seed=seed, repeats=repeats)
         if spec and spec.class_names != CLASS_NAMES:
             raise DataError(f"digits: the network's classes are {', '.join(spec.class_names[:5])}, …, not 0 to 9")
-        require_fraction(val_fraction)
         pixels, targets = load_digits()
         keys = digit_keys(targets)
-        fraction, split_seed = (spec.val_fraction, spec.split_seed) if spec else (val_fraction, split_seed)
-        is_val = held_out_digits(keys, fraction, split_seed)
+        is_val = held_out_digits(keys, SplitRule.of(spec, val_fraction, split_seed))
         self.fingerprint = fingerprint(keys)
         if spec is None:
             train = _enlarge(pixels[~is_val], (image_size, image_size))
@@ -202,17 +200,16 @@ def digit_keys(targets: Tensor) -> list[str]:
     return [f"{target}/{index:04d}" for index, target in enumerate(targets.tolist())]
 
 
-def held_out_digits(keys: Sequence[str], fraction: float = 0.2, split_seed: int = 0) -> Tensor:
+def held_out_digits(keys: Sequence[str], rule: SplitRule = DEFAULT_SPLIT) -> Tensor:
     """Tell which digits are held out for validation, class by class, (N,) bool.
 
     Args:
         keys: The names that `digit_keys` returned.
-        fraction: The share of each class to hold out.
-        split_seed: The seed of that choice.
+        rule: Which digits are held out.
     """
     held_out: set[str] = set()
     for name in CLASS_NAMES:
-        held_out |= hold_out([key for key in keys if key.startswith(f"{name}/")], fraction, split_seed)
+        held_out |= hold_out([key for key in keys if key.startswith(f"{name}/")], rule.fraction, rule.seed)
     return torch.tensor([key in held_out for key in keys], dtype=torch.bool, device="cpu")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ctxvision.data.error import DataError
-from ctxvision.data.labelled import Found, LabelledSet, arrange
+from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange
 from ctxvision.files import reason
 
 
@@ -53,7 +53,7 @@ class ArrayOpener:
         return Image.fromarray(self.arrays[part][int(row)])
 
 
-def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = None) -> LabelledSet:
+def read_cifar(name: str, folder: str, *, split: SplitRule = DEFAULT_SPLIT) -> LabelledSet:
     """Read the training images and the test images; the latter are for validation.
 
     The Python version consists of pickles, which could run code: torchvision opens them only after their
@@ -63,7 +63,7 @@ def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = No
     Args:
         name: The name of the set, ``cifar10`` or ``cifar100`` (its 100 fine classes).
         folder: The folder that the archive was unpacked in, or the folder that came out of it.
-        class_names: The classes of a trained network, in its order; by default those of the source.
+        split: Which classes there are; nothing is held out, since the test images are for validation.
 
     Raises:
         DataError: The files are missing or damaged.
@@ -79,7 +79,7 @@ def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = No
         _found(names, parts["test"][1], "test"),
         where=f"{where} (train)",
         where_val=f"{where} (test)",
-        class_names=class_names,
+        split=split,
     )
     labelled.open_image = ArrayOpener({part: images for part, (images, _) in parts.items()})
     labelled.image_size = 32
