@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .metadata import Metadata
+from ctxvision.inference.exported import Metadata
+
 from .signature import Inputs
 
 
@@ -41,7 +42,8 @@ def pictures(count: int, channels: int) -> list[Tensor]:
 def _resized(picture: Tensor, height: int, width: int) -> Tensor:
     from torchvision.transforms.v2 import functional
 
-    return functional.resize(picture, [height, width])
+    resized: Tensor = functional.resize(picture, [height, width])
+    return resized
 
 
 def _for_detector(picture: Tensor, metadata: Metadata) -> Inputs:

@@ -9,9 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ctxvision.files import replacing
-
-from .error import ExportError
-from .metadata import KEY, Metadata
+from ctxvision.inference.exported import KEY, ExportError, Metadata
 
 _QUANTIZED = ["Conv", "MatMul", "Gemm"]
 
@@ -75,7 +73,7 @@ def _as_int8(text: str) -> str:
 def _reader(batches: Iterable[Tensor], name: str) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc, no-any-unimported]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         """What onnxruntime asks for images."""
 
         def __init__(self) -> None:
