@@ -137,21 +137,27 @@ CONVOLUTIONS = [
     Operator(kind, contextual_conv2d, contextual_conv2d_torchvision, contextual_conv2d_loops, tuple(NAMES))
     for kind in KINDS
 ]
-every_operator = pytest.mark.parametrize("operator", AGGREGATIONS + CONVOLUTIONS, ids=str)
-each_operator = pytest.mark.parametrize("operator", [AGGREGATIONS[1], CONVOLUTIONS[0], CONVOLUTIONS[2]], ids=str)
+FEW = [AGGREGATIONS[1], CONVOLUTIONS[0], CONVOLUTIONS[2]]  # interleaved, depthwise, grouped
+OPERATORS = FEW if INTERPRETED else AGGREGATIONS + CONVOLUTIONS
+every_operator = pytest.mark.parametrize("operator", OPERATORS, ids=str)
+each_operator = pytest.mark.parametrize("operator", FEW, ids=str)
 PRESENT = {
     "all": ALL, "paper": ALL - {"mask"}, "masked": ALL - {"sampling_offset"},
     "grid": ALL - {"sampling_offset", "mask"}, "plain": PLAIN,
 }  # fmt: skip
-# operators, and what is given to a convolution
-every_presence = pytest.mark.parametrize(
-    ("operator", "present"),
-    [
-        *(pytest.param(operator, {}, id=str(operator)) for operator in AGGREGATIONS),
-        *(pytest.param(operator, {"present": names}, id=f"{operator}-{name}")
-          for operator in CONVOLUTIONS for name, names in PRESENT.items()),
-    ],
-)  # fmt: skip
+
+
+def _presence():
+    """Operators, and what is given to a convolution; where every test takes long, without what others compute."""
+    for operator in OPERATORS:
+        for name, names in PRESENT.items() if operator in CONVOLUTIONS else ():
+            if not INTERPRETED or name == "all":
+                yield pytest.param(operator, {"present": names}, id=f"{operator}-{name}")
+        if operator in AGGREGATIONS:
+            yield pytest.param(operator, {}, id=str(operator))
+
+
+every_presence = pytest.mark.parametrize(("operator", "present"), list(_presence()))
 
 
 def laid_out(x, channels_last):

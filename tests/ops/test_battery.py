@@ -153,21 +153,26 @@ CONVOLUTION_GEOMETRIES = [  # kind, kernel, size, steps
 
 
 def geometries():
-    for n, (groups, shared, k, size, steps) in enumerate(AGGREGATION_GEOMETRIES):
+    for n, (groups, shared, k, size, steps) in enumerate(AGGREGATION_GEOMETRIES[: 12 if INTERPRETED else None]):
         case = {"channels": groups * shared, "groups": groups, "kernel": (k, k), "size": size, **steps}
-        for operator in AGGREGATIONS[n % 2 : n % 2 + 1] if INTERPRETED else AGGREGATIONS:
-            yield operator, case
-    for kind, kernel, size, steps in CONVOLUTION_GEOMETRIES:
-        yield CONVOLUTIONS[1], {"kind": kind, "kernel": kernel, "size": size, "spread": 1.0, **steps}
+        if INTERPRETED:  # one grouping and layout each: many groups of one channel only where they are vectors
+            yield AGGREGATIONS[int(n in (5, 6))], case, (n in (1, 3, 5, 6, 7, 9, 11),)
+        else:
+            yield from ((operator, case, (False, True)) for operator in AGGREGATIONS)
+    for n, (kind, kernel, size, steps) in enumerate(CONVOLUTION_GEOMETRIES):
+        case = {"kind": kind, "kernel": kernel, "size": size, "spread": 1.0, **steps}
+        yield CONVOLUTIONS[1], case, (n not in (1, 2, 5),) if INTERPRETED else (False, True)
 
 
 @every_backend
 @pytest.mark.parametrize(
-    ("operator", "geometry"), list(geometries()), ids=lambda v: str(v) if not isinstance(v, dict) else ""
+    ("operator", "geometry", "layouts_of_x"),
+    list(geometries()),
+    ids=lambda v: "" if isinstance(v, (dict, tuple)) else str(v),
 )
-def test_geometries(backend, operator, geometry):
+def test_geometries(backend, operator, geometry, layouts_of_x):
     tensors, options = operator.case(batch=1, **geometry, dtype=backend.dtype)
-    for channels_last in (False, True):
+    for channels_last in layouts_of_x:
         tensors[0] = laid_out(tensors[0], channels_last)
         check(backend, operator, tensors, options)
 
@@ -209,10 +214,10 @@ def test_second_derivatives(backend, operator):
 
 def arguments():
     """Every argument of every operator; of a convolution that samples nothing those that are left."""
-    for operator in AGGREGATIONS + CONVOLUTIONS:
+    for operator in [AGGREGATIONS[0], CONVOLUTIONS[0]] if INTERPRETED else AGGREGATIONS + CONVOLUTIONS:
         for which, name in enumerate(operator.arguments):
             yield pytest.param(operator, which, {}, id=f"{operator}-{name}")
-            if operator in CONVOLUTIONS and name in PRESENT["grid"]:
+            if operator in CONVOLUTIONS and name in PRESENT["grid"] and not INTERPRETED:
                 yield pytest.param(operator, which, {"present": PRESENT["grid"]}, id=f"{operator}-grid-{name}")
 
 
@@ -324,7 +329,7 @@ def test_strides_are_those_promised_to_compilers(backend, channels_last):
 
 
 @every_backend
-@pytest.mark.parametrize("operator", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("operator", CONVOLUTIONS[:1] if INTERPRETED else CONVOLUTIONS, ids=str)
 @pytest.mark.parametrize("bad", BAD, ids=str)
 def test_infinite_and_nan_offsets_touch_their_own_position_only(backend, operator, bad):
     tensors, options = operator.case(2, (3, 3), (2, 2), dtype=backend.dtype)
