@@ -87,7 +87,7 @@ def state(run):
     return torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_run_that_began_with_another_order_keeps_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(COLOURS, "1", (200, 40, 40))
