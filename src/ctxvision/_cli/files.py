@@ -41,17 +41,6 @@ def expand(words: Iterable[str], list_files: Callable[[str], "Listing"], what: s
     return paths
 
 
-def for_json(value: Any) -> Any:
-    """Replace NaN and infinity, for which JSON has no words, by null, however deep they lie."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: for_json(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [for_json(one) for one in value]
-    return value
-
-
 def _hints() -> dict[str, str]:
     from ctxvision.data.images.reading import HINTS
 
