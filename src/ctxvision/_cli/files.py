@@ -1,10 +1,9 @@
 """Files that a command is to read, and places that it is to write to."""
 
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctxvision.files import reason
 

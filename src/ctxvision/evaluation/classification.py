@@ -19,6 +19,7 @@ from ctxvision.nn import ContextualOutput
 from ctxvision.runs import Run
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import FunnelStep, funnel_steps, is_contextual
+from ctxvision.tasks.classifier import logits_of
 from ctxvision.wording import column
 
 from .answers import Answers, answer_columns, summary
@@ -181,11 +182,7 @@ class ClassificationEvaluator:
     @torch.no_grad()
     def compute(self, images: Tensor) -> Tensor | ContextualOutput:
         """Return the logits (B, N) of images (B, C, H, W), of a network with stages what its loss takes."""
-        if self._task is not None and self._task.is_contextual:
-            images = images.contiguous(memory_format=self._task.memory_format)
-            output: ContextualOutput = self._task.model.forward_stages(images)  # type: ignore[operator]
-            return output
-        return self.predictor.raw(images)
+        return self.predictor.raw(images) if self._task is None else self._task.outputs(images)
 
     @torch.no_grad()
     def process(self, images: Tensor, targets: Tensor, output: Tensor | ContextualOutput) -> None:
@@ -195,7 +192,7 @@ class ClassificationEvaluator:
             EvaluationError: An answer is NaN or infinite.
         """
         targets = targets.to(self.device)
-        logits = (output if isinstance(output, Tensor) else output.logits).float()
+        logits = logits_of(output).float()
         loss_of = nn.functional.cross_entropy if self._task is None else self._task.val_loss
         loss = loss_of(logits if isinstance(output, Tensor) else output, targets)
         self._require_finite(logits.cpu())

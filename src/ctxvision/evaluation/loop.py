@@ -67,14 +67,14 @@ def evaluate(
         workers: The number of processes that decode; by default one for each processor, at most 8.
         strict: Whether the first sample that cannot be used raises an error; else such samples do not count.
         precision: ``"32"``, ``"16-mixed"`` or ``"bf16-mixed"``; on the CPU the last two are the same.
-        examples: How many samples a page can show: of classification those with the highest losses, of detection and
-            segmentation samples that are spread over the data.
+        examples: How many samples a page can show: of classification those with the highest losses, of detection
+            and segmentation samples that are spread over the data.
         run: What is left of the training; its curves and its checkpoint are named in the numbers.
         options: What only one task has: for classification ``real`` (the path of ImageNet-ReaL's ``real.json``),
             ``labels_by_index`` (class folders are numbers) and ``spread`` (how many more samples to keep, spread
             over the data); for detection ``threshold`` (the least score of an object in an example) and
-            ``without_truth`` (images without a single object will do); for video ``clips`` and ``crops`` (how often
-            each video is looked at).
+            ``without_truth`` (images without a single object will do); for video ``clips`` and ``crops`` (how
+            often each video is looked at).
 
     Returns:
         The scores; `ctxvision.pages.render_scores` makes a page of them.

@@ -64,7 +64,7 @@ class Report:
 
 
 def render_scores(scores: Scores) -> str:
-    """Return the scores of a network as an HTML page that needs nothing else: no script, no font, no other file."""
+    """Return the scores of a network as an HTML page that needs no script, no font and no other file."""
     page: str = module_of("pages", scores.task).render(scores)
     return page
 

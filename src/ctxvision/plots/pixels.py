@@ -15,7 +15,7 @@ def to_picture(pixels: Tensor) -> Image.Image:
 
 
 def data_uri(picture: Image.Image, *, lossless: bool, side: int = _SIDE) -> str:
-    """Return a picture as a part of a page, at most ``side`` pixels wide and high: a PNG if lossless, else a JPEG."""
+    """Return a picture as a part of a page, at most ``side`` pixels wide and high: PNG if lossless, else JPEG."""
     picture = picture.copy()
     picture.thumbnail((side, side))
     kind = "png" if lossless else "jpeg"
