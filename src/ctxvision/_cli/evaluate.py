@@ -13,8 +13,8 @@ from ctxvision.wording import plural
 from .errors import UserError
 from .files import require_places
 from .keeping import Keeping
-from .kinds import add_task, require_task
 from .messages import note, quieten, say
+from .task_option import add_task, require_task
 from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers
