@@ -172,10 +172,11 @@ def _classification_report(predictor: Predictor, scores: ClassificationScores, r
     if contextual:
         assert isinstance(task, ClassificationTask)
         numbers["funnel"] = numbers["funnel"] | {"images": _funnel_images(task, scores)}
-    return Report(numbers, scores, partial(_render_classification, scores, numbers))
+    return Report(numbers, scores, partial(render_report, scores, numbers))
 
 
-def _render_classification(scores: ClassificationScores, numbers: Mapping[str, Any]) -> str:
+def render_report(scores: ClassificationScores, numbers: Mapping[str, Any]) -> str:
+    """Return the page about a classifier's run: its scores with the numbers of a `Report`."""
     training = numbers["training"]
     values = page_values(scores, numbers) | {
         "drawings": _curves(training) if training else [],
