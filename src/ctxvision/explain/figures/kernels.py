@@ -5,35 +5,24 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from ctxvision.explain.generated_kernels import Contexts, Kernels
-from ctxvision.plots.style import (
-    SHARES,
-    SIGNED,
-    WIDTH,
-    Ink,
-    Picture,
-    bare,
-    color_bar,
-    enlarged,
-    in_backbone,
-    make_picture,
-    new_figure,
-    plain,
-    spread,
-)
+from ctxvision.explain.kernels import Contexts, Kernels
+from ctxvision.plots.images import Pixels, enlarged
+from ctxvision.plots.palette import SHARES, SIGNED, Ink
+from ctxvision.plots.picture import Picture, make_picture
+from ctxvision.plots.style import WIDTH, bare, color_bar, in_backbone, new_figure, plain, spread
 
 GROUPS = 4  # groups to draw, evenly spread
 _PLACES = 5  # positions per side of a mosaic
 _CHANNELS = 128  # of a layer that are drawn, evenly spread over their order
 
 
-def sums_picture(layers: Sequence[Kernels], image: np.ndarray, name: str) -> Picture:
+def sums_picture(layers: Sequence[Kernels], image: Pixels, name: str) -> Picture:
     """Draw the sum of each kernel at every position, one row per layer and one column per group.
 
     Args:
         layers: of one image, at most four.
-        image: RGB in [0, 1], (H, W, 3).
-        name: of the picture.
+        image: RGB from 0 to 1, (H, W, 3).
+        name: Name of the picture.
     """
     what = _what(layers[0])
 
@@ -65,8 +54,7 @@ def sums_picture(layers: Sequence[Kernels], image: np.ndarray, name: str) -> Pic
         pixels=True,
         title=f"The {what} at every position",
         alt=f"Sums of the {what} by position; {words}",
-        caption=f"The sum of each {what.removesuffix('s')} says what it makes of a constant neighbourhood; rows "
-        "are "
+        caption=f"The sum of each {what.removesuffix('s')} says what it makes of a constant neighbourhood; rows are "
         "layers, columns groups of channels.",
     )
 
@@ -76,7 +64,7 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
 
     Args:
         layer: of one image.
-        name: of the picture.
+        name: Name of the picture.
     """
     what, k = _what(layer), layer.kernel[0]
     kernels = layer.kernels[0]
@@ -100,19 +88,18 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
         pixels=True,
         title=f"The {what} themselves",
         alt=f"{k} × {k} {what} of {layer.name} at {len(rows)} × {len(columns)} positions, {len(groups)} groups",
-        caption=f"{k} × {k} taps at {len(rows)} × {len(columns)} of {kernels.shape[2]} × {kernels.shape[3]} "
-        "positions, "
+        caption=f"{k} × {k} taps at {len(rows)} × {len(columns)} of {kernels.shape[2]} × {kernels.shape[3]} positions, "
         "laid out as in the image.",
     )
 
 
-def contexts_picture(layers: Sequence[Contexts], image: np.ndarray, name: str) -> Picture:
+def contexts_picture(layers: Sequence[Contexts], image: Pixels, name: str) -> Picture:
     """Draw how strong static and dynamic context are at every position, one row per layer.
 
     Args:
         layers: CoT layers that look at one image, at most four.
-        image: RGB in [0, 1], (H, W, 3).
-        name: of the picture.
+        image: RGB from 0 to 1, (H, W, 3).
+        name: Name of the picture.
     """
 
     def draw(ink: Ink) -> Figure:
@@ -154,7 +141,7 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
 
     Args:
         layers: of one image, all with `Contexts.dynamic_share`.
-        name: of the picture.
+        name: Name of the picture.
     """
 
     def draw(ink: Ink) -> Figure:

@@ -1,6 +1,7 @@
 """The class funnel of one image: which classes each stage scored how, and which it kept."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctxvision.explain.funnel import Funnel
-from ctxvision.plots.style import Ink, Picture, make_picture, new_figure, plain, short, spread
+from ctxvision.plots.palette import Ink
+from ctxvision.plots.picture import Picture, make_picture
+from ctxvision.plots.style import new_figure, plain, short, spread
 
 _NAMED = 5  # classes with names at the head
 
@@ -18,8 +21,8 @@ def funnel_picture(funnel: Funnel, names: Sequence[str], name: str, *, what: str
 
     Args:
         funnel: of one image.
-        names: of the classes.
-        name: of the picture.
+        names: Names of the classes.
+        name: Name of the picture.
         what: what ``funnel.target`` is, e.g. ``"true class"``; ``None`` if it is the answer alone.
     """
     reached = funnel.stages[-1].classes
@@ -122,7 +125,7 @@ def _label_ends(
 
 
 def _keys(ink: Ink, what: str | None) -> list[Line2D]:
-    dot = {"marker": "o", "linestyle": "none", "markersize": 5}
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
     keys = [
         Line2D([], [], color=ink.stages[3], label="kept", **dot),
         Line2D([], [], markerfacecolor="none", markeredgecolor=ink.soft, label="dropped", **dot),
