@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ctxvision.explain.error import ReportError
 from PIL import Image
 from sklearn import metrics
 from torch import nn
@@ -19,7 +20,6 @@ from ctxvision.evaluation.classification import summary
 from ctxvision.evaluation.imagenet_real import class_indices, read_real, real_accuracy
 from ctxvision.evaluation.scores import NotFiniteError, score_images
 from ctxvision.explain import wilson_interval
-from ctxvision.explain.error import ReportError
 
 
 class Given(nn.Module):

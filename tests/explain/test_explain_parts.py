@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from ctxvision.explain.box_cams import box_cams
+from ctxvision.explain.pixel_cams import pixel_cams
 from PIL import Image
 
 from _checkpoints import enliven
@@ -14,8 +16,6 @@ from ctxvision.cli import main
 from ctxvision.data import DetectionData, SegmentationSpec, read_image
 from ctxvision.data.video.reading import VideoFile
 from ctxvision.data.video.writing import write_video
-from ctxvision.explain.box_cams import box_cams
-from ctxvision.explain.pixel_cams import pixel_cams
 from ctxvision.inference.video import predict_clip
 from ctxvision.tasks import load_task
 from ctxvision.tasks.detection import DetectionTask

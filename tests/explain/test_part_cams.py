@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
-
-from _networks import lively, same_state, state
-from ctxvision.explain import LayerError, bends, generated_kernels, map_layers
 from ctxvision.explain.box_cams import box_cams, box_layers, same_object
 from ctxvision.explain.frame_cams import frame_cams
 from ctxvision.explain.pixel_cams import pixel_cams
 from ctxvision.explain.stages import last_of_each_stage
+from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
+
+from _networks import lively, same_state, state
+from ctxvision.explain import LayerError, bends, generated_kernels, map_layers
 from ctxvision.tasks.detection import build_detector
 from ctxvision.tasks.segmentation import build_network
 from ctxvision.tasks.video import VideoTask

@@ -13,10 +13,10 @@ from ctxvision.data.detection.coco_masks import encode_masks
 from ctxvision.data.embedded.scenes import make_scene
 from ctxvision.data.embedded.scenes_set import export_coco
 from ctxvision.evaluation.detection import evaluate_detector
-from ctxvision.explain import ReportError
-from ctxvision.inference.detection import PALETTE, _ink, _meet, detect, draw
+from ctxvision.inference.detection import _ink, _meet, detect, draw
 from ctxvision.pages.detection_page import render
-from ctxvision.runs import RunFolder
+from ctxvision.plots.palette import OKABE_ITO
+from ctxvision.runs import RunError, RunFolder
 from ctxvision.tasks.detection import DetectionTask
 
 
@@ -132,7 +132,7 @@ def test_labels_are_readable_on_every_colour():
         linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
         return linear[0] * 0.2126 + linear[1] * 0.7152 + linear[2] * 0.0722
 
-    for colour in PALETTE:
+    for colour in OKABE_ITO:
         ink = {"black": 0.0, "white": 1.0}[_ink(colour)]
         high, low = sorted([ink, luminance(colour)], reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 4.5
@@ -207,5 +207,5 @@ def test_nothing_that_can_be_read(task, files, tmp_path):
     for path in (tmp_path / "copy" / "val").iterdir():
         path.write_bytes(b"")
     data = DetectionData(tmp_path / "copy", masks=True, train=False)
-    with pytest.raises(ReportError, match="not one image could be read"):
+    with pytest.raises(RunError, match="not one image could be read"):
         evaluate_detector(task, data, data_name="copy")

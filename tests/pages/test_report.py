@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from ctxvision.plots.figures import curve, thumbnail
 from PIL import Image
 
 from _page import Page
@@ -16,7 +17,6 @@ from ctxvision.evaluation.report import Report
 from ctxvision.explain import wilson_interval
 from ctxvision.pages.report_page import render
 from ctxvision.pages.template import duration, percent
-from ctxvision.plots.figures import curve, thumbnail
 from ctxvision.tasks import load_task
 
 

@@ -130,7 +130,7 @@ def run(args: Namespace) -> int:
 
 def _run_other(task: Any, args: Namespace) -> int:
     """Evaluate a detector, a segmentation network or a video network."""
-    from ctxvision.explain import read_run
+    from ctxvision.runs import read_run
 
     if args.real or args.labels_by_index:
         raise UserError("--real and --labels_by_index are for classification", 2)

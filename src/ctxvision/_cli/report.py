@@ -21,7 +21,7 @@ from .views import add_views, check_views
 from .workers import add_workers
 
 if TYPE_CHECKING:
-    from ctxvision.explain import Run
+    from ctxvision.runs import Run
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -59,8 +59,8 @@ def run(args: Namespace) -> int:
     require_places(out=page, json=numbers)
     from ctxvision.data import DataSpec
     from ctxvision.evaluation.report import make_report
-    from ctxvision.explain import read_run
     from ctxvision.pages.report_page import render
+    from ctxvision.runs import read_run
     from ctxvision.tasks import load_task
 
     from .data import open_for_evaluation

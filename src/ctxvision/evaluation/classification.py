@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ctxvision._version import __version__
 from ctxvision.data import DigitsData, ImageData
-from ctxvision.explain.error import ReportError
-from ctxvision.plots.figures import is_small, thumbnail
+from ctxvision.plots.images import is_small, thumbnail
+from ctxvision.runs import RunError
 from ctxvision.tasks import ClassificationTask
 
 from .by_class import class_table, confused_pairs, confusion_matrix, mean_class_accuracy
@@ -68,7 +68,7 @@ def make_evaluation(
         autocast: context that brings it about.
 
     Raises:
-        ReportError: not one image can be read, an answer is not a number, or the labels of ImageNet-ReaL do not
+        RunError: not one image can be read, an answer is not a number, or the labels of ImageNet-ReaL do not
             fit the images.
     """
     names = tuple(task.data_spec["class_names"])
@@ -80,11 +80,9 @@ def make_evaluation(
         files = _file_names(data)
         name = files[error.position] if files else f"image {error.position + 1}"
         advice = "its weights are broken" if precision == "32" else "try --precision 32"
-        raise ReportError(
-            f"{data_name}: {name}: the output of the network is NaN or infinite; {advice}"
-        ) from error
-    except ReportError as error:
-        raise ReportError(f"{data_name}: {error}") from error
+        raise RunError(f"{data_name}: {name}: the output of the network is NaN or infinite; {advice}") from error
+    except RunError as error:
+        raise RunError(f"{data_name}: {error}") from error
     files = _file_names(data)
     numbers = {
         "schema_version": SCHEMA_VERSION,
@@ -139,7 +137,7 @@ def _require_real(data: DigitsData | ImageData, names: tuple[str, ...], real: La
     """Find out before the work whether the labels of ImageNet-ReaL can be used."""
     samples = [path for path, _ in getattr(data, "eval_samples", [])]
     if not samples:
-        raise ReportError("digits: ImageNet-ReaL is for the validation images of ImageNet")
+        raise RunError("digits: ImageNet-ReaL is for the validation images of ImageNet")
     real_accuracy(real, samples, np.zeros(len(samples), np.int64), names)
 
 

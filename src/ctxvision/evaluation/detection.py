@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision.data.detection.data import DetectionData
-from ctxvision.explain.error import ReportError
 from ctxvision.inference.detection import describe, draw
-from ctxvision.runs import RunFolder
+from ctxvision.runs import RunError, RunFolder
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
 from ctxvision.tasks.detection.results import coco_results, detections_to_rows
@@ -69,7 +68,7 @@ def evaluate_detector(
             precision is then ``None``.
 
     Raises:
-        ReportError: not one image can be read, or there are no objects on any.
+        RunError: not one image can be read, or there are no objects on any.
     """
     total = len(data.eval_samples)
     shown = {index * total // images for index in range(images)} if images < total else set(range(total))
@@ -103,12 +102,12 @@ def evaluate_detector(
                 )
                 examples.append({"file": file, "truth": len(truth), "found": len(certain)})
     if not found:
-        raise ReportError(f"{data_name}: not one image could be read")
+        raise RunError(f"{data_name}: not one image could be read")
     precision = {"box": average_precision(found, len(names), "bbox")}
     if task.model.has_masks:
         precision["mask"] = average_precision(found, len(names), "segm")
     if math.isnan(precision["box"].ap) and not without_truth:
-        raise ReportError(f"{data_name}: there are no objects, so average precision means nothing")
+        raise RunError(f"{data_name}: there are no objects, so average precision means nothing")
     counts = [0] * len(names)
     for truth, _ in found.values():
         for row in truth:

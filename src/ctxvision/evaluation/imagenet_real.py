@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ctxvision.explain.error import ReportError
 from ctxvision.files import reason
+from ctxvision.runs import RunError
 
 from .predictions import wilson_interval
 
@@ -29,19 +29,19 @@ def read_real(path: str | os.PathLike[str]) -> Labels:
     """Read the labels of every validation image, in the order of their numbers.
 
     Raises:
-        ReportError: no such file, or not a list of lists of classes.
+        RunError: no such file, or not a list of lists of classes.
     """
     try:
         labels = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
-        raise ReportError(f"{path}: {reason(error)}") from error
+        raise RunError(f"{path}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path}: not JSON ({error})") from error
+        raise RunError(f"{path}: not JSON ({error})") from error
     good = isinstance(labels, list) and all(
         isinstance(row, list) and all(type(c) is int and 0 <= c < CLASSES for c in row) for row in labels
     )
     if not good or not labels:
-        raise ReportError(f"{path}: expected a list with a list of classes, 0 to 999, for each validation image")
+        raise RunError(f"{path}: expected a list with a list of classes, 0 to 999, for each validation image")
     return labels
 
 
@@ -85,11 +85,11 @@ def real_accuracy(
         the last two are ``None`` if no image has labels.
 
     Raises:
-        ReportError: not ImageNet's classes, not its validation images, or more images than labels.
+        RunError: not ImageNet's classes, not its validation images, or more images than labels.
     """
     indices = class_indices(names)
     if len(names) != CLASSES or indices is None:
-        raise ReportError(
+        raise RunError(
             f"ImageNet-ReaL needs a network of ImageNet's {CLASSES} classes, named by synset or number; "
             f"this one has {len(names)}: {', '.join(names[:3])}, …"
         )
@@ -108,7 +108,7 @@ def real_accuracy(
 def _row(file: str, count: int) -> int:
     match = _NUMBER.search(os.path.basename(file))
     if not match:
-        raise ReportError(f"{file}: ImageNet-ReaL is for validation images, ILSVRC2012_val_00000001 and so on")
+        raise RunError(f"{file}: ImageNet-ReaL is for validation images, ILSVRC2012_val_00000001 and so on")
     if not 1 <= int(match[1]) <= count:
-        raise ReportError(f"{file}: the file of ImageNet-ReaL has labels for images 1 to {count} only")
+        raise RunError(f"{file}: the file of ImageNet-ReaL has labels for images 1 to {count} only")
     return int(match[1]) - 1

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ctxvision.data import DigitsData, ImageData
-from ctxvision.explain.error import ReportError
 from ctxvision.explain.funnel import Funnel, class_funnel
-from ctxvision.plots.figures import is_small, thumbnail
-from ctxvision.runs import Run
+from ctxvision.plots.images import is_small, thumbnail
+from ctxvision.runs import Run, RunError
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
 
@@ -62,7 +61,7 @@ def make_report(
         images: how many predictions to show, spread over the data.
 
     Raises:
-        ReportError: not one image can be read.
+        RunError: not one image can be read.
     """
     loader = data.val_dataloader()
     total = len(loader.dataset)
@@ -70,7 +69,7 @@ def make_report(
     try:
         found = collect_predictions(task.model, _batches(task, data, loader), keep=set(shown), mistakes=_MISTAKES)
     except ValueError as error:
-        raise ReportError(f"{data_name}: {error}") from error
+        raise RunError(f"{data_name}: {error}") from error
     names = tuple(task.data_spec["class_names"])
     describe = _Describer(found, names, _file_names(data))
     right, count = int(found.correct.sum()), len(found.targets)

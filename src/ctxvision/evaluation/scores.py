@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctxvision.explain.error import ReportError
 from ctxvision.models._figures import evaluation_mode
+from ctxvision.runs import RunError
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import funnel_steps, is_contextual
 
@@ -20,7 +20,7 @@ from .predictions import StageRecall, count_step
 _REPEATS = 3  # of the only batch, where there is no second one to time
 
 
-class NotFiniteError(ReportError):
+class NotFiniteError(RunError):
     """A network's answer is not a number.
 
     Attributes:
@@ -108,7 +108,7 @@ def score_images(
         clock: seconds.
 
     Raises:
-        ReportError: there are no images.
+        RunError: there are no images.
         NotFiniteError: an output is NaN or infinite.
     """
     model, contextual = task.model, is_contextual(task.model)
@@ -143,7 +143,7 @@ def score_images(
             pictures = {position: pictures[position] for position in keep}
             start += len(images)
         if not parts:
-            raise ReportError("there are no images to evaluate")
+            raise RunError("there are no images to evaluate")
         with precision():
             timer.repeat_the_only_batch()
     truths, predictions, ranks, confidences, losses = map(np.concatenate, zip(*parts, strict=True))

@@ -1,7 +1,5 @@
 """The numbers of a report on a segmentation run, and the pictures that belong to them."""
 
-import base64
-import io
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision.data.segmentation.data import SegmentationData
-from ctxvision.explain.error import ReportError
+from ctxvision.plots.images import data_uri
 from ctxvision.plots.overlays import colorize, overlay
-from ctxvision.runs import Run
+from ctxvision.runs import Run, RunError
 from ctxvision.tasks.means import undefined
 from ctxvision.tasks.segmentation import PixelConfusion, Segmentation, SegmentationTask, intersection_over_union
 
@@ -57,7 +55,7 @@ def make_segmentation_report(
         images: how many of those that can be read to show, spread over the data.
 
     Raises:
-        ReportError: not one image can be read, or no pixel has a class.
+        RunError: not one image can be read, or no pixel has a class.
     """
     names, colors = tuple(task.data_spec["class_names"]), task.data_spec["colors"]
     total = len(data.eval_samples)
@@ -74,11 +72,11 @@ def make_segmentation_report(
                 pictures.draw(count, _pictures, data.spec, image, mask, found.classes, colors)
             count += 1
     if not count:
-        raise ReportError(f"{data_name}: not one image can be read")
+        raise RunError(f"{data_name}: not one image can be read")
     matrix = confusion.compute()
     iou = intersection_over_union(matrix)
     if math.isnan(iou.mean):
-        raise ReportError(f"{data_name}: not one pixel has a class, all are to be ignored (255)")
+        raise RunError(f"{data_name}: not one pixel has a class, all are to be ignored (255)")
     numbers = {
         "model": task.hparams["model"],
         "decoder": task.hparams["decoder"],
@@ -123,17 +121,7 @@ def _pictures(spec: Any, image: Tensor, mask: Tensor, classes: Tensor, colors: A
         differ[..., None].numpy(), colorize(classes, colors), np.asarray(plain.convert("L"))[..., None] // 3
     )
     shown = (plain, overlay(plain, mask.cpu(), colors), overlay(plain, classes, colors), Image.fromarray(mistakes))
-    return tuple(data_uri(picture) for picture in shown)  # type: ignore[return-value]
-
-
-def data_uri(picture: Image.Image, side: int = _SIDE) -> str:
-    """Return a picture as part of a page, at most so many pixels wide and high."""
-    picture = picture.copy()
-    picture.thumbnail((side, side))
-    kind = "png" if max(picture.size) <= 160 else "jpeg"
-    file = io.BytesIO()
-    picture.save(file, kind, **({"optimize": True} if kind == "png" else {"quality": 85}))
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return tuple(data_uri(picture, _SIDE, lossless=max(picture.size) <= 160) for picture in shown)  # type: ignore[return-value]
 
 
 def _training(run: Run) -> dict[str, Any] | None:

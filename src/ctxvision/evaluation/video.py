@@ -14,7 +14,7 @@ from ctxvision.data.video.data import VideoData
 from ctxvision.data.video.reading import Frames
 from ctxvision.inference.video import predict_clip, predict_dataset
 from ctxvision.pages.template import page_template
-from ctxvision.plots.figures import curve
+from ctxvision.plots.curves import curve
 from ctxvision.runs import Run
 from ctxvision.tasks.video import VideoTask
 
@@ -64,7 +64,7 @@ def make_clips_report(trained: Sequence[TrainedVideo], data: VideoData, data_nam
         data_name: what the user calls it.
 
     Raises:
-        ReportError: not one video can be read.
+        RunError: not one video can be read.
     """
     dataset, names = data.eval_dataset(), list(data.spec.class_names)
     networks, chances = [], []

@@ -26,8 +26,8 @@ class GradCam:
 
     Attributes:
         layer: The layer whose map was weighed.
-        map: Grad-CAM scaled to [0, 1] and to the size of the image, (H, W) float32; all 0 if nothing speaks for the
-            score, or if the layer has one position only.
+        map: Grad-CAM scaled to [0, 1] and to the size of the image, (H, W) float32; all 0 if nothing speaks for
+            the score, or if the layer has one position only.
         raw: Grad-CAM as it is at the layer, (h, w) float32: positive where the features speak for the score.
         in_place: Like ``map``, but each position is weighed by its own gradient instead of the mean over all
             positions (HiResCAM: Draelos and Carin, 2020), (H, W) float32: nothing is positive where the score does
@@ -194,7 +194,11 @@ def weigh(model: nn.Module, images: Tensor, layer: str, score: Score) -> Weighed
 
 
 def over_images(
-    raw: np.ndarray, size: Sequence[int], *, inside: Sequence[int] | None = None, padded: Sequence[int] | None = None
+    raw: np.ndarray,
+    size: Sequence[int],
+    *,
+    inside: Sequence[int] | None = None,
+    padded: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Spread maps over the images that they are of, and scale them together to [0, 1] by the highest value.
 

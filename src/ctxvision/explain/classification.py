@@ -1,4 +1,4 @@
-"""What speaks for the class of an image, which classes were considered, and what became of them over a data set."""
+"""What speaks for the class of an image, which classes were considered, what became of them over a data set."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ctxvision.data import DataSpec, read_image
+from ctxvision.data import DataSpec
 from ctxvision.plots.images import is_small, seen_pixels, thumbnail
 from ctxvision.runs import RunError
 from ctxvision.tasks.classification.class_sets import is_contextual
@@ -25,6 +25,7 @@ from .explanation import (
     Section,
     Source,
     Table,
+    opened,
     ranked,
     require_finite,
     rounded,
@@ -66,7 +67,8 @@ class Explainer:
     def look(self, source: Source, file: str, name: str) -> ImageExplanation:
         """Explain the answer for one image, or the class that was asked for; see `explanation.Explainer`."""
         request, names = self.request, self.request.network.class_names
-        views = [spec.eval_transform()(read_image(source, spec.color_mode)) for spec in self.specs]  # type: ignore[arg-type]
+        pictures = [opened(source, spec.color_mode) for spec in self.specs]
+        views = [spec.eval_transform()(picture) for spec, picture in zip(self.specs, pictures, strict=True)]
         truth = request.truth or _folder_of(source, names)
         panels = [
             self._answer(network, spec, view, file)
@@ -121,10 +123,11 @@ class Explainer:
         explained.entry["funnel"] = _funnel_numbers(funnel, names)
 
     def sections(self, data: Batches | None, data_name: str) -> dict[str, Section | None]:
-        """Compare the class embeddings of a contextual network, and follow the classes of a data set through it."""
+        """Compare the class embeddings of a contextual network, and follow classes of a data set through it."""
         if not is_contextual(self.model):
             return {"embeddings": None, "data": None}
-        return {"embeddings": self._embeddings(), "data": data and self._data(data, data_name)}
+        found = None if data is None else self._data(data, data_name)
+        return {"embeddings": self._embeddings(), "data": found}
 
     def _embeddings(self) -> Section:
         names = self.request.network.class_names
@@ -190,7 +193,9 @@ def _folder_of(source: Source, names: Sequence[str]) -> str | None:
 
 
 def _batch(network: ExplainedNetwork, view: Tensor) -> Tensor:
-    return view[None].to(network.task.device, memory_format=network.task.memory_format)  # type: ignore[call-overload, no-any-return]
+    task: Any = network.task
+    batch: Tensor = view[None].to(task.device, memory_format=task.memory_format)
+    return batch
 
 
 def _numbers(panel: CamPanel, chances: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from ctxvision.data import read_image
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.plots.images import data_uri, seen_pixels
 from ctxvision.plots.style import short
@@ -27,6 +26,7 @@ from .explanation import (
     Section,
     Source,
     Table,
+    opened,
     require_finite,
     rounded,
     where_most,
@@ -126,8 +126,8 @@ def box_cams(
         score = partial(_score_of, box, label)
         of_box = chosen or _read_from(model, image, layers, score)
         seen = weigh(model, image[None], of_box.name, score)
-        over_image = partial(over_images, size=image.shape[1:], **_resized(model, image))
-        cam = GradCam(of_box, over_image(seen.raw)[0], seen.raw[0], over_image(seen.in_place)[0], label)
+        heat, in_place = (_over_image(raw, model, image) for raw in (seen.raw, seen.in_place))
+        cam = GradCam(of_box, heat, seen.raw[0], in_place, label)
         cams.append(BoxCam(box.float().numpy(), label, float(found["scores"][match]), cam))
     return cams
 
@@ -169,10 +169,13 @@ def _read_from(model: "Detector", image: Tensor, layers: Sequence[MapLayer], sco
     return levels[int(np.argmax(shares))]
 
 
-def _resized(model: "Detector", image: Tensor) -> dict[str, Sequence[int]]:
-    """Return the size of what a detector makes of an image, without and with its padding."""
+def _over_image(raw: np.ndarray, model: "Detector", image: Tensor) -> np.ndarray:
+    """Spread a map (1, h, w) of what a detector makes of an image, resized and padded, over the image."""
     images, _ = model.network.transform([image])  # type: ignore[operator]
-    return {"inside": images.image_sizes[0], "padded": images.tensors.shape[2:]}
+    resized: np.ndarray = over_images(
+        raw, image.shape[1:], inside=images.image_sizes[0], padded=images.tensors.shape[2:]
+    )[0]
+    return resized
 
 
 class Explainer:
@@ -189,7 +192,7 @@ class Explainer:
         """Explain the boxes with the highest scores on one image; see `explanation.Explainer`."""
         request, network = self.request, self.request.network
         names, threshold, wanted = network.class_names, request.threshold, request.class_name
-        pictures = [read_image(source, _mode(one)) for one in request.networks]  # type: ignore[arg-type]
+        pictures = [opened(source, _mode(one)) for one in request.networks]
         image = _as_input(network, pictures[0])
         objects = _objects(network, image, file, wanted, threshold)
         boxes = np.array([_corners(found) for found in objects[:_EXPLAINED]], np.float32).reshape(-1, 4)
@@ -198,7 +201,11 @@ class Explainer:
         explained = ImageExplanation(
             file,
             cams,
-            entry={"width": pictures[0].width, "height": pictures[0].height, "objects": [dict(o) for o in objects]},
+            entry={
+                "width": pictures[0].width,
+                "height": pictures[0].height,
+                "objects": [dict(o) for o in objects],
+            },
             previews=[_preview(pictures[0], objects, f"{file}, {len(objects)} boxes drawn", network.label)],
             tables=[Table(f"found, {network.label}", _rows(objects))] if objects else [],
         )
@@ -292,7 +299,11 @@ def _rows(objects: list[dict[str, Any]]) -> list[Row]:
     from ctxvision.inference.detection import box_color
 
     return [
-        Row(f"{found['class']}, {round(found['bbox'][2])} × {round(found['bbox'][3])}", found["score"], box_color(found))
+        Row(
+            f"{found['class']}, {round(found['bbox'][2])} × {round(found['bbox'][3])}",
+            found["score"],
+            box_color(found),
+        )
         for found in objects[:_LISTED]
     ]
 
@@ -311,7 +322,9 @@ def _draw(
         for cam, box in zip(cams, boxes, strict=True)
     ]
     title = f"What speaks for the boxes, {label}"
-    return parts_picture(picture, parts, name, label, title=title, caption=_CAPTION, missing="finds no such object")
+    return parts_picture(
+        picture, parts, name, label, title=title, caption=_CAPTION, missing="finds no such object"
+    )
 
 
 class _Backbone(nn.Module):

@@ -1,4 +1,4 @@
-"""What an explanation consists of: arrays for each image, the figures drawn of them, and plain numbers for a file."""
+"""What an explanation consists of: arrays for each image, figures drawn of them, plain numbers for a file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision._version import __version__
+from ctxvision.data import read_image
 from ctxvision.foreign import json_text
 from ctxvision.plots.picture import Picture
 from ctxvision.runs import RunError
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
     from .detection import BoxCam
     from .segmentation import PixelCam
     from .video import FrameCams
+
+
+class Opened(Protocol):
+    """A network that was opened from a file, such as a `ctxvision.inference.Predictor`."""
+
+    @property
+    def source(self) -> str:
+        """What the user calls it."""
+
+    @property
+    def module(self) -> "TrainingTask | None":
+        """The task with the network; ``None`` for what was exported, which has no layers to look into."""
+
 
 SCHEMA_VERSION = 1
 _TOP = 5
@@ -141,8 +155,8 @@ class ImageExplanation:
 
     Attributes:
         file: What the image is called.
-        cams: What speaks for the class, for each box (``None`` where it is not found again), for the pixels of each
-            class, or for the class in each frame of a clip.
+        cams: What speaks for the class, for each box (``None`` where it is not found again), for the pixels of
+            each class, or for the class in each frame of a clip.
         against_cams: The same in the second network.
         funnel: Which classes each step considered; only of contextual classifiers.
         offsets: Where contextual convolutions read, layer by layer.
@@ -203,7 +217,8 @@ class Explanation:
     Attributes:
         request: What was asked.
         images: One for each image that could be read.
-        sections: What was found beyond the images, by its name in ``explain.json``; ``None`` where there is nothing.
+        sections: What was found beyond the images, by its name in ``explain.json``; ``None`` where there is
+            nothing.
         bad_images: Path and reason of each file that could not be read.
     """
 
@@ -272,6 +287,17 @@ class Explainer(Protocol):
 
     def sections(self, data: Any, data_name: str) -> dict[str, Section | None]:
         """Return what there is to say beyond the images; the arguments are those of `explain`."""
+
+
+def opened(source: Source, color_mode: str) -> Image.Image:
+    """Open an image; ``color_mode`` is ``"RGB"`` or ``"L"``.
+
+    Raises:
+        BadImageError: It cannot be read.
+    """
+    if not isinstance(source, str | PathLike | Image.Image):
+        raise TypeError(f"expected a path or an image of PIL's, got {type(source).__name__}")
+    return read_image(source, color_mode)
 
 
 def require_finite(outputs: Mapping[str, Tensor] | Tensor, file: str) -> None:

@@ -1,4 +1,4 @@
-"""What layers that depend on the image do in it: offsets, kernels, contexts; of one image or one frame of a clip."""
+"""What layers that depend on the image do in it: offsets, kernels and contexts, of an image or a clip's frame."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -75,7 +75,7 @@ def _titled(draw: Any, more: str) -> Picture:
 
 def _of_one(found: Contents, row: int, prefix: str) -> Contents:
     """Keep one image of a batch."""
-    of_batch = {
+    of_batch: dict[str, Any] = {
         part.name: value[row : row + 1]
         for part in fields(found)
         if part.name != "regular" and isinstance(value := getattr(found, part.name), np.ndarray)

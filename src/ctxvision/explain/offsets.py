@@ -1,4 +1,4 @@
-"""What contextual convolutions make of an image: where their taps read it (Δp), how far their kernels change (Δw)."""
+"""What contextual convolutions do in an image: where their taps read it (Δp), how their kernels change (Δw)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,13 +23,13 @@ class ContextualOffsets:
     Attributes:
         name: Name of the layer.
         kernel: Size of its kernel, (kh, kw).
-        regular: Where the taps of the plain convolution would read, (K, H', W', 2) float32, (y, x) in pixels of the
-            image; taps row by row over the kernel.
-        sampled: Where the taps do read, with their sampling offsets Δp, (B, K, H', W', 2) float32, (y, x) in pixels
-            of the image.
+        regular: Where the taps of the plain convolution would read, (K, H', W', 2) float32, (y, x) in pixels of
+            the image; taps row by row over the kernel.
+        sampled: Where the taps do read, with their sampling offsets Δp, (B, K, H', W', 2) float32, (y, x) in
+            pixels of the image.
         mask: Modulation of each tap, (B, K, H', W') float32; ``None`` if the layer has none.
-        weight_offset: Norm of the weight offset Δw over the norm of the kernel, (B,) float32; ``None`` if the layer
-            has no weight offset.
+        weight_offset: Norm of the weight offset Δw over the norm of the kernel, (B,) float32; ``None`` if the
+            layer has no weight offset.
         grid: Where the positions of the layer's input lie in the image.
     """
 

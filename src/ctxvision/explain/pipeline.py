@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import cast
 
 from PIL import Image
 from torch import Tensor
@@ -17,21 +17,18 @@ from ctxvision.tasks.classification.class_sets import is_contextual
 from ctxvision.tasks.registry import module_of
 from ctxvision.tasks.training import TrainingTask
 
-from .explanation import ExplainedNetwork, Explainer, Explanation, Request, Source
-
-if TYPE_CHECKING:
-    from ctxvision.inference import Predictor
+from .explanation import ExplainedNetwork, Explainer, Explanation, Opened, Request, Source
 
 _log = logging.getLogger(__name__)
 
 
 def explain(
-    network: "TrainingTask | Predictor",
+    network: TrainingTask | Opened,
     images: Source | Iterable[Source],
     *,
     class_name: str | None = None,
     layer: str | None = None,
-    against: "TrainingTask | Predictor | None" = None,
+    against: TrainingTask | Opened | None = None,
     against_layer: str | None = None,
     truth: str | None = None,
     threshold: float = 0.5,
@@ -52,11 +49,11 @@ def explain(
         layer: Name of a layer for Grad-CAM; by default see `grad_cam`, `box_cams`, `pixel_cams` and `frame_cams`.
         against: A second network of the same task and classes, to compare with.
         against_layer: Name of its layer for Grad-CAM.
-        truth: True class of all the images, for a classifier; by default the name of an image's folder, where there
-            is such a class.
+        truth: True class of all the images, for a classifier; by default the name of an image's folder, where
+            there is such a class.
         threshold: Lowest score, from 0 to 1, of the boxes of a detector that are explained.
-        data: Batches of images (B, C, H, W) and their classes (B,), on the network's device, such as a data loader,
-            to follow the classes through a contextual classifier. They are gone through more than once.
+        data: Batches of images (B, C, H, W) and their classes (B,), on the network's device, such as a data
+            loader, to follow the classes through a contextual classifier. They are gone through more than once.
         data_name: What to call ``data``.
         strict: Whether an image that cannot be read is an error; by default it is left out, with a warning, and
             listed in ``bad_images``.
@@ -87,12 +84,13 @@ def explain(
         raise ValueError("data is for contextual classifiers; this network has no class funnel to follow")
     request = replace(request, class_name=class_name, truth=truth, threshold=threshold)
     explanation = Explanation(request, [])
-    sources = [images] if isinstance(images, str | PathLike | Image.Image) or hasattr(images, "read") else images
+    alone = isinstance(images, str | PathLike | Image.Image) or hasattr(images, "read")
+    sources = cast(Iterable[Source], [images] if alone else images)
     with ExitStack() as as_they_were:
         for one in request.networks:
             as_they_were.enter_context(evaluation_mode(one.task))
         explainer: Explainer = module_of("explain", kind).Explainer(request)
-        for number, source in enumerate(sources, 1):  # type: ignore[arg-type]
+        for number, source in enumerate(sources, 1):
             file = str(source) if isinstance(source, str | PathLike) else f"image {number}"
             try:
                 found = explainer.look(source, file, f"image{len(explanation.images) + 1}")
@@ -125,8 +123,8 @@ def follows_classes(task: TrainingTask) -> bool:
 
 
 def _request(
-    network: "TrainingTask | Predictor",
-    against: "TrainingTask | Predictor | None",
+    network: TrainingTask | Opened,
+    against: TrainingTask | Opened | None,
     layer: str | None,
     against_layer: str | None,
 ) -> Request:
@@ -150,7 +148,7 @@ def _request(
     return Request(replace(first, label=labels[0]), replace(second, label=labels[1]))
 
 
-def _opened(network: "TrainingTask | Predictor", layer: str | None) -> ExplainedNetwork:
+def _opened(network: TrainingTask | Opened, layer: str | None) -> ExplainedNetwork:
     if isinstance(network, TrainingTask):
         return ExplainedNetwork(network, "", layer)
     if network.module is None:

@@ -1,4 +1,4 @@
-"""Grad-CAM for segmentation: which places of an image speak for the pixels of a class; and all classes, explained."""
+"""Grad-CAM for segmentation: which places of an image speak for the pixels of a class; its answer, explained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ctxvision.data import SegmentationSpec, read_image
+from ctxvision.data import SegmentationSpec
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.plots.images import data_uri
 from ctxvision.plots.overlays import overlay
@@ -27,6 +27,7 @@ from .explanation import (
     Section,
     Source,
     Table,
+    opened,
     require_finite,
     rounded,
     where_most,
@@ -143,7 +144,7 @@ class Explainer:
         """Explain the classes with the most pixels, or the one that was asked for; see `explanation.Explainer`."""
         request, network, spec = self.request, self.request.network, self.specs[0]
         names = network.class_names
-        pictures = [read_image(source, spec.color_mode) for spec in self.specs]  # type: ignore[arg-type]
+        pictures = [opened(source, spec.color_mode) for spec in self.specs]
         picture = pictures[0]
         image, classes = _predict(network, spec, picture, file)
         counts = np.bincount(classes.ravel(), minlength=len(names))
@@ -163,7 +164,8 @@ class Explainer:
         chosen = [names[c] for c in order[:_EXPLAINED]] if request.class_name is None else [request.class_name]
         if len(order) > len(chosen) and request.class_name is None:
             explained.notes.append(
-                f"Of {len(order)} classes the {_EXPLAINED} with the most pixels are explained, --class chooses others."
+                f"Of {len(order)} classes the {_EXPLAINED} with the most pixels are explained, "
+                "--class chooses others."
             )
         cams = _add_cams(explained, network, image, picture, chosen, f"{name}-grad-cam")
         explained.cams = cams
@@ -199,9 +201,7 @@ def _predict(
     return image, logits.argmax(0).cpu().numpy()
 
 
-def _preview(
-    spec: SegmentationSpec, picture: Image.Image, classes: np.ndarray, file: str, label: str
-) -> Preview:
+def _preview(spec: SegmentationSpec, picture: Image.Image, classes: np.ndarray, file: str, label: str) -> Preview:
     times = max(1, -(-_SIDE // max(picture.size)))
     large = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     colored = overlay(large, classes.repeat(times, 0).repeat(times, 1), spec.colors)
@@ -224,9 +224,7 @@ def _add_cams(
     cams = pixel_cams(network.task.model, image, targets, layer=network.layer)
     for cam, wanted in zip(cams, classes, strict=True):
         if not cam.mask.any():
-            explained.notes.append(
-                f"{network.label} takes no pixel for {wanted}, so there is nothing to explain."
-            )
+            explained.notes.append(f"{network.label} takes no pixel for {wanted}, so there is nothing to explain.")
     cams = [cam for cam in cams if cam.mask.any()]
     if cams:
         explained.drawings.append(partial(_draw, picture, cams, names, name, network.label))

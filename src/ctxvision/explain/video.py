@@ -1,13 +1,11 @@
 """Grad-CAM for video: which places of which frames speak for the class of a clip; and its answer, explained."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ctxvision.data import ClipSpec
@@ -36,7 +34,6 @@ from .layers import MapLayer, find_layer, map_layers
 if TYPE_CHECKING:
     from ctxvision.data.video.reading import Video
     from ctxvision.tasks.video import VideoTask
-
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def _explain(network: ExplainedNetwork, video: "Video", file: str, wanted: str |
     """Explain what one network answers, or the class that was asked for, in the frames that it takes."""
     from ctxvision.data.video.clips import view_crops, view_indices
 
-    spec, task = ClipSpec.from_dict(network.task.data_spec), network.task
+    spec, task = cast(ClipSpec, ClipSpec.from_dict(network.task.data_spec)), network.task
     (frames,) = view_indices(video.frames, spec.frames, 1)
     (view,) = view_crops(video.read(frames), spec.input_size[1:], spec.crop_pct, 1)
     clip = spec.normalize(view).to(task.device)

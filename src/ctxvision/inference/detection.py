@@ -13,11 +13,10 @@ from PIL import Image, ImageDraw
 from ctxvision.data import BadImageError, read_image
 from ctxvision.foreign import visible
 from ctxvision.plots.fonts import font_for
+from ctxvision.plots.palette import OKABE_ITO
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.detection.results import detections_to_rows
 
-# Okabe and Ito, Color Universal Design, 2008: told apart by people who see fewer colours
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 _SHOWN_SIDE = 320  # smaller images are enlarged to at least this, so that labels can be read
 _FONT = 13
 _VEIL = 0.45  # how much of a mask's pixels is colour
@@ -170,7 +169,7 @@ def _veil(canvas: Image.Image, code: Mapping[str, Any], colour: str, scale: int)
 
 def box_color(entry: Mapping[str, Any]) -> str:
     """Return the colour in which `draw` shows an object."""
-    return PALETTE[(entry["label"] - 1) % len(PALETTE)]
+    return OKABE_ITO[(entry["label"] - 1) % len(OKABE_ITO)]
 
 
 def _ink(colour: str) -> str:

@@ -12,9 +12,9 @@ from ctxvision.data.dataset import BadImage
 from ctxvision.data.video.clips import ClipSpec, view_crops, view_indices
 from ctxvision.data.video.dataset import ClipDataset
 from ctxvision.data.video.reading import Frames, Video
-from ctxvision.explain.error import ReportError
 from ctxvision.foreign import visible
 from ctxvision.plots.fonts import font_for
+from ctxvision.runs import RunError
 from ctxvision.tasks.video import VideoTask
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ def predict_dataset(task: VideoTask, dataset: ClipDataset, batch_size: int = 16)
         Probabilities (N, num_classes) of the N videos that could be read, and their places in the data set.
 
     Raises:
-        ReportError: none could be read.
+        RunError: none could be read.
     """
     rows, places, waiting = [], [], []
     for place in range(len(dataset)):
@@ -86,7 +86,7 @@ def predict_dataset(task: VideoTask, dataset: ClipDataset, batch_size: int = 16)
             rows.append(probabilities.reshape(len(waiting), views, -1).mean(1))
             waiting = []
     if not rows:
-        raise ReportError("not one video can be read")
+        raise RunError("not one video can be read")
     return np.concatenate(rows), places
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ctxvision.evaluation.segmentation import SegmentationReport
-from ctxvision.plots.figures import curve
+from ctxvision.plots.curves import curve
 
 from .template import page_template, percent
 

@@ -3,9 +3,9 @@
 import base64
 import io
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .palette import HEAT
 
-Pixels = NDArray[np.float32]
+Pixels: TypeAlias = NDArray[np.floating[Any]]
 """RGB from 0 to 1, (H, W, 3)."""
 
 _SMALL = 64  # pixels of the longer side up to which a reader wants to see each of them
@@ -61,7 +61,8 @@ def enlarged(pixels: Pixels, side: int = 224) -> Pixels:
     if not height or not width:  # a strip
         return pixels
     parts = pixels[:height, :width].reshape(height // every, every, width // every, every, -1)
-    return parts.mean((1, 3), dtype=np.float32)
+    means: Pixels = parts.mean((1, 3))
+    return means
 
 
 def heat_colors(heat: np.ndarray) -> Pixels:
@@ -73,7 +74,8 @@ def heat_colors(heat: np.ndarray) -> Pixels:
 def under_heat(pixels: Pixels, heat: np.ndarray) -> Pixels:
     """Lay a heat map (H, W) from 0 to 1 over an image (H, W, 3), of which the brightness remains."""
     grey = pixels.mean(2, keepdims=True)
-    return np.clip(0.45 * grey + 0.55 * heat_colors(heat), 0, 1)
+    blended: Pixels = np.clip(0.45 * grey + 0.55 * heat_colors(heat), 0, 1)
+    return blended
 
 
 def data_uri(picture: Image.Image, side: int, *, lossless: bool) -> str:

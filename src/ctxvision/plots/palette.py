@@ -1,4 +1,4 @@
-"""Every colour of the figures: of the page in light and dark, of print, of heat maps, of things that are counted."""
+"""Every colour of the figures: on a page in light and dark, in print, of heat maps, of things that are many."""
 
 from typing import NamedTuple
 

@@ -82,8 +82,9 @@ def page_element(draw: Callable[[Ink], Figure], name: str, alt: str) -> str:
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context(settings(name)):
         figure = draw(THEMED)
-        for part in (figure, *figure.axes):
-            part.patch.set_visible(False)
+        figure.patch.set_visible(False)
+        for axes in figure.axes:
+            axes.patch.set_visible(False)
         FigureCanvasSVG(figure).print_svg(file, metadata=no_metadata)  # type: ignore[no-untyped-call]
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]

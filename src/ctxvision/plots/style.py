@@ -1,4 +1,4 @@
-"""How figures look: one width, one set of fonts and sizes, axes with and without numbers, colour bars, short names."""
+"""How figures look: one width, one set of font sizes, axes with and without numbers, colour bars, short names."""
 
 import re
 from collections.abc import Iterable
@@ -93,7 +93,7 @@ def color_bar(
     bar.update_ticks()
     bar.set_label(label, color=ink.text)
     bar.ax.tick_params(colors=ink.line, labelcolor=ink.text)
-    bar.outline.set_edgecolor(ink.line)  # type: ignore[operator]  # matplotlib types it as any artist
+    bar.outline.set_edgecolor(ink.line)
     if bar.solids is not None:
         bar.solids.set_rasterized(True)
 

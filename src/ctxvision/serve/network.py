@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ctxvision.data import DataSpec
-from ctxvision.explain import contextual_layers, is_contextual
+from ctxvision.explain import contextual_layers
 from ctxvision.export import open_exported
 from ctxvision.export.exported import SUFFIXES
 from ctxvision.tasks import ClassificationTask, load_task
+from ctxvision.tasks.classification.class_sets import is_contextual
 
 from .error import ServeError
 

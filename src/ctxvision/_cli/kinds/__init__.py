@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ctxvision.data.files import Listing
-    from ctxvision.explain import Run
+    from ctxvision.runs import Run
 
 _STEM_BYTES = 200  # with a number and an ending a name must not have more than 255
 BROKEN = "the output of the network for it is NaN or infinite"

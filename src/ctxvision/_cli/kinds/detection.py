@@ -26,7 +26,7 @@ from . import BROKEN, Answer, Scored, as_png
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ctxvision.explain import Run
+    from ctxvision.runs import Run
     from ctxvision.tasks.detection import DetectionTask
 
 COLUMNS = ("image", "class", "score", "x", "y", "width", "height")

@@ -25,7 +25,7 @@ from . import BROKEN, Answer, Scored, as_png
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ctxvision.explain import Run
+    from ctxvision.runs import Run
     from ctxvision.tasks.segmentation import SegmentationTask
 
 COLUMNS = ("image", "class", "share", "confidence")

@@ -19,15 +19,15 @@ from ctxvision.data.video.files import list_video_files
 from ctxvision.data.video.reading import VideoFile
 from ctxvision.data.video.writing import write_video
 from ctxvision.evaluation.video import TrainedVideo, make_clips_report, render_clips
-from ctxvision.explain import read_run
 from ctxvision.inference.video import ClipPrediction, labelled_frames, predict_clip
+from ctxvision.runs import read_run
 from ctxvision.tasks import load_task
 from ctxvision.wording import plural
 
 from . import BROKEN, Answer, Scored
 
 if TYPE_CHECKING:
-    from ctxvision.explain import Run
+    from ctxvision.runs import Run
     from ctxvision.tasks.video import VideoTask
 
 COLUMNS = ("video", "rank", "class", "probability")

@@ -128,8 +128,8 @@ def similarity_picture(
         pixels=True,
         title="How similar the classes are to the network",
         alt=f"Cosine similarity of every pair of {len(names)} classes; {means}",
-        caption="Cosines of the class embeddings; of a plain network, of the rows of its classifier. The lower off "
-        "the diagonal, the better the classes are apart. “Mean” leaves the diagonal out.",
+        caption="Cosines of the class embeddings; of a plain network, of the rows of its classifier. The lower "
+        "off the diagonal, the better the classes are apart. “Mean” leaves the diagonal out.",
     )
 
 

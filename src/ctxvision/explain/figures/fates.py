@@ -38,8 +38,8 @@ def recall_picture(fates: Fates, name: str = "recall") -> Picture:
         name,
         title="How often the true class survives",
         alt=f"Share of true classes kept: {shares}",
-        caption=f"Of {len(fates.targets):,} images; what a stage dropped cannot be the answer, so each bar bounds the "
-        "next ones. At the head: the answer is right.",
+        caption=f"Of {len(fates.targets):,} images; what a stage dropped cannot be the answer, so each bar bounds "
+        "the next ones. At the head: the answer is right.",
     )
 
 

@@ -51,14 +51,12 @@ def funnel_picture(funnel: Funnel, names: Sequence[str], name: str, *, what: str
             line = [(i, place[c]) for i, place in enumerate(places) if c in place]
             color = _color(c, funnel, ink, what)
             bold = c in (funnel.target, funnel.prediction)
-            axes.plot(
-                *zip(*line, strict=True), color=color, linewidth=1.8 if bold else 0.7, zorder=3 if bold else 1
-            )
+            x, y = zip(*line, strict=True)
+            axes.plot(x, y, color=color, linewidth=1.8 if bold else 0.7, zorder=3 if bold else 1)
         if what and funnel.target in places[0]:
             line = [(i, place[funnel.target]) for i, place in enumerate(places) if funnel.target in place]
-            axes.scatter(
-                *zip(*line, strict=True), marker="*", s=110, color=ink.true, edgecolors=ink.page, zorder=4
-            )
+            x, y = zip(*line, strict=True)
+            axes.scatter(x, y, marker="*", s=110, color=ink.true, edgecolors=ink.page, zorder=4)
             if funnel.target not in places[-1]:
                 axes.annotate(
                     short(names[funnel.target], 14),

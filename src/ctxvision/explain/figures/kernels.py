@@ -54,8 +54,8 @@ def sums_picture(layers: Sequence[Kernels], image: Pixels, name: str) -> Picture
         pixels=True,
         title=f"The {what} at every position",
         alt=f"Sums of the {what} by position; {words}",
-        caption=f"The sum of each {what.removesuffix('s')} says what it makes of a constant neighbourhood; rows are "
-        "layers, columns groups of channels.",
+        caption=f"The sum of each {what.removesuffix('s')} says what it makes of a constant neighbourhood; rows "
+        "are layers, columns groups of channels.",
     )
 
 
@@ -88,8 +88,8 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
         pixels=True,
         title=f"The {what} themselves",
         alt=f"{k} × {k} {what} of {layer.name} at {len(rows)} × {len(columns)} positions, {len(groups)} groups",
-        caption=f"{k} × {k} taps at {len(rows)} × {len(columns)} of {kernels.shape[2]} × {kernels.shape[3]} positions, "
-        "laid out as in the image.",
+        caption=f"{k} × {k} taps at {len(rows)} × {len(columns)} of {kernels.shape[2]} × {kernels.shape[3]} "
+        "positions, laid out as in the image.",
     )
 
 
@@ -148,7 +148,7 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
         figure = new_figure(1.0 + 0.24 * len(layers))
         axes = figure.add_subplot()
         for row, layer in enumerate(layers):
-            shares = np.sort(layer.dynamic_share[0]) * 100
+            shares = np.sort(_shares(layer)) * 100
             points = shares[spread(len(shares), _CHANNELS)]
             axes.scatter(points, row + _jitter(len(points)), s=4, color=ink.answer, alpha=0.45, linewidths=0)
             axes.plot([np.median(shares)] * 2, [row - 0.38, row + 0.38], color=ink.true, linewidth=2.4)
@@ -159,7 +159,7 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
         plain(axes, ink, grid="x")
         return figure
 
-    words = "; ".join(f"{layer.name} {np.median(layer.dynamic_share):.0%}" for layer in layers)
+    words = "; ".join(f"{layer.name} {np.median(_shares(layer)):.0%}" for layer in layers)
     return make_picture(
         draw,
         name,
@@ -182,6 +182,13 @@ def mosaic(tiles: np.ndarray) -> np.ndarray:
 def _jitter(count: int) -> np.ndarray:
     """Spread points over the height of a row so that they do not hide each other, always alike."""
     return (np.arange(count) * 0.618 % 1 - 0.5) * 0.6
+
+
+def _shares(layer: Contexts) -> np.ndarray:
+    """Return the weight of the dynamic context in each channel, (C,), of a layer that weighs the two."""
+    assert layer.dynamic_share is not None
+    shares: np.ndarray = layer.dynamic_share[0]
+    return shares
 
 
 def _what(layer: Kernels) -> str:

@@ -66,7 +66,8 @@ def taps_picture(
         return figure
 
     words = "; ".join(
-        f"stage {stage}: {found.sampling_offset.mean():.2f} pixels on average, at most {found.sampling_offset.max():.1f}"
+        f"stage {stage}: {found.sampling_offset.mean():.2f} pixels on average, "
+        f"at most {found.sampling_offset.max():.1f}"
         for stage, found in layers
     )
     return make_picture(
@@ -125,7 +126,8 @@ def class_offsets_picture(
         return figure
 
     words = "; ".join(
-        f"stage {stage}: taps {np.nanmin(found.sampling_offset):.2f} to {np.nanmax(found.sampling_offset):.2f} pixels"
+        f"stage {stage}: taps {np.nanmin(found.sampling_offset):.2f} to "
+        f"{np.nanmax(found.sampling_offset):.2f} pixels"
         for stage, found in layers
     )
     images = int(layers[0][1].images.sum())
