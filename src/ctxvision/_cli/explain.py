@@ -97,17 +97,17 @@ def run(args: Namespace) -> int:
     quieten()
     import pytorch_grad_cam  # noqa: F401 - before the work, not after it
 
+    from ctxvision.data.images.reading import list_image_files
+    from ctxvision.data.video.files import list_video_files
     from ctxvision.explain import explain
     from ctxvision.pages.explanation_page import render
-
-    from .kinds import kind_of
 
     network = _opened(args, args.checkpoint)
     task = network.module
     _check(args, task)
     against = _opened(args, args.against) if args.against else None
-    thing = "videos" if task.kind == "video" else "images"
-    paths = _evenly_spread(expand(args.images, kind_of(task.kind).list_files, thing), args.limit, thing)
+    thing, list_files = ("videos", list_video_files) if task.kind == "video" else ("images", list_image_files)
+    paths = _evenly_spread(expand(args.images, list_files, thing), args.limit, thing)
     explanation = explain(
         network,
         paths,

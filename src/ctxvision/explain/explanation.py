@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ctxvision._version import __version__
 from ctxvision.data import read_image
+from ctxvision.data.video.reading import Video
 from ctxvision.foreign import json_text
 from ctxvision.plots.picture import Picture
 from ctxvision.runs import RunError
@@ -22,7 +23,6 @@ from .kernels import Kernels
 from .offsets import ContextualOffsets
 
 if TYPE_CHECKING:
-    from ctxvision.data.video.reading import Video
     from ctxvision.tasks.training import TrainingTask
 
     from .detection import BoxCam
@@ -45,7 +45,7 @@ class Opened(Protocol):
 SCHEMA_VERSION = 1
 _TOP = 5
 
-Source: TypeAlias = "str | PathLike[str] | Image.Image | Video"
+Source: TypeAlias = str | PathLike[str] | Image.Image | Video
 """An image or video: a path, an image of PIL's, or a video that is open."""
 
 Drawing = Callable[[], Picture]

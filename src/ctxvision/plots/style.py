@@ -1,9 +1,9 @@
 """How figures look: one width, one set of font sizes, axes with and without numbers, colour bars, short names."""
 
 import re
-from collections.abc import Iterable
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -68,13 +68,13 @@ def plain(axes: Axes, ink: Ink, *, grid: Literal["both", "x", "y"] = "both") -> 
 
 
 def color_bar(
-    figure: Figure, axes: Axes | Iterable[Axes], ink: Ink, colors: str, low: float, high: float, label: str
+    figure: Figure, axes: Axes | np.ndarray, ink: Ink, colors: str, low: float, high: float, label: str
 ) -> None:
     """Add the scale of a heat map below some axes.
 
     Args:
         figure: That the axes belong to.
-        axes: One or an array of them.
+        axes: One, or an array of them.
         ink: Colours of words and lines.
         colors: matplotlib's name of the colour map.
         low: Value of its first colour.
@@ -83,7 +83,7 @@ def color_bar(
     """
     bar = figure.colorbar(
         ScalarMappable(Normalize(low, high), colors),
-        ax=axes,
+        ax=list(np.ravel(np.array(axes, object))),
         orientation="horizontal",
         aspect=40,
         shrink=0.7,

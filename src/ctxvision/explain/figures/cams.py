@@ -133,7 +133,7 @@ def parts_picture(
                 for place in shown:
                     _frame(place, part.box)
         if any(part.cam is not None for part in parts):
-            color_bar(figure, axes.flat, ink, HEAT, 0, 1, "evidence (share of the highest)")
+            color_bar(figure, axes, ink, HEAT, 0, 1, "evidence (share of the highest)")
         return figure
 
     def where(part: Part) -> str:
@@ -177,7 +177,7 @@ def frames_picture(
             below.imshow(enlarged(under_heat(frame, heat)), interpolation="none")
             bare(above, ink, names[index])
             bare(below, ink)
-        color_bar(figure, axes.flat, ink, HEAT, 0, 1, "evidence (share of the highest in the clip)")
+        color_bar(figure, axes, ink, HEAT, 0, 1, "evidence (share of the highest in the clip)")
         return figure
 
     highest = maps.max((1, 2))
