@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 
 import ctxvision  # noqa: F401
-from ctxvision.explain import collect_predictions, wilson_interval
+from ctxvision.evaluation.predictions import collect_predictions, wilson_interval
 
 
 class Table(nn.Module):

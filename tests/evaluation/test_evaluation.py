@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from ctxvision.explain.error import ReportError
 from PIL import Image
 from sklearn import metrics
 from torch import nn
@@ -18,8 +17,9 @@ from ctxvision.evaluation.by_class import class_table, confused_pairs, confusion
 from ctxvision.evaluation.calibration import calibration
 from ctxvision.evaluation.classification import summary
 from ctxvision.evaluation.imagenet_real import class_indices, read_real, real_accuracy
+from ctxvision.evaluation.predictions import wilson_interval
 from ctxvision.evaluation.scores import NotFiniteError, score_images
-from ctxvision.explain import wilson_interval
+from ctxvision.runs import RunError
 
 
 class Given(nn.Module):
@@ -171,7 +171,7 @@ def test_what_is_no_number_is_refused(value):
     logits[6, 2] = value
     with pytest.raises(NotFiniteError, match="image 7"):
         _score(logits, targets)
-    with pytest.raises(ReportError, match="no images"):
+    with pytest.raises(RunError, match="no images"):
         score_images(_task(), [(torch.empty(0, 0, 0, 0), torch.empty(0, dtype=torch.int64))])
 
 
@@ -213,11 +213,11 @@ def test_real_labels_by_number_of_the_image():
     assert result["top1"] == 2 / 3
     nothing = real_accuracy([[]], [files[1]], predictions[:1], names)
     assert (nothing["images"], nothing["top1"], nothing["top1_interval95"]) == (0, None, None)
-    with pytest.raises(ReportError, match="images 1 to 2 only"):
+    with pytest.raises(RunError, match="images 1 to 2 only"):
         real_accuracy(labels[:2], files, predictions, names)
-    with pytest.raises(ReportError, match="is for validation images"):
+    with pytest.raises(RunError, match="is for validation images"):
         real_accuracy(labels, ["a.png"], predictions[:1], names)
-    with pytest.raises(ReportError, match="1000 classes"):
+    with pytest.raises(RunError, match="1000 classes"):
         real_accuracy(labels, files, predictions, names[1:])
 
 
@@ -235,5 +235,5 @@ def test_places_of_classes():
 def test_a_wrong_file_of_real_labels(tmp_path, text, reason):
     if text:
         (tmp_path / "real.json").write_text(text)
-    with pytest.raises(ReportError, match=reason):
+    with pytest.raises(RunError, match=reason):
         read_real(tmp_path / "real.json")

@@ -11,8 +11,8 @@ import torch
 from ctxvision.data import VideoData
 from ctxvision.data.video.writing import export_moving_digits
 from ctxvision.evaluation.video import TrainedVideo, filmstrip, make_clips_report, render_clips
-from ctxvision.explain import ReportError, read_run
 from ctxvision.inference.video import labelled_frames, predict_clip, predict_dataset
+from ctxvision.runs import RunError, read_run
 from ctxvision.tasks.video import VideoTask
 
 
@@ -74,7 +74,7 @@ def test_bad_videos_are_left_out_and_nothing_else_is(tmp_path):
     assert missing not in places
     for path in (tmp_path / "val").rglob("*.mp4"):
         path.write_bytes(b"")
-    with pytest.raises(ReportError, match="not one video"):
+    with pytest.raises(RunError, match="not one video"):
         predict_dataset(task(data), data.eval_dataset())
 
 
@@ -138,7 +138,7 @@ def test_page_stands_alone_and_says_the_numbers(data, tmp_path):
 
 
 def test_page_of_one_network_outside_its_run_folder(data):
-    from ctxvision.explain import Run
+    from ctxvision.runs import Run
 
     report = make_clips_report([TrainedVideo("TSM", Run("x.ckpt", (), {}), task(data))], data, "clips")
     html = render_clips(report)

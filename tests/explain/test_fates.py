@@ -73,7 +73,7 @@ def test_the_tables_count_the_images(selection):
 
 
 def test_recall_is_what_the_evaluation_counts():
-    from ctxvision.explain import collect_predictions
+    from ctxvision.evaluation.predictions import collect_predictions
 
     model = lively("contextual_convnext_micro", num_classes=30)
     batches = [(torch.randn(16, 3, 32, 32), torch.randint(0, 30, (16,)))]

@@ -7,16 +7,17 @@ import re
 import numpy as np
 import pytest
 import torch
-from ctxvision.plots.figures import curve, thumbnail
 from PIL import Image
 
 from _page import Page
 from ctxvision.cli import main
 from ctxvision.evaluation.drawings import Drawings
+from ctxvision.evaluation.predictions import wilson_interval
 from ctxvision.evaluation.report import Report
-from ctxvision.explain import wilson_interval
 from ctxvision.pages.report_page import render
 from ctxvision.pages.template import duration, percent
+from ctxvision.plots.curves import curve
+from ctxvision.plots.images import thumbnail
 from ctxvision.tasks import load_task
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from ctxvision.data import SegmentationData
 from ctxvision.evaluation.segmentation import make_segmentation_report
-from ctxvision.explain import ReportError, read_run
 from ctxvision.pages.segmentation_page import render
 from ctxvision.plots.overlays import class_map, colorize, overlay, with_legend
+from ctxvision.runs import RunError, read_run
 from ctxvision.tasks.segmentation import SegmentationTask
 
 COLORS = [(70, 70, 70), (255, 0, 0), (0, 0, 255)]
@@ -125,8 +125,8 @@ def test_nothing_to_report_on(tmp_path, report):
     (tmp_path / "a.ckpt").write_bytes(b"")
     empty = SegmentationData("digits-scenes#train=2,val=2,size=48")
     empty.val_dataloader = lambda: []
-    with pytest.raises(ReportError, match="not one image can be read"):
+    with pytest.raises(RunError, match="not one image can be read"):
         make_segmentation_report(read_run(tmp_path / "a.ckpt"), task, empty, data_name="x", split="val")
     empty.val_dataloader = lambda: [([torch.zeros(3, 48, 48)], [torch.full((48, 48), 255)])]
-    with pytest.raises(ReportError, match="not one pixel has a class"):
+    with pytest.raises(RunError, match="not one pixel has a class"):
         make_segmentation_report(read_run(tmp_path / "a.ckpt"), task, empty, data_name="x", split="val")
