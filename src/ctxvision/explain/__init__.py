@@ -3,7 +3,7 @@
 `explain` looks into a trained network of any task; the other functions compute one thing each, for any network.
 """
 
-from .cams import GradCam, Score, grad_cam
+from .cams import GradCam, grad_cam
 from .detection import BoxCam, box_cams, box_layers
 from .embeddings import class_embeddings, on_a_plane, similarities
 from .explanation import Explanation, ImageExplanation, Section
@@ -34,7 +34,6 @@ __all__ = [
     "MapLayer",
     "PixelCam",
     "PixelGrid",
-    "Score",
     "Section",
     "StageView",
     "box_cams",
