@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from ctxvision.inference.detection import as_input
 from ctxvision.models._figures import evaluation_mode
+from ctxvision.plots.boxes import box_color, draw_boxes
 from ctxvision.plots.images import data_uri, seen_pixels
 from ctxvision.plots.style import short
 
@@ -261,8 +263,6 @@ def _mode(network: ExplainedNetwork) -> str:
 
 
 def _as_input(network: ExplainedNetwork, picture: Image.Image) -> Tensor:
-    from ctxvision.inference.detection import as_input
-
     return as_input(picture).to(network.task.device)
 
 
@@ -289,23 +289,20 @@ def _corners(found: Mapping[str, Any]) -> list[float]:
 
 
 def _preview(picture: Image.Image, objects: list[dict[str, Any]], alt: str, caption: str) -> Preview:
-    from ctxvision.inference.detection import draw
-
-    drawn = draw(picture, objects)
+    boxes, labels, names, scores = (
+        [found[key] for found in objects] for key in ("bbox", "label", "class", "score")
+    )
+    drawn = draw_boxes(picture, boxes, labels, names, scores=scores)
     return Preview(data_uri(drawn, _PREVIEW, lossless=max(drawn.size) <= 160), alt, caption)
 
 
 def _rows(objects: list[dict[str, Any]]) -> list[Row]:
-    from ctxvision.inference.detection import box_color
-
-    return [
-        Row(
-            f"{found['class']}, {round(found['bbox'][2])} × {round(found['bbox'][3])}",
-            found["score"],
-            box_color(found),
-        )
-        for found in objects[:_LISTED]
-    ]
+    rows = []
+    for found in objects[:_LISTED]:
+        width, height = (round(side) for side in found["bbox"][2:])
+        name = f"{found['class']}, {width} × {height}"
+        rows.append(Row(name, found["score"], box_color(found["label"])))
+    return rows
 
 
 def _numbers(cam: GradCam) -> dict[str, Any]:
