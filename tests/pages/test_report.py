@@ -17,7 +17,7 @@ from ctxvision.evaluation.report import Report
 from ctxvision.pages.report_page import render
 from ctxvision.pages.template import duration, percent
 from ctxvision.plots.curves import curve
-from ctxvision.plots.images import thumbnail
+from ctxvision.plots.pixels import thumbnail
 from ctxvision.tasks import load_task
 
 

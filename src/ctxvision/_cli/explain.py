@@ -1,9 +1,7 @@
 """``ctxvision explain``: what a trained network looked at."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ctxvision.files import write_folder
@@ -11,13 +9,13 @@ from ctxvision.runs import checkpoint_of
 from ctxvision.wording import plural
 
 from .errors import UserError
-from .files import expand, require_place
+from .files import require_place
 from .keeping import Keeping
 from .messages import note, quieten, say
 from .trust import add_trust
 
 if TYPE_CHECKING:
-    from ctxvision.tasks.training import TrainingTask
+    from ctxvision.inference import Predictor
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -97,35 +95,34 @@ def run(args: Namespace) -> int:
     quieten()
     import pytorch_grad_cam  # noqa: F401 - before the work, not after it
 
-    from ctxvision.data.images.reading import list_image_files
-    from ctxvision.data.video.files import list_video_files
     from ctxvision.explain import explain
+    from ctxvision.inference import open_predictor
     from ctxvision.pages.explanation_page import render
 
-    network = _opened(args, args.checkpoint)
-    task = network.module
-    _check(args, task)
-    against = _opened(args, args.against) if args.against else None
-    thing, list_files = ("videos", list_video_files) if task.kind == "video" else ("images", list_image_files)
-    paths = _evenly_spread(expand(args.images, list_files, thing), args.limit, thing)
+    network = open_predictor(args.checkpoint, args.device, trust=args.trust)
+    _check(args, network)
     explanation = explain(
         network,
-        paths,
+        args.images,
         class_name=args.asked,
         layer=args.layer,
-        against=against,
+        against=open_predictor(args.against, args.device, trust=args.trust) if args.against else None,
         against_layer=args.against_layer,
         truth=args.truth,
         threshold=0.5 if args.threshold is None else args.threshold,
-        data=_Batches(args, task) if args.data else None,
-        data_name=args.data or "",
+        data=_opened_data(args, network) if args.data else None,
+        limit=args.limit,
         strict=args.strict,
+        network_name=args.checkpoint,
+        against_name=args.against or "",
+        data_name=args.data or "",
     )
+    bad = len(explanation.bad_images)
     if not explanation.images:
-        note(f"no {thing[:-1]} could be read, so nothing was written")
+        note(f"no {network.sample_name} could be read, so nothing was written")
         return 1
-    if explanation.bad_images:
-        note(f"skipped {plural(len(explanation.bad_images), 'bad image')} of {len(paths)}")
+    if bad:
+        note(f"skipped {plural(bad, 'bad image')} of {len(explanation.images) + bad}")
     files, html, keeping = explanation.files(), Path(args.out) / "explain.html", Keeping()
     with keeping.step(str(html)):
         files["explain.html"] = render(explanation).encode()
@@ -136,66 +133,37 @@ def run(args: Namespace) -> int:
     return keeping.exit_code
 
 
-def _opened(args: Namespace, checkpoint: str) -> Any:
-    import torch
-
-    from ctxvision.tasks import load_task
-
-    task = load_task(checkpoint, trust=args.trust)
-    try:
-        return SimpleNamespace(module=task.to(torch.device(args.device)), source=checkpoint)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {args.device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _check(args: Namespace, task: "TrainingTask") -> None:
+def _check(args: Namespace, network: "Predictor") -> None:
     """Refuse options that this network has no use for, and names that are not its classes."""
     from ctxvision.explain.pipeline import follows_classes, require_class
 
-    what = f"{args.checkpoint} is a network for {task.kind}"
+    what = f"{args.checkpoint} is a network for {network.task}"
     for option in ("truth", "data", "split"):
-        if getattr(args, option) is not None and task.kind != "classification":
+        if getattr(args, option) is not None and network.task != "classification":
             raise UserError(f"--{option} is for classification; {what}", 2)
-    if args.threshold is not None and task.kind != "detection":
+    if args.threshold is not None and network.task != "detection":
         raise UserError(f"--threshold is for detectors; {what}", 2)
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold must be from 0 to 1, got {args.threshold}", 2)
-    if args.data and not follows_classes(task):
-        weighs = "weighs all classes at once, so there is no funnel to follow"
-        raise UserError(f"--data: {task.hparams['model']} {weighs}", 2)
+    if network.module is None:
+        raise UserError(f"{args.checkpoint}: is not the checkpoint of a training, whose layers can be looked into")
+    if args.data and not follows_classes(network.module):
+        raise UserError(
+            f"--data: {network.model_name} weighs all classes at once, so there is no funnel to follow", 2
+        )
     for option, name in (("class", args.asked), ("truth", args.truth)):
         try:
-            require_class(name, list(task.data_spec["class_names"]))
+            require_class(name, list(network.class_names))
         except ValueError as error:
             raise UserError(f"--{option}: {error}", 2) from error
 
 
-def _evenly_spread(paths: list[str], limit: int, thing: str) -> list[str]:
-    """Take at most so many files, and say so where there are more."""
-    if len(paths) <= limit:
-        return paths
-    note(f"{len(paths)} {thing}: {limit} of them, evenly spread, are explained; --limit takes more")
-    return [paths[index * len(paths) // limit] for index in range(limit)]
+def _opened_data(args: Namespace, network: "Predictor") -> Any:
+    """Open DATA for a classifier, and say what is to be said of it."""
+    from .data import open_for_evaluation
 
-
-class _Batches:
-    """The batches of DATA on the network's device; they can be gone through more than once."""
-
-    def __init__(self, args: Namespace, task: "TrainingTask") -> None:
-        from ctxvision.data import DataSpec
-
-        from .data import open_for_evaluation
-
-        spec = DataSpec.from_dict(task.data_spec)
-        options = {"batch_size": args.batch_size, "workers": args.workers, "strict": args.strict}
-        self._data, _ = open_for_evaluation(args.data, spec, args.split, **options)
-        self._task = task
-        for line in self._data.notes:
-            note(line)
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for batch in self._data.val_dataloader():
-            images, targets = self._data.on_after_batch_transfer(batch, 0)
-            if len(images):
-                device = self._task.device
-                yield images.to(device, memory_format=self._task.memory_format), targets.to(device)
+    options = {"batch_size": args.batch_size, "workers": args.workers, "strict": args.strict}
+    data, _ = open_for_evaluation(args.data, network.data_spec, args.split, **options)
+    for line in data.notes:
+        note(line)
+    return data

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ctxvision._version import __version__
 from ctxvision.data import DigitsData, ImageData
-from ctxvision.plots.images import is_small, thumbnail
+from ctxvision.plots.pixels import is_small, thumbnail
 from ctxvision.runs import RunError
 from ctxvision.tasks import ClassificationTask
 

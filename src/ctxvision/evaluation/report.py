@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctxvision.data import DigitsData, ImageData
 from ctxvision.explain.funnel import Funnel, class_funnel
-from ctxvision.plots.images import is_small, thumbnail
+from ctxvision.plots.pixels import is_small, thumbnail
 from ctxvision.runs import Run, RunError
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual

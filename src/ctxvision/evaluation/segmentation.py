@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision.data.segmentation.data import SegmentationData
-from ctxvision.plots.images import data_uri
 from ctxvision.plots.overlays import colorize, overlay
+from ctxvision.plots.pixels import data_uri
 from ctxvision.runs import Run, RunError
 from ctxvision.tasks.means import undefined
 from ctxvision.tasks.segmentation import PixelConfusion, Segmentation, SegmentationTask, intersection_over_union
@@ -121,7 +121,7 @@ def _pictures(spec: Any, image: Tensor, mask: Tensor, classes: Tensor, colors: A
         differ[..., None].numpy(), colorize(classes, colors), np.asarray(plain.convert("L"))[..., None] // 3
     )
     shown = (plain, overlay(plain, mask.cpu(), colors), overlay(plain, classes, colors), Image.fromarray(mistakes))
-    return tuple(data_uri(picture, _SIDE, lossless=max(picture.size) <= 160) for picture in shown)  # type: ignore[return-value]
+    return tuple(data_uri(picture, lossless=max(picture.size) <= 160) for picture in shown)  # type: ignore[return-value]
 
 
 def _training(run: Run) -> dict[str, Any] | None:

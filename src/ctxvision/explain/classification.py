@@ -1,16 +1,18 @@
 """What speaks for the class of an image, which classes were considered, what became of them over a data set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
-from ctxvision.data import DataSpec
-from ctxvision.plots.images import is_small, seen_pixels, thumbnail
+from ctxvision.data import DataSpec, DigitsData, ImageData
+from ctxvision.inference.pixels import Source, read_picture
+from ctxvision.inference.predictor import Given
+from ctxvision.plots.pixels import is_small, seen_pixels, thumbnail
 from ctxvision.runs import RunError
 from ctxvision.tasks.classification.class_sets import is_contextual
 
@@ -23,9 +25,7 @@ from .explanation import (
     Request,
     Row,
     Section,
-    Source,
     Table,
-    opened,
     ranked,
     require_finite,
     rounded,
@@ -42,7 +42,7 @@ from .layer_contents import add_layer_contents, of_stages
 from .offsets import contextual_layers, offsets_by_class
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""Images (B, C, H, W) and their classes (B,), gone through more than once, such as a data loader."""
+"""Images (B, C, H, W) and their classes (B,), gone through more than once."""
 
 _CLASSES = 100  # more have no similarity matrix in the JSON file
 
@@ -57,17 +57,17 @@ class Explainer:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.model = request.network.task.model
-        self.specs = [DataSpec.from_dict(network.task.data_spec) for network in request.networks]
+        self.specs = [cast(DataSpec, network.predictor.data_spec) for network in request.networks]
 
     @cached_property
     def plane(self) -> np.ndarray:
         """Where the class embeddings lie on a plane, (C, 2)."""
         return on_a_plane(class_embeddings(self.model))
 
-    def look(self, source: Source, file: str, name: str) -> ImageExplanation:
+    def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain the answer for one image, or the class that was asked for; see `explanation.Explainer`."""
         request, names = self.request, self.request.network.class_names
-        pictures = [opened(source, spec.color_mode) for spec in self.specs]
+        pictures = [read_picture(cast(Source, source), spec.color_mode) for spec in self.specs]
         views = [spec.eval_transform()(picture) for spec, picture in zip(self.specs, pictures, strict=True)]
         truth = request.truth or _folder_of(source, names)
         panels = [
@@ -122,10 +122,12 @@ class Explainer:
         ]
         explained.entry["funnel"] = _funnel_numbers(funnel, names)
 
-    def sections(self, data: Batches | None, data_name: str) -> dict[str, Section | None]:
+    def sections(self, data: DigitsData | ImageData | Batches | None, data_name: str) -> dict[str, Section | None]:
         """Compare the class embeddings of a contextual network, and follow classes of a data set through it."""
         if not is_contextual(self.model):
             return {"embeddings": None, "data": None}
+        if isinstance(data, DigitsData | ImageData):
+            data = _ValidationBatches(data, self.request.network)
         found = None if data is None else self._data(data, data_name)
         return {"embeddings": self._embeddings(), "data": found}
 
@@ -184,7 +186,21 @@ class Explainer:
         return Section(numbers, drawings)
 
 
-def _folder_of(source: Source, names: Sequence[str]) -> str | None:
+class _ValidationBatches:
+    """The validation batches of a data module, on a network's device, as often as they are wanted."""
+
+    def __init__(self, data: DigitsData | ImageData, network: ExplainedNetwork) -> None:
+        self._data, self._task = data, cast(Any, network.task)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self._data.val_dataloader():
+            images, targets = self._data.on_after_batch_transfer(batch, 0)
+            if len(images):
+                device = self._task.device
+                yield images.to(device, memory_format=self._task.memory_format), targets.to(device)
+
+
+def _folder_of(source: Given, names: Sequence[str]) -> str | None:
     """Return the name of an image's folder where it is that of a class."""
     if not isinstance(source, str | PathLike):
         return None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,10 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from ctxvision.data import DetectionSpec
 from ctxvision.inference.detection import as_input
+from ctxvision.inference.pixels import Source, read_picture
+from ctxvision.inference.predictor import Given
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.plots.boxes import box_color, draw_boxes
-from ctxvision.plots.images import data_uri, seen_pixels
+from ctxvision.plots.pixels import data_uri, seen_pixels
 from ctxvision.plots.style import short
 
 from .cams import GradCam, Score, over_images, weigh
@@ -26,9 +29,7 @@ from .explanation import (
     Request,
     Row,
     Section,
-    Source,
     Table,
-    opened,
     require_finite,
     rounded,
     where_most,
@@ -44,7 +45,6 @@ _SAME = 0.5  # boxes that overlap more are of the same object
 _PYRAMID = re.compile(r"network\.backbone\.fpn\.(layer_blocks\.\d+|extra_blocks\.p\d)")
 _EXPLAINED = 3  # boxes of an image that are explained
 _LISTED = 12
-_PREVIEW = 480  # pixels
 _CAPTION = (
     "Grad-CAM for the score of the box; it weighs channels, so that other objects with the same features light up "
     "too. In place: each position weighed by its own gradient, only what this box was read from."
@@ -190,11 +190,14 @@ class Explainer:
     def __init__(self, request: Request) -> None:
         self.request = request
 
-    def look(self, source: Source, file: str, name: str) -> ImageExplanation:
+    def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain the boxes with the highest scores on one image; see `explanation.Explainer`."""
         request, network = self.request, self.request.network
         names, threshold, wanted = network.class_names, request.threshold, request.class_name
-        pictures = [opened(source, _mode(one)) for one in request.networks]
+        pictures = [
+            read_picture(cast(Source, source), cast(DetectionSpec, one.predictor.data_spec).color_mode)
+            for one in request.networks
+        ]
         image = _as_input(network, pictures[0])
         objects = _objects(network, image, file, wanted, threshold)
         boxes = np.array([_corners(found) for found in objects[:_EXPLAINED]], np.float32).reshape(-1, 4)
@@ -258,10 +261,6 @@ class Explainer:
         return {}
 
 
-def _mode(network: ExplainedNetwork) -> str:
-    return "L" if network.task.data_spec.get("in_chans", 3) == 1 else "RGB"
-
-
 def _as_input(network: ExplainedNetwork, picture: Image.Image) -> Tensor:
     return as_input(picture).to(network.task.device)
 
@@ -293,7 +292,7 @@ def _preview(picture: Image.Image, objects: list[dict[str, Any]], alt: str, capt
         [found[key] for found in objects] for key in ("bbox", "label", "class", "score")
     )
     drawn = draw_boxes(picture, boxes, labels, names, scores=scores)
-    return Preview(data_uri(drawn, _PREVIEW, lossless=max(drawn.size) <= 160), alt, caption)
+    return Preview(data_uri(drawn, lossless=max(drawn.size) <= 160), alt, caption)
 
 
 def _rows(objects: list[dict[str, Any]]) -> list[Row]:

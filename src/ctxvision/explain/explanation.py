@@ -3,17 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import PathLike
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from ctxvision._version import __version__
-from ctxvision.data import read_image
-from ctxvision.data.video.reading import Video
 from ctxvision.foreign import json_text
+from ctxvision.inference import Predictor
+from ctxvision.inference.predictor import Given
 from ctxvision.plots.picture import Picture
 from ctxvision.runs import RunError
 
@@ -30,23 +28,8 @@ if TYPE_CHECKING:
     from .video import FrameCams
 
 
-class Opened(Protocol):
-    """A network that was opened from a file, such as a `ctxvision.inference.Predictor`."""
-
-    @property
-    def source(self) -> str:
-        """What the user calls it."""
-
-    @property
-    def module(self) -> "TrainingTask | None":
-        """The task with the network; ``None`` for what was exported, which has no layers to look into."""
-
-
 SCHEMA_VERSION = 1
 _TOP = 5
-
-Source: TypeAlias = str | PathLike[str] | Image.Image | Video
-"""An image or video: a path, an image of PIL's, or a video that is open."""
 
 Drawing = Callable[[], Picture]
 """Draws a figure when it is called."""
@@ -57,26 +40,27 @@ class ExplainedNetwork:
     """A trained network that is looked into.
 
     Attributes:
-        task: Its task, on the device to use.
-        name: What the user calls it: the checkpoint's path; empty for a task that is in memory.
+        predictor: The network, on the device to use; it has its layers.
+        name: What the user calls it: the path of its checkpoint; empty for a network in memory.
         layer: Name of the layer for Grad-CAM; ``None`` leaves the choice to the kind of task.
         label: What figures call it.
     """
 
-    task: "TrainingTask"
+    predictor: Predictor
     name: str = ""
     layer: str | None = None
     label: str = ""
 
     @property
-    def model_name(self) -> str:
-        """Name of the architecture."""
-        return str(self.task.hparams["model"])
+    def task(self) -> "TrainingTask":
+        """The task that was trained, with its network."""
+        assert self.predictor.module is not None  # `explain` takes no other
+        return self.predictor.module
 
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the network's outputs."""
-        return list(self.task.data_spec["class_names"])
+        return list(self.predictor.class_names)
 
 
 @dataclass(frozen=True)
@@ -243,11 +227,11 @@ class Explanation:
             "ctxvision": __version__,
             "task": network.task.kind,
             "checkpoint": network.name,
-            "model": network.model_name,
+            "model": network.predictor.model_name,
             "parameters": sum(p.numel() for p in network.task.model.parameters()),
             "class_names": network.class_names,
             **({"input_size": list(spec["input_size"])} if network.task.kind == "classification" else {}),
-            "against": against and {"checkpoint": against.name, "model": against.model_name},
+            "against": against and {"checkpoint": against.name, "model": against.predictor.model_name},
             "labels": [one.label for one in self.request.networks],
             "has_funnel": any(image.funnel is not None for image in self.images),
             "images": [image.numbers for image in self.images],
@@ -271,11 +255,11 @@ class Explainer(Protocol):
 
     def __init__(self, request: Request) -> None: ...
 
-    def look(self, source: Source, file: str, name: str) -> ImageExplanation:
+    def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain one image.
 
         Args:
-            source: The image or video.
+            source: The image or video, as a predictor takes it.
             file: What to call it.
             name: How the names of its figures begin.
 
@@ -287,17 +271,6 @@ class Explainer(Protocol):
 
     def sections(self, data: Any, data_name: str) -> dict[str, Section | None]:
         """Return what there is to say beyond the images; the arguments are those of `explain`."""
-
-
-def opened(source: Source, color_mode: str) -> Image.Image:
-    """Open an image; ``color_mode`` is ``"RGB"`` or ``"L"``.
-
-    Raises:
-        BadImageError: It cannot be read.
-    """
-    if not isinstance(source, str | PathLike | Image.Image):
-        raise TypeError(f"expected a path or an image of PIL's, got {type(source).__name__}")
-    return read_image(source, color_mode)
 
 
 def require_finite(outputs: Mapping[str, Tensor] | Tensor, file: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from ctxvision.plots.images import Pixels
 from ctxvision.plots.picture import Picture
+from ctxvision.plots.pixels import Pixels
 
 from .explanation import ImageExplanation
 from .figures.kernels import contexts_picture, fusion_picture, mosaic_picture, sums_picture

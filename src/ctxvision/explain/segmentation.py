@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ctxvision.data import SegmentationSpec
+from ctxvision.inference.pixels import Source, read_picture
+from ctxvision.inference.predictor import Given
 from ctxvision.models._figures import evaluation_mode
-from ctxvision.plots.images import data_uri
 from ctxvision.plots.overlays import overlay
 from ctxvision.plots.picture import Picture
+from ctxvision.plots.pixels import data_uri
 from ctxvision.plots.style import short
 
 from .cams import GradCam, explain_score
@@ -25,9 +27,7 @@ from .explanation import (
     Request,
     Row,
     Section,
-    Source,
     Table,
-    opened,
     require_finite,
     rounded,
     where_most,
@@ -39,7 +39,6 @@ from .layers import MapLayer, find_layer, map_layers
 _EXPLAINED = 3  # classes of an image that are explained
 _LISTED = 12
 _SIDE = 320  # smaller images are enlarged to at least this, pixel by pixel
-_PREVIEW = 480  # pixels
 _CAPTION = (
     "Left, the pixels that are taken for the class. Grad-CAM for the sum of its logits over them. In place: each "
     "position weighed by its own gradient instead of the channel’s mean."
@@ -138,13 +137,13 @@ class Explainer:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.specs = [SegmentationSpec.from_dict(network.task.data_spec) for network in request.networks]
+        self.specs = [cast(SegmentationSpec, network.predictor.data_spec) for network in request.networks]
 
-    def look(self, source: Source, file: str, name: str) -> ImageExplanation:
+    def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain the classes with the most pixels, or the one that was asked for; see `explanation.Explainer`."""
         request, network, spec = self.request, self.request.network, self.specs[0]
         names = network.class_names
-        pictures = [opened(source, spec.color_mode) for spec in self.specs]
+        pictures = [read_picture(cast(Source, source), spec.color_mode) for spec in self.specs]
         picture = pictures[0]
         image, classes = _predict(network, spec, picture, file)
         counts = np.bincount(classes.ravel(), minlength=len(names))
@@ -205,9 +204,7 @@ def _preview(spec: SegmentationSpec, picture: Image.Image, classes: np.ndarray, 
     times = max(1, -(-_SIDE // max(picture.size)))
     large = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     colored = overlay(large, classes.repeat(times, 0).repeat(times, 1), spec.colors)
-    return Preview(
-        data_uri(colored, _PREVIEW, lossless=False), f"{file} with the classes of {label} in colours", label
-    )
+    return Preview(data_uri(colored, lossless=False), f"{file} with the classes of {label} in colours", label)
 
 
 def _add_cams(

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from functools import partial
-from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor, nn
 
 from ctxvision.data import ClipSpec
+from ctxvision.inference.predictor import Given
+from ctxvision.inference.video import VideoSource, open_video
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.plots.picture import Picture
 from ctxvision.plots.style import short
@@ -20,7 +21,6 @@ from .explanation import (
     Request,
     Row,
     Section,
-    Source,
     Table,
     ranked,
     require_finite,
@@ -142,10 +142,10 @@ class Explainer:
     def __init__(self, request: Request) -> None:
         self.request = request
 
-    def look(self, source: Source, file: str, name: str) -> ImageExplanation:
+    def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain the answer for one video, or the class that was asked for; see `explanation.Explainer`."""
         request, network = self.request, self.request.network
-        video = _opened(source)
+        video = open_video(cast(VideoSource, source))
         answer = _explain(network, video, file, request.class_name)
         ranking = ranked(answer.chances, network.class_names)
         rows = [Row(row["class"], row["probability"]) for row in ranking]
@@ -169,17 +169,11 @@ class Explainer:
         return {}
 
 
-def _opened(source: Source) -> "Video":
-    from ctxvision.data.video.reading import VideoFile
-
-    return VideoFile(source) if isinstance(source, str | PathLike) else source  # type: ignore[return-value]
-
-
 def _explain(network: ExplainedNetwork, video: "Video", file: str, wanted: str | None) -> _Answer:
     """Explain what one network answers, or the class that was asked for, in the frames that it takes."""
     from ctxvision.data.video.clips import view_crops, view_indices
 
-    spec, task = cast(ClipSpec, ClipSpec.from_dict(network.task.data_spec)), network.task
+    spec, task = cast(ClipSpec, network.predictor.data_spec), network.task
     (frames,) = view_indices(video.frames, spec.frames, 1)
     (view,) = view_crops(video.read(frames), spec.input_size[1:], spec.crop_pct, 1)
     clip = spec.normalize(view).to(task.device)

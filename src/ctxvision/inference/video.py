@@ -150,14 +150,23 @@ class _Prepare:
     crops: int
 
     def __call__(self, source: VideoSource) -> _Views:
-        video = _opened(source)
+        video = open_video(source)
         chosen = view_indices(video.frames, self.spec.frames, self.clips)
         size, share = self.spec.input_size[1:], self.spec.crop_pct
         pixels = torch.cat([view_crops(video.read(numbers), size, share, self.crops) for numbers in chosen])
         return _Views(pixels, tuple(chosen[len(pixels) // 2 // self.crops]))
 
 
-def _opened(source: VideoSource) -> Video:
+def open_video(source: VideoSource) -> Video:
+    """Open a video.
+
+    Args:
+        source: A path, frames (T, H, W, 3) or a torch tensor (T, 3, H, W), both uint8, or a video that is open.
+
+    Raises:
+        BadVideoError: The file cannot be read.
+        InferenceError: An array has another shape or dtype.
+    """
     if isinstance(source, str | os.PathLike):
         return VideoFile(source)
     if not isinstance(source, np.ndarray | Tensor):

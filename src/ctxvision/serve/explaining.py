@@ -20,7 +20,7 @@ from ctxvision.explain import (
 )
 from ctxvision.explain.explanation import rounded
 from ctxvision.explain.layers import last_of_each_stage
-from ctxvision.plots.images import data_uri, heat_colors, thumbnail
+from ctxvision.plots.pixels import data_uri, heat_colors, thumbnail
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
 
@@ -92,7 +92,7 @@ def _cam(
 
 def _heat(cam: GradCam) -> str:
     picture = Image.fromarray((heat_colors(cam.map) * 255).round().astype(np.uint8))
-    return data_uri(picture, _VIEW, lossless=True)
+    return data_uri(picture, lossless=True, side=_VIEW)
 
 
 def _funnel(task: ClassificationTask, batch: Tensor, names: tuple[str, ...], chosen: int) -> dict[str, Any] | None:

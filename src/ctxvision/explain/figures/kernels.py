@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ctxvision.explain.kernels import Contexts, Kernels
-from ctxvision.plots.images import Pixels, enlarged
 from ctxvision.plots.palette import SHARES, SIGNED, Ink
 from ctxvision.plots.picture import Picture, make_picture
+from ctxvision.plots.pixels import Pixels, enlarged
 from ctxvision.plots.style import WIDTH, bare, color_bar, in_backbone, new_figure, plain, spread
 
 GROUPS = 4  # groups to draw, evenly spread

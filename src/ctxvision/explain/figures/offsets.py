@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ctxvision.explain.offsets import ClassOffsets, ContextualOffsets
-from ctxvision.plots.images import Pixels, enlarged
 from ctxvision.plots.palette import HEAT, Ink
 from ctxvision.plots.picture import Picture, make_picture
+from ctxvision.plots.pixels import Pixels, enlarged
 from ctxvision.plots.style import FEW, WIDTH, bare, color_bar, new_figure, plain, short
 
 _MARKERS = ("o", "s", "^", "D")

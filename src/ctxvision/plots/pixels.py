@@ -16,6 +16,7 @@ from .palette import HEAT
 Pixels: TypeAlias = NDArray[np.floating[Any]]
 """RGB from 0 to 1, (H, W, 3)."""
 
+_SIDE = 480  # of a picture in a page, in pixels
 _SMALL = 64  # pixels of the longer side up to which a reader wants to see each of them
 
 
@@ -78,8 +79,13 @@ def under_heat(pixels: Pixels, heat: np.ndarray) -> Pixels:
     return blended
 
 
-def data_uri(picture: Image.Image, side: int, *, lossless: bool) -> str:
-    """Return an image as part of a page, at most ``side`` pixels wide and high: PNG if lossless, else JPEG."""
+def to_picture(pixels: Tensor) -> Image.Image:
+    """Turn an image (1 or 3, H, W) uint8 into a picture, grey or RGB."""
+    return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
+
+
+def data_uri(picture: Image.Image, *, lossless: bool, side: int = _SIDE) -> str:
+    """Return a picture as a part of a page, at most ``side`` pixels wide and high: PNG if lossless, else JPEG."""
     picture = picture.copy()
     picture.thumbnail((side, side))
     file, kind = io.BytesIO(), "png" if lossless else "jpeg"
@@ -103,4 +109,4 @@ def thumbnail(image: Tensor, mean: Sequence[float], std: Sequence[float], size: 
     """
     pixels = (seen_pixels(image, mean, std) * 255).round().astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
-    return data_uri(picture, size, lossless=is_small(image))
+    return data_uri(picture, lossless=is_small(image), side=size)
