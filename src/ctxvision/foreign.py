@@ -8,8 +8,9 @@ without width, halves of surrogate pairs (bytes of a file name that are not UTF-
 import csv
 import io
 import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # what joins letters (U+200C, U+200D) has a meaning between those of some scripts and inside emoji, nowhere else;
@@ -33,8 +34,8 @@ def visible(text: object, *, lines: bool = False) -> str:
     r"""Show a text of others on a terminal, in a log, in a picture or on a page, where it takes one line.
 
     Args:
-        text: what is not a string is shown as ``str`` has it.
-        lines: the text is made of lines, whose ends stay.
+        text: The text; what is not a string is shown as ``str`` has it.
+        lines: Whether the text is made of lines, whose ends stay.
 
     Example:
         >>> visible("猫 \x1b[2J\n")
@@ -53,12 +54,23 @@ def _written_out(found: str, lines: bool) -> str:
     return found.encode("unicode_escape").decode()
 
 
+def finite_values(value: Any) -> Any:
+    """Replace NaN and infinity, for which JSON has no words, by null, however deep they lie."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite_values(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_values(one) for one in value]
+    return value
+
+
 def json_text(value: Any, **options: Any) -> str:
     """Write JSON that says exactly what the value does, and can be shown on a terminal.
 
     Args:
-        value: what ``json.dumps`` takes.
-        options: of ``json.dumps``.
+        value: The value, as ``json.dumps`` takes it.
+        options: The options of ``json.dumps``.
     """
 
     def escape(found: re.Match[str]) -> str:

@@ -89,7 +89,7 @@ def grad_cam(
         chosen = find_layer(layers, layer)
         return [explain_score(model, image, chosen, score) for image in images]
     with evaluation_mode(model):
-        output = model.forward_stages(images) if is_contextual(model) else None  # type: ignore[operator]
+        output = model.forward_stages(images) if is_contextual(model) else None
         logits = model(images) if output is None else output.logits
     targets = _targets(classes, logits)
     steps = [] if output is None else funnel_steps(model, output)

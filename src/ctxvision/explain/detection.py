@@ -173,7 +173,7 @@ def _read_from(model: "Detector", image: Tensor, layers: Sequence[MapLayer], sco
 
 def _over_image(raw: np.ndarray, model: "Detector", image: Tensor) -> np.ndarray:
     """Spread a map (1, h, w) of what a detector makes of an image, resized and padded, over the image."""
-    images, _ = model.network.transform([image])  # type: ignore[operator]
+    images, _ = model.network.transform([image])
     resized: np.ndarray = over_images(
         raw, image.shape[1:], inside=images.image_sizes[0], padded=images.tensors.shape[2:]
     )[0]

@@ -21,7 +21,7 @@ from .kernels import Kernels
 from .offsets import ContextualOffsets
 
 if TYPE_CHECKING:
-    from ctxvision.tasks.training import TrainingTask
+    from ctxvision.tasks import Task
 
     from .detection import BoxCam
     from .segmentation import PixelCam
@@ -52,7 +52,7 @@ class ExplainedNetwork:
     label: str = ""
 
     @property
-    def task(self) -> "TrainingTask":
+    def task(self) -> "Task":
         """The task that was trained, with its network."""
         assert self.predictor.module is not None  # `explain` takes no other
         return self.predictor.module

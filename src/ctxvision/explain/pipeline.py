@@ -13,9 +13,9 @@ from ctxvision.inference import Predictor, predictor_of
 from ctxvision.inference.predictor import Given
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.runs import RunError
+from ctxvision.tasks import Task
 from ctxvision.tasks.classification.class_sets import is_contextual
 from ctxvision.tasks.registry import module_of
-from ctxvision.tasks.training import TrainingTask
 
 from .explanation import ExplainedNetwork, Explainer, Explanation, Request
 
@@ -23,12 +23,12 @@ _log = logging.getLogger(__name__)
 
 
 def explain(
-    network: Predictor | TrainingTask,
+    network: Predictor | Task,
     images: Given | Iterable[Given],
     *,
     class_name: str | None = None,
     layer: str | None = None,
-    against: Predictor | TrainingTask | None = None,
+    against: Predictor | Task | None = None,
     against_layer: str | None = None,
     truth: str | None = None,
     threshold: float = 0.5,
@@ -123,26 +123,26 @@ def require_class(name: str | None, class_names: list[str]) -> None:
         raise ValueError(f"no class {name!r}; the network's classes are {shown}")
 
 
-def follows_classes(task: TrainingTask) -> bool:
+def follows_classes(task: Task) -> bool:
     """Tell whether classes can be followed through a network: a contextual classifier."""
     return task.kind == "classification" and is_contextual(task.model)
 
 
 def _explained(
-    network: Predictor | TrainingTask, name: str, layer: str | None, as_they_were: ExitStack
+    network: Predictor | Task, name: str, layer: str | None, as_they_were: ExitStack
 ) -> ExplainedNetwork:
     """Put a network into evaluation mode, without gradients, until the stack is closed.
 
     Raises:
         RunError: It is not of a training.
     """
-    module = network if isinstance(network, TrainingTask) else network.module
+    module = network if isinstance(network, Task) else network.module
     if module is None:
         raise RunError(
             f"{name or 'the network'}: is not the checkpoint of a training, whose layers can be looked into"
         )
     as_they_were.enter_context(evaluation_mode(module))
-    predictor = predictor_of(network) if isinstance(network, TrainingTask) else network
+    predictor = predictor_of(network) if isinstance(network, Task) else network
     return ExplainedNetwork(predictor, name, layer)
 
 

@@ -6,12 +6,12 @@ from ctxvision.tasks.features import FeatureBackbone
 
 
 class PyramidBackbone(nn.Module):
-    """Images to a feature pyramid.
+    """A backbone with a feature pyramid on it, from images (B, C, H, W).
 
     Args:
-        features: the backbone.
-        fpn: takes and returns feature maps by name.
-        out_channels: of every map of the pyramid.
+        features: The backbone.
+        fpn: The pyramid, which takes and returns feature maps by name.
+        out_channels: The number of channels of every map of the pyramid.
     """
 
     def __init__(self, features: FeatureBackbone, fpn: nn.Module, out_channels: int) -> None:
