@@ -19,7 +19,8 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
     if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
-PACKAGES = ("ctxvision.ops", "ctxvision.nn", "ctxvision.models", "ctxvision.checkpoints")
+PACKAGES = ("ctxvision.ops", "ctxvision.nn", "ctxvision.models", "ctxvision.checkpoints", "ctxvision.explain")
+WITH_EXAMPLES = ("ctxvision.ops", "ctxvision.nn", "ctxvision.models", "ctxvision.explain", "ctxvision.plots")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 
@@ -157,7 +158,7 @@ def test_public_names_have_docstrings(package):
 def modules_with_doctests():
     """Names of all modules of the public packages whose docstrings hold examples."""
     names = []
-    for package in PACKAGES[:3]:
+    for package in WITH_EXAMPLES:
         found = importlib.import_module(package)
         names += [package, *(info.name for info in pkgutil.walk_packages(found.__path__, f"{package}."))]
     return [name for name in names if ">>> " in inspect.getsource(importlib.import_module(name))]

@@ -156,7 +156,7 @@ def test_names_of_files_stay_in_their_folder(text):
 
 
 def test_pictures_of_files_with_long_names(tmp_path):
-    predictor = SimpleNamespace(class_names=("a", "b"))
+    predictor = SimpleNamespace(data_spec=SimpleNamespace(class_names=("a", "b")))
     seen = {"pixels": np.zeros((1, 8, 8, 3), np.uint8), "indices": (0,), "by_frame": np.full((1, 2), 0.5)}
     for stem in ("長" * 82, "长" * 82, "a" * 250, "猫"):
         answer = Clip(f"{stem}.png", probabilities=np.full(2, 0.5), **seen)

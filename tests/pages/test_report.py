@@ -15,7 +15,8 @@ from ctxvision.evaluation import wilson_interval
 from ctxvision.pages import make_report, write_report
 from ctxvision.pages.report import render_report
 from ctxvision.pages.template import duration
-from ctxvision.plots.figures import curve, thumbnail
+from ctxvision.plots.curves import curve
+from ctxvision.plots.pixels import thumbnail
 from ctxvision.tasks import load_task
 from ctxvision.wording import percent
 

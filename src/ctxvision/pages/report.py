@@ -21,7 +21,7 @@ from ctxvision.files import write_whole
 from ctxvision.foreign import finite_values, json_text
 from ctxvision.inference import Predictor, open_predictor
 from ctxvision.inference.video import VideoPredictor
-from ctxvision.plots.figures import curve
+from ctxvision.plots.curves import curve
 from ctxvision.runs import Run, read_run
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual

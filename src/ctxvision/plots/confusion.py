@@ -1,18 +1,22 @@
 """A confusion matrix as PNG and CSV; of many classes the picture shows those that are most confused."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ctxvision.evaluation.by_class import confused_pairs
 from ctxvision.foreign import csv_text, visible
 
-from .curves import DOTS, FONT, WIDTH, as_png
-from .fonts import families
+from .fonts import families, say_what_is_missing
 
+WIDTH, DOTS = 4.0, 250
+FONT = {"font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8, "text.parse_math": False}
 _ALL, _SOME = 25, 16  # up to so many classes all are shown, of more only so many
 _COUNTS = 12  # classes, up to which every cell has its number
 _NAME = 14  # letters
@@ -52,7 +56,7 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> bytes:
         bar.set_label("share of the true class’s images")
         bar.set_ticks([0, 0.05, 0.2, 0.5, 1])
         bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f}%")
-        return as_png(figure)
+        return _as_png(figure)
 
 
 def most_confused(confusion: np.ndarray, names: Sequence[str], count: int) -> list[int]:
@@ -80,3 +84,10 @@ def confusion_table(confusion: np.ndarray, names: Sequence[str]) -> str:
 def _short(name: str) -> str:
     name = visible(name)
     return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+
+
+def _as_png(figure: Figure) -> bytes:
+    say_what_is_missing(text.get_text() for text in figure.findobj(Text))
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+    return file.getvalue()

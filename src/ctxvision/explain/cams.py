@@ -1,13 +1,14 @@
-"""Grad-CAM: which places of an image speak for a class, at any layer of a network."""
+"""Grad-CAM: which places of an image speak for a class, or for any other score, at any layer of a network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxvision.models._figures import evaluation_mode
@@ -15,27 +16,33 @@ from ctxvision.tasks.classification.class_sets import funnel_steps, is_contextua
 
 from .layers import LayerError, MapLayer, find_layer, map_format, map_layers
 
-Score = Callable[[Tensor], Tensor]
+Score = Callable[[Any], Tensor]
+"""Takes the network's output for one image and returns the scalar that is to be explained."""
 
 
 @dataclass(frozen=True)
 class GradCam:
-    """What speaks for one class in one image.
+    """What speaks for one score in one image.
 
     Attributes:
-        layer: whose map was weighed.
-        map: scaled to [0, 1] and to the size of the image, (H, W) float32; all 0 if nothing speaks for the class,
-            or if the layer has one position only.
-        raw: as it is at the layer, (h, w) float32: positive where the features speak for the class.
-        target: the class; ``None`` for a score of the caller's own.
-        scored_by: of a contextual network, the step that scored the class last, e.g. ``"head"``; else ``None``.
+        layer: The layer whose map was weighed.
+        map: Grad-CAM scaled to [0, 1] and to the size of the image, (H, W) float32; all 0 if nothing speaks for
+            the score, or if the layer has one position only.
+        raw: Grad-CAM as it is at the layer, (h, w) float32: positive where the features speak for the score.
+        in_place: Like ``map``, but each position is weighed by its own gradient instead of the mean over all
+            positions (HiResCAM: Draelos and Carin, 2020), (H, W) float32: nothing is positive where the score does
+            not look.
+        target: The class; ``None`` for a score of the caller's own.
+        scored_by: The step of a contextual network that scored the class last, for example ``"head"``; else
+            ``None``.
     """
 
     layer: MapLayer
     map: np.ndarray
     raw: np.ndarray
-    target: int | None
-    scored_by: str | None
+    in_place: np.ndarray
+    target: int | None = None
+    scored_by: str | None = None
 
 
 def grad_cam(
@@ -46,7 +53,7 @@ def grad_cam(
     layer: str | None = None,
     score: Score | None = None,
 ) -> list[GradCam]:
-    """Compute Grad-CAM with pytorch-grad-cam.
+    """Compute Grad-CAM for classes of images with pytorch-grad-cam.
 
     Of a contextual network the score of a class is the one that the last step gave it which considered it. A class
     that was dropped on the way was scored by features of an earlier stage, and is explained there: nothing after
@@ -55,29 +62,32 @@ def grad_cam(
     Source: Selvaraju et al., Grad-CAM, ICCV 2017; Contextual CNN, Fig. 4.
 
     Args:
-        model: images (B, C, H, W) to logits (B, classes).
-        images: normalised.
-        classes: one per image; by default what the network answers.
-        layer: a name of `map_layers`; by default the end of the last stage with at least 4 × 4 positions before
+        model: Takes images (B, C, H, W), returns logits (B, classes); on the device to use.
+        images: (B, C, H, W), normalised, on that device.
+        classes: One per image, (B,); by default what the network answers.
+        layer: A name of `map_layers`; by default the end of the last stage with at least 4 × 4 positions before
             the score.
-        score: instead of a class, what to explain: takes the output for one image and returns a scalar, for
-            networks that return something else than logits, such as maps of classes.
+        score: What to explain instead of a class, for networks that return something else than logits, such as
+            maps of classes: it takes the output for one image and returns a scalar.
+
+    Returns:
+        One for each image.
 
     Raises:
-        LayerError: no such layer, or the score does not depend on it.
-        ValueError: there are not as many classes as images, or a class does not exist.
+        LayerError: There is no such layer, or the score does not depend on it.
+        ValueError: There are not as many classes as images, or a class does not exist.
 
     Examples:
         >>> import timm, ctxvision
         >>> model = timm.create_model("cotnet_micro", num_classes=20)
         >>> (found,) = grad_cam(model, torch.randn(1, 3, 128, 128), [7])
-        >>> found.layer.name, found.raw.shape, found.map.shape
-        ('layer4', (4, 4), (128, 128))
+        >>> found.layer.name, found.raw.shape, found.map.shape, found.in_place.shape
+        ('layer4', (4, 4), (128, 128), (128, 128))
     """
     layers = map_layers(model, images)
     if score is not None:
         chosen = find_layer(layers, layer)
-        return [_explain(model, image[None], chosen, score, None, None) for image in images]
+        return [explain_score(model, image, chosen, score) for image in images]
     with evaluation_mode(model):
         output = model.forward_stages(images) if is_contextual(model) else None
         logits = model(images) if output is None else output.logits
@@ -90,14 +100,30 @@ def grad_cam(
             one = torch.tensor([target], device=images.device)
             scored = [s.name for s in steps if bool((s.classes[row : row + 1] == one[:, None]).any())][-1]
         chosen = _layer_before(layers, scored, layer)
-        found.append(_explain(model, images[row : row + 1], chosen, lambda y, t=target: y[t], target, scored))
+        found.append(explain_score(model, images[row], chosen, partial(_logit_of, target), target, scored))
     return found
 
 
+def explain_score(
+    model: nn.Module,
+    image: Tensor,
+    layer: MapLayer,
+    score: Score,
+    target: int | None = None,
+    scored_by: str | None = None,
+) -> GradCam:
+    """Compute Grad-CAM for one score of one image (C, H, W); the arguments are named as in `GradCam`."""
+    seen = weigh(model, image[None], layer.name, score)
+    in_place = over_images(seen.in_place, image.shape[1:])[0]
+    return GradCam(layer, seen.scaled[0], seen.raw[0], in_place, target, scored_by)
+
+
+def _logit_of(target: int, logits: Tensor) -> Tensor:
+    return logits[target]
+
+
 def _targets(classes: Sequence[int] | Tensor | None, logits: Tensor) -> list[int]:
-    if classes is None:
-        return logits.argmax(1).tolist()
-    targets = torch.as_tensor(classes).tolist()
+    targets: list[int] = (logits.argmax(1) if classes is None else torch.as_tensor(classes)).tolist()
     if len(targets) != len(logits):
         raise ValueError(f"classes must be one per image, ({len(logits)},), got ({len(targets)},)")
     if not all(0 <= target < logits.shape[1] for target in targets):
@@ -117,28 +143,18 @@ def _layer_before(layers: list[MapLayer], step: str | None, name: str | None) ->
     if chosen not in reached:
         raise LayerError(
             f"layer {name!r} comes after the class was dropped: its last score is that at the entry of {step}, "
-            "which "
-            f"depends on {end.name} and the layers before it"
+            f"which depends on {end.name} and the layers before it"
         )
     return chosen
 
 
-def _explain(
-    model: nn.Module, image: Tensor, layer: MapLayer, score: Score, target: int | None, scored_by: str | None
-) -> GradCam:
-    seen = look(model, image, layer.name, score)
-    return GradCam(layer, seen.scaled[0], seen.raw[0], target, scored_by)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What `look` finds for N images.
+class Weighed(NamedTuple):
+    """What `weigh` finds for N images.
 
     Attributes:
         scaled: Grad-CAM as pytorch-grad-cam scales it, (N, H, W) float32.
-        raw: at the layer, (N, h, w) float32.
-        in_place: likewise, but each position weighed by its own gradient instead of the mean over all positions
-            (HiResCAM: Draelos and Carin, 2020): nothing is positive where the score does not look.
+        raw: Grad-CAM at the layer, (N, h, w) float32.
+        in_place: The same, but each position weighed by its own gradient, (N, h, w) float32.
     """
 
     scaled: np.ndarray
@@ -146,17 +162,17 @@ class Seen:
     in_place: np.ndarray
 
 
-def look(model: nn.Module, images: Tensor, layer: str, score: Score) -> Seen:
-    """Run pytorch-grad-cam once.
+def weigh(model: nn.Module, images: Tensor, layer: str, score: Score) -> Weighed:
+    """Weigh the map of a layer by the gradients of a score, with pytorch-grad-cam.
 
     Args:
-        model: any network.
+        model: Any network.
         images: (N, C, H, W), which it reads together.
-        layer: its name; it returns a map (N, C, h, w) or (N, h, w, C), once.
-        score: of the first of the network's outputs, a scalar.
+        layer: Name of a layer that returns a map (N, C, h, w) or (N, h, w, C), once.
+        score: Takes the first of the network's outputs and returns a scalar.
 
     Raises:
-        LayerError: the score does not depend on the layer.
+        LayerError: The score does not depend on the layer.
     """
     from pytorch_grad_cam import GradCAM  # draws in much that nothing else needs
 
@@ -174,7 +190,33 @@ def look(model: nn.Module, images: Tensor, layer: str, score: Score) -> Seen:
             raise LayerError(f"the score does not depend on layer {layer!r}; name one before it") from error
         finally:
             cam.activations_and_grads.release()
-    return Seen(scaled, raw.astype(np.float32), (maps * gradients).sum(1).astype(np.float32))
+    return Weighed(scaled, raw.astype(np.float32), (maps * gradients).sum(1).astype(np.float32))
+
+
+def over_images(
+    raw: np.ndarray,
+    size: Sequence[int],
+    *,
+    inside: Sequence[int] | None = None,
+    padded: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Spread maps over the images that they are of, and scale them together to [0, 1] by the highest value.
+
+    Args:
+        raw: (N, h, w); what is negative counts as 0.
+        size: (H, W) of the images, in pixels.
+        inside: (H, W) to which the network resized the images before it padded them; by default it did neither.
+        padded: (H, W) with the padding, below and to the right.
+
+    Returns:
+        (N, H, W) float32.
+    """
+    heat = torch.from_numpy(raw).clamp(min=0)[:, None]
+    if inside is not None and padded is not None:
+        heat = F.interpolate(heat, tuple(padded), mode="bilinear")[..., : inside[0], : inside[1]]
+    heat = F.interpolate(heat, tuple(size), mode="bilinear")[:, 0]
+    scaled: np.ndarray = (heat / heat.max().clamp(min=1e-12)).numpy()
+    return scaled
 
 
 def _channels_first(map_or_gradient: Tensor, image_size: Sequence[int]) -> Tensor:
@@ -184,7 +226,7 @@ def _channels_first(map_or_gradient: Tensor, image_size: Sequence[int]) -> Tenso
 
 
 @contextmanager
-def _gradients_of_input_only(model: nn.Module) -> Any:
+def _gradients_of_input_only(model: nn.Module) -> Iterator[None]:
     """Spare the gradients of parameters: those that a training left there stay, and no new ones are computed."""
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     with evaluation_mode(model):

@@ -1,26 +1,16 @@
 """Class embeddings on a plane, their similarities, and what became of the true classes of a data set."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctxvision.explain.funnel import Funnel
-from ctxvision.plots.style import (
-    FEW,
-    SIGNED,
-    WIDTH,
-    Ink,
-    Picture,
-    bare,
-    color_bar,
-    decimal,
-    make_picture,
-    new_figure,
-    short,
-    spread,
-)
+from ctxvision.plots.palette import SIGNED, Ink
+from ctxvision.plots.picture import Picture, make_picture
+from ctxvision.plots.style import FEW, WIDTH, bare, color_bar, decimal, new_figure, short, spread
 
 
 def plane_picture(
@@ -31,8 +21,8 @@ def plane_picture(
     Args:
         plane: of `on_a_plane`, (C, 2).
         funnel: of one image.
-        names: of the classes.
-        name: of the picture.
+        names: Names of the classes.
+        name: Name of the picture.
         what: what ``funnel.target`` is, e.g. ``"true class"``; ``None`` if it is the answer alone.
     """
     low, high = plane.min(0), plane.max(0)
@@ -71,7 +61,7 @@ def plane_picture(
             axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
             axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
             bare(axes, ink, f"{stage.name}: {len(stage.classes)} → {len(kept)}")
-        dot = {"marker": "o", "linestyle": "none", "markersize": 5}
+        dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
         keys = [
             Line2D([], [], color=ink.stages[3], label="kept", **dot),
             Line2D([], [], markerfacecolor="none", markeredgecolor=ink.soft, label="dropped", **dot),
@@ -109,8 +99,8 @@ def similarity_picture(
 
     Args:
         matrices: what to call the network, and its (C, C) cosines.
-        names: of the classes.
-        name: of the picture.
+        names: Names of the classes.
+        name: Name of the picture.
     """
 
     def draw(ink: Ink) -> Figure:
@@ -139,8 +129,7 @@ def similarity_picture(
         title="How similar the classes are to the network",
         alt=f"Cosine similarity of every pair of {len(names)} classes; {means}",
         caption="Cosines of the class embeddings; of a plain network, of the rows of its classifier. The lower "
-        "off "
-        "the diagonal, the better the classes are apart. “Mean” leaves the diagonal out.",
+        "off the diagonal, the better the classes are apart. “Mean” leaves the diagonal out.",
     )
 
 

@@ -8,18 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ctxvision.explain.fates import Fates
-from ctxvision.plots.style import (
-    FEW,
-    SHARES,
-    Ink,
-    Picture,
-    bare,
-    color_bar,
-    make_picture,
-    new_figure,
-    plain,
-    short,
-)
+from ctxvision.plots.palette import SHARES, Ink
+from ctxvision.plots.picture import Picture, make_picture
+from ctxvision.plots.style import FEW, bare, color_bar, new_figure, plain, short
 
 
 def recall_picture(fates: Fates, name: str = "recall") -> Picture:
@@ -48,8 +39,7 @@ def recall_picture(fates: Fates, name: str = "recall") -> Picture:
         title="How often the true class survives",
         alt=f"Share of true classes kept: {shares}",
         caption=f"Of {len(fates.targets):,} images; what a stage dropped cannot be the answer, so each bar bounds "
-        "the "
-        "next ones. At the head: the answer is right.",
+        "the next ones. At the head: the answer is right.",
     )
 
 

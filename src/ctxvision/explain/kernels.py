@@ -1,7 +1,6 @@
 """What involution and CoT layers make of an image: kernels at every position, static and dynamic context."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._figures import evaluation_mode
 from ctxvision.nn import CoTLayer, Involution2d
 
-from .layers import hooks
+from .layers import Hook, watching
 
 
 @dataclass(frozen=True)
@@ -20,8 +18,8 @@ class Kernels:
     """The kernels that one layer generated, one for each of G groups and each position.
 
     Attributes:
-        name: of the layer.
-        kernel: size of a kernel, (k, k).
+        name: Name of the layer.
+        kernel: Size of a kernel, (k, k).
         kernels: (B, G, K, H', W') float32, taps row by row over the kernel: involution's kernels, or CoT's
             attention maps. Both are signed and need not add up to one.
     """
@@ -35,7 +33,8 @@ class Kernels:
 
         Source: the heat maps of Li et al., Involution, CVPR 2021.
         """
-        return self.kernels.sum(2)
+        sums: np.ndarray = self.kernels.sum(2)
+        return sums
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,10 @@ class Contexts(Kernels):
     """A CoT layer's attention, and the two contexts that it fuses.
 
     Attributes:
-        static: strength of the static context K1, root of the mean square over the channels, (B, H, W) float32.
-        dynamic: of the dynamic context K2, likewise.
-        dynamic_share: the fusion's weight of the dynamic context for each channel, α0 = 1 − α1, (B, C) float32;
-            ``None`` in the ablations that do not weigh the two.
+        static: Strength of the static context K1: root of the mean square over the channels, (B, H, W) float32.
+        dynamic: Strength of the dynamic context K2: root of the mean square over the channels, (B, H, W) float32.
+        dynamic_share: Weight that the fusion gives the dynamic context in each channel, α0 = 1 − α1, (B, C)
+            float32; ``None`` in the ablations that do not weigh the two.
     """
 
     static: np.ndarray
@@ -71,12 +70,15 @@ def generated_kernels(
     CoT layers compute their attention a second time for it; involution layers are only watched.
 
     Args:
-        model: with `Involution2d` or `CoTLayer`.
+        model: A network with `Involution2d` or `CoTLayer`.
         images: (B, C, H, W); the result holds G · K · H' · W' numbers for each image and layer.
-        layers: names of `kernel_layers`; by default all.
+        layers: Names of `kernel_layers`; by default all.
+
+    Returns:
+        One for each layer that has run.
 
     Raises:
-        ValueError: a name is not one of those.
+        ValueError: A name is not one of those.
 
     Examples:
         >>> import timm, ctxvision
@@ -92,25 +94,20 @@ def generated_kernels(
                 f"{name!r} generates no kernels; this network's layers that do: {', '.join(known) or 'none'}"
             )
     names = known if layers is None else list(layers)
-    with evaluation_mode(model), _watching(model, names) as seen:
+    seen: dict[str, Kernels | Contexts] = {}
+    with watching(model, [_watched(model.get_submodule(name), name, seen) for name in names]):
         model(images)
     return [seen[name] for name in names if name in seen]
 
 
-@contextmanager
-def _watching(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Kernels | Contexts]]:
-    seen: dict[str, Kernels | Contexts] = {}
-    with ExitStack() as stack:
-        for name in names:
-            layer: Any = model.get_submodule(name)
-            if isinstance(layer, CoTLayer):
-                stack.enter_context(hooks([layer], _note_contexts(name, seen)))
-            else:
-                stack.enter_context(hooks([layer.span], _note_kernels(name, layer, seen)))
-        yield seen
+def _watched(layer: Any, name: str, seen: dict[str, Any]) -> tuple[nn.Module, Hook]:
+    """Return the module to watch for one layer, and its hook."""
+    if isinstance(layer, CoTLayer):
+        return layer, _note_contexts(name, seen)
+    return layer.span, _note_kernels(name, layer, seen)
 
 
-def _note_kernels(name: str, layer: Involution2d, seen: dict[str, Any]) -> Any:
+def _note_kernels(name: str, layer: Involution2d, seen: dict[str, Any]) -> Hook:
     def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
         maps = output.detach().unflatten(1, (layer.groups, layer.kernel_size**2))
         seen[name] = Kernels(name, (layer.kernel_size,) * 2, _array(maps))
@@ -118,7 +115,7 @@ def _note_kernels(name: str, layer: Involution2d, seen: dict[str, Any]) -> Any:
     return hook
 
 
-def _note_contexts(name: str, seen: dict[str, Any]) -> Any:
+def _note_contexts(name: str, seen: dict[str, Any]) -> Hook:
     def hook(layer: CoTLayer, inputs: tuple[Tensor], _output: Tensor) -> None:
         (x,) = inputs
         static = layer.key_embed(x)
@@ -138,7 +135,8 @@ def _note_contexts(name: str, seen: dict[str, Any]) -> Any:
 
 def _array(tensor: Tensor) -> np.ndarray:
     # a copy: the network may go on to work in place
-    return tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+    array: np.ndarray = tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+    return array
 
 
 def _strength(context: Tensor) -> np.ndarray:

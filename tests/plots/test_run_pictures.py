@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ctxvision.plots.confusion import confusion_table, draw_confusion, most_confused
-from ctxvision.plots.curves import STYLES, _panels, draw_curves
+from ctxvision.plots.curves import _panels, draw_curves
+from ctxvision.plots.palette import PRINTED
 from ctxvision.plots.worst_sheet import _SIDE, draw_worst
 
 
@@ -29,10 +30,10 @@ def test_every_column_is_drawn_once():
     columns = {"lr": [1.0], "train_loss": [1.0], "val_loss": [2.0], "val_top1": [0.5], "val_top5": [0.75]}
     columns |= {"val_recall_2": [0.9], "val_recall_3": [0.8], "temperature": [0.07], "val_map": [0.3]}
     panels = _panels(columns)
-    drawn = [curve for _, curves in panels.values() for curve in curves.values()]
+    drawn = [curve for curves in panels.values() for curve in curves.values()]
     assert sorted(map(id, drawn)) == sorted(map(id, columns.values()))
-    assert list(panels["Recall of class sets"][1]) == ["stage 2", "stage 3"]
-    assert list(panels["Loss"][1]) == ["training", "validation"]
+    assert list(panels["Recall of class sets"]) == ["stage 2", "stage 3"]
+    assert list(panels["Loss"]) == ["training", "validation"]
 
 
 def test_curves_with_gaps_are_still_lines():
@@ -40,8 +41,8 @@ def test_curves_with_gaps_are_still_lines():
     epochs = range(1, 101)
     sparse = [0.5 + e / 400 if e % 5 == 0 else None for e in epochs]
     pixels = opened(draw_curves(epochs, {"val_top1": sparse}))
-    assert has_colour(pixels, STYLES[0]["color"])
-    assert pixels.shape[1] == 1000
+    assert has_colour(pixels, PRINTED.series[0])
+    assert pixels.shape[1] == 1560
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.5, 0.5], [None, 0.1]])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from _networks import lively, same_state, state
-from ctxvision.explain import bend_by_class, bends, contextual_layers
+from ctxvision.explain import contextual_layers, contextual_offsets, offsets_by_class
 from ctxvision.nn import ContextualConv2d, replace_convs
 
 
@@ -17,18 +17,18 @@ def test_without_offsets_the_taps_are_those_of_the_plain_convolution(kernel, str
     """What a plain convolution reads for an output position is where its gradient is not zero."""
     image = torch.rand(1, 2, 17, 14)
     layer = ContextualConv2d(2, 4, kernel, stride, padding, dilation, prior_dim=0)
-    (bend,) = bends(nn.Sequential(layer), image)
-    assert np.array_equal(bend.taps[0], bend.plain)
-    assert not bend.lengths.any()
+    (bend,) = contextual_offsets(nn.Sequential(layer), image)
+    assert np.array_equal(bend.sampled[0], bend.regular)
+    assert not bend.sampling_offset.any()
     peer = nn.Conv2d(2, 4, kernel, stride, padding, dilation)
     nn.init.ones_(peer.weight)
     image.requires_grad_()
     output = peer(image)
-    assert bend.plain.shape == (kernel**2, *output.shape[2:], 2)
+    assert bend.regular.shape == (kernel**2, *output.shape[2:], 2)
     for row, column in np.ndindex(*output.shape[2:]):
         (gradient,) = torch.autograd.grad(output[0, 0, row, column], image, retain_graph=True)
         read = {tuple(place) for place in gradient[0, 0].nonzero().tolist()}
-        taps = {tuple(int(n) for n in tap) for tap in bend.plain[:, row, column]}
+        taps = {tuple(int(n) for n in tap) for tap in bend.regular[:, row, column]}
         assert {(y, x) for y, x in taps if 0 <= y < 17 and 0 <= x < 14} == read
 
 
@@ -41,18 +41,18 @@ def test_a_constant_offset_moves_every_tap_by_it(name):
         shift = torch.randn(layer.weight.shape[2] ** 2, 2)
         layer.sampling_offsets.conv2.bias.data.copy_(shift.flatten())  # y and x by turns
         shifts[layer_name] = shift.numpy()
-    found = bends(model, image)
+    found = contextual_offsets(model, image)
     assert [bend.name for bend in found] == contextual_layers(model)
     steps = {stage["module"]: stage["reduction"] for stage in model.feature_info}
     for bend in found:
         step = next(reduction for stage, reduction in steps.items() if bend.name.startswith(stage))
         strided = name.endswith("50") and bend.name.endswith(".0.conv2")  # reads the map before the stride
         step = step / 2 if strided and not bend.name.startswith("layer1") else step
-        expected = bend.plain + (shifts[bend.name] * step)[:, None, None]
-        np.testing.assert_allclose(bend.taps, np.stack([expected] * 2), rtol=0, atol=1e-3)
+        expected = bend.regular + (shifts[bend.name] * step)[:, None, None]
+        np.testing.assert_allclose(bend.sampled, np.stack([expected] * 2), rtol=0, atol=1e-3)
         lengths = np.linalg.norm(shifts[bend.name] * step, axis=1)
         np.testing.assert_allclose(
-            bend.lengths, np.broadcast_to(lengths[:, None, None], bend.lengths.shape), rtol=1e-3
+            bend.sampling_offset, np.broadcast_to(lengths[:, None, None], bend.sampling_offset.shape), rtol=1e-3
         )
 
 
@@ -65,10 +65,10 @@ def test_the_offsets_are_those_that_the_layer_used():
     with torch.no_grad():
         model(image)
     handle.remove()
-    (bend,) = bends(model, image, [name])
+    (bend,) = contextual_offsets(model, image, [name])
     x, prior, output = seen
     change, _, _ = layer.offsets(x, prior)
-    positions = (torch.from_numpy(bend.taps[0]) - torch.tensor(bend.grid.start)) / torch.tensor(bend.grid.step)
+    positions = (torch.from_numpy(bend.sampled[0]) - torch.tensor(bend.grid.start)) / torch.tensor(bend.grid.step)
     size = torch.tensor([x.shape[2], x.shape[3]])
     total = layer.bias.view(1, -1, 1, 1).clone()
     for tap in range(49):
@@ -85,7 +85,7 @@ def test_kernel_changes_are_norms_of_what_is_added(name):
     layer_name, seen = contextual_layers(model)[-1], []
     layer = model.get_submodule(layer_name)
     handle = layer.register_forward_hook(lambda m, i, o: seen.extend([i[0].clone(), i[1].clone()]))
-    (bend,) = bends(model, images, [layer_name])
+    (bend,) = contextual_offsets(model, images, [layer_name])
     handle.remove()
     with torch.no_grad():
         change, _, _ = layer.offsets(*seen[-2:])
@@ -96,7 +96,7 @@ def test_kernel_changes_are_norms_of_what_is_added(name):
             change[row, :, None] if depthwise else change[row][None].expand_as(kernel)
         )  # shared by output channels
         assert added.shape == kernel.shape
-        assert bend.kernel_change[row] == pytest.approx(float(added.norm() / kernel.norm()), rel=1e-4)
+        assert bend.weight_offset[row] == pytest.approx(float(added.norm() / kernel.norm()), rel=1e-4)
 
 
 class ByBrightness(nn.Module):
@@ -115,41 +115,41 @@ def test_classes_bend_as_their_images_do():
     model = ByBrightness().eval()
     batches = [(torch.randn(n, 3, 64, 64) * 3 + torch.randn(n, 3, 1, 1) * 5, None) for n in (5, 0, 3)]
     before = state(model)
-    found = bend_by_class(model, batches)
+    found = offsets_by_class(model, batches)
     assert same_state(before, state(model))
     answers = torch.cat([model(images).argmax(1) for images, _ in batches if len(images)]).numpy()
     images = torch.cat([images for images, _ in batches])
-    for bend, alone in zip(found, bends(model, images), strict=True):
+    for bend, alone in zip(found, contextual_offsets(model, images), strict=True):
         assert bend.name == alone.name
         for c in range(4):
             of_class = answers == c
             assert bend.images[c] == of_class.sum()
             if not of_class.any():
-                assert np.isnan(bend.lengths[c])
+                assert np.isnan(bend.sampling_offset[c])
                 continue
-            assert bend.lengths[c] == pytest.approx(alone.lengths[of_class].mean(), rel=1e-3)
-            assert bend.kernel_change[c] == pytest.approx(alone.kernel_change[of_class].mean(), rel=1e-3)
+            assert bend.sampling_offset[c] == pytest.approx(alone.sampling_offset[of_class].mean(), rel=1e-3)
+            assert bend.weight_offset[c] == pytest.approx(alone.weight_offset[of_class].mean(), rel=1e-3)
     assert len(set(answers.tolist())) > 1
 
 
 def test_ablations_and_other_networks():
     image = torch.randn(1, 3, 64, 64)
     no_grid = lively("contextual_convnext_micro", sampling_offsets=False)
-    assert not bends(no_grid, image)[0].lengths.any()
+    assert not contextual_offsets(no_grid, image)[0].sampling_offset.any()
     no_kernel = lively("contextual_convnext_micro", weight_offsets=False)
-    assert bends(no_kernel, image)[0].kernel_change is None
-    assert np.isnan(bend_by_class(no_kernel, [(image, None)])[0].kernel_change).all()
+    assert contextual_offsets(no_kernel, image)[0].weight_offset is None
+    assert np.isnan(offsets_by_class(no_kernel, [(image, None)])[0].weight_offset).all()
     other = replace_convs(timm.create_model("resnet10t", num_classes=3), "contextual")
-    assert len(bends(other, image)) == len(contextual_layers(other)) > 0
+    assert len(contextual_offsets(other, image)) == len(contextual_layers(other)) > 0
 
 
 def test_hooks_go_also_when_the_network_fails():
     model = lively("contextual_convnext_micro")
     before = state(model)
     with pytest.raises(RuntimeError):
-        bends(model, torch.randn(1, 5, 64, 64))
+        contextual_offsets(model, torch.randn(1, 5, 64, 64))
     assert same_state(before, state(model))
     with pytest.raises(ValueError, match=r"'stem' is no contextual convolution.*stages.1.blocks.1.conv_dw"):
-        bends(model, torch.randn(1, 3, 64, 64), ["stem"])
+        contextual_offsets(model, torch.randn(1, 3, 64, 64), ["stem"])
     with pytest.raises(ValueError, match="no images"):
-        bend_by_class(model, [])
+        offsets_by_class(model, [])

@@ -5,35 +5,24 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from ctxvision.explain.generated_kernels import Contexts, Kernels
-from ctxvision.plots.style import (
-    SHARES,
-    SIGNED,
-    WIDTH,
-    Ink,
-    Picture,
-    bare,
-    color_bar,
-    enlarged,
-    in_backbone,
-    make_picture,
-    new_figure,
-    plain,
-    spread,
-)
+from ctxvision.explain.kernels import Contexts, Kernels
+from ctxvision.plots.palette import SHARES, SIGNED, Ink
+from ctxvision.plots.picture import Picture, make_picture
+from ctxvision.plots.pixels import Pixels, enlarged
+from ctxvision.plots.style import WIDTH, bare, color_bar, in_backbone, new_figure, plain, spread
 
 GROUPS = 4  # groups to draw, evenly spread
 _PLACES = 5  # positions per side of a mosaic
 _CHANNELS = 128  # of a layer that are drawn, evenly spread over their order
 
 
-def sums_picture(layers: Sequence[Kernels], image: np.ndarray, name: str) -> Picture:
+def sums_picture(layers: Sequence[Kernels], image: Pixels, name: str) -> Picture:
     """Draw the sum of each kernel at every position, one row per layer and one column per group.
 
     Args:
         layers: of one image, at most four.
-        image: RGB in [0, 1], (H, W, 3).
-        name: of the picture.
+        image: RGB from 0 to 1, (H, W, 3).
+        name: Name of the picture.
     """
     what = _what(layers[0])
 
@@ -66,8 +55,7 @@ def sums_picture(layers: Sequence[Kernels], image: np.ndarray, name: str) -> Pic
         title=f"The {what} at every position",
         alt=f"Sums of the {what} by position; {words}",
         caption=f"The sum of each {what.removesuffix('s')} says what it makes of a constant neighbourhood; rows "
-        "are "
-        "layers, columns groups of channels.",
+        "are layers, columns groups of channels.",
     )
 
 
@@ -76,7 +64,7 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
 
     Args:
         layer: of one image.
-        name: of the picture.
+        name: Name of the picture.
     """
     what, k = _what(layer), layer.kernel[0]
     kernels = layer.kernels[0]
@@ -101,18 +89,17 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
         title=f"The {what} themselves",
         alt=f"{k} × {k} {what} of {layer.name} at {len(rows)} × {len(columns)} positions, {len(groups)} groups",
         caption=f"{k} × {k} taps at {len(rows)} × {len(columns)} of {kernels.shape[2]} × {kernels.shape[3]} "
-        "positions, "
-        "laid out as in the image.",
+        "positions, laid out as in the image.",
     )
 
 
-def contexts_picture(layers: Sequence[Contexts], image: np.ndarray, name: str) -> Picture:
+def contexts_picture(layers: Sequence[Contexts], image: Pixels, name: str) -> Picture:
     """Draw how strong static and dynamic context are at every position, one row per layer.
 
     Args:
         layers: CoT layers that look at one image, at most four.
-        image: RGB in [0, 1], (H, W, 3).
-        name: of the picture.
+        image: RGB from 0 to 1, (H, W, 3).
+        name: Name of the picture.
     """
 
     def draw(ink: Ink) -> Figure:
@@ -154,14 +141,14 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
 
     Args:
         layers: of one image, all with `Contexts.dynamic_share`.
-        name: of the picture.
+        name: Name of the picture.
     """
 
     def draw(ink: Ink) -> Figure:
         figure = new_figure(1.0 + 0.24 * len(layers))
         axes = figure.add_subplot()
         for row, layer in enumerate(layers):
-            shares = np.sort(layer.dynamic_share[0]) * 100
+            shares = np.sort(_shares(layer)) * 100
             points = shares[spread(len(shares), _CHANNELS)]
             axes.scatter(points, row + _jitter(len(points)), s=4, color=ink.answer, alpha=0.45, linewidths=0)
             axes.plot([np.median(shares)] * 2, [row - 0.38, row + 0.38], color=ink.true, linewidth=2.4)
@@ -172,7 +159,7 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
         plain(axes, ink, grid="x")
         return figure
 
-    words = "; ".join(f"{layer.name} {np.median(layer.dynamic_share):.0%}" for layer in layers)
+    words = "; ".join(f"{layer.name} {np.median(_shares(layer)):.0%}" for layer in layers)
     return make_picture(
         draw,
         name,
@@ -195,6 +182,13 @@ def mosaic(tiles: np.ndarray) -> np.ndarray:
 def _jitter(count: int) -> np.ndarray:
     """Spread points over the height of a row so that they do not hide each other, always alike."""
     return (np.arange(count) * 0.618 % 1 - 0.5) * 0.6
+
+
+def _shares(layer: Contexts) -> np.ndarray:
+    """Return the weight of the dynamic context in each channel, (C,), of a layer that weighs the two."""
+    assert layer.dynamic_share is not None
+    shares: np.ndarray = layer.dynamic_share[0]
+    return shares
 
 
 def _what(layer: Kernels) -> str:

@@ -14,8 +14,7 @@ from ctxvision.cli import main
 from ctxvision.data import DetectionData, SegmentationSpec, read_image
 from ctxvision.data.video.reading import VideoFile
 from ctxvision.data.video.writing import write_video
-from ctxvision.explain.box_cams import box_cams
-from ctxvision.explain.pixel_cams import pixel_cams
+from ctxvision.explain import box_cams, pixel_cams
 from ctxvision.inference.video import predict_clip
 from ctxvision.tasks import load_task
 from ctxvision.tasks.detection import DetectionTask

@@ -1,6 +1,7 @@
 """The class funnel of one image: which classes each stage scored how, and which it kept."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctxvision.explain.funnel import Funnel
-from ctxvision.plots.style import Ink, Picture, make_picture, new_figure, plain, short, spread
+from ctxvision.plots.palette import Ink
+from ctxvision.plots.picture import Picture, make_picture
+from ctxvision.plots.style import new_figure, plain, short, spread
 
 _NAMED = 5  # classes with names at the head
 
@@ -18,8 +21,8 @@ def funnel_picture(funnel: Funnel, names: Sequence[str], name: str, *, what: str
 
     Args:
         funnel: of one image.
-        names: of the classes.
-        name: of the picture.
+        names: Names of the classes.
+        name: Name of the picture.
         what: what ``funnel.target`` is, e.g. ``"true class"``; ``None`` if it is the answer alone.
     """
     reached = funnel.stages[-1].classes
@@ -48,14 +51,12 @@ def funnel_picture(funnel: Funnel, names: Sequence[str], name: str, *, what: str
             line = [(i, place[c]) for i, place in enumerate(places) if c in place]
             color = _color(c, funnel, ink, what)
             bold = c in (funnel.target, funnel.prediction)
-            axes.plot(
-                *zip(*line, strict=True), color=color, linewidth=1.8 if bold else 0.7, zorder=3 if bold else 1
-            )
+            x, y = zip(*line, strict=True)
+            axes.plot(x, y, color=color, linewidth=1.8 if bold else 0.7, zorder=3 if bold else 1)
         if what and funnel.target in places[0]:
             line = [(i, place[funnel.target]) for i, place in enumerate(places) if funnel.target in place]
-            axes.scatter(
-                *zip(*line, strict=True), marker="*", s=110, color=ink.true, edgecolors=ink.page, zorder=4
-            )
+            x, y = zip(*line, strict=True)
+            axes.scatter(x, y, marker="*", s=110, color=ink.true, edgecolors=ink.page, zorder=4)
             if funnel.target not in places[-1]:
                 axes.annotate(
                     short(names[funnel.target], 14),
@@ -122,7 +123,7 @@ def _label_ends(
 
 
 def _keys(ink: Ink, what: str | None) -> list[Line2D]:
-    dot = {"marker": "o", "linestyle": "none", "markersize": 5}
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
     keys = [
         Line2D([], [], color=ink.stages[3], label="kept", **dot),
         Line2D([], [], markerfacecolor="none", markeredgecolor=ink.soft, label="dropped", **dot),
