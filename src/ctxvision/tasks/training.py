@@ -37,7 +37,8 @@ class Optimization:
     """How a task's network is optimised; every task takes these fields as keyword arguments.
 
     Args:
-        optimizer: name of one of timm's optimisers; ``sgd`` has Nesterov momentum, ``momentum`` has plain momentum.
+        optimizer: name of one of timm's optimisers; ``sgd`` has Nesterov momentum, ``momentum`` has plain
+            momentum.
         optimizer_args: more arguments of the optimiser's constructor, such as ``betas``.
         lr: highest learning rate of the run.
         weight_decay: weight decay of all parameters but norms, biases and what the network's ``no_weight_decay``

@@ -42,8 +42,8 @@ class ClassificationTask(TrainingTask):
         mixup_switch_prob: share of those that are cut and not blended, where both are on.
         mixup_mode: one ratio for the whole ``batch``, for each ``pair`` of images, or for each image (``elem``).
         channels_last: memory layout of the network and its input.
-        optimization: fields of `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; those that are left out
-            have the values of ``default_optimization``.
+        optimization: fields of `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; those that are left
+            out have the values of ``default_optimization``.
 
     Raises:
         TaskError: unknown model or optimiser, or arguments that the network, the optimiser or the schedule does

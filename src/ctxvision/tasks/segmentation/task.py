@@ -38,8 +38,8 @@ class SegmentationTask(TrainingTask):
         window_stride: (H, W) between windows; by default two thirds of them.
         class_weights: of the loss, one for each class; ``None`` weighs all alike.
         channels_last: memory layout of the network and its input.
-        optimization: fields of `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; those that are left out
-            have the values of ``default_optimization``.
+        optimization: fields of `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; those that are left
+            out have the values of ``default_optimization``.
 
     Raises:
         TaskError: unknown names, or arguments that do not fit.

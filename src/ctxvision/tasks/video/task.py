@@ -42,8 +42,8 @@ class VideoTask(TrainingTask):
         dropout: before the classifier, by itself in each frame.
         label_smoothing: share of the target spread over all classes.
         channels_last: memory layout of the network and its input.
-        optimization: fields of `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; those that are left out
-            have the values of ``default_optimization``.
+        optimization: fields of `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; those that are left
+            out have the values of ``default_optimization``.
 
     Raises:
         TaskError: unknown model or optimiser, arguments that they do not take, or a network without residual

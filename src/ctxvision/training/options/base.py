@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
 LoggerName = Literal["csv", "tensorboard", "wandb"]
-TaskWord = Literal[
-    "classification", "classify", "detection", "detect", "segmentation", "segment", "video"
-]
+TaskWord = Literal["classification", "classify", "detection", "detect", "segmentation", "segment", "video"]
 Ranges = tuple[tuple[str, float, float], ...]
 INF = float("inf")
 
@@ -32,10 +30,10 @@ class TrainOptions(ABC):
         model: Name of the network, as `ctxvision models` lists it. On the command line it is the first word.
         data: Folder of images, table, shards or another source, or the name of embedded data, such as "digits". On
             the command line it is the second word.
-        task: What the network learns, by the task's name or its short word. Each task has options of its own, which
-            `ctxvision train --task TASK --help` lists.
-        recipe: Name of a paper's settings, as `ctxvision recipes` lists them. Options that are set beside the recipe
-            change it.
+        task: What the network learns, by the task's name or its short word. Each task has options of its own,
+            which `ctxvision train --task TASK --help` lists.
+        recipe: Name of a paper's settings, as `ctxvision recipes` lists them. Options that are set beside the
+            recipe change it.
         out: Folder that the run writes to. If it is null, the run makes runs/MODEL-DATA-N, with the first free
             number N.
         resume: Run folder, or checkpoint in one, that the run continues from. The option without a value continues
@@ -52,8 +50,8 @@ class TrainOptions(ABC):
             accumulated. If it is null, there is no limit.
         accumulate: Number of parts into which a device divides its share of the batch. If it is null, it follows
             from --micro_batch.
-        lr: Highest learning rate. It does not change with the batch size. If it is null, it depends on the data and
-            the optimiser.
+        lr: Highest learning rate. It does not change with the batch size. If it is null, it depends on the data
+            and the optimiser.
         optimizer: Name of one of timm's optimisers, such as adamw, lamb or muon. The name sgd means Nesterov
             momentum, and momentum means plain momentum.
         optimizer_args: More arguments of the optimiser's constructor, such as betas or eps, as JSON or YAML. Null
@@ -65,10 +63,10 @@ class TrainOptions(ABC):
         schedule: Shape of the learning rate after the warm-up.
         schedule_args: More arguments of timm's schedule, such as decay_milestones and decay_rate, as JSON or YAML.
             Null means no more arguments.
-        warmup_epochs: Number of epochs during which the learning rate rises. If it is null, it depends on the data,
-            and is at most a fifth of the epochs.
-        warmup_steps: Number of optimiser steps during which the learning rate rises, instead of --warmup_epochs. If
-            it is null, --warmup_epochs counts.
+        warmup_epochs: Number of epochs during which the learning rate rises. If it is null, it depends on the
+            data, and is at most a fifth of the epochs.
+        warmup_steps: Number of optimiser steps during which the learning rate rises, instead of --warmup_epochs.
+            If it is null, --warmup_epochs counts.
         warmup_factor: Share of the learning rate that the warm-up begins with, from 0 to 1.
         min_lr: Learning rate at the end of the schedules cosine and poly.
         drop_path_rate: Probability of stochastic depth in the network's last block. The value 0 turns it off.
@@ -83,13 +81,13 @@ class TrainOptions(ABC):
             If it is null, it is TensorBoard where that is installed.
         pictures: Whether to draw the curves of the run, and to write its report at the end.
         model_args: More arguments of the network's constructor, as JSON or YAML. Null means no more arguments.
-        val_fraction: Share of the data that is held out for validation where the data have no validation part, more
-            than 0 and less than 1.
+        val_fraction: Share of the data that is held out for validation where the data have no validation part,
+            more than 0 and less than 1.
         split_seed: Number that chooses which data are held out.
         strict: Whether to stop at the first image that cannot be read instead of skipping it.
         seed: Seed of the random weights, the order of the images and everything else that is random.
-        workers: Number of processes that decode images. If it is null, there are up to 8, as many as processors, and
-            none for embedded data.
+        workers: Number of processes that decode images. If it is null, there are up to 8, as many as processors,
+            and none for embedded data.
         prefetch: Number of batches that each worker process keeps ready.
         precision: Number format of the arithmetic: 32 bits, 16 or bfloat16 mixed with 32, or 64.
         accelerator: Kind of device to train on: cpu, gpu, mps, or auto for the best that there is.
@@ -181,8 +179,8 @@ class TrainOptions(ABC):
 
         Args:
             batch_size: number of samples that a device computes with at a time.
-            class_names: the classes of the data in the order that a resumed run began with; tasks whose data fix the
-                order of the classes have no use for it.
+            class_names: the classes of the data in the order that a resumed run began with; tasks whose data fix
+                the order of the classes have no use for it.
 
         Raises:
             OptionError: an option is set that these data do not have.
@@ -200,7 +198,7 @@ class TrainOptions(ABC):
             TaskError: a name or an argument is unknown.
         """
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - many tasks have nothing to check
         """Check options of the task that have no simple range.
 
         Raises:

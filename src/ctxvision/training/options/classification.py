@@ -46,7 +46,8 @@ class ClassificationOptions(TrainOptions):
             off.
         mixup_prob: Probability that a batch is mixed at all, by either method.
         mixup_switch_prob: Probability that a mixed batch is mixed by CutMix instead of mixup, where both are on.
-        mixup_mode: Whether one mixing ratio is drawn for a batch, for each pair of images or for each image (elem).
+        mixup_mode: Whether one mixing ratio is drawn for a batch, for each pair of images or for each image
+            (elem).
         image_size: Height and width of the network's input in pixels. If it is null, it is 224, or the size of the
             images where the data are small images of one size.
         in_chans: Number of channels of the images, 3 for RGB and 1 for grey.

@@ -34,8 +34,8 @@ class DetectionOptions(TrainOptions):
         norm: What the backbone's batch norms do. They are frozen, keep their statistics and train scale and shift
             (eval), train (batch), or train with statistics over all devices (sync).
         norm_in_heads: Whether the feature pyramid and the heads have batch norms too.
-        frozen_stages: Number of the backbone's first stages that are not trained. The value 1 means the stem and the
-            first stage, and 0 trains all.
+        frozen_stages: Number of the backbone's first stages that are not trained. The value 1 means the stem and
+            the first stage, and 0 trains all.
         extra_levels_from: Feature map that the coarsest levels of RetinaNet's pyramid are computed from.
         anchor_sizes: Side in pixels of the anchors of each of the five levels. If it is null, the sides are 32 to
             512, and for small images from an eighth of their size to twice their size.
@@ -49,8 +49,8 @@ class DetectionOptions(TrainOptions):
         min_size: Shorter side of an image in pixels after the resize. Of several sides one is drawn at random in
             training, and the last is used in evaluation. If it is null, it is 800, or the size of the images where
             the data are small images of one size.
-        max_size: Largest longer side of an image in pixels after the resize. If it is null, it is 1333, or the size
-            of the images where the data are small images of one size.
+        max_size: Largest longer side of an image in pixels after the resize. If it is null, it is 1333, or the
+            size of the images where the data are small images of one size.
         image_mean: Mean of each channel that images are normalised with. If it is null, it is ImageNet's.
         image_std: Standard deviation of each channel that images are normalised with. If it is null, it is
             ImageNet's.

@@ -29,8 +29,8 @@ class SegmentationOptions(TrainOptions):
         decoder: Kind of decoder over the backbone's feature maps, Semantic FPN or UPerNet.
         decoder_args: More arguments of the decoder's constructor, such as neck, channels or norm, as JSON or YAML.
             Null means no more arguments.
-        auxiliary: Whether a small FCN on the backbone's stage 3 is trained beside the decoder. If it is null, it is
-            trained beside UPerNet only.
+        auxiliary: Whether a small FCN on the backbone's stage 3 is trained beside the decoder. If it is null, it
+            is trained beside UPerNet only.
         auxiliary_weight: Factor of the auxiliary network's loss in the sum of both losses.
         crop_size: Height and width of training crops in pixels. If it is null, the data suggest a size.
         scale: Smallest and largest random factor that the size of a training image is multiplied by.
@@ -39,8 +39,8 @@ class SegmentationOptions(TrainOptions):
         photometric: Whether to distort the colours of training images.
         window: Height and width in pixels of a window that slides over images in evaluation. If it is null, images
             are taken whole.
-        window_stride: Distances in pixels between windows, down and across. If it is null, they are two thirds of the
-            window.
+        window_stride: Distances in pixels between windows, down and across. If it is null, they are two thirds of
+            the window.
         eval_batch_size: Number of images in a batch in evaluation.
         class_weights: Weights of the classes in the loss, one for each class. If it is null, all weigh alike.
         in_chans: Number of channels of the images, 3 for RGB and 1 for grey.

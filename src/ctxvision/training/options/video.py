@@ -32,8 +32,8 @@ class VideoOptions(TrainOptions):
         label_smoothing: Share of the target that is spread over all classes, from 0 to 1.
         image_size: Height and width of the network's input in pixels. If it is null, it is 224, or the size of the
             embedded clips.
-        flip: Whether to mirror half of the training videos. If it is null, they are mirrored unless the classes are
-            directions.
+        flip: Whether to mirror half of the training videos. If it is null, they are mirrored unless the classes
+            are directions.
         crop: Whether to take random crops in training. If it is null, they are taken unless the classes are
             directions.
     """
