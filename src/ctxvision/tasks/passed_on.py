@@ -1,7 +1,6 @@
 """Arguments that are passed on to others' constructors, beside those that a task gives itself."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .error import TaskError
@@ -23,9 +22,3 @@ def require_own(what: str, args: Mapping[str, Any], taken: Mapping[str, str]) ->
             raise TaskError(f"{what}: {name!r} is not the name of an argument")
         if name in taken:
             raise TaskError(f"{what} cannot set {name}: {taken[name]}")
-
-
-def keyword_names(function: Callable[..., Any]) -> frozenset[str]:
-    """Name the arguments that a function, or the constructor of a class, takes by keyword alone."""
-    parameters = inspect.signature(function).parameters.values()
-    return frozenset(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)

@@ -28,28 +28,25 @@ from .optimization import (
     require_steps,
     why_unusable,
 )
-from .passed_on import keyword_names
 from .single_values import keep_statistics, single_value_norms
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """How a task's network is optimised; every task takes these fields as keyword arguments.
+    """How a task's network is optimised; each field may be an argument of the task.
 
     Args:
-        optimizer: name of one of timm's optimisers; ``sgd`` has Nesterov momentum, ``momentum`` has plain
-            momentum.
-        optimizer_args: more arguments of the optimiser's constructor, such as ``betas``.
-        lr: highest learning rate of the run.
-        weight_decay: weight decay of all parameters but norms, biases and what the network's ``no_weight_decay``
-            names.
-        layer_decay: ratio of the learning rates of neighbouring layers, at most 1; ``None`` is one rate for all.
-        schedule: shape of the learning rate after the warm-up.
+        optimizer: a name of timm's; ``sgd`` is Nesterov's, ``momentum`` the plain one.
+        optimizer_args: its own arguments, such as ``betas``.
+        lr: highest learning rate.
+        weight_decay: not applied to norms, biases, and what a network's ``no_weight_decay`` names.
+        layer_decay: ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
+        schedule: of the learning rate after the warm-up.
         schedule_args: more arguments of timm's ``create_scheduler_v2``.
-        warmup_epochs: number of epochs during which the learning rate rises.
-        warmup_steps: number of optimiser steps during which the learning rate rises, instead of ``warmup_epochs``.
-        warmup_factor: share of ``lr`` that the learning rate rises from.
-        min_lr: learning rate at the end of the schedule.
+        warmup_epochs: how long the learning rate rises.
+        warmup_steps: the same in optimiser steps, instead of ``warmup_epochs``.
+        warmup_factor: from which share of ``lr``.
+        min_lr: at the end of the schedule.
     """
 
     optimizer: str = "adamw"
@@ -71,9 +68,8 @@ _log = logging.getLogger(__name__)
 class TrainingTask(LightningModule, ABC):
     """A network with its loss, metrics and optimiser.
 
-    A child takes plain Python values only, which travel in the checkpoint (see `load_task`). Its constructor takes
-    the fields of `Optimization` as further keyword arguments, calls ``super().__init__()``,
-    ``save_hyperparameters()``, `begin`, and sets ``model``.
+    A child takes plain Python values only, which travel in the checkpoint (see `load_task`). Its constructor calls
+    ``super().__init__()``, ``save_hyperparameters()``, `begin`, and sets ``model``.
 
     Attributes:
         kind: of task, as the checkpoint and the command line call it.
@@ -83,8 +79,6 @@ class TrainingTask(LightningModule, ABC):
         columns: the validation metrics for ``metrics.csv``.
         model: the network whose parameters are trained.
         data_spec: what the network must know about its data.
-        default_optimization: how the network is optimised where the constructor's arguments do not say.
-        optimization: how this network is optimised.
         leave_out_nonfinite: whether a callback leaves out steps whose loss is not finite, which then do not count.
     """
 
@@ -92,8 +86,6 @@ class TrainingTask(LightningModule, ABC):
     monitor: ClassVar[str]
     monitor_name: ClassVar[str]
     sample_name: ClassVar[str] = "image"
-    default_optimization: ClassVar[Optimization] = Optimization()
-    optimization: Optimization
     columns: tuple[str, ...]
     model: nn.Module
     data_spec: dict[str, Any]
@@ -109,24 +101,19 @@ class TrainingTask(LightningModule, ABC):
         self._single_value_norms: tuple[str, ...] | None = None
         self._statistics_kept = False
 
-    @classmethod
-    def argument_names(cls) -> frozenset[str]:
-        """Name the keyword arguments of the constructor, the fields of `Optimization` included."""
-        return keyword_names(cls) | {field.name for field in dataclasses.fields(Optimization)}
+    @property
+    def optimization(self) -> Optimization:
+        """How the network is optimised, from the task's arguments."""
+        names = [field.name for field in dataclasses.fields(Optimization)]
+        return Optimization(**{name: self.hparams[name] for name in names if name in self.hparams})
 
-    def begin(self, data_spec: Mapping[str, Any], optimization: Mapping[str, Any]) -> None:
+    def begin(self, data_spec: Mapping[str, Any]) -> None:
         """Keep the description of the data, and find wrong settings before the run begins.
-
-        Args:
-            data_spec: the description of the data.
-            optimization: fields of `Optimization` that differ from ``default_optimization``.
 
         Raises:
             TaskError: unknown optimiser, or arguments that it or the schedule does not take.
-            TypeError: `Optimization` has no field of such a name.
         """
         self.data_spec = dict(data_spec)
-        self.optimization = dataclasses.replace(self.default_optimization, **optimization)
         o = self.optimization
         if is_optimizer(o.optimizer) and why_unusable(o.optimizer):
             return  # a checkpoint of another machine can be looked at here, if not trained
@@ -210,27 +197,6 @@ class TrainingTask(LightningModule, ABC):
         """Count the loss of a batch of so many samples in the epoch's mean."""
         self._batches_with_samples += 1
         self._update_train_mean(loss.detach(), samples, name)
-
-    def epoch_sums(self) -> dict[str, Tensor]:
-        """Return what this process has counted of the epoch so far, for a checkpoint within the epoch.
-
-        Returns:
-            Scalars that add up over processes: ``loss`` (sum over samples), ``images`` (number of samples) and
-            ``batches`` (number of batches with samples).
-        """
-        mean = self.train_mean
-        batches = mean.weight.new_tensor(self._batches_with_samples)
-        return {"loss": mean.mean_value, "images": mean.weight, "batches": batches}
-
-    def add_to_epoch(self, sums: Mapping[str, float]) -> None:
-        """Count what was counted before the run was interrupted in the middle of this epoch.
-
-        Args:
-            sums: `epoch_sums` of that time, added up over all processes.
-        """
-        mean = self.train_mean
-        mean.mean_value, mean.weight = mean.mean_value + sums["loss"], mean.weight + sums["images"]
-        self._batches_with_samples += int(sums["batches"])
 
     def _update_train_mean(self, loss: Tensor, samples: int, name: str) -> None:
         if self.leave_out_nonfinite:

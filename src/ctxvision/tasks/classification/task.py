@@ -13,6 +13,7 @@ from ctxvision.checkpoints import WarmStartReport, warm_start
 from ctxvision.checkpoints.sources import Source
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.networks import create_network
+from ctxvision.tasks.optimization import ScheduleName
 from ctxvision.tasks.training import TrainingTask
 
 from .class_sets import ClassSetRecall, is_contextual, kept_classes
@@ -35,6 +36,17 @@ class ClassificationTask(TrainingTask):
         model_args: more arguments of the network's constructor.
         drop_path_rate: stochastic depth.
         dropout: before the classifier.
+        optimizer: a name of timm's; ``sgd`` is Nesterov's, ``momentum`` the plain one.
+        optimizer_args: its own arguments, such as ``betas``.
+        lr: highest learning rate.
+        weight_decay: not applied to norms, biases, and what the network's ``no_weight_decay`` names.
+        layer_decay: ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
+        schedule: of the learning rate after the warm-up.
+        schedule_args: more arguments of timm's ``create_scheduler_v2``.
+        warmup_epochs: how long the learning rate rises.
+        warmup_steps: the same in optimiser steps, instead of ``warmup_epochs``.
+        warmup_factor: from which share of ``lr``.
+        min_lr: at the end of the schedule.
         label_smoothing: share of the target spread over all classes.
         mixup: alpha of its beta distribution; 0 is off.
         cutmix: likewise.
@@ -42,8 +54,6 @@ class ClassificationTask(TrainingTask):
         mixup_switch_prob: share of those that are cut and not blended, where both are on.
         mixup_mode: one ratio for the whole ``batch``, for each ``pair`` of images, or for each image (``elem``).
         channels_last: memory layout of the network and its input.
-        optimization: fields of `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; those that are left
-            out have the values of ``default_optimization``.
 
     Raises:
         TaskError: unknown model or optimiser, or arguments that the network, the optimiser or the schedule does
@@ -69,6 +79,17 @@ class ClassificationTask(TrainingTask):
         model_args: Mapping[str, Any] | None = None,
         drop_path_rate: float = 0.0,
         dropout: float = 0.0,
+        optimizer: str = "adamw",
+        optimizer_args: Mapping[str, Any] | None = None,
+        lr: float = 5e-4,
+        weight_decay: float = 0.05,
+        layer_decay: float | None = None,
+        schedule: ScheduleName = "cosine",
+        schedule_args: Mapping[str, Any] | None = None,
+        warmup_epochs: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_factor: float = 0.0,
+        min_lr: float = 0.0,
         label_smoothing: float = 0.1,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -76,11 +97,10 @@ class ClassificationTask(TrainingTask):
         mixup_switch_prob: float = 0.5,
         mixup_mode: Literal["batch", "pair", "elem"] = "batch",
         channels_last: bool = True,
-        **optimization: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.begin(data_spec, optimization)
+        self.begin(data_spec)
         num_classes = len(self.data_spec["class_names"])
         self.model = create_network(
             model,

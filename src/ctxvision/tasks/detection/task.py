@@ -1,7 +1,7 @@
 """Detection and instance segmentation as a training task: the detector's losses, and COCO's average precision."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,16 +9,24 @@ from torch import Tensor
 from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
 from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.features import NormName
 from ctxvision.tasks.means import undefined
-from ctxvision.tasks.passed_on import keyword_names
-from ctxvision.tasks.training import Optimization, TrainingTask
+from ctxvision.tasks.optimization import ScheduleName
+from ctxvision.tasks.pyramid import LayerKind
+from ctxvision.tasks.training import TrainingTask
 
-from .build import DetectorName, build_detector
+from .box_head import BoxHeadName
+from .build import ANCHOR_SIZES, DetectorName, build_detector
 from .metric import AveragePrecision, DetectionMetric
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
-_BUILD = keyword_names(build_detector) - {"num_classes", "in_chans"}
+_BUILD = (
+    "neck", "head", "box_head", "width", "hidden", "norm", "norm_in_heads", "frozen_stages", "extra_levels_from",
+    "anchor_sizes", "aspect_ratios", "train_proposals", "test_proposals", "sampled_rois", "score_threshold",
+    "nms_threshold", "detections", "min_size", "max_size", "image_mean", "image_std", "drop_path_rate",
+    "model_args",
+)  # fmt: skip
 _METRICS = (
     ("ap", "ap"),
     ("ap50", "ap50"),
@@ -39,12 +47,11 @@ class DetectionTask(TrainingTask):
     Args:
         model: the backbone, a registered name.
         data_spec: `ctxvision.data.DetectionSpec.to_dict`; the task itself needs ``class_names`` and ``in_chans``.
-        detector: name of the detector; those with "mask" in their name predict masks too.
+        detector: which; those with "mask" in their name predict masks too.
+        neck: see `build_detector`, as all that follow up to ``drop_path_rate``.
         model_args: more arguments of the backbone's constructor.
-        channels_last: whether the network's weights lie in memory in the channels-last layout.
-        settings: other arguments of `build_detector`, such as ``neck="involution"``, and fields of
-            `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; what is left out has the default of
-            `build_detector` or the value in ``default_optimization``.
+        optimizer: see `Optimization`, as all that follow.
+        channels_last: memory layout of the network.
 
     Raises:
         TaskError: unknown names, or arguments that the detector, the optimiser or the schedule does not take.
@@ -53,7 +60,6 @@ class DetectionTask(TrainingTask):
     kind = "detection"
     monitor = "val_box_ap"
     monitor_name = "box AP"
-    default_optimization = Optimization(lr=1e-4)
 
     def __init__(
         self,
@@ -61,21 +67,52 @@ class DetectionTask(TrainingTask):
         data_spec: Mapping[str, Any],
         *,
         detector: DetectorName = "faster_rcnn",
+        neck: LayerKind = "convolution",
+        head: LayerKind = "convolution",
+        box_head: BoxHeadName = "2fc",
+        width: int = 256,
+        hidden: int = 1024,
+        norm: NormName = "frozen",
+        norm_in_heads: bool = False,
+        frozen_stages: int = 0,
+        extra_levels_from: Literal["backbone", "pyramid"] = "backbone",
+        anchor_sizes: Sequence[int] = ANCHOR_SIZES,
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        train_proposals: int = 2000,
+        test_proposals: int = 1000,
+        sampled_rois: int = 512,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        detections: int = 100,
+        min_size: int | Sequence[int] = 800,
+        max_size: int = 1333,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        drop_path_rate: float = 0.0,
         model_args: Mapping[str, Any] | None = None,
+        optimizer: str = "adamw",
+        optimizer_args: Mapping[str, Any] | None = None,
+        lr: float = 1e-4,
+        weight_decay: float = 0.05,
+        layer_decay: float | None = None,
+        schedule: ScheduleName = "cosine",
+        schedule_args: Mapping[str, Any] | None = None,
+        warmup_epochs: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_factor: float = 0.0,
+        min_lr: float = 0.0,
         channels_last: bool = True,
-        **settings: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.begin(data_spec, {name: value for name, value in settings.items() if name not in _BUILD})
+        self.begin(data_spec)
         classes = len(self.data_spec["class_names"])
         self.model = build_detector(
             detector,
             model,
             num_classes=classes,
             in_chans=self.data_spec.get("in_chans", 3),
-            model_args=model_args,
-            **{name: value for name, value in settings.items() if name in _BUILD},
+            **{name: self.hparams[name] for name in _BUILD},
         )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -83,11 +120,6 @@ class DetectionTask(TrainingTask):
         self.last_precision: dict[str, AveragePrecision] = {}
         parts = ("box", "mask") if self.model.has_masks else ("box",)
         self.columns = tuple(f"val_{part}_{short}" for part in parts for _, short in _METRICS)
-
-    @classmethod
-    def argument_names(cls) -> frozenset[str]:
-        """Name the keyword arguments of the constructor, those of `build_detector` and `Optimization` included."""
-        return super().argument_names() | _BUILD
 
     def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
         """Load trained weights into the backbone; see `ctxvision.checkpoints.warm_start`."""

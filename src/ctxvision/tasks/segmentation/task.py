@@ -12,7 +12,8 @@ from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.means import undefined
-from ctxvision.tasks.training import Optimization, TrainingTask
+from ctxvision.tasks.optimization import ScheduleName
+from ctxvision.tasks.training import TrainingTask
 
 from .inference import Segmentation, image_logits, segment
 from .metric import IGNORE, IoU, PixelConfusion, intersection_over_union
@@ -37,9 +38,18 @@ class SegmentationTask(TrainingTask):
         window: (H, W) of a sliding window for evaluation and prediction; ``None`` takes whole images.
         window_stride: (H, W) between windows; by default two thirds of them.
         class_weights: of the loss, one for each class; ``None`` weighs all alike.
+        optimizer: see `ctxvision.tasks.training.Optimization`, also for what follows.
+        optimizer_args: its own arguments.
+        lr: highest learning rate.
+        weight_decay: not applied to norms and biases.
+        layer_decay: ratio of the learning rates of neighbouring layers.
+        schedule: of the learning rate after the warm-up.
+        schedule_args: more arguments of timm's schedule, such as ``decay_rate``, the power of ``poly``.
+        warmup_epochs: how long the learning rate rises.
+        warmup_steps: the same in optimiser steps.
+        warmup_factor: from which share of ``lr``.
+        min_lr: at the end of the schedule.
         channels_last: memory layout of the network and its input.
-        optimization: fields of `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; those that are left
-            out have the values of ``default_optimization``.
 
     Raises:
         TaskError: unknown names, or arguments that do not fit.
@@ -54,7 +64,6 @@ class SegmentationTask(TrainingTask):
     kind = "segmentation"
     monitor = "val_miou"
     monitor_name = "mIoU"
-    default_optimization = Optimization(optimizer="sgd", lr=0.01, weight_decay=5e-4, schedule="poly")
     columns = ("val_loss", "val_miou", "val_pixel_accuracy")
 
     def __init__(
@@ -71,12 +80,22 @@ class SegmentationTask(TrainingTask):
         window: Sequence[int] | None = None,
         window_stride: Sequence[int] | None = None,
         class_weights: Sequence[float] | None = None,
+        optimizer: str = "sgd",
+        optimizer_args: Mapping[str, Any] | None = None,
+        lr: float = 0.01,
+        weight_decay: float = 5e-4,
+        layer_decay: float | None = None,
+        schedule: ScheduleName = "poly",
+        schedule_args: Mapping[str, Any] | None = None,
+        warmup_epochs: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_factor: float = 0.0,
+        min_lr: float = 0.0,
         channels_last: bool = True,
-        **optimization: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.begin(data_spec, optimization)
+        self.begin(data_spec)
         num_classes = len(self.data_spec["class_names"])
         self.model = build_network(
             model,

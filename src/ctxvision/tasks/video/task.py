@@ -12,7 +12,8 @@ from ctxvision.checkpoints import WarmStartReport, warm_start
 from ctxvision.checkpoints.sources import Source
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.networks import create_network
-from ctxvision.tasks.training import Optimization, TrainingTask
+from ctxvision.tasks.optimization import ScheduleName
+from ctxvision.tasks.training import TrainingTask
 
 from .consensus import ClipLoss, ClipOutput, clip_consensus
 from .shifts import Shift, TemporalShifts
@@ -40,10 +41,19 @@ class VideoTask(TrainingTask):
         model_args: more arguments of the network's constructor.
         drop_path_rate: stochastic depth.
         dropout: before the classifier, by itself in each frame.
+        optimizer: a name of timm's; ``sgd`` is Nesterov's, ``momentum`` the plain one.
+        optimizer_args: its own arguments, such as ``betas``.
+        lr: highest learning rate.
+        weight_decay: not applied to norms, biases, and what the network's ``no_weight_decay`` names.
+        layer_decay: ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
+        schedule: of the learning rate after the warm-up.
+        schedule_args: more arguments of timm's ``create_scheduler_v2``.
+        warmup_epochs: how long the learning rate rises.
+        warmup_steps: the same in optimiser steps, instead of ``warmup_epochs``.
+        warmup_factor: from which share of ``lr``.
+        min_lr: at the end of the schedule.
         label_smoothing: share of the target spread over all classes.
         channels_last: memory layout of the network and its input.
-        optimization: fields of `ctxvision.tasks.training.Optimization`, such as ``lr=0.1``; those that are left
-            out have the values of ``default_optimization``.
 
     Raises:
         TaskError: unknown model or optimiser, arguments that they do not take, or a network without residual
@@ -59,7 +69,6 @@ class VideoTask(TrainingTask):
     kind = "video"
     monitor = "val_top1"
     monitor_name = "top-1"
-    default_optimization = Optimization(optimizer="sgd", lr=0.01, weight_decay=1e-4)
     sample_name = "video"
     columns = ("val_loss", "val_top1", "val_top5")
 
@@ -74,13 +83,23 @@ class VideoTask(TrainingTask):
         model_args: Mapping[str, Any] | None = None,
         drop_path_rate: float = 0.0,
         dropout: float = 0.5,
+        optimizer: str = "sgd",
+        optimizer_args: Mapping[str, Any] | None = None,
+        lr: float = 0.01,
+        weight_decay: float = 1e-4,
+        layer_decay: float | None = None,
+        schedule: ScheduleName = "cosine",
+        schedule_args: Mapping[str, Any] | None = None,
+        warmup_epochs: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_factor: float = 0.0,
+        min_lr: float = 0.0,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
-        **optimization: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.begin(data_spec, optimization)
+        self.begin(data_spec)
         num_classes = len(self.data_spec["class_names"])
         self.model = create_network(
             model,
