@@ -15,7 +15,7 @@ from ctxvision.cli import main
 from ctxvision.data import ImageData
 from ctxvision.data.images import folder
 from ctxvision.data.images.folder import scan_folder
-from ctxvision.data.source import find_images
+from ctxvision.data.images.source import find_images
 from ctxvision.data.video.source import find_videos
 
 NUMBERS = ("1", "10", "2")
@@ -60,7 +60,7 @@ def test_every_source_has_the_same_order(tmp_path, names, expected):
         (videos / name).mkdir(parents=True)
         for index in range(2):
             (videos / name / f"{index}.mp4").touch()
-    assert find_videos(videos).contents.class_names == expected
+    assert find_videos(videos).videos.class_names == expected
 
 
 def in_the_old_order(monkeypatch):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxvision.data import DataError
-from ctxvision.data.contents import arrange, in_order
+from ctxvision.data.labelled import arrange, in_order
 
 COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 40), min_size=2)
 

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from _pictures import picture, png_bytes
-from ctxvision.data import DataError, find_images, shards
-from ctxvision.data.shard_index import scan_shard
-from ctxvision.data.shards import expand, open_member
+from ctxvision.data import DataError, find_images
+from ctxvision.data.images import shards
+from ctxvision.data.images.shard_index import scan_shard
+from ctxvision.data.images.shards import expand, open_member
 
 FUZZ = settings(
     max_examples=40, derandomize=True, deadline=None, database=None,

@@ -11,7 +11,8 @@ import pytest
 from _sources import shards, write_shard
 
 from _pictures import picture, png_bytes
-from ctxvision.data import DataError, find_images, read_image, shard_index
+from ctxvision.data import DataError, find_images, read_image
+from ctxvision.data.images import shard_index
 
 PNG = png_bytes(picture())
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ctxvision.data import BadImageError, DetectionData
 from ctxvision.data.detection.coco_masks import encode_masks
+from ctxvision.data.detection.scenes import export_coco
 from ctxvision.data.embedded.scenes import make_scene
-from ctxvision.data.embedded.scenes_set import export_coco
 from ctxvision.evaluation.detection import evaluate_detector
 from ctxvision.explain import ReportError
 from ctxvision.inference.detection import PALETTE, _ink, _meet, detect, draw

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ctxvision.data import DataSpec
-from ctxvision.data.dataset import BadImage, ImageDataset, Sample
+from ctxvision.data import BadImage, DataSpec, ImageDataset, LoadedSample
 from ctxvision.tasks import ClassificationTask
 
 from .device import on_device
@@ -58,7 +57,7 @@ def classify(
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
     remaining = iter(paths)
     for items in loader:
-        images = [item.image for item in items if isinstance(item, Sample)]
+        images = [item.image for item in items if isinstance(item, LoadedSample)]
         rankings = iter(_rank(compute, torch.stack(images), spec.class_names, top_k) if images else ())
         for item in items:
             yield next(remaining), item.reason if isinstance(item, BadImage) else next(rankings)

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .contents import Contents, Found, arrange, in_order
 from .error import DataError
 from .files import in_words, open_regular
+from .labelled import Found, LabelledSet, arrange, in_order
 from .options import check_options, choose_column
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img")
@@ -31,7 +31,7 @@ def read_table(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     class_names: Sequence[str] | None = None,
-) -> Contents:
+) -> LabelledSet:
     """Read a table whose first row names its columns: ``path,label`` and perhaps ``split``.
 
     Other usual names of the columns are understood. Paths are relative to the table. Rows without a path or
@@ -40,15 +40,17 @@ def read_table(
     their paths, in whatever order they come.
 
     Args:
-        file: ``.tsv`` is separated by tabs; ``.csv`` by commas or, as spreadsheets write it, semicolons.
-        options: ``path``, ``label`` and ``split`` name columns.
-        strict: raise at the first row that would be left out.
-        val_fraction: see `arrange`.
-        split_seed: see `arrange`.
-        class_names: see `arrange`.
+        file: The table; ``.tsv`` is separated by tabs, ``.csv`` by commas or, as spreadsheets write it,
+            semicolons.
+        options: The options of DATA: ``path``, ``label`` and ``split`` name columns.
+        strict: Whether the first row that would be left out raises an error.
+        val_fraction: The share of each class to hold out where there is no validation part.
+        split_seed: The seed that chooses which samples are held out.
+        class_names: The classes of a trained network, in its order; by default those of the source.
 
     Raises:
-        DataError: no such file, no such columns, one path with two labels or in two parts, or no rows.
+        DataError: There is no such file or no such column, one path has two labels or is in two parts, or there
+            are no rows.
     """
     file = Path(file)
     options = check_options(str(file), options, ("path", "label", "split"))
@@ -64,7 +66,7 @@ def read_table(
         rows.notes.append(f"{file}: no rows for validation, validating on those for testing")
     elif "test" in parts:
         rows.notes.append(f"{file}: {sum(map(len, parts['test'].values()))} rows for testing are left out")
-    contents = arrange(
+    labelled = arrange(
         _sorted(train or {}),
         None if val is None else _sorted(val),
         where=str(file),
@@ -73,9 +75,9 @@ def read_table(
         split_seed=split_seed,
         class_names=class_names,
     )
-    contents.notes[:0] = rows.summary() + rows.notes
-    contents.root = str(file.parent)
-    return contents
+    labelled.notes[:0] = rows.summary() + rows.notes
+    labelled.root = str(file.parent)
+    return labelled
 
 
 def _sorted(found: Found) -> Found:

@@ -18,13 +18,13 @@ _OUTPUTS = ("boxes", "labels", "scores", "masks")
 _TOLERANCE = 1e-3  # of pixels and scores; the order of sums differs in many layers, one after the other
 
 if TYPE_CHECKING:
+    from ctxvision.tasks import Task
     from ctxvision.tasks.segmentation import Segmentation
-    from ctxvision.tasks.training import TrainingTask
     from ctxvision.tasks.video import VideoTask
 
 
 def from_task(
-    task: "TrainingTask", *, dynamic_batch: bool = True, dynamic_size: bool = False
+    task: "Task", *, dynamic_batch: bool = True, dynamic_size: bool = False
 ) -> tuple[nn.Module, Metadata]:
     """Return what `export_onnx` and `export_pt2` take: the network of a trained task, and what travels with it.
 
@@ -91,7 +91,7 @@ def as_task(exported: Exported) -> Any:
         raise ExportError(f"{exported.path}: its metadata are incomplete ({error})") from error
 
 
-def require_same_detections(task: "TrainingTask", network: nn.Module, metadata: Metadata) -> None:
+def require_same_detections(task: "Task", network: nn.Module, metadata: Metadata) -> None:
     """Compare the graph of a detector with torchvision's way through the trained one, on two photographs.
 
     Args:
@@ -120,7 +120,7 @@ class _ClipNetwork(nn.Module):
 
     def __init__(self, task: "VideoTask") -> None:
         super().__init__()
-        self.model, self.is_contextual = task.model, task.is_contextual
+        self.model, self.has_stage_outputs = task.model, task.has_stage_outputs
         self.frames: int = task.data_spec["frames"]
         task.shifts.frames = self.frames
 
@@ -128,9 +128,9 @@ class _ClipNetwork(nn.Module):
         from ctxvision.tasks.video import clip_consensus
 
         images = clips.flatten(0, 1)
-        output = self.model.forward_stages(images) if self.is_contextual else self.model(images)
+        output = self.model.forward_stages(images) if self.has_stage_outputs else self.model(images)
         together = clip_consensus(output, self.frames)
-        by_frame = output.logits if self.is_contextual else output
+        by_frame = output.logits if self.has_stage_outputs else output
         logits = together if isinstance(together, Tensor) else together.logits
         return logits, by_frame.unflatten(0, (-1, self.frames))
 

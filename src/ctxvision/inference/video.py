@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from ctxvision.data.dataset import BadImage
 from ctxvision.data.video.clips import ClipSpec, view_crops, view_indices
-from ctxvision.data.video.dataset import ClipDataset
+from ctxvision.data.video.data import ClipDataset
 from ctxvision.data.video.reading import Frames, Video
 from ctxvision.explain.error import ReportError
 from ctxvision.foreign import visible

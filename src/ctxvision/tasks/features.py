@@ -24,21 +24,22 @@ class FeatureBackbone(nn.Module):
     block unnormalised: each gets a layer norm, as in the detectors and segmentation networks of Swin and ConvNeXt.
 
     Args:
-        name: a registered name of timm or ours.
-        strides: of the wanted feature maps, finest first; one that comes up twice stands for the last two maps of
-            this stride, as networks have them whose later stages dilate.
-        in_chans: channels of the image.
-        norm: what the network's batch norms do: ``"frozen"`` has statistics, scale and shift fixed (Detectron),
+        name: The registered name of a network of timm or ours.
+        strides: The strides of the wanted feature maps, finest first; one that comes up twice stands for the last
+            two maps of this stride, as networks have them whose later stages dilate.
+        in_chans: The number of channels of the image.
+        norm: What the network's batch norms do: ``"frozen"`` has statistics, scale and shift fixed (Detectron),
             ``"eval"`` only the statistics (MMDetection's ``norm_eval``), ``"batch"`` and ``"sync"`` train.
-        frozen_stages: 1 keeps the stem and the first stage as they are, 2 the second too, 0 trains all.
-        drop_path_rate: stochastic depth.
-        model_args: more arguments of the network's constructor.
+        frozen_stages: The number of stages that are not trained: 1 fixes the stem and the first stage, 2 the
+            second too, 0 trains all.
+        drop_path_rate: The probability that stochastic depth leaves out a residual branch.
+        model_args: More arguments of the network's constructor.
 
     Attributes:
-        channels: of the feature maps.
+        channels: The number of channels of each feature map.
 
     Raises:
-        TaskError: unknown network, arguments that it does not take, or no feature maps of these strides.
+        TaskError: The network is unknown, does not take its arguments, or has no feature maps of these strides.
     """
 
     def __init__(
@@ -99,15 +100,15 @@ class FeatureBackbone(nn.Module):
         A contextual backbone keeps the class embeddings of a source with as many classes as it considers.
 
         Args:
-            source: weights of the network, of its plain counterpart, or the name of one of timm's pretrained
+            source: The weights of the network or of its plain counterpart, or the name of one of timm's pretrained
                 networks.
-            partial: load whatever fits.
+            partial: Whether to load what fits, even of quite another network.
 
         Returns:
             What was loaded into the whole network, whose classifier the backbone lacks.
 
         Raises:
-            CheckpointError: the source is unusable or of another network; the backbone is unchanged.
+            CheckpointError: The source is unusable or of another network; the backbone is unchanged.
         """
         classifier = create_network(
             self.name,
@@ -123,10 +124,10 @@ class FeatureBackbone(nn.Module):
         """Copy a classification network's weights; for those of another network or layout see `start_from`.
 
         Args:
-            weights: state dict of the same network with its classifier.
+            weights: The state dict of the same network with its classifier.
 
         Raises:
-            TaskError: a tensor is absent or of another shape; the backbone is unchanged.
+            TaskError: A tensor is absent or of another shape; the backbone is unchanged.
         """
         sources: dict[str, Tensor] = {}
         for name, own in self.body.state_dict().items():

@@ -48,16 +48,18 @@ def create_network(
     """Build a registered network without pretrained weights; nothing is downloaded or read.
 
     Args:
-        name: any name that timm knows, ours included.
-        num_classes: outputs.
-        in_chans: channels of its input.
-        drop_path_rate: stochastic depth; 0 is not passed on, for networks that have none.
-        dropout: before the classifier; likewise.
-        features_only: build timm's feature network instead of the classifier.
-        model_args: more arguments of the network's constructor.
+        name: Any name that timm knows, ours included.
+        num_classes: The number of outputs.
+        in_chans: The number of channels of the network's input.
+        drop_path_rate: The probability that stochastic depth leaves out a residual branch; 0 is not passed on,
+            since some networks do not take it.
+        dropout: The probability that dropout zeroes a feature before the classifier; 0 is not passed on, since
+            some networks do not take it.
+        features_only: Whether to build timm's feature network instead of the classifier.
+        model_args: More arguments of the network's constructor.
 
     Raises:
-        TaskError: unknown name, or arguments that this network does not take.
+        TaskError: The name is unknown, or the network does not take the arguments.
     """
     require_model(name)
     rates = {"drop_path_rate": drop_path_rate, "drop_rate": dropout}

@@ -10,12 +10,12 @@ def require_own(what: str, args: Mapping[str, Any], taken: Mapping[str, str]) ->
     """Refuse what a task gives itself: passed on, it would collide, or silently lose.
 
     Args:
-        what: the arguments are for.
-        args: as the user gave them.
-        taken: what to do instead, by the name of each argument that a task gives itself.
+        what: What the arguments are for, to be named in messages.
+        args: The arguments as the user gave them.
+        taken: What to do instead, by the name of each argument that a task gives itself.
 
     Raises:
-        TaskError: one of those is among them, or a name is none.
+        TaskError: One of those is among the arguments, or a name is not a text.
     """
     for name in args:
         if not isinstance(name, str):

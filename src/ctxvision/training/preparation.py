@@ -3,15 +3,16 @@
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ctxvision.data import DataModule
 from ctxvision.runs import RunFolder
-from ctxvision.tasks import load_task
+from ctxvision.tasks import Task, load_task
 from ctxvision.tasks.optimization import require_optimizer
-from ctxvision.tasks.training import TrainingTask
 from ctxvision.wording import plural
 
 from .batch_plan import BatchPlan
@@ -31,7 +32,7 @@ _MAY_CHANGE = {
 
 def prepare(
     options: TrainOptions, plan: BatchPlan, run: RunFolder, resumed: Path | None
-) -> tuple[TrainOptions, Any, TrainingTask]:
+) -> tuple[TrainOptions, DataModule, Task]:
     """Open the data, build the task and its network, and load the weights to start from.
 
     Args:
@@ -53,7 +54,7 @@ def prepare(
     if resumed:
         data = _in_order_of(resumed, data, functools.partial(options.open_data, plan.images))
     if "image_size" in vars(options):
-        size: dict[str, Any] = {"image_size": data.spec.input_size[1]}
+        size: dict[str, Any] = {"image_size": data.spec.to_dict()["input_size"][1]}
         options = dataclasses.replace(options, **size)
     torch.manual_seed(options.seed)
     task = build_task(options, data)
@@ -79,7 +80,7 @@ def prepare(
     return options, data, task
 
 
-def build_task(options: TrainOptions, data: Any) -> TrainingTask:
+def build_task(options: TrainOptions, data: DataModule) -> Task:
     """Build the task with its network.
 
     Args:
@@ -109,7 +110,7 @@ def synchronizes_norms(options: TrainOptions) -> bool:
     return several and on_gpus and options.sync_batchnorm
 
 
-def _require_fit(task: TrainingTask) -> tuple[str, ...]:
+def _require_fit(task: Task) -> tuple[str, ...]:
     """Give the task one sample of zeros, because some networks refuse small images or all sizes but one.
 
     Returns:
@@ -131,7 +132,9 @@ def _require_fit(task: TrainingTask) -> tuple[str, ...]:
         raise TrainingError(f"{which} does not take {shape} images; try another {option} ({error})") from error
 
 
-def _in_order_of(checkpoint: Path, data: Any, open_again: Any) -> Any:
+def _in_order_of(
+    checkpoint: Path, data: DataModule, open_again: Callable[[Sequence[str]], DataModule]
+) -> DataModule:
     """Return the data with the classes in the order of a resumed run; earlier versions had another order."""
     before, now = load_task(checkpoint).data_spec.get("class_names", ()), data.spec.class_names
     return open_again(tuple(before)) if sorted(before) == sorted(now) and tuple(before) != now else data
@@ -157,7 +160,7 @@ def _require_same_options(options: TrainOptions, run: RunFolder) -> None:
             )
 
 
-def _require_same_task(task: TrainingTask, checkpoint: Path) -> None:
+def _require_same_task(task: Task, checkpoint: Path) -> None:
     """Refuse another network, or images of other classes or sizes.
 
     Raises:

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from ctxvision.data import DataModule
 from ctxvision.files import write_whole
 from ctxvision.recipes import load_recipe
 from ctxvision.runs import Run, RunFolder, read_run
@@ -124,7 +124,7 @@ def _describe_batch(options: TrainOptions, plan: BatchPlan) -> str:
     return f"{line} for {recipe['batch_size']}; in proportion it would be --lr {in_proportion:g}"
 
 
-def _stop_message(trainer: Trainer, run: RunFolder, data: Any) -> str:
+def _stop_message(trainer: Trainer, run: RunFolder, data: DataModule) -> str:
     skipped = f"skipped {plural(len(data.bad_images), 'bad image')}; " if data.bad_images else ""
     advice = "there was nothing to save yet"
     if run.last.is_file():

@@ -2,14 +2,14 @@
 
 import math
 import sys
-from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.loggers import Logger
 
+from ctxvision.data import DataModule
 from ctxvision.runs import RunFolder
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.tasks import Task
 
 from .batch_plan import BatchPlan
 from .callbacks import (
@@ -32,7 +32,7 @@ from .saving import RunCheckpointIO
 
 
 def make_trainer(
-    options: TrainOptions, plan: BatchPlan, epochs: int, run: RunFolder, task: TrainingTask, loggers: list[Logger]
+    options: TrainOptions, plan: BatchPlan, epochs: int, run: RunFolder, task: Task, loggers: list[Logger]
 ) -> tuple[Trainer, GracefulStop, RunCheckpoints]:
     """Build the trainer of a run.
 
@@ -97,10 +97,10 @@ def make_trainer(
     return trainer, stop, checkpoints
 
 
-def epochs_of(options: TrainOptions, data: Any, plan: BatchPlan) -> int:
+def epochs_of(options: TrainOptions, data: DataModule, plan: BatchPlan) -> int:
     """Count the epochs of a run, whose length may be given in optimiser steps."""
     if not options.steps:
         return options.epochs or 1
     images = plan.images * plan.accumulate
-    per_epoch: int = max(1, data.batches_per_epoch * plan.images // images // (plan.devices * plan.nodes))
+    per_epoch = max(1, data.batches_per_epoch * plan.images // images // (plan.devices * plan.nodes))
     return math.ceil(options.steps / per_epoch)

@@ -11,7 +11,7 @@ import torch
 from _coco import content, write
 
 from ctxvision.data import DataError, DetectionData
-from ctxvision.data.detection.coco_names import ImageFiles
+from ctxvision.data.detection.coco_layouts import ImageFiles
 from ctxvision.data.detection.coco_reading import read_coco
 from ctxvision.data.detection.source import find_detection
 from ctxvision.tasks.detection import DetectionTask

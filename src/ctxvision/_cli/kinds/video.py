@@ -15,8 +15,8 @@ from ctxvision.data import BadImageError
 from ctxvision.data.files import Listing
 from ctxvision.data.video.clips import ClipSpec
 from ctxvision.data.video.data import VideoData
-from ctxvision.data.video.files import list_video_files
 from ctxvision.data.video.reading import VideoFile
+from ctxvision.data.video.source import list_video_files
 from ctxvision.data.video.writing import write_video
 from ctxvision.evaluation.video import TrainedVideo, make_clips_report, render_clips
 from ctxvision.explain import read_run

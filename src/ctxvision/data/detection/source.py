@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctxvision.data.embedded.scene_options import SceneOptions
-from ctxvision.data.embedded.scenes import SPLITS
-from ctxvision.data.embedded.scenes_set import scenes_set
+from ctxvision.data.detection.scenes import scenes_set
+from ctxvision.data.embedded.scenes import SPLITS, SceneOptions
 from ctxvision.data.error import DataError
 from ctxvision.data.images.turned import EXIF
+from ctxvision.data.labelled import fingerprint, hold_out
 from ctxvision.data.options import check_options, choose_value, split_options
-from ctxvision.data.split import fingerprint, hold_out
 
 from .coco import CocoSet
 from .coco_layouts import CocoPart, find_parts
@@ -24,11 +23,11 @@ class DetectionSource:
     """Where a detector's training and validation images come from; each part is read when it is first asked for.
 
     Attributes:
-        name: what the user called it.
-        read: returns a part, ``"train"`` or ``"val"``.
-        root: where names begin, so that they can be shown without it.
-        may_flip: whether an object seen in a mirror is still of its class; digits are not.
-        image_size: height and width of every image where they are all alike and small; else ``None``.
+        name: What the user called the source.
+        read: The function that returns a part, ``"train"`` or ``"val"``.
+        root: The folder that names begin with, so that they can be shown without it.
+        may_flip: Whether an object seen in a mirror is still of its class; digits are not.
+        image_size: The height and width of every image where they are all alike and small; else ``None``.
     """
 
     name: str
@@ -57,14 +56,14 @@ def find_detection(
     Further options of files: ``crowd=single`` and ``exif=apply`` or ``ignore``, see `read_coco`.
 
     Args:
-        data: the source.
-        masks: objects need masks too.
-        strict: raise at the first entry that cannot be used.
-        val_fraction: share of the images to hold out of a single file.
-        split_seed: of that choice.
+        data: The DATA argument, the name of the source.
+        masks: Whether objects need masks too.
+        strict: Whether the first entry that cannot be used raises an error.
+        val_fraction: The share of the images to hold out of a single annotation file.
+        split_seed: The seed that chooses which samples are held out.
 
     Raises:
-        DataError: no such source.
+        DataError: There is no such source.
     """
     where, options = split_options(os.fspath(data))
     if where == "digits-scenes":

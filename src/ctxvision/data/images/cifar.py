@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ctxvision.data.contents import Contents, Found, arrange
 from ctxvision.data.error import DataError
+from ctxvision.data.labelled import Found, LabelledSet, arrange
 from ctxvision.files import reason
 
 
@@ -41,7 +41,7 @@ class ArrayOpener:
     """Shows rows of arrays as images, ``test/17``.
 
     Args:
-        arrays: (N, H, W, 3) uint8 by part.
+        arrays: The images of each part, (N, H, W, 3) uint8.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
@@ -53,7 +53,7 @@ class ArrayOpener:
         return Image.fromarray(self.arrays[part][int(row)])
 
 
-def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = None) -> Contents:
+def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = None) -> LabelledSet:
     """Read the training and the test images, which are what is validated on.
 
     The Python version consists of pickles, which could run code: torchvision opens them only after their
@@ -61,12 +61,12 @@ def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = No
     and labels and is read as such; it is preferred where both are there.
 
     Args:
-        name: ``cifar10`` or ``cifar100`` (its 100 fine classes).
-        folder: where the archive was unpacked, or the folder that came out of it.
-        class_names: see `arrange`.
+        name: The name of the set, ``cifar10`` or ``cifar100`` (its 100 fine classes).
+        folder: The folder that the archive was unpacked in, or the folder that came out of it.
+        class_names: The classes of a trained network, in its order; by default those of the source.
 
     Raises:
-        DataError: the files are missing or damaged.
+        DataError: The files are missing or damaged.
     """
     where = f"{name}:{folder}"
     if not Path(folder).is_dir():
@@ -74,16 +74,16 @@ def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = No
     binary = _BINARY[name]
     root = next((p for p in (Path(folder, binary.folder), Path(folder)) if (p / binary.test[0]).is_file()), None)
     names, parts = _read_binary(root, binary, where) if root else _read_python(name, Path(folder), where)
-    contents = arrange(
+    labelled = arrange(
         _found(names, parts["train"][1], "train"),
         _found(names, parts["test"][1], "test"),
         where=f"{where} (train)",
         where_val=f"{where} (test)",
         class_names=class_names,
     )
-    contents.open_image = ArrayOpener({part: images for part, (images, _) in parts.items()})
-    contents.image_size = 32
-    return contents
+    labelled.open_image = ArrayOpener({part: images for part, (images, _) in parts.items()})
+    labelled.image_size = 32
+    return labelled
 
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]

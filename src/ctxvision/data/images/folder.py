@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctxvision.data.contents import Contents, Found, arrange, in_order, quoted
 from ctxvision.data.error import DataError
 from ctxvision.data.files import Listing, in_words, list_below, list_folder, subfolders
+from ctxvision.data.labelled import Found, LabelledSet, arrange, in_order, quoted
 
 from . import imagenet
 from .reading import HINTS, is_image
@@ -20,7 +20,7 @@ def scan_folder(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     class_names: Sequence[str] | None = None,
-) -> Contents:
+) -> LabelledSet:
     """Find the images of a data set and their classes.
 
     ``root`` holds ``train/CLASS/…`` and ``val/CLASS/…`` (or ``validation``, ``valid``, ``test``), or
@@ -28,14 +28,14 @@ def scan_folder(
     that Kaggle's archive makes, and ``val/`` may be flat, see `imagenet`.
 
     Args:
-        root: the folder.
-        val_fraction: share of each class to hold out where there is no validation folder.
-        split_seed: of that choice.
-        class_names: the classes of a trained network, in its order; by default those of the training folder.
+        root: The folder.
+        val_fraction: The share of each class to hold out where there is no validation folder.
+        split_seed: The seed that chooses which samples are held out.
+        class_names: The classes of a trained network, in its order; by default those of the training folder.
 
     Raises:
-        DataError: not a folder, no classes, no images, or classes that the network or the training folder
-            lacks.
+        DataError: There is no such folder, it holds no classes or no images, or it has classes that the network or
+            the training folder lacks.
     """
     given = Path(root)
     if not given.is_dir():
@@ -57,7 +57,7 @@ def scan_folder(
         val = {wordy.get(name, name): images for name, images in val.items()}
         if val_root.name != "val":
             notes.append(f"validating on {val_root}")
-    contents = arrange(
+    labelled = arrange(
         {wordy.get(name, name): images for name, images in train.items()},
         val,
         where=str(train_root),
@@ -66,9 +66,9 @@ def scan_folder(
         split_seed=split_seed,
         class_names=class_names,
     )
-    contents.notes[:0] = notes
-    contents.root = str(given)
-    return contents
+    labelled.notes[:0] = notes
+    labelled.root = str(given)
+    return labelled
 
 
 def _by_class(root: Path, notes: list[str]) -> Found:

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 
 from ctxvision._extras import explain_import
 from ctxvision._hub import cache_only, why_not_asked
-from ctxvision.data.contents import Contents, Found, arrange, in_order
 from ctxvision.data.error import DataError
+from ctxvision.data.labelled import Found, LabelledSet, arrange, in_order
 from ctxvision.data.options import check_options, choose_column
 from ctxvision.data.table import LABEL_COLUMNS
 
@@ -27,19 +27,20 @@ def read_hub(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     class_names: Sequence[str] | None = None,
-) -> Contents:
+) -> LabelledSet:
     """Open a data set of the package ``datasets``. No code that comes with a data set is run.
 
     Args:
-        name: a path: what ``save_to_disk`` wrote, a Parquet file, a folder of these or of images; or else a
+        name: A path, of what ``save_to_disk`` wrote, a Parquet file, or a folder of these or of images; or else a
             name on the hub, with ``:CONFIG`` after it where it has several.
-        options: ``image`` and ``label`` name columns, ``train`` and ``val`` splits.
-        val_fraction: see `arrange`; used where only one split has labels. Rows are known by their numbers.
-        split_seed: see `arrange`.
-        class_names: see `arrange`.
+        options: The options of DATA: ``image`` and ``label`` name columns, ``train`` and ``val`` name splits.
+        val_fraction: The share of each class to hold out where only one split has labels. Rows are known by their
+            numbers.
+        split_seed: The seed that chooses which samples are held out.
+        class_names: The classes of a trained network, in its order; by default those of the source.
 
     Raises:
-        DataError: the package is missing, the data set cannot be loaded, or its columns cannot be told.
+        DataError: The package is missing, the data set cannot be loaded, or its columns cannot be told.
     """
     where = f"hf:{name}"
     options = check_options(where, options, ("image", "label", "train", "val"))
@@ -58,7 +59,7 @@ def read_hub(
             break
         del found[split]
     val = next((split for split in found if split != train), None)
-    contents = arrange(
+    labelled = arrange(
         found[train],
         found[val] if val else None,
         where=f"{where} ({train})",
@@ -69,17 +70,17 @@ def read_hub(
     )
     if val and val not in ("val", "valid", "validation"):
         notes.append(f"validating on {where} ({val})")
-    contents.notes[:0] = notes
-    contents.open_image = RowOpener({split: _undecoded(splits[split], image) for split in found}, image)
-    return contents
+    labelled.notes[:0] = notes
+    labelled.open_image = RowOpener({split: _undecoded(splits[split], image) for split in found}, image)
+    return labelled
 
 
 class RowOpener:
     """Opens the image of a row, ``train/17``.
 
     Args:
-        splits: `datasets.Dataset` by name.
-        column: of the images: bytes, a path, or a dictionary with either.
+        splits: The splits, each a `datasets.Dataset`, by name.
+        column: The column of the images, which holds bytes, a path, or a dictionary with either.
     """
 
     def __init__(self, splits: Mapping[str, Any], column: str) -> None:

@@ -20,12 +20,13 @@ class PixelAugmentation:
     All random numbers come from torch's global generator, so that who seeds it fixes the result.
 
     Args:
-        crop_size: (H, W) of the result; smaller images are padded at the right and below with 255 in the mask.
-        scale: smallest and largest factor on both sides.
-        max_category_ratio: a crop in which one class takes more of the labelled pixels is drawn again, up to ten
-            times.
-        flip: probability.
-        photometric: whether brightness, contrast, saturation and hue change.
+        crop_size: The height and width of the result; smaller images are padded at the right and below with 255 in
+            the mask.
+        scale: The smallest and the largest factor on both sides.
+        max_category_ratio: The largest share of the labelled pixels that one class may take; a crop in which it
+            takes more is drawn again, up to ten times.
+        flip: The probability that the image is mirrored.
+        photometric: Whether brightness, contrast, saturation and hue change.
     """
 
     crop_size: tuple[int, int]

@@ -28,15 +28,15 @@ def read_mask(source: str | Image.Image, table: NDArray[np.int16], name: str) ->
     orientation is applied, as it is to images.
 
     Args:
-        source: path of a PNG, BMP, GIF or TIFF file, or an image of PIL's.
-        table: (256,) from values to classes, below 0 for values that no mask may have.
-        name: what to call it in errors.
+        source: The path of a PNG, BMP, GIF or TIFF file, or an image of PIL's.
+        table: The class of each value, (256,), below 0 for values that no mask may have.
+        name: What to call the mask in errors.
 
     Returns:
         An image of 8 bits: classes, and 255 where there is none.
 
     Raises:
-        BadImageError: missing, truncated, in colour, transparent, or with values that are no classes.
+        BadImageError: The file is missing, truncated, in colour or transparent, or has values that are no classes.
     """
     values = mask_values(source, name)
     problem = value_problem(values, table)
@@ -49,7 +49,7 @@ def mask_values(source: str | Image.Image, name: str) -> NDArray[Any]:
     """Decode a mask to its whole numbers, (H, W), uint8 where they are of 8 bits and int64 else.
 
     Raises:
-        BadImageError: missing, truncated, in colour or transparent.
+        BadImageError: The file is missing, truncated, in colour or transparent.
     """
     try:
         with contextlib.ExitStack() as stack:

@@ -26,8 +26,8 @@ class Index(NamedTuple):
     """Frames by number.
 
     Attributes:
-        times: when each is shown, increasing.
-        keys: from which decoding can begin.
+        times: The time at which each frame is shown, increasing.
+        keys: The frames from which decoding can begin.
     """
 
     times: list[int]
@@ -38,7 +38,7 @@ def read_index(path: str) -> Index | None:
     """List the packets of a video without decoding; ``None`` where they do not tell which frames there are.
 
     Raises:
-        BadVideoError: it cannot be read, is truncated, or has no packets.
+        BadVideoError: The file cannot be read, is truncated, or has no packets.
     """
     with open_track(path) as (container, stream):
         promised, kinds, codec = stream.frames, formats(container), stream.codec_context
@@ -92,12 +92,12 @@ def count_frames(path: str, size: int, changed: int) -> int:
     Where the last packet is broken off, the frames before it count.
 
     Args:
-        path: of the file.
-        size: of the file in bytes.
-        changed: when, in nanoseconds; a file that has changed is counted anew.
+        path: The path of the file.
+        size: The size of the file in bytes.
+        changed: When the file was changed, in nanoseconds; a file that has changed is counted anew.
 
     Raises:
-        BadVideoError: there is none, or more than `MAX_FRAMES`.
+        BadVideoError: There is no frame, or there are more than `MAX_FRAMES`.
     """
     whole = number = 0
     with open_track(path) as (container, stream):

@@ -46,14 +46,14 @@ class VideoFile:
     the track is applied) and RGB.
 
     Args:
-        path: the file.
+        path: The path of the file.
 
     Attributes:
-        path: the file.
-        frames: how many.
+        path: The path of the file.
+        frames: The number of frames.
 
     Raises:
-        BadVideoError: missing, empty, truncated, not a video, or without pictures.
+        BadVideoError: The file is missing, empty, truncated, no video, or without pictures.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -79,7 +79,7 @@ class VideoFile:
         """Return the frames of these numbers, which never decrease, (T, H, W, 3).
 
         Raises:
-            BadVideoError: they cannot be decoded, or differ in size.
+            BadVideoError: The frames cannot be decoded, or differ in size.
         """
         if self._index:
             try:
@@ -125,7 +125,7 @@ class VideoFile:
         """Decode from the key frame before each wanted frame.
 
         Raises:
-            _WrongIndexError: other frames come than the index says.
+            _WrongIndexError: Other frames come than the index says.
         """
         numbers = [key.number for key in index.keys]
         with open_track(self.path) as (container, stream):
@@ -175,7 +175,7 @@ class VideoInMemory:
     """Frames that need no decoding.
 
     Args:
-        pixels: (T, H, W, 3).
+        pixels: The frames, (T, H, W, 3) uint8.
     """
 
     def __init__(self, pixels: Frames) -> None:

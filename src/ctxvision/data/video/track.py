@@ -26,8 +26,8 @@ class BadVideoError(BadImageError):
     """A video file cannot be used.
 
     Attributes:
-        path: the file.
-        reason: what is wrong with it, one line.
+        path: The path of the file.
+        reason: What is wrong with the file, in one line.
     """
 
 
@@ -46,11 +46,11 @@ def open_track(path: str, **options: str) -> Iterator[tuple[Any, Any]]:
     """Open a file for its first track of moving pictures: PyAV's container and stream.
 
     Args:
-        path: of the file.
-        options: of FFmpeg's demuxer.
+        path: The path of the file.
+        options: The options of FFmpeg's demuxer.
 
     Raises:
-        BadVideoError: it is not a video, has no pictures or too large ones, or FFmpeg fails on it inside the
+        BadVideoError: The file is no video, has no pictures or too large ones, or FFmpeg fails on it inside the
             ``with`` block.
         DataError: PyAV is not installed.
     """
@@ -109,7 +109,7 @@ def list_packets(path: str, container: Any, stream: Any) -> list[PacketTimes]:
     """List what the container says about the packets of a track, without decoding.
 
     Raises:
-        BadVideoError: there are more than `MAX_FRAMES`.
+        BadVideoError: There are more packets than `MAX_FRAMES`.
     """
     packets = []
     for packet in demux(path, container, stream):

@@ -16,10 +16,10 @@ class FunnelStep:
     """One step of the funnel for a batch.
 
     Attributes:
-        name: ``"stage 2"``, …, ``"head"``.
-        classes: what was scored, (B, n) int64.
-        scores: cosine similarities, (B, n), aligned with ``classes``.
-        kept: what went on, (B, m) int64; at the head the answer alone, (B, 1).
+        name: The name of the step: ``"stage 2"``, …, ``"head"``.
+        classes: The classes that were scored, (B, n) int64.
+        scores: The cosine similarities, (B, n), aligned with ``classes``.
+        kept: The classes that went on, (B, m) int64; at the head the answer alone, (B, 1).
     """
 
     name: str
@@ -45,8 +45,8 @@ def kept_classes(model: nn.Module, output: ContextualOutput) -> list[Tensor]:
     """Return the class set of each contextual stage, what it kept of those that it scored.
 
     Args:
-        model: for which `is_contextual` holds.
-        output: of its ``forward_stages``.
+        model: A network for which `is_contextual` holds.
+        output: The output of the network's ``forward_stages``.
 
     Returns:
         For each of ``model.contextual_stages`` classes (B, m) int64.
@@ -73,7 +73,7 @@ class ClassSetRecall(Metric):
     """Share of the images whose true class is in the class set of each stage, over all processes.
 
     Args:
-        stages: how many.
+        stages: The number of contextual stages.
     """
 
     full_state_update = False
@@ -89,8 +89,8 @@ class ClassSetRecall(Metric):
         """Count a batch.
 
         Args:
-            kept: of `kept_classes`, (B, m) for each stage.
-            targets: true classes, (B,).
+            kept: The classes that `kept_classes` returned, (B, m) for each stage.
+            targets: The true classes, (B,).
         """
         self.survived += torch.stack([(classes == targets[:, None]).any(1).sum() for classes in kept])
         self.images += len(targets)

@@ -17,11 +17,13 @@ def make_box_head(
     """Return a box head, ``(N, width, 7, 7)`` to ``(N, hidden)``.
 
     Args:
-        kind: ``"2fc"``, two linear layers (FPN's, also in the involution, Swin and ConvNeXt detectors), or
-            ``"4conv1fc"``, four 3x3 convolutions and a linear layer (ResNeSt's, whose heads CoTNet took over).
-        width: channels of the pyramid.
-        hidden: width of the linear layers.
-        norm: after every convolution of ``"4conv1fc"``; none by default.
+        kind: The layers: ``"2fc"``, two linear layers (FPN's, also in the involution, Swin and ConvNeXt
+            detectors), or ``"4conv1fc"``, four 3x3 convolutions and a linear layer (ResNeSt's, whose heads CoTNet
+            took over).
+        width: The number of channels of the pyramid.
+        hidden: The width of the linear layers.
+        norm: The function that makes a norm for after every convolution of ``"4conv1fc"``; by default there is
+            none.
     """
     if kind == "2fc":
         return TwoMLPHead(width * 7 * 7, hidden)
@@ -40,8 +42,8 @@ class ClassAgnosticPredictor(nn.Module):
     postprocessing take it as it is.
 
     Args:
-        hidden: width of the box head.
-        num_classes: without background.
+        hidden: The width of the box head.
+        num_classes: The number of classes without the background.
 
     Shape:
         ``(N, hidden)`` to ``(N, 1 + num_classes)`` logits and ``(N, 4 * (1 + num_classes))`` box codes.

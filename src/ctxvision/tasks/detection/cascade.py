@@ -28,7 +28,7 @@ class CascadeRoIHeads(nn.Module):
     Args:
         stages: RoI heads with a `ClassAgnosticPredictor` each; thresholds, box coders and, for masks, mask heads
             are theirs.
-        loss_weights: of the stages.
+        loss_weights: The weight of each stage's loss.
     """
 
     def __init__(self, stages: Sequence[RoIHeads], loss_weights: Sequence[float] = LOSS_WEIGHTS) -> None:
@@ -44,10 +44,10 @@ class CascadeRoIHeads(nn.Module):
         """Return detections in evaluation, losses by name and stage in training.
 
         Args:
-            features: the pyramid.
-            proposals: boxes ``(n, 4)`` of each image.
-            image_shapes: height and width of the images before padding.
-            targets: in training: "boxes", "labels" and, for masks, "masks" of each image.
+            features: The maps of the pyramid by name, each (B, width, H, W).
+            proposals: The boxes of each image, ``(n, 4)`` as x0, y0, x1, y1.
+            image_shapes: The height and width of each image before padding.
+            targets: The "boxes", "labels" and, for masks, "masks" of each image, in training.
         """
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets or [])

@@ -23,8 +23,8 @@ def count_detector_macs(
     multiply-add is, `ctxvision.models.count_macs` says. On ``torch.device("meta")`` it takes no time.
 
     Args:
-        detector: any of `build_detector`.
-        size: height and width of the resized image; the papers that write 800 x 1333 have 800 x 1280.
+        detector: A detector that `build_detector` made.
+        size: The height and width of the resized image; the papers that write 800 x 1333 have 800 x 1280.
         proposals: RoIs of the box head.
         masks: RoIs of the mask head.
     """

@@ -20,11 +20,11 @@ class Detector(nn.Module):
     do not depend on the images beside it: convolutions and norms would see the padding.
 
     Args:
-        network: torchvision's ``GeneralizedRCNN`` or ``RetinaNet``.
-        num_classes: without background.
-        in_chans: channels of the images.
-        has_masks: whether it predicts masks and is trained by them.
-        has_background: whether the network's class 0 is the background; where it is not, as in RetinaNet, its
+        network: A ``GeneralizedRCNN`` or ``RetinaNet`` of torchvision.
+        num_classes: The number of classes without the background.
+        in_chans: The number of channels of the images.
+        has_masks: Whether the network predicts masks and is trained by them.
+        has_background: Whether the network's class 0 is the background; where it is not, as in RetinaNet, its
             classes begin at 0 and those of this module at 1 all the same.
 
     Shape:
@@ -35,7 +35,7 @@ class Detector(nn.Module):
         probabilities.
 
     Raises:
-        TaskError: images or targets that do not fit.
+        TaskError: The images or targets do not fit.
     """
 
     def __init__(

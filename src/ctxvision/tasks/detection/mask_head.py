@@ -14,9 +14,9 @@ def make_mask_head(width: int, kind: LayerKind, norm: Callable[[int], nn.Module]
     """Return four layers over RoI features, ``(N, width, 14, 14)`` to the same shape.
 
     Args:
-        width: channels of the pyramid, of every layer.
-        kind: of the layers.
-        norm: after every layer; none by default.
+        width: The number of channels of the pyramid and of every layer.
+        kind: The kind of the layers, convolutions or involutions.
+        norm: The function that makes a norm for after every layer; by default there is none.
     """
     if kind == "convolution":
         return MaskRCNNHeads(width, (width,) * 4, dilation=1, norm_layer=norm)

@@ -23,15 +23,15 @@ class AveragePrecision:
     """COCO's averages; a value is NaN where there are no objects to find.
 
     Attributes:
-        ap: mean over IoU thresholds 0.50, 0.55, … 0.95 and over classes.
-        ap50: at IoU 0.50.
-        ap75: at IoU 0.75.
-        ap_small: of objects of fewer than 32² pixels.
-        ap_medium: between these.
-        ap_large: of more than 96² pixels.
-        recall: mean of the largest recall over the same thresholds and classes.
-        by_class: ``ap`` of every class.
-        by_class50: ``ap50`` of every class.
+        ap: The mean of the average precision over IoU thresholds 0.50, 0.55, … 0.95 and over classes.
+        ap50: The average precision at IoU 0.50.
+        ap75: The average precision at IoU 0.75.
+        ap_small: The average precision on objects of fewer than 32² pixels.
+        ap_medium: The average precision on objects of 32² to 96² pixels.
+        ap_large: The average precision on objects of more than 96² pixels.
+        recall: The mean of the largest recall over the same thresholds and classes.
+        by_class: The value of ``ap`` for every class.
+        by_class50: The value of ``ap50`` for every class.
     """
 
     ap: float
@@ -56,8 +56,8 @@ class DetectionMetric:
     pycocotools would take the box's where results have both.
 
     Args:
-        num_classes: labels are 1 to this.
-        masks: evaluate masks too.
+        num_classes: The number of classes; labels are 1 to this.
+        masks: Whether masks are evaluated too.
     """
 
     def __init__(self, num_classes: int, *, masks: bool = False) -> None:
@@ -72,10 +72,11 @@ class DetectionMetric:
         """Add images.
 
         Args:
-            targets: with ``image_id`` and ``truth``, a list of objects with ``label``, ``bbox`` (x, y, width,
-                height), ``area``, ``iscrowd`` and for masks ``segmentation``, a compressed run-length code.
-            detections: ``boxes`` (n, 4) as x0, y0, x1, y1; ``labels``; ``scores``; for masks ``masks``
-                (n, 1, H, W), probabilities.
+            targets: The truth of each image: ``image_id`` and ``truth``, a list of objects with ``label``,
+                ``bbox`` (x, y, width, height), ``area``, ``iscrowd`` and for masks ``segmentation``, a compressed
+                run-length code.
+            detections: The detections of each image: ``boxes`` (n, 4) as x0, y0, x1, y1; ``labels`` (n,);
+                ``scores`` (n,); for masks ``masks`` (n, 1, H, W), probabilities.
         """
         for target, found in zip(targets, detections, strict=True):
             self._images[target["image_id"]] = (
@@ -106,9 +107,10 @@ def average_precision(
     """Evaluate detections, rows by image id: the truth, and what was found.
 
     Args:
-        images: rows as `DetectionMetric.update` describes them; those found have a ``score``.
-        num_classes: labels are 1 to this.
-        kind: boxes or masks.
+        images: The true and the found objects of each image, in rows as `DetectionMetric.update` describes them;
+            those found have a ``score``.
+        num_classes: The number of classes; labels are 1 to this.
+        kind: What is compared, boxes (``"bbox"``) or masks (``"segm"``).
     """
     precision, recall = _curves(images, num_classes, kind)
     per_class = [_mean(precision[:, :, label, 0]) for label in range(num_classes)]

@@ -9,9 +9,9 @@ class PyramidBackbone(nn.Module):
     """Images to a feature pyramid.
 
     Args:
-        features: the backbone.
-        fpn: takes and returns feature maps by name.
-        out_channels: of every map of the pyramid.
+        features: The backbone.
+        fpn: The pyramid, which takes and returns feature maps by name.
+        out_channels: The number of channels of every map of the pyramid.
     """
 
     def __init__(self, features: FeatureBackbone, fpn: nn.Module, out_channels: int) -> None:

@@ -12,9 +12,9 @@ def make_rpn_head(width: int, anchors: int, kind: LayerKind) -> RPNHead:
     """Return torchvision's head; with ``"involution"`` its 3x3 convolution is a 7x7 involution.
 
     Args:
-        width: channels of the pyramid.
-        anchors: per position.
-        kind: of the layer before the predictions.
+        width: The number of channels of the pyramid.
+        anchors: The number of anchors per position.
+        kind: The kind of the layer before the predictions.
     """
     head = RPNHead(width, anchors)
     if kind == "involution":

@@ -13,13 +13,13 @@ def conv_norm_relu(in_channels: int, channels: int, kernel_size: int, norm: Norm
     """Build a convolution that keeps the size, with its norm and ReLU, initialised for ReLU (He, fan out).
 
     Args:
-        in_channels: of its input.
-        channels: of its output; a multiple of 32 for ``group``.
-        kernel_size: odd.
-        norm: over the ``batch``, or over each of 32 ``group``s of channels of each image.
+        in_channels: The number of channels of the input.
+        channels: The number of channels of the output; a multiple of 32 for ``group``.
+        kernel_size: The side of the kernel, an odd number.
+        norm: Whether to normalise over the ``batch``, or over each of 32 ``group``s of channels of each image.
 
     Raises:
-        ValueError: an unknown norm, or channels that do not divide into groups.
+        ValueError: The norm is unknown, or the channels do not divide into groups.
     """
     if norm not in ("batch", "group"):
         raise ValueError(f"norm must be batch or group, got {norm!r}")

@@ -18,19 +18,19 @@ class SemanticFPN(nn.Module):
     doubled in size, the first at least one, and the sum at stride 4 is classified.
 
     Args:
-        in_channels: of the features, strides 4 to 32.
-        num_classes: outputs.
-        neck: what smooths the levels of the pyramid.
-        pyramid_channels: of the levels; a multiple of 16 for ``involution``.
-        channels: after the pyramid.
-        norm: of the convolutions after the pyramid.
-        dropout: of whole channels, before the classifier.
+        in_channels: The number of channels of each feature, strides 4 to 32.
+        num_classes: The number of outputs.
+        neck: The kind of the layers that smooth the levels of the pyramid.
+        pyramid_channels: The number of channels of the levels; a multiple of 16 for ``involution``.
+        channels: The number of channels after the pyramid.
+        norm: The norm of the convolutions after the pyramid.
+        dropout: The probability that dropout zeroes a whole channel before the classifier.
 
     Shape:
         Four maps of strides 4, 8, 16, 32 to logits ``(B, num_classes, H / 4, W / 4)``.
 
     Raises:
-        ValueError: an unknown neck or norm, or channels that do not divide as needed.
+        ValueError: The neck or the norm is unknown, or the channels do not divide as needed.
     """
 
     def __init__(

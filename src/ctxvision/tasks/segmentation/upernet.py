@@ -13,10 +13,10 @@ class PyramidPooling(nn.Module):
     """Averages over coarse grids, brought back and fused (Zhao et al., PSPNet, CVPR 2017).
 
     Args:
-        in_channels: of the feature.
-        channels: of each pooled map and of the output.
-        pool_scales: sides of the grids.
-        norm: of the convolutions.
+        in_channels: The number of channels of the feature.
+        channels: The number of channels of each pooled map and of the output.
+        pool_scales: The sides of the grids that the feature is pooled to.
+        norm: The norm of the convolutions.
     """
 
     def __init__(self, in_channels: int, channels: int, pool_scales: Sequence[int], norm: NormName) -> None:
@@ -37,18 +37,18 @@ class UPerNet(nn.Module):
     """Decoder of Xiao et al., Unified Perceptual Parsing for Scene Understanding, ECCV 2018, in its usual form.
 
     Args:
-        in_channels: of the features, strides 4 to 32.
-        num_classes: outputs.
-        channels: of all levels.
-        pool_scales: of the pyramid pooling.
-        norm: of all convolutions.
-        dropout: of whole channels, before the classifier.
+        in_channels: The number of channels of each feature, strides 4 to 32.
+        num_classes: The number of outputs.
+        channels: The number of channels of all levels.
+        pool_scales: The sides of the grids of the pyramid pooling.
+        norm: The norm of all convolutions.
+        dropout: The probability that dropout zeroes a whole channel before the classifier.
 
     Shape:
         Four maps of strides 4, 8, 16, 32 to logits ``(B, num_classes, H / 4, W / 4)``.
 
     Raises:
-        ValueError: an unknown norm, or channels that do not divide into its groups.
+        ValueError: The norm is unknown, or the channels do not divide into its groups.
     """
 
     def __init__(

@@ -31,8 +31,9 @@ def clip_consensus(output: ContextualOutput | Tensor, frames: int) -> ClipOutput
     frames does, and has dropped it when all have. One frame, or copies of it, give what the network says itself.
 
     Args:
-        output: of frames, those of a clip one after the other: ``(B * frames, num_classes)``.
-        frames: of a clip.
+        output: The logits of frames, those of a clip one after the other, ``(B * frames, num_classes)``, or a
+            `ContextualOutput` of them.
+        frames: The number of frames of a clip.
     """
     if isinstance(output, Tensor):
         return output.unflatten(0, (-1, frames)).mean(1)
@@ -59,8 +60,8 @@ class ClipLoss(nn.Module):
     by all its frames contributes zero. With one frame per clip this is `ctxvision.nn.ContextualLoss`.
 
     Args:
-        alpha: weight of all steps but the last.
-        label_smoothing: share of the target spread evenly over the classes that a step considers.
+        alpha: The weight of all steps but the last.
+        label_smoothing: The share of the target that is spread evenly over the classes that a step considers.
 
     Shape:
         What `clip_consensus` returns, and classes ``(B,)`` or probabilities ``(B, num_classes)``, to a scalar.

@@ -22,20 +22,23 @@ class TemporalShifts:
     network without them load, and the other way round.
 
     Args:
-        model: changed in place, until `remove`.
-        frames: of a clip; may be set anew at any time, as the network is called with clips of another length.
-        shift: ``both`` directions; ``past`` for streams; ``none`` leaves the network alone.
-        divisor: 8 shifts an eighth of the channels each way.
-        layers: before which layers; by default the first of every residual branch, see `residual_layers`.
+        model: The network, which is changed in place until `remove`.
+        frames: The number of frames of a clip; it may be set anew at any time, as the network is called with clips
+            of another length.
+        shift: Where shifted channels come from: ``both`` directions, the ``past`` for streams; ``none`` leaves the
+            network alone.
+        divisor: The divisor of the number of channels that are shifted each way; 8 shifts an eighth.
+        layers: The names of the layers before which channels are shifted; by default the first of every residual
+            branch, see `residual_layers`.
 
     Attributes:
-        frames: of a clip.
-        shift: as given.
-        divisor: as given.
-        layers: names of the layers whose inputs are shifted.
+        frames: The number of frames of a clip.
+        shift: Where shifted channels come from.
+        divisor: The divisor of the number of channels that are shifted each way.
+        layers: The names of the layers whose inputs are shifted.
 
     Raises:
-        TaskError: nothing to shift was found, or the network has shifts already.
+        TaskError: There is nothing to shift, or the network has shifts already.
 
     Examples:
         >>> import timm
@@ -83,7 +86,8 @@ class TemporalShifts:
         """Within it the network is called with single frames, whose shifted channels wait in the cache.
 
         Args:
-            cache: of one stream, empty at its beginning; holds ``C // divisor`` channels for each layer.
+            cache: The state of one stream, empty at its beginning; it holds ``C // divisor`` channels for each
+                layer.
         """
         self._stream = cache
         try:

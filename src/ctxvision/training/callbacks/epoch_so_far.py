@@ -11,7 +11,7 @@ class EpochSoFar(Callback):
 
     Without it the training loss of an epoch that was resumed in its middle would be the mean over the rest.
 
-    It asks the module for two methods, which `ctxvision.tasks.training.TrainingTask` describes: ``epoch_sums()``
+    It asks the module for two methods, which `ctxvision.tasks.Task` describes: ``epoch_sums()``
     returns scalars by name that add up over processes, and ``add_to_epoch(sums)`` takes them back. A module
     without these methods is left alone.
     """

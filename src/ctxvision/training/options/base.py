@@ -1,8 +1,9 @@
 """The options of a training run that every task has, and their checks."""
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,7 +11,8 @@ from ctxvision.training.error import OptionError
 from ctxvision.training.processes import launch as processes
 
 if TYPE_CHECKING:
-    from ctxvision.tasks.training import TrainingTask
+    from ctxvision.data import DataModule
+    from ctxvision.tasks import Task
 
 Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
 LoggerName = Literal["csv", "tensorboard", "wandb"]
@@ -157,12 +159,10 @@ class TrainOptions(ABC):
     ranges: ClassVar[Ranges] = ()
     """Lowest and highest values of the options that a task adds."""
 
-    def only(self, names: Collection[str]) -> dict[str, Any]:
-        """Return those options whose names are among the given ones, as a function takes them.
-
-        Args:
-            names: names of options, and any others.
-        """
+    def accepted_by(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """Return those options that a function, or the constructor of a class, takes by keyword alone."""
+        parameters = inspect.signature(function).parameters
+        names = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in names}
 
     @abstractmethod
@@ -174,7 +174,7 @@ class TrainOptions(ABC):
         """
 
     @abstractmethod
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> Any:
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DataModule":
         """Open the data as a LightningDataModule.
 
         Args:
@@ -188,7 +188,7 @@ class TrainOptions(ABC):
         """
 
     @abstractmethod
-    def build_task(self, data: Any) -> "TrainingTask":
+    def build_task(self, data: "DataModule") -> "Task":
         """Build the LightningModule of the task, with its network.
 
         Args:

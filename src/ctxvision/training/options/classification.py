@@ -12,7 +12,7 @@ from .base import INF, Ranges, TaskWord, TrainOptions
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from ctxvision.data import DigitsData, ImageData
+    from ctxvision.data import DataModule, DigitsData, ImageData
     from ctxvision.tasks import ClassificationTask
 
 _OF_FILES = ("auto_augment", "color_jitter", "random_erasing")
@@ -100,9 +100,8 @@ class ClassificationOptions(TrainOptions):
         """Open images of any source, or the digits."""
         from ctxvision.data import ImageData, open_data
         from ctxvision.recipes import load_recipe
-        from ctxvision.tasks.passed_on import keyword_names
 
-        options = self.only(keyword_names(ImageData))
+        options = self.accepted_by(ImageData)
         if self.data == "digits":
             recipe = load_recipe(self.recipe).settings_for(self.model or "") if self.recipe else {}
             for name in _OF_FILES:
@@ -111,11 +110,12 @@ class ClassificationOptions(TrainOptions):
             if any(options[name] for name in _OF_FILES):
                 log.warning(f"digits have their own augmentation, in place of that of the recipe {self.recipe}")
             options |= dict.fromkeys(_OF_FILES)
-        return open_data(self.data, **options | {"batch_size": batch_size, "class_names": class_names})
+        return open_data(
+            self.data, "classification", **options | {"batch_size": batch_size, "class_names": class_names}
+        )
 
-    def build_task(self, data: Any) -> "ClassificationTask":
+    def build_task(self, data: "DataModule") -> "ClassificationTask":
         """Build a `ClassificationTask`."""
         from ctxvision.tasks import ClassificationTask
 
-        options = self.only(ClassificationTask.argument_names())
-        return ClassificationTask(self.model or "", data.spec.to_dict(), **options)
+        return ClassificationTask.from_options(self.model or "", data.spec, self)

@@ -1,5 +1,6 @@
 """``ctxvision train --task detect``: boxes, and masks where the detector has them."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -7,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .base import INF, Ranges, TaskWord, TrainOptions
 
 if TYPE_CHECKING:
-    from ctxvision.data.detection.data import DetectionData
-    from ctxvision.tasks.detection import DetectionTask
+    from ctxvision.data import DataModule, DetectionData
+    from ctxvision.tasks import DetectionTask
 
 _DEFAULTS: dict[str, Any] = {
     "epochs": 12,
@@ -100,20 +101,18 @@ class DetectionOptions(TrainOptions):
 
     def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DetectionData":
         """Open COCO's layout, annotation files or the embedded scenes."""
-        from ctxvision.data.detection.data import DetectionData
-        from ctxvision.tasks.passed_on import keyword_names
+        from ctxvision.data import DetectionData
 
-        options = self.only(keyword_names(DetectionData)) | {"batch_size": batch_size}
+        options = self.accepted_by(DetectionData) | {"batch_size": batch_size}
         return DetectionData(self.data, masks="mask" in self.detector, **options)
 
-    def build_task(self, data: Any) -> "DetectionTask":
+    def build_task(self, data: "DataModule") -> "DetectionTask":
         """Build a `DetectionTask`; small images keep their size."""
-        from ctxvision.tasks.detection import DetectionTask
+        from ctxvision.tasks import DetectionTask
 
-        options = self.only(DetectionTask.argument_names())
         fitting = _LARGE if data.image_size is None else _fitting(data.image_size)
-        options |= {name: value for name, value in fitting.items() if options[name] is None}
-        return DetectionTask(self.model or "", data.spec.to_dict(), **options)
+        fitted = {name: value for name, value in fitting.items() if getattr(self, name) is None}
+        return DetectionTask.from_options(self.model or "", data.spec, dataclasses.replace(self, **fitted))
 
 
 def _fitting(size: int) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from ctxvision.training.error import OptionError
 from .base import INF, Ranges, TaskWord, TrainOptions
 
 if TYPE_CHECKING:
-    from ctxvision.data.segmentation.data import SegmentationData
-    from ctxvision.tasks.segmentation import SegmentationTask
+    from ctxvision.data import DataModule, SegmentationData
+    from ctxvision.tasks import SegmentationTask
 
 _DEFAULTS: dict[str, Any] = {
     "epochs": 50,
@@ -89,15 +89,13 @@ class SegmentationOptions(TrainOptions):
 
     def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "SegmentationData":
         """Open Cityscapes, folders of images and masks, or the embedded scenes."""
-        from ctxvision.data.segmentation.data import SegmentationData
-        from ctxvision.tasks.passed_on import keyword_names
+        from ctxvision.data import SegmentationData
 
-        options = self.only(keyword_names(SegmentationData)) | {"batch_size": batch_size}
+        options = self.accepted_by(SegmentationData) | {"batch_size": batch_size}
         return SegmentationData(self.data, **options)
 
-    def build_task(self, data: Any) -> "SegmentationTask":
+    def build_task(self, data: "DataModule") -> "SegmentationTask":
         """Build a `SegmentationTask`."""
-        from ctxvision.tasks.segmentation import SegmentationTask
+        from ctxvision.tasks import SegmentationTask
 
-        options = self.only(SegmentationTask.argument_names())
-        return SegmentationTask(self.model or "", data.spec.to_dict(), **options)
+        return SegmentationTask.from_options(self.model or "", data.spec, self)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .base import INF, Ranges, TaskWord, TrainOptions
 
 if TYPE_CHECKING:
-    from ctxvision.data.video.data import VideoData
-    from ctxvision.tasks.video import VideoTask
+    from ctxvision.data import DataModule, VideoData
+    from ctxvision.tasks import VideoTask
 
 _DEFAULTS: dict[str, Any] = {
     "epochs": 30,
@@ -67,15 +67,13 @@ class VideoOptions(TrainOptions):
 
     def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "VideoData":
         """Open folders, tables or the embedded clips."""
-        from ctxvision.data.video.data import VideoData
-        from ctxvision.tasks.passed_on import keyword_names
+        from ctxvision.data import VideoData
 
-        options = self.only(keyword_names(VideoData)) | {"batch_size": batch_size, "class_names": class_names}
+        options = self.accepted_by(VideoData) | {"batch_size": batch_size, "class_names": class_names}
         return VideoData(self.data, **options)
 
-    def build_task(self, data: Any) -> "VideoTask":
+    def build_task(self, data: "DataModule") -> "VideoTask":
         """Build a `VideoTask`."""
-        from ctxvision.tasks.video import VideoTask
+        from ctxvision.tasks import VideoTask
 
-        options = self.only(VideoTask.argument_names())
-        return VideoTask(self.model or "", data.spec.to_dict(), **options)
+        return VideoTask.from_options(self.model or "", data.spec, self)

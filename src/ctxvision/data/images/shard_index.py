@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ctxvision.data.error import DataError
+from ctxvision.data.files import in_words, open_regular
 from ctxvision.files import reason, write_whole
 
-from .error import DataError
-from .files import in_words, open_regular
-from .images.reading import IMAGE_SUFFIXES
+from .reading import IMAGE_SUFFIXES
 from .shard_cache import cache_folder
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def index_shard(shard: str, image: str | None, label: str | None) -> tuple[list[
     """Return what `scan_shard` does, from the cache where the shard has not changed.
 
     Raises:
-        DataError: there is no such file.
+        DataError: There is no such file.
     """
     try:
         status = os.stat(shard)
@@ -79,9 +79,9 @@ def scan_shard(
     """List the samples of a tar file, in order.
 
     Args:
-        shard: path of a file that is not compressed.
-        image: suffix of the images; by default any that `list_images` knows.
-        label: suffix of the labels, or ``json.FIELD``.
+        shard: The path of a file that is not compressed.
+        image: The suffix of the images; by default any that `list_images` knows.
+        label: The suffix of the labels, or ``json.FIELD``.
 
     Returns:
         The samples that have an image, how many other files there are by kind, and what is wrong with the tar

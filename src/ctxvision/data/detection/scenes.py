@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctxvision.data.detection.coco import Annotation, CocoImage, CocoSet, PackedAnnotations
-from ctxvision.data.detection.coco_masks import encode_masks
+from ctxvision.data.embedded.digits import CLASS_NAMES
+from ctxvision.data.embedded.scenes import SPLITS, SceneOptions, Split
 
-from .digits import CLASS_NAMES
-from .scene_options import SceneOptions
-from .scenes import SPLITS, Scene, Split
+from .coco import Annotation, CocoImage, CocoSet, PackedAnnotations
+from .coco_masks import encode_masks
 
-# ids of Cityscapes' 19 classes in the order of their train ids; scenes use the first eleven
-_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23)
 _CATEGORY_IDS = tuple(1 + 2 * digit for digit in range(10))  # with gaps, as COCO's have
 
 
@@ -26,7 +22,7 @@ class SceneOpener:
     """Shows rows of an array as images.
 
     Args:
-        images: (N, H, W, 3) uint8.
+        images: The images, (N, H, W, 3) uint8.
     """
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
@@ -41,15 +37,15 @@ def scenes_set(split: Split, options: SceneOptions, *, masks: bool = True) -> Co
     """Compose scenes and keep them in memory as a set of annotated images.
 
     Args:
-        split: which digits to draw from, and how many scenes.
-        options: of the set.
-        masks: with the objects' masks.
+        split: The part of the digits to draw from, and of the options' counts to use.
+        options: The number, the size and the contents of the scenes.
+        masks: Whether objects have masks.
     """
-    count, size = getattr(options, split), options.size
+    count, size = options.count(split), options.size
     images = np.empty((count, size, size, 3), dtype=np.uint8)
     listed = []
     annotations = []
-    for index, scene in enumerate(_scenes(split, options)):
+    for index, scene in enumerate(options.scenes(split)):
         images[index] = scene.image
         listed.append(CocoImage(index + 1, f"{split}-{index:06d}", size, size))
         codes = encode_masks(scene.masks)
@@ -72,8 +68,8 @@ def export_coco(folder: str | os.PathLike[str], **options: int) -> None:
     Masks are compressed run-length codes, since polygons know no holes.
 
     Args:
-        folder: exists or is made.
-        options: of `SceneOptions`.
+        folder: The folder to write to; it is made if it does not exist.
+        options: The fields of `SceneOptions`.
     """
     root, scenes = Path(folder), SceneOptions(**options)
     (root / "annotations").mkdir(parents=True, exist_ok=True)
@@ -81,7 +77,7 @@ def export_coco(folder: str | os.PathLike[str], **options: int) -> None:
         (root / split).mkdir(exist_ok=True)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for index, scene in enumerate(_scenes(split, scenes)):
+        for index, scene in enumerate(scenes.scenes(split)):
             name = f"{index:06d}.png"
             Image.fromarray(scene.image).save(root / split / name)
             images.append({"id": index + 1, "file_name": name, "height": scenes.size, "width": scenes.size})
@@ -102,31 +98,3 @@ def export_coco(folder: str | os.PathLike[str], **options: int) -> None:
         categories = [{"id": i, "name": name} for i, name in zip(_CATEGORY_IDS, CLASS_NAMES, strict=True)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def export_cityscapes(folder: str | os.PathLike[str], **options: int) -> None:
-    """Write scenes in Cityscapes' layout, ``leftImg8bit/SPLIT/digits/*`` and ``gtFine/SPLIT/digits/*``.
-
-    The background has train id 0, the digits 1 to 10; ``labelIds`` holds the ids that Cityscapes gives these train
-    ids, and 0 (unlabelled) on the rim of the digits.
-
-    Args:
-        folder: exists or is made.
-        options: of `SceneOptions`.
-    """
-    scenes = SceneOptions(**options)
-    ids = np.zeros(256, dtype=np.uint8)
-    ids[: len(_CITYSCAPES_IDS)] = _CITYSCAPES_IDS
-    for split in SPLITS:
-        pictures, truths = (Path(folder, part, split, "digits") for part in ("leftImg8bit", "gtFine"))
-        pictures.mkdir(parents=True, exist_ok=True)
-        truths.mkdir(parents=True, exist_ok=True)
-        for index, scene in enumerate(_scenes(split, scenes)):
-            stem = f"digits_000000_{index:06d}"
-            Image.fromarray(scene.image).save(pictures / f"{stem}_leftImg8bit.png")
-            Image.fromarray(ids[scene.semantic]).save(truths / f"{stem}_gtFine_labelIds.png")
-            Image.fromarray(scene.semantic).save(truths / f"{stem}_gtFine_labelTrainIds.png")
-
-
-def _scenes(split: Split, options: SceneOptions) -> Iterator[Scene]:
-    return (options.make(split, index) for index in range(getattr(options, split)))

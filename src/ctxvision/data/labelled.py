@@ -1,13 +1,14 @@
 """What every source of images ends as: classes, training and validation samples, and what there is to say."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, TypeAlias
 
 from PIL import Image
 
 from .error import DataError
-from .split import fingerprint, hold_out
 
 Samples: TypeAlias = list[tuple[str, int]]
 Found: TypeAlias = dict[str, dict[str, str]]  # class → key → name; the key decides the split, the name is opened
@@ -22,18 +23,18 @@ def as_path(name: str) -> str:
 
 
 @dataclass
-class Contents:
+class LabelledSet:
     """What a source holds.
 
     Attributes:
-        class_names: one per class, in the order of the labels.
-        train: (name, label) pairs.
-        val: likewise, held out.
-        fingerprint: of the names of a set that was split here; empty where it came in two parts.
-        notes: what a reader should know, one line each.
-        root: where names begin, so that they can be shown without it.
-        open_image: makes of a name what `read_image` reads. It travels to the workers.
-        image_size: height and width of every image, where they are all alike and small; else ``None``.
+        class_names: The name of each class, in the order of the labels.
+        train: The (name, label) pairs of the training samples.
+        val: The (name, label) pairs of the samples that are held out.
+        fingerprint: A digest of the names of a set that was split here; empty where it came in two parts.
+        notes: What a reader should know about the source, one line each.
+        root: The folder that names begin with, so that they can be shown without it.
+        open_image: The function that makes of a name what `read_image` reads; it travels to the workers.
+        image_size: The height and width of every image, where they are all alike and small; else ``None``.
     """
 
     class_names: tuple[str, ...]
@@ -63,23 +64,23 @@ def arrange(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     class_names: Sequence[str] | None = None,
-) -> Contents:
+) -> LabelledSet:
     """Give the classes their labels, and hold out a share of each where there is no validation part.
 
     The order of ``train`` is that of the labels. The split depends on the keys and the seed alone, see
     `hold_out`.
 
     Args:
-        train: images by class.
-        val: likewise; ``None`` to split ``train``.
-        where: what to call ``train`` in messages.
-        where_val: likewise, of ``val``.
-        val_fraction: share of each class to hold out.
-        split_seed: of that choice.
-        class_names: the classes of a trained network, in its order; by default those that have images.
+        train: The training samples by class.
+        val: The validation samples by class; ``None`` holds out a share of ``train``.
+        where: What to call ``train`` in messages.
+        where_val: What to call ``val`` in messages.
+        val_fraction: The share of each class to hold out.
+        split_seed: The seed that chooses which samples are held out.
+        class_names: The classes of a trained network, in its order; by default those that have samples.
 
     Raises:
-        DataError: no images, or a class that the network or the training part lacks.
+        DataError: There are no samples, or there is a class that the network or the training part lacks.
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"the validation fraction must lie between 0 and 1, got {val_fraction}")
@@ -89,39 +90,39 @@ def arrange(
         raise DataError(f"{where}: no images in {_counted(train)}")
     names = tuple(class_names or found)
     _require_known(found, names, where, "the network")
-    contents = Contents(names, notes=notes)
+    labelled = LabelledSet(names, notes=notes)
     if val is None:
-        _split(contents, found, where, val_fraction, split_seed)
+        _split(labelled, found, where, val_fraction, split_seed)
     else:
         held_out = _without_empty(val, where_val, notes)
         _require_known(held_out, names, where_val, "the network" if class_names else where)
         unseen = [name for name in names if name not in held_out]
         if unseen:
             notes.append(f"{where_val}: no images of {quoted(unseen)}, so their accuracy stays unknown")
-        contents.train, contents.val = _labelled(found, names), _labelled(held_out, names)
+        labelled.train, labelled.val = _labelled(found, names), _labelled(held_out, names)
     absent = [name for name in names if name not in found]
     if absent and found:
         notes.append(f"{where}: no images of {quoted(absent)}")
-    notes.extend(_imbalance(contents, where))
-    return contents
+    notes.extend(_imbalance(labelled, where))
+    return labelled
 
 
-def _split(contents: Contents, found: Found, where: str, fraction: float, seed: int) -> None:
+def _split(labelled: LabelledSet, found: Found, where: str, fraction: float, seed: int) -> None:
     keys: list[str] = []
     lonely: list[str] = []
-    for label, name in enumerate(contents.class_names):
+    for label, name in enumerate(labelled.class_names):
         images = found.get(name, {})
         held_out = hold_out(list(images), fraction, seed)
-        contents.val += [(image, label) for key, image in images.items() if key in held_out]
-        contents.train += [(image, label) for key, image in images.items() if key not in held_out]
+        labelled.val += [(image, label) for key, image in images.items() if key in held_out]
+        labelled.train += [(image, label) for key, image in images.items() if key not in held_out]
         keys += images
         if len(images) == 1:
             lonely.append(name)
     if lonely:
-        contents.notes.append(
+        labelled.notes.append(
             f"{where}: the only image of {quoted(lonely)} is used for training, none to validate"
         )
-    contents.fingerprint = fingerprint(keys)
+    labelled.fingerprint = fingerprint(keys)
 
 
 def _labelled(found: Found, names: Sequence[str]) -> Samples:
@@ -135,8 +136,8 @@ def _without_empty(found: Found, where: str, notes: list[str]) -> Found:
     return {name: images for name, images in found.items() if images}
 
 
-def _imbalance(contents: Contents, where: str) -> list[str]:
-    counts = {name: n for name, n in zip(contents.class_names, contents.train_counts, strict=True) if n}
+def _imbalance(labelled: LabelledSet, where: str) -> list[str]:
+    counts = {name: n for name, n in zip(labelled.class_names, labelled.train_counts, strict=True) if n}
     if not counts:
         return []
     small, large = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
@@ -156,6 +157,37 @@ def _require_known(found: Mapping[str, object], known: Sequence[str], where: str
 
 def _counted(found: Found) -> str:
     return f"its {len(found)} classes ({quoted(list(found))})" if found else "it"
+
+
+def hold_out(keys: Sequence[str], fraction: float, seed: int) -> set[str]:
+    """Choose the validation images of one class.
+
+    The choice depends on the names and the seed alone: not on the order of the files, the machine, or the
+    other classes. Images that are added later move few of the earlier ones.
+
+    Args:
+        keys: The names of the samples of one class, without the folder that holds the data set.
+        fraction: The share to hold out, rounded to whole samples; at least one of two or more, never all.
+        seed: The seed; another seed holds out other samples.
+
+    Returns:
+        The names held out; none from a class with a single image.
+    """
+    if len(keys) < 2:
+        return set()
+    count = min(max(1, int(len(keys) * fraction + 0.5)), len(keys) - 1)
+    return set(sorted(keys, key=lambda key: (_digest([str(seed), key]), key))[:count])
+
+
+def fingerprint(keys: Iterable[str]) -> str:
+    """Return a short digest of a set of names, in whatever order they come."""
+    return _digest(sorted(keys))[:16]
+
+
+def _digest(parts: Iterable[str]) -> str:
+    # macOS stores accents decomposed, Linux as typed
+    text = "\0".join(unicodedata.normalize("NFC", part) for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def quoted(names: Sequence[str], limit: int = 5) -> str:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ctxvision.data.error import DataError
 from ctxvision.files import WriteError, remove_parts, replacing
-
-from .error import DataError
 
 _log = logging.getLogger(__name__)
 _SCHEMES = ("http", "https", "gs", "hf", "ais", "sftp", "ftps", "scp")
@@ -38,7 +37,7 @@ def local_copies(shards: Sequence[str]) -> list[str]:
     delete it to fetch it again. ``pipe:`` and other commands are refused, because settings files travel.
 
     Raises:
-        DataError: a URL cannot be fetched.
+        DataError: A URL cannot be fetched.
     """
     folder = cache_folder() / "shards"
     paths = [_target(shard, folder) if is_url(shard) else Path(shard) for shard in shards]

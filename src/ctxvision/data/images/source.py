@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .contents import Contents
-from .error import DataError
-from .images.cifar import read_cifar
-from .images.folder import scan_folder
-from .images.hub import read_hub
-from .options import check_options, split_options
+from ctxvision.data.error import DataError
+from ctxvision.data.labelled import LabelledSet
+from ctxvision.data.options import check_options, split_options
+from ctxvision.data.table import read_table
+
+from .cifar import read_cifar
+from .folder import scan_folder
+from .hub import read_hub
 from .shard_cache import is_url
 from .shards import read_shards
-from .table import read_table
 
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
@@ -26,7 +27,7 @@ def find_images(
     split_seed: int = 0,
     class_names: Sequence[str] | None = None,
     strict: bool = False,
-) -> Contents:
+) -> LabelledSet:
     """Find out what a source holds.
 
     The first of these rules that fits decides:
@@ -40,14 +41,14 @@ def find_images(
     Options follow a ``#``, as in ``hf:cifar100#label=coarse_label``.
 
     Args:
-        data: the source.
-        val_fraction: share of each class to hold out where the source has no validation part.
-        split_seed: of that choice.
-        class_names: the classes of a trained network, in its order.
-        strict: raise where a sample is listed but cannot be used.
+        data: The DATA argument, the name of the source.
+        val_fraction: The share of each class to hold out where the source has no validation part.
+        split_seed: The seed that chooses which samples are held out.
+        class_names: The classes of a trained network, in its order; by default those of the source.
+        strict: Whether a sample that is listed but cannot be used raises an error.
 
     Raises:
-        DataError: no such source, or its contents cannot be used.
+        DataError: There is no such source, or its contents cannot be used.
     """
     where, options = split_options(os.fspath(data))
     prefix, _, rest = where.partition(":")

@@ -1,11 +1,12 @@
-"""What all tasks share: timm's optimisers and schedules, the mean training loss, the mark in the checkpoint."""
+"""What every task is: a network with its loss, its metrics, its optimiser and schedule, and its checkpoint."""
 
 import dataclasses
+import inspect
 import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,6 +17,7 @@ from torchmetrics import MeanMetric
 from ctxvision._version import __version__
 from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
+from ctxvision.data import Spec
 
 from .error import TaskError
 from .means import over_classes
@@ -30,23 +32,29 @@ from .optimization import (
 )
 from .single_values import keep_statistics, single_value_norms
 
+_log = logging.getLogger(__name__)
+TaskType = TypeVar("TaskType", bound="Task")
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """How a task's network is optimised; each field may be an argument of the task.
+    """How a task's network is optimised; every task takes these fields as arguments.
 
     Args:
-        optimizer: a name of timm's; ``sgd`` is Nesterov's, ``momentum`` the plain one.
-        optimizer_args: its own arguments, such as ``betas``.
-        lr: highest learning rate.
-        weight_decay: not applied to norms, biases, and what a network's ``no_weight_decay`` names.
-        layer_decay: ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
-        schedule: of the learning rate after the warm-up.
-        schedule_args: more arguments of timm's ``create_scheduler_v2``.
-        warmup_epochs: how long the learning rate rises.
-        warmup_steps: the same in optimiser steps, instead of ``warmup_epochs``.
-        warmup_factor: from which share of ``lr``.
-        min_lr: at the end of the schedule.
+        optimizer: The name of one of timm's optimisers; ``sgd`` is Nesterov's, ``momentum`` the plain one.
+        optimizer_args: More arguments of the optimiser, such as ``betas``.
+        lr: The highest learning rate.
+        weight_decay: The weight decay of all parameters but norms, biases, and those that a network's
+            ``no_weight_decay`` names.
+        layer_decay: The ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
+        schedule: The course of the learning rate after the warm-up.
+        schedule_args: More arguments of timm's ``create_scheduler_v2``, such as ``decay_rate``, the power of
+            ``poly``.
+        warmup_epochs: The number of epochs during which the learning rate rises.
+        warmup_steps: The number of optimiser steps during which the learning rate rises, instead of
+            ``warmup_epochs``.
+        warmup_factor: The share of ``lr`` from which the learning rate rises.
+        min_lr: The learning rate at the end of the schedule.
     """
 
     optimizer: str = "adamw"
@@ -62,30 +70,29 @@ class Optimization:
     min_lr: float = 0.0
 
 
-_log = logging.getLogger(__name__)
+class Task(LightningModule, ABC):
+    """A network with its loss, metrics and optimiser: what every task is to the rooms above it.
 
-
-class TrainingTask(LightningModule, ABC):
-    """A network with its loss, metrics and optimiser.
-
-    A child takes plain Python values only, which travel in the checkpoint (see `load_task`). Its constructor calls
-    ``super().__init__()``, ``save_hyperparameters()``, `begin`, and sets ``model``.
+    A subclass takes plain Python values only, which travel in the checkpoint (see `load_task`). Its constructor
+    calls ``super().__init__()``, ``save_hyperparameters()``, `begin`, and sets ``model``.
 
     Attributes:
-        kind: of task, as the checkpoint and the command line call it.
-        monitor: the validation metric for which a checkpoint is best; higher is better.
-        monitor_name: what a person calls it.
-        sample_name: what a person calls a sample.
-        columns: the validation metrics for ``metrics.csv``.
-        model: the network whose parameters are trained.
-        data_spec: what the network must know about its data.
-        leave_out_nonfinite: whether a callback leaves out steps whose loss is not finite, which then do not count.
+        kind: The name of the task, as the checkpoint and `ctxvision.tasks.registry` call it.
+        monitor: The validation metric for which a checkpoint is best; higher is better.
+        monitor_name: What a person calls this metric.
+        sample_name: What a person calls a sample.
+        defaults: How the network is optimised where the arguments do not say.
+        columns: The validation metrics for ``metrics.csv``.
+        model: The network whose parameters are trained.
+        data_spec: The description of the data as it travels in the checkpoint, see `spec`.
+        leave_out_nonfinite: Whether a callback leaves out steps whose loss is not finite, which then do not count.
     """
 
     kind: ClassVar[str]
     monitor: ClassVar[str]
     monitor_name: ClassVar[str]
     sample_name: ClassVar[str] = "image"
+    defaults: ClassVar[Optimization] = Optimization()
     columns: tuple[str, ...]
     model: nn.Module
     data_spec: dict[str, Any]
@@ -101,20 +108,77 @@ class TrainingTask(LightningModule, ABC):
         self._single_value_norms: tuple[str, ...] | None = None
         self._statistics_kept = False
 
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Name the options that the constructor takes besides the network's name and the description of the data.
+
+        Examples:
+            >>> from ctxvision.tasks import ClassificationTask
+            >>> {"mixup", "lr"} <= set(ClassificationTask.option_names())
+            True
+        """
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        own = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        return (*own, *_OPTIMIZATION)
+
+    @classmethod
+    def from_options(cls: type[TaskType], model: str, spec: Spec, options: object) -> TaskType:
+        """Build a task from an object that has its options as attributes, such as the options of a training run.
+
+        Args:
+            model: The registered name of the network.
+            spec: The description of the data.
+            options: The object; an option that it does not have keeps its default.
+
+        Raises:
+            TaskError: Unknown names, or options that do not fit.
+        """
+        given = {name: getattr(options, name) for name in cls.option_names() if hasattr(options, name)}
+        return cls(model, spec.to_dict(), **given)
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The description of the data.
+
+        Raises:
+            DataError: The task was built from less than a whole description.
+        """
+
+    @property
+    def model_name(self) -> str:
+        """The registered name of the network, or of the backbone."""
+        return str(self.hparams["model"])
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """The arguments of the network's constructor beside those that the task itself gives."""
+        return dict(self.hparams["model_args"] or {})
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, in the order of the network's outputs."""
+        return tuple(self.data_spec["class_names"])
+
     @property
     def optimization(self) -> Optimization:
         """How the network is optimised, from the task's arguments."""
-        names = [field.name for field in dataclasses.fields(Optimization)]
-        return Optimization(**{name: self.hparams[name] for name in names if name in self.hparams})
+        return Optimization(**{name: self.hparams[name] for name in _OPTIMIZATION})
 
-    def begin(self, data_spec: Mapping[str, Any]) -> None:
-        """Keep the description of the data, and find wrong settings before the run begins.
+    def begin(self, data_spec: Mapping[str, Any], optimization: Mapping[str, Any]) -> None:
+        """Keep the description of the data and how the network is optimised; find wrong settings before the run.
+
+        Args:
+            data_spec: The fields of a `Spec`.
+            optimization: The fields of `Optimization` that the task was given; ``defaults`` has the others.
 
         Raises:
-            TaskError: unknown optimiser, or arguments that it or the schedule does not take.
+            TaskError: The optimiser is unknown, or it or the schedule does not take its arguments.
+            TypeError: `Optimization` has no such field.
         """
         self.data_spec = dict(data_spec)
-        o = self.optimization
+        o = dataclasses.replace(self.defaults, **optimization)
+        self.hparams.update({name: getattr(o, name) for name in _OPTIMIZATION})
         if is_optimizer(o.optimizer) and why_unusable(o.optimizer):
             return  # a checkpoint of another machine can be looked at here, if not trained
         try_out = dataclasses.replace(o, layer_decay=None, warmup_steps=None)
@@ -130,11 +194,11 @@ class TrainingTask(LightningModule, ABC):
         """Load trained weights into the network, or into its backbone; see `ctxvision.checkpoints.warm_start`.
 
         Args:
-            source: a file, a network, or the name of one of timm's pretrained ones.
-            partial: take what fits, even of quite another network.
+            source: A file, a network, or the name of one of timm's pretrained networks.
+            partial: Whether to take what fits, even of quite another network.
 
         Raises:
-            CheckpointError: they cannot be used; the network is unchanged.
+            CheckpointError: The weights cannot be used; the network is unchanged.
         """
 
     @abstractmethod
@@ -143,14 +207,18 @@ class TrainingTask(LightningModule, ABC):
 
     @abstractmethod
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss of a batch; `loss_of_nothing` where it is empty, because all its samples were bad."""
+        """Return the loss of a batch; it is `loss_of_nothing` where all samples of the batch were bad."""
 
     @abstractmethod
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
-        """Update the metrics with a batch; returns what callbacks may want to see."""
+        """Update the metrics with a batch, and return what callbacks may want to see."""
 
     def tell_left_out(self, left_out: list[str]) -> None:
-        """Say once which classes the monitored mean leaves out."""
+        """Log once which classes the monitored mean leaves out.
+
+        Args:
+            left_out: The names of these classes.
+        """
         if (
             left_out
             and not self._told_left_out
@@ -158,13 +226,14 @@ class TrainingTask(LightningModule, ABC):
             and not self.trainer.sanity_checking
         ):
             self._told_left_out = True
-            _log.warning("%s is %s", self.monitor_name, over_classes(len(self.data_spec["class_names"]), left_out))
+            _log.warning("%s is %s", self.monitor_name, over_classes(len(self.class_names), left_out))
 
     def try_out(self) -> tuple[str, ...]:
         """Give the task one sample in evaluation mode, whatever that raises.
 
         Returns:
-            Names of the batch norms that a single sample gives one value per channel, see `single_value_norms`.
+            The names of the batch norms that a single sample gives one value per channel; see
+            `single_value_norms`.
         """
 
         def run() -> None:
@@ -176,11 +245,15 @@ class TrainingTask(LightningModule, ABC):
         return self._single_value_norms
 
     def run_once(self, sample: Any) -> None:
-        """Use every part of the network that training uses."""
+        """Run the network on a sample of `example_input`, through every part that training uses."""
         self(sample)
 
     def expect(self, samples: int) -> None:
-        """Prepare the network for a training batch: of a single sample some norms cannot take statistics."""
+        """Prepare the network for a training batch: of a single sample some norms cannot take statistics.
+
+        Args:
+            samples: The number of samples of the batch.
+        """
         if self._single_value_norms is None and samples == 1:
             self.try_out()
         if samples == 1 or self._statistics_kept:  # else norms are left as others have set them
@@ -188,15 +261,46 @@ class TrainingTask(LightningModule, ABC):
         self._statistics_kept = samples == 1
 
     def loss_of_nothing(self, name: str = "train_loss") -> Tensor:
-        """Return a loss of 0 whose gradients are 0, so that those of other processes still meet ours."""
+        """Return a loss of 0 whose gradients are 0, so that this process takes part in the all-reduce.
+
+        Args:
+            name: The name that the epoch's mean loss is logged under.
+        """
         self._update_train_mean(torch.zeros((), dtype=torch.float32, device=self.device), 0, name)
         start = torch.zeros((), dtype=torch.float32, device=self.device)
         return sum((p.sum() * 0.0 for p in self.parameters() if p.requires_grad), start)
 
     def log_train_loss(self, loss: Tensor, samples: int, name: str = "train_loss") -> None:
-        """Count the loss of a batch of so many samples in the epoch's mean."""
+        """Count the loss of a batch in the epoch's mean.
+
+        Args:
+            loss: The mean loss of the batch.
+            samples: The number of samples of the batch.
+            name: The name that the epoch's mean loss is logged under.
+        """
         self._batches_with_samples += 1
         self._update_train_mean(loss.detach(), samples, name)
+
+    def epoch_sums(self) -> dict[str, Tensor]:
+        """Return what this process has counted of the epoch so far, for a checkpoint within the epoch.
+
+        Returns:
+            Scalars that add up over processes: ``loss`` (sum over samples), ``images`` (number of samples) and
+            ``batches`` (number of batches with samples).
+        """
+        mean = self.train_mean
+        batches = mean.weight.new_tensor(self._batches_with_samples)
+        return {"loss": mean.mean_value, "images": mean.weight, "batches": batches}
+
+    def add_to_epoch(self, sums: Mapping[str, float]) -> None:
+        """Count what was counted before the run was interrupted in the middle of this epoch.
+
+        Args:
+            sums: `epoch_sums` of that time, added up over all processes.
+        """
+        mean = self.train_mean
+        mean.mean_value, mean.weight = mean.mean_value + sums["loss"], mean.weight + sums["images"]
+        self._batches_with_samples += int(sums["batches"])
 
     def _update_train_mean(self, loss: Tensor, samples: int, name: str) -> None:
         if self.leave_out_nonfinite:
@@ -206,14 +310,14 @@ class TrainingTask(LightningModule, ABC):
         self.log(name, self.train_mean, on_step=False, on_epoch=True, prog_bar=True)
 
     def on_train_epoch_start(self) -> None:
-        """Begin to count."""
+        """Begin to count batches."""
         self._batches_with_samples = 0
 
     def on_train_epoch_end(self) -> None:
         """Stop a run that has failed, before its weights overwrite a checkpoint.
 
         Raises:
-            TaskError: the loss is not finite, or no sample could be read.
+            TaskError: The loss is not finite, or no sample could be read.
         """
         counted = torch.tensor(float(self._batches_with_samples), dtype=torch.float32, device=self.device)
         if not self.trainer.strategy.reduce(counted, reduce_op="sum").item():
@@ -251,19 +355,22 @@ class TrainingTask(LightningModule, ABC):
         checkpoint["lr_schedulers"] = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Mark the file as ours."""
+        """Mark the file as a checkpoint of this library: the name of the task and the version."""
         checkpoint["ctxvision"] = {"task": self.kind, "version": __version__}
 
     def compile_network(self, **options: Any) -> None:
-        """Let ``torch.compile`` translate the network when it is first used; names and weights stay.
+        """Let ``torch.compile`` compile the network when it is first used; names and weights stay.
 
         Args:
-            options: of ``torch.compile``.
+            options: The options of ``torch.compile``.
         """
         if hasattr(self.model, "forward_stages"):
             self.model.forward_stages = torch.compile(self.model.forward_stages, **options)
         else:
             self.model.compile(**options)
+
+
+_OPTIMIZATION = tuple(field.name for field in dataclasses.fields(Optimization))
 
 
 def _optimizer(model: nn.Module, o: Optimization) -> torch.optim.Optimizer:

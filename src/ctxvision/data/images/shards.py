@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from ctxvision._extras import explain_import
+from ctxvision.data.error import DataError
+from ctxvision.data.files import Listing, in_words, open_regular, read_regular
+from ctxvision.data.labelled import Found, LabelledSet, arrange, in_order
+from ctxvision.data.options import check_options
 
-from .contents import Contents, Found, arrange, in_order
-from .error import DataError
-from .files import Listing, in_words, open_regular, read_regular
-from .images.reading import HINTS
-from .options import check_options
+from .reading import HINTS
 from .shard_cache import is_url, local_copies
 from .shard_index import index_shard
 
@@ -32,7 +32,7 @@ def read_shards(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     class_names: Sequence[str] | None = None,
-) -> Contents:
+) -> LabelledSet:
     """Index shards, so that any sample can be read by itself.
 
     Every shard is read through once, without its images where it is on disk; the index is kept in the cache
@@ -41,19 +41,20 @@ def read_shards(
     files. Shards behind a URL are fetched into the cache folder first, see `local_copies`.
 
     Args:
-        pattern: paths or URLs, with ``{000..009}`` for a range and ``{a,b}`` for a choice; of paths also
-            ``*``.
-        options: ``val``: shards to validate on (commas in braces are not possible there); ``image`` and
-            ``label``: suffixes of these files, and ``label=json.FIELD`` for a field; ``classes``: a file
-            with the names of the classes 0, 1, …, one per line.
-        strict: raise where a shard is truncated or a sample has no image or label.
-        val_fraction: see `arrange`. Samples are known by the names of their shards and files.
-        split_seed: see `arrange`.
-        class_names: see `arrange`.
+        pattern: The paths or URLs, with ``{000..009}`` for a range and ``{a,b}`` for a choice; paths may have
+            ``*`` too.
+        options: The options of DATA. ``val`` names the shards to validate on (commas in braces are not possible
+            there); ``image`` and ``label`` are the suffixes of these files, and ``label=json.FIELD`` a field;
+            ``classes`` is a file with the names of the classes 0, 1, …, one per line.
+        strict: Whether a shard that is truncated, or a sample without an image or a label, raises an error.
+        val_fraction: The share of each class to hold out where no shards are named for validation. Samples are
+            known by the names of their shards and files.
+        split_seed: The seed that chooses which samples are held out.
+        class_names: The classes of a trained network, in its order; by default those of the source.
 
     Raises:
-        DataError: the package is missing, no such shards, none of the samples has a label, or two have the
-            same name.
+        DataError: The package is missing, there are no such shards, none of the samples has a label, or two have
+            the same name.
     """
     options = check_options(pattern, options, ("val", "image", "label", "classes"))
     notes: list[str] = []
@@ -61,7 +62,7 @@ def read_shards(
     val = _collect(options["val"], options, strict, notes) if "val" in options else None
     order = in_order([*train, *(val or ())])
     names = _names(options["classes"], order) if "classes" in options else {label: label for label in order}
-    contents = arrange(
+    labelled = arrange(
         {names[label]: train[label] for label in order if label in train},
         None if val is None else {names[label]: images for label, images in val.items()},
         where=pattern,
@@ -70,17 +71,17 @@ def read_shards(
         split_seed=split_seed,
         class_names=class_names,
     )
-    contents.notes[:0] = notes
-    contents.open_image = open_member
-    return contents
+    labelled.notes[:0] = notes
+    labelled.open_image = open_member
+    return labelled
 
 
 def open_member(name: str) -> BinaryIO:
     """Read one file out of a tar file: ``shard.tar::member@offset+size``, where the member is for people only.
 
     Raises:
-        OSError: the shard is not there any more.
-        ValueError: it ends before the file does.
+        OSError: The shard is not there any more.
+        ValueError: The shard ends before the file does.
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -97,7 +98,7 @@ def expand(pattern: str) -> list[str]:
     """Return the shards that a pattern means; a file of exactly this name is itself.
 
     Raises:
-        DataError: the package is missing, there are none, or more than a million.
+        DataError: The package is missing, there are no such shards, or there are more than a million.
     """
     if os.path.isfile(pattern):
         return [pattern]
