@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from ctxvision.training.pictures import Curves
 from PIL import Image
 
 from _pictures import make_folder
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask
-from ctxvision.training.pictures import Curves
 
 SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--logger=csv"]
 DIGITS = ["test_resnet", "digits", *SMALL]
@@ -27,8 +27,6 @@ DRAWN = {"curves.png", "confusion.png", "confusion.csv", "worst.png", "worst.jso
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
 def train(*words):
