@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ctxvision.tasks.registry import TASKS
 from ctxvision.training.error import OptionError, TrainingStopped
 from ctxvision.training.options import TrainOptions, options_class
-from ctxvision.training.settings import complete, explain_type, read_config, resumed_options, task_of
+from ctxvision.training.settings import complete, explain_type, options_class_of, read_config, resumed_options
 
 from .messages import quieten
 
@@ -45,17 +45,21 @@ def options_of(words: list[str]) -> TrainOptions:
     """
     first, words = _first_look(_as_options(words))
     before = resumed_options(first)
-    parser = _parser(task_of(before | first))
+    kind = options_class_of(before | first)
+    parser = _parser(kind)
     printing = [word for word in words if word.split("=")[0] == "--print_config"]
     given = before | first | _parse(parser, [word for word in words if word not in printing])
-    if printing:
-        # what is printed is whole: options that depend on recipe, model and data become the parser's defaults
-        parser.set_defaults(dataclasses.asdict(complete(given)) if given.get("model") else given)
-        _parse(parser, printing)
-    return complete(given)
+    if printing and not given.get("model"):
+        parser.set_defaults(given)
+        _parse(parser, printing, defaults=True)
+    options = complete(given, kind)
+    if printing:  # what is printed is whole: options that depend on recipe, model and data are the defaults now
+        parser.set_defaults(dataclasses.asdict(options))
+        _parse(parser, printing, defaults=True)
+    return options
 
 
-def _parser(task: str) -> "ArgumentParser":
+def _parser(kind: type[TrainOptions]) -> "ArgumentParser":
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
@@ -69,7 +73,7 @@ def _parser(task: str) -> "ArgumentParser":
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
-    parser.add_class_arguments(options_class(task))
+    parser.add_class_arguments(kind)
     return parser
 
 
@@ -96,12 +100,12 @@ def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     return options | named, others
 
 
-def _parse(parser: "ArgumentParser", words: list[str]) -> dict[str, Any]:
-    """Return the options that words name; the others are left out."""
+def _parse(parser: "ArgumentParser", words: list[str], defaults: bool = False) -> dict[str, Any]:
+    """Return the options that words name, and the defaults of the others where asked for."""
     from jsonargparse import ArgumentError
 
     try:
-        given: dict[str, Any] = parser.parse_args(words, defaults=False).as_dict()
+        given: dict[str, Any] = parser.parse_args(words, defaults=defaults).as_dict()
     except ArgumentError as error:
         raise OptionError(f"{explain_type(str(error))}; {_SEE_HELP}") from error
     return given

@@ -19,13 +19,14 @@ from .batch_plan import BatchPlan
 from .error import TrainingError
 from .options import TrainOptions
 from .processes.group import rank
-from .settings import task_of
+from .processes.sharding import synchronizes_norms
 
 log = logging.getLogger(__name__)
 
-# Options that a resumed run may change; all others are part of what the run is.
+# Options that a resumed run may change; all others are part of what the run is. The checkpoint says which task it
+# is of; settings of earlier versions have another word for it.
 _MAY_CHANGE = {
-    "data", "out", "resume", "epochs", "steps", "val_every", "strict", "workers", "prefetch", "precision",
+    "data", "task", "out", "resume", "epochs", "steps", "val_every", "strict", "workers", "prefetch", "precision",
     "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures",
 }  # fmt: skip
 
@@ -103,13 +104,6 @@ def build_task(options: TrainOptions, data: DataModule) -> Task:
     return task
 
 
-def synchronizes_norms(options: TrainOptions) -> bool:
-    """Tell whether batch norms take their statistics over the images of all devices, which only GPUs can do."""
-    several = (options.devices or 1) * (options.nodes or 1) > 1
-    on_gpus = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return several and on_gpus and options.sync_batchnorm
-
-
 def _require_fit(task: Task) -> tuple[str, ...]:
     """Give the task one sample of zeros, because some networks refuse small images or all sizes but one.
 
@@ -149,8 +143,6 @@ def _require_same_options(options: TrainOptions, run: RunFolder) -> None:
         TrainingError: an option has changed.
     """
     before = run.read_settings()
-    if "task" in before:
-        before["task"] = task_of(before)  # earlier versions wrote the word of the command line
     for name, value in dataclasses.asdict(options).items():
         value = list(value) if isinstance(value, tuple) else value  # as YAML has it
         if name not in _MAY_CHANGE and name in before and before[name] != value:

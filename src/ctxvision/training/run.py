@@ -7,7 +7,7 @@ from typing import Any
 from ctxvision.runs import Run
 
 from .options import TrainOptions
-from .settings import complete, resumed_options
+from .settings import complete, options_class_of, resumed_options
 
 
 def train(
@@ -60,7 +60,8 @@ def train(
     named |= {"init_from": init_from}
     given = {} if options is None else _changed(options)
     given |= {name: os.fspath(value) for name, value in named.items() if value is not None} | more
-    complete_options = complete(resumed_options(given) | given)
+    given = resumed_options(given) | given
+    complete_options = complete(given, options_class_of(given))
 
     from .session import train_with
 

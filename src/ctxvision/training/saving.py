@@ -51,12 +51,11 @@ class RunCheckpointIO(TorchCheckpointIO):
                 path.parent.mkdir(exist_ok=True)
             save_checkpoint(checkpoint, path, self.run.previous if path.name == self.run.last.name else None)
         except OSError as error:
-            raise cannot_be_written(path, error) from error
+            raise cannot_be_written(self.run, path, error) from error
 
 
-def cannot_be_written(path: Path, error: OSError) -> TrainingError:
-    """Return the error that says why a checkpoint could not be written, and which one is still good."""
-    run = RunFolder(path.parent.parent)
+def cannot_be_written(run: RunFolder, path: Path, error: OSError) -> TrainingError:
+    """Return the error that says why a checkpoint of a run could not be written, and which one is still good."""
     if not run.path.is_dir():
         return TrainingError(f"{path}: cannot be written (the run folder is gone)")
     kept = next((p for p in (run.last, run.previous, run.best) if p.is_file()), None)
@@ -93,7 +92,7 @@ def set_aside(run: RunFolder, checkpoint: Path) -> None:
         if checkpoint.name != run.previous.name:
             run.previous.unlink(missing_ok=True)
     except OSError as error:
-        raise cannot_be_written(last, error) from error
+        raise cannot_be_written(run, last, error) from error
     if kept:
         names = " and ".join(str(_numbered(path, number)) for path in kept)
         log.warning(f"going back to {checkpoint}; what came after it stays in {names}")

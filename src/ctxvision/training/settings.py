@@ -10,7 +10,7 @@ from typing import Any
 
 from ctxvision.files import keep_aside, write_whole
 from ctxvision.runs import RunFolder
-from ctxvision.tasks.registry import COMMAND_WORDS, TASKS, task_named
+from ctxvision.tasks.registry import COMMAND_WORDS, TASKS
 
 from .error import OptionError, TrainingError
 from .options import TrainOptions, options_class
@@ -23,40 +23,39 @@ _NO_TRACKIO = (
 )
 
 
-def complete(given: Mapping[str, Any]) -> TrainOptions:
+def complete(given: Mapping[str, Any], kind: type[TrainOptions]) -> TrainOptions:
     """Return the checked options of a run, with nothing left open.
 
     Args:
         given: options by name, as the user and a resumed run have set them; they change what a recipe sets.
+        kind: options class of the task, see `options_class_of`.
 
     Raises:
         OptionError: an option is unknown, missing or has a value that it cannot have, or the recipe is unknown or
             does not fit.
     """
-    task = task_of(given)
-    kind = options_class(task)
-    if not given.get("recipe") or not given.get("model"):
-        options = _typed(kind, {**given, "task": task})
-    else:
-        from ctxvision.recipes import RecipeError, load_recipe
+    from ctxvision.recipes import RecipeError, load_recipe
 
+    settings, requires = dict(given), {}
+    if (name := given.get("recipe")) and (model := given.get("model")):
         try:
-            recipe = load_recipe(str(given["recipe"]))
-            if task_named(recipe.task) != task:
-                raise OptionError(f"recipe {recipe.name} is for --task {recipe.task}, not {COMMAND_WORDS[task]}")
-            options = _typed(kind, {**recipe.settings_for(given["model"]), **given, "task": task})
+            recipe = load_recipe(str(name))
+            if recipe.task != COMMAND_WORDS[kind.task]:
+                raise OptionError(f"recipe {name} is for --task {recipe.task}, not {COMMAND_WORDS[kind.task]}")
+            settings = {**recipe.settings_for(model), **given}
         except RecipeError as error:
             raise OptionError(str(error)) from error
-        missing = [name for name in recipe.requires if getattr(options, name) is None]
-        if missing:
-            raise OptionError(
-                f"recipe {recipe.name} needs --{missing[0]}; `ctxvision recipes {recipe.name}` shows it"
-            )
+        requires = dict.fromkeys(recipe.requires, name)
+    options = _typed(kind, settings | {"task": kind.task})
+    for option, recipe_name in requires.items():
+        if getattr(options, option) is None:
+            shows = f"`ctxvision recipes {recipe_name}` shows it"
+            raise OptionError(f"recipe {recipe_name} needs --{option}; {shows}")
     return options.completed(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
-def task_of(given: Mapping[str, Any]) -> str:
-    """Return the name of the task: the one that is given, else the recipe's, else classification.
+def options_class_of(given: Mapping[str, Any]) -> type[TrainOptions]:
+    """Return the options class of a run's task: the task that is given, else the recipe's, else classification.
 
     Args:
         given: options by name, among them perhaps ``task`` and ``recipe``.
@@ -73,7 +72,7 @@ def task_of(given: Mapping[str, Any]) -> str:
         except RecipeError:  # `complete` reports it
             word = None
     try:
-        return task_named(word or "classification")
+        return options_class(word or "classification")
     except ValueError as error:
         known = ", ".join(COMMAND_WORDS.values())
         raise OptionError(f"--task {word}: there is no such task; there are {known}") from error

@@ -76,23 +76,18 @@ class Trackers:
         code = 1
         try:
             if self._wandb:
-                _begin(self._wandb)
+                import wandb
+
+                try:
+                    _ = self._wandb.experiment
+                except wandb.errors.Error as error:
+                    offline = "WANDB_MODE=offline keeps the run in its folder"
+                    raise TrainingError(f"--logger wandb: {str(error).rstrip('.')}; {offline}") from error
             yield
             code = 0
         finally:
             if self._wandb and self._wandb._experiment is not None:
                 self._wandb._experiment.finish(exit_code=code)
-
-
-def _begin(logger: WandbLogger) -> None:
-    import wandb
-
-    try:
-        _ = logger.experiment
-    except wandb.errors.Error as error:
-        raise TrainingError(
-            f"--logger wandb: {str(error).rstrip('.')}; WANDB_MODE=offline keeps the run in its folder"
-        ) from error
 
 
 def _installed(package: str) -> bool:

@@ -26,8 +26,7 @@ from .callbacks import (
 )
 from .error import TrainingError
 from .options import TrainOptions
-from .preparation import synchronizes_norms
-from .processes.sharding import make_sharded, shard_when_ready
+from .processes.sharding import make_sharded, shard_when_ready, synchronizes_norms
 from .saving import RunCheckpointIO
 
 
@@ -68,7 +67,9 @@ def make_trainer(
     if options.ema:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
     callbacks += [stop, checkpoints]  # after the average has been updated
-    sharded = options.strategy == "fsdp"
+    sharded, synchronized = options.strategy == "fsdp", synchronizes_norms(options)
+    if sharded:
+        shard_when_ready(task, sync_batchnorm=synchronized)
     try:
         trainer = Trainer(
             accelerator=options.accelerator,
@@ -87,13 +88,11 @@ def make_trainer(
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
             use_distributed_sampler=False,  # the data modules share out their own images
-            sync_batchnorm=synchronizes_norms(options) and not sharded,
+            sync_batchnorm=synchronized and not sharded,
             default_root_dir=run.path,
         )
     except (ValueError, RuntimeError) as error:  # Lightning's messages about accelerators and devices
         raise TrainingError(str(error)) from error
-    if sharded:
-        shard_when_ready(task, sync_batchnorm=synchronizes_norms(options))
     return trainer, stop, checkpoints
 
 

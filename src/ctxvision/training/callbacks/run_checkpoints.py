@@ -69,7 +69,7 @@ class RunCheckpoints(Checkpoint):
             try:
                 copy_checkpoint(self.run.best, self.run.last, self.run.previous)
             except OSError as error:
-                raise cannot_be_written(self.run.last, error) from error
+                raise cannot_be_written(self.run, self.run.last, error) from error
         self._saved = time.monotonic()
 
     def _is_time(self, trainer: Trainer) -> bool:

@@ -17,6 +17,13 @@ _OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 _BLOCK = re.compile(r"(^|\.)(layer\d+|blocks)(\.\d+)+$")
 
 
+def synchronizes_norms(options: TrainOptions) -> bool:
+    """Tell whether batch norms take their statistics over the images of all devices, which only GPUs can do."""
+    several = (options.devices or 1) * (options.nodes or 1) > 1
+    on_gpus = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return several and on_gpus and options.sync_batchnorm
+
+
 def make_sharded(options: TrainOptions) -> ModelParallelStrategy:
     """Build Lightning's strategy for a sharded network; its checkpoints are whole, and written by rank 0.
 
