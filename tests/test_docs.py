@@ -19,7 +19,14 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
     if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
-PACKAGES = ("ctxvision.ops", "ctxvision.nn", "ctxvision.models", "ctxvision.checkpoints")
+PACKAGES = (
+    "ctxvision.ops",
+    "ctxvision.nn",
+    "ctxvision.models",
+    "ctxvision.checkpoints",
+    "ctxvision.training",
+    "ctxvision.training.callbacks",
+)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 
