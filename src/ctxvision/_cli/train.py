@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import logging
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxvision.tasks.registry import TASKS
@@ -28,13 +30,35 @@ def run(words: list[str]) -> int:
     quieten()
     options = options_of(words)
 
+    from ctxvision.training.processes.group import rank
     from ctxvision.training.session import train_with
 
     try:
-        train_with(options)
+        trained = train_with(options)
     except TrainingStopped as stopped:
         return 128 + stopped.signal_number
+    if options.pictures and not rank():
+        _write_report(trained.path, options)
     return 0
+
+
+def _write_report(folder: Path, options: TrainOptions) -> None:
+    """Write ``report.html`` into the run folder; what goes wrong is a line, for the training has succeeded."""
+    import torch
+
+    from ctxvision.pages import write_report
+
+    on_gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    logging.getLogger("ctxvision.data").setLevel(logging.ERROR)  # the training has named the bad samples
+    write_report(
+        folder,
+        folder / "report.html",
+        required=False,
+        device="cuda" if on_gpu else "cpu",
+        trust=True,
+        workers=options.workers,
+    )
+    logging.getLogger("ctxvision.data").setLevel(logging.NOTSET)
 
 
 def options_of(words: list[str]) -> TrainOptions:
