@@ -7,19 +7,21 @@ import string
 import sys
 import unicodedata
 from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from _hostile_names import CLASSES, FILES, assert_plain, cells, hidden, name_in
 from ctxvision._cli import messages, models, streams
-from ctxvision._cli.kinds import save_pictures
+from ctxvision._cli.answer_pictures import save_pictures
 from ctxvision._cli.table import write_rows
 from ctxvision.cli import main
 from ctxvision.foreign import csv_text, file_name, json_text, markdown, markdown_block, markdown_code, visible
+from ctxvision.inference import Clip
 
 ANY = st.text(st.characters(exclude_categories=())) | st.text(
     st.sampled_from(
@@ -154,10 +156,11 @@ def test_names_of_files_stay_in_their_folder(text):
 
 
 def test_pictures_of_files_with_long_names(tmp_path):
+    predictor = SimpleNamespace(class_names=("a", "b"))
+    seen = {"pixels": np.zeros((1, 8, 8, 3), np.uint8), "indices": (0,), "by_frame": np.full((1, 2), 0.5)}
     for stem in ("長" * 82, "长" * 82, "a" * 250, "猫"):
-        (path,) = save_pictures(
-            tmp_path, f"{stem}.png", {".overlay.png": Image.new("L", (1, 1)).save}, taken := set()
-        )
+        answer = Clip(f"{stem}.png", probabilities=np.full(2, 0.5), **seen)
+        (path,) = save_pictures(tmp_path, answer, predictor, taken := set())
         assert stem.startswith(*taken)
         assert Path(path).is_file()
 

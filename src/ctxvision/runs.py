@@ -28,7 +28,7 @@ class RunError(ValueError):
 
 
 class Rows(NamedTuple):
-    """Rows of ``metrics.csv``."""
+    """The rows of ``metrics.csv`` that can be read."""
 
     rows: list[dict[str, str]]
     """Cells by column; each is empty or a number, and ``epoch`` is a whole one from 1."""
@@ -296,7 +296,7 @@ def _finite(cell: str) -> float | None:
 
 
 def _plain_yaml(data: bytes) -> Any:
-    """Read YAML of others.
+    """Read YAML that need not be trusted.
 
     Raises:
         ValueError: The text is not YAML, or has references, which no run writes: a few lines of them stand for

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxvision.data import DataError
+from ctxvision.data import DataError, SplitRule
 from ctxvision.data.labelled import arrange, in_order
 
 COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 40), min_size=2)
@@ -16,7 +16,7 @@ def images(counts, prefix=""):
 
 @given(COUNTS, st.floats(0.01, 0.99), st.integers(0, 3))
 def test_split_is_complete_disjoint_and_stratified(counts, fraction, seed):
-    contents = arrange(images(counts), None, where="x", val_fraction=fraction, split_seed=seed)
+    contents = arrange(images(counts), None, where="x", split=SplitRule(fraction, seed))
     train, val = dict(contents.train), dict(contents.val)
     assert not train.keys() & val.keys()
     everything = {f"{name}/{i}.png": name for name, n in counts.items() for i in range(n)}
@@ -72,7 +72,9 @@ def test_nothing_at_all_is_refused():
 
 
 def test_validation_alone_is_enough_for_a_trained_network():
-    contents = arrange({}, images({"dog": 2}), where="x", where_val="y", class_names=("cat", "dog"))
+    contents = arrange(
+        {}, images({"dog": 2}), where="x", where_val="y", split=SplitRule(class_names=("cat", "dog"))
+    )
     assert contents.train == []
     assert [label for _, label in contents.val] == [1, 1]
     assert contents.train_counts == (0, 0)

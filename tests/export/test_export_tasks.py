@@ -288,7 +288,7 @@ def test_refusals(make, words, message, tmp_path, capsys):
 def test_exported_files_of_another_task(tmp_path, capsys, monkeypatch):
     network, metadata = from_task(video_task())
     exported = Exported(Path("some.onnx"), metadata, network)
-    monkeypatch.setattr("ctxvision.export.open_exported", lambda path, trust: exported)
+    monkeypatch.setattr("ctxvision.inference.opening.open_exported", lambda path, trust: exported)
     for words, message in (
         (["--task=segment"], "its task is video, not segment"),
         (["--device=cuda"], "exported networks run on the CPU here"),

@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ctxvision.data import BadImageError, DetectionData
+from ctxvision.data import DetectionData
 from ctxvision.data.detection.coco_masks import encode_masks
 from ctxvision.data.detection.scenes import export_coco
 from ctxvision.data.embedded.scenes import make_scene
 from ctxvision.evaluation.detection import evaluate_detector
 from ctxvision.explain import ReportError
-from ctxvision.inference.detection import PALETTE, _ink, _meet, detect, draw
+from ctxvision.inference import predictor_of
 from ctxvision.pages.detection_page import render
+from ctxvision.plots.boxes import PALETTE, _ink, _meet, draw_boxes
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.detection import DetectionTask
 
@@ -38,25 +39,25 @@ def files(tmp_path_factory):
 
 def test_detect_returns_what_the_network_finds(task, files):
     paths = sorted((files / "val").glob("*.png"))
-    found = list(detect(task, paths, threshold=0.0, batch_size=3))
+    found = list(predictor_of(task)(paths, threshold=0.0, batch_size=3))
     assert [d.path for d in found] == [str(path) for path in paths]
     for detections, path in zip(found, paths, strict=True):
         image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float() / 255
         with torch.no_grad():
             (expected,) = task([image])
-        assert [o["label"] for o in detections.objects] == expected["labels"].tolist()
-        corners = [(b[0], b[1], b[0] + b[2], b[1] + b[3]) for b in (o["bbox"] for o in detections.objects)]
+        assert [o.label for o in detections.objects] == expected["labels"].tolist()
+        corners = [(b[0], b[1], b[0] + b[2], b[1] + b[3]) for b in (o.bbox for o in detections.objects)]
         torch.testing.assert_close(torch.tensor(corners), expected["boxes"], rtol=1e-4, atol=1e-3)
-        assert all(o["class"] == str(o["label"] - 1) for o in detections.objects)
+        assert all(o.name == str(o.label - 1) for o in detections.objects)
         assert (detections.width, detections.height) == (64, 64)
     json.dumps([d.to_dict() for d in found], allow_nan=False)
 
 
 def test_threshold_leaves_uncertain_objects_out(task, files):
-    (everything,) = detect(task, [files / "val" / "000000.png"], threshold=0.0)
-    scores = [o["score"] for o in everything.objects]
+    (everything,) = predictor_of(task)(files / "val" / "000000.png", threshold=0.0)
+    scores = [o.score for o in everything.objects]
     assert scores == sorted(scores, reverse=True)
-    (certain,) = detect(task, [files / "val" / "000000.png"], threshold=scores[2])
+    (certain,) = predictor_of(task)(files / "val" / "000000.png", threshold=scores[2])
     assert certain.objects == everything.objects[: len(certain.objects)]
     assert 0 < len(certain.objects) < len(scores)
 
@@ -64,11 +65,9 @@ def test_threshold_leaves_uncertain_objects_out(task, files):
 def test_bad_files_are_named(task, files, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"")
     paths = [tmp_path / "bad.png", files / "val" / "000001.png"]
-    bad, good = detect(task, paths, batch_size=2)
-    assert bad.to_dict() == {"path": str(paths[0]), "error": "empty, not an image"}
+    bad, good = predictor_of(task)(paths, batch_size=2)
+    assert bad.to_dict() == {"image": str(paths[0]), "error": "empty, not an image"}
     assert not good.error
-    with pytest.raises(BadImageError):
-        list(detect(task, paths, strict=True))
 
 
 def objects_of(scene):
@@ -78,13 +77,19 @@ def objects_of(scene):
         yield {"class": str(label), "label": int(label) + 1, "bbox": bbox, "segmentation": code, "score": 0.5}
 
 
+def drawn_on(picture, objects):
+    boxes, labels, names, scores = ([o[key] for o in objects] for key in ("bbox", "label", "class", "score"))
+    masks = [o["segmentation"] for o in objects if "segmentation" in o]
+    return draw_boxes(picture, boxes, labels, names, scores=scores, masks=masks or None)
+
+
 def test_drawing_marks_boxes_and_masks_and_leaves_the_rest():
     scene = make_scene(0, 1, 96)
     picture = Image.fromarray(scene.image)
-    drawn = draw(picture, list(objects_of(scene)))
+    drawn = drawn_on(picture, list(objects_of(scene)))
     assert drawn.size == (384, 384)
     assert np.array_equal(np.asarray(picture), scene.image)
-    plain = np.asarray(draw(picture, []))
+    plain = np.asarray(drawn_on(picture, []))
     assert np.array_equal(plain[::4, ::4], scene.image)
     changed = (np.asarray(drawn) != plain).any(-1)
     for mask in scene.masks:
@@ -109,7 +114,7 @@ def test_labels_do_not_hide_each_other(monkeypatch):
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", note)
     box = {"class": "zebra", "label": 1, "score": 0.9, "bbox": [100.0, 100.0, 80.0, 60.0]}
-    draw(
+    drawn_on(
         Image.new("RGB", (400, 400)),
         [box, box | {"bbox": [102.0, 101.0, 80.0, 60.0]}, box | {"bbox": [0, 0, 9, 9]}],
     )
@@ -121,7 +126,7 @@ def test_labels_do_not_hide_each_other(monkeypatch):
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (700, 2)])
 def test_any_size_can_be_drawn_on(size):
     box = {"class": "a very long name of a class", "label": 9, "score": 1.0, "bbox": [0.0, 0.0, 1.0, 1.0]}
-    assert draw(Image.new("L", size), [box]).mode == "RGB"
+    assert drawn_on(Image.new("L", size), [box]).mode == "RGB"
 
 
 def test_labels_are_readable_on_every_colour():

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError
 from .explain import class_index, finish, load_other, some
 from .files import expand
-from .kinds import kind_of
 from .messages import note
 
 if TYPE_CHECKING:
@@ -20,13 +19,14 @@ def explain_parts(args: Namespace, task: Any) -> int:
     _check(args, task.kind)
     from ctxvision.explain.offsets import contextual_layers
     from ctxvision.explain.parts_explanation import Network, gather
+    from ctxvision.inference import predictor_of
     from ctxvision.pages.parts_page import render
 
     network = Network(args.checkpoint, task, args.layer)
     against = Network(args.against, load_other(args, task), args.against_layer) if args.against else None
     asked = class_index(network.names, "class", args.asked)
     thing = "videos" if task.kind == "video" else "images"
-    paths = some(expand(args.images, kind_of(task.kind).list_files, thing), args.limit, thing)
+    paths = some(expand(args.images, predictor_of(task).list_files, thing), args.limit, thing)
     bad: list[dict[str, str]] = []
     samples = list(_explain(args, paths, network, against, asked, bad))
     if not samples:

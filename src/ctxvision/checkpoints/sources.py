@@ -42,7 +42,7 @@ def read_weights(source: Source, model: nn.Module, name: str | None) -> Weights:
     if isinstance(source, Mapping):
         return Weights(name or "state dict", _under_our_names(source, model, name or "state dict"), ())
     if isinstance(source, str) and _names_a_network(source):
-        plain = _pretrained(source, getattr(model, "in_chans", 3))
+        plain = pretrained_network(source, getattr(model, "in_chans", 3))
         return Weights(name or source, plain.state_dict(), classifiers_of(plain))
     if not isinstance(source, str | PathLike):
         raise CheckpointError(
@@ -74,7 +74,18 @@ def _names_a_network(source: str) -> bool:
     )
 
 
-def _pretrained(name: str, in_chans: int) -> nn.Module:
+def pretrained_network(name: str, in_chans: int = 3) -> nn.Module:
+    """Return a network of timm's with its pretrained weights, from the hub or its cache.
+
+    Args:
+        name: A registered name, with or without a tag, or ``hf-hub:`` and a place.
+        in_chans: The number of channels of its input.
+
+    Raises:
+        CheckpointError: There are no such weights, or they cannot be had.
+    """
+    if not name.startswith(_HUB_PREFIXES):
+        _names_a_network(name)
     architecture, _, tag = name.partition(".")
     tags = [] if name.startswith(_HUB_PREFIXES) else timm.list_pretrained(f"{architecture}.*")
     if not tags and not name.startswith(_HUB_PREFIXES):

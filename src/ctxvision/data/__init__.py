@@ -5,7 +5,7 @@ from .detection import DetectionData, DetectionDataset, DetectionSpec, export_co
 from .embedded import DigitsData, MovingDigits, make_scene
 from .error import BadImageError, DataError
 from .images import DataSpec, ImageData, ImageDataset, find_images, list_images, read_image
-from .labelled import LabelledSet
+from .labelled import LabelledSet, SplitRule
 from .module import DataModule
 from .open import is_embedded, open_data, open_for_evaluation, spec_class
 from .sampler import EpochSampler
@@ -49,6 +49,7 @@ __all__ = [
     "SegmentationData",
     "SegmentationSpec",
     "Spec",
+    "SplitRule",
     "VideoData",
     "VideoFile",
     "export_cityscapes",

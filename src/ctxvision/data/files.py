@@ -20,7 +20,7 @@ _KINDS = {
 
 @dataclass
 class Listing:
-    """What lies below a folder.
+    """The files below a folder, and what else lies there.
 
     Attributes:
         files: The paths of the files, which begin with the folder, sorted.
@@ -202,6 +202,6 @@ def _is_among(folder: Any, above: Any) -> bool:
 
 
 def suffix_in(suffixes: Iterable[str]) -> Callable[[str], bool]:
-    """Make a test whether a name ends in one of these, in small or capital letters."""
+    """Return a function that tells whether a name ends in one of these suffixes, in small or capital letters."""
     known = frozenset(suffixes)
     return lambda name: os.path.splitext(name)[1].lower() in known

@@ -1,4 +1,4 @@
-"""What every source of images ends as: classes, training and validation samples, and what there is to say."""
+"""Samples with one class each, as every source of images or videos is read, and which of them are held out."""
 
 import hashlib
 import unicodedata
@@ -9,6 +9,7 @@ from typing import BinaryIO, TypeAlias
 from PIL import Image
 
 from .error import DataError
+from .spec import Spec
 
 Samples: TypeAlias = list[tuple[str, int]]
 Found: TypeAlias = dict[str, dict[str, str]]  # class → key → name; the key decides the split, the name is opened
@@ -22,9 +23,50 @@ def as_path(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class SplitRule:
+    """Which samples of a source without a validation part are held out, and which classes there are.
+
+    Attributes:
+        fraction: The share of each class to hold out.
+        seed: The seed that chooses which samples are held out.
+        class_names: The classes of a trained network, in its order; ``None`` takes those of the source.
+
+    Raises:
+        DataError: The share does not lie between 0 and 1.
+    """
+
+    fraction: float = 0.2
+    seed: int = 0
+    class_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise DataError(f"the validation fraction must lie between 0 and 1, got {self.fraction}")
+
+    @classmethod
+    def of(
+        cls, spec: Spec | None, fraction: float, seed: int, class_names: Sequence[str] | None = None
+    ) -> "SplitRule":
+        """Return the rule of a trained network's data, or without a network the rule of the arguments.
+
+        Args:
+            spec: The description of the network's data.
+            fraction: The share of each class to hold out.
+            seed: The seed that chooses which samples are held out.
+            class_names: The classes in another order than that of the source.
+        """
+        if spec:
+            return cls(spec.val_fraction, spec.split_seed, spec.class_names)
+        return cls(fraction, seed, class_names)
+
+
+DEFAULT_SPLIT = SplitRule()
+
+
 @dataclass
 class LabelledSet:
-    """What a source holds.
+    """The classes, the training and the validation samples that a source holds.
 
     Attributes:
         class_names: The name of each class, in the order of the labels.
@@ -48,7 +90,7 @@ class LabelledSet:
 
     @property
     def train_counts(self) -> tuple[int, ...]:
-        """Number of training images of every class."""
+        """The number of training samples of every class."""
         counts = [0] * len(self.class_names)
         for _, label in self.train:
             counts[label] += 1
@@ -61,9 +103,7 @@ def arrange(
     *,
     where: str,
     where_val: str = "",
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    class_names: Sequence[str] | None = None,
+    split: SplitRule = DEFAULT_SPLIT,
 ) -> LabelledSet:
     """Give the classes their labels, and hold out a share of each where there is no validation part.
 
@@ -75,16 +115,12 @@ def arrange(
         val: The validation samples by class; ``None`` holds out a share of ``train``.
         where: What to call ``train`` in messages.
         where_val: What to call ``val`` in messages.
-        val_fraction: The share of each class to hold out.
-        split_seed: The seed that chooses which samples are held out.
-        class_names: The classes of a trained network, in its order; by default those that have samples.
+        split: Which samples are held out, and which classes there are; by default those that have samples.
 
     Raises:
         DataError: There are no samples, or there is a class that the network or the training part lacks.
     """
-    if not 0 < val_fraction < 1:
-        raise DataError(f"the validation fraction must lie between 0 and 1, got {val_fraction}")
-    notes: list[str] = []
+    notes, class_names = list[str](), split.class_names
     found = _without_empty(train, where, notes)
     if not found and not (val and class_names):
         raise DataError(f"{where}: no images in {_counted(train)}")
@@ -92,7 +128,7 @@ def arrange(
     _require_known(found, names, where, "the network")
     labelled = LabelledSet(names, notes=notes)
     if val is None:
-        _split(labelled, found, where, val_fraction, split_seed)
+        _split(labelled, found, where, split)
     else:
         held_out = _without_empty(val, where_val, notes)
         _require_known(held_out, names, where_val, "the network" if class_names else where)
@@ -107,12 +143,12 @@ def arrange(
     return labelled
 
 
-def _split(labelled: LabelledSet, found: Found, where: str, fraction: float, seed: int) -> None:
+def _split(labelled: LabelledSet, found: Found, where: str, split: SplitRule) -> None:
     keys: list[str] = []
     lonely: list[str] = []
     for label, name in enumerate(labelled.class_names):
         images = found.get(name, {})
-        held_out = hold_out(list(images), fraction, seed)
+        held_out = hold_out(list(images), split.fraction, split.seed)
         labelled.val += [(image, label) for key, image in images.items() if key in held_out]
         labelled.train += [(image, label) for key, image in images.items() if key not in held_out]
         keys += images
@@ -191,12 +227,12 @@ def _digest(parts: Iterable[str]) -> str:
 
 
 def quoted(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first few names, and how many more there are."""
+    """Quote the first few names for a message, and say how many more there are."""
     return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def in_order(labels: Sequence[str]) -> list[str]:
-    """Sort class names: alphabetically, and by value where all are numbers. The order wherever none is given.
+    """Sort class names alphabetically, or by value where all are numbers: the order where a source has none.
 
     Examples:
         >>> in_order(["10", "9", "10"]), in_order(["10", "9", "b"])

@@ -6,7 +6,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -20,8 +20,19 @@ from .spec import Spec
 _log = logging.getLogger(__name__)
 _GRACE = 60  # seconds that a worker lives after SIGTERM
 
+Collate = Callable[[Sequence[Any]], Any]
 EvalSplit = Literal["val", "train", "all"]
 ModuleType = TypeVar("ModuleType", bound="DataModule")
+
+
+class Loading(TypedDict, total=False):
+    """The arguments of `DataModule` that every data module passes on."""
+
+    batch_size: int
+    seed: int
+    workers: int
+    prefetch: int
+    strict: bool
 
 
 class DataModule(LightningDataModule, ABC):
@@ -35,16 +46,19 @@ class DataModule(LightningDataModule, ABC):
 
     Args:
         source: The name of the data, as the user gives it.
-        batch_size: The number of samples that a process takes at a time.
+        batch_size: The number of samples that a process takes at a time; by default ``usual_batch_size``.
         seed: The seed of shuffling and of augmentation.
         repeats: How often a training sample comes up in a row, each time augmented differently.
         workers: The number of processes that decode; 0 decodes in the main process.
-        prefetch: The number of batches that each worker keeps ready.
+        prefetch: The number of batches that each worker keeps ready; by default ``usual_prefetch``.
         strict: Whether the first bad sample raises an error.
 
     Attributes:
         task: The name of the task that the samples are for.
+        collate: The functions that make a batch of samples, for training and for evaluation.
         spec_class: The class of ``spec``.
+        usual_batch_size: The batch size where none is given.
+        usual_prefetch: The number of batches that each worker keeps ready where none is given.
         sample_name: What a person calls a sample.
         spec: The description of the data that goes into the checkpoint.
         notes: What the user should know about the source, one line each.
@@ -56,7 +70,10 @@ class DataModule(LightningDataModule, ABC):
     """
 
     task: ClassVar[str]
+    collate: ClassVar[tuple[Collate, Collate]] = (collate_train, collate_eval)
     spec_class: ClassVar[type[Spec]]
+    usual_batch_size: ClassVar[int] = 16
+    usual_prefetch: ClassVar[int] = 4
     sample_name: ClassVar[str] = "image"
     spec: Spec
     notes: list[str]
@@ -69,20 +86,20 @@ class DataModule(LightningDataModule, ABC):
         self,
         source: str | os.PathLike[str],
         *,
-        batch_size: int,
-        seed: int,
+        batch_size: int | None = None,
+        seed: int = 0,
         repeats: int = 1,
         workers: int = 0,
-        prefetch: int = 4,
+        prefetch: int | None = None,
         strict: bool = False,
     ) -> None:
         super().__init__()
         self.source = os.fspath(source)
-        self.batch_size = batch_size
+        self.batch_size = self.usual_batch_size if batch_size is None else batch_size
         self.seed = seed
         self.repeats = repeats
         self.workers = workers
-        self.prefetch = prefetch
+        self.prefetch = self.usual_prefetch if prefetch is None else prefetch
         self.strict = strict
         self.bad_images: dict[str, str] = {}
 
@@ -114,23 +131,18 @@ class DataModule(LightningDataModule, ABC):
         """The number of samples that a process evaluates at a time."""
         return self.batch_size
 
-    collate_train: ClassVar[Callable[[Sequence[Any]], Any]] = staticmethod(collate_train)
-    """Makes a batch of training samples."""
-    collate_eval: ClassVar[Callable[[Sequence[Any]], Any]] = staticmethod(collate_eval)
-    """Makes a batch of samples that are evaluated."""
-
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, shuffled and augmented; a part of an optimiser step is left out."""
         dataset = self.train_dataset()
         return self._loader(
-            dataset, sampler=self.train_order(), batch_size=self.batch_size, collate_fn=self.collate_train
+            dataset, sampler=self.train_order(), batch_size=self.batch_size, collate_fn=self.collate[0]
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return every sample of the split exactly once, however many processes share it."""
         dataset = self.eval_dataset()
         order = self.eval_order(len(dataset))  # type: ignore[arg-type] # torch's base class has no length
-        return self._loader(dataset, sampler=order, batch_size=self.eval_batch_size, collate_fn=self.collate_eval)
+        return self._loader(dataset, sampler=order, batch_size=self.eval_batch_size, collate_fn=self.collate[1])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Report the bad samples of a `Batch`; what remains are its images, see `to_input`, and its targets."""
@@ -207,7 +219,7 @@ class DataModule(LightningDataModule, ABC):
             prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
             worker_init_fn=_leave_signals,
-            pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             **options,
         )
 
@@ -245,12 +257,6 @@ class DataModule(LightningDataModule, ABC):
                 "every class needs two or more, or add a validation part"
             )
         return chosen
-
-
-def require_fraction(fraction: float) -> None:
-    """Raise `DataError` for a validation fraction that does not lie between 0 and 1."""
-    if not 0 < fraction < 1:
-        raise DataError(f"the validation fraction must lie between 0 and 1, got {fraction}")
 
 
 def _leave_signals(_worker: int) -> None:

@@ -3,12 +3,12 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from .error import DataError
 from .files import in_words, open_regular
-from .labelled import Found, LabelledSet, arrange, in_order
+from .labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange, in_order
 from .options import check_options, choose_column
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img")
@@ -28,9 +28,7 @@ def read_table(
     *,
     options: Mapping[str, str] | None = None,
     strict: bool = False,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    class_names: Sequence[str] | None = None,
+    split: SplitRule = DEFAULT_SPLIT,
 ) -> LabelledSet:
     """Read a table whose first row names its columns: ``path,label`` and perhaps ``split``.
 
@@ -44,9 +42,7 @@ def read_table(
             semicolons.
         options: The options of DATA: ``path``, ``label`` and ``split`` name columns.
         strict: Whether the first row that would be left out raises an error.
-        val_fraction: The share of each class to hold out where there is no validation part.
-        split_seed: The seed that chooses which samples are held out.
-        class_names: The classes of a trained network, in its order; by default those of the source.
+        split: Which rows are held out where the table names no parts, and which classes there are.
 
     Raises:
         DataError: There is no such file or no such column, one path has two labels or is in two parts, or there
@@ -60,7 +56,7 @@ def read_table(
     train, val = parts.get("train"), parts.get("val", parts.get("test"))
     if len(parts) == 1:
         train, val = next(iter(parts.values())), None
-    elif train is None and not class_names:
+    elif train is None and not split.class_names:
         raise DataError(f"{file}: no row is for training")
     elif "val" not in parts:
         rows.notes.append(f"{file}: no rows for validation, validating on those for testing")
@@ -71,9 +67,7 @@ def read_table(
         None if val is None else _sorted(val),
         where=str(file),
         where_val=f"{file} (validation)",
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        class_names=class_names,
+        split=split,
     )
     labelled.notes[:0] = rows.summary() + rows.notes
     labelled.root = str(file.parent)

@@ -1,6 +1,5 @@
 """Look into a trained network: what it predicts, where it errs, what it looks at, which classes it considers."""
 
-from ctxvision.evaluation.predictions import Predictions, StageRecall, collect_predictions, wilson_interval
 from ctxvision.runs import Epoch, Run, read_run
 from ctxvision.tasks.classification.class_sets import FunnelStep, funnel_steps, is_contextual
 
@@ -27,17 +26,14 @@ __all__ = [
     "LayerError",
     "MapLayer",
     "PixelGrid",
-    "Predictions",
     "ReportError",
     "Run",
-    "StageRecall",
     "StageView",
     "bend_by_class",
     "bends",
     "class_embeddings",
     "class_fates",
     "class_funnel",
-    "collect_predictions",
     "contextual_layers",
     "funnel_steps",
     "generated_kernels",
@@ -49,5 +45,4 @@ __all__ = [
     "pixel_grids",
     "read_run",
     "similarities",
-    "wilson_interval",
 ]

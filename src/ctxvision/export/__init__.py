@@ -1,8 +1,7 @@
 """Networks as files that need neither this library nor Python: ONNX, and `torch.export`'s ``.pt2``."""
 
-from .error import ExportError
-from .exported import Exported, open_exported
-from .metadata import Metadata
+from ctxvision.inference.exported import Exported, ExportError, Metadata, open_exported
+
 from .onnx_file import export_onnx
 from .program import export_program
 from .pt2_file import export_pt2

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .error import ExportError
-from .metadata import Metadata
+from ctxvision.inference.exported import ExportError, Metadata
+
 from .signature import Inputs
 
 _log = logging.getLogger(__name__)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .error import ExportError
-from .exported import Exported
-from .metadata import Metadata
+from ctxvision.inference.exported import Exported, ExportError, Metadata
+
 from .photographs import pictures
 from .same import difference_of_detections
 

@@ -19,7 +19,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training run under a name.
+    """The settings of a training run, under a name.
 
     Attributes:
         name: The name of the file, without its suffix.

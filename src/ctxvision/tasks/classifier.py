@@ -1,7 +1,6 @@
 """What image and video classification share: the network, top-1 and top-5, and the report of a validation."""
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +10,17 @@ from torchmetrics.classification import MulticlassAccuracy
 from ctxvision.checkpoints import WarmStartReport, warm_start
 from ctxvision.checkpoints.sources import Source
 from ctxvision.data import ImageSpec
+from ctxvision.nn import ContextualOutput
 
 from .error import TaskError
-from .networks import create_network
+from .networks import create_network, has_stage_outputs
 from .task import Task
 
 Batch = tuple[Tensor, Tensor]
 
 
 class ClassifierTask(Task):
-    """One class for every sample.
+    """A task in which every sample has one class.
 
     A subclass calls `build` in its constructor, and `score` for every batch that is validated.
 
@@ -32,7 +32,7 @@ class ClassifierTask(Task):
 
     monitor = "val_top1"
     monitor_name = "top-1"
-    columns = ("val_loss", "val_top1", "val_top5")
+    columns: tuple[str, ...] = ("val_loss", "val_top1", "val_top5")
 
     def build(self, *, drop_path_rate: float, dropout: float, channels_last: bool) -> None:
         """Create the network that ``hparams`` name, and the metrics.
@@ -56,7 +56,7 @@ class ClassifierTask(Task):
         )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
-        self.has_stage_outputs = hasattr(self.model, "forward_stages")
+        self.has_stage_outputs = has_stage_outputs(self.model)
         self.val_mean = MeanMetric("disable").set_dtype(torch.float32)
         self.val_samples = SumMetric().set_dtype(torch.float32)
         self.val_top1 = MulticlassAccuracy(count, top_k=1, average="micro")
@@ -79,10 +79,12 @@ class ClassifierTask(Task):
         """
         return warm_start(self.model, source, partial=partial)
 
-    def outputs(self, images: Tensor) -> Any:
+    def outputs(self, images: Tensor) -> ContextualOutput | Tensor:
         """Return what the loss takes of images (N, C, H, W): a `ContextualOutput`, or logits (N, num_classes)."""
         images = images.contiguous(memory_format=self.memory_format)
-        return self.model.forward_stages(images) if self.has_stage_outputs else self.model(images)
+        output: ContextualOutput | Tensor
+        output = self.model.forward_stages(images) if has_stage_outputs(self.model) else self.model(images)
+        return output
 
     def score(self, scores: Tensor, loss: Tensor, targets: Tensor) -> None:
         """Update the validation metrics with a batch.
@@ -114,3 +116,8 @@ class ClassifierTask(Task):
 
     def report_more(self) -> None:
         """Report further validation metrics; none by default."""
+
+
+def logits_of(output: ContextualOutput | Tensor) -> Tensor:
+    """Return the logits (N, num_classes) of what `ClassifierTask.outputs` returned."""
+    return output if isinstance(output, Tensor) else output.logits

@@ -1,4 +1,4 @@
-"""What can go wrong in a task."""
+"""The error of tasks."""
 
 
 class TaskError(ValueError):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from timm.layers import LayerNorm2d, convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from ctxvision.checkpoints import WarmStartReport, warm_start
@@ -55,7 +56,8 @@ class FeatureBackbone(nn.Module):
     ) -> None:
         super().__init__()
         body = _feature_network(name, in_chans, drop_path_rate, model_args or {})
-        reductions = body.feature_info.reduction()
+        info = _feature_info(body)
+        reductions = info.reduction()
         if any(reductions.count(stride) < strides.count(stride) for stride in strides):
             found = ", ".join(map(str, sorted(set(reductions))))
             raise TaskError(
@@ -63,7 +65,7 @@ class FeatureBackbone(nn.Module):
                 "as ResNet, ConvNeXt and their relatives have them"
             )
         self.indices = _deepest(reductions, strides)
-        self.channels = [body.feature_info.channels()[i] for i in self.indices]
+        self.channels = [info.channels()[i] for i in self.indices]
         self.strides = tuple(strides)
         self.is_channels_last_output = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
         has_batch_norm = any(isinstance(module, _BatchNorm) for module in body.modules())
@@ -171,13 +173,19 @@ def _feature_network(name: str, in_chans: int, drop_path_rate: float, model_args
         raise TaskError(f"{name} cannot be a backbone, timm gives no feature maps of it: {reason}") from error
 
 
+def _feature_info(body: nn.Module) -> FeatureInfo:
+    info: FeatureInfo = body.feature_info
+    return info
+
+
 def _freeze(body: nn.Module, name: str, stages: int) -> None:
     """Fix all parameters up to the last of a stage, in the order of registration, which is that of use."""
     if not stages:
         return
-    modules = body.feature_info.module_name()
+    info = _feature_info(body)
+    modules = info.module_name()
     # timm counts the stem as a feature map of its own where it has stride 2
-    first = next(i for i, reduction in enumerate(body.feature_info.reduction()) if reduction > 2)
+    first = next(i for i, reduction in enumerate(info.reduction()) if reduction > 2)
     if not 0 < stages <= len(modules) - first:
         raise TaskError(f"frozen_stages must be 0 to {len(modules) - first} for {name}, got {stages}")
     module = modules[first + stages - 1]

@@ -5,7 +5,7 @@ Every limit lies far above what networks are trained with. A file whose maker is
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -150,7 +150,7 @@ def _leaves(value: Any, name: str = "a setting", depth: int = 0) -> Iterator[tup
         yield name, value
 
 
-def _is_list(value: Any, of: Any) -> bool:
+def _is_list(value: Any, of: Any) -> TypeGuard[Sequence[Any]]:
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)
@@ -180,7 +180,7 @@ class Budget(TorchDispatchMode):
     """
 
     def __init__(self, size: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._bytes = 4 * size + 2**28
         self._calls = 100_000 + size // 8  # each tensor takes some, and more than 100 bytes of the file
 
@@ -212,5 +212,4 @@ def _asked_for(func: Any, args: tuple[Any, ...]) -> int:
         return 0
     if args and isinstance(args[0], list | tuple):
         return 4 * math.prod(int(one) for one in args[0])
-    numbers = [int(one) for one in args if isinstance(one, int)]
-    return 4 * math.prod(numbers)
+    return 4 * math.prod(int(one) for one in args if isinstance(one, int))

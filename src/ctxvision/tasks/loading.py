@@ -58,7 +58,7 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> Task:
 
 
 def read_progress(path: str | os.PathLike[str]) -> tuple[int | None, int | None]:
-    """Return in which epoch, from 1, and after how many optimiser steps a checkpoint was saved; ``None``: unknown.
+    """Return the epoch, from 1, and the number of optimiser steps at which a checkpoint was saved, if known.
 
     Raises:
         CheckpointError: The file cannot be read.

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import timm
 from torch import nn
@@ -11,6 +11,9 @@ import ctxvision  # noqa: F401 - registers our networks with timm
 
 from .error import TaskError
 from .passed_on import require_own
+
+if TYPE_CHECKING:
+    from ctxvision.models._contextual_net import ContextualNet
 
 _WEIGHTS = "weights to start from are given with --init_from"
 _CHANNELS = "it follows from the data; --in_chans chooses it where there is a choice"
@@ -33,6 +36,11 @@ def require_model(name: str) -> None:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`ctxvision models` lists them"
         raise TaskError(f"unknown model {name!r}; {hint}")
+
+
+def has_stage_outputs(model: nn.Module) -> "TypeGuard[ContextualNet]":
+    """Tell whether a network has ``forward_stages``, which returns a `ContextualOutput`."""
+    return hasattr(model, "forward_stages")
 
 
 def create_network(
@@ -70,7 +78,7 @@ def create_network(
     if features_only:
         optional |= {"features_only": True}
     try:
-        return timm.create_model(
+        network: nn.Module = timm.create_model(
             name,
             # named here, so that the arguments of an untrusted checkpoint cannot set them
             pretrained=False,
@@ -83,6 +91,7 @@ def create_network(
             **optional,
             **model_args,
         )
+        return network
     except _NOT_TAKEN as error:
         # without arguments of the user's, what else goes wrong is a bug
         if not model_args and not isinstance(error, TypeError | ValueError | AssertionError):

@@ -48,7 +48,7 @@ def usable_optimizers() -> list[str]:
 
 
 def why_unusable(name: str) -> str | None:
-    """Say why one of timm's optimisers cannot train here; ``None``: it can.
+    """Say why one of timm's optimisers cannot train here; ``None`` if it can.
 
     Args:
         name: A name that timm knows.

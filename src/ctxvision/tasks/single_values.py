@@ -45,7 +45,7 @@ def single_value_norms(model: nn.Module, run: Callable[[], Any]) -> tuple[str, .
 
 
 def keep_statistics(model: nn.Module, names: tuple[str, ...], keep: bool) -> None:
-    """Let norms use the statistics that they have, or train them as usual; the affine part is trained either way.
+    """Put batch norms into eval mode or back into training mode; their affine part is trained either way.
 
     It lasts until the next call, because activations may be recomputed in the backward pass. What is synchronised
     between processes gets more values and stays as it is.

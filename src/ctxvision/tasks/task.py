@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -21,6 +22,7 @@ from ctxvision.data import Spec
 
 from .error import TaskError
 from .means import over_classes
+from .networks import has_stage_outputs
 from .optimization import (
     ScheduleName,
     build_optimizer,
@@ -134,7 +136,7 @@ class Task(LightningModule, ABC):
             TaskError: Unknown names, or options that do not fit.
         """
         given = {name: getattr(options, name) for name in cls.option_names() if hasattr(options, name)}
-        return cls(model, spec.to_dict(), **given)
+        return cls(model, spec.to_dict(), **given)  # type: ignore[call-arg] # subclasses take these
 
     @property
     @abstractmethod
@@ -329,7 +331,7 @@ class Task(LightningModule, ABC):
                 "lower the learning rate, clip gradients or use 32-bit precision"
             )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build timm's optimiser and schedule, which moves after every optimiser step."""
         o = self.optimization
         require_optimizer(o.optimizer, o.optimizer_args)
@@ -340,11 +342,11 @@ class Task(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _steps_per_epoch(self) -> int:
-        batches = getattr(self.trainer.datamodule, "batches_per_epoch", None)
+        batches = getattr(getattr(self.trainer, "datamodule", None), "batches_per_epoch", None)
         if batches is None:
             return math.ceil(self.trainer.estimated_stepping_batches / max(self.trainer.max_epochs or 1, 1))
         # the trainer's estimate would begin to read images before a resumed run knows where it stopped
-        return math.ceil(batches / self.trainer.accumulate_grad_batches)
+        return math.ceil(int(batches) / self.trainer.accumulate_grad_batches)
 
     def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:
         """Set the learning rate of the next optimiser step."""
@@ -364,8 +366,9 @@ class Task(LightningModule, ABC):
         Args:
             options: The options of ``torch.compile``.
         """
-        if hasattr(self.model, "forward_stages"):
-            self.model.forward_stages = torch.compile(self.model.forward_stages, **options)
+        if has_stage_outputs(self.model):
+            compiled = torch.compile(self.model.forward_stages, **options)
+            self.model.forward_stages = compiled  # type: ignore[method-assign]
         else:
             self.model.compile(**options)
 

@@ -1,21 +1,24 @@
 """Images with objects, of any source, as a LightningDataModule."""
 
 import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ctxvision.data.dataset import collate_lists
 from ctxvision.data.error import DataError
-from ctxvision.data.labelled import quoted
-from ctxvision.data.module import DataModule
+from ctxvision.data.labelled import SplitRule, quoted
+from ctxvision.data.module import DataModule, Loading
 from ctxvision.data.sampler import AspectBatches, resume
 
 from .coco import CocoSet
 from .dataset import DetectionDataset
 from .source import find_detection
 from .spec import DetectionSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class DetectionData(DataModule):
@@ -28,28 +31,26 @@ class DetectionData(DataModule):
         source: A source of `find_detection`.
         masks: Whether objects need masks, and targets have them.
         in_chans: The number of channels: 3 for RGB, 1 for grey.
-        batch_size: The number of images that a process takes at a time.
         flip: The probability that a training image is mirrored; never where `DetectionSource.may_flip` says no.
         empty_images: Whether images without objects are trained on.
         val_fraction: The share of the images to hold out of a single annotation file.
         split_seed: The seed that chooses which images are held out.
-        seed: The seed of shuffling and of augmentation.
-        workers: The number of processes that decode; 0 decodes in the main process.
-        prefetch: The number of batches that each worker keeps ready.
-        strict: Whether the first image or object that cannot be used raises an error.
         spec: The description of a trained detector's data, whose classes and split replace those above.
         eval_split: The part that ``val_dataloader`` reads.
         train: Whether there will be training; if not, only the part of ``eval_split`` is read.
+        loading: The arguments of `DataModule`: ``batch_size`` (by default 16), ``seed``, ``workers``, ``prefetch``
+            (by default 2) and ``strict``.
 
     Raises:
         DataError: The source cannot be used, or has other classes than the detector.
     """
 
     task = "detection"
+    usual_batch_size = 16
+    usual_prefetch = 2
+    collate = (collate_lists, collate_lists)
     spec_class = DetectionSpec
     spec: DetectionSpec
-    collate_train = staticmethod(collate_lists)
-    collate_eval = staticmethod(collate_lists)
 
     def __init__(
         self,
@@ -57,30 +58,23 @@ class DetectionData(DataModule):
         *,
         masks: bool = False,
         in_chans: int = 3,
-        batch_size: int = 16,
         flip: float = 0.5,
         empty_images: bool = True,
         val_fraction: float = 0.2,
         split_seed: int = 0,
-        seed: int = 0,
-        workers: int = 0,
-        prefetch: int = 2,
-        strict: bool = False,
         spec: DetectionSpec | None = None,
         eval_split: Literal["val", "train"] = "val",
         train: bool = True,
+        **loading: "Unpack[Loading]",
     ) -> None:
-        super().__init__(
-            source, batch_size=batch_size, seed=seed, workers=workers, prefetch=prefetch, strict=strict
-        )
+        super().__init__(source, **loading)
         if not 0 <= flip <= 1:
             raise DataError(f"flip is a probability, from 0 to 1, got {flip}")
         found = find_detection(
             source,
             masks=masks,
-            strict=strict,
-            val_fraction=spec.val_fraction if spec else val_fraction,
-            split_seed=spec.split_seed if spec else split_seed,
+            strict=self.strict,
+            split=SplitRule.of(spec, val_fraction, split_seed),
         )
         self.root, self.image_size, self.masks = found.root, found.image_size, masks
         self.flip = flip if found.may_flip else 0.0
@@ -140,7 +134,7 @@ class DetectionData(DataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, shuffled, images of one orientation together."""
-        return self._loader(self.train_dataset(), batch_sampler=self.train_order(), collate_fn=self.collate_train)
+        return self._loader(self.train_dataset(), batch_sampler=self.train_order(), collate_fn=self.collate[0])
 
     def train_order(self) -> AspectBatches:
         """Return the order of the training batches, from where a resumed run goes on.

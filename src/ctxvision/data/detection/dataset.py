@@ -105,7 +105,7 @@ class DetectionDataset(Dataset[LoadedSample | BadImage]):
 
 
 def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Mirror an image (C, H, W) and its target's boxes and masks."""
+    """Mirror an image (C, H, W) and its target's boxes (N, 4) and masks (N, H, W)."""
     flipped = dict(target)
     boxes = target["boxes"]
     width = image.shape[-1]

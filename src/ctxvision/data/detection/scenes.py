@@ -19,7 +19,7 @@ _CATEGORY_IDS = tuple(1 + 2 * digit for digit in range(10))  # with gaps, as COC
 
 
 class SceneOpener:
-    """Shows rows of an array as images.
+    """Opens the rows of an array as images.
 
     Args:
         images: The images, (N, H, W, 3) uint8.
@@ -49,12 +49,11 @@ def scenes_set(split: Split, options: SceneOptions, *, masks: bool = True) -> Co
         images[index] = scene.image
         listed.append(CocoImage(index + 1, f"{split}-{index:06d}", size, size))
         codes = encode_masks(scene.masks)
+        objects = zip(scene.labels, scene.boxes.tolist(), scene.masks, codes, strict=True)
         annotations.append(
             [
-                Annotation(
-                    int(label) + 1, tuple(map(float, box)), float(mask.sum()), False, code if masks else None
-                )
-                for label, box, mask, code in zip(scene.labels, scene.boxes, scene.masks, codes, strict=True)
+                Annotation(int(label) + 1, (x0, y0, x1, y1), float(mask.sum()), False, code if masks else None)
+                for label, (x0, y0, x1, y1), mask, code in objects
             ]
         )
     return CocoSet(

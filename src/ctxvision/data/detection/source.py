@@ -10,7 +10,7 @@ from ctxvision.data.detection.scenes import scenes_set
 from ctxvision.data.embedded.scenes import SPLITS, SceneOptions
 from ctxvision.data.error import DataError
 from ctxvision.data.images.turned import EXIF
-from ctxvision.data.labelled import fingerprint, hold_out
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out
 from ctxvision.data.options import check_options, choose_value, split_options
 
 from .coco import CocoSet
@@ -42,8 +42,7 @@ def find_detection(
     *,
     masks: bool = False,
     strict: bool = False,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
+    split: SplitRule = DEFAULT_SPLIT,
 ) -> DetectionSource:
     """Find the annotated images that DATA names.
 
@@ -59,8 +58,7 @@ def find_detection(
         data: The DATA argument, the name of the source.
         masks: Whether objects need masks too.
         strict: Whether the first entry that cannot be used raises an error.
-        val_fraction: The share of the images to hold out of a single annotation file.
-        split_seed: The seed that chooses which samples are held out.
+        split: Which images of a single annotation file are held out.
 
     Raises:
         DataError: There is no such source.
@@ -77,13 +75,13 @@ def find_detection(
         exif=choose_value(where, options, "exif", EXIF),
     )
     if where.lower().endswith(".json"):
-        return _single(where, _pair(where), options.get("val"), read, val_fraction, split_seed)
+        return _single(where, _pair(where), options.get("val"), read, split)
     folder = Path(where)
     if not folder.is_dir():
         raise DataError(f"{where}: no such folder; for a single annotation file write IMAGES:ANNOTATIONS.json")
     found = find_parts(folder, options)
     if isinstance(found, CocoPart):
-        return _single(where, found, options.get("val"), read, val_fraction, split_seed)
+        return _single(where, found, options.get("val"), read, split)
 
     @functools.cache
     def read_part(split: str) -> CocoSet:
@@ -107,10 +105,8 @@ def _embedded(where: str, options: Mapping[str, str], masks: bool) -> DetectionS
 
 
 def _single(
-    where: str, part: CocoPart, val: str | None, read: Callable[[str, str], CocoSet], fraction: float, seed: int
+    where: str, part: CocoPart, val: str | None, read: Callable[[str, str], CocoSet], rule: SplitRule
 ) -> DetectionSource:
-    if not 0 < fraction < 1:
-        raise DataError(f"the validation fraction must lie between 0 and 1, got {fraction}")
     whole = functools.cache(lambda: read(*part))
 
     @functools.cache
@@ -119,7 +115,7 @@ def _single(
             return whole() if split == "train" else read(*_pair(val))
         everything = whole()
         keys = [os.path.relpath(image.name, part.images) for image in everything.images]
-        held_out = hold_out(keys, fraction, seed)
+        held_out = hold_out(keys, rule.fraction, rule.seed)
         chosen = everything.choose(lambda index, _: (keys[index] in held_out) == (split == "val"))
         chosen.fingerprint = fingerprint(keys)
         return chosen

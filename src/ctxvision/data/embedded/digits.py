@@ -13,15 +13,15 @@ from torch.utils.data import Dataset
 
 from ctxvision.data.error import DataError
 from ctxvision.data.images.spec import DataSpec
-from ctxvision.data.labelled import fingerprint, hold_out
-from ctxvision.data.module import DataModule, EvalSplit, require_fraction
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out
+from ctxvision.data.module import DataModule, EvalSplit
 
 CLASS_NAMES = tuple("0123456789")
 _AUGMENTATION = ("auto_augment", "color_jitter", "random_erasing")
 _OF_FILES = (*_AUGMENTATION, "workers", "prefetch", "strict", "crop_scale", "class_names")
 
 
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -55,6 +55,7 @@ class DigitsData(DataModule):
     """
 
     task = "classification"
+    collate = (_as_it_is, _as_it_is)  # whole batches come from the data set
     spec_class = DataSpec
     spec: DataSpec
 
@@ -74,11 +75,9 @@ class DigitsData(DataModule):
         super().__init__("digits", batch_size=batch_size, seed=seed, repeats=repeats)
         if spec and spec.class_names != CLASS_NAMES:
             raise DataError(f"digits: the network's classes are {', '.join(spec.class_names[:5])}, …, not 0 to 9")
-        require_fraction(val_fraction)
         pixels, targets = load_digits()
         keys = digit_keys(targets)
-        fraction, split_seed = (spec.val_fraction, spec.split_seed) if spec else (val_fraction, split_seed)
-        is_val = held_out_digits(keys, fraction, split_seed)
+        is_val = held_out_digits(keys, SplitRule.of(spec, val_fraction, split_seed))
         self.fingerprint = fingerprint(keys)
         if spec is None:
             train = _enlarge(pixels[~is_val], (image_size, image_size))
@@ -100,10 +99,6 @@ class DigitsData(DataModule):
         self.train_size = len(self._train[1])
         chosen = {"val": is_val, "train": ~is_val, "all": torch.ones_like(is_val)}[eval_split]
         self._eval = pixels[chosen], targets[chosen]
-
-    # whole batches come from the data set
-    collate_train = staticmethod(_as_it_is)
-    collate_eval = staticmethod(_as_it_is)
 
     @classmethod
     def reads(cls, source: str | os.PathLike[str]) -> bool:
@@ -205,29 +200,28 @@ def digit_keys(targets: Tensor) -> list[str]:
     return [f"{target}/{index:04d}" for index, target in enumerate(targets.tolist())]
 
 
-def held_out_digits(keys: Sequence[str], fraction: float = 0.2, split_seed: int = 0) -> Tensor:
+def held_out_digits(keys: Sequence[str], rule: SplitRule = DEFAULT_SPLIT) -> Tensor:
     """Tell which digits are held out for validation, class by class, (N,) bool.
 
     Args:
         keys: The names that `digit_keys` returned.
-        fraction: The share of each class to hold out.
-        split_seed: The seed of that choice.
+        rule: Which digits are held out.
     """
     held_out: set[str] = set()
     for name in CLASS_NAMES:
-        held_out |= hold_out([key for key in keys if key.startswith(f"{name}/")], fraction, split_seed)
+        held_out |= hold_out([key for key in keys if key.startswith(f"{name}/")], rule.fraction, rule.seed)
     return torch.tensor([key in held_out for key in keys], dtype=torch.bool, device="cpu")
 
 
 def _enlarge(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 8, 8) uint8 → (N, 1, H, W) in [0, 1]; by PIL, like a file that is to be predicted."""
+    """Enlarge digits (N, 8, 8) uint8 to (N, 1, H, W) in [0, 1], by PIL, like a file that is to be predicted."""
     height, width = size
     images = [Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC) for digit in pixels.numpy()]
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).unsqueeze(1).float() / 255
 
 
 def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn by up to 10°, scale by up to 10 %, shift by up to 7 %; outside is black."""
+    """Turn images (N, 1, H, W) by up to 10°, scale by up to 10 %, shift by up to 7 %; outside is black."""
     count = len(images)
     angle, scale, shift_x, shift_y = (
         torch.rand(4, count, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1

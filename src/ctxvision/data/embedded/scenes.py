@@ -111,7 +111,7 @@ def make_scene(
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """The embedded scenes; see `ctxvision.data.embedded.scenes.make_scene`.
+    """The number, the size and the contents of a set of scenes; see `make_scene`.
 
     Attributes:
         train: The number of training scenes.
@@ -192,7 +192,8 @@ def _ground(random: np.random.Generator, size: int) -> NDArray[np.float64]:
     base = random.uniform(0.15, 0.85, 3)
     colours = np.clip(base + random.uniform(-0.25, 0.25, (2, 3)), 0, 1)
     mix = np.clip(mix, 0, 1)[..., None]
-    return colours[0] * mix + colours[1] * (1 - mix)
+    ground: NDArray[np.float64] = colours[0] * mix + colours[1] * (1 - mix)
+    return ground
 
 
 def _clutter(random: np.random.Generator, picture: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -229,7 +230,7 @@ def _draw(
     padded = Image.fromarray(np.pad(digit, 2))
     affine = (*matrix[0], shift[0], *matrix[1], shift[1])
     drawn = padded.transform((side, side), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
-    ink = np.clip((np.asarray(drawn, dtype=np.float64) / 255 - 0.33) / 0.3, 0, 1)
+    ink: NDArray[np.float64] = np.clip((np.asarray(drawn, dtype=np.float64) / 255 - 0.33) / 0.3, 0, 1)
     rows, columns = np.flatnonzero((ink >= 0.5).any(1)), np.flatnonzero((ink >= 0.5).any(0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from ctxvision.data.error import DataError
-from ctxvision.data.labelled import Found, LabelledSet, arrange
+from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange
 from ctxvision.files import reason
 
 
 class _Binary(NamedTuple):
-    """Where the binary version keeps what."""
+    """Where the binary version of the files keeps labels and pixels."""
 
     folder: str
     train: tuple[str, ...]
@@ -38,7 +38,7 @@ _BINARY = {
 
 
 class ArrayOpener:
-    """Shows rows of arrays as images, ``test/17``.
+    """Opens the rows of arrays as images, by names such as ``test/17``.
 
     Args:
         arrays: The images of each part, (N, H, W, 3) uint8.
@@ -48,13 +48,13 @@ class ArrayOpener:
         self.arrays = arrays
 
     def __call__(self, name: str) -> Image.Image:
-        """Return one image."""
+        """Return the image of a name."""
         part, _, row = name.rpartition("/")
         return Image.fromarray(self.arrays[part][int(row)])
 
 
-def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = None) -> LabelledSet:
-    """Read the training and the test images, which are what is validated on.
+def read_cifar(name: str, folder: str, *, split: SplitRule = DEFAULT_SPLIT) -> LabelledSet:
+    """Read the training images and the test images; the latter are for validation.
 
     The Python version consists of pickles, which could run code: torchvision opens them only after their
     MD5 sums have turned out to be those of the official files. The binary version holds nothing but pixels
@@ -63,7 +63,7 @@ def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = No
     Args:
         name: The name of the set, ``cifar10`` or ``cifar100`` (its 100 fine classes).
         folder: The folder that the archive was unpacked in, or the folder that came out of it.
-        class_names: The classes of a trained network, in its order; by default those of the source.
+        split: Which classes there are; nothing is held out, since the test images are for validation.
 
     Raises:
         DataError: The files are missing or damaged.
@@ -79,7 +79,7 @@ def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = No
         _found(names, parts["test"][1], "test"),
         where=f"{where} (train)",
         where_val=f"{where} (test)",
-        class_names=class_names,
+        split=split,
     )
     labelled.open_image = ArrayOpener({part: images for part, (images, _) in parts.items()})
     labelled.image_size = 32

@@ -2,19 +2,22 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import Dataset
 
 from ctxvision.data.dataset import BadImage, LoadedSample, opened, seed_everything
 from ctxvision.data.error import BadImageError
-from ctxvision.data.labelled import Opener, as_path
-from ctxvision.data.module import DataModule, EvalSplit
+from ctxvision.data.labelled import Opener, SplitRule, as_path
+from ctxvision.data.module import DataModule, EvalSplit, Loading
 
 from .reading import read_image
 from .source import find_images
 from .spec import DataSpec, Transform
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class ImageData(DataModule):
@@ -28,15 +31,10 @@ class ImageData(DataModule):
         image_size: The height and width of the network's input; by default those of the images where all are alike
             and small (CIFAR: 32), else 224.
         in_chans: The number of channels: 3 for RGB, 1 for grey.
-        batch_size: The number of images that a process takes at a time.
         val_fraction: The share of each class to hold out where the source has no validation part.
         split_seed: The seed that chooses which images are held out.
-        seed: The seed of shuffling and of augmentation.
         repeats: How often a training image comes up in a row, each time augmented differently; an epoch keeps its
             length and so sees fewer images (repeated augmentation, see `EpochSampler`).
-        workers: The number of processes that decode; 0 decodes in the main process.
-        prefetch: The number of batches that each worker keeps ready.
-        strict: Whether the first sample that cannot be used raises an error.
         auto_augment: timm's augmentation policy for training, as a string; ``None`` applies none.
         color_jitter: The strength of random colour changes in training.
         random_erasing: The probability that a rectangle of a training image is replaced by noise.
@@ -45,12 +43,15 @@ class ImageData(DataModule):
         spec: The description of a trained network's data, whose classes, input size, normalisation and split
             replace those above.
         eval_split: The part that ``val_dataloader`` reads.
+        loading: The arguments of `DataModule`: ``batch_size`` (by default 128), ``seed``, ``workers``,
+            ``prefetch`` (by default 4) and ``strict``.
 
     Raises:
         DataError: The source cannot be used, or has classes that the network lacks.
     """
 
     task = "classification"
+    usual_batch_size = 128
     spec_class = DataSpec
     spec: DataSpec
 
@@ -60,14 +61,9 @@ class ImageData(DataModule):
         *,
         image_size: int | None = None,
         in_chans: int = 3,
-        batch_size: int = 128,
         val_fraction: float = 0.2,
         split_seed: int = 0,
-        seed: int = 0,
         repeats: int = 1,
-        workers: int = 0,
-        prefetch: int = 4,
-        strict: bool = False,
         auto_augment: str | None = None,
         color_jitter: float = 0.0,
         random_erasing: float = 0.0,
@@ -75,23 +71,11 @@ class ImageData(DataModule):
         class_names: Sequence[str] | None = None,
         spec: DataSpec | None = None,
         eval_split: EvalSplit = "val",
+        **loading: "Unpack[Loading]",
     ) -> None:
-        super().__init__(
-            source,
-            batch_size=batch_size,
-            seed=seed,
-            repeats=repeats,
-            workers=workers,
-            prefetch=prefetch,
-            strict=strict,
-        )
-        found = find_images(
-            source,
-            val_fraction=spec.val_fraction if spec else val_fraction,
-            split_seed=spec.split_seed if spec else split_seed,
-            class_names=spec.class_names if spec else class_names,
-            strict=strict,
-        )
+        super().__init__(source, repeats=repeats, **loading)
+        rule = SplitRule.of(spec, val_fraction, split_seed, class_names)
+        found = find_images(source, split=rule, strict=self.strict)
         size = image_size or found.image_size or 224
         self.spec = spec or DataSpec(
             class_names=found.class_names,

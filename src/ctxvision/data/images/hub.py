@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from ctxvision._extras import explain_import
 from ctxvision._hub import cache_only, why_not_asked
 from ctxvision.data.error import DataError
-from ctxvision.data.labelled import Found, LabelledSet, arrange, in_order
+from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange, in_order
 from ctxvision.data.options import check_options, choose_column
 from ctxvision.data.table import LABEL_COLUMNS
 
@@ -24,9 +24,7 @@ def read_hub(
     name: str,
     *,
     options: Mapping[str, str] | None = None,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    class_names: Sequence[str] | None = None,
+    split: SplitRule = DEFAULT_SPLIT,
 ) -> LabelledSet:
     """Open a data set of the package ``datasets``. No code that comes with a data set is run.
 
@@ -34,10 +32,8 @@ def read_hub(
         name: A path, of what ``save_to_disk`` wrote, a Parquet file, or a folder of these or of images; or else a
             name on the hub, with ``:CONFIG`` after it where it has several.
         options: The options of DATA: ``image`` and ``label`` name columns, ``train`` and ``val`` name splits.
-        val_fraction: The share of each class to hold out where only one split has labels. Rows are known by their
-            numbers.
-        split_seed: The seed that chooses which samples are held out.
-        class_names: The classes of a trained network, in its order; by default those of the source.
+        split: Which samples are held out where only one split has labels, and which classes there are. Rows are
+            known by their numbers.
 
     Raises:
         DataError: The package is missing, the data set cannot be loaded, or its columns cannot be told.
@@ -53,30 +49,28 @@ def read_hub(
     notes: list[str] = []
     chosen = [options["val"]] if "val" in options else [s for s in _VAL_SPLITS if s in splits and s != train]
     found = {train: _rows(splits[train], train, label, where, notes)}
-    for split in chosen:
-        found[split] = _rows(splits[split], split, label, where, notes)
-        if any(found[split].values()):
+    for part in chosen:
+        found[part] = _rows(splits[part], part, label, where, notes)
+        if any(found[part].values()):
             break
-        del found[split]
-    val = next((split for split in found if split != train), None)
+        del found[part]
+    val = next((part for part in found if part != train), None)
     labelled = arrange(
         found[train],
         found[val] if val else None,
         where=f"{where} ({train})",
         where_val=f"{where} ({val})",
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        class_names=class_names,
+        split=split,
     )
     if val and val not in ("val", "valid", "validation"):
         notes.append(f"validating on {where} ({val})")
     labelled.notes[:0] = notes
-    labelled.open_image = RowOpener({split: _undecoded(splits[split], image) for split in found}, image)
+    labelled.open_image = RowOpener({part: _undecoded(splits[part], image) for part in found}, image)
     return labelled
 
 
 class RowOpener:
-    """Opens the image of a row, ``train/17``.
+    """Opens the image of a row, by names such as ``train/17``.
 
     Args:
         splits: The splits, each a `datasets.Dataset`, by name.

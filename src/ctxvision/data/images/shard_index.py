@@ -1,4 +1,4 @@
-"""What lies where in a shard, found out once."""
+"""The index of a shard: which samples it has and where they lie, found once and kept."""
 
 import hashlib
 import io

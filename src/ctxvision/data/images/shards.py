@@ -10,7 +10,7 @@ from typing import BinaryIO
 from ctxvision._extras import explain_import
 from ctxvision.data.error import DataError
 from ctxvision.data.files import Listing, in_words, open_regular, read_regular
-from ctxvision.data.labelled import Found, LabelledSet, arrange, in_order
+from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange, in_order
 from ctxvision.data.options import check_options
 
 from .reading import HINTS
@@ -29,9 +29,7 @@ def read_shards(
     *,
     options: Mapping[str, str] | None = None,
     strict: bool = False,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    class_names: Sequence[str] | None = None,
+    split: SplitRule = DEFAULT_SPLIT,
 ) -> LabelledSet:
     """Index shards, so that any sample can be read by itself.
 
@@ -47,10 +45,8 @@ def read_shards(
             there); ``image`` and ``label`` are the suffixes of these files, and ``label=json.FIELD`` a field;
             ``classes`` is a file with the names of the classes 0, 1, …, one per line.
         strict: Whether a shard that is truncated, or a sample without an image or a label, raises an error.
-        val_fraction: The share of each class to hold out where no shards are named for validation. Samples are
-            known by the names of their shards and files.
-        split_seed: The seed that chooses which samples are held out.
-        class_names: The classes of a trained network, in its order; by default those of the source.
+        split: Which samples are held out where no shards are named for validation, and which classes there are.
+            Samples are known by the names of their shards and files.
 
     Raises:
         DataError: The package is missing, there are no such shards, none of the samples has a label, or two have
@@ -67,9 +63,7 @@ def read_shards(
         None if val is None else {names[label]: images for label, images in val.items()},
         where=pattern,
         where_val=options.get("val", ""),
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        class_names=class_names,
+        split=split,
     )
     labelled.notes[:0] = notes
     labelled.open_image = open_member

@@ -1,13 +1,11 @@
-"""The DATA argument: which kind of source it names."""
+"""The DATA argument of a classifier: which kind of source it names."""
 
 import glob
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ctxvision.data.error import DataError
-from ctxvision.data.labelled import LabelledSet
+from ctxvision.data.labelled import DEFAULT_SPLIT, LabelledSet, SplitRule
 from ctxvision.data.options import check_options, split_options
 from ctxvision.data.table import read_table
 
@@ -21,14 +19,9 @@ _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 def find_images(
-    data: str | os.PathLike[str],
-    *,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    class_names: Sequence[str] | None = None,
-    strict: bool = False,
+    data: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLIT, strict: bool = False
 ) -> LabelledSet:
-    """Find out what a source holds.
+    """Find the classes and the images that a source holds.
 
     The first of these rules that fits decides:
 
@@ -42,9 +35,7 @@ def find_images(
 
     Args:
         data: The DATA argument, the name of the source.
-        val_fraction: The share of each class to hold out where the source has no validation part.
-        split_seed: The seed that chooses which samples are held out.
-        class_names: The classes of a trained network, in its order; by default those of the source.
+        split: Which samples are held out where the source has no validation part, and which classes there are.
         strict: Whether a sample that is listed but cannot be used raises an error.
 
     Raises:
@@ -52,25 +43,20 @@ def find_images(
     """
     where, options = split_options(os.fspath(data))
     prefix, _, rest = where.partition(":")
-    split: dict[str, Any] = {
-        "val_fraction": val_fraction,
-        "split_seed": split_seed,
-        "class_names": class_names,
-    }
     if prefix == "hf" and not rest.startswith("//"):
-        return read_hub(rest, options=options, **split)
+        return read_hub(rest, options=options, split=split)
     if prefix in ("cifar10", "cifar100"):
         check_options(where, options, ())
-        return read_cifar(prefix, rest or ".", class_names=class_names)
+        return read_cifar(prefix, rest or ".", split=split)
     if is_url(where) or where.lower().endswith(".tar"):
-        return read_shards(where, options=options, strict=strict, **split)
+        return read_shards(where, options=options, strict=strict, split=split)
     if where.lower().endswith((".csv", ".tsv")):
-        return read_table(where, options=options, strict=strict, **split)
+        return read_table(where, options=options, strict=strict, split=split)
     check_options(where, options, ())
     if os.path.isfile(where):
         raise DataError(f"{where}: not a folder{_hint_file(where)}")
     try:
-        return scan_folder(where, **split)
+        return scan_folder(where, split=split)
     except DataError as error:
         hint = _hint(Path(where))
         raise DataError(f"{error}; {hint}") if hint else error from error

@@ -1,4 +1,4 @@
-"""Augmentation of images with masks: the involution supplement's, section A.3, in OpenMMLab's reading of it."""
+"""Augmentation of images with masks, as in the involution supplement, section A.3, in OpenMMLab's reading."""
 
 from dataclasses import dataclass
 
@@ -67,7 +67,7 @@ class PixelAugmentation:
 
 
 def largest_share(classes: Tensor) -> float:
-    """Return the share of the most frequent class in the labelled pixels; 1 without a second class."""
+    """Return the share of the most frequent class among the labelled pixels (H, W); 1 without a second class."""
     counts = torch.bincount(classes.flatten().long(), minlength=IGNORE + 1)[:IGNORE]
     return int(counts.max()) / int(counts.sum()) if counts.count_nonzero() > 1 else 1.0
 

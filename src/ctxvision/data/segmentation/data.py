@@ -3,15 +3,18 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import Dataset
 
-from ctxvision.data.dataset import BadImage, LoadedSample, collate_lists, opened, seed_everything
+from ctxvision.data.dataset import BadImage, LoadedSample, collate_lists, collate_train, opened, seed_everything
 from ctxvision.data.error import BadImageError, DataError
+from ctxvision.data.images.folder import require_folder
 from ctxvision.data.images.reading import read_image
 from ctxvision.data.images.turned import EXIF, find_turned
-from ctxvision.data.module import DataModule, EvalSplit
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule
+from ctxvision.data.module import DataModule, EvalSplit, Loading
 from ctxvision.data.options import check_options, choose_value, split_options
 
 from .augmentation import PixelAugmentation
@@ -22,11 +25,14 @@ from .source import Pairs, PixelSet, as_path, require_classes, scan_pixel_folder
 from .spec import SegmentationSpec, to_pixels
 from .survey import evaluation_notes, survey, training_notes
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _LARGEST_CROP = 512  # of images whose source says nothing
 
 
-def find_pixels(data: str | os.PathLike[str], *, val_fraction: float = 0.2, split_seed: int = 0) -> PixelSet:
-    """Find out what a source of images with masks holds.
+def find_pixels(data: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLIT) -> PixelSet:
+    """Find the classes, the images and the masks that a source holds.
 
     - ``digits-scenes``: the embedded scenes; options ``train``, ``val`` (how many), ``size`` and ``seed``;
     - a folder in Cityscapes' layout, see `scan_cityscapes`;
@@ -36,8 +42,7 @@ def find_pixels(data: str | os.PathLike[str], *, val_fraction: float = 0.2, spli
 
     Args:
         data: The DATA argument, the name of the source.
-        val_fraction: The share of the images to hold out where a folder has no validation part.
-        split_seed: The seed that chooses which samples are held out.
+        split: Which images are held out where a folder has no validation part.
 
     Raises:
         DataError: There is no such source, or its contents cannot be used.
@@ -46,14 +51,12 @@ def find_pixels(data: str | os.PathLike[str], *, val_fraction: float = 0.2, spli
     if where == "digits-scenes":
         return scenes_pixel_set(where, options)
     check_options(where, options, ("exif",))
-    root = Path(where)
-    if not root.is_dir():
-        raise DataError(f"{where}: {'not a folder' if root.exists() else 'no such folder'}")
+    root = require_folder(Path(where))
     exif = choose_value(where, options, "exif", EXIF)
     if is_cityscapes(root):
         found = scan_cityscapes(root)
     else:
-        found = scan_pixel_folder(root, val_fraction=val_fraction, split_seed=split_seed)
+        found = scan_pixel_folder(root, split=split)
     found.turned, remarks = find_turned(found.train + found.val, exif)
     found.notes += [f"{where}: {line}" for line in remarks]
     return found
@@ -71,7 +74,6 @@ class SegmentationData(DataModule):
         crop_size: The height and width of training crops; by default what the source suggests, or the size of the
             first image up to 512.
         in_chans: The number of channels: 3 for RGB, 1 for grey.
-        batch_size: The number of images that a process takes at a time.
         eval_batch_size: The number of images that a process evaluates at a time.
         scale: The smallest and the largest random factor on the size of a training image.
         max_category_ratio: The largest share of one class in a training crop, see `PixelAugmentation`.
@@ -80,13 +82,11 @@ class SegmentationData(DataModule):
         photometric: Whether the colours of training images are distorted.
         val_fraction: The share of the images to hold out where the source has no validation part.
         split_seed: The seed that chooses which images are held out.
-        seed: The seed of shuffling and of augmentation.
-        workers: The number of processes that decode; 0 decodes in the main process.
-        prefetch: The number of batches that each worker keeps ready.
-        strict: Whether the first image or mask that cannot be used raises an error.
         spec: The description of a trained network's data, whose classes, size, normalisation and split replace
             those above.
         eval_split: The part that ``val_dataloader`` reads.
+        loading: The arguments of `DataModule`: ``batch_size`` (by default 8), ``seed``, ``workers``, ``prefetch``
+            (by default 2) and ``strict``.
 
     Raises:
         DataError: The source cannot be used, has other classes than the network, or for training only masks from
@@ -94,9 +94,11 @@ class SegmentationData(DataModule):
     """
 
     task = "segmentation"
+    usual_batch_size = 8
+    usual_prefetch = 2
+    collate = (collate_train, collate_lists)
     spec_class = SegmentationSpec
     spec: SegmentationSpec
-    collate_eval = staticmethod(collate_lists)
 
     def __init__(
         self,
@@ -104,7 +106,6 @@ class SegmentationData(DataModule):
         *,
         crop_size: Sequence[int] | None = None,
         in_chans: int = 3,
-        batch_size: int = 8,
         eval_batch_size: int = 1,
         scale: Sequence[float] = (0.5, 2.0),
         max_category_ratio: float = 0.75,
@@ -112,22 +113,13 @@ class SegmentationData(DataModule):
         photometric: bool = True,
         val_fraction: float = 0.2,
         split_seed: int = 0,
-        seed: int = 0,
-        workers: int = 0,
-        prefetch: int = 2,
-        strict: bool = False,
         spec: SegmentationSpec | None = None,
         eval_split: EvalSplit = "val",
+        **loading: "Unpack[Loading]",
     ) -> None:
-        super().__init__(
-            source, batch_size=batch_size, seed=seed, workers=workers, prefetch=prefetch, strict=strict
-        )
+        super().__init__(source, **loading)
         self._eval_batch_size = eval_batch_size
-        self.found = find_pixels(
-            source,
-            val_fraction=spec.val_fraction if spec else val_fraction,
-            split_seed=spec.split_seed if spec else split_seed,
-        )
+        self.found = find_pixels(source, split=SplitRule.of(spec, val_fraction, split_seed))
         if spec:
             require_classes(self.found, self.source, spec.class_names)
         self.report(BadImage(name, reason) for name, reason in self.found.bad.items())

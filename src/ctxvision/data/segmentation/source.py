@@ -1,4 +1,4 @@
-"""What every source of images with masks ends as, and folders of them."""
+"""Images with masks, as every source of them is read, and folders of them."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from ctxvision.data.error import DataError
 from ctxvision.data.files import Listing, in_words, read_regular
 from ctxvision.data.images.folder import VAL_FOLDERS
 from ctxvision.data.images.reading import HINTS, list_image_files
-from ctxvision.data.labelled import fingerprint, hold_out, quoted
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out, quoted
 
 from .spec import IGNORE, Color
 
@@ -25,13 +25,13 @@ Opener = Callable[[str], str | Image.Image]
 
 
 def as_path(name: str) -> str:
-    """Open what is named by its path."""
+    """Return a name that is a path as it is."""
     return name
 
 
 @dataclass
 class PixelSet:
-    """Images with a class for every pixel.
+    """The images with a class for every pixel that a source holds.
 
     Attributes:
         class_names: The name of each class, in the order of the values in the masks.
@@ -66,7 +66,7 @@ class PixelSet:
     open_name: Opener = as_path
 
     def table_for(self, mask: str) -> NDArray[np.int16]:
-        """Return the table from the values of a mask to classes."""
+        """Return the table (256,) from the values of a mask to classes."""
         for end, table in self.tables.items():
             if mask.endswith(end):
                 return table
@@ -76,7 +76,7 @@ class PixelSet:
         return table
 
 
-def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int = 0) -> PixelSet:
+def scan_pixel_folder(root: Path, *, split: SplitRule = DEFAULT_SPLIT) -> PixelSet:
     """Find ``images/`` and ``masks/``, each with ``train/`` and ``val/`` (or without, and then split).
 
     A mask has the path of its image below ``masks/``, whatever the suffix, and holds the number of a class in
@@ -84,14 +84,11 @@ def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int 
 
     Args:
         root: The folder.
-        val_fraction: The share of the images to hold out where there is no validation folder.
-        split_seed: The seed that chooses which samples are held out.
+        split: Which images are held out where there is no validation folder.
 
     Raises:
         DataError: A folder or a file is missing, or nothing is left to train on or to validate on.
     """
-    if not 0 < val_fraction < 1:
-        raise DataError(f"the validation fraction must lie between 0 and 1, got {val_fraction}")
     for name in ("images", "masks"):
         if not (root / name).is_dir():
             raise DataError(f"{root}: has no folder {name}; expected images/, masks/ and classes.txt")
@@ -104,7 +101,7 @@ def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int 
     else:
         pairs = _pairs(root, ".", found)
         keys = {image: os.path.relpath(image, root / "images") for image, _ in pairs}
-        held_out = hold_out(list(keys.values()), val_fraction, split_seed)
+        held_out = hold_out(list(keys.values()), split.fraction, split.seed)
         found.train = [pair for pair in pairs if keys[pair[0]] not in held_out]
         found.val = [pair for pair in pairs if keys[pair[0]] in held_out]
         found.fingerprint = fingerprint(keys.values())
@@ -117,7 +114,7 @@ def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int 
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read one name a line; line 1 is class 0.
+    """Read the names of the classes, one in each line; line 1 is class 0.
 
     Raises:
         DataError: The file is missing, is no text, has an empty line, or names a class twice.

@@ -124,7 +124,7 @@ def training_notes(seen: Survey, found: PixelSet) -> list[str]:
 
 
 def evaluation_notes(seen: Survey, found: PixelSet, part: str = "validation") -> list[str]:
-    """Say what is odd about masks that a network is evaluated on."""
+    """Say what is odd about the masks of the part that a network is evaluated on."""
     absent = [name for index, name in enumerate(found.class_names) if index not in seen.classes]
     effect = "; mean IoU leaves classes out that do not occur and are not predicted"
     return list(_notes(seen, found.root, part, absent, _why(seen, found) + effect))

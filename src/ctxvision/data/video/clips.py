@@ -70,7 +70,8 @@ def view_indices(length: int, frames: int, clips: int) -> list[list[int]]:
 
 
 def _places(length: int, frames: int, where: np.ndarray) -> list[int]:
-    return np.minimum((np.arange(frames) + where) * length // frames, length - 1).astype(int).tolist()
+    places: list[int] = np.minimum((np.arange(frames) + where) * length // frames, length - 1).astype(int).tolist()
+    return places
 
 
 def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, flip: bool, crop: bool) -> Tensor:
@@ -99,7 +100,7 @@ def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, 
         h, w = max(round(short * share_h), 1), max(round(short * share_w), 1)
         down, right = _PLACES[int(draw[1] * len(_PLACES))]
         top, left = round((height - h) * down), round((width - w) * right)
-        clip = TF.resized_crop(clip, top, left, h, w, list(size), **_BILINEAR)  # type: ignore[arg-type]
+        clip = TF.resized_crop(clip, top, left, h, w, list(size), **_BILINEAR)
     else:
         clip = _centre(clip, size, 1.0)
     return TF.horizontal_flip(clip) if flip and draw[2] < 0.5 else clip
@@ -133,7 +134,8 @@ def view_crops(pixels: Frames, size: Sequence[int], crop_pct: float, crops: int)
 
 
 def _centre(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
-    return TF.center_crop(_resize(clip, size, crop_pct), list(size))
+    centre: Tensor = TF.center_crop(_resize(clip, size, crop_pct), list(size))
+    return centre
 
 
 def _resize(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
@@ -141,7 +143,7 @@ def _resize(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
     height, width = clip.shape[-2:]
     scale = max(size[0] / height, size[1] / width) / crop_pct
     wanted = [max(round(height * scale), size[0]), max(round(width * scale), size[1])]
-    return clip if wanted == [height, width] else TF.resize(clip, wanted, **_BILINEAR)  # type: ignore[arg-type]
+    return clip if wanted == [height, width] else TF.resize(clip, wanted, **_BILINEAR)
 
 
 def _as_tensor(pixels: Frames) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,11 +12,15 @@ from torch.utils.data import Dataset
 
 from ctxvision.data.dataset import BadImage, LoadedSample
 from ctxvision.data.error import BadImageError, DataError
-from ctxvision.data.module import DataModule, EvalSplit
+from ctxvision.data.labelled import SplitRule
+from ctxvision.data.module import DataModule, EvalSplit, Loading
 
 from .clips import ClipSpec, augment, segment_indices, view_crops, view_indices
 from .reading import Video, VideoOpener
 from .source import find_videos
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class VideoData(DataModule):
@@ -30,13 +35,8 @@ class VideoData(DataModule):
         source: A folder, a ``.csv`` or ``.tsv`` file, or ``moving-digits``.
         image_size: The height and width of the network's input; by default 224, and that of the embedded clips.
         frames: The number of frames of a clip.
-        batch_size: The number of clips that a process takes at a time.
         val_fraction: The share of each class to hold out where the source has no validation part.
         split_seed: The seed that chooses which videos are held out.
-        seed: The seed of shuffling and of augmentation.
-        workers: The number of processes that decode; 0 decodes in the main process.
-        prefetch: The number of batches that each worker keeps ready.
-        strict: Whether the first video that cannot be used raises an error.
         flip: Whether half of the training videos are mirrored; by default they are, unless the classes are
             directions as those of the embedded clips are.
         crop: Whether training crops at random; by default it does, unless the classes are directions.
@@ -46,6 +46,8 @@ class VideoData(DataModule):
         spec: The description of a trained network's data, whose classes, input size, frames, normalisation and
             split replace those above.
         eval_split: The part that ``val_dataloader`` reads.
+        loading: The arguments of `DataModule`: ``batch_size`` (by default 16), ``seed``, ``workers``, ``prefetch``
+            (by default 4) and ``strict``.
 
     Raises:
         DataError: The source cannot be used, or has classes that the network lacks.
@@ -62,13 +64,8 @@ class VideoData(DataModule):
         *,
         image_size: int | None = None,
         frames: int = 8,
-        batch_size: int = 16,
         val_fraction: float = 0.2,
         split_seed: int = 0,
-        seed: int = 0,
-        workers: int = 0,
-        prefetch: int = 4,
-        strict: bool = False,
         flip: bool | None = None,
         crop: bool | None = None,
         test_clips: int = 1,
@@ -76,20 +73,13 @@ class VideoData(DataModule):
         class_names: Sequence[str] | None = None,
         spec: ClipSpec | None = None,
         eval_split: EvalSplit = "val",
+        **loading: "Unpack[Loading]",
     ) -> None:
-        super().__init__(
-            source, batch_size=batch_size, seed=seed, workers=workers, prefetch=prefetch, strict=strict
-        )
+        super().__init__(source, **loading)
         if test_clips < 1 or test_crops not in (1, 3):
             raise DataError(f"tests take 1 or more clips and 1 or 3 crops, got {test_clips} and {test_crops}")
-        found = find_videos(
-            source,
-            val_fraction=spec.val_fraction if spec else val_fraction,
-            split_seed=spec.split_seed if spec else split_seed,
-            class_names=spec.class_names if spec else class_names,
-            strict=strict,
-            frames=spec.frames if spec else frames,
-        )
+        rule = SplitRule.of(spec, val_fraction, split_seed, class_names)
+        found = find_videos(source, split=rule, strict=self.strict, frames=spec.frames if spec else frames)
         videos, size = found.videos, image_size or found.image_size or 224
         self.spec = spec or ClipSpec(
             class_names=videos.class_names,
@@ -108,19 +98,21 @@ class VideoData(DataModule):
         self.train_size = len(videos.train)
         self.eval_samples = self.choose_split(videos.train, videos.val, eval_split)
         self.open_video = found.open_video
-        self._training = {
-            "flip": found.flip if flip is None else flip,
-            "crop": found.crop if crop is None else crop,
-        }
-        self._testing = {"clips": test_clips, "crops": test_crops}
+        self._flip = found.flip if flip is None else flip
+        self._crop = found.crop if crop is None else crop
+        self._test_clips, self._test_crops = test_clips, test_crops
 
     def train_dataset(self) -> "ClipDataset":
         """Return the training videos, augmented."""
-        return ClipDataset(self.train_samples, self.spec, self.open_video, seed=self.seed, **self._training)
+        return ClipDataset(
+            self.train_samples, self.spec, self.open_video, seed=self.seed, flip=self._flip, crop=self._crop
+        )
 
     def eval_dataset(self) -> "ClipDataset":
         """Return the videos of the split that is evaluated, in order, as the network is tested."""
-        return ClipDataset(self.eval_samples, self.spec, self.open_video, **self._testing)
+        return ClipDataset(
+            self.eval_samples, self.spec, self.open_video, clips=self._test_clips, crops=self._test_crops
+        )
 
 
 class ClipDataset(Dataset[LoadedSample | BadImage]):

@@ -23,7 +23,7 @@ class Key(NamedTuple):
 
 
 class Index(NamedTuple):
-    """Frames by number.
+    """The frames of a video by number.
 
     Attributes:
         times: The time at which each frame is shown, increasing.
@@ -73,15 +73,22 @@ def _check_end(path: str, packets: Sequence[PacketTimes], promised: int, kinds: 
 
 
 def _index(packets: Sequence[PacketTimes]) -> Index | None:
-    shown = [packet for packet in packets if not packet.discarded]
-    if not packets[0].key or any(p.shown is None or p.decoded is None or p.corrupt for p in packets):
+    first = packets[0].shown
+    if first is None or not packets[0].key:
         return None
-    times = sorted({packet.shown for packet in shown})
+    if any(p.shown is None or p.decoded is None or p.corrupt for p in packets):
+        return None
+    shown = [
+        (p.shown, p.decoded, p.key)
+        for p in packets
+        if not p.discarded and p.shown is not None and p.decoded is not None
+    ]
+    times = sorted({at for at, _, _ in shown})
     # pictures shown before the first key frame were built on what is not there
-    if len(times) < len(shown) or not times or times[0] < packets[0].shown:
+    if len(times) < len(shown) or not times or times[0] < first:
         return None
     # seeking goes by when packets are shown, or by when they are decoded
-    keys = sorted(Key(bisect_left(times, p.shown), (p.shown, p.decoded)) for p in shown if p.key)
+    keys = sorted(Key(bisect_left(times, at), (at, decoded)) for at, decoded, is_key in shown if is_key)
     return Index(times, [Key(0, ()), *(key for key in keys if key.number)])
 
 

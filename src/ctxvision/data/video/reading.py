@@ -19,11 +19,11 @@ Frames: TypeAlias = NDArray[np.uint8]
 
 
 class Video(Protocol):
-    """What can be asked for some of its frames."""
+    """A video that returns some of its frames."""
 
     @property
     def frames(self) -> int:
-        """How many there are, at least 1."""
+        """The number of frames, at least 1."""
 
     def read(self, indices: Sequence[int]) -> Frames:
         """Return the frames of these numbers, which never decrease, (T, H, W, 3)."""
@@ -172,7 +172,7 @@ class VideoFile:
 
 
 class VideoInMemory:
-    """Frames that need no decoding.
+    """A video in memory, whose frames need no decoding.
 
     Args:
         pixels: The frames, (T, H, W, 3) uint8.

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from ctxvision._extras import explain_import
 from ctxvision.data.error import BadImageError, DataError
-from ctxvision.files import reason
 
 # subtitles, playlists and devices can open other files or the network
 FORMATS = frozenset(
@@ -61,13 +60,14 @@ def open_track(path: str, **options: str) -> Iterator[tuple[Any, Any]]:
     options |= {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
         # before PyAV 18, options of tracks crash the process where FFmpeg finds tracks only while it probes (FLV)
-        given = "options" if int(av.__version__.partition(".")[0]) >= 18 else "container_options"
-        with av.open(path, metadata_errors="replace", **{given: options}) as container:
+        name = "options" if int(av.__version__.partition(".")[0]) >= 18 else "container_options"
+        given: dict[str, Any] = {name: options}
+        with av.open(path, metadata_errors="replace", **given) as container:
             yield container, _pictures(path, container)
     except (av.error.InvalidDataError, av.error.EOFError) as error:
         raise BadVideoError(path, "truncated, damaged or not a video") from error
     except av.error.FFmpegError as error:  # of what else FFmpeg complains; errors of ours are not bad data
-        raise BadVideoError(path, " ".join(reason(error).split())) from error
+        raise BadVideoError(path, " ".join((error.strerror or str(error)).lower().split())) from error
 
 
 def formats(container: Any) -> set[str]:
@@ -111,7 +111,7 @@ def list_packets(path: str, container: Any, stream: Any) -> list[PacketTimes]:
     Raises:
         BadVideoError: There are more packets than `MAX_FRAMES`.
     """
-    packets = []
+    packets: list[PacketTimes] = []
     for packet in demux(path, container, stream):
         if not packet.size:  # the last one, which flushes the decoder
             continue

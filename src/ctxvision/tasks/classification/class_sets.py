@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,9 @@ from torchmetrics import Metric
 
 from ctxvision.nn import ContextualOutput
 from ctxvision.nn.class_context import class_counts
+
+if TYPE_CHECKING:
+    from ctxvision.models._contextual_net import ContextualNet
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class FunnelStep:
         return (self.kept == targets[:, None]).any(1)
 
 
-def is_contextual(model: nn.Module) -> bool:
+def is_contextual(model: nn.Module) -> "TypeGuard[ContextualNet]":
     """Tell whether a network narrows its classes down on the way; a design without contextual stages does not."""
     return hasattr(model, "forward_stages") and getattr(model, "context", None) is not None
 
@@ -49,9 +53,13 @@ def kept_classes(model: nn.Module, output: ContextualOutput) -> list[Tensor]:
         output: The output of the network's ``forward_stages``.
 
     Returns:
-        For each of ``model.contextual_stages`` classes (B, m) int64.
+        The classes (B, m) int64 that each of ``model.contextual_stages`` kept.
+
+    Raises:
+        ValueError: The network has no class sets.
     """
-    funnel = model.context
+    if not is_contextual(model) or (funnel := model.context) is None:
+        raise ValueError("the network does not narrow its classes down, so it has no class sets")
     if funnel.selection == "reduce":
         return list(output.classes[1:])
     counts = class_counts(funnel.num_classes, funnel.ratios)
@@ -63,14 +71,16 @@ def kept_classes(model: nn.Module, output: ContextualOutput) -> list[Tensor]:
 
 def funnel_steps(model: nn.Module, output: ContextualOutput) -> list[FunnelStep]:
     """Name the steps of an output of ``model.forward_stages``, and find what each of them kept."""
-    parts = zip(model.contextual_stages, output.classes, output.scores, kept_classes(model, output), strict=False)
+    kept_by_stage = kept_classes(model, output)
+    stages = model.contextual_stages if is_contextual(model) else ()
+    parts = zip(stages, output.classes, output.scores, kept_by_stage, strict=False)
     steps = [FunnelStep(f"stage {stage}", classes, scores, kept) for stage, classes, scores, kept in parts]
     answer = output.logits.argmax(1, keepdim=True)
     return [*steps, FunnelStep("head", output.classes[-1], output.scores[-1], answer)]
 
 
 class ClassSetRecall(Metric):
-    """Share of the images whose true class is in the class set of each stage, over all processes.
+    """Measures the share of the images whose true class is in the class set of each stage, over all processes.
 
     Args:
         stages: The number of contextual stages.
@@ -96,5 +106,5 @@ class ClassSetRecall(Metric):
         self.images += len(targets)
 
     def compute(self) -> Tensor:
-        """Return the shares, (stages,)."""
+        """Return the share for each stage, (stages,)."""
         return self.survived / self.images

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ctxvision.data import DataSpec
 from ctxvision.nn import ContextualLoss
-from ctxvision.tasks.classifier import Batch, ClassifierTask
+from ctxvision.tasks.classifier import Batch, ClassifierTask, logits_of
 
 from .class_sets import ClassSetRecall, is_contextual, kept_classes
 
@@ -139,15 +139,15 @@ class ClassificationTask(ClassifierTask):
         if not len(images):
             return None
         output = self.outputs(images)
-        logits = (output.logits if self.has_stage_outputs else output).float()
-        self.score(logits, self.val_loss(output if self.has_stage_outputs else logits, targets), targets)
-        if self.val_recall is not None:
+        logits = logits_of(output).float()
+        self.score(logits, self.val_loss(logits if isinstance(output, Tensor) else output, targets), targets)
+        if self.val_recall is not None and not isinstance(output, Tensor):
             self.val_recall.update(kept_classes(self.model, output), targets)
         return {"logits": logits, "targets": targets}
 
     def report_more(self) -> None:
         """Report how often the true class was in the class set of each stage, and the temperature."""
-        if self.val_recall is not None:
+        if self.val_recall is not None and is_contextual(self.model) and self.model.context is not None:
             recalls = zip(self.model.contextual_stages, self.val_recall.compute(), strict=True)
             self.log_dict({f"val_recall_{stage}": share for stage, share in recalls})
             self.log("temperature", self.model.context.temperature.detach())

@@ -14,7 +14,7 @@ BoxHeadName = Literal["2fc", "4conv1fc"]
 def make_box_head(
     kind: BoxHeadName, width: int, hidden: int, norm: Callable[[int], nn.Module] | None = None
 ) -> nn.Module:
-    """Return a box head, ``(N, width, 7, 7)`` to ``(N, hidden)``.
+    """Return a box head, which turns RoI features ``(N, width, 7, 7)`` into ``(N, hidden)``.
 
     Args:
         kind: The layers: ``"2fc"``, two linear layers (FPN's, also in the involution, Swin and ConvNeXt
@@ -25,9 +25,12 @@ def make_box_head(
         norm: The function that makes a norm for after every convolution of ``"4conv1fc"``; by default there is
             none.
     """
-    if kind == "2fc":
-        return TwoMLPHead(width * 7 * 7, hidden)
-    return FastRCNNConvFCHead((width, 7, 7), [width] * 4, [hidden], norm_layer=norm)
+    head: nn.Module = (
+        TwoMLPHead(width * 7 * 7, hidden)
+        if kind == "2fc"
+        else FastRCNNConvFCHead((width, 7, 7), [width] * 4, [hidden], norm_layer=norm)
+    )
+    return head
 
 
 def make_box_predictor(hidden: int, num_classes: int) -> FastRCNNPredictor:
@@ -46,7 +49,8 @@ class ClassAgnosticPredictor(nn.Module):
         num_classes: The number of classes without the background.
 
     Shape:
-        ``(N, hidden)`` to ``(N, 1 + num_classes)`` logits and ``(N, 4 * (1 + num_classes))`` box codes.
+        The input is ``(N, hidden)``; the output is logits ``(N, 1 + num_classes)`` and box codes
+        ``(N, 4 * (1 + num_classes))``.
     """
 
     def __init__(self, hidden: int, num_classes: int) -> None:
@@ -55,6 +59,6 @@ class ClassAgnosticPredictor(nn.Module):
         self.bbox_pred = nn.Linear(hidden, 4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict from the box head's output."""
+        """Return the logits and the box codes of the box head's output (N, hidden)."""
         logits = self.cls_score(x)
         return logits, self.bbox_pred(x).repeat(1, logits.shape[1])

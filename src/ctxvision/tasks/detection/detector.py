@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.features import FeatureBackbone
@@ -14,7 +16,7 @@ Target = Mapping[str, Tensor]
 
 
 class Detector(nn.Module):
-    """torchvision's call protocol around one of its detection networks.
+    """One of torchvision's detection networks, called as torchvision calls them.
 
     In evaluation images are run together only where their padded sizes agree, so that an image's detections
     do not depend on the images beside it: convolutions and norms would see the padding.
@@ -28,11 +30,11 @@ class Detector(nn.Module):
             classes begin at 0 and those of this module at 1 all the same.
 
     Shape:
-        A list of images ``(in_chans, H, W)`` from 0 to 1, of any sizes. In training with targets, a list of
-        dictionaries: "boxes" ``(n, 4)``, absolute x1, y1, x2, y2; "labels" ``(n,)``, 1 to ``num_classes``; with
-        masks "masks" ``(n, H, W)``, 0 or 1. To a dictionary of losses, whose sum is trained. In evaluation to a
-        list of dictionaries "boxes", "labels", "scores", sorted by score, and "masks" ``(n, 1, H, W)``,
-        probabilities.
+        The input is a list of images ``(in_chans, H, W)`` from 0 to 1, of any sizes, and in training a list of
+        targets, dictionaries with "boxes" ``(n, 4)``, absolute x1, y1, x2, y2; "labels" ``(n,)``, 1 to
+        ``num_classes``; with masks "masks" ``(n, H, W)``, 0 or 1. The output is in training a dictionary of
+        losses, whose sum is trained, and in evaluation a list of dictionaries "boxes", "labels", "scores", sorted
+        by score, and "masks" ``(n, 1, H, W)``, probabilities.
 
     Raises:
         TaskError: The images or targets do not fit.
@@ -40,7 +42,7 @@ class Detector(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: GeneralizedRCNN | RetinaNet,
         *,
         num_classes: int,
         in_chans: int = 3,
@@ -48,7 +50,7 @@ class Detector(nn.Module):
         has_background: bool = True,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network: GeneralizedRCNN | RetinaNet = network
         self.num_classes, self.in_chans = num_classes, in_chans
         self.has_masks, self.has_background = has_masks, has_background
         network.transform.register_forward_hook(_without_flat)
@@ -56,7 +58,8 @@ class Detector(nn.Module):
     @property
     def features(self) -> FeatureBackbone:
         """The backbone, whose weights can come from a classifier."""
-        return self.network.backbone.features
+        found: FeatureBackbone = self.network.backbone.features
+        return found
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
         """Return losses in training, detections in evaluation."""

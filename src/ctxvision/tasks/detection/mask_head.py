@@ -11,7 +11,7 @@ from .precision import in_full_precision
 
 
 def make_mask_head(width: int, kind: LayerKind, norm: Callable[[int], nn.Module] | None = None) -> nn.Sequential:
-    """Return four layers over RoI features, ``(N, width, 14, 14)`` to the same shape.
+    """Return four layers over RoI features ``(N, width, 14, 14)``, whose shape they keep.
 
     Args:
         width: The number of channels of the pyramid and of every layer.
@@ -19,7 +19,8 @@ def make_mask_head(width: int, kind: LayerKind, norm: Callable[[int], nn.Module]
         norm: The function that makes a norm for after every layer; by default there is none.
     """
     if kind == "convolution":
-        return MaskRCNNHeads(width, (width,) * 4, dilation=1, norm_layer=norm)
+        head: nn.Sequential = MaskRCNNHeads(width, (width,) * 4, dilation=1, norm_layer=norm)
+        return head
     layers = []
     for _ in range(4):
         between = [] if norm is None else [norm(width)]
@@ -28,5 +29,5 @@ def make_mask_head(width: int, kind: LayerKind, norm: Callable[[int], nn.Module]
 
 
 def make_mask_predictor(width: int, num_classes: int) -> MaskRCNNPredictor:
-    """Return torchvision's predictor, ``(N, width, 14, 14)`` to ``(N, 1 + num_classes, 28, 28)`` logits."""
+    """Return torchvision's predictor, from ``(N, width, 14, 14)`` to logits ``(N, 1 + num_classes, 28, 28)``."""
     return in_full_precision(MaskRCNNPredictor(width, width, 1 + num_classes))

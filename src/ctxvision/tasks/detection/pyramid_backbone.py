@@ -6,7 +6,7 @@ from ctxvision.tasks.features import FeatureBackbone
 
 
 class PyramidBackbone(nn.Module):
-    """Images to a feature pyramid.
+    """A backbone with a feature pyramid on it, from images (B, C, H, W).
 
     Args:
         features: The backbone.

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ctxvision.tasks.task import Optimization, Task
 
 from .build import DetectorName, build_detector
 from .detector import Detector
-from .metric import AveragePrecision, DetectionMetric
+from .metric import AveragePrecision, DetectionMetric, IouType
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
@@ -88,7 +88,7 @@ class DetectionTask(Task):
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.metric = DetectionMetric(len(self.class_names), masks=self.has_masks)
-        self.last_precision: dict[str, AveragePrecision] = {}
+        self.last_precision: dict[IouType, AveragePrecision] = {}
         parts = ("box", "mask") if self.has_masks else ("box",)
         self.columns = tuple(f"val_{part}_{short}" for part in parts for _, short in _METRICS)
 
@@ -149,21 +149,25 @@ class DetectionTask(Task):
         )
         for name, value in losses.items():
             self.log(f"train_{name}", value.detach(), on_step=True, on_epoch=False, batch_size=len(images))
-        precise = torch.promote_types(self.dtype, torch.float32)
+        precise = torch.promote_types(cast(torch.dtype, self.dtype), torch.float32)
         loss = torch.stack([value.to(precise) for value in losses.values()]).sum()
         self.log_train_loss(loss, len(images))
         return loss
 
     def _typed(self, target: Mapping[str, Any]) -> dict[str, Tensor]:
         kept = {name: target[name] for name in ("boxes", "labels", "masks") if name in target}
-        return kept | {"boxes": kept["boxes"].to(torch.promote_types(self.dtype, torch.float32))}
+        return kept | {
+            "boxes": kept["boxes"].to(torch.promote_types(cast(torch.dtype, self.dtype), torch.float32))
+        }
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Tensor]] | None:
+    def validation_step(  # type: ignore[override] # Lightning hands any value on to callbacks
+        self, batch: Batch, batch_idx: int
+    ) -> list[dict[str, Tensor]] | None:
         """Compare a batch's detections with the truth, and return the detections."""
         images, targets = batch
         if not images:
             return None
-        found = self(images)
+        found: list[dict[str, Tensor]] = self(images)
         self.metric.update(targets, found)
         return found
 

@@ -35,7 +35,7 @@ class PixelConfusion(MulticlassConfusionMatrix):
 
 @dataclass(frozen=True)
 class IoU:
-    """What a confusion matrix says.
+    """Intersection over union and pixel accuracy, as a confusion matrix gives them.
 
     Attributes:
         by_class: The intersection over union of each class, NaN for a class that is neither in the truth nor in

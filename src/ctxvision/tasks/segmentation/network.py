@@ -25,7 +25,7 @@ _AUXILIARY_STAGE = 2  # stride 16
 
 
 class SegmentationNetwork(nn.Module):
-    """A class for every pixel.
+    """A backbone and a decoder, which give every pixel logits.
 
     Args:
         backbone: The backbone, whose features have strides 4 to 32.

@@ -148,7 +148,8 @@ class SegmentationTask(Task):
         return segment(self._network, image, window=self.window, stride=self.window_stride)
 
     def _network(self, images: Tensor) -> Tensor:
-        return self.model(images.contiguous(memory_format=self.memory_format))
+        logits: Tensor = self.model(images.contiguous(memory_format=self.memory_format))
+        return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of images (B, C, H, W) with classes (B, H, W), 255 where there is none."""

@@ -23,7 +23,7 @@ class ClipOutput(NamedTuple):
 
 
 def clip_consensus(output: ContextualOutput | Tensor, frames: int) -> ClipOutput | Tensor:
-    """Combine the frames of each clip.
+    """Combine the frames of each clip to one answer (B, num_classes).
 
     Logits of a plain network are averaged, as TSN and TSM do. The frames of a contextual one have each their own
     class sets, and a class that one frame has dropped early may be clear in the next. So what is averaged is the
@@ -36,7 +36,8 @@ def clip_consensus(output: ContextualOutput | Tensor, frames: int) -> ClipOutput
         frames: The number of frames of a clip.
     """
     if isinstance(output, Tensor):
-        return output.unflatten(0, (-1, frames)).mean(1)
+        mean: Tensor = output.unflatten(0, (-1, frames)).mean(1)
+        return mean
     rows, num_classes = output.logits.shape
     last = output.scores[0].new_zeros(rows, num_classes)
     scores, considered = [], []
@@ -64,7 +65,8 @@ class ClipLoss(nn.Module):
         label_smoothing: The share of the target that is spread evenly over the classes that a step considers.
 
     Shape:
-        What `clip_consensus` returns, and classes ``(B,)`` or probabilities ``(B, num_classes)``, to a scalar.
+        The input is what `clip_consensus` returns, and classes ``(B,)`` or probabilities ``(B, num_classes)``;
+        the output is a scalar.
     """
 
     def __init__(self, alpha: float = 0.15, label_smoothing: float = 0.0) -> None:

@@ -67,14 +67,14 @@ class OnlineTsm:
         # a copy, because the first layer may be one that is lent channels of the past
         images = images.clone(memory_format=self.task.memory_format)
         with self.task.shifts.streaming(self._cache):
-            logits = self.task.model(images)
+            logits: Tensor = self.task.model(images)
         self.frames += 1
         self._sum = logits.float().softmax(1) + (0 if self._sum is None else self._sum)
         return logits if frame.dim() == 4 else logits[0]
 
     @property
     def probabilities(self) -> Tensor:
-        """Mean of the class probabilities of all frames since the beginning, (num_classes,) or (B, num_classes).
+        """The mean class probabilities of all frames since the beginning, (num_classes,) or (B, num_classes).
 
         Raises:
             TaskError: No frame has come yet.

@@ -83,7 +83,7 @@ class TemporalShifts:
 
     @contextmanager
     def streaming(self, cache: dict[str, Tensor]) -> Iterator[None]:
-        """Within it the network is called with single frames, whose shifted channels wait in the cache.
+        """Let the network take single frames inside the ``with`` block; shifted channels wait in the cache.
 
         Args:
             cache: The state of one stream, empty at its beginning; it holds ``C // divisor`` channels for each

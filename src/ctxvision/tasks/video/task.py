@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ctxvision.data import ClipSpec
-from ctxvision.tasks.classifier import Batch, ClassifierTask
+from ctxvision.tasks.classifier import Batch, ClassifierTask, logits_of
 from ctxvision.tasks.task import Optimization
 
 from .consensus import ClipLoss, ClipOutput, clip_consensus
@@ -111,8 +111,8 @@ class VideoTask(ClassifierTask):
         count, frames = clips.shape[:2]
         self.shifts.frames = frames
         output = self.outputs(clips.flatten(0, 1))
-        by_frame = output.logits if self.has_stage_outputs else output
-        return clip_consensus(output, frames), by_frame.unflatten(0, (count, frames))
+        by_frame: Tensor = logits_of(output).unflatten(0, (count, frames))
+        return clip_consensus(output, frames), by_frame
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of clips (B, T, C, H, W) with classes (B,); of an empty one, `loss_of_nothing`."""
@@ -120,7 +120,7 @@ class VideoTask(ClassifierTask):
         if not len(clips):
             return self.loss_of_nothing()
         self.expect(clips.shape[0] * clips.shape[1])
-        loss = self.train_loss(self.classify(clips)[0], targets)
+        loss: Tensor = self.train_loss(self.classify(clips)[0], targets)
         self.log_train_loss(loss, len(clips))
         return loss
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from ctxvision.data.files import subfolders
 
-from .errors import UserError
+from .error import EvaluationError
+from .imagenet_real import class_indices
 
 
 def folders_by_class(data: str, class_names: Sequence[str], *, forced: bool) -> tuple[str, ...] | None:
@@ -28,21 +29,21 @@ def folders_by_class(data: str, class_names: Sequence[str], *, forced: bool) -> 
         The folder of every class, in the order of the network; ``None`` where folders are names.
 
     Raises:
-        UserError: forced, but there are other folders, or numbers beyond the network's classes.
+        EvaluationError: forced, but there are other folders, or numbers beyond the network's classes.
     """
     numbers = _numbered(data)
     if numbers is None:
         if forced:
-            raise UserError(f"{data}: --labels-by-index needs a folder of folders that are named 0, 1, 2, …")
+            raise EvaluationError(f"{data}: --labels-by-index needs a folder of folders that are named 0, 1, 2, …")
         return None
     count = len(class_names)
     if forced and max(numbers) >= count:
-        raise UserError(f"{data}: the folder {numbers[max(numbers)]} is beyond the network's {count} classes")
+        raise EvaluationError(
+            f"{data}: the folder {numbers[max(numbers)]} is beyond the network's {count} classes"
+        )
     taken = set(class_names) & set(numbers.values())
     if not forced and (sorted(numbers) != list(range(count)) or taken):
         return None
-    from ctxvision.evaluation.imagenet_real import class_indices
-
     # names that are numbers themselves are not synsets: then the output decides
     synsets = None if all(map(str.isdigit, class_names)) else class_indices(class_names)
     return tuple(numbers.get(place, str(place)) for place in synsets or range(count))

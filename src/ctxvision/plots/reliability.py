@@ -1,51 +1,21 @@
-"""An evaluation as one HTML page that needs nothing else: no script, no font, no other file."""
+"""How sure a classifier is beside how often it is right, as a part of a page."""
 
 from typing import Any
 
-import numpy as np
-from markupsafe import Markup
+from ctxvision.wording import percent
 
-from ctxvision.evaluation.by_class import confusion_picture
-from ctxvision.evaluation.classification import Evaluation
-
-from .report_page import _weakest
-from .template import page_template, percent
-
-_MATRIX = 25  # more classes make a picture and a list of mistakes instead of a table
-_ROWS = 30  # of such lists
-_SIDE = 300  # of the reliability diagram; below are the numbers of images
+_SIDE = 300  # of the diagram; below are the numbers of images
 _COUNTS = 60
 _GAP = 22
 
 
-def render(evaluation: Evaluation) -> str:
-    """Return the page."""
-    numbers = evaluation.numbers
-    classes = numbers["classes"]
-    few = len(classes) <= _MATRIX
-    return page_template("evaluation.html.j2").render(
-        r=numbers,
-        pictures=evaluation.pictures.by_place(),
-        pixelated=evaluation.pixelated,
-        names=[row["name"] for row in classes],
-        matrix=numbers["confusion"] if few else None,
-        matrix_picture=None if few else confusion_picture(np.array(numbers["confusion"])),
-        coarse=len(classes) > 200,
-        pairs=numbers["confused"][:_ROWS],
-        weakest=_weakest(classes),
-        others=[row for row in classes if row["images"]] if len(classes) > _ROWS else [],
-        empty=[row["name"] for row in classes if not row["images"]],
-        diagram=reliability_diagram(numbers["calibration"]),
-        speed=_speed,
-        what={"val": "held-out images", "train": "training images", "all": "images"}[numbers["split"]],
-        wbr=Markup("<wbr>"),
-    )
-
-
-def reliability_diagram(calibration: dict[str, Any]) -> Markup:
+def reliability_diagram(calibration: dict[str, Any]) -> str:
     """Draw accuracy over confidence, and below it how many images there are, as an SVG element.
 
-    The colours and the font are those of the page.
+    Nothing but numbers and our own words is in it; its colours and its font are those of the page.
+
+    Args:
+        calibration: What `ctxvision.evaluation.calibration` found.
     """
     bins = calibration["bins"]
     width = _SIDE / len(bins)
@@ -71,8 +41,7 @@ def reliability_diagram(calibration: dict[str, Any]) -> Markup:
         for share in (0, 0.25, 0.5, 0.75, 1)
     )
     label = f"Reliability diagram; expected calibration error {percent(calibration['ece'])}"
-    # nothing but numbers and our own words is in it
-    return Markup(
+    return (
         f'<svg class="reliability" role="img" aria-label="{label}" viewBox="-54 -10 {_SIDE + 68} {bottom + 52}">'
         f'{ticks}{"".join(parts)}<path class="ideal" d="M0 {_SIDE}L{_SIDE} 0"/>'
         f'<path class="axis" d="M0 {_SIDE}H{_SIDE}M0 {bottom}H{_SIDE}"/>'
@@ -86,10 +55,3 @@ def reliability_diagram(calibration: dict[str, Any]) -> Markup:
 def _title(entry: dict[str, Any]) -> str:
     images = f"{entry['images']:,} image" + ("s" if entry["images"] > 1 else "")
     return f"confidence {percent(entry['confidence'])}, right {percent(entry['top1'])}, {images}"
-
-
-def _speed(speed: dict[str, Any] | None) -> str:
-    if speed is None:
-        return "–"
-    rate = speed["images_per_second"]
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

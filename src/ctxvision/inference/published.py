@@ -1,0 +1,121 @@
+"""Classifiers that timm builds: published folders, whose maker need not be trusted, and pretrained networks."""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+from timm.data import ImageNetInfo, resolve_data_config
+from torch import nn
+
+from ctxvision.checkpoints import read_state_dict
+from ctxvision.checkpoints.finite import require_finite
+from ctxvision.checkpoints.sources import pretrained_network
+from ctxvision.data import DataSpec
+from ctxvision.tasks import TaskError
+from ctxvision.tasks.limits import Budget, require_moderate
+
+from .error import InferenceError
+
+_LOCAL, _HUB = "local-dir:", ("hf-hub:", "hf_hub:")
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"  # as ctxvision.publish writes them
+
+
+def is_published(source: str) -> bool:
+    """Tell whether a text is the place of a published network, or a folder that holds one."""
+    return source.startswith((_LOCAL, *_HUB)) or all(Path(source, name).is_file() for name in (_WEIGHTS, _CONFIG))
+
+
+def open_published(model: str, *, trust: bool = False) -> nn.Module:
+    """Let timm build what a published folder describes, once its weights and settings are seen to be harmless.
+
+    Args:
+        model: A folder, or ``local-dir:`` or ``hf-hub:`` and a place.
+        trust: Let its settings ask for more than a network usually does.
+
+    Raises:
+        InferenceError: The settings are not harmless, or timm cannot build the network.
+        CheckpointError: The weights cannot be read, or are no numbers.
+    """
+    if not model.startswith((_LOCAL, *_HUB)):
+        model = _LOCAL + model
+    folder = Path(model.removeprefix(_LOCAL)) if model.startswith(_LOCAL) else None
+    try:
+        limits: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if folder:
+            weights = folder / _WEIGHTS
+            if not weights.is_file():
+                raise TaskError(f"it holds no {_WEIGHTS}, as `ctxvision publish` writes it")
+            read_state_dict(weights)
+            _check_settings(folder / _CONFIG, trust)
+            if not trust:
+                limits = Budget(weights.stat().st_size)
+        with limits:
+            network: nn.Module = timm.create_model(model, pretrained=True)
+    except TaskError as error:
+        raise InferenceError(f"{model}: {error}") from error
+    except (RuntimeError, TypeError, ValueError, KeyError, AssertionError, AttributeError, OSError) as error:
+        if type(error).__module__.startswith("ctxvision."):
+            raise
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InferenceError(f"{model}: timm cannot build it ({line})") from error
+    require_finite(network.state_dict(), model)
+    return network
+
+
+def open_pretrained(name: str) -> nn.Module:
+    """Return a network with the pretrained weights that timm knows for its name.
+
+    Args:
+        name: A registered name, such as ``"resnet18"`` or ``"resnet18.a1_in1k"``.
+
+    Raises:
+        CheckpointError: There is no such network, timm has no weights for it, or they cannot be had.
+    """
+    network = pretrained_network(name)
+    require_finite(network.state_dict(), name)
+    return network
+
+
+def spec_of(network: nn.Module) -> DataSpec:
+    """Return the classes of a network of timm's, and how its images are prepared, from its ``pretrained_cfg``.
+
+    Classes without names get those of the ImageNet classes, where there are as many, or else their numbers.
+    """
+    about = cast(Mapping[str, Any], network.pretrained_cfg)
+    images = resolve_data_config(pretrained_cfg=about)
+    count = int(about["num_classes"])
+    names = about.get("label_names") or _class_names(count)
+    return DataSpec(
+        class_names=tuple(map(str, names)),
+        **{name: images[name] for name in ("input_size", "mean", "std", "interpolation", "crop_pct")},
+    )
+
+
+def _class_names(count: int) -> list[str]:
+    if count != 1000:
+        return [str(index) for index in range(count)]
+    imagenet = ImageNetInfo()
+    names = [imagenet.index_to_description(index).partition(",")[0] for index in range(count)]
+    # two classes may share a name, such as crane: the bird and the machine
+    return [name if names.count(name) == 1 else imagenet.index_to_description(i) for i, name in enumerate(names)]
+
+
+def _check_settings(path: Path, trust: bool) -> None:
+    """Check the images that a network asks for, and the arguments of its constructor.
+
+    Raises:
+        TaskError: not JSON of the right kind, or beyond the limits.
+    """
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise TaskError(f"{path.name} is missing or not JSON") from error
+    about = config.get("pretrained_cfg") if isinstance(config, dict) else None
+    if not isinstance(about, dict) or not isinstance(config.get("architecture"), str):
+        raise TaskError(f"{path.name} does not describe a network")
+    described = {name: about[name] for name in ("input_size", "crop_pct", "interpolation") if name in about}
+    arguments = {name: config.get(name) for name in ("model_args", "num_classes")}
+    require_moderate("classification", {"class_names": [], **described}, arguments, trust=trust)
