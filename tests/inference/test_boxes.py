@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from ctxvision.pages.detection_page import render
 from PIL import Image
 
 from ctxvision.data import DetectionData
@@ -15,7 +16,6 @@ from ctxvision.data.embedded.scenes import make_scene
 from ctxvision.evaluation.detection import evaluate_detector
 from ctxvision.explain import ReportError
 from ctxvision.inference import predictor_of
-from ctxvision.pages.detection_page import render
 from ctxvision.plots.boxes import PALETTE, _ink, _meet, draw_boxes
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.detection import DetectionTask

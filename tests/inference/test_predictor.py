@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from _trained import NORMAL, detection_task, enliven, segmentation_task, video_task, write_classifier, write_task
 from PIL import Image
 
-from _trained import NORMAL, detection_task, enliven, segmentation_task, video_task, write_classifier, write_task
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.data import DataSpec
 from ctxvision.data.video.writing import write_video

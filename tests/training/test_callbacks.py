@@ -224,7 +224,8 @@ def test_tracked_rate(tmp_path):
             pass
 
     kept = Kept()
-    fit([TrackedRate(every=2)], logger=kept)
+    metrics = MetricsFile(RunFolder(tmp_path))
+    fit([metrics, TrackedRate(metrics, every=2)], logger=kept)
     rates = [(step, metrics["lr"]) for step, metrics in kept.metrics if "lr" in metrics]
     assert rates == [(step, 0.1) for step in (2, 4, 6, 8)]
     assert [metrics["epoch"] for _, metrics in kept.metrics if "seconds" in metrics] == [0, 1]

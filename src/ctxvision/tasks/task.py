@@ -290,9 +290,8 @@ class Task(LightningModule, ABC):
             Scalars that add up over processes: ``loss`` (sum over samples), ``images`` (number of samples) and
             ``batches`` (number of batches with samples).
         """
-        mean = self.train_mean
-        batches = mean.weight.new_tensor(self._batches_with_samples)
-        return {"loss": mean.mean_value, "images": mean.weight, "batches": batches}
+        loss, images = torch.as_tensor(self.train_mean.mean_value), torch.as_tensor(self.train_mean.weight)
+        return {"loss": loss, "images": images, "batches": images.new_tensor(self._batches_with_samples)}
 
     def add_to_epoch(self, sums: Mapping[str, float]) -> None:
         """Count what was counted before the run was interrupted in the middle of this epoch.
@@ -301,7 +300,8 @@ class Task(LightningModule, ABC):
             sums: `epoch_sums` of that time, added up over all processes.
         """
         mean = self.train_mean
-        mean.mean_value, mean.weight = mean.mean_value + sums["loss"], mean.weight + sums["images"]
+        mean.mean_value = torch.as_tensor(mean.mean_value) + sums["loss"]
+        mean.weight = torch.as_tensor(mean.weight) + sums["images"]
         self._batches_with_samples += int(sums["batches"])
 
     def _update_train_mean(self, loss: Tensor, samples: int, name: str) -> None:

@@ -59,7 +59,7 @@ def make_trainer(
         FiniteSteps(options.skip_nan, run.last),
         EpochSoFar(),
         metrics,
-        TrackedRate(),
+        TrackedRate(metrics),
     ]
     if options.pictures:
         callbacks.append(Curves(run.path / "curves.png", metrics))

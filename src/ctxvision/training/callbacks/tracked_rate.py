@@ -1,9 +1,10 @@
 """The learning rate and the time of epochs, for trackers such as TensorBoard."""
 
-import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from .metrics_file import MetricsFile
 
 
 class TrackedRate(Callback):
@@ -12,16 +13,13 @@ class TrackedRate(Callback):
     Lightning itself sends them what the module logs.
 
     Args:
+        metrics: callback that measures the time of epochs; it stands before this one in the trainer's list.
         every: number of optimiser steps between two points of the learning rate.
     """
 
-    def __init__(self, every: int = 10) -> None:
+    def __init__(self, metrics: MetricsFile, every: int = 10) -> None:
+        self.metrics = metrics
         self.every = every
-        self._began = 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._began = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -34,9 +32,7 @@ class TrackedRate(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the seconds that the epoch took, validation included."""
-        now = time.monotonic()
-        self._send(trainer, "seconds", now - self._began)
-        self._began = now
+        self._send(trainer, "seconds", float(str(self.metrics.rows[-1]["seconds"])))
 
     @staticmethod
     def _send(trainer: Trainer, name: str, value: float) -> None:
