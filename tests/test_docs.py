@@ -102,6 +102,7 @@ def understood_by_ctxvision(arguments, folder, monkeypatch):
         Path(settings).write_text("model: cotnet_micro\n")
     calls = []
     monkeypatch.setattr(session, "train_with", calls.append)
+    monkeypatch.setattr(cli.train, "_write_report", lambda *args: None)
     for module, _ in cli._COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda args: calls.append(args) or 0)
     if "--print_config" in arguments:

@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import save_file
 
 from _pictures import make_folder
+from ctxvision._cli import train as command
 from ctxvision.cli import main
 from ctxvision.recipes import load_recipe
 from ctxvision.tasks import ClassificationTask, load_task
@@ -32,6 +33,7 @@ def config(monkeypatch):
         seen = []
         with monkeypatch.context() as context:
             context.setattr(session, "train_with", seen.append)
+            context.setattr(command, "_write_report", lambda *args: None)
             assert main(["train", *words]) == 0
         return seen[0]
 

@@ -27,6 +27,7 @@ from ctxvision.training.callbacks import (
     StepSeed,
     TrackedRate,
 )
+from ctxvision.training.saving import RunCheckpointIO
 
 BATCHES = 4
 
@@ -134,7 +135,7 @@ def test_epoch_lines(caplog):
     with caplog.at_level(logging.INFO, "ctxvision"):
         logging.getLogger("ctxvision").propagate = True  # which a command may have turned off
         fit([EpochLines("val_score", "score"), LastEpochValidated()], check_val_every_n_epoch=5)
-    first, second = [record.getMessage() for record in caplog.records if "epoch" in record.getMessage()]
+    first, second = [record.getMessage() for record in caplog.records if record.name.startswith("ctxvision")]
     assert first.startswith("epoch 1/2  train loss ")
     assert "score" not in first
     assert "  val loss " in second
@@ -152,7 +153,8 @@ def test_step_seed_repeats_every_step(tmp_path):
 
 def test_checkpoints_of_the_best_and_of_the_newest(tmp_path):
     run = RunFolder(tmp_path)
-    _, module = fit([checkpoints := RunCheckpoints(run, "val_score")], epochs=3)
+    plugins = [RunCheckpointIO(run)]
+    _, module = fit([checkpoints := RunCheckpoints(run, "val_score")], epochs=3, plugins=plugins)
     assert sorted(os.listdir(run.checkpoints)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     saved = torch.load(run.last, weights_only=True)
     assert saved["global_step"] == 3 * BATCHES

@@ -4,9 +4,9 @@ import argparse
 import dataclasses
 import logging
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxvision.runs import Run
 from ctxvision.tasks.registry import TASKS
 from ctxvision.training.error import OptionError, TrainingStopped
 from ctxvision.training.options import TrainOptions, options_class
@@ -38,11 +38,11 @@ def run(words: list[str]) -> int:
     except TrainingStopped as stopped:
         return 128 + stopped.signal_number
     if options.pictures and not rank():
-        _write_report(trained.path, options)
+        _write_report(trained, options)
     return 0
 
 
-def _write_report(folder: Path, options: TrainOptions) -> None:
+def _write_report(trained: Run, options: TrainOptions) -> None:
     """Write ``report.html`` into the run folder; what goes wrong is a line, for the training has succeeded."""
     import torch
 
@@ -51,8 +51,8 @@ def _write_report(folder: Path, options: TrainOptions) -> None:
     on_gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     logging.getLogger("ctxvision.data").setLevel(logging.ERROR)  # the training has named the bad samples
     write_report(
-        folder,
-        folder / "report.html",
+        trained.path,
+        trained.path / "report.html",
         required=False,
         device="cuda" if on_gpu else "cpu",
         trust=True,

@@ -63,11 +63,6 @@ class GracefulStop(Callback):
             self._in_block = False
             self._restore()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Catch the signals, where the trainer was not called inside of `installed`."""
-        if stage == "fit" and not self._in_block:
-            self._install()
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back to whoever had them."""
         if not self._in_block:
@@ -92,12 +87,18 @@ class GracefulStop(Callback):
         return {number: signal.signal(number, self._note) for number in self._caught}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals back from Lightning, which has just put itself in front."""
-        self._catch()
+        """Take the signals from Lightning, which has just put itself in front."""
+        self._take()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals back from Lightning where there is no sanity check."""
-        self._catch()
+        """Take the signals from Lightning where there is no sanity check."""
+        self._take()
+
+    def _take(self) -> None:
+        if self._in_block or self._before:
+            self._catch()
+        else:  # what is given back later are Lightning's handlers, which it then replaces by those of before
+            self._install()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._came and (number == signal.SIGINT or (number == signal.SIGTERM and number in self._came)):

@@ -18,6 +18,9 @@ class RunCheckpoints(Checkpoint):
     Lightning's ModelCheckpoint forgets which state was best when the run folder has been moved, and would then
     replace it.
 
+    Only a checkpoint that has a checksum is kept as ``previous.ckpt``; the trainer's plugin
+    `ctxvision.training.saving.RunCheckpointIO` writes such checkpoints.
+
     The best state is written before the newest: a run that is killed between the two repeats the epoch and writes
     both.
 

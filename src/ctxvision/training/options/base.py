@@ -1,9 +1,8 @@
 """The options of a training run that every task has, and their checks."""
 
 import dataclasses
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -159,10 +158,8 @@ class TrainOptions(ABC):
     ranges: ClassVar[Ranges] = ()
     """Lowest and highest values of the options that a task adds."""
 
-    def accepted_by(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """Return those options that a function, or the constructor of a class, takes by keyword alone."""
-        parameters = inspect.signature(function).parameters
-        names = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    def only(self, names: Collection[str]) -> dict[str, Any]:
+        """Return those options whose names are among the given ones, for example those of a data module."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in names}
 
     @abstractmethod

@@ -101,7 +101,7 @@ class ClassificationOptions(TrainOptions):
         from ctxvision.data import ImageData, open_data
         from ctxvision.recipes import load_recipe
 
-        options = self.accepted_by(ImageData)
+        options = self.only(ImageData.option_names())
         if self.data == "digits":
             recipe = load_recipe(self.recipe).settings_for(self.model or "") if self.recipe else {}
             for name in _OF_FILES:

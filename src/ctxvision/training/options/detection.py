@@ -103,7 +103,7 @@ class DetectionOptions(TrainOptions):
         """Open COCO's layout, annotation files or the embedded scenes."""
         from ctxvision.data import DetectionData
 
-        options = self.accepted_by(DetectionData) | {"batch_size": batch_size}
+        options = self.only(DetectionData.option_names()) | {"batch_size": batch_size}
         return DetectionData(self.data, masks="mask" in self.detector, **options)
 
     def build_task(self, data: "DataModule") -> "DetectionTask":

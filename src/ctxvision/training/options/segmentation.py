@@ -91,7 +91,7 @@ class SegmentationOptions(TrainOptions):
         """Open Cityscapes, folders of images and masks, or the embedded scenes."""
         from ctxvision.data import SegmentationData
 
-        options = self.accepted_by(SegmentationData) | {"batch_size": batch_size}
+        options = self.only(SegmentationData.option_names()) | {"batch_size": batch_size}
         return SegmentationData(self.data, **options)
 
     def build_task(self, data: "DataModule") -> "SegmentationTask":

@@ -69,7 +69,7 @@ class VideoOptions(TrainOptions):
         """Open folders, tables or the embedded clips."""
         from ctxvision.data import VideoData
 
-        options = self.accepted_by(VideoData) | {"batch_size": batch_size, "class_names": class_names}
+        options = self.only(VideoData.option_names()) | {"batch_size": batch_size, "class_names": class_names}
         return VideoData(self.data, **options)
 
     def build_task(self, data: "DataModule") -> "VideoTask":
