@@ -4,9 +4,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class LastEpochValidated(Callback):
-    """Lets the last epoch be validated where ``--val_every`` would leave it out."""
+    """Lets the last epoch be validated where the trainer's ``check_val_every_n_epoch`` would leave it out."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether this is the last one; the trainer reads its setting when the epoch ends."""
+        """Look whether this is the last epoch; the trainer reads its setting when the epoch ends."""
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1

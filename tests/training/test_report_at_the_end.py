@@ -17,57 +17,48 @@ from PIL import Image
 from _pictures import make_folder
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask
-from ctxvision.training.pictures import Curves
+from ctxvision.training.callbacks import Curves
 
 SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--logger=csv"]
 DIGITS = ["test_resnet", "digits", *SMALL]
-DRAWN = {"curves.png", "confusion.png", "confusion.csv", "worst.png", "worst.json"}
+MADE = {"curves.png", "report.html", "report.json"}
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
 def train(*words):
     return main(["train", *map(str, words)])
 
 
-def confusion(folder):
-    with open(f"{folder}/confusion.csv", newline="") as file:
-        rows = list(csv.reader(file))
-    return rows[0][1:], [[int(n) for n in row[1:]] for row in rows[1:]]
+def report(folder):
+    return json.loads(Path(folder, "report.json").read_text())
 
 
-def test_pictures_are_of_the_best_checkpoint(capsys):
+def test_the_report_is_of_the_best_checkpoint(capsys):
     assert train(*DIGITS, "--epochs=2", "--out=run") == 0
-    for name in ("curves", "confusion", "worst"):
-        with Image.open(f"run/{name}.png") as picture:
-            picture.load()
-    main(["evaluate", "run/checkpoints/best.ckpt", "digits", "--json=e.json", "--accelerator=cpu"])
-    evaluation = json.loads(Path("e.json").read_text())
-    names, cells = confusion("run")
-    assert names == list("0123456789")
-    assert cells == evaluation["confusion"]
-    worst = json.loads(Path("run/worst.json").read_text())
-    assert len(worst) == 24
-    assert [entry["position"] for entry in worst] == [entry["position"] for entry in evaluation["worst"]]
-    assert {"file", "truth", "prediction", "loss"} <= worst[0].keys()
-    assert not [name for name in os.listdir("run") if ".part" in name]
+    assert capsys.readouterr().out.splitlines()[-1] == "checkpoint run/checkpoints/best.ckpt"
+    with Image.open("run/curves.png") as picture:
+        picture.load()
+    assert main(["report", "run", "--out=r.html"]) == 0
+    assert report("run") == json.loads(Path("r.json").read_text())
+    assert "Validation accuracy" in Path("run/report.html").read_text()
+    assert set(os.listdir("run")) >= MADE
+    assert not [name for name in os.listdir("run") if ".part" in name or name.startswith(("confusion", "worst"))]
 
 
 def test_no_pictures(capsys):
     assert train(*DIGITS, "--epochs=1", "--out=run", "--pictures=false") == 0
-    assert not DRAWN & set(os.listdir("run"))
+    assert not MADE & set(os.listdir("run"))
 
 
 def test_a_run_from_before_is_resumed_and_reported(capsys):
     """A contextual one, whose metrics.csv lacks the columns of now."""
     words = ["contextual_convnext_micro", "digits", "--batch_size=719", "--accelerator=cpu", "--logger=csv"]
     assert train(*words, "--epochs=1", "--out=run") == 0
-    for name in (*DRAWN, "environment.json"):
+    for name in (*MADE, "environment.json"):
         os.remove(f"run/{name}")
     old = ("epoch", "step", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds")
     with open("run/metrics.csv", newline="") as file:
@@ -86,7 +77,7 @@ def test_a_run_from_before_is_resumed_and_reported(capsys):
         first, second = csv.DictReader(file)
     assert (first["val_recall_4"], first["val_top1"]) == ("", row["val_top1"])
     assert 0 <= float(second["val_recall_4"]) <= 1
-    assert set(os.listdir("run")) >= DRAWN
+    assert set(os.listdir("run")) >= MADE
     assert len(json.loads(Path("run/environment.json").read_text())) == 1
     assert main(["report", "run", "--out=new.html"]) == 0
     assert "Recall of the class sets" in Path("new.html").read_text()
@@ -112,7 +103,7 @@ def test_a_stopped_run_has_its_curves(monkeypatch, capsys):
 
     monkeypatch.setattr(ClassificationTask, "training_step", patched)
     assert train(*DIGITS, "--epochs=3", "--out=run") == 130
-    assert DRAWN & set(os.listdir("run")) == {"curves.png"}
+    assert MADE & set(os.listdir("run")) == {"curves.png"}
 
 
 def test_drawing_takes_little_of_the_time(monkeypatch, tmp_path):
@@ -145,18 +136,18 @@ def test_what_fails_at_the_end_does_not_fail_the_run(monkeypatch, capsys):
     def failing(*args, **options):
         raise KeyError("a bug of a picture")
 
-    monkeypatch.setattr("ctxvision.evaluation.classification.make_evaluation", failing)
+    monkeypatch.setattr("ctxvision.pages.report.make_report", failing)
     monkeypatch.setattr("ctxvision.plots.curves.draw_curves", failing)
     assert train(*DIGITS, "--epochs=1", "--out=run") == 0
     captured = capsys.readouterr()
     reason = "could not be made: unexpected KeyError: 'a bug of a picture'"
     assert f"run/curves.png {reason}" in captured.err
-    assert f"pictures of the answers (ctxvision evaluate shows them too) {reason}" in captured.err
+    assert "run/report.html could not be made: 'a bug of a picture'; `ctxvision report` makes it" in captured.err
     assert captured.out.splitlines()[-1] == "checkpoint run/checkpoints/best.ckpt"
 
 
 @pytest.mark.process
-def test_two_processes_draw_once_and_see_every_image(tmp_path):
+def test_two_processes_report_once_and_see_every_image(tmp_path):
     make_folder(tmp_path / "data", {"train/x": 8, "train/y": 8, "val/x": 5, "val/y": 4})
     broken = tmp_path / "data" / "val" / "y" / "broken.png"
     shutil.copy(__file__, broken)
@@ -165,10 +156,8 @@ def test_two_processes_draw_once_and_see_every_image(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert set(os.listdir("run")) >= DRAWN
-    _, cells = confusion("run")
-    assert [sum(row) for row in cells] == [5, 4]
+    assert set(os.listdir("run")) >= MADE
+    confusion = report("run")["confusion"]
+    assert [sum(row) for row in confusion] == [5, 4]
     assert done.stderr.count("broken.png") == 1
-    worst = json.loads(Path("run/worst.json").read_text())
-    assert sorted(Path(entry["file"]).parts[-2] for entry in worst) == ["x"] * 5 + ["y"] * 4
     assert len(json.loads(Path("run/environment.json").read_text())) == 1
