@@ -55,7 +55,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": percent,
         "duration": duration,
-        "count": "{:,}".format,
+        "count": _count,
         "score": _score,
         "breakable": _breakable,
     }
@@ -68,6 +68,11 @@ def _finalized(value: object) -> object:
     if isinstance(value, Markup):
         return Markup(visible(value, lines=True))
     return visible(value) if isinstance(value, str) else value
+
+
+def _count(number: int | None) -> str:
+    """Write a number with its thousands apart; what is not known, as of an exported file, is a dash."""
+    return "–" if number is None else f"{number:,}"
 
 
 def _score(score: float) -> str:
