@@ -57,5 +57,4 @@ def expected(recipe, model):
 def config_of(recipe, model, *words):
     """What `ctxvision train MODEL x --recipe RECIPE` would use."""
     start = ["--init_from=none"] if recipe == "finetune" else []
-    options = command._as_options([model, "x", f"--recipe={recipe}", *start, *words])
-    return command._completed(command._settings(command._parser(), options))
+    return command.options_of([model, "x", f"--recipe={recipe}", *start, *words])

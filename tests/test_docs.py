@@ -19,7 +19,16 @@ PAGES = sorted(
     if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 SOURCES = ROOT / "src" / "ctxvision"
-PACKAGES = ("ctxvision.ops", "ctxvision.nn", "ctxvision.models", "ctxvision.checkpoints")
+PACKAGES = (
+    "ctxvision.ops",
+    "ctxvision.nn",
+    "ctxvision.models",
+    "ctxvision.checkpoints",
+    "ctxvision.explain",
+    "ctxvision.evaluation",
+    "ctxvision.training",
+    "ctxvision.training.callbacks",
+)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 
@@ -88,14 +97,15 @@ def test_command_is_understood(line, tmp_path, monkeypatch):
 def understood_by_ctxvision(arguments, folder, monkeypatch):
     """Parse a command line of ctxvision in a folder that has the files it names, without doing the work."""
     from ctxvision import cli
-    from ctxvision.training import run as training
+    from ctxvision.training import session
 
     monkeypatch.chdir(folder)
     Path("runs/first").mkdir(parents=True)
     for settings in ("settings.yaml", "runs/first/config.yaml"):
         Path(settings).write_text("model: cotnet_micro\n")
     calls = []
-    monkeypatch.setattr(training, "train", lambda config: calls.append(config) or 0)
+    monkeypatch.setattr(session, "train_with", calls.append)
+    monkeypatch.setattr(cli.train, "_write_report", lambda *args: None)
     for module, _ in cli._COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda args: calls.append(args) or 0)
     if "--print_config" in arguments:

@@ -21,8 +21,8 @@ from ctxvision.models import paper_result
 from ctxvision.nn import ContextualLoss
 from ctxvision.recipes import RecipeError, load_recipe, recipe_names
 from ctxvision.tasks import ClassificationTask
-from ctxvision.training.options.classification import ClassifyConfig
-from ctxvision.training.setup import build_task
+from ctxvision.training import ClassificationOptions
+from ctxvision.training.preparation import build_task
 
 NAMES = [name for name in recipe_names() if load_recipe(name).task == "classify"]
 
@@ -91,11 +91,11 @@ def test_header_gives_command_paper_metric_and_cost(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_have_names_and_types_that_train_knows(name):
     recipe = load_recipe(name)
-    known = set(ClassifyConfig.__dataclass_fields__)
+    known = set(ClassificationOptions.__dataclass_fields__)
     assert set(recipe.settings) <= known
     assert all(set(own) <= known for own in recipe.models.values())
     assert all(timm.is_model(model) for model in recipe.models)
-    kinds = get_type_hints(ClassifyConfig)
+    kinds = get_type_hints(ClassificationOptions)
     for settings in (recipe.settings, *recipe.models.values()):
         for key, value in settings.items():
             kind = str(kinds[key]) if "float" in str(kinds[key]) or "int" in str(kinds[key]) else ""

@@ -1,17 +1,15 @@
 """Every recipe trains: a few steps of its smallest network, and the moving average of the weights."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import Checkpoint
 
 from _pictures import make_folder
 from _recipes import GENERIC, PAIRS, TOP1, config_of, expected
+from ctxvision.runs import RunFolder
 from ctxvision.training import batch_plan
-from ctxvision.training.callbacks.graceful_stop import GracefulStop
-from ctxvision.training.setup import build_task, make_trainer
+from ctxvision.training.preparation import build_task
+from ctxvision.training.trainer import make_trainer
 
 pytestmark = pytest.mark.slow
 
@@ -26,10 +24,6 @@ class Weights(Callback):
         self.steps.append([p.detach().clone() for p in pl_module.parameters()])
 
 
-class Nothing(Checkpoint):
-    last = SimpleNamespace(is_file=lambda: False)
-
-
 SMALLEST = dict(reversed([*PAIRS, *GENERIC]))
 
 
@@ -42,7 +36,8 @@ def test_a_few_steps_and_the_moving_average(recipe, tmp_path):
     assert plan == (1, 1, 2, 2)
     data = config.open_data(plan.images)
     task = build_task(config, data)
-    trainer = make_trainer(config, plan, 1, tmp_path, GracefulStop(tmp_path / "none"), Nothing(), [])
+    trainer, _, checkpoints = make_trainer(config, plan, 1, RunFolder(tmp_path), task, [])
+    trainer.callbacks.remove(checkpoints)
     seen = Weights()
     trainer.callbacks.insert(0, seen)
     began = [p.detach().clone() for p in task.parameters()]

@@ -10,7 +10,7 @@ from ctxvision.data import VideoData
 from ctxvision.recipes import load_recipe, recipe_names
 from ctxvision.tasks.optimization import build_optimizer, build_schedule
 from ctxvision.tasks.video import VideoTask
-from ctxvision.training.options.base import TrainConfig
+from ctxvision.training import TrainOptions
 
 KINETICS, DEMO = "video-contextual-resnet50-tsm", "demo-video"
 MODELS = {KINETICS: "contextual_resnet50", DEMO: "cotnet_micro"}
@@ -35,7 +35,7 @@ def test_all_are_listed():
 @pytest.mark.parametrize("name", MODELS)
 def test_every_setting_is_one_of_the_run_the_task_or_the_data(name):
     recipe = load_recipe(name)
-    of_run = {field.name for field in dataclasses.fields(TrainConfig)}
+    of_run = {field.name for field in dataclasses.fields(TrainOptions)}
     known = of_run | set(VideoTask.option_names()) | arguments(VideoData.__init__)
     assert set(recipe.settings) <= known
     header = recipe.text[: recipe.text.index("source:")]

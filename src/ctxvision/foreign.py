@@ -8,8 +8,9 @@ without width, halves of surrogate pairs (bytes of a file name that are not UTF-
 import csv
 import io
 import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # what joins letters (U+200C, U+200D) has a meaning between those of some scripts and inside emoji, nowhere else;
@@ -51,6 +52,17 @@ def _written_out(found: str, lines: bool) -> str:
     if "\ud800" <= found <= "\udfff":
         return f"\\u{ord(found):04x}"
     return found.encode("unicode_escape").decode()
+
+
+def finite_values(value: Any) -> Any:
+    """Replace NaN and infinity, for which JSON has no words, by null, however deep they lie."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite_values(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_values(one) for one in value]
+    return value
 
 
 def json_text(value: Any, **options: Any) -> str:

@@ -203,6 +203,7 @@ class Run:
     """What is left of a training run.
 
     Attributes:
+        path: The path of the run folder, or of a checkpoint that has been taken out of its run folder.
         checkpoint: The path of the checkpoint that the run stands for.
         epochs: The epochs that can be read; empty for a checkpoint that has been taken out of its run folder.
         settings: The settings of the training; empty for a checkpoint that has been taken out of its run folder.
@@ -213,6 +214,12 @@ class Run:
     epochs: tuple[Epoch, ...]
     settings: dict[str, Any]
     rows: tuple[dict[str, float | None], ...] = ()
+    path: Path = Path()
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder with the names of all its files, such as ``folder.last`` and ``folder.metrics_file``."""
+        return RunFolder.around(self.path)
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -229,9 +236,9 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if not checkpoint.is_file():
         raise RunError(f"{path}: not a run folder of `ctxvision train` (it has no {BEST})")
     if path.is_file() and not run.metrics_file.exists():
-        return Run(path, (), {})
+        return Run(path, (), {}, path=path)
     rows = run.read_metrics()
-    return Run(checkpoint, tuple(map(_epoch, rows)), run.read_settings(), tuple(rows))
+    return Run(checkpoint, tuple(map(_epoch, rows)), run.read_settings(), tuple(rows), path=run.path)
 
 
 def _epoch(row: dict[str, float | None]) -> Epoch:

@@ -1,6 +1,32 @@
-"""Words that messages share."""
+"""Words that messages share, and columns of words."""
+
+from collections.abc import Iterable
+
+from ctxvision.foreign import visible
+
+_WIDEST = 60  # of a column, in characters: one long name must not push all others off the screen
 
 
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun, for example ``1 image`` or ``2 images``."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def column(texts: Iterable[object]) -> int:
+    """Return the width of a column of texts that `visible` shows."""
+    return min(max((len(visible(text)) for text in texts), default=0), _WIDEST)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share as a percentage; it is never rounded to certainty, and ``None`` is a dash.
+
+    Args:
+        share: from 0 to 1.
+        digits: after the decimal point.
+    """
+    if share is None:
+        return "–"
+    text = f"{100 * share:.{digits}f}"
+    if float(text) in (0, 100) and share not in (0, 1):
+        text = f"{'<' if share < 0.5 else '>'}\u2009{10**-digits if share < 0.5 else 100 - 10**-digits:.{digits}f}"
+    return f"{text}\u202f%"

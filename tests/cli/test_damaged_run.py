@@ -13,14 +13,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxvision._cli import train as command
 from ctxvision.cli import main
-from ctxvision.explain import read_run
 from ctxvision.publish import provenance
-from ctxvision.runs import RunFolder
+from ctxvision.runs import RunFolder, read_run
 from ctxvision.tasks import ClassificationTask
 from ctxvision.training.callbacks import graceful_stop
 from ctxvision.training.callbacks.metrics_file import MetricsFile
+from ctxvision.training.settings import resumed_options
 
 DIGITS = ["test_resnet", "digits", "--batch_size=256", "--accelerator=cpu", "--pictures=false", "--lr=0.01"]
 
@@ -108,10 +107,10 @@ def test_lost_settings_come_back(run, how, capsys):
         damage(run / "config.yaml", how)
     if how == "cut":
         (run / "config.yaml").write_bytes((run / "config.yaml").read_bytes()[:200])
-    assert command._settings_of(RunFolder(run), []) == run / "config.yaml"
+    assert resumed_options({"resume": "run"}) == before
     assert "the settings are taken from environment.json" in capsys.readouterr().err
     assert yaml.safe_load((run / "config.yaml").read_text()) == before
-    assert command._settings_of(RunFolder(run), []) == run / "config.yaml"
+    assert resumed_options({"resume": "run"}) == before
     assert capsys.readouterr().err == ""
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ctxvision.cli import main
 from ctxvision.tasks.detection import DetectionTask
+from ctxvision.tasks.registry import task_named
 from ctxvision.tasks.segmentation import SegmentationTask
 from ctxvision.tasks.video import VideoTask
 
@@ -64,7 +65,7 @@ def run(request, tmp_path_factory):
 def test_run_folder(run):
     task, folder = run
     settings = yaml.safe_load((folder / "config.yaml").read_text())
-    assert settings["task"] == task
+    assert settings["task"] == task_named(task)
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]

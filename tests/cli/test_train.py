@@ -27,8 +27,6 @@ FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
 def train(*words):
@@ -298,7 +296,7 @@ def test_mistakes_are_one_line(capsys, words, message, code):
 
 def test_best_is_the_first_of_the_most_accurate(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    checkpoints = RunCheckpoints(RunFolder(tmp_path))
+    checkpoints = RunCheckpoints(RunFolder(tmp_path), "val_top1")
     for epoch, top1 in enumerate([0.5, 0.75, 0.25, 0.75]):
         trainer = SimpleNamespace(
             callback_metrics={"val_top1": torch.tensor(top1)},
@@ -307,12 +305,12 @@ def test_best_is_the_first_of_the_most_accurate(tmp_path):
             sanity_checking=False,
             save_checkpoint=lambda path, epoch=epoch: path.write_text(str(epoch)),
         )
-        checkpoints.on_validation_end(trainer, ClassificationTask)
-        checkpoints.on_train_epoch_end(trainer, ClassificationTask)
+        checkpoints.on_validation_end(trainer, None)
+        checkpoints.on_train_epoch_end(trainer, None)
     # metrics that are left from another epoch do not count
     trainer.callback_metrics["val_top1"] = torch.tensor(1.0)
     trainer.save_checkpoint = lambda path: path.write_text("4")
-    checkpoints.on_train_epoch_end(trainer, ClassificationTask)
+    checkpoints.on_train_epoch_end(trainer, None)
     assert (tmp_path / "checkpoints/last.ckpt").read_text() == "4"
     assert (tmp_path / "checkpoints/best.ckpt").read_text() == "1"
     assert (checkpoints.best_value, checkpoints.best_epoch) == (0.75, 2)

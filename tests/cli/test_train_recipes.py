@@ -13,17 +13,16 @@ import yaml
 from safetensors.torch import save_file
 
 from _pictures import make_folder
+from ctxvision._cli import train as command
 from ctxvision.cli import main
 from ctxvision.recipes import load_recipe
 from ctxvision.tasks import ClassificationTask, load_task
-from ctxvision.training import run as training
+from ctxvision.training import session
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
 @pytest.fixture
@@ -33,7 +32,8 @@ def config(monkeypatch):
     def of(*words):
         seen = []
         with monkeypatch.context() as context:
-            context.setattr(training, "train", lambda config: seen.append(config) or 0)
+            context.setattr(session, "train_with", seen.append)
+            context.setattr(command, "_write_report", lambda *args: None)
             assert main(["train", *words]) == 0
         return seen[0]
 

@@ -1,7 +1,6 @@
-"""What a detector finds, as data, as pictures and as a page."""
+"""What a detector finds, as data and as pictures."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -9,12 +8,11 @@ import torch
 from PIL import Image
 
 from ctxvision.data import DetectionData
+from ctxvision.data.detection.coco_masks import encode_masks
 from ctxvision.data.detection.scenes import export_coco
-from ctxvision.evaluation.detection import evaluate_detector
-from ctxvision.explain import ReportError
+from ctxvision.data.embedded.scenes import make_scene
 from ctxvision.inference import predictor_of
-from ctxvision.pages.detection_page import render
-from ctxvision.runs import RunFolder
+from ctxvision.plots.boxes import PALETTE, _ink, _meet, draw_boxes
 from ctxvision.tasks.detection import DetectionTask
 
 
@@ -67,74 +65,74 @@ def test_bad_files_are_named(task, files, tmp_path):
     assert not good.error
 
 
-@pytest.fixture(scope="module")
-def evaluation(task, files):
-    data = DetectionData(files, masks=True, batch_size=2, train=False)
-    return evaluate_detector(task, data, data_name="<scenes>", checkpoint="best.ckpt", images=3, threshold=0.0)
+def objects_of(scene):
+    codes = encode_masks(scene.masks)
+    for label, (x0, y0, x1, y1), code in zip(scene.labels, scene.boxes.tolist(), codes, strict=True):
+        bbox = [x0, y0, x1 - x0, y1 - y0]
+        yield {"class": str(label), "label": int(label) + 1, "bbox": bbox, "segmentation": code, "score": 0.5}
 
 
-def test_evaluation_equals_the_metric(evaluation, task, files):
-    from ctxvision.tasks.detection.metric import DetectionMetric
-
-    data = DetectionData(files, masks=True, batch_size=1, train=False)
-    metric = DetectionMetric(10, masks=True)
-    with torch.no_grad():
-        for batch in data.val_dataloader():
-            images, targets = data.on_after_batch_transfer(batch, 0)
-            metric.update(targets, task(images))
-    expected = metric.compute()
-    numbers = evaluation.numbers
-    assert numbers["box"]["ap"] == pytest.approx(expected["bbox"].ap, abs=1e-6)
-    assert numbers["mask"]["ap50"] == pytest.approx(expected["segm"].ap50, abs=1e-6)
-    assert numbers["images"] == 4
-    assert numbers["objects"] == sum(c["objects"] for c in numbers["classes"])
-    without = [c["name"] for c in numbers["classes"] if not c["objects"]]
-    assert numbers["classes_left_out"] == without
-    assert without
-    json.dumps(numbers, allow_nan=False)
+def drawn_on(picture, objects):
+    boxes, labels, names, scores = ([o[key] for o in objects] for key in ("bbox", "label", "class", "score"))
+    masks = [o["segmentation"] for o in objects if "segmentation" in o]
+    return draw_boxes(picture, boxes, labels, names, scores=scores, masks=masks or None)
 
 
-def test_page_and_lines_name_the_classes_that_the_mean_leaves_out(evaluation):
-    from ctxvision._cli.kinds.detection import _lines
-
-    named = evaluation.numbers["classes_left_out"]
-    over = f"over {10 - len(named)} of 10 classes, without '{named[0]}'"
-    assert over.replace("'", "&#39;") in render(evaluation)
-    assert f"({over}" in _lines(evaluation.numbers)[-1]
-
-
-def test_results_have_the_ids_of_the_file(evaluation, files):
-    content = json.loads((files / "annotations" / "instances_val.json").read_text())
-    assert {entry["image_id"] for entry in evaluation.results} <= {image["id"] for image in content["images"]}
-    assert {entry["category_id"] for entry in evaluation.results} <= {c["id"] for c in content["categories"]}
-    assert len(evaluation.results) > 4
-
-
-def test_page_is_whole_and_needs_nothing_else(evaluation):
-    page = render(evaluation)
-    assert "&lt;scenes&gt;" in page
-    assert "<scenes>" not in page
-    assert page.count("<img") == 6
-    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]*)"', page))
-    assert not re.search(r"https?://(?!www\.w3\.org)", page)
-    assert "<script" not in page
+def test_drawing_marks_boxes_and_masks_and_leaves_the_rest():
+    scene = make_scene(0, 1, 96)
+    picture = Image.fromarray(scene.image)
+    drawn = drawn_on(picture, list(objects_of(scene)))
+    assert drawn.size == (384, 384)
+    assert np.array_equal(np.asarray(picture), scene.image)
+    plain = np.asarray(drawn_on(picture, []))
+    assert np.array_equal(plain[::4, ::4], scene.image)
+    changed = (np.asarray(drawn) != plain).any(-1)
+    for mask in scene.masks:
+        assert changed[::4, ::4][mask].all()
+    away = np.ones((96, 96), dtype=bool)
+    for x0, y0, x1, y1 in scene.boxes.astype(int):
+        away[max(y0 - 10, 0) : y1 + 10, max(x0 - 20, 0) : x1 + 20] = False
+    assert away.any()
+    assert not changed[::4, ::4][away].any()
 
 
-def test_page_with_curves(evaluation, tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch,train_loss,val_box_ap,val_mask_ap\n1,3.5,,\n2,2.5,0.25,0.2\n")
-    curve = RunFolder(tmp_path).read_metrics()
-    assert curve[0]["val_box_ap"] is None
-    assert curve[1]["val_mask_ap"] == 0.2
-    page = render(type(evaluation)(evaluation.numbers | {"curve": curve}, evaluation.pictures, []))
-    assert "Validation AP over 2 epochs, best of boxes 25.0 %" in page
+def test_labels_do_not_hide_each_other(monkeypatch):
+    from PIL import ImageDraw
+
+    filled = []
+    original = ImageDraw.ImageDraw.rectangle
+
+    def note(self, box, fill=None, **options):
+        if fill:
+            filled.append(box)
+        original(self, box, fill=fill, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", note)
+    box = {"class": "zebra", "label": 1, "score": 0.9, "bbox": [100.0, 100.0, 80.0, 60.0]}
+    drawn_on(
+        Image.new("RGB", (400, 400)),
+        [box, box | {"bbox": [102.0, 101.0, 80.0, 60.0]}, box | {"bbox": [0, 0, 9, 9]}],
+    )
+    assert len(filled) == 3
+    assert not any(_meet(a, b) for i, a in enumerate(filled) for b in filled[:i])
+    assert all(0 <= x0 <= x1 <= 400 and 0 <= y0 <= y1 <= 400 for x0, y0, x1, y1 in filled)
 
 
-def test_nothing_that_can_be_read(task, files, tmp_path):
-    import shutil
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (700, 2)])
+def test_any_size_can_be_drawn_on(size):
+    box = {"class": "a very long name of a class", "label": 9, "score": 1.0, "bbox": [0.0, 0.0, 1.0, 1.0]}
+    assert drawn_on(Image.new("L", size), [box]).mode == "RGB"
 
-    shutil.copytree(files, tmp_path / "copy")
-    for path in (tmp_path / "copy" / "val").iterdir():
-        path.write_bytes(b"")
-    data = DetectionData(tmp_path / "copy", masks=True, train=False)
-    with pytest.raises(ReportError, match="not one image could be read"):
-        evaluate_detector(task, data, data_name="copy")
+
+def test_labels_are_readable_on_every_colour():
+    """WCAG 2 asks for a contrast of 4.5."""
+
+    def luminance(colour):
+        values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+        return linear[0] * 0.2126 + linear[1] * 0.7152 + linear[2] * 0.0722
+
+    for colour in PALETTE:
+        ink = {"black": 0.0, "white": 1.0}[_ink(colour)]
+        high, low = sorted([ink, luminance(colour)], reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5

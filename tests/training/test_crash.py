@@ -30,15 +30,12 @@ def two_epochs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["train", *DIGITS, "--epochs=2", "--out=run"]) == 0
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
     return folder / "run"
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Losses and gradients that are not finite: the run ends and says where, or leaves steps out."""
 
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -26,8 +25,6 @@ DIGITS = [
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
 def poison(monkeypatch, *batches, what=float("nan")):

@@ -23,15 +23,12 @@ WORDS += ["--precision=64-true", "--lr=0.01", "--clip_grad=1", "--layer_decay=0.
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
 @pytest.mark.process
 def test_two_processes_train_to_the_weights_of_one_and_resume(tmp_path):
     make_folder(tmp_path / "data", FOLDER)
     assert main(["train", "test_convnext", *WORDS, "--out=one"]) == 0
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
     sharded = ["--devices=2", "--strategy=fsdp", "--out=two"]
     said = finish(process := start("test_convnext", *WORDS, *sharded, "--epochs=1"))
     assert process.returncode == 0, said

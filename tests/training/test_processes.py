@@ -10,11 +10,10 @@ import pytest
 
 from _pictures import make_folder
 from _processes import DIGITS, WORDS, all_gone, assert_same_weights, descendants, finish, start, wait_for, weights
-from ctxvision._cli.errors import UserError
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask
-from ctxvision.training import run_lock
+from ctxvision.training import OptionError, run_folder
 from ctxvision.training.processes import launch as processes
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
@@ -26,8 +25,6 @@ def _own_folder(tmp_path, monkeypatch):
     for name in list(os.environ):
         if name.startswith(("SLURM", "TORCHELASTIC")):
             monkeypatch.delenv(name)
-    yield
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
 @pytest.mark.process
@@ -77,10 +74,10 @@ def test_one_run_at_a_time_in_a_folder(capsys):
 
 
 def test_without_locks_there_is_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, "fcntl", None)
-    with run_lock.held(tmp_path, "x"):
+    monkeypatch.setattr(run_folder, "fcntl", None)
+    with run_folder.locked(RunFolder(tmp_path), "x"):
         assert RunFolder(tmp_path).read_lock()["run"] == "x"
-    with run_lock.held(tmp_path / "absent"):
+    with run_folder.locked(RunFolder(tmp_path / "absent")):
         assert not (tmp_path / "absent").exists()
     (tmp_path / ".lock").write_text("[half")
     assert RunFolder(tmp_path).read_lock() == {}
@@ -107,11 +104,11 @@ def test_numbers_of_processes(monkeypatch):
     set_slurm(monkeypatch, RESTART_COUNT="1")
     assert processes.launched() == ("SLURM", 4, 2, "SLURM 17", 1, True)
     with pytest.raises(
-        UserError, match="--nodes 4, but SLURM has started 2 nodes × 4 devices; let it start as many"
+        OptionError, match="--nodes 4, but SLURM has started 2 nodes × 4 devices; let it start as many"
     ):
         processes.counts(None, 4)
     set_slurm(monkeypatch, NTASKS="7")
-    with pytest.raises(UserError, match="SLURM has started 7 processes on 2 nodes"):
+    with pytest.raises(OptionError, match="SLURM has started 7 processes on 2 nodes"):
         processes.launched()
     set_slurm(monkeypatch, JOB_NAME="interactive")
     assert processes.launched() is None
@@ -122,7 +119,7 @@ def test_numbers_of_processes(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
     assert processes.launched().run == "torchrun mine"
     monkeypatch.setenv("WORLD_SIZE", "six")
-    with pytest.raises(UserError, match="the environment says WORLD_SIZE=six"):
+    with pytest.raises(OptionError, match="the environment says WORLD_SIZE=six"):
         processes.launched()
 
 

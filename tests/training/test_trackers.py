@@ -1,8 +1,7 @@
-"""``ctxvision train --logger``: Weights & Biases and trackio, really, without a network."""
+"""``ctxvision train --logger``: TensorBoard and Weights & Biases, really, without a network."""
 
 import json
 import os
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -12,7 +11,9 @@ import pytest
 import yaml
 
 from ctxvision.cli import main
+from ctxvision.runs import RunFolder
 from ctxvision.training import trackers
+from ctxvision.training.settings import resumed_options
 
 WORDS = ["train", "test_resnet", "digits", "--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01"]
 WORDS += ["--pictures=false"]
@@ -34,8 +35,6 @@ sys.exit(code)
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield
-    os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +45,13 @@ def tracked(tmp_path_factory):
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "HOME": str(folder),
-        "TRACKIO_DIR": str(folder / "trackio"),
         "WANDB_MODE": "offline",
         "HF_HUB_OFFLINE": "1",
         # of the programs that it starts
         "HTTP_PROXY": "http://127.0.0.1:9",
         "HTTPS_PROXY": "http://127.0.0.1:9",
     }
-    words = [*WORDS, "--epochs=1", "--out=run", "--logger", "wandb", "trackio"]
+    words = [*WORDS, "--epochs=1", "--out=run", "--logger", "wandb"]
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE, *words],
         cwd=folder,
@@ -63,7 +61,6 @@ def tracked(tmp_path_factory):
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert "rackio" not in done.stdout  # which scripts read
     return folder
 
 
@@ -134,23 +131,11 @@ def test_wandb_has_everything_of_both_parts(tracked):
 
 
 @pytest.mark.process
-def test_trackio_has_everything_of_both_parts(tracked):
-    with sqlite3.connect(tracked / "trackio" / "ctxvision.db") as database:
-        rows = database.execute("select run_name, metrics from metrics").fetchall()
-        configs = database.execute("select config from configs").fetchall()
-    database.close()
-    assert {name for name, _ in rows} == {json.loads((tracked / "run" / "trackers.json").read_text())["trackio"]}
-    assert_all_there(metrics_of(json.loads(metrics) for _, metrics in rows), expected(tracked))
-    assert len(configs) == 1
-    assert json.loads(configs[0][0])["batch_size"] == 256
-
-
-@pytest.mark.process
 def test_tensorboard_only_where_nothing_else_is_asked_for(tracked):
     assert not (tracked / "run" / "tensorboard").exists()
 
 
-@pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
 def test_missing_package_is_one_line(monkeypatch, capsys, name):
     monkeypatch.setattr(trackers, "_installed", lambda package: package != name)
     assert main([*WORDS, "--epochs=1", "--out=run", "--logger", "csv", name]) == 2
@@ -161,18 +146,18 @@ def test_missing_package_is_one_line(monkeypatch, capsys, name):
 
 
 def test_default_is_tensorboard_where_it_is_installed(monkeypatch):
-    (logger,) = trackers.Trackers(None, Path("run"), {}).loggers
+    (logger,) = trackers.Trackers(None, RunFolder("run"), {}).loggers
     assert type(logger).__name__ == "TensorBoardLogger"
-    assert trackers.Trackers(["csv"], Path("run"), {}).loggers == []
+    assert trackers.Trackers(["csv"], RunFolder("run"), {}).loggers == []
     monkeypatch.setattr(trackers, "_installed", lambda package: False)
-    assert trackers.Trackers(None, Path("run"), {}).loggers == []
+    assert trackers.Trackers(None, RunFolder("run"), {}).loggers == []
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"wandb": 1}'])
 def test_damaged_names_of_runs_begin_new_ones(text, capsys):
     Path("run").mkdir()
     Path("run/trackers.json").write_text(text)
-    trackers.Trackers(["csv"], Path("run"), {})
+    trackers.Trackers(["csv"], RunFolder("run"), {})
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "the trackers begin new runs, and is kept as run/trackers-damaged-1.json" in said
@@ -182,11 +167,11 @@ def test_damaged_names_of_runs_begin_new_ones(text, capsys):
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (["--logger", "wandb", "trackio"], ["wandb", "trackio"]),
-        (["--logger=wandb,trackio", "--epochs=1"], ["wandb", "trackio"]),
+        (["--logger", "wandb", "tensorboard"], ["wandb", "tensorboard"]),
+        (["--logger=wandb,tensorboard", "--epochs=1"], ["wandb", "tensorboard"]),
         (["--logger", "csv", "--epochs=1"], ["csv"]),
         (["--logger=[tensorboard]"], ["tensorboard"]),
-        (["--set", "logger=trackio"], ["trackio"]),
+        (["--set", "logger=wandb"], ["wandb"]),
         (["--logger", "null"], None),
         ([], None),
     ],
@@ -202,3 +187,17 @@ def test_unknown_tracker_is_one_line(capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "wandbb" in error
+
+
+def test_the_tracker_of_before_is_refused_with_its_alternatives(capsys):
+    assert main([*WORDS, "--logger", "trackio"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--logger trackio: runs are no longer written to trackio; take tensorboard" in error
+
+
+def test_a_run_that_was_tracked_by_it_goes_on_without(capsys):
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/config.yaml").write_text("model: test_resnet\nlogger: [wandb, trackio]\n")
+    assert resumed_options({"resume": "run"}) == {"model": "test_resnet", "logger": ["wandb"]}
+    assert "no longer written to trackio" in capsys.readouterr().err

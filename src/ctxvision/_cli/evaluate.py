@@ -2,25 +2,22 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ctxvision.files import write_whole
-from ctxvision.foreign import json_text, visible
+from ctxvision.foreign import finite_values, json_text
 from ctxvision.runs import checkpoint_of
 from ctxvision.wording import plural
 
 from .errors import UserError
-from .files import for_json, require_places
+from .files import require_places
 from .keeping import Keeping
-from .kinds import add_task, kind_of, require_task
-from .messages import column, note, quieten, say
+from .messages import note, quieten, say
+from .task_option import add_task, require_task
 from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help=".ckpt file or run folder of `ctxvision train`",
+        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`",
     )
     parser.add_argument("data", metavar="DATA", help="folder of images, or digits; see the page on data")
     parser.add_argument(
@@ -72,99 +69,70 @@ def run(args: Namespace) -> int:
         raise UserError("--batch_size must be at least 1, --workers and --worst at least 0", 2)
     require_places(json=args.json, html=args.html, results=args.results)
 
-    from ctxvision.data import DataSpec
-    from ctxvision.evaluation.classification import make_evaluation
-    from ctxvision.evaluation.imagenet_real import read_real
-    from ctxvision.pages.evaluation_page import render
-    from ctxvision.tasks import load_task
-
-    from .by_index import folders_by_class
-    from .data import open_for_evaluation
+    from ctxvision.evaluation import evaluate
+    from ctxvision.inference import open_predictor
+    from ctxvision.pages import render_scores
+    from ctxvision.runs import read_run
 
     quieten()
-    task = load_task(args.checkpoint, trust=args.trust)
-    require_task(args.task, args.checkpoint, task.kind)
-    if task.kind != "classification":
-        return _run_other(task, args)
-    if args.results:
-        raise UserError("--results is for detectors; --json has the figures", 2)
-    real = read_real(args.real) if args.real else None
-    spec = DataSpec.from_dict(task.data_spec)
-    folders = folders_by_class(args.data, spec.class_names, forced=args.labels_by_index)
-    if folders:
-        note(f"{args.data}: folders are numbers of classes; {folders[0]} is {spec.class_names[0]!r}")
-    data, split = open_for_evaluation(
+    device = _device(args.accelerator, args.checkpoint)
+    predictor = open_predictor(args.checkpoint, device, trust=args.trust)
+    require_task(args.task, args.checkpoint, predictor.task)
+    scores = evaluate(
+        predictor,
         args.data,
-        replace(spec, class_names=folders) if folders else spec,
-        args.split,
-        batch_size=args.batch_size or 128,
+        split=args.split,
+        batch_size=args.batch_size,
         workers=args.workers,
         strict=args.strict,
-    )
-    for line in data.notes:
-        note(line)
-    fabric = _fabric(args.accelerator, args.precision)
-    evaluation = make_evaluation(
-        task.to(fabric.device),
-        data,
-        checkpoint=args.checkpoint,
-        data_name=args.data,
-        split=split,
-        worst=args.worst,
-        real=real,
         precision=args.precision,
-        autocast=fabric.autocast,
+        examples=args.worst,
+        run=read_run(args.checkpoint) if Path(args.checkpoint).exists() else None,
+        **_options(predictor.task, args),
     )
-    keeping = Keeping()
-    if args.json:
-        with keeping.step(args.json):
-            write_whole(args.json, as_json(evaluation.numbers))
-    _print(evaluation.numbers)
-    if data.bad_images:
-        note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted above")
-    if args.html:
-        with keeping.step(args.html):
-            write_whole(args.html, render(evaluation))
-    return keeping.exit_code
-
-
-def _run_other(task: Any, args: Namespace) -> int:
-    """Evaluate a detector, a segmentation network or a video network."""
-    from ctxvision.explain import read_run
-
-    if args.real or args.labels_by_index:
-        raise UserError("--real and --labels_by_index are for classification", 2)
-    if args.results and task.kind != "detection":
-        raise UserError("--results is for detectors; --json has the figures", 2)
-    fabric = _fabric(args.accelerator, args.precision)
-    with fabric.autocast():
-        scored = kind_of(task.kind).score(
-            task.to(fabric.device), read_run(args.checkpoint), args.data, args.split, args.worst, args
-        )
     # files first: whoever reads the lines may stop reading
     keeping = Keeping()
     if args.json:
         with keeping.step(args.json):
-            write_whole(args.json, as_json(scored.numbers))
+            write_whole(args.json, as_json(scores.to_dict()))
     if args.results:
         with keeping.step(args.results):
-            write_whole(args.results, json_text(for_json(scored.results)) + "\n")
-    for line in scored.lines:
+            write_whole(args.results, json_text(finite_values(scores.results)) + "\n")
+    for line in scores.lines:
         say(line)
-    if scored.bad:
-        note(f"skipped {plural(scored.bad, 'bad file')}, not counted above")
+    if scores.skipped:
+        what = "bad image" if scores.task == "classification" else "bad file"
+        note(f"skipped {plural(scores.skipped, what)}, not counted above")
     if args.html:
         with keeping.step(args.html):
-            write_whole(args.html, scored.page())
+            write_whole(args.html, render_scores(scores))
     return keeping.exit_code
 
 
-def _fabric(accelerator: str, precision: str) -> "Fabric":
+def _options(task: str, args: Namespace) -> dict[str, Any]:
+    """Return the options that only one task has, and refuse those of the others."""
+    if args.results and task != "detection":
+        raise UserError("--results is for detectors; --json has the figures", 2)
+    if task == "classification":
+        return {"real": args.real, "labels_by_index": args.labels_by_index}
+    if args.real or args.labels_by_index:
+        raise UserError("--real and --labels_by_index are for classification", 2)
+    if task == "detection" and args.split == "all":
+        raise UserError("--split all is for classification; detectors are evaluated on val or train", 2)
+    if task == "detection":
+        return {"without_truth": bool(args.results)}
+    return {"clips": args.clips, "crops": args.crops} if task == "video" else {}
+
+
+def _device(accelerator: str, checkpoint: str) -> str:
+    """Return the device that Lightning chooses; exported files compute on the CPU unless another is asked for."""
     from lightning.fabric import Fabric
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    if accelerator == "auto" and Path(checkpoint).suffix.lower() in (".onnx", ".pt2"):
+        return "cpu"
     try:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+        return str(Fabric(accelerator=accelerator, devices=1).device)
     except (
         RuntimeError,
         ValueError,
@@ -187,39 +155,3 @@ def as_json(numbers: Mapping[str, Any]) -> str:
         return f" {written(name)}: {value_text}"
 
     return "{\n" + ",\n".join(entry(name, value) for name, value in numbers.items()) + "\n}\n"
-
-
-def _print(report: Mapping[str, Any]) -> None:
-    width = column(["class", *(row["name"] for row in report["classes"])])
-    say(f"{'class':{width}}  images   top-1  precision  most often taken for")
-    for row in report["classes"]:
-        rival = f"{row['confused_with']} ({row['confused_images']})" if row["confused_images"] else "–"
-        top1, precision = (_share(row[name]) for name in ("top1", "precision"))
-        say(f"{visible(row['name']):{width}}  {row['images']:6}  {top1:>7}  {precision:>9}  {rival}")
-    for stage in (report["funnel"] or {"stages": ()})["stages"]:
-        what = (
-            f"true class considered {_share(stage['recall'])}, kept {_share(stage['survived'] / report['images'])}"
-        )
-        say(f"{stage['name']}: {stage['scored']} classes, {what}")
-    speed = report["throughput"]
-    rates = [
-        f"{speed[name]['images_per_second']:.4g} images/s {words}"
-        for name, words in (("with_decoding", "with decoding"), ("network", "of the network alone"))
-        if speed[name]
-    ]
-    say(f"{', '.join(rates)} (this run, {speed['device']}, precision {speed['precision']})")
-    low, high = map(_share, report["top1_interval95"])
-    temperature = f", temperature {report['funnel']['temperature']:.4g}" if report["funnel"] else ""
-    say(
-        f"loss {report['loss']:.4f}, calibration error (ECE) {_share(report['calibration']['ece'])}, "
-        f"95% interval of top-1 {low} to {high}{temperature}"
-    )
-    if report["imagenet_real"]:
-        real = report["imagenet_real"]
-        say(f"ImageNet-ReaL {_share(real['top1'])} of {real['images']} images, {real['skipped']} have no label")
-    top5 = "" if report["top5"] is None else f", top-5 {report['top5']:.2%}"
-    say(f"top-1 {report['top1']:.2%}{top5} of {report['images']} images ({report['split']} of {report['data']})")
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"

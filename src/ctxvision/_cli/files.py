@@ -1,10 +1,9 @@
 """Files that a command is to read, and places that it is to write to."""
 
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctxvision.files import reason
 
@@ -39,17 +38,6 @@ def expand(words: Iterable[str], list_files: Callable[[str], "Listing"], what: s
             note(f"{word}: {summary}")
         paths += found.files
     return paths
-
-
-def for_json(value: Any) -> Any:
-    """Replace NaN and infinity, for which JSON has no words, by null, however deep they lie."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: for_json(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [for_json(one) for one in value]
-    return value
 
 
 def _hints() -> dict[str, str]:

@@ -5,11 +5,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable
 
 from ctxvision.foreign import visible
-
-_WIDEST = 60  # of a column, in characters: one long name must not push all others off the screen
+from ctxvision.wording import column  # noqa: F401 - commands take it from here
 
 
 def note(message: str) -> None:
@@ -29,11 +27,6 @@ def say(line: object) -> None:
 def say_all(text: str) -> None:
     """Write lines to stdout; a terminal gets nothing that would steer it, a file or a pipe gets every byte."""
     sys.stdout.write(visible(text, lines=True) if sys.stdout.isatty() else text)
-
-
-def column(texts: Iterable[object]) -> int:
-    """Return the width of a column of texts that `visible` shows."""
-    return min(max((len(visible(text)) for text in texts), default=0), _WIDEST)
 
 
 def debugging() -> bool:

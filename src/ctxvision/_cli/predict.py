@@ -10,9 +10,9 @@ from ctxvision.wording import plural
 from .errors import UserError
 from .files import make_folder, require_places
 from .keeping import Keeping
-from .kinds import add_task, require_task
 from .messages import column, note, quieten, say_all
 from .table import write_rows
+from .task_option import add_task, require_task
 from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers

@@ -1,27 +1,17 @@
 """``ctxvision report``: a page about a training run."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ctxvision.files import write_whole
-from ctxvision.foreign import json_text
 from ctxvision.wording import plural
 
-from .device import on_device
 from .errors import UserError
-from .files import for_json, require_places
+from .files import require_places
 from .keeping import Keeping
-from .kinds import kind_of
 from .messages import note, quieten, say
 from .trust import add_trust
 from .views import add_views, check_views
 from .workers import add_workers
-
-if TYPE_CHECKING:
-    from ctxvision.explain import Run
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -57,56 +47,41 @@ def run(args: Namespace) -> int:
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out must end in .html, got {args.out}", 2)
     require_places(out=page, json=numbers)
-    from ctxvision.data import DataSpec
-    from ctxvision.evaluation.report import make_report
-    from ctxvision.explain import read_run
-    from ctxvision.pages.report_page import render
-    from ctxvision.tasks import load_task
 
-    from .data import open_for_evaluation
+    from ctxvision.inference import open_predictor
+    from ctxvision.pages import make_report
+    from ctxvision.runs import read_run
 
     quieten()
     found = read_run(args.run)
-    name = args.data or found.settings.get("data")
-    if not name:
+    data = args.data or found.settings.get("data")
+    if not data:
         raise UserError(f"{args.run}: does not say what it was trained on; name the DATA", 2)
-    task = load_task(found.checkpoint, trust=args.trust)
-    on_device(task, args.device)
-    if task.kind != "classification":
-        return _run_other(task, found, str(name), args)
-    if args.against:
+    predictor = open_predictor(found.checkpoint, args.device, trust=args.trust)
+    if args.against and predictor.task != "video":
         raise UserError("--against compares runs of videos; leave it out", 2)
-    data, split = open_for_evaluation(
-        str(name),
-        DataSpec.from_dict(task.data_spec),
-        None,
-        batch_size=args.batch_size or 128,
+    report = make_report(
+        args.run,
+        str(data),
+        predictor=predictor,
+        against=args.against,
+        images=args.images,
+        device=args.device,
+        trust=args.trust,
+        batch_size=args.batch_size,
         workers=args.workers,
         strict=args.strict,
+        **({"clips": args.clips, "crops": args.crops} if predictor.task == "video" else {}),
     )
-    for line in data.notes:
-        note(line)
-    report = make_report(found, task, data, data_name=str(name), split=split, images=args.images)
-    if data.bad_images:
-        note(f"skipped {plural(len(data.bad_images), 'bad image')}, not counted in the report")
-    return _write(args.out, report.numbers, partial(render, report))
-
-
-def _run_other(task: Any, found: "Run", name: str, args: Namespace) -> int:
-    scored = kind_of(task.kind).score(task, found, name, None, args.images, args)
-    if scored.bad:
-        note(f"skipped {plural(scored.bad, 'bad file')}, not counted in the report")
-    return _write(args.out, scored.numbers, scored.page, *scored.lines[-1:])
-
-
-def _write(out: str, numbers: dict[str, Any], page: Callable[[], str], *lines: str) -> int:
-    """Write the numbers, then print, then write the page; return the exit code."""
-    keeping, beside = Keeping(), Path(out).with_suffix(".json")
-    with keeping.step(str(beside)):
-        write_whole(beside, json_text(for_json(numbers), indent=1) + "\n")
-    for line in lines:
-        say(line)
-    with keeping.step(out):
-        write_whole(out, page())
-        say(out)
+    scores, keeping = report.scores, Keeping()
+    if scores.skipped:
+        what = "bad image" if scores.task == "classification" else "bad file"
+        note(f"skipped {plural(scores.skipped, what)}, not counted in the report")
+    with keeping.step(str(numbers)):
+        report.write_numbers(numbers)
+    if scores.task != "classification":
+        say(scores.lines[-1])
+    with keeping.step(args.out):
+        report.write_page(page)
+        say(args.out)
     return keeping.exit_code

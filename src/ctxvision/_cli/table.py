@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ctxvision.foreign import csv_text, json_text, visible
-
-from .files import for_json
+from ctxvision.foreign import csv_text, finite_values, json_text, visible
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], style: str) -> str:
@@ -17,7 +15,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], styl
         style: ``"table"``, ``"csv"`` or ``"json"``.
     """
     if style == "json":
-        return json_text(for_json(rows), indent=2) + "\n"
+        return json_text(finite_values(rows), indent=2) + "\n"
     if style == "csv":
         return csv_text([list(heads), *([row[column] for column in heads] for row in rows)])
     cells = [["–" if row[column] is None else visible(row[column]) for column in heads] for row in rows]

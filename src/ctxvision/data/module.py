@@ -1,5 +1,6 @@
 """What the data modules of all tasks share: constructor, loaders, the share of each process, bad samples."""
 
+import inspect
 import logging
 import os
 import signal
@@ -102,6 +103,19 @@ class DataModule(LightningDataModule, ABC):
         self.prefetch = self.usual_prefetch if prefetch is None else prefetch
         self.strict = strict
         self.bad_images: dict[str, str] = {}
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Name the options that the constructor takes besides the source.
+
+        Examples:
+            >>> from ctxvision.data import ImageData
+            >>> {"crop_scale", "workers"} <= set(ImageData.option_names())
+            True
+        """
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        own = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        return (*own, *Loading.__annotations__)
 
     @classmethod
     def reads(cls, source: str | os.PathLike[str]) -> bool:

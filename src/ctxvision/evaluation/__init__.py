@@ -1,1 +1,29 @@
-"""How good a trained network is on a data set: its numbers, by class and by image."""
+"""How good a trained network is on a data set: its numbers, by class and by image.
+
+`evaluate` is one loop for every task; `Scores` holds what it finds.
+"""
+
+from .by_class import class_table, confused_pairs, confusion_matrix, mean_class_accuracy, wilson_interval
+from .error import EvaluationError
+from .imagenet_real import read_real, real_accuracy
+from .loop import PRECISIONS, Evaluator, evaluate, score
+from .scores import Scores
+from .source import DataRequest, Source
+
+__all__ = [
+    "PRECISIONS",
+    "DataRequest",
+    "EvaluationError",
+    "Evaluator",
+    "Scores",
+    "Source",
+    "class_table",
+    "confused_pairs",
+    "confusion_matrix",
+    "evaluate",
+    "mean_class_accuracy",
+    "read_real",
+    "real_accuracy",
+    "score",
+    "wilson_interval",
+]

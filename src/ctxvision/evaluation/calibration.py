@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def calibration(confidences: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[str, Any]:
+def calibration(confidences: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 15) -> dict[str, Any]:
     """Compare confidence and accuracy in bins of equal width.
 
     A bin holds the confidences in (from, to], the first one 0 too. The expected calibration error (ECE) is the

@@ -1,204 +1,359 @@
-"""The numbers of an evaluation, and the pictures that belong to them."""
+"""Classifiers: accuracy, calibration, confusion, the images with the highest losses, the funnel of the classes."""
 
+import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ctxvision._version import __version__
-from ctxvision.data import DigitsData, ImageData
-from ctxvision.explain.error import ReportError
-from ctxvision.plots.figures import is_small, thumbnail
+from ctxvision.data import DataModule
+from ctxvision.foreign import visible
+from ctxvision.inference.classification import ClassificationPredictor
+from ctxvision.nn import ContextualOutput
+from ctxvision.runs import Run
 from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks.classification.class_sets import FunnelStep, funnel_steps, is_contextual
+from ctxvision.tasks.classifier import logits_of
+from ctxvision.wording import column
 
-from .by_class import class_table, confused_pairs, confusion_matrix, mean_class_accuracy
-from .calibration import calibration
-from .drawings import Drawings
-from .imagenet_real import Labels, real_accuracy
-from .predictions import wilson_interval
-from .scores import NotFiniteError, Scores, Speed, score_images
+from .answers import Answers, answer_columns, summary
+from .error import EvaluationError
+from .imagenet_real import Labels, read_real, real_accuracy
+from .numbered_folders import folders_by_class
+from .scores import Scores, share, spread_over
+from .source import DataRequest, Source
+from .speed import Speed, Stopwatch
+
+_log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-_PAIRS = 100  # kinds of mistake in the list; the matrix has them all
+_MISTAKES = 12  # most confident ones of which the images are kept
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """All that a page shows.
+class StageRecall:
+    """What became of the true classes at one step of the class funnel.
 
     Attributes:
-        numbers: plain Python values, what the JSON file holds.
-        pictures: data URIs by position of the image in the data set.
-        pixelated: whether the images have so few pixels that they are best enlarged without smoothing.
+        name: The step, ``"stage 2"``, …, ``"head"``.
+        scored: The number of classes that are scored for an image.
+        kept: The number of classes that go on.
+        considered: The number of images whose true class was among those scored.
+        first: The number of images whose true class scored highest of them.
+        survived: The number of images whose true class went on; at the head, of those that are right.
     """
 
-    numbers: dict[str, Any]
-    pictures: Drawings[str] = field(default_factory=Drawings)
-    pixelated: bool = False
+    name: str
+    scored: int
+    kept: int
+    considered: int = 0
+    first: int = 0
+    survived: int = 0
+
+    def with_batch(self, step: FunnelStep, targets: Tensor) -> "StageRecall":
+        """Return the counts with those of a batch added, whose true classes are ``targets`` (B,)."""
+        first = step.classes.gather(1, step.scores.argmax(1, keepdim=True))[:, 0] == targets
+        return replace(
+            self,
+            considered=self.considered + int(step.considers(targets).sum()),
+            first=self.first + int(first.sum()),
+            survived=self.survived + int(step.keeps(targets).sum()),
+        )
 
 
-def make_evaluation(
-    task: ClassificationTask,
-    data: DigitsData | ImageData,
+@dataclass(frozen=True, repr=False)
+class ClassificationScores(Scores):
+    """The scores of a classifier, with what a page about it shows.
+
+    Attributes:
+        answers: The answers to all images.
+        class_names: The names of the classes.
+        files: The names of the images, in their order; empty where they have none.
+        pictures: Normalised images (C, H, W) by position: those with the highest losses, the most confident
+            mistakes, and those that are spread over the data.
+        spread: Positions that are spread over the data.
+        mean: What was subtracted from each channel of the images.
+        std: What each channel was then divided by.
+    """
+
+    answers: Answers = field(kw_only=True)
+    class_names: tuple[str, ...] = field(kw_only=True)
+    files: list[str] = field(kw_only=True)
+    pictures: Mapping[int, Tensor] = field(kw_only=True)
+    spread: tuple[int, ...] = field(kw_only=True)
+    mean: tuple[float, ...] = field(kw_only=True)
+    std: tuple[float, ...] = field(kw_only=True)
+
+    def describe(self, position: int) -> dict[str, Any]:
+        """Return what the network says about an image, and what is true, as plain values."""
+        answers = self.answers
+        return {
+            "position": position,
+            "file": self.files[position] if self.files else None,
+            "truth": self.class_names[answers.targets[position]],
+            "prediction": self.class_names[answers.predictions[position]],
+            "right": bool(answers.correct[position]),
+            "probability": float(answers.confidences[position]),
+            "true_probability": float(np.exp(-answers.losses[position])),
+            "loss": float(answers.losses[position]),
+        }
+
+    def top(self, position: int) -> list[dict[str, Any]]:
+        """Return the most probable classes of an image with their probabilities."""
+        classes, chances = self.answers.top_classes[position], self.answers.top_probabilities[position]
+        return [
+            {"class": self.class_names[c], "probability": float(p)} for c, p in zip(classes, chances, strict=True)
+        ]
+
+
+def make_evaluator(
+    predictor: ClassificationPredictor,
+    request: DataRequest,
     *,
-    checkpoint: str,
-    data_name: str,
-    split: str,
-    worst: int = 24,
-    real: Labels | None = None,
-    precision: str = "32",
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> Evaluation:
-    """Run a trained network over the images of a data set and measure how good its answers are.
+    examples: int,
+    run: Run | None,
+    spread: int = 0,
+    real: str | os.PathLike[str] | None = None,
+    labels_by_index: bool = False,
+) -> "ClassificationEvaluator":
+    """Open the data for a classifier; see `ctxvision.evaluation.evaluate`."""
+    labels = read_real(real) if real else None
+    spec = predictor.data_spec
+    folders = None
+    if not isinstance(request.data, DataModule):
+        folders = folders_by_class(os.fspath(request.data), spec.class_names, forced=labels_by_index)
+    if folders:
+        first = f"{folders[0]} is {spec.class_names[0]!r}"
+        _log.warning("%s: folders are numbers of classes; %s", request.data, first)
+    source = request.open(
+        replace(spec, class_names=folders) if folders else spec, "classification", batch_size=128
+    )
+    return ClassificationEvaluator(predictor, source, examples=examples, run=run, spread=spread, real=labels)
+
+
+class ClassificationEvaluator:
+    """Scores a classifier; see `ctxvision.evaluation.loop.Evaluator`.
 
     Args:
-        task: on the device to use.
-        data: what to look at, by its ``val_dataloader``.
-        checkpoint: what the user calls the network.
-        data_name: what the user calls the data.
-        split: ``val``, ``train`` or ``all``.
-        worst: how many of the images with the highest losses to list.
-        real: labels of ImageNet-ReaL, see `read_real`.
-        precision: what the user calls it.
-        autocast: context that brings it about.
+        predictor: The network.
+        source: The images and their classes.
+        examples: How many images to keep, those with the highest losses.
+        run: What is left of the training.
+        spread: How many more images to keep, spread over the data.
+        real: Labels of ImageNet-ReaL, see `read_real`.
 
     Raises:
-        ReportError: not one image can be read, an answer is not a number, or the labels of ImageNet-ReaL do not
-            fit the images.
+        EvaluationError: The labels of ImageNet-ReaL do not fit the images or the network.
     """
-    names = tuple(task.data_spec["class_names"])
-    if real is not None:
-        _require_real(data, names, real)
-    try:
-        found = score_images(task, _batches(task, data), worst=worst, precision=autocast)
-    except NotFiniteError as error:
-        files = _file_names(data)
-        name = files[error.position] if files else f"image {error.position + 1}"
-        advice = "its weights are broken" if precision == "32" else "try --precision 32"
-        raise ReportError(
-            f"{data_name}: {name}: the output of the network is NaN or infinite; {advice}"
-        ) from error
-    except ReportError as error:
-        raise ReportError(f"{data_name}: {error}") from error
-    files = _file_names(data)
-    numbers = {
-        "schema_version": SCHEMA_VERSION,
-        "ctxvision": __version__,
-        "checkpoint": checkpoint,
-        "model": task.hparams["model"],
-        "parameters": sum(p.numel() for p in task.model.parameters()),
-        "data": data_name,
-        "split": split,
-        **summary(found, names),
-        "worst": [_image(found, p, names, files) for p in found.worst()],
-        "funnel": _funnel(task, found) if found.stages else None,
-        "imagenet_real": None if real is None else real_accuracy(real, files, found.predictions, names),
-        "throughput": _throughput(task.device, found, data, precision),
-        "bad_images": [{"path": path, "reason": reason} for path, reason in data.bad_images.items()],
-    }
-    mean, std = task.data_spec["mean"], task.data_spec["std"]
-    pictures = Drawings[str]()
-    for position, image in found.pictures.items():
-        pictures.draw(position, thumbnail, image, mean, std)
-    return Evaluation(numbers, pictures, all(map(is_small, found.pictures.values())))
+
+    def __init__(
+        self,
+        predictor: ClassificationPredictor,
+        source: Source,
+        *,
+        examples: int = 0,
+        run: Run | None = None,
+        spread: int = 0,
+        real: Labels | None = None,
+    ) -> None:
+        self.predictor, self.source, self.device = predictor, source, predictor.device
+        self.examples, self.run, self.real = examples, run, real
+        if real is not None:
+            _require_real(source, predictor.class_names, real)
+        total = len(source.module.eval_dataset()) if spread else 0  # type: ignore[arg-type] # it has a length
+        self.spread = tuple(spread_over(total, spread))
+        self._task = predictor.module if isinstance(predictor.module, ClassificationTask) else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._parts: list[tuple[NDArray[Any], ...]] = []
+        self._stages: list[StageRecall] = []
+        self._loss, self._count, self._num_classes = 0.0, 0, 0
+        self._spread: dict[int, Tensor] = {}
+        self._worst, self._mistakes = _Foremost(self.examples), _Foremost(_MISTAKES)
+
+    @torch.no_grad()
+    def compute(self, images: Tensor) -> Tensor | ContextualOutput:
+        """Return the logits (B, N) of images (B, C, H, W), of a network with stages what its loss takes."""
+        return self.predictor.raw(images) if self._task is None else self._task.outputs(images)
+
+    @torch.no_grad()
+    def process(self, images: Tensor, targets: Tensor, output: Tensor | ContextualOutput) -> None:
+        """Count the answers to a batch whose true classes are ``targets`` (B,).
+
+        Raises:
+            EvaluationError: An answer is NaN or infinite.
+        """
+        targets = targets.to(self.device)
+        logits = logits_of(output).float()
+        said = logits if isinstance(output, Tensor) else output
+        loss_of: Callable[..., Tensor] = nn.functional.cross_entropy if self._task is None else self._task.val_loss
+        self._require_finite(logits.cpu())
+        self._loss += float(loss_of(said, targets)) * len(images)
+        if self._task is not None and not isinstance(output, Tensor) and is_contextual(self._task.model):
+            steps = funnel_steps(self._task.model, output)
+            known = self._stages or [StageRecall(s.name, s.classes.shape[1], s.kept.shape[1]) for s in steps]
+            self._stages = [stage.with_batch(s, targets) for stage, s in zip(known, steps, strict=True)]
+        answers = answer_columns(logits.cpu().double(), targets.cpu())
+        self._parts.append(answers)
+        self._num_classes = logits.shape[1]
+        _, predictions, _, confidences, losses, *_ = answers
+        positions = range(self._count, self._count + len(images))
+        self._spread |= {p: images[p - self._count].float().cpu() for p in self.spread if p in positions}
+        self._worst.add(losses, positions, images)
+        wrong = predictions != targets.cpu().numpy()
+        self._mistakes.add(np.where(wrong, confidences, -np.inf), positions, images)
+        self._count += len(images)
+
+    def evaluate(self, watch: Stopwatch, precision: str) -> ClassificationScores:
+        """Return the scores.
+
+        Raises:
+            EvaluationError: There were no images.
+        """
+        if not self._parts:
+            raise EvaluationError(f"{self.source.name}: there are no images to evaluate")
+        columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
+        answers, names = Answers(self._num_classes, *columns), tuple(self.predictor.class_names)
+        files = self.source.file_names()
+        network, funnel = self.predictor.network, self._funnel()
+        numbers: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "ctxvision": __version__,
+            "checkpoint": "" if self.run is None else str(self.run.checkpoint),
+            "model": self.predictor.model_name,
+            "parameters": None if network is None else sum(p.numel() for p in network.parameters()),
+            "data": self.source.name,
+            "split": self.source.split,
+            **summary(answers, self._loss / self._count, names),
+            "worst": [],
+            "funnel": funnel,
+            "imagenet_real": (
+                None if self.real is None else real_accuracy(self.real, files, answers.predictions, names)
+            ),
+            "throughput": self._throughput(watch, precision),
+            "bad_images": self.source.bad_samples(),
+        }
+        worst = self._worst.images()
+        scores = ClassificationScores(
+            "classification",
+            numbers,
+            tuple(_lines(numbers)),
+            answers=answers,
+            class_names=names,
+            files=files,
+            pictures=worst | self._mistakes.images() | self._spread,
+            spread=tuple(p for p in self.spread if p < self._count),
+            mean=self.predictor.data_spec.mean,
+            std=self.predictor.data_spec.std,
+        )
+        numbers["worst"] = [scores.describe(position) for position in worst]
+        return scores
+
+    def _require_finite(self, logits: Tensor) -> None:
+        broken = (~logits.isfinite().all(1)).nonzero()[:, 0]
+        if len(broken):
+            position, files = self._count + int(broken[0]), self.source.file_names()
+            name = files[position] if files else f"image {position + 1}"
+            reduced = torch.is_autocast_enabled(self.device.type)
+            advice = "try --precision 32" if reduced else "its weights are broken"
+            raise EvaluationError(
+                f"{self.source.name}: {name}: the output of the network is NaN or infinite; {advice}"
+            )
+
+    def _funnel(self) -> dict[str, Any] | None:
+        if self._task is None or not self._stages:
+            return None
+        context = self._task.model.context
+        stages = [asdict(stage) | {"recall": stage.considered / self._count} for stage in self._stages]
+        return {
+            "selection": context.selection,  # type: ignore[union-attr]
+            "temperature": float(context.temperature.detach()),  # type: ignore[union-attr,operator]
+            "stages": stages,
+        }
+
+    def _throughput(self, watch: Stopwatch, precision: str) -> dict[str, Any]:
+        kind = self.device.type
+        return {
+            "device": torch.cuda.get_device_name(self.device) if kind == "cuda" else kind,
+            "threads": torch.get_num_threads() if kind == "cpu" else None,
+            "precision": precision,
+            "batch_size": self.source.module.batch_size,
+            "workers": self.source.module.workers,
+            "with_decoding": _speed(watch.with_decoding),
+            "network": _speed(watch.network),
+        }
 
 
-def summary(found: Scores, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return what follows from the answers alone: accuracy, loss, classes, mistakes and calibration."""
-    count, right, among5 = len(found.targets), int(found.correct.sum()), found.ranks < 5
-    confusion = confusion_matrix(found.targets, found.predictions, found.num_classes)
-    of_class = np.bincount(found.targets, among5, found.num_classes)
-    many = found.num_classes > 5
-    classes = class_table(confusion, names)
-    for row, hits in zip(classes, of_class.tolist(), strict=True):
-        row["top5"] = hits / row["images"] if many and row["images"] else None
-    return {
-        "images": count,
-        "right": right,
-        "top1": right / count,
-        "top1_interval95": list(wilson_interval(right, count)),
-        "top5": int(among5.sum()) / count if many else None,
-        "top5_interval95": list(wilson_interval(int(among5.sum()), count)) if many else None,
-        "mean_class_top1": mean_class_accuracy(confusion),
-        "classes_left_out": [row["name"] for row in classes if not row["images"]],
-        "loss": found.loss,
-        "cross_entropy": float(found.losses.mean()),
-        "calibration": calibration(found.confidences, found.correct),
-        "classes": classes,
-        "confused": confused_pairs(confusion, names, _PAIRS),
-        "confusion": confusion.tolist(),
-    }
+class _Foremost:
+    """The images with the highest values of something, as they come by."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._kept: list[tuple[float, int, Tensor]] = []
+
+    def add(self, values: NDArray[np.float64], positions: Sequence[int], images: Tensor) -> None:
+        """Look at a batch of images (B, C, H, W); of those with the value −∞ none is kept."""
+        best = [i for i in np.argsort(-values, kind="stable")[: self._count].tolist() if values[i] > -np.inf]
+        least = self._kept[-1][0] if len(self._kept) == self._count and self._kept else np.inf
+        self._kept += [
+            (-float(values[i]), positions[i], images[i].float().cpu()) for i in best if -values[i] < least
+        ]
+        self._kept = sorted(self._kept, key=lambda entry: entry[:2])[: self._count]
+
+    def images(self) -> dict[int, Tensor]:
+        """Return the images by position, that with the highest value first."""
+        return {position: image for _, position, image in self._kept}
 
 
-def _require_real(data: DigitsData | ImageData, names: tuple[str, ...], real: Labels) -> None:
+def _require_real(source: Source, names: Sequence[str], real: Labels) -> None:
     """Find out before the work whether the labels of ImageNet-ReaL can be used."""
-    samples = [path for path, _ in getattr(data, "eval_samples", [])]
+    samples = [path for path, _ in getattr(source.module, "eval_samples", [])]
     if not samples:
-        raise ReportError("digits: ImageNet-ReaL is for the validation images of ImageNet")
+        raise EvaluationError("digits: ImageNet-ReaL is for the validation images of ImageNet")
     real_accuracy(real, samples, np.zeros(len(samples), np.int64), names)
 
 
-def _batches(task: ClassificationTask, data: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in data.val_dataloader():
-        images, targets = data.on_after_batch_transfer(batch, 0)
-        if len(images):
-            images = images.to(task.device, memory_format=task.memory_format)
-        yield images, targets.to(task.device)
-
-
-def _file_names(data: DigitsData | ImageData) -> list[str]:
-    """Name the images that could be read so far, in their order; digits have no names."""
-    samples = getattr(data, "eval_samples", [])
-    return [_shown(path, data.root) for path, _ in samples if path not in data.bad_images]
-
-
-def _shown(path: str, root: str) -> str:
-    return os.path.relpath(path, root) if os.path.isabs(path) or os.path.exists(path) else path
-
-
-def _image(found: Scores, position: int, names: tuple[str, ...], files: list[str]) -> dict[str, Any]:
-    return {
-        "position": position,
-        "file": files[position] if files else None,
-        "truth": names[found.targets[position]],
-        "prediction": names[found.predictions[position]],
-        "right": bool(found.correct[position]),
-        "probability": float(found.confidences[position]),
-        "true_probability": float(np.exp(-found.losses[position])),
-        "loss": float(found.losses[position]),
-    }
-
-
-def _funnel(task: ClassificationTask, found: Scores) -> dict[str, Any]:
-    count = len(found.targets)
-    return {
-        "selection": task.model.context.selection,
-        "temperature": float(task.model.context.temperature.detach()),
-        "stages": [asdict(stage) | {"recall": stage.considered / count} for stage in found.stages],
-    }
-
-
-def _throughput(device: torch.device, found: Scores, data: Any, precision: str) -> dict[str, Any]:
-    on_cpu = device.type == "cpu"
-    return {
-        "device": "cpu"
-        if on_cpu
-        else torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else device.type,
-        "threads": torch.get_num_threads() if on_cpu else None,
-        "precision": precision,
-        "batch_size": data.batch_size,
-        "workers": getattr(data, "workers", 0),
-        "with_decoding": _speed(found.with_decoding),
-        "network": _speed(found.network),
-    }
-
-
 def _speed(speed: Speed | None) -> dict[str, Any] | None:
-    return asdict(speed) | {"images_per_second": speed.images_per_second} if speed else None
+    return speed.to_dict() if speed else None
+
+
+def _lines(numbers: Mapping[str, Any]) -> list[str]:
+    """Write the numbers for a person, the accuracy last."""
+    width = column(["class", *(row["name"] for row in numbers["classes"])])
+    lines = [f"{'class':{width}}  images   top-1  precision  most often taken for"]
+    for row in numbers["classes"]:
+        rival = f"{visible(row['confused_with'])} ({row['confused_images']})" if row["confused_images"] else "–"
+        top1, precision = (share(row[name]) for name in ("top1", "precision"))
+        lines.append(f"{visible(row['name']):{width}}  {row['images']:6}  {top1:>7}  {precision:>9}  {rival}")
+    for stage in (numbers["funnel"] or {"stages": ()})["stages"]:
+        kept = share(stage["survived"] / numbers["images"])
+        what = f"true class considered {share(stage['recall'])}, kept {kept}"
+        lines.append(f"{stage['name']}: {stage['scored']} classes, {what}")
+    speed = numbers["throughput"]
+    rates = [
+        f"{speed[name]['images_per_second']:.4g} images/s {words}"
+        for name, words in (("with_decoding", "with decoding"), ("network", "of the network alone"))
+        if speed[name]
+    ]
+    lines.append(f"{', '.join(rates)} (this run, {speed['device']}, precision {speed['precision']})")
+    low, high = map(share, numbers["top1_interval95"])
+    temperature = f", temperature {numbers['funnel']['temperature']:.4g}" if numbers["funnel"] else ""
+    lines.append(
+        f"loss {numbers['loss']:.4f}, calibration error (ECE) {share(numbers['calibration']['ece'])}, "
+        f"95% interval of top-1 {low} to {high}{temperature}"
+    )
+    if numbers["imagenet_real"]:
+        real = numbers["imagenet_real"]
+        counts = f"of {real['images']} images, {real['skipped']} have no label"
+        lines.append(f"ImageNet-ReaL {share(real['top1'])} {counts}")
+    top5 = "" if numbers["top5"] is None else f", top-5 {numbers['top5']:.2%}"
+    of = f"of {numbers['images']} images ({numbers['split']} of {visible(numbers['data'])})"
+    return [*lines, f"top-1 {numbers['top1']:.2%}{top5} {of}"]

@@ -1,140 +1,180 @@
-"""A detector's numbers on a data set, its results file, and pictures of what it found beside the truth."""
+"""Detectors: average precision of boxes and masks by class and size, COCO's results file, examples."""
 
-import base64
-import io
+import logging
 import math
-import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ctxvision.data.detection.data import DetectionData
-from ctxvision.explain.error import ReportError
-from ctxvision.inference.detection import describe
-from ctxvision.plots.boxes import draw_boxes
-from ctxvision.runs import RunFolder
-from ctxvision.tasks.detection import DetectionTask
+from ctxvision.foreign import visible
+from ctxvision.inference.detection import DetectionPredictor, describe
+from ctxvision.runs import Run, RunFolder
 from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
 from ctxvision.tasks.detection.results import coco_results, detections_to_rows
-from ctxvision.tasks.means import undefined
+from ctxvision.tasks.means import over_classes, undefined
+from ctxvision.wording import column, plural
 
-from .drawings import Drawings
+from .error import EvaluationError
+from .scores import Scores, share, spread_over
+from .source import DataRequest, Source
+from .speed import Stopwatch
 
-_SIDE = 480  # of a picture in the page
+_log = logging.getLogger(__name__)
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class DetectionEvaluation:
-    """All that a page shows, and the results.
+class DetectionExample:
+    """An image with its objects.
 
     Attributes:
-        numbers: plain Python values; what is not defined is ``None``.
-        pictures: of each shown image the truth and what was found, as data URIs.
-        results: entries of COCO's results file, with the ids of the annotation file.
+        pixels: The image, (C, H, W) uint8.
+        truth: The true objects: ``class``, ``label``, ``bbox`` (x, y, width, height, in pixels) and, with masks,
+            ``segmentation``, COCO's compressed run-length code.
+        found: The objects that the detector is certain of, with their ``score``.
     """
 
-    numbers: dict[str, Any]
-    pictures: Drawings[tuple[str, str]]
-    results: list[dict[str, Any]]
+    pixels: Tensor
+    truth: Sequence[Row]
+    found: Sequence[Row]
 
 
-def evaluate_detector(
-    task: DetectionTask,
-    data: DetectionData,
+@dataclass(frozen=True, repr=False)
+class DetectionScores(Scores):
+    """The scores of a detector, with what a page about it shows.
+
+    Attributes:
+        examples: Images that are spread over the data, as ``numbers["examples"]`` names them.
+    """
+
+    examples: tuple[DetectionExample, ...] = field(kw_only=True)
+
+
+def make_evaluator(
+    predictor: DetectionPredictor,
+    request: DataRequest,
     *,
-    data_name: str,
-    split: str = "val",
-    checkpoint: str = "",
-    run: str | os.PathLike[str] | None = None,
-    images: int = 12,
+    examples: int,
+    run: Run | None,
     threshold: float = 0.5,
     without_truth: bool = False,
-) -> DetectionEvaluation:
-    """Run a trained detector over the images of a data set.
+) -> "DetectionEvaluator":
+    """Open the data for a detector; see `ctxvision.evaluation.evaluate`."""
+    source = request.open(predictor.data_spec, "detection", batch_size=8, masks=predictor.has_masks, train=False)
+    return DetectionEvaluator(
+        predictor, source, examples=examples, run=run, threshold=threshold, without_truth=without_truth
+    )
+
+
+class DetectionEvaluator:
+    """Scores a detector; see `ctxvision.evaluation.loop.Evaluator`.
 
     Args:
-        task: in evaluation mode, on the device to use.
-        data: what to look at, by its ``val_dataloader``; with masks where the detector has masks.
-        data_name: what the user calls it.
-        split: of the data.
-        checkpoint: what to call the detector's file.
-        run: the run folder, whose ``metrics.csv`` holds the curves.
-        images: how many to show, spread over the data.
-        threshold: least score of the objects that are shown.
-        without_truth: whether images without a single object will do, as of a test set whose results are sent in;
+        predictor: The detector.
+        source: The images and their objects; with masks where the detector has masks.
+        examples: How many images to keep, spread over the data.
+        run: What is left of the training.
+        threshold: The least score of the objects in an example.
+        without_truth: Whether images without a single object will do, as of a test set whose results are sent in;
             precision is then ``None``.
-
-    Raises:
-        ReportError: not one image can be read, or there are no objects on any.
     """
-    total = len(data.eval_samples)
-    shown = {index * total // images for index in range(images)} if images < total else set(range(total))
-    names, ids = list(task.data_spec["class_names"]), list(task.data_spec["category_ids"])
-    found: dict[Any, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
-    results: list[dict[str, Any]] = []
-    examples: list[dict[str, Any]] = []
-    pictures = Drawings[tuple[str, str]]()
-    place = {image.id: index for index, image in enumerate(data.eval_samples.images)}
-    seconds = 0.0
-    for batch in data.val_dataloader():
-        inputs, targets = data.on_after_batch_transfer(batch, 0)
-        if not inputs:
-            continue
-        began = time.perf_counter()
-        with torch.inference_mode():
-            outputs = task([image.to(task.device) for image in inputs])
-        seconds += time.perf_counter() - began
-        for image, target, output in zip(inputs, targets, outputs, strict=True):
-            rows = detections_to_rows(output, masks=task.model.has_masks)
-            found[target["image_id"]] = (target["truth"], rows)
-            results += coco_results(target["image_id"], rows, ids)
-            if place[target["image_id"]] in shown:
-                truth = [describe(row, names) for row in target["truth"]]
-                certain = [describe(row, names) for row in rows if row["score"] >= threshold]
-                pictures.draw(len(examples), _pictures, image, truth, certain)
-                file = (
-                    os.path.relpath(target["path"], data.root)
-                    if os.path.exists(target["path"])
-                    else target["path"]
-                )
-                examples.append({"file": file, "truth": len(truth), "found": len(certain)})
-    if not found:
-        raise ReportError(f"{data_name}: not one image could be read")
-    precision = {"box": average_precision(found, len(names), "bbox")}
-    if task.model.has_masks:
-        precision["mask"] = average_precision(found, len(names), "segm")
-    if math.isnan(precision["box"].ap) and not without_truth:
-        raise ReportError(f"{data_name}: there are no objects, so average precision means nothing")
-    counts = [0] * len(names)
-    for truth, _ in found.values():
-        for row in truth:
-            counts[row["label"] - 1] += not row["iscrowd"]
-    numbers = {
-        "task": "detection",
-        "detector": task.hparams["detector"],
-        "model": task.hparams["model"],
-        "parameters": sum(p.numel() for p in task.model.parameters()),
-        "checkpoint": checkpoint,
-        "data": data_name,
-        "split": split,
-        "images": len(found),
-        "objects": sum(counts),
-        "images_per_second": len(found) / seconds if seconds else None,
-        "threshold": threshold,
-        **{part: _defined(value) for part, value in precision.items()},
-        "classes_left_out": undefined(names, precision["box"].by_class),
-        "classes": _classes(names, counts, precision),
-        "curve": RunFolder(run).read_metrics() if run else [],
-        "examples": examples,
-        "notes": list(data.notes),
-        "bad_images": [{"path": path, "reason": reason} for path, reason in data.bad_images.items()],
-    }
-    return DetectionEvaluation(numbers, pictures, results)
+
+    def __init__(
+        self,
+        predictor: DetectionPredictor,
+        source: Source,
+        *,
+        examples: int = 0,
+        run: Run | None = None,
+        threshold: float = 0.5,
+        without_truth: bool = False,
+    ) -> None:
+        self.predictor, self.source, self.device = predictor, source, predictor.device
+        self.run, self.threshold, self.without_truth = run, threshold, without_truth
+        listed: Any = source.module.eval_samples  # type: ignore[attr-defined] # a CocoSet
+        self._place = {image.id: index for index, image in enumerate(listed.images)}
+        self._shown = set(spread_over(len(listed), examples))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._objects: dict[Any, tuple[list[Row], list[Row]]] = {}
+        self._results: list[Row] = []
+        self._named: list[Row] = []
+        self._examples: list[DetectionExample] = []
+
+    def compute(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Return what is found on images (C, H, W)."""
+        return self.predictor.raw(images)
+
+    def process(
+        self, images: list[Tensor], targets: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        """Collect the objects of a batch: the true ones, and what was found."""
+        names, ids = self.predictor.class_names, self.predictor.data_spec.category_ids
+        for image, target, output in zip(images, targets, outputs, strict=True):
+            rows = detections_to_rows(output, masks=self.predictor.has_masks)
+            self._objects[target["image_id"]] = (target["truth"], rows)
+            self._results += coco_results(target["image_id"], rows, ids)
+            if self._place[target["image_id"]] not in self._shown:
+                continue
+            truth = [describe(row, names) for row in target["truth"]]
+            found = [describe(row, names) for row in rows if row["score"] >= self.threshold]
+            pixels = (image.cpu() * 255).round().to(torch.uint8)
+            self._examples.append(DetectionExample(pixels, truth, found))
+            name = self.source.shown(target["path"])
+            self._named.append({"file": name, "truth": len(truth), "found": len(found)})
+
+    def evaluate(self, watch: Stopwatch, precision: str) -> DetectionScores:
+        """Return the scores.
+
+        Raises:
+            EvaluationError: There were no images, or there are no objects on any.
+        """
+        if not self._objects:
+            raise EvaluationError(f"{self.source.name}: not one image could be read")
+        names = list(self.predictor.class_names)
+        parts = {"box": average_precision(self._objects, len(names), "bbox")}
+        if self.predictor.has_masks:
+            parts["mask"] = average_precision(self._objects, len(names), "segm")
+        if math.isnan(parts["box"].ap) and not self.without_truth:
+            raise EvaluationError(f"{self.source.name}: there are no objects, so average precision means nothing")
+        counts = [0] * len(names)
+        for truth, _ in self._objects.values():
+            for row in truth:
+                counts[row["label"] - 1] += not row["iscrowd"]
+        if not sum(counts):
+            nothing = "there are no objects, so average precision means nothing; the results are complete"
+            _log.warning("%s: %s", self.source.name, nothing)
+        network, module = self.predictor.network, self.predictor.module
+        folder = self.run.checkpoint.parent.parent if self.run and self.run.epochs else None
+        numbers = {
+            "task": "detection",
+            "detector": None if module is None else module.hparams["detector"],
+            "model": self.predictor.model_name,
+            "parameters": None if network is None else sum(p.numel() for p in network.parameters()),
+            "checkpoint": "" if self.run is None else str(self.run.checkpoint),
+            "data": self.source.name,
+            "split": self.source.split,
+            "images": len(self._objects),
+            "objects": sum(counts),
+            "images_per_second": (
+                len(self._objects) / watch.answering_seconds if watch.answering_seconds else None
+            ),
+            "threshold": self.threshold,
+            **{part: _defined(value) for part, value in parts.items()},
+            "classes_left_out": undefined(names, parts["box"].by_class),
+            "classes": _classes(names, counts, parts),
+            "curve": [] if folder is None else RunFolder(folder).read_metrics(),
+            "examples": self._named,
+            "notes": list(self.source.module.notes),
+            "bad_images": self.source.bad_samples(),
+        }
+        lines = tuple(_lines(numbers))
+        return DetectionScores("detection", numbers, lines, self._results, examples=tuple(self._examples))
 
 
 def _defined(precision: AveragePrecision) -> dict[str, float | None]:
@@ -143,13 +183,11 @@ def _defined(precision: AveragePrecision) -> dict[str, float | None]:
     return {name: _or_none(value) for name, value in values.items()}
 
 
-def _classes(
-    names: Sequence[str], counts: Sequence[int], precision: Mapping[str, AveragePrecision]
-) -> list[dict[str, Any]]:
+def _classes(names: Sequence[str], counts: Sequence[int], parts: Mapping[str, AveragePrecision]) -> list[Row]:
     return [
         {"name": name, "objects": count}
-        | {f"{part}_ap": _or_none(value.by_class[index]) for part, value in precision.items()}
-        | {f"{part}_ap50": _or_none(value.by_class50[index]) for part, value in precision.items()}
+        | {f"{part}_ap": _or_none(value.by_class[index]) for part, value in parts.items()}
+        | {f"{part}_ap50": _or_none(value.by_class50[index]) for part, value in parts.items()}
         for index, (name, count) in enumerate(zip(names, counts, strict=True))
     ]
 
@@ -158,22 +196,23 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _pictures(
-    image: Tensor, truth: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]
-) -> tuple[str, str]:
-    return _picture(image, truth), _picture(image, found)
-
-
-def _picture(image: Tensor, objects: Sequence[Mapping[str, Any]]) -> str:
-    """Draw on an image (C, H, W) in [0, 1]; small ones become PNG without any loss, larger ones JPEG."""
-    pixels = (image.cpu() * 255).round().to(torch.uint8)
-    array = (pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy()
-    boxes, labels, names = ([o[key] for o in objects] for key in ("bbox", "label", "class"))
-    scores = [o["score"] for o in objects] if all("score" in o for o in objects) else None
-    masks = [o["segmentation"] for o in objects] if all("segmentation" in o for o in objects) else None
-    drawn = draw_boxes(Image.fromarray(array), boxes, labels, names, scores=scores, masks=masks)
-    drawn.thumbnail((_SIDE, _SIDE))
-    kind = "png" if max(image.shape[1:]) <= 128 else "jpeg"
-    file = io.BytesIO()
-    drawn.save(file, kind, **({"optimize": True} if kind == "png" else {"quality": 85}))
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+def _lines(numbers: Mapping[str, Any]) -> list[str]:
+    """Write the numbers for a person, the averages last."""
+    classes, parts = numbers["classes"], [part for part in ("box", "mask") if part in numbers]
+    width = column(["class", *(row["name"] for row in classes)])
+    lines = [f"{'class':{width}}  objects" + "".join(f"  {part + ' AP':>7}" for part in parts)]
+    for row in classes:
+        values = "".join(f"  {share(row.get(f'{part}_ap')):>7}" for part in parts)
+        lines.append(f"{visible(row['name']):{width}}  {row['objects']:7}{values}")
+    over = over_classes(len(classes), numbers["classes_left_out"])
+    over = f" ({over})" if over else ""
+    for part in parts:
+        value = numbers[part]
+        sizes = ", ".join(f"{name} {share(value[f'ap_{name}'])}" for name in ("small", "medium", "large"))
+        lines.append(
+            visible(
+                f"{part} AP {share(value['ap'])}{over}, AP50 {share(value['ap50'])}, AP75 {share(value['ap75'])}; "
+                f"{sizes} ({numbers['split']} of {numbers['data']}, {plural(numbers['images'], 'image')})"
+            )
+        )
+    return lines

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ctxvision.explain.error import ReportError
 from ctxvision.files import reason
 
-from .predictions import wilson_interval
+from .by_class import wilson_interval
+from .error import EvaluationError
 
 _SYNSET = re.compile(r"(?:.* \()?(n\d{8})\)?")
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -29,19 +30,21 @@ def read_real(path: str | os.PathLike[str]) -> Labels:
     """Read the labels of every validation image, in the order of their numbers.
 
     Raises:
-        ReportError: no such file, or not a list of lists of classes.
+        EvaluationError: no such file, or not a list of lists of classes.
     """
     try:
-        labels = json.loads(Path(path).read_text("utf-8"))
+        labels: Labels = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
-        raise ReportError(f"{path}: {reason(error)}") from error
+        raise EvaluationError(f"{path}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path}: not JSON ({error})") from error
+        raise EvaluationError(f"{path}: not JSON ({error})") from error
     good = isinstance(labels, list) and all(
         isinstance(row, list) and all(type(c) is int and 0 <= c < CLASSES for c in row) for row in labels
     )
     if not good or not labels:
-        raise ReportError(f"{path}: expected a list with a list of classes, 0 to 999, for each validation image")
+        raise EvaluationError(
+            f"{path}: expected a list with a list of classes, 0 to 999, for each validation image"
+        )
     return labels
 
 
@@ -70,7 +73,7 @@ def class_indices(names: Sequence[str]) -> list[int] | None:
 
 
 def real_accuracy(
-    labels: Labels, files: Sequence[str], predictions: np.ndarray, names: Sequence[str]
+    labels: Labels, files: Sequence[str], predictions: NDArray[np.int64], names: Sequence[str]
 ) -> dict[str, Any]:
     """Count the predictions that are among the labels of their image.
 
@@ -85,11 +88,11 @@ def real_accuracy(
         the last two are ``None`` if no image has labels.
 
     Raises:
-        ReportError: not ImageNet's classes, not its validation images, or more images than labels.
+        EvaluationError: not ImageNet's classes, not its validation images, or more images than labels.
     """
     indices = class_indices(names)
     if len(names) != CLASSES or indices is None:
-        raise ReportError(
+        raise EvaluationError(
             f"ImageNet-ReaL needs a network of ImageNet's {CLASSES} classes, named by synset or number; "
             f"this one has {len(names)}: {', '.join(names[:3])}, …"
         )
@@ -108,7 +111,7 @@ def real_accuracy(
 def _row(file: str, count: int) -> int:
     match = _NUMBER.search(os.path.basename(file))
     if not match:
-        raise ReportError(f"{file}: ImageNet-ReaL is for validation images, ILSVRC2012_val_00000001 and so on")
+        raise EvaluationError(f"{file}: ImageNet-ReaL is for validation images, ILSVRC2012_val_00000001 and so on")
     if not 1 <= int(match[1]) <= count:
-        raise ReportError(f"{file}: the file of ImageNet-ReaL has labels for images 1 to {count} only")
+        raise EvaluationError(f"{file}: the file of ImageNet-ReaL has labels for images 1 to {count} only")
     return int(match[1]) - 1

@@ -1,160 +1,170 @@
-"""The numbers of a report on a segmentation run, and the pictures that belong to them."""
+"""Segmentation networks: intersection over union by class, the usual mistakes, examples."""
 
-import base64
-import io
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ctxvision.data.segmentation.data import SegmentationData
-from ctxvision.explain.error import ReportError
-from ctxvision.plots.overlays import colorize, overlay
+from ctxvision.foreign import visible
+from ctxvision.inference.segmentation import SegmentationPredictor
 from ctxvision.runs import Run
-from ctxvision.tasks.means import undefined
-from ctxvision.tasks.segmentation import PixelConfusion, Segmentation, SegmentationTask, intersection_over_union
+from ctxvision.tasks.means import over_classes, undefined
+from ctxvision.tasks.segmentation import PixelConfusion, SegmentationTask, intersection_over_union
+from ctxvision.wording import column, plural
 
-from .drawings import Drawings
+from .error import EvaluationError
+from .scores import Scores, share, spread_over
+from .source import DataRequest, Source
+from .speed import Stopwatch
+from .training_summary import training_summary
 
 _SETTINGS = (
     "steps", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "decoder", "decoder_args", "crop_size",
     "ema", "seed", "precision",
 )  # fmt: skip
-_SIDE = 480  # of a picture, in pixels
 _IGNORE = 255
 _CONFUSED = 12
 
 
 @dataclass(frozen=True)
-class SegmentationReport:
-    """All that a page shows.
+class SegmentationExample:
+    """An image with its classes.
 
     Attributes:
-        numbers: plain Python values, what the JSON file beside the page holds.
-        pictures: data URIs of image, truth, prediction and mistakes, by position of the image in the data set.
+        position: The place of the image among those that could be read.
+        pixels: The image, (C, H, W) uint8.
+        truth: The true class of every pixel, (H, W) uint8; 255 where there is none.
+        classes: The most probable class of every pixel, (H, W) uint8.
     """
 
-    numbers: dict[str, Any]
-    pictures: Drawings[tuple[str, str, str, str]]
+    position: int
+    pixels: Tensor
+    truth: Tensor
+    classes: Tensor
 
 
-@torch.no_grad()
-def make_segmentation_report(
-    run: Run, task: SegmentationTask, data: SegmentationData, *, data_name: str, split: str, images: int = 8
-) -> SegmentationReport:
-    """Run a trained network over the images of a data set and put together what a reader should know.
+@dataclass(frozen=True, repr=False)
+class SegmentationScores(Scores):
+    """The scores of a segmentation network, with what a page about it shows.
+
+    Attributes:
+        examples: Images that are spread over the data, as ``numbers["examples"]`` describes them.
+    """
+
+    examples: tuple[SegmentationExample, ...] = field(kw_only=True)
+
+
+def make_evaluator(
+    predictor: SegmentationPredictor, request: DataRequest, *, examples: int, run: Run | None
+) -> "SegmentationEvaluator":
+    """Open the data for a segmentation network; see `ctxvision.evaluation.evaluate`."""
+    source = request.open(predictor.data_spec, "segmentation", batch_size=1)
+    return SegmentationEvaluator(predictor, source, examples=examples, run=run)
+
+
+class SegmentationEvaluator:
+    """Scores a segmentation network; see `ctxvision.evaluation.loop.Evaluator`.
 
     Args:
-        run: what is left of the training.
-        task: of its checkpoint, in evaluation mode and on the device to use.
-        data: what to look at, by its ``val_dataloader``.
-        data_name: what the user calls it.
-        split: ``val``, ``train`` or ``all``.
-        images: how many of those that can be read to show, spread over the data.
-
-    Raises:
-        ReportError: not one image can be read, or no pixel has a class.
+        predictor: The network.
+        source: The images and their masks.
+        examples: How many images to keep, spread over the data.
+        run: What is left of the training.
     """
-    names, colors = tuple(task.data_spec["class_names"]), task.data_spec["colors"]
-    total = len(data.eval_samples)
-    shown = {index * total // images for index in range(min(images, total))}
-    confusion, examples = PixelConfusion(len(names)), []
-    pictures = Drawings[tuple[str, str, str, str]]()
-    count = 0
-    for batch in data.val_dataloader():
-        for image, mask in zip(*data.on_after_batch_transfer(batch, 0), strict=True):
-            found = task.segment(image.to(task.device))
-            confusion.update(found.classes, mask)
-            if count in shown:
-                examples.append({"position": count} | _quality(found, mask))
-                pictures.draw(count, _pictures, data.spec, image, mask, found.classes, colors)
-            count += 1
-    if not count:
-        raise ReportError(f"{data_name}: not one image can be read")
-    matrix = confusion.compute()
-    iou = intersection_over_union(matrix)
-    if math.isnan(iou.mean):
-        raise ReportError(f"{data_name}: not one pixel has a class, all are to be ignored (255)")
-    numbers = {
-        "model": task.hparams["model"],
-        "decoder": task.hparams["decoder"],
-        "parameters": sum(p.numel() for p in task.model.parameters()),
-        "class_names": list(names),
-        "crop_size": list(task.data_spec["input_size"][1:]),
-        "window": list(task.window) if task.window else None,
-        "checkpoint": str(run.checkpoint),
-        "training": _training(run),
-        "data": data_name,
-        "split": split,
-        "images": count,
-        "miou": iou.mean,
-        "classes_left_out": undefined(names, iou.by_class),
-        "pixel_accuracy": iou.pixel_accuracy,
-        "classes": [
-            {"name": name, "iou": None if math.isnan(value) else value, "pixels": pixels, "color": list(color)}
-            for name, value, pixels, color in zip(names, iou.by_class, iou.truth, colors, strict=True)
-        ],
-        "confused": _confused(matrix, names),
-        "examples": examples,
-        "bad_images": [{"path": path, "reason": reason} for path, reason in data.bad_images.items()],
-    }
-    return SegmentationReport(numbers, pictures)
 
+    def __init__(
+        self, predictor: SegmentationPredictor, source: Source, *, examples: int = 0, run: Run | None = None
+    ) -> None:
+        self.predictor, self.source, self.device, self.run = predictor, source, predictor.device, run
+        total = len(source.module.eval_samples)  # type: ignore[attr-defined]
+        self._shown = set(spread_over(total, examples))
+        self.reset()
 
-def _quality(found: Segmentation, mask: Tensor) -> dict[str, float | None]:
-    labelled = mask != _IGNORE
-    right = (found.classes == mask)[labelled].float().mean().item() if labelled.any() else None
-    return {"pixel_accuracy": right, "confidence": found.confidence.mean().item()}
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._confusion = PixelConfusion(len(self.predictor.class_names))
+        self._examples: list[SegmentationExample] = []
+        self._described: list[dict[str, Any]] = []
+        self._count = 0
 
+    def compute(self, images: list[Tensor]) -> list[Tensor]:
+        """Return the logits (N, H, W) of each of some images (C, H, W)."""
+        return self.predictor.raw(images)
 
-def _pictures(spec: Any, image: Tensor, mask: Tensor, classes: Tensor, colors: Any) -> tuple[str, str, str, str]:
-    """Draw the image, the truth over it, the prediction over it, and where they differ."""
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1) for values in (spec.mean, spec.std)
-    )
-    pixels = (image.cpu() * std + mean).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-    plain = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-    differ = (classes != mask.cpu()) & (mask.cpu() != _IGNORE)
-    mistakes = np.where(
-        differ[..., None].numpy(), colorize(classes, colors), np.asarray(plain.convert("L"))[..., None] // 3
-    )
-    shown = (plain, overlay(plain, mask.cpu(), colors), overlay(plain, classes, colors), Image.fromarray(mistakes))
-    return tuple(data_uri(picture) for picture in shown)  # type: ignore[return-value]
+    @torch.no_grad()
+    def process(self, images: list[Tensor], masks: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Count the classes of the pixels of a batch whose true classes are ``masks``, (H, W) each."""
+        for image, mask, logits in zip(images, masks, outputs, strict=True):
+            confidence, classes = (values.cpu() for values in logits.softmax(0).max(0))
+            mask = mask.cpu()
+            self._confusion.update(classes, mask)
+            if self._count in self._shown:
+                labelled = mask != _IGNORE
+                right = (classes == mask)[labelled].float().mean().item() if labelled.any() else None
+                quality = {"pixel_accuracy": right, "confidence": confidence.mean().item()}
+                self._described.append({"position": self._count} | quality)
+                pixels = self._pixels(image)
+                example = SegmentationExample(self._count, pixels, mask, classes.to(torch.uint8))
+                self._examples.append(example)
+            self._count += 1
 
+    def evaluate(self, watch: Stopwatch, precision: str) -> SegmentationScores:
+        """Return the scores.
 
-def data_uri(picture: Image.Image, side: int = _SIDE) -> str:
-    """Return a picture as part of a page, at most so many pixels wide and high."""
-    picture = picture.copy()
-    picture.thumbnail((side, side))
-    kind = "png" if max(picture.size) <= 160 else "jpeg"
-    file = io.BytesIO()
-    picture.save(file, kind, **({"optimize": True} if kind == "png" else {"quality": 85}))
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+        Raises:
+            EvaluationError: There were no images, or no pixel has a class.
+        """
+        if not self._count:
+            raise EvaluationError(f"{self.source.name}: not one image can be read")
+        matrix = self._confusion.compute()
+        iou = intersection_over_union(matrix)
+        if math.isnan(iou.mean):
+            raise EvaluationError(f"{self.source.name}: not one pixel has a class, all are to be ignored (255)")
+        spec, module, network = self.predictor.data_spec, self.predictor.module, self.predictor.network
+        names = tuple(self.predictor.class_names)
+        exported = self.predictor.exported
+        window: Sequence[int] | None
+        if exported is None:
+            assert isinstance(module, SegmentationTask)
+            window = module.window
+        else:
+            window = exported.metadata.settings["window"]
+        numbers = {
+            "model": self.predictor.model_name,
+            "decoder": None if module is None else module.hparams["decoder"],
+            "parameters": None if network is None else sum(p.numel() for p in network.parameters()),
+            "class_names": list(names),
+            "crop_size": list(spec.input_size[1:]),
+            "window": list(window) if window else None,
+            "checkpoint": "" if self.run is None else str(self.run.checkpoint),
+            "training": None if self.run is None else training_summary(self.run, "miou", _SETTINGS),
+            "data": self.source.name,
+            "split": self.source.split,
+            "images": self._count,
+            "miou": iou.mean,
+            "classes_left_out": undefined(names, iou.by_class),
+            "pixel_accuracy": iou.pixel_accuracy,
+            "classes": [
+                {"name": name, "iou": None if math.isnan(value) else value, "pixels": pixels, "color": list(color)}
+                for name, value, pixels, color in zip(names, iou.by_class, iou.truth, spec.colors, strict=True)
+            ],
+            "confused": _confused(matrix, names),
+            "examples": self._described,
+            "bad_images": self.source.bad_samples(),
+        }
+        return SegmentationScores("segmentation", numbers, tuple(_lines(numbers)), examples=tuple(self._examples))
 
-
-def _training(run: Run) -> dict[str, Any] | None:
-    if not run.epochs:
-        return None
-    curve = [
-        asdict(epoch) | {"val_miou": row.get("val_miou")} for epoch, row in zip(run.epochs, run.rows, strict=True)
-    ]
-    measured = [row for row in curve if row["val_miou"] is not None]
-    best = max(measured, key=lambda row: row["val_miou"], default=None)
-    seconds = [epoch.seconds for epoch in run.epochs if epoch.seconds is not None]
-    return {
-        "data": run.settings.get("data"),
-        "epochs": run.epochs[-1].epoch,
-        "seconds": sum(seconds) if seconds else None,
-        "best_epoch": best["epoch"] if best else None,
-        "best_miou": best["val_miou"] if best else None,
-        "is_best": run.checkpoint.name == "best.ckpt",
-        "settings": {name: run.settings[name] for name in _SETTINGS if run.settings.get(name)},
-        "curve": curve,
-    }
+    def _pixels(self, image: Tensor) -> Tensor:
+        """Undo the normalisation of an image (C, H, W): uint8."""
+        spec = self.predictor.data_spec
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1)
+            for values in (spec.mean, spec.std)
+        )
+        return (image.float().cpu() * std + mean).clamp(0, 1).mul(255).round().byte()
 
 
 def _confused(matrix: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -172,3 +182,19 @@ def _confused(matrix: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
         for i, j in pairs
         if wrong[i, j]
     ]
+
+
+def _lines(numbers: Mapping[str, Any]) -> list[str]:
+    """Write the numbers for a person, the mean last."""
+    width = column(["class", *(row["name"] for row in numbers["classes"])])
+    lines = [f"{'class':{width}}      pixels      IoU"]
+    lines += [
+        f"{visible(row['name']):{width}}  {row['pixels']:10}  {share(row['iou']):>7}" for row in numbers["classes"]
+    ]
+    over = over_classes(len(numbers["classes"]), numbers["classes_left_out"])
+    last = (
+        f"mIoU {share(numbers['miou'])}{f' ({over})' if over else ''}, "
+        f"pixel accuracy {share(numbers['pixel_accuracy'])} "
+        f"({numbers['split']} of {numbers['data']}, {plural(numbers['images'], 'image')})"
+    )
+    return [*lines, visible(last)]

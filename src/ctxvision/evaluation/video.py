@@ -1,115 +1,184 @@
-"""A trained video network, beside its control without shifts, as one HTML page that needs nothing else."""
+"""Video networks: accuracy over clips and crops, by class, and clips that say much."""
 
-import base64
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
-from markupsafe import Markup
-from PIL import Image
+from numpy.typing import NDArray
+from torch import Tensor
 
-from ctxvision.data.video.data import VideoData
-from ctxvision.data.video.reading import Frames
-from ctxvision.inference.video import predict_clip, predict_dataset
-from ctxvision.pages.template import page_template
-from ctxvision.plots.figures import curve
+from ctxvision.data import VideoData
+from ctxvision.foreign import visible
+from ctxvision.inference.video import Clip, VideoPredictor
 from ctxvision.runs import Run
-from ctxvision.tasks.video import VideoTask
+from ctxvision.wording import plural
 
-from .by_class import class_table, confusion_matrix
-from .drawings import Drawings
-from .predictions import wilson_interval
+from .by_class import class_table, confusion_matrix, wilson_interval
+from .error import EvaluationError
+from .scores import Scores
+from .source import DataRequest, Source
+from .speed import Stopwatch
 
-_PER_CLASS = 2  # filmstrips
+_PER_CLASS = 2  # examples
 _CLASSES = 12
-_SIDE = 96  # of a frame in a filmstrip
 
 
 @dataclass(frozen=True)
-class TrainedVideo:
-    """A run and what came of it.
+class VideoExample:
+    """A video that says much: of its class the worst mistake, or a right answer.
 
     Attributes:
-        name: what a reader should call it, such as ``TSM``.
-        run: its curves and settings.
-        task: of its checkpoint.
+        file: The name of the video.
+        truth: Its class.
+        clips: What each network says about it.
     """
 
-    name: str
-    run: Run
-    task: VideoTask
+    file: str
+    truth: str
+    clips: tuple[Clip, ...]
 
 
-@dataclass(frozen=True)
-class ClipsReport:
-    """All that a page shows.
+@dataclass(frozen=True, repr=False)
+class VideoScores(Scores):
+    """The scores of a video network, with what a page about it shows.
 
     Attributes:
-        numbers: plain Python values, for a JSON file.
-        strips: frames of some videos with what the networks say about them.
+        examples: Of each class the worst mistake, if there is one, and right answers.
+        data: Where the videos can be opened.
     """
 
-    numbers: dict[str, Any]
-    strips: Drawings[dict[str, Any]]
+    examples: tuple[VideoExample, ...] = field(kw_only=True)
+    data: VideoData = field(kw_only=True)
 
 
-def make_clips_report(trained: Sequence[TrainedVideo], data: VideoData, data_name: str) -> ClipsReport:
-    """Run networks over the same videos and put together what a reader should know.
+def make_evaluator(
+    predictor: VideoPredictor,
+    request: DataRequest,
+    *,
+    examples: int,
+    run: Run | None,
+    clips: int = 1,
+    crops: int = 1,
+) -> "VideoEvaluator":
+    """Open the data for a video network; see `ctxvision.evaluation.evaluate`."""
+    source = request.open(predictor.data_spec, "video", batch_size=16, test_clips=clips, test_crops=crops)
+    return VideoEvaluator(predictor, source, examples=examples, run=run)
+
+
+class VideoEvaluator:
+    """Scores a video network; see `ctxvision.evaluation.loop.Evaluator`.
 
     Args:
-        trained: one or two; the first is what the page is about, the second its control.
-        data: what to look at, by its ``eval_dataset``.
-        data_name: what the user calls it.
-
-    Raises:
-        ReportError: not one video can be read.
+        predictor: The network.
+        source: The videos and their classes.
+        examples: Whether to look for videos that say much; 0 for none.
+        run: What is left of the training.
     """
-    dataset, names = data.eval_dataset(), list(data.spec.class_names)
-    networks, chances = [], []
-    for entry in trained:
-        probabilities, places = predict_dataset(entry.task, dataset)
-        targets = np.array([dataset.samples[place][1] for place in places])
-        confusion = confusion_matrix(targets, probabilities.argmax(1), len(names))
+
+    def __init__(
+        self, predictor: VideoPredictor, source: Source, *, examples: int = 0, run: Run | None = None
+    ) -> None:
+        self.predictor, self.source, self.device = predictor, source, predictor.device
+        self.examples, self.run = examples, run
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._probabilities: list[NDArray[np.float64]] = []
+        self._targets: list[NDArray[np.int64]] = []
+
+    def compute(self, clips: Tensor) -> Tensor:
+        """Return the logits (B, N) of clips (B, T, C, H, W), or of several views of each video."""
+        return self.predictor.raw(clips)
+
+    def process(self, clips: Tensor, targets: Tensor, logits: Tensor) -> None:
+        """Count the answers to a batch whose true classes are ``targets`` (B,)."""
+        self._probabilities.append(logits.double().softmax(1).cpu().numpy())
+        self._targets.append(targets.cpu().numpy())
+
+    def evaluate(self, watch: Stopwatch, precision: str) -> VideoScores:
+        """Return the scores.
+
+        Raises:
+            EvaluationError: There were no videos.
+        """
+        if not self._targets:
+            raise EvaluationError("not one video can be read")
+        data, spec = cast(VideoData, self.source.module), self.predictor.data_spec
+        names, targets = list(spec.class_names), np.concatenate(self._targets)
+        probabilities = np.concatenate(self._probabilities)
+        numbers = {
+            "data": self.source.name,
+            "split": self.source.split,
+            "videos": len(targets),
+            "unread": len(data.bad_images),
+            "bad_images": self.source.bad_samples(),
+            "chance": 1 / len(names),
+            "class_names": names,
+            "frames": spec.frames,
+            "image_size": list(spec.input_size),
+            "networks": [self._network(targets, probabilities.argmax(1), names)],
+        }
+        chosen = _instructive(targets, probabilities) if self.examples else []
+        files = [name for name, _ in data.eval_samples if name not in data.bad_images]
+        clips = watch_videos(self.predictor, data, [files[row] for row in chosen])
+        examples = [
+            VideoExample(files[row], names[targets[row]], (clip,))
+            for row, clip in zip(chosen, clips, strict=True)
+            if not clip.error
+        ]
+        return VideoScores("video", numbers, _lines(numbers), examples=tuple(examples), data=data)
+
+    def _network(
+        self, targets: NDArray[np.int64], predictions: NDArray[np.int64], names: Sequence[str]
+    ) -> dict[str, Any]:
+        confusion = confusion_matrix(targets, predictions, len(names))
         right = int(confusion.diagonal().sum())
-        chances.append(probabilities)
-        networks.append(
-            {
-                "name": entry.name,
-                "model": entry.task.hparams["model"],
-                "shift": entry.task.shifts.shift,
-                "parameters": sum(p.numel() for p in entry.task.model.parameters()),
-                "right": right,
-                "top1": right / len(places),
-                "top1_interval95": list(wilson_interval(right, len(places))),
-                "classes": class_table(confusion, names),
-                "confusion": confusion.tolist(),
-                "curve": [epoch.val_top1 for epoch in entry.run.epochs],
-                "seconds": sum(epoch.seconds or 0.0 for epoch in entry.run.epochs) or None,
-                "checkpoint": str(entry.run.checkpoint),
-            }
-        )
-    strips = Drawings[dict[str, Any]]()
-    for row in _instructive(targets, chances[0]):
-        name, target = dataset.samples[places[row]]
-        strips.draw(row, _strip, name, names, target, trained, data)
-    numbers = {
-        "data": data_name,
-        "videos": len(places),
-        "unread": len(dataset) - len(places),
-        "chance": 1 / len(names),
-        "class_names": names,
-        "frames": data.spec.frames,
-        "image_size": list(data.spec.input_size),
-        "networks": networks,
-    }
-    return ClipsReport(numbers, strips)
+        module, network = self.predictor.module, self.predictor.network
+        shift = None if module is None else str(module.hparams["shift"])
+        epochs = self.run.epochs if self.run else ()
+        return {
+            "name": {None: self.predictor.model_name, "none": "TSN"}.get(shift, "TSM"),
+            "model": self.predictor.model_name,
+            "shift": shift,
+            "parameters": None if network is None else sum(p.numel() for p in network.parameters()),
+            "right": right,
+            "top1": right / len(targets),
+            "top1_interval95": list(wilson_interval(right, len(targets))),
+            "classes": class_table(confusion, names),
+            "confusion": confusion.tolist(),
+            "curve": [epoch.val_top1 for epoch in epochs],
+            "seconds": sum(epoch.seconds or 0.0 for epoch in epochs) or None,
+            "checkpoint": "" if self.run is None else str(self.run.checkpoint),
+        }
 
 
-def _instructive(targets: np.ndarray, probabilities: np.ndarray) -> list[int]:
+def watch_videos(predictor: VideoPredictor, data: VideoData, names: Sequence[str]) -> list[Clip]:
+    """Return what a network says about one clip of each of some videos, as a whole and frame by frame."""
+    answers = predictor([data.open_video(name) for name in names], workers=0) if names else ()
+    return [cast(Clip, answer) for answer in answers]
+
+
+def beside(scores: VideoScores, control: VideoScores, clips: Sequence[Clip]) -> VideoScores:
+    """Put the scores of a control beside those of a network, on the same videos.
+
+    Args:
+        scores: Of the network that a page is about.
+        control: Of the other network.
+        clips: What the other network says about the examples of the first.
+    """
+    numbers = scores.numbers | {"networks": scores.numbers["networks"] + control.numbers["networks"]}
+    examples = tuple(
+        VideoExample(one.file, one.truth, (*one.clips, clip))
+        for one, clip in zip(scores.examples, clips, strict=True)
+    )
+    return VideoScores("video", numbers, (*control.lines, *scores.lines), examples=examples, data=scores.data)
+
+
+def _instructive(targets: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[int]:
     """Choose of each class a right answer and, where there is one, the worst mistake."""
-    rows = []
+    rows: list[int] = []
     right = probabilities.argmax(1) == targets
     for label in np.unique(targets)[:_CLASSES]:
         good, bad = np.flatnonzero((targets == label) & right), np.flatnonzero((targets == label) & ~right)
@@ -118,53 +187,9 @@ def _instructive(targets: np.ndarray, probabilities: np.ndarray) -> list[int]:
     return rows
 
 
-def _strip(
-    name: str, names: Sequence[str], target: int, trained: Sequence[TrainedVideo], data: VideoData
-) -> dict[str, Any]:
-    video = data.open_video(name)
-    seen = [predict_clip(entry.task, video) for entry in trained]
-    return {
-        "file": name,
-        "truth": names[target],
-        "picture": filmstrip(seen[0].pixels),
-        "says": [
-            {
-                "prediction": names[int(p.probabilities.argmax())],
-                "probability": float(p.probabilities.max()),
-                "right": int(p.probabilities.argmax()) == target,
-                "by_frame": [names[int(frame.argmax())] for frame in p.by_frame],
-            }
-            for p in seen
-        ],
-    }
-
-
-def filmstrip(pixels: Frames) -> str:
-    """Put frames (T, H, W, 3) beside each other as a data URI."""
-    count, height, width = pixels.shape[:3]
-    gap = max(height // 16, 1)
-    row = np.full((height, count * (width + gap) - gap, 3), 255, np.uint8)
-    for index, frame in enumerate(pixels):
-        row[:, index * (width + gap) : index * (width + gap) + width] = frame
-    picture = Image.fromarray(row)
-    if height > _SIDE:
-        picture = picture.resize((round(picture.width * _SIDE / height), _SIDE))
-    file = io.BytesIO()
-    picture.save(file, "webp", lossless=height <= 64, quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def render_clips(report: ClipsReport) -> str:
-    """Return the page."""
-    numbers, networks = report.numbers, report.numbers["networks"]
-    label = "; ".join(f"{n['name']}: {100 * n['top1']:.1f} % of the videos right" for n in networks)
-    curves = {n["name"]: n["curve"] for n in networks if n["curve"]}
-    drawing = curve(curves, f"Accuracy by epoch; {label}", "accuracy", percent=True) if curves else ""
-    # numbers, our own words, and names that the drawing escapes are in it
-    return page_template("video.html.j2").render(
-        r=numbers,
-        strips=list(report.strips.by_place().values()),
-        drawings=[("Validation accuracy", Markup(drawing))] if drawing else [],
-        what="held-out videos",
-        pixelated=max(numbers["image_size"][1:]) <= 64,
-    )
+def _lines(numbers: Mapping[str, Any]) -> tuple[str, ...]:
+    (network,) = numbers["networks"]
+    low, high = (f"{value:.2%}" for value in network["top1_interval95"])
+    counted = f"top-1 {network['top1']:.2%} of {plural(numbers['videos'], 'video')}"
+    limits = f"95% interval {low} to {high}, chance {numbers['chance']:.2%}"
+    return (visible(f"{network['name']}: {counted}, {limits} ({numbers['split']} of {numbers['data']})"),)

@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctxvision.data import ClipSpec
-from ctxvision.data.dataset import BadImage
 from ctxvision.data.video.clips import view_crops, view_indices
-from ctxvision.data.video.data import ClipDataset
 from ctxvision.data.video.reading import Frames, Video, VideoFile, VideoInMemory
 from ctxvision.data.video.source import is_video
-from ctxvision.tasks import Task
 
 from .answer import BROKEN, Answer
 from .error import InferenceError
@@ -149,14 +146,23 @@ class _Prepare:
     crops: int
 
     def __call__(self, source: VideoSource) -> _Views:
-        video = _opened(source)
+        video = open_video(source)
         chosen = view_indices(video.frames, self.spec.frames, self.clips)
         size, share = self.spec.input_size[1:], self.spec.crop_pct
         pixels = torch.cat([view_crops(video.read(numbers), size, share, self.crops) for numbers in chosen])
         return _Views(pixels, tuple(chosen[len(pixels) // 2 // self.crops]))
 
 
-def _opened(source: VideoSource) -> Video:
+def open_video(source: VideoSource) -> Video:
+    """Open a video.
+
+    Args:
+        source: A path, frames (T, H, W, 3) or a torch tensor (T, 3, H, W), both uint8, or a video that is open.
+
+    Raises:
+        BadVideoError: The file cannot be read.
+        InferenceError: An array has another shape or dtype.
+    """
     if isinstance(source, str | os.PathLike):
         return VideoFile(source)
     if not isinstance(source, np.ndarray | Tensor):
@@ -172,46 +178,3 @@ def _opened(source: VideoSource) -> Video:
         shape = "(frames, height, width, 3)" if isinstance(source, np.ndarray) else "(frames, 3, height, width)"
         raise InferenceError(f"a video in memory is uint8 {shape}, got {source.dtype} {tuple(source.shape)}")
     return VideoInMemory(pixels)
-
-
-@dataclass(frozen=True)
-class ClipPrediction:
-    """What `predict_clip` finds."""
-
-    probabilities: Probabilities
-    by_frame: Probabilities
-    indices: tuple[int, ...]
-    pixels: Frames
-
-
-def predict_clip(task: Task, video: Video, *, clips: int = 1, crops: int = 1) -> ClipPrediction:
-    """Classify a video as a whole and frame by frame; broken networks give NaN."""
-    predictor = VideoPredictor(task, task.device)  # type: ignore[arg-type]
-    views = _Prepare(predictor.data_spec, clips, crops)(video)
-    logits, frame_logits = predictor.clip_and_frames(predictor.data_spec.normalize(views.pixels))
-    middle = len(views.pixels) // 2
-    return ClipPrediction(
-        logits.double().softmax(1).cpu().numpy().mean(0),
-        frame_logits[middle].double().softmax(1).cpu().numpy(),
-        views.indices,
-        views.pixels[middle].permute(0, 2, 3, 1).contiguous().numpy(),
-    )
-
-
-def predict_dataset(task: Task, dataset: ClipDataset, batch_size: int = 16) -> tuple[Probabilities, list[int]]:
-    """Classify a data set: probabilities (N, num_classes) of the videos that can be read, and their places."""
-    predictor = VideoPredictor(task, task.device)  # type: ignore[arg-type]
-    rows, places, waiting = [], [], []
-    for place in range(len(dataset)):
-        sample = dataset[place]
-        if not isinstance(sample, BadImage):
-            waiting.append(sample.image)
-            places.append(place)
-        if waiting and (len(waiting) == batch_size or place == len(dataset) - 1):
-            rows.append(predictor.raw(torch.stack(waiting)).double().softmax(1).cpu().numpy())
-            waiting = []
-    if not rows:
-        from ctxvision.explain.error import ReportError  # of a room above, until evaluation has this loop
-
-        raise ReportError("not one video can be read")
-    return np.concatenate(rows), places

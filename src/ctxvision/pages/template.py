@@ -9,6 +9,7 @@ from markupsafe import Markup
 from ctxvision._version import __version__
 from ctxvision.foreign import visible
 from ctxvision.tasks.means import over_classes
+from ctxvision.wording import percent
 
 
 def page_template(name: str) -> Template:
@@ -23,19 +24,14 @@ def page_template(name: str) -> Template:
     return _environment().get_template(name)
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """Write a share as a percentage; it is never rounded to certainty, and ``None`` is a dash.
+def data_words(split: str, samples: str) -> str:
+    """Say which part of a data set a page is about.
 
-    Args:
-        share: from 0 to 1.
-        digits: after the decimal point.
+    Examples:
+        >>> data_words("val", "images")
+        'held-out images'
     """
-    if share is None:
-        return "–"
-    text = f"{100 * share:.{digits}f}"
-    if float(text) in (0, 100) and share not in (0, 1):
-        text = f"{'<' if share < 0.5 else '>'}\u2009{10**-digits if share < 0.5 else 100 - 10**-digits:.{digits}f}"
-    return f"{text}\u202f%"
+    return {"val": "held-out ", "train": "training "}.get(split, "") + samples
 
 
 def duration(seconds: float) -> str:
@@ -59,7 +55,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": percent,
         "duration": duration,
-        "count": "{:,}".format,
+        "count": _count,
         "score": _score,
         "breakable": _breakable,
     }
@@ -72,6 +68,11 @@ def _finalized(value: object) -> object:
     if isinstance(value, Markup):
         return Markup(visible(value, lines=True))
     return visible(value) if isinstance(value, str) else value
+
+
+def _count(number: int | None) -> str:
+    """Write a number with its thousands apart; what is not known, as of an exported file, is a dash."""
+    return "–" if number is None else f"{number:,}"
 
 
 def _score(score: float) -> str:

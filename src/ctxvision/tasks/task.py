@@ -283,6 +283,27 @@ class Task(LightningModule, ABC):
         self._batches_with_samples += 1
         self._update_train_mean(loss.detach(), samples, name)
 
+    def epoch_sums(self) -> dict[str, Tensor]:
+        """Return what this process has counted of the epoch so far, for a checkpoint within the epoch.
+
+        Returns:
+            Scalars that add up over processes: ``loss`` (sum over samples), ``images`` (number of samples) and
+            ``batches`` (number of batches with samples).
+        """
+        loss, images = torch.as_tensor(self.train_mean.mean_value), torch.as_tensor(self.train_mean.weight)
+        return {"loss": loss, "images": images, "batches": images.new_tensor(self._batches_with_samples)}
+
+    def add_to_epoch(self, sums: Mapping[str, float]) -> None:
+        """Count what was counted before the run was interrupted in the middle of this epoch.
+
+        Args:
+            sums: `epoch_sums` of that time, added up over all processes.
+        """
+        mean = self.train_mean
+        mean.mean_value = torch.as_tensor(mean.mean_value) + sums["loss"]
+        mean.weight = torch.as_tensor(mean.weight) + sums["images"]
+        self._batches_with_samples += int(sums["batches"])
+
     def _update_train_mean(self, loss: Tensor, samples: int, name: str) -> None:
         if self.leave_out_nonfinite:
             finite = loss.isfinite()

@@ -1,1 +1,22 @@
-"""Training runs: from options to a run folder with checkpoints, metrics and provenance."""
+"""Training: `train` makes a run folder with checkpoints, metrics and provenance; `callbacks` serve any trainer."""
+
+from .error import OptionError, TrainingError, TrainingStopped
+from .options import TrainOptions, options_class
+from .options.classification import ClassificationOptions
+from .options.detection import DetectionOptions
+from .options.segmentation import SegmentationOptions
+from .options.video import VideoOptions
+from .run import train
+
+__all__ = [
+    "ClassificationOptions",
+    "DetectionOptions",
+    "OptionError",
+    "SegmentationOptions",
+    "TrainOptions",
+    "TrainingError",
+    "TrainingStopped",
+    "VideoOptions",
+    "options_class",
+    "train",
+]

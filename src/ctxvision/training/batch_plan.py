@@ -11,12 +11,13 @@ class BatchPlan(NamedTuple):
     """A batch of ``nodes · devices · images · accumulate`` images for every optimiser step."""
 
     nodes: int
+    """Number of machines."""
     devices: int
-    """Per node."""
+    """Number of devices on each node."""
     images: int
-    """That a device computes with at a time."""
+    """Number of images that a device computes with at a time."""
     accumulate: int
-    """Times, before the optimiser moves."""
+    """Number of backward passes before each optimiser step."""
 
     def __str__(self) -> str:
         size = self.nodes * self.devices * self.images * self.accumulate
@@ -32,16 +33,16 @@ def solve(
     """Share out a global batch exactly.
 
     Args:
-        batch_size: images per optimiser step, over all devices.
-        devices: per node.
-        nodes: machines.
-        micro_batch: most images that a device may compute with at a time; the largest part that divides a
-            device's share equally is taken, unless it is less than half of what is allowed. By default there is
-            no limit.
-        accumulate: number of parts of a device's share; by default it follows.
+        batch_size: number of images per optimiser step, over all devices.
+        devices: number of devices on each node.
+        nodes: number of machines.
+        micro_batch: largest number of images that a device may compute with at a time; the largest part that
+            divides a device's share equally is taken, unless it is less than half of this limit. ``None`` is no
+            limit.
+        accumulate: number of parts of a device's share; ``None`` lets it follow from the limit.
 
     Raises:
-        TrainingError: it cannot be done; the message names the nearest sizes that can.
+        OptionError: it cannot be done; the message names the nearest sizes that can.
     """
     everywhere = devices * nodes
     if batch_size % everywhere:

@@ -39,31 +39,31 @@ class Environment:
         self.git: GitState | None = read_git_state(Path.cwd())
 
     def write(
-        self, folder: Path, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any] | None = None
+        self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any] | None = None
     ) -> None:
         """Add an entry to the file in a run folder, and the difference to the last commit beside it.
 
-        Args:
-            folder: of the run.
-            trainer: of the run.
-            resumed: checkpoint that it continues from.
-            settings: of the run; from here they come back if ``config.yaml`` is lost.
+        Where the file cannot be written this is said: a run must not end for it.
 
-        Where it cannot be written this is said: a run must not end for it.
+        Args:
+            run: folder of the run.
+            trainer: trainer of the run, which knows the devices.
+            resumed: checkpoint that the run continues from, if any.
+            settings: options of the run; from here they come back if ``config.yaml`` is lost.
         """
         try:
-            self._write(folder, trainer, resumed, settings or {})
+            self._write(run, trainer, resumed, settings or {})
         except OSError as error:
             log.warning(f"{error}; the training goes on without")
 
-    def _write(self, folder: Path, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
-        path = RunFolder(folder).starts_file
-        entries, damage = RunFolder(folder).read_starts()
+    def _write(self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
+        path = run.starts_file
+        entries, damage = run.read_starts()
         if damage:
             log.warning(f"{path}: {damage}; a new one begins{keep_aside(path)}")
         git = None
         if self.git is not None:
-            git = self.git.facts | {"diff": _keep_diff(folder, self.git.diff)}
+            git = self.git.facts | {"diff": _keep_diff(run.path, self.git.diff)}
         entry = {
             "started": self.started.isoformat(timespec="seconds"),
             "resumed_from": None if resumed is None else resumed.name,

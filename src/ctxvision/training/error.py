@@ -15,3 +15,16 @@ class OptionError(TrainingError, ValueError):
     """An option has a value that it cannot have, or one that does not go with another option."""
 
     exit_code = 2
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """A signal, such as that of Ctrl-C, has ended a run where its state was whole.
+
+    Args:
+        message: where the run stopped, and how it goes on.
+        signal_number: the signal.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

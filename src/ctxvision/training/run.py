@@ -1,167 +1,75 @@
-"""One training run from its settings to its summary."""
+"""Training from Python: one function that does what ``ctxvision train`` does."""
 
 import dataclasses
-import functools
-import logging
-from contextlib import ExitStack, nullcontext
-from pathlib import Path
+import os
 from typing import Any
 
-import torch
-import yaml
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_only
+from ctxvision.runs import Run
 
-from ctxvision.files import write_whole
-from ctxvision.runs import RunFolder
-from ctxvision.training.error import TrainingError
-from ctxvision.wording import plural
-
-from . import batch_plan, branch, run_folder
-from .callbacks.graceful_stop import GracefulStop
-from .callbacks.run_checkpoints import RunCheckpoints
-from .disk_errors import disk_errors_explained
-from .environment import Environment
-from .options.base import TrainConfig
-from .pictures import draw_answers
-from .processes import group as process_group
-from .processes import launch as processes
-from .processes.sharding import shard_when_ready
-from .resume import in_order_of, require_same_settings, require_same_task
-from .setup import (
-    build_task,
-    describe_batch,
-    epochs_of,
-    make_trainer,
-    note_single_values,
-    require_fit,
-    synchronizes,
-    warm_start_task,
-    with_image_size,
-)
-from .trackers import Trackers
-
-log = logging.getLogger(__name__)
+from .options import TrainOptions
+from .settings import complete, options_class_of, resumed_options
 
 
-def train(config: TrainConfig) -> int:
-    """Train, and return the exit code: 0, or 128 + the signal that stopped the run.
+def train(
+    model: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    recipe: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    task: str | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    init_from: str | os.PathLike[str] | None = None,
+    options: TrainOptions | None = None,
+    **more: Any,
+) -> Run:
+    """Train a network, as ``ctxvision train`` does, and return what the run has left.
+
+    What counts is first the arguments of this function, then ``options``, then the run that is resumed, then the
+    recipe, then the defaults. The function can be called several times in one process; it leaves signal handlers,
+    environment variables and random number generators as they were. Results go to the log ``ctxvision.training``
+    (level INFO), notes too (level WARNING).
+
+    Args:
+        model: name of the network, as `ctxvision models` lists it.
+        data: folder of images or another source, or the name of embedded data such as ``"digits"``.
+        recipe: name of a paper's settings, as `ctxvision recipes` lists them.
+        out: run folder; ``None`` makes ``runs/MODEL-DATA-N`` with the first free number N.
+        task: name of the task, such as ``"detection"``; ``None`` takes the task of ``options`` or of the recipe,
+            or classification.
+        resume: run folder, or checkpoint in one, to continue from; its settings then need not be repeated.
+        init_from: file, run folder or name of one of timm's pretrained networks whose weights the training starts
+            from.
+        options: options of the task, such as `DetectionOptions`; those that differ from their defaults count.
+        more: single options by name, such as ``epochs=3``: the fields of the options class of the task.
 
     Raises:
-        TrainingError: the run folder is in use, nothing can be resumed, or the batch cannot be shared out.
+        OptionError: an option is unknown, or has a value that it cannot have.
+        TrainingError: the run folder is in use, nothing can be resumed, or the training has failed.
+        TrainingStopped: a signal such as that of Ctrl-C (it is a `KeyboardInterrupt`) has ended the run; what it
+            has left can be resumed.
         DataError: the data cannot be used.
-        TaskError: the model is unknown, or the training failed.
+        TaskError: the network is unknown, or the training has failed.
         CheckpointError: the weights to start from cannot be used.
+
+    Examples:
+        >>> run = train("cotnet_micro", "digits", epochs=3, out="runs/first")  # doctest: +SKIP
+        >>> run.path  # doctest: +SKIP
+        PosixPath('runs/first')
     """
-    with ExitStack() as until_end:
-        return _train(config, until_end)
+    named = {"model": model, "data": data, "recipe": recipe, "out": out, "task": task, "resume": resume}
+    named |= {"init_from": init_from}
+    given = {} if options is None else _changed(options)
+    given |= {name: os.fspath(value) for name, value in named.items() if value is not None} | more
+    given = resumed_options(given) | given
+    complete_options = complete(given, options_class_of(given))
+
+    from .session import train_with
+
+    return train_with(complete_options)
 
 
-def _train(config: TrainConfig, until_end: ExitStack) -> int:
-    plan = batch_plan.solve(
-        config.batch_size or 0,
-        config.devices,
-        config.nodes,
-        micro_batch=config.micro_batch,
-        accumulate=config.accumulate,
-    )
-    data = config.open_data(plan.images)
-    folder, resumed = run_folder.choose(config, rank_zero_only.rank or 0)
-    if resumed:
-        data = in_order_of(resumed, data, functools.partial(config.open_data, plan.images))
-    config = with_image_size(config, data)
-    torch.manual_seed(config.seed)
-    task = build_task(config, data)
-    norms = require_fit(task)
-    if resumed:
-        require_same_settings(config, folder)
-        require_same_task(task, resumed)
-    elif config.init_from:
-        warm_start_task(task, config.init_from, partial=config.init_partial)
-    if config.compile:
-        task.compile_network()
-    if config.precision == "64-true":
-        task.double()  # Lightning would do so after it has copied the weights for the average
-    for line in data.notes:
-        log.warning(line)
-    if not rank_zero_only.rank:
-        note_single_values(config, plan, norms)
-    checkpoints = RunCheckpoints(RunFolder(folder), config.save_minutes)
-    stop = GracefulStop(checkpoints.last)
-    epochs = epochs_of(config, data, plan)
-    settings = dataclasses.asdict(dataclasses.replace(config, out=str(folder), resume=None))
-    trackers = Trackers(config.logger, folder, settings)
-    trainer = make_trainer(config, plan, epochs, folder, stop, checkpoints, trackers.loggers)
-    if config.strategy == "fsdp":
-        shard_when_ready(task, sync_batchnorm=synchronizes(config))
-    if trainer.is_global_zero:
-        environment = Environment()
-        run_folder.make(folder, until_end)
-        environment.write(folder, trainer, resumed, settings)
-        branch.set_aside(config, folder, resumed)
-        write_whole(RunFolder(folder).settings_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        verb = "continuing" if resumed else "training"
-        log.info(f"{verb} {config.model} on {config.data} in {folder}")
-        log.info(describe_batch(config, plan))
-        if config.steps:
-            log.info(f"{plural(config.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}")
-    try:
-        tracked = trackers.opened() if trainer.is_global_zero else nullcontext()
-        with stop.installed(), disk_errors_explained(folder), tracked:
-            if (launch := processes.launched()) and launch.by == "torchrun":
-                process_group.join(trainer.strategy.root_device)
-            trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
-    except (SystemExit, KeyboardInterrupt):
-        if not stop.signal_number:
-            raise
-        _leave_group()
-        _report_stop(trainer, stop, folder, data)
-        return 128 + stop.signal_number
-    except torch._dynamo.exc.TorchDynamoException as error:
-        raise TrainingError(f"--compile failed, leave it out ({str(error).strip().splitlines()[0]})") from error
-    except RuntimeError as error:
-        if not process_group.is_lost_process(error):
-            raise
-        raise TrainingError("another process of this run has ended; what it said tells why") from error
-    bad = _everyone_s(data.bad_images)
-    _leave_group()
-    if trainer.is_global_zero:
-        _report_end(trainer, task.monitor_name, checkpoints, bad)
-        if config.pictures and task.kind == "classification":
-            draw_answers(trainer, data, checkpoints.best, bad)
-    return 0
-
-
-def _everyone_s(bad: dict[str, str]) -> dict[str, str]:
-    """Merge the reports of all processes."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return bad
-    reports: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(reports, bad)
-    return {path: reason for report in reports for path, reason in report.items()}
-
-
-def _leave_group() -> None:
-    """End the threads of a group of processes, which may else outlive the interpreter and abort it."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def _report_stop(trainer: Trainer, stop: GracefulStop, folder: Path, data: Any) -> None:
-    if not trainer.is_global_zero:
-        return
-    if data.bad_images:
-        log.warning(f"skipped {plural(len(data.bad_images), 'bad image')}")
-    advice = (
-        f"continue with: ctxvision train --resume {folder}"
-        if stop.checkpoint.is_file()
-        else "there was nothing to save yet"
-    )
-    log.warning(f"stopped in epoch {trainer.current_epoch + 1}; {advice}")
-
-
-def _report_end(trainer: Trainer, what: str, checkpoints: RunCheckpoints, bad: dict[str, str]) -> None:
-    if bad:
-        log.warning(f"skipped {plural(len(bad), 'bad image')}, named above")
-    log.info(f"best {what} {checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}")
-    log.info(f"checkpoint {checkpoints.best}")
+def _changed(options: TrainOptions) -> dict[str, Any]:
+    """Return the options that differ from their defaults, and the task."""
+    fields = dataclasses.fields(options)
+    changed = {f.name: getattr(options, f.name) for f in fields if getattr(options, f.name) != f.default}
+    return {**changed, "task": options.task}

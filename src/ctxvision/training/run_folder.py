@@ -1,24 +1,30 @@
-"""Where a run keeps its files, and which checkpoint it continues from."""
+"""Which folder a run has, which checkpoint it continues from, and that one run at a time is there."""
 
+import contextlib
 import itertools
+import json
 import logging
 import os
-from contextlib import ExitStack
+import socket
+from collections.abc import Iterator
 from pathlib import Path
-
-from lightning.pytorch.utilities import rank_zero_only
 
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.files import reason, remove_parts
 from ctxvision.foreign import file_name
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.loading import require_readable
-from ctxvision.training.error import OptionError, TrainingError
 from ctxvision.wording import plural
 
-from . import run_lock
-from .options.base import TrainConfig
+from .error import OptionError, TrainingError
+from .options import TrainOptions
 from .processes import launch as processes
+from .processes.group import rank
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -26,73 +32,120 @@ log = logging.getLogger(__name__)
 _VARIABLE = "CTXVISION_RUN_FOLDER"
 
 
-def choose(config: TrainConfig, rank: int) -> tuple[Path, Path | None]:
-    """Find the run folder; `make` makes it.
+def choose(options: TrainOptions) -> tuple[RunFolder, Path | None]:
+    """Find the folder of a run; `held` makes it.
 
     Args:
-        config: of the run.
-        rank: of this process.
+        options: options of the run.
 
     Returns:
-        The run folder, and the checkpoint to resume from if any.
+        The run folder, and the checkpoint to resume from if there is any.
 
     Raises:
         TrainingError: the folder is in use, or holds nothing to resume.
     """
-    if config.resume:
-        return _resumed(Path(config.out or ".") if config.resume == "last" else Path(config.resume))
-    if rank and _VARIABLE in os.environ:
-        return Path(os.environ[_VARIABLE]), None
+    if options.resume:
+        return _resumed(Path(options.out or ".") if options.resume == "last" else Path(options.resume))
+    first = not rank()
+    if not first and _VARIABLE in os.environ:
+        return RunFolder(os.environ[_VARIABLE]), None
     launch = processes.launched()
-    if not config.out and (rank or (launch and launch.devices * launch.nodes > 1)):
+    if not options.out and (not first or (launch and launch.devices * launch.nodes > 1)):
         raise OptionError("processes that this one has not started need a common run folder: --out RUNDIR")
-    if not config.out:
-        return _numbered(config), None
-    folder = Path(config.out)
-    if launch and folder.is_dir() and (rank or _is_of(launch, folder)):
+    if not options.out:
+        return RunFolder(_numbered(options)), None
+    run = RunFolder(options.out)
+    if launch and run.path.is_dir() and (not first or _is_of(launch, run)):
         # the first process refuses what is not of this run, and all end
-        return _begun_again(launch, folder)
-    if not rank and folder.is_dir() and set(folder.iterdir()) - {RunFolder(folder).lock_file}:
+        return _begun_again(launch, run)
+    if first and run.path.is_dir() and set(run.path.iterdir()) - {run.lock_file}:
         raise TrainingError(
-            f"{folder}: exists and is not empty; choose another --out, or continue with --resume {folder}"
+            f"{run.path}: exists and is not empty; choose another --out, or continue with --resume {run.path}"
         )
-    return folder, None
+    return run, None
 
 
-def make(folder: Path, until_end: ExitStack) -> None:
-    """Make the run folder, keep others out of it, and tell the processes that this one starts about it.
+@contextlib.contextmanager
+def held(run: RunFolder) -> Iterator[None]:
+    """Make a run folder, hold it while this block lasts, and tell the processes that this one starts about it.
+
+    The system releases the lock however the process ends. The lock belongs to the process (POSIX), so that its
+    workers do not inherit it, and it works over NFS. Where the system or the file system has no such locks, there
+    is none.
 
     Args:
-        folder: of the run.
-        until_end: when it ends, others may come in.
+        run: folder of the run.
 
     Raises:
-        TrainingError: it cannot be made, or another process is training there.
+        TrainingError: the folder cannot be made, or another process is training there.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"{folder}: cannot be made ({reason(error)})") from error
+        raise TrainingError(f"{run.path}: cannot be made ({reason(error)})") from error
     launch = processes.launched()
-    until_end.enter_context(run_lock.held(folder, launch.run if launch else ""))
-    for place in (folder, RunFolder(folder).checkpoints):
-        remove_parts(place)
-    os.environ[_VARIABLE] = str(folder)
+    with locked(run, launch.run if launch else ""):
+        for place in (run.path, run.checkpoints):
+            remove_parts(place)
+        os.environ[_VARIABLE] = str(run.path)
+        try:
+            yield
+        finally:
+            os.environ.pop(_VARIABLE, None)
 
 
-def _is_of(launch: processes.Launch, folder: Path) -> bool:
-    return launch.repeats and RunFolder(folder).read_lock().get("run") == launch.run
+@contextlib.contextmanager
+def locked(run: RunFolder, name: str = "") -> Iterator[None]:
+    """Lock a run folder while this block lasts.
+
+    Args:
+        run: run folder, which exists.
+        name: name of the run to remember there.
+
+    Raises:
+        TrainingError: another process holds the lock.
+    """
+    try:
+        file = run.lock_file.open("a+")
+    except OSError:  # whoever cannot write here will fail at the first file, with a reason
+        yield
+        return
+    with file:
+        if fcntl is not None and not _lock(file.fileno()):
+            holder = run.read_lock()
+            who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= set(holder) else "a process"
+            raise TrainingError(f"{run.path}: {who} is training there; wait for its end, or choose another --out")
+        file.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "run": name}, file)
+        file.flush()
+        yield
 
 
-def _begun_again(launch: processes.Launch, folder: Path) -> tuple[Path, Path | None]:
-    _say(f"{launch.by} has begun this run again ({plural(launch.restarts, 'restart')}); continuing in {folder}")
-    return _resumed(folder) if RunFolder(folder).has_checkpoints() else (folder, None)
+def _lock(handle: int) -> bool:
+    """Lock a file without waiting; only a lock that somebody else holds is a refusal."""
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
-def _resumed(path: Path) -> tuple[Path, Path | None]:
+def _is_of(launch: processes.Launch, run: RunFolder) -> bool:
+    return launch.repeats and run.read_lock().get("run") == launch.run
+
+
+def _begun_again(launch: processes.Launch, run: RunFolder) -> tuple[RunFolder, Path | None]:
+    again = f"{launch.by} has begun this run again ({plural(launch.restarts, 'restart')})"
+    _say(f"{again}; continuing in {run.path}")
+    return _resumed(run.path) if run.has_checkpoints() else (run, None)
+
+
+def _resumed(path: Path) -> tuple[RunFolder, Path | None]:
     if path.is_file():
         _require_whole(path)
-        return RunFolder.around(path).path, path
+        return RunFolder.around(path), path
     run = RunFolder(path)
     found = [file for file in (run.last, run.previous) if file.is_file()]
     if not found:
@@ -101,7 +154,7 @@ def _resumed(path: Path) -> tuple[Path, Path | None]:
                 f"{path}: no checkpoint to resume from (no checkpoints/last.ckpt){_best_advice(run)}"
             )
         _say(f"{path}: stopped before its first checkpoint; beginning again")
-        return path, None
+        return run, None
     reasons = []
     for file in found:
         try:
@@ -113,7 +166,7 @@ def _resumed(path: Path) -> tuple[Path, Path | None]:
             _say(f"{'; '.join(reasons)}; continuing from {file}, the one before")
         elif file == run.previous:
             _say(f"{run.last}: is gone; continuing from {file}, the one before")
-        return path, file
+        return run, file
     raise TrainingError(f"{'; '.join(reasons)}; there is no other to continue from{_best_advice(run)}")
 
 
@@ -136,11 +189,11 @@ def _never_saved(run: RunFolder) -> bool:
 
 
 def _say(line: str) -> None:
-    if not rank_zero_only.rank:
+    if not rank():
         log.warning(line)
 
 
-def _numbered(config: TrainConfig) -> Path:
-    """Name the first free of runs/MODEL-DATA-1, -2 and so on."""
-    name = file_name(f"{config.model}-{Path(config.data).resolve().name}")
+def _numbered(options: TrainOptions) -> Path:
+    """Name the first free folder of runs/MODEL-DATA-1, -2 and so on."""
+    name = file_name(f"{options.model}-{Path(options.data).resolve().name}")
     return next(folder for n in itertools.count(1) if not (folder := Path("runs") / f"{name}-{n}").exists())

@@ -10,7 +10,7 @@ from torch import nn
 from ctxvision.recipes import load_recipe, recipe_names
 from ctxvision.tasks.detection import build_detector, count_detector_macs
 from ctxvision.tasks.optimization import build_optimizer, build_schedule
-from ctxvision.training.options.base import TrainConfig
+from ctxvision.training import TrainOptions
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def test_numbers_and_names(name):
         model: dict(zip(metrics, values, strict=False)) for model, values in AP[name].items()
     }
     assert recipe.requires == ("init_from",)
-    assert set(recipe.settings) <= DETECTOR | set(TrainConfig.__dataclass_fields__)
+    assert set(recipe.settings) <= DETECTOR | set(TrainOptions.__dataclass_fields__)
     assert recipe.settings["detector"].replace("_", "-") in name
     assert ("mask" in recipe.settings["detector"]) == all(len(values) == 2 for values in AP[name].values())
     assert all(timm.is_model(model) for model in recipe.models)

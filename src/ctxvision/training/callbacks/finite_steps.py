@@ -22,15 +22,18 @@ class FiniteSteps(Callback):
     A step that is left out changes neither weights nor optimiser nor running statistics; the learning rate moves
     on. In 16 bits a gradient that overflows is no fault: the loss scale falls and Lightning leaves the step out.
 
+    A module that has an attribute ``leave_out_nonfinite``, as our tasks do, learns by it whether steps may be left
+    out, so that it does not count their loss.
+
     Args:
-        skip: how many steps of the run may be left out.
-        checkpoint: newest one, to be named where the run ends.
+        skip: number of steps of the run that may be left out.
+        checkpoint: path of the newest checkpoint, which is named where the run ends; ``None`` names none.
 
     Attributes:
-        skipped: steps left out so far.
+        skipped: number of steps left out so far.
     """
 
-    def __init__(self, skip: int, checkpoint: Path) -> None:
+    def __init__(self, skip: int = 0, checkpoint: Path | None = None) -> None:
         self.skip = skip
         self.checkpoint = checkpoint
         self.skipped = 0
@@ -38,8 +41,9 @@ class FiniteSteps(Callback):
         self._buffers: list[Tensor] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the task's own check pass where steps may be left out."""
-        pl_module.leave_out_nonfinite = self.skip > 0
+        """Let the module's own check pass where steps may be left out."""
+        if hasattr(pl_module, "leave_out_nonfinite"):
+            pl_module.leave_out_nonfinite = self.skip > 0  # type: ignore[assignment]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -54,7 +58,7 @@ class FiniteSteps(Callback):
         self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at the gradient; end the run or leave the step out if need be.
+        """Look at the gradient, in all processes; end the run or leave the step out where it is not finite.
 
         Raises:
             TaskError: the step is not finite, and no more may be left out.
@@ -63,6 +67,8 @@ class FiniteSteps(Callback):
         loss_is_finite, self._loss_is_finite = self._loss_is_finite, None
         norm = get_total_norm(gradients)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of parts on several devices
+        if loss_is_finite is None:  # a closure of manual optimisation has gone another way
+            loss_is_finite = torch.ones((), dtype=torch.bool, device=norm.device)
         finite = torch.stack([loss_is_finite, norm.isfinite().to(loss_is_finite.device)])
         bad = (~finite).float()
         if trainer.world_size > 1:
@@ -77,7 +83,11 @@ class FiniteSteps(Callback):
         )
         what = "loss" if bad_loss else "gradient"
         if self.skipped >= self.skip:
-            kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint.is_file() else ""
+            kept = (
+                f"; the last good checkpoint is {self.checkpoint}"
+                if self.checkpoint and self.checkpoint.is_file()
+                else ""
+            )
             before = f" after {plural(self.skipped, 'step')} had been left out" if self.skipped else ""
             raise TaskError(
                 f"the training {what} is not finite {place}{before}; lower the learning rate, clip gradients, use "
@@ -95,9 +105,9 @@ class FiniteSteps(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers of this callback."""
+        """Return the state of this callback for a checkpoint."""
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember it again."""
+        """Take the state of this callback from a checkpoint."""
         self.skipped = state_dict["skipped"]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +33,11 @@ class GracefulStop(Callback):
     Lightning's own handlers are put aside: that of SIGTERM breaks off a validation and talks to other processes in
     the middle of a step, that of SLURM's signal writes a checkpoint elsewhere, and goes before ours when resumed.
 
+    The signals are caught while the trainer fits, or inside the block of `installed`, which is longer. Outside of
+    the main thread Python lets nobody catch signals; there this callback does nothing.
+
     Args:
-        checkpoint: where to write.
+        checkpoint: path of the checkpoint that is written.
 
     Attributes:
         signal_number: the signal that came, to this process or another, or 0.
@@ -44,30 +48,57 @@ class GracefulStop(Callback):
         self.signal_number = 0
         self._came: set[int] = set()
         self._caught: tuple[int, ...] = ()
+        self._before: dict[int, Any] = {}
+        self._in_block = False
         self._agreement = Agreement()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Catch the signals inside this block."""
-        self._caught = tuple(number for number in _NUMBERS if signal.getsignal(number) is not signal.SIG_IGN)
-        before = self._catch()
+        self._install()
+        self._in_block = True
         try:
             yield
         finally:
-            self._caught = ()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._in_block = False
+            self._restore()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back to whoever had them."""
+        if not self._in_block:
+            self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back to whoever had them."""
+        if not self._in_block:
+            self._restore()
+
+    def _install(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._caught = tuple(n for n in _NUMBERS if signal.getsignal(n) is not signal.SIG_IGN)
+            self._before = self._catch()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._caught, self._before = (), {}
 
     def _catch(self) -> dict[int, Any]:
         return {number: signal.signal(number, self._note) for number in self._caught}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals back from Lightning, which has just put itself in front."""
-        self._catch()
+        """Take the signals from Lightning, which has just put itself in front."""
+        self._take()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Likewise, where there is no sanity check."""
-        self._catch()
+        """Take the signals from Lightning where there is no sanity check."""
+        self._take()
+
+    def _take(self) -> None:
+        if self._in_block or self._before:
+            self._catch()
+        else:  # what is given back later are Lightning's handlers, which it then replaces by those of before
+            self._install()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._came and (number == signal.SIGINT or (number == signal.SIGTERM and number in self._came)):

@@ -12,7 +12,6 @@ from ctxvision.runs import RunFolder
 
 log = logging.getLogger(__name__)
 
-
 _BEFORE, _AFTER = ("epoch", "step", "lr", "train_loss"), ("seconds",)
 
 
@@ -22,11 +21,16 @@ class MetricsFile(Callback):
     Lightning's CSVLogger deletes the file that it finds.
 
     Args:
-        run: the folder of the run.
+        run: folder of the run, in which ``metrics.csv`` is written.
+        columns: names of the validation metrics that get a column; ``None`` takes all that the module logs.
+
+    Attributes:
+        rows: the rows so far, cells by column.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, columns: Sequence[str] | None = None) -> None:
         self.run, self.path = run, run.metrics_file
+        self.columns = columns
         self.rows: list[dict[str, object]] = []
         self._began = 0.0
         self._validated = False
@@ -34,9 +38,10 @@ class MetricsFile(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what a resumed run has written; a damaged file is kept aside."""
+        self.rows = []
         if trainer.current_epoch:
             found = self.run.read_rows()
-            self.rows = [row for row in found.rows if int(row["epoch"]) <= trainer.current_epoch]
+            self.rows += [dict(row) for row in found.rows if int(row["epoch"]) <= trainer.current_epoch]
             if found.damage and trainer.is_global_zero:
                 log.warning(
                     f"{self.path}: {found.damage}; the training goes on from its checkpoint{keep_aside(self.path)}"
@@ -44,15 +49,16 @@ class MetricsFile(Callback):
         self._began = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the metrics are of this epoch."""
+        """Note that the validation metrics are of this epoch."""
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a row."""
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        measured = pl_module.columns if self._validated else ()
-        row = {
+        columns = self._columns(metrics)
+        measured = columns if self._validated or self.columns is None else ()
+        row: dict[str, object] = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}",
@@ -62,7 +68,13 @@ class MetricsFile(Callback):
         self._validated = False
         self.rows.append(row)
         if trainer.is_global_zero:
-            self._write((*_BEFORE, *pl_module.columns, *_AFTER))
+            self._write((*_BEFORE, *columns, *_AFTER))
+
+    def _columns(self, metrics: dict[str, float]) -> Sequence[str]:
+        if self.columns is not None:
+            return self.columns
+        named = dict.fromkeys([*(name for row in self.rows for name in row), *metrics])
+        return [name for name in named if name not in (*_BEFORE, *_AFTER)]
 
     def _write(self, names: Sequence[str]) -> None:
         text = csv_text([names, *([row.get(name, "") for name in names] for row in self.rows)], line_end="\r\n")
@@ -72,31 +84,3 @@ class MetricsFile(Callback):
             if not self._failed:
                 log.warning(f"{error}; the training goes on")
             self._failed = True
-
-
-class EpochLines(Callback):
-    """One line per epoch, where there is no terminal for a progress bar."""
-
-    def __init__(self) -> None:
-        self._validated = False
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the metrics are of this epoch."""
-        self._validated = not trainer.sanity_checking
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's metrics."""
-        if trainer.is_global_zero:
-            m = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            log.info(
-                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
-                f"train loss {m.get('train_loss', 0):.4f}" + self._validation(pl_module, m)
-            )
-
-    def _validation(self, task: LightningModule, metrics: dict[str, float]) -> str:
-        """Tell what was measured in this epoch."""
-        if not self._validated:
-            return ""
-        self._validated = False
-        loss = f"  val loss {metrics['val_loss']:.4f}" if "val_loss" in metrics else ""
-        return f"{loss}  {task.monitor_name} {metrics[task.monitor]:.2%}"

@@ -8,31 +8,37 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.checkpoint_file import copy_checkpoint
-from ctxvision.training.checkpoint_io import cannot_be_written
 from ctxvision.training.processes.agreement import Agreement
+from ctxvision.training.saving import cannot_be_written
 
 
 class RunCheckpoints(Checkpoint):
     """Keeps the newest two states of a run and the best.
 
-    Lightning's ModelCheckpoint forgets which was best when the run folder has been moved, and would then
+    Lightning's ModelCheckpoint forgets which state was best when the run folder has been moved, and would then
     replace it.
 
-    The best is written before the newest: a run that is killed between the two repeats the epoch and writes both.
+    Only a checkpoint that has a checksum is kept as ``previous.ckpt``; the trainer's plugin
+    `ctxvision.training.saving.RunCheckpointIO` writes such checkpoints.
+
+    The best state is written before the newest: a run that is killed between the two repeats the epoch and writes
+    both.
 
     Args:
-        run: the folder of the run.
-        minutes: how often ``last.ckpt`` is written within an epoch; 0 is never.
+        run: folder of the run.
+        monitor: name of the validation metric that is highest for the best state.
+        minutes: minutes between two writes of ``last.ckpt`` within an epoch; 0 writes it at the end of epochs
+            only.
 
     Attributes:
-        best_value: highest value of the task's ``monitor``, or -1.
-        best_epoch: its epoch, from 1.
+        best_value: highest value of the metric so far.
+        best_epoch: number of the epoch with this value, from 1; 0 before the first validation.
     """
 
-    def __init__(self, run: RunFolder, minutes: float = 0.0) -> None:
-        self.best, self.last, self.previous = run.best, run.last, run.previous
+    def __init__(self, run: RunFolder, monitor: str, minutes: float = 0.0) -> None:
+        self.run, self.monitor = run, monitor
         self.seconds = minutes * 60
-        self.best_value = -1.0
+        self.best_value = float("-inf")
         self.best_epoch = 0
         self._saved = time.monotonic()
         self._agreement = Agreement()
@@ -45,28 +51,28 @@ class RunCheckpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time, where a step is whole."""
+        """Save if it is time, between two optimiser steps."""
         if self.seconds and self._agreement.due(trainer, batch_idx) and self._is_time(trainer):
-            trainer.save_checkpoint(self.last)
+            trainer.save_checkpoint(self.run.last)
             self._saved = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the metrics are of this epoch."""
+        """Note that the validation metrics are of this epoch."""
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save; Lightning calls this after all other callbacks and after the task's own check of the loss."""
+        """Save; Lightning calls this after all other callbacks and after the module's own hook."""
         validated, self._validated = self._validated, False
-        value = float(trainer.callback_metrics[pl_module.monitor]) if validated else -1.0
+        value = float(trainer.callback_metrics[self.monitor]) if validated else float("nan")
         is_best = value > self.best_value
         if is_best:
             self.best_value, self.best_epoch = value, trainer.current_epoch + 1
-        trainer.save_checkpoint(self.best if is_best else self.last)
+        trainer.save_checkpoint(self.run.best if is_best else self.run.last)
         if is_best and trainer.is_global_zero:
             try:
-                copy_checkpoint(self.best, self.last, self.previous)
+                copy_checkpoint(self.run.best, self.run.last, self.run.previous)
             except OSError as error:
-                raise cannot_be_written(self.last, error) from error
+                raise cannot_be_written(self.run, self.run.last, error) from error
         self._saved = time.monotonic()
 
     def _is_time(self, trainer: Trainer) -> bool:
@@ -75,11 +81,11 @@ class RunCheckpoints(Checkpoint):
         return self._agreement.highest(trainer, float(late and trainer.is_global_zero)) > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers of this callback."""
+        """Return the state of this callback for a checkpoint."""
         return {"best_value": self.best_value, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember it again."""
+        """Take the state of this callback from a checkpoint."""
         # version 0.1 knew no other metric
         value = state_dict["best_value"] if "best_value" in state_dict else state_dict["best_top1"]
         self.best_value, self.best_epoch = value, state_dict["best_epoch"]

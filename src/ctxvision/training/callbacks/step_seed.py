@@ -1,5 +1,6 @@
 """Random numbers that do not depend on where a run was interrupted."""
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ class StepSeed(Callback):
     """Seeds every training step by itself, so that a resumed run repeats an uninterrupted one.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -21,8 +22,10 @@ class StepSeed(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed what mixup, dropout and stochastic depth draw from."""
-        step = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
+        """Seed what mixup, dropout and stochastic depth draw from, by the step and the rank."""
+        batches = trainer.num_training_batches
+        # an endless data set has no number of batches
+        step = trainer.current_epoch * int(batches) + batch_idx if math.isfinite(batches) else trainer.global_step
         seed_everything(self.seed, step * trainer.world_size + trainer.global_rank)
         if trainer.strategy.root_device.type != "cpu":
             torch.manual_seed(torch.initial_seed())

@@ -1,31 +1,19 @@
 """The options of a training run: those of all tasks in `base`, and a module for each task."""
 
-from ctxvision.tasks.registry import COMMAND_WORDS, module_of
+from ctxvision.tasks.registry import module_of, task_named
 
-from .base import TrainConfig
-
-_CLASSES = {
-    "classification": "ClassifyConfig",
-    "detection": "DetectConfig",
-    "segmentation": "SegmentConfig",
-    "video": "VideoConfig",
-}
+from .base import TrainOptions
 
 
-def config_class(task: str) -> type[TrainConfig]:
-    """Return the settings class of a task; it knows how to open the data and to build the task.
+def options_class(task: str) -> type[TrainOptions]:
+    """Return the options class of a task, such as `ctxvision.training.DetectionOptions`.
 
     Args:
-        task: its name or its command word.
+        task: name of the task, for example ``"detection"``, or the word of the command line for it, ``"detect"``.
 
     Raises:
         ValueError: there is no such task.
     """
     module = module_of("training.options", task)
-    found: type[TrainConfig] = getattr(module, _CLASSES[module.__name__.rpartition(".")[2]])
+    found: type[TrainOptions] = getattr(module, f"{task_named(task).capitalize()}Options")
     return found
-
-
-def task_names() -> list[str]:
-    """List the command words of the tasks."""
-    return list(COMMAND_WORDS.values())

@@ -1,25 +1,16 @@
 """``ctxvision train --task detect``: boxes, and masks where the detector has them."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ctxvision.training.error import OptionError
-
-from .base import INF, Ranges, TrainConfig
+from .base import INF, Ranges, TaskWord, TrainOptions
 
 if TYPE_CHECKING:
-    from ctxvision.data.detection.data import DetectionData
-    from ctxvision.tasks.detection import DetectionTask
+    from ctxvision.data import DataModule, DetectionData
+    from ctxvision.tasks import DetectionTask
 
-_DATA = ("in_chans", "flip", "empty_images", "val_fraction", "split_seed", "seed", "workers", "prefetch", "strict")
-_TASK = (
-    "detector", "neck", "head", "box_head", "width", "hidden", "norm", "norm_in_heads", "frozen_stages",
-    "extra_levels_from", "aspect_ratios", "train_proposals", "test_proposals", "sampled_rois", "score_threshold",
-    "nms_threshold", "detections", "image_mean", "image_std", "drop_path_rate", "model_args", "optimizer",
-    "optimizer_args", "lr", "weight_decay", "layer_decay", "schedule", "schedule_args", "warmup_epochs",
-    "warmup_steps", "warmup_factor", "min_lr", "channels_last",
-)  # fmt: skip
 _DEFAULTS: dict[str, Any] = {
     "epochs": 12,
     "batch_size": 16,
@@ -31,42 +22,45 @@ _LARGE: dict[str, Any] = {"min_size": 800, "max_size": 1333, "anchor_sizes": [32
 
 
 @dataclass(frozen=True)
-class DetectConfig(TrainConfig):
+class DetectionOptions(TrainOptions):
     """How to train a detector over a backbone.
 
     Args:
-        detector: boxes, or boxes and masks.
-        neck: output layers of the feature pyramid.
-        head: layers of the region proposal network and of the mask head.
-        box_head: two linear layers, or four convolutions and a linear layer.
-        width: channels of the feature pyramid and of the heads' convolutions.
-        hidden: width of the box head's linear layers.
-        norm: the backbone's batch norms are frozen, keep their statistics (eval), train (batch) or train over all
-            devices (sync).
-        norm_in_heads: batch norm also in the feature pyramid and the heads.
-        frozen_stages: of the backbone; 1 is the stem and the first stage, 0 trains all.
-        extra_levels_from: what RetinaNet's coarsest levels are computed from.
-        anchor_sizes: side in pixels of each of the five levels; by default 32 to 512, and for small images from
-            an eighth of their size to twice their size.
-        aspect_ratios: height over width of the anchors.
-        train_proposals: boxes of an image that the region proposal network hands on in training.
-        test_proposals: likewise in evaluation.
-        sampled_rois: of these, how many of an image train the heads.
-        score_threshold: detections with a lower score are left out.
-        nms_threshold: of two detections of a class with a higher IoU the lower score is left out.
-        detections: at most in an image.
-        min_size: shorter side after the resize, one of several at random in training, the last in evaluation; by
-            default 800, and that of the images of small ones.
-        max_size: longer side at most; by default 1333.
-        image_mean: of each channel; by default ImageNet's.
-        image_std: likewise.
-        in_chans: 3 for RGB, 1 for grey.
-        flip: probability that a training image is mirrored.
-        empty_images: train on images without objects too.
-        val_fraction: share of the images held out of a single annotation file.
-        split_seed: chooses which.
+        detector: Kind of detector; those with mask in their name predict masks beside boxes.
+        neck: Kind of the output layers of the feature pyramid.
+        head: Kind of the layers of the region proposal network and of the mask head.
+        box_head: Layers of the box head, either two linear layers or four convolutions and a linear layer.
+        width: Number of channels of the feature pyramid and of the convolutions in the heads.
+        hidden: Number of outputs of each of the box head's linear layers.
+        norm: What the backbone's batch norms do. They are frozen, keep their statistics and train scale and shift
+            (eval), train (batch), or train with statistics over all devices (sync).
+        norm_in_heads: Whether the feature pyramid and the heads have batch norms too.
+        frozen_stages: Number of the backbone's first stages that are not trained. The value 1 means the stem and
+            the first stage, and 0 trains all.
+        extra_levels_from: Feature map that the coarsest levels of RetinaNet's pyramid are computed from.
+        anchor_sizes: Side in pixels of the anchors of each of the five levels. If it is null, the sides are 32 to
+            512, and for small images from an eighth of their size to twice their size.
+        aspect_ratios: Ratios of height to width of the anchors.
+        train_proposals: Number of boxes per image that the region proposal network hands on in training.
+        test_proposals: Number of boxes per image that the region proposal network hands on in evaluation.
+        sampled_rois: Number of the handed-on boxes per image that the heads are trained on.
+        score_threshold: Score below which a detection is left out.
+        nms_threshold: IoU above which the lower-scored of two detections of one class is left out.
+        detections: Largest number of detections in an image.
+        min_size: Shorter side of an image in pixels after the resize. Of several sides one is drawn at random in
+            training, and the last is used in evaluation. If it is null, it is 800, or the size of the images where
+            the data are small images of one size.
+        max_size: Largest longer side of an image in pixels after the resize. If it is null, it is 1333, or the
+            size of the images where the data are small images of one size.
+        image_mean: Mean of each channel that images are normalised with. If it is null, it is ImageNet's.
+        image_std: Standard deviation of each channel that images are normalised with. If it is null, it is
+            ImageNet's.
+        in_chans: Number of channels of the images, 3 for RGB and 1 for grey.
+        flip: Probability that a training image is mirrored.
+        empty_images: Whether to train on images without objects too.
     """
 
+    task: TaskWord = "detection"
     data: str = "digits-scenes"
     detector: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"] = "faster_rcnn"
     neck: Literal["convolution", "involution"] = "convolution"
@@ -93,41 +87,32 @@ class DetectConfig(TrainConfig):
     in_chans: Literal[1, 3] = 3
     flip: float = 0.5
     empty_images: bool = True
-    val_fraction: float = 0.2
-    split_seed: int = 0
 
     ranges: ClassVar[Ranges] = (
         ("width hidden train_proposals test_proposals sampled_rois detections max_size", 1, INF),
-        ("frozen_stages split_seed", 0, INF),
+        ("frozen_stages", 0, INF),
         ("score_threshold nms_threshold flip", 0, 1),
     )
 
     def defaults(self, processors: int) -> dict[str, Any]:
-        """Return settings for so many processors; the scenes are made in memory."""
+        """Return the values of options that are null; the embedded scenes are made in memory."""
         embedded = self.data.startswith("digits-scenes")
         return _DEFAULTS | {"workers": 0 if embedded else min(processors, 8)}
 
-    def check(self) -> None:
-        """Check the split."""
-        if not 0 < self.val_fraction < 1:
-            raise OptionError(f"--val_fraction must be more than 0 and less than 1, got {self.val_fraction}")
-
     def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DetectionData":
         """Open COCO's layout, annotation files or the embedded scenes."""
-        from ctxvision.data.detection.data import DetectionData
+        from ctxvision.data import DetectionData
 
-        options = {name: getattr(self, name) for name in _DATA}
-        return DetectionData(self.data, batch_size=batch_size, masks="mask" in self.detector, **options)
+        options = self.only(DetectionData.option_names()) | {"batch_size": batch_size}
+        return DetectionData(self.data, masks="mask" in self.detector, **options)
 
-    def build_task(self, data: Any) -> "DetectionTask":
+    def build_task(self, data: "DataModule") -> "DetectionTask":
         """Build a `DetectionTask`; small images keep their size."""
-        from ctxvision.tasks.detection import DetectionTask
+        from ctxvision.tasks import DetectionTask
 
-        options = {name: getattr(self, name) for name in _TASK}
-        fitting: Mapping[str, Any] = _LARGE if data.image_size is None else _fitting(data.image_size)
-        for name, value in fitting.items():
-            options[name] = value if getattr(self, name) is None else getattr(self, name)
-        return DetectionTask(self.model or "", data.spec.to_dict(), **options)
+        fitting = _LARGE if data.image_size is None else _fitting(data.image_size)
+        fitted = {name: value for name, value in fitting.items() if getattr(self, name) is None}
+        return DetectionTask.from_options(self.model or "", data.spec, dataclasses.replace(self, **fitted))
 
 
 def _fitting(size: int) -> dict[str, Any]:

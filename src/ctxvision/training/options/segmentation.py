@@ -6,21 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ctxvision.training.error import OptionError
 
-from .base import INF, Ranges, TrainConfig
+from .base import INF, Ranges, TaskWord, TrainOptions
 
 if TYPE_CHECKING:
-    from ctxvision.data.segmentation.data import SegmentationData
-    from ctxvision.tasks.segmentation import SegmentationTask
+    from ctxvision.data import DataModule, SegmentationData
+    from ctxvision.tasks import SegmentationTask
 
-_DATA = (
-    "crop_size", "in_chans", "scale", "max_category_ratio", "flip", "photometric", "val_fraction", "split_seed",
-    "seed", "workers", "prefetch", "strict", "eval_batch_size",
-)  # fmt: skip
-_TASK = (
-    "model_args", "drop_path_rate", "decoder", "decoder_args", "auxiliary", "auxiliary_weight", "window",
-    "window_stride", "class_weights", "optimizer", "optimizer_args", "lr", "weight_decay", "layer_decay",
-    "schedule", "schedule_args", "warmup_epochs", "warmup_steps", "warmup_factor", "min_lr", "channels_last",
-)  # fmt: skip
 _DEFAULTS: dict[str, Any] = {
     "epochs": 50,
     "batch_size": 8,
@@ -31,28 +22,31 @@ _DEFAULTS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class SegmentConfig(TrainConfig):
+class SegmentationOptions(TrainOptions):
     """How to train a segmentation network over a backbone.
 
     Args:
-        decoder: Semantic FPN or UPerNet.
-        decoder_args: more arguments of the decoder, such as neck, channels or norm.
-        auxiliary: a small FCN on stage 3 learns beside the decoder; by default beside UPerNet.
-        auxiliary_weight: of its loss.
-        crop_size: height and width of training crops; by default what the data suggest.
-        scale: smallest and largest random factor on the size of a training image.
-        max_category_ratio: largest share of one class in a training crop; ten tries.
-        flip: probability that a training image is mirrored.
-        photometric: distort the colours of training images.
-        window: height and width of a sliding window in evaluation; by default images are taken whole.
-        window_stride: between windows; by default two thirds of them.
-        eval_batch_size: images at a time in evaluation.
-        class_weights: of the loss, one for each class.
-        in_chans: 3 for RGB, 1 for grey.
-        val_fraction: share held out where the data have no validation part.
-        split_seed: chooses which images are held out.
+        decoder: Kind of decoder over the backbone's feature maps, Semantic FPN or UPerNet.
+        decoder_args: More arguments of the decoder's constructor, such as neck, channels or norm, as JSON or YAML.
+            Null means no more arguments.
+        auxiliary: Whether a small FCN on the backbone's stage 3 is trained beside the decoder. If it is null, it
+            is trained beside UPerNet only.
+        auxiliary_weight: Factor of the auxiliary network's loss in the sum of both losses.
+        crop_size: Height and width of training crops in pixels. If it is null, the data suggest a size.
+        scale: Smallest and largest random factor that the size of a training image is multiplied by.
+        max_category_ratio: Largest share of one class in a training crop; up to ten crops are tried.
+        flip: Probability that a training image is mirrored.
+        photometric: Whether to distort the colours of training images.
+        window: Height and width in pixels of a window that slides over images in evaluation. If it is null, images
+            are taken whole.
+        window_stride: Distances in pixels between windows, down and across. If it is null, they are two thirds of
+            the window.
+        eval_batch_size: Number of images in a batch in evaluation.
+        class_weights: Weights of the classes in the loss, one for each class. If it is null, all weigh alike.
+        in_chans: Number of channels of the images, 3 for RGB and 1 for grey.
     """
 
+    task: TaskWord = "segmentation"
     data: str = "digits-scenes"
     decoder: Literal["semantic_fpn", "upernet"] = "semantic_fpn"
     decoder_args: dict[str, Any] | None = None
@@ -68,17 +62,15 @@ class SegmentConfig(TrainConfig):
     eval_batch_size: int = 1
     class_weights: list[float] | None = None
     in_chans: Literal[1, 3] = 3
-    val_fraction: float = 0.2
-    split_seed: int = 0
 
     ranges: ClassVar[Ranges] = (
         ("eval_batch_size", 1, INF),
-        ("auxiliary_weight split_seed", 0, INF),
+        ("auxiliary_weight", 0, INF),
         ("max_category_ratio flip", 0, 1),
     )
 
     def defaults(self, processors: int) -> dict[str, Any]:
-        """Return settings for so many processors; the scenes are made in memory."""
+        """Return the values of options that are null; the embedded scenes are made in memory."""
         embedded = self.data.startswith("digits-scenes")
         defaults = _DEFAULTS | {"workers": 0 if embedded else min(processors, 8)}
         if self.optimizer in ("sgd", "momentum"):
@@ -87,9 +79,7 @@ class SegmentConfig(TrainConfig):
         return defaults
 
     def check(self) -> None:
-        """Check sizes and the split."""
-        if not 0 < self.val_fraction < 1:
-            raise OptionError(f"--val_fraction must be more than 0 and less than 1, got {self.val_fraction}")
+        """Check sizes of two numbers, and the range of scales."""
         for name in ("crop_size", "window", "window_stride"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
@@ -99,13 +89,13 @@ class SegmentConfig(TrainConfig):
 
     def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "SegmentationData":
         """Open Cityscapes, folders of images and masks, or the embedded scenes."""
-        from ctxvision.data.segmentation.data import SegmentationData
+        from ctxvision.data import SegmentationData
 
-        return SegmentationData(self.data, batch_size=batch_size, **{name: getattr(self, name) for name in _DATA})
+        options = self.only(SegmentationData.option_names()) | {"batch_size": batch_size}
+        return SegmentationData(self.data, **options)
 
-    def build_task(self, data: Any) -> "SegmentationTask":
+    def build_task(self, data: "DataModule") -> "SegmentationTask":
         """Build a `SegmentationTask`."""
-        from ctxvision.tasks.segmentation import SegmentationTask
+        from ctxvision.tasks import SegmentationTask
 
-        options = {name: getattr(self, name) for name in _TASK}
-        return SegmentationTask(self.model or "", data.spec.to_dict(), **options)
+        return SegmentationTask.from_options(self.model or "", data.spec, self)

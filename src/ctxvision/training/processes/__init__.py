@@ -1,1 +1,1 @@
-"""The processes of a run: who starts them, how they find each other and how they agree."""
+"""The processes of a run: their launcher, their rendezvous, and the all-reduces by which they agree."""

@@ -1,19 +1,20 @@
-"""How the processes of a run agree on what to do next."""
+"""All-reduces by which the processes of a run agree on what to do next."""
 
 import time
 
 import torch
 from lightning.pytorch import Trainer
 
-_SECONDS = 1.0  # between two questions
-_MOST = 50  # optimiser steps between two questions
+_SECONDS = 1.0  # between two all-reduces
+_MOST = 50  # optimiser steps between two all-reduces
 
 
 class Agreement:
-    """Asks all processes the same question between two optimiser steps, about once a second.
+    """Takes the maximum of a value over all processes between two optimiser steps, about once a second.
 
-    A single process is asked after every step. With several an answer costs a message, and all must ask after the
-    same step: how many steps pass until the next question follows from the slowest, so that all know it.
+    A single process is asked after every step. With several the answer costs an all-reduce, in which every rank
+    must take part after the same step: the number of steps until the next one follows from the slowest rank, and
+    is the same on all ranks.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,12 @@ class Agreement:
         self._asked = time.monotonic()
 
     def due(self, trainer: Trainer, batch_idx: int) -> bool:
-        """Tell whether to ask after this batch; to be called after every batch."""
+        """Tell whether an all-reduce follows this batch; every rank calls this after every batch.
+
+        Args:
+            trainer: trainer of the run.
+            batch_idx: number of the batch in its epoch, from 0.
+        """
         # the last batch of an epoch is followed by validation and by a checkpoint
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
             return False
@@ -30,7 +36,12 @@ class Agreement:
         return trainer.world_size == 1 or self._steps >= self._every
 
     def highest(self, trainer: Trainer, value: float) -> float:
-        """Return the highest value that a process has; all must call it."""
+        """Return the maximum of a value over all ranks, by an all-reduce that every rank must call.
+
+        Args:
+            trainer: trainer of the run.
+            value: value of this rank.
+        """
         if trainer.world_size == 1:
             return value
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Who started the processes of a run, how many there are, and whether they have begun it before."""
+"""The launcher of the processes of a run, their number, and whether this is a restart."""
 
 import os
 import socket
@@ -12,29 +12,30 @@ _NAMELESS = ("", "none")  # what torchrun calls its runs unless told
 
 
 class Launch(NamedTuple):
-    """What has started this process as one of several."""
+    """The launcher that has started this process as one of several."""
 
     by: str
     """``torchrun`` or ``SLURM``."""
     devices: int
-    """Processes on each node."""
+    """Number of processes on each node."""
     nodes: int
+    """Number of nodes."""
     run: str
-    """Alike in all attempts at one run, which is begun again when a process or a node has failed."""
+    """Name of the run, the same in all attempts; a launcher restarts a run when a process or a node has failed."""
     restarts: int
-    """Earlier attempts; where nodes come and go it may be 0 in a later one."""
+    """Number of earlier attempts; where nodes come and go it may be 0 in a later attempt."""
     repeats: bool
-    """Whether an earlier attempt is possible."""
+    """Whether there can have been an earlier attempt."""
 
 
 def launched() -> Launch | None:
-    """Read torchrun's and SLURM's variables, in the order of Lightning, which will follow them.
+    """Read the environment variables of torchrun and SLURM, in the order in which Lightning looks for them.
 
     Returns:
-        ``None`` where ``ctxvision train`` itself starts the other processes.
+        The launcher; ``None`` where Lightning itself starts the other processes.
 
     Raises:
-        TrainingError: nodes with different numbers of processes.
+        OptionError: nodes have different numbers of processes, or a variable is no number.
     """
     e = os.environ
     if "TORCHELASTIC_RUN_ID" in e:
@@ -57,11 +58,11 @@ def counts(devices: int | None, nodes: int | None) -> tuple[int, int]:
     """Complete the numbers of devices per node and of nodes.
 
     Args:
-        devices: as the user set it; ``None`` is open.
-        nodes: likewise.
+        devices: number of devices on each node as the user has set it, or ``None``.
+        nodes: number of nodes as the user has set it, or ``None``.
 
     Raises:
-        TrainingError: other numbers of processes have been started.
+        OptionError: the launcher has started another number of processes.
     """
     launch = launched()
     if launch is None:

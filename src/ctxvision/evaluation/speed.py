@@ -1,0 +1,103 @@
+"""How fast a network answered during an evaluation."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import torch
+
+Inputs = TypeVar("Inputs")
+Targets = TypeVar("Targets")
+Outputs = TypeVar("Outputs")
+_REPEATS = 3  # of the only batch, where there is no second one to time
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Samples that were timed.
+
+    Attributes:
+        images: The number of samples.
+        seconds: How long they took.
+    """
+
+    images: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """The rate."""
+        return self.images / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the rate."""
+        return asdict(self) | {"images_per_second": self.images_per_second}
+
+
+class Stopwatch:
+    """Adds up the seconds of loading and of answering.
+
+    Rates leave out the first batch, in which everything is still set up.
+
+    Args:
+        device: The device of the network, which is waited for.
+        clock: Returns the time in seconds.
+
+    Attributes:
+        answering_seconds: How long the network took over all batches, the first included.
+    """
+
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._device, self._clock = device, clock
+        self._batches = self._images = 0
+        self._loading = self._answering = self.answering_seconds = 0.0
+        self._repeated: Speed | None = None
+
+    def _now(self) -> float:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize()
+        return self._clock()
+
+    def loading(self, batches: Iterable[tuple[Inputs, Targets]]) -> Iterator[tuple[Inputs, Targets]]:
+        """Yield the batches, and time how long each of them took to come."""
+        iterator = iter(batches)
+        while True:
+            start = self._now()
+            batch = next(iterator, None)
+            if batch is None:
+                return
+            if self._batches:
+                self._loading += self._now() - start
+            yield batch
+
+    def answering(self, compute: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
+        """Run the network on a batch."""
+        start = self._now()
+        outputs = compute(inputs)
+        seconds = self._now() - start
+        self.answering_seconds += seconds
+        self._batches += 1
+        if self._batches > 1:
+            self._answering += seconds
+            self._images += len(inputs)  # type: ignore[arg-type] # a tensor or a list
+        return outputs
+
+    def repeat_the_only_batch(self, compute: Callable[[Inputs], object], inputs: Inputs) -> None:
+        """Time the network again on the last batch if it was the only one."""
+        if self._batches == 1:
+            start = self._now()
+            for _ in range(_REPEATS):
+                compute(inputs)
+            count = _REPEATS * len(inputs)  # type: ignore[arg-type] # a tensor or a list
+            self._repeated = Speed(count, max(self._now() - start, 1e-9))
+
+    @property
+    def with_decoding(self) -> Speed | None:
+        """Reading, decoding, moving to the device and answering; ``None`` for a single batch."""
+        return Speed(self._images, max(self._loading + self._answering, 1e-9)) if self._images else None
+
+    @property
+    def network(self) -> Speed:
+        """Answering alone, of samples that are on the device."""
+        return self._repeated or Speed(self._images, max(self._answering, 1e-9))

@@ -1,0 +1,66 @@
+"""The page about the scores of a segmentation network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from ctxvision.evaluation.segmentation import SegmentationExample, SegmentationScores
+from ctxvision.plots.curves import curve
+from ctxvision.plots.overlays import Color, colorize, overlay
+from ctxvision.plots.pixels import data_uri, to_picture
+from ctxvision.wording import percent
+
+from .template import data_words, page_template
+
+_IGNORE = 255
+_SMALL = 160  # pixels of an image that is shown without any loss
+
+
+def render(scores: SegmentationScores) -> str:
+    """Return the page."""
+    numbers = scores.numbers
+    colors = [row["color"] for row in numbers["classes"]]
+    return page_template("segmentation.html.j2").render(
+        r=numbers,
+        pictures={one.position: _pictures(one, colors) for one in scores.examples},
+        drawings=_curves(numbers["training"]) if numbers["training"] else [],
+        what=data_words(numbers["split"], "images"),
+        pixels=sum(row["pixels"] for row in numbers["classes"]),
+    )
+
+
+def _pictures(example: SegmentationExample, colors: Sequence[Color]) -> list[str]:
+    """Draw the image, the truth over it, the prediction over it, and where they differ."""
+    plain = to_picture(example.pixels).convert("RGB")
+    differ = (example.classes != example.truth) & (example.truth != _IGNORE)
+    mistakes = np.where(
+        differ[..., None].numpy(),
+        colorize(example.classes, colors),
+        np.asarray(plain.convert("L"))[..., None] // 3,
+    )
+    shown = (
+        plain,
+        overlay(plain, example.truth, colors),
+        overlay(plain, example.classes, colors),
+        Image.fromarray(mistakes),
+    )
+    return [data_uri(picture, lossless=max(picture.size) <= _SMALL) for picture in shown]
+
+
+def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    """Draw the curves; the label is a sentence for readers who do not see them."""
+    rows = training["curve"]
+    quality = f"Mean IoU on validation images over {len(rows)} epochs"
+    if training["best_epoch"]:
+        quality += f", best {percent(training['best_miou'])} in epoch {training['best_epoch']}"
+    losses = {"validation": [r["val_loss"] for r in rows], "training": [r["train_loss"] for r in rows]}
+    loss = f"Training and validation loss over {len(rows)} epochs"
+    drawings = [
+        ("Mean IoU", curve({"validation": [r["val_miou"] for r in rows]}, quality, "miou", percent=True)),
+        ("Loss", curve(losses, loss, "loss")),
+    ]
+    # nothing but numbers and our own words is in them
+    return [(title, Markup(svg)) for title, svg in drawings]

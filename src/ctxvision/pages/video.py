@@ -1,0 +1,47 @@
+"""The page about the scores of a video network, perhaps beside a control."""
+
+from typing import Any
+
+from markupsafe import Markup
+
+from ctxvision.evaluation.video import VideoExample, VideoScores
+from ctxvision.inference.video import Clip
+from ctxvision.plots.curves import curve
+from ctxvision.plots.filmstrip import filmstrip
+
+from .template import data_words, page_template
+
+
+def render(scores: VideoScores) -> str:
+    """Return the page."""
+    numbers, networks = scores.numbers, scores.numbers["networks"]
+    label = "; ".join(f"{n['name']}: {100 * n['top1']:.1f} % of the videos right" for n in networks)
+    curves = {n["name"]: n["curve"] for n in networks if n["curve"]}
+    drawing = curve(curves, f"Accuracy by epoch; {label}", "accuracy", percent=True) if curves else ""
+    # numbers, our own words, and names that the drawing escapes are in it
+    return page_template("video.html.j2").render(
+        r=numbers,
+        strips=[_strip(example) for example in scores.examples],
+        drawings=[("Validation accuracy", Markup(drawing))] if drawing else [],
+        what=data_words(numbers["split"], "videos"),
+        pixelated=max(numbers["image_size"][1:]) <= 64,
+    )
+
+
+def _strip(example: VideoExample) -> dict[str, Any]:
+    return {
+        "file": example.file,
+        "truth": example.truth,
+        "picture": filmstrip(example.clips[0].pixels),
+        "says": [_says(clip, example.truth) for clip in example.clips],
+    }
+
+
+def _says(clip: Clip, truth: str) -> dict[str, Any]:
+    best = clip.top[0]
+    return {
+        "prediction": best.name,
+        "probability": best.probability,
+        "right": best.name == truth,
+        "by_frame": [frame.name for frame in clip.frames],
+    }

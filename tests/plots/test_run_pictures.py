@@ -1,0 +1,51 @@
+"""The picture in a run folder: curves."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ctxvision.plots.curves import _panels, draw_curves
+from ctxvision.plots.palette import PRINTED
+
+
+def opened(png):
+    picture = Image.open(io.BytesIO(png))
+    picture.load()
+    assert picture.format == "PNG"
+    return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def has_colour(pixels, colour):
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return bool((abs(pixels - wanted).max(2) <= 2).any())
+
+
+def test_every_column_is_drawn_once():
+    columns = {"lr": [1.0], "train_loss": [1.0], "val_loss": [2.0], "val_top1": [0.5], "val_top5": [0.75]}
+    columns |= {"val_recall_2": [0.9], "val_recall_3": [0.8], "temperature": [0.07], "val_map": [0.3]}
+    panels = _panels(columns)
+    drawn = [curve for curves in panels.values() for curve in curves.values()]
+    assert sorted(map(id, drawn)) == sorted(map(id, columns.values()))
+    assert list(panels["Recall of class sets"]) == ["stage 2", "stage 3"]
+    assert list(panels["Loss"]) == ["training", "validation"]
+
+
+def test_curves_with_gaps_are_still_lines():
+    """Epochs without validation must not hide the others, also where there are too many for markers."""
+    epochs = range(1, 101)
+    sparse = [0.5 + e / 400 if e % 5 == 0 else None for e in epochs]
+    pixels = opened(draw_curves(epochs, {"val_top1": sparse}))
+    assert has_colour(pixels, PRINTED.series[0])
+    assert pixels.shape[1] == 1560
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.5, 0.5], [None, 0.1]])
+def test_few_epochs_can_be_drawn(values):
+    opened(draw_curves(range(1, len(values) + 1), {"val_top1": values, "lr": [None] * len(values)}))
+
+
+def test_pictures_are_the_same_every_time():
+    columns = {"train_loss": [2.0, 1.0], "lr": [0.1, 0.05]}
+    assert draw_curves([1, 2], columns) == draw_curves([1, 2], columns)
