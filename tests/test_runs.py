@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from ctxvision import explain, runs
-from ctxvision.runs import Run, RunError, RunFolder, checkpoint_of, read_run
+from ctxvision import runs
+from ctxvision.runs import RunError, RunFolder, checkpoint_of, read_run
 
 
 @pytest.fixture
@@ -16,10 +16,6 @@ def run(tmp_path):
     run.settings_file.write_text("model: rednet_micro\nlr: 0.1\n")
     run.metrics_file.write_text("epoch,step,val_top1,val_recall_2,seconds\n1,5,0.5,0.75,2.5\n2,10,0.25,,3\n")
     return run.path
-
-
-def test_names_for_users_of_explain():
-    assert (explain.Run, explain.read_run, explain.ReportError) == (Run, read_run, RunError)
 
 
 def test_a_folder_and_its_checkpoint_are_the_same_run(run):

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxvision.cli import main
-from ctxvision.explain import read_run
 from ctxvision.publish import provenance
-from ctxvision.runs import RunFolder
+from ctxvision.runs import RunFolder, read_run
 from ctxvision.tasks import ClassificationTask
 from ctxvision.training.callbacks import graceful_stop
 from ctxvision.training.callbacks.metrics_file import MetricsFile

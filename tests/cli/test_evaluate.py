@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from _pictures import make_folder, picture
-from ctxvision._cli.by_index import folders_by_class
-from ctxvision._cli.errors import UserError
 from ctxvision._cli.evaluate import as_json
 from ctxvision.cli import main
+from ctxvision.evaluation import EvaluationError
+from ctxvision.evaluation.numbered_folders import folders_by_class
 from ctxvision.tasks import ClassificationTask
 
 HOSTILE = '<script>alert("1")'
@@ -28,7 +28,7 @@ def write_checkpoint(path, names, model="test_resnet"):
 
 
 def run(capsys, *words):
-    code = main(["evaluate", *map(str, words), "--accelerator=cpu"])
+    code = main(["evaluate", *map(str, words), "--accelerator=cpu", "--workers=0"])
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     return code, captured.out, captured.err
@@ -109,11 +109,11 @@ def test_folders_in_the_order_of_the_synsets(tmp_path):
     assert folders_by_class(str(tmp_path), list("abcd"), forced=False) is None
     assert folders_by_class(str(tmp_path), list("abcd"), forced=True) == ("0", "1", "02", "3")
     assert folders_by_class("digits", names, forced=False) is None
-    with pytest.raises(UserError, match="02 is beyond the network's 2 classes"):
+    with pytest.raises(EvaluationError, match="02 is beyond the network's 2 classes"):
         folders_by_class(str(tmp_path), list("ab"), forced=True)
     (tmp_path / "cat").mkdir()
     assert folders_by_class(str(tmp_path), names, forced=False) is None
-    with pytest.raises(UserError, match="needs a folder of folders"):
+    with pytest.raises(EvaluationError, match="needs a folder of folders"):
         folders_by_class(str(tmp_path), names, forced=True)
 
 
@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_the_old_files(capsys, tmp_path, monkeypatch):
 )
 def test_mistakes_come_before_the_work(capsys, tmp_path, monkeypatch, options, reason, code):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ctxvision.evaluation.classification.score_images", None)
+    monkeypatch.setattr("ctxvision.evaluation.loop.score", None)
     write_checkpoint("a.ckpt", ["cat", "dog"])
     make_folder(tmp_path / "data", {"cat": 2, "dog": 2})
     (tmp_path / "real.json").write_text("[[0]]")

@@ -18,6 +18,8 @@ from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.segmentation import SegmentationTask
 from ctxvision.tasks.video import VideoTask
 
+pytestmark = pytest.mark.slow
+
 SCENES, CLIPS = "digits-scenes#train=1,val=2,size=64", "moving-digits#train=8,val=8"
 DETECTOR = {
     "width": 16, "hidden": 32, "min_size": 64, "max_size": 64, "anchor_sizes": [8, 16, 32, 64, 96],
@@ -185,10 +187,10 @@ def test_an_explanation_without_its_page_keeps_its_figures(network, no_page, fil
 
 
 PICTURES = {
-    "faster_rcnn": ("explain.boxes_evaluation._picture", "_cli.answer_pictures.draw_boxes"),
-    "semantic_fpn": ("explain.overlays_report._pictures", "_cli.answer_pictures.overlay"),
-    "both": ("explain.clips_report._strip", "_cli.answer_pictures.labelled_frames"),
-    "plain": ("explain.evaluation.thumbnail", None),
+    "faster_rcnn": ("pages.detection.draw_boxes", "_cli.answer_pictures.draw_boxes"),
+    "semantic_fpn": ("pages.segmentation.overlay", "_cli.answer_pictures.overlay"),
+    "both": ("pages.video.filmstrip", "_cli.answer_pictures.labelled_frames"),
+    "plain": ("pages.classification.thumbnail", None),
 }
 
 

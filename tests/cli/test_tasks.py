@@ -18,6 +18,8 @@ from ctxvision.tasks.registry import task_named
 from ctxvision.tasks.segmentation import SegmentationTask
 from ctxvision.tasks.video import VideoTask
 
+pytestmark = pytest.mark.slow
+
 SCENES = "digits-scenes#train=8,val=4,size=64"
 CLIPS = "moving-digits#train=16,val=8"
 RUNS = {

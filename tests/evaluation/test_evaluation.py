@@ -3,41 +3,58 @@
 import base64
 import io
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn import metrics
 from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from ctxvision.evaluation.by_class import class_table, confused_pairs, confusion_matrix, confusion_picture
+from ctxvision.data import BadImage, Batch, DigitsData
+from ctxvision.evaluation import EvaluationError, Source, read_real, real_accuracy, score, wilson_interval
+from ctxvision.evaluation.by_class import class_table, confused_pairs, confusion_matrix
 from ctxvision.evaluation.calibration import calibration
-from ctxvision.evaluation.classification import summary
-from ctxvision.evaluation.imagenet_real import class_indices, read_real, real_accuracy
-from ctxvision.evaluation.scores import NotFiniteError, score_images
-from ctxvision.explain import wilson_interval
-from ctxvision.explain.error import ReportError
+from ctxvision.evaluation.classification import ClassificationEvaluator
+from ctxvision.evaluation.imagenet_real import class_indices
+from ctxvision.inference import predictor_of
+from ctxvision.plots.confusion_image import confusion_picture
+from ctxvision.runs import RunError
+from ctxvision.tasks import ClassificationTask
 
 
-class Given(nn.Module):
-    """Answers with the logits that it is shown as images, (B, classes, 1, 1)."""
+class Given:
+    """A classifier that answers with the logits that it is shown as images, (B, classes, 1, 1)."""
 
-    def forward(self, images):
+    task, model_name, device = "classification", "given", torch.device("cpu")
+    module = network = exported = None
+
+    def __init__(self, classes):
+        self.class_names = _names(classes)
+        self.data_spec = SimpleNamespace(mean=(0.0,), std=(1.0,))
+
+    def raw(self, images):
         return images[:, :, 0, 0]
 
 
-def _task():
-    return SimpleNamespace(
-        model=Given(), is_contextual=False, val_loss=nn.CrossEntropyLoss(), device=torch.device("cpu")
-    )
-
-
-def _score(logits, targets, batch=4, **options):
+def _batches(logits, targets, batch):
     parts = zip(logits[:, :, None, None].split(batch), targets.split(batch), strict=True)
-    return score_images(_task(), parts, **options)
+    return [part for part in parts if len(part[0])]
+
+
+def _score(logits, targets, batch=4, clock=time.perf_counter, **options):
+    data = SimpleNamespace(bad_images={}, batch_size=batch, workers=0, eval_dataset=lambda: targets)
+    evaluator = ClassificationEvaluator(Given(logits.shape[1]), Source(data, "given", "val"), **options)
+    return score(evaluator, _batches(logits, targets, batch), clock=clock)
+
+
+def summary(found, names):
+    assert found.class_names == names
+    return found.numbers
 
 
 def _random(images=200, classes=12):
@@ -111,13 +128,13 @@ def test_ties_go_to_the_earlier_class():
 @pytest.mark.parametrize("right", [True, False])
 def test_one_image_of_one_class(right):
     found = _score(torch.tensor([[9.0, 0.0]]), torch.tensor([0 if right else 1]))
-    result = summary(found, ("a", "b"))
+    result = summary(found, _names(2))
     assert (result["top1"], result["top5"]) == (float(right), None)
     assert result["classes"][int(right)]["images"] == 0
     assert result["mean_class_top1"] == float(right)
     assert result["calibration"]["ece"] == pytest.approx(abs(right - 1 / (1 + math.exp(-9))))
-    assert found.with_decoding is None
-    assert found.network.images == 3
+    assert result["throughput"]["with_decoding"] is None
+    assert result["throughput"]["network"]["images"] == 3
 
 
 def test_all_wrong_and_sure():
@@ -142,7 +159,9 @@ def test_ece_is_torchmetrics():
     logits[:100] *= 4
     found = _score(logits, targets, 64)
     oracle = multiclass_calibration_error(logits.softmax(1), targets, 12, n_bins=15)
-    assert calibration(found.confidences, found.correct)["ece"] == pytest.approx(oracle.item(), abs=1e-6)
+    assert calibration(found.answers.confidences, found.answers.correct)["ece"] == pytest.approx(
+        oracle.item(), abs=1e-6
+    )
 
 
 def test_bins_hold_their_upper_edges():
@@ -157,31 +176,107 @@ def test_bins_hold_their_upper_edges():
 
 def test_the_worst_images_are_kept_over_batches():
     logits, targets = _random(50)
-    found = _score(logits, targets, 7, worst=9)
+    found = _score(logits, targets, 7, examples=9)
     losses = nn.functional.cross_entropy(logits.double(), targets, reduction="none")
-    assert found.worst() == losses.topk(9).indices.tolist()
-    for position in found.worst():
+    worst = [entry["position"] for entry in found.numbers["worst"]]
+    assert worst == losses.topk(9).indices.tolist()
+    for position in worst:
         assert torch.equal(found.pictures[position][:, 0, 0], logits[position])
-    assert not _score(logits, targets, 7).pictures
+    assert not _score(logits, targets, 7).numbers["worst"]
+
+
+def test_the_most_confident_mistakes_come_first_with_their_images():
+    logits, targets = torch.randn(60, 5), torch.randint(0, 5, (60,))
+    found = _score(logits, targets, 7, spread=2)
+    wrong = [i for i in range(60) if logits[i].argmax() != targets[i]]
+    expected = sorted(wrong, key=lambda i: -logits[i].double().softmax(0).max())
+    assert found.answers.mistakes() == expected
+    assert found.spread == (0, 30)
+    assert set(found.pictures) == {0, 30, *expected[:12]}
+    for position, image in found.pictures.items():
+        assert torch.equal(image.flatten(), logits[position])
+    right = _score(torch.eye(4), torch.arange(4))
+    assert (right.answers.mistakes(), right.pictures) == ([], {})
+
+
+def test_the_best_classes_of_an_image_begin_with_its_prediction():
+    logits, targets = torch.randn(23, 7), torch.randint(0, 7, (23,))
+    logits[4] = 1.0  # all alike
+    found = _score(logits, targets)
+    chances = logits.double().softmax(1)
+    for position in range(23):
+        top = found.top(position)
+        assert top[0]["class"] == found.describe(position)["prediction"]
+        assert [entry["probability"] for entry in top] == pytest.approx(chances[position].topk(5).values.tolist())
+        assert len({entry["class"] for entry in top}) == 5
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_is_refused(value):
     logits, targets = _random(10)
     logits[6, 2] = value
-    with pytest.raises(NotFiniteError, match="image 7"):
+    with pytest.raises(EvaluationError, match="given: image 7: the output of the network is NaN or infinite"):
         _score(logits, targets)
-    with pytest.raises(ReportError, match="no images"):
-        score_images(_task(), [(torch.empty(0, 0, 0, 0), torch.empty(0, dtype=torch.int64))])
+    with pytest.raises(RunError, match="no images"):
+        _score(logits[:0], targets[:0])
 
 
 def test_the_first_batch_is_not_timed():
     logits, targets = _random(10)
     ticks = iter(range(1000))
     found = _score(logits, targets, 4, clock=lambda: next(ticks))
-    assert (found.network.images, found.network.seconds) == (6, 2)
-    assert (found.with_decoding.images, found.with_decoding.seconds) == (6, 4)
-    assert found.with_decoding.images_per_second == 1.5
+    speed = found.numbers["throughput"]
+    assert speed["network"] == {"images": 6, "seconds": 2, "images_per_second": 3}
+    assert speed["with_decoding"] == {"images": 6, "seconds": 4, "images_per_second": 1.5}
+
+
+@pytest.mark.parametrize("selection", ["reduce", "rerank"])
+def test_recall_of_stages_equals_counting_image_by_image(selection):
+    names = [f"class {i}" for i in range(30)]
+    spec = {"class_names": names, "input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.2] * 3}
+    task = ClassificationTask("contextual_convnext_micro", spec, model_args={"selection": selection}).eval()
+    images, targets = torch.randn(21, 3, 32, 32), torch.randint(0, 30, (21,))
+    data = SimpleNamespace(bad_images={}, batch_size=8, workers=0)
+    evaluator = ClassificationEvaluator(predictor_of(task), Source(data, "given", "val"))
+    found = score(evaluator, zip(images.split(8), targets.split(8), strict=True))
+    considered, first, survived = np.zeros((3, 4), int)
+    for image, target in zip(images, targets.tolist(), strict=True):
+        with torch.inference_mode():
+            output = task.model.forward_stages(image[None])
+        keep = [15, 6, 5]
+        for step in range(4):
+            scores = dict(zip(output.classes[step][0].tolist(), output.scores[step][0].tolist(), strict=True))
+            ranking = sorted(scores, key=lambda c: -scores[c])
+            considered[step] += target in scores
+            first[step] += ranking[0] == target
+            survived[step] += (
+                target in ranking[: keep[step]] if step < 3 else int(output.logits.argmax()) == target
+            )
+    stages = found.numbers["funnel"]["stages"]
+    assert [s["considered"] for s in stages] == considered.tolist()
+    assert [s["first"] for s in stages] == first.tolist()
+    assert [s["survived"] for s in stages] == survived.tolist()
+    assert found.numbers["right"] == survived[-1]
+    if selection == "reduce":
+        assert considered[0] == 21
+        assert considered[1:].tolist() == survived[:-1].tolist()
+
+
+def test_batches_whose_images_are_all_bad_are_passed_over(caplog):
+    nothing = Batch(torch.empty(0, 0, 0, 0), torch.empty(0, dtype=torch.int64), [BadImage("a.png", "empty")])
+    loaded = [nothing, Batch(torch.ones(2, 3, 1, 1), torch.tensor([0, 1]), []), nothing]
+    data = DigitsData()
+    data.val_dataloader = lambda: loaded
+    source = Source(data, "digits", "val")
+    assert [len(images) for images, _ in source.batches(torch.device("cpu"))] == [2]
+    assert source.bad_samples() == [{"path": "a.png", "reason": "empty"}]
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 1), (1, 1), (0, 20), (7, 9), (354, 359), (50000, 50000)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson_interval(right, total, confidence):
+    expected = binomtest(right, total).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(right, total, confidence) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 @pytest.mark.parametrize(("size", "side"), [(6, 500), (7, 3)])
@@ -213,11 +308,11 @@ def test_real_labels_by_number_of_the_image():
     assert result["top1"] == 2 / 3
     nothing = real_accuracy([[]], [files[1]], predictions[:1], names)
     assert (nothing["images"], nothing["top1"], nothing["top1_interval95"]) == (0, None, None)
-    with pytest.raises(ReportError, match="images 1 to 2 only"):
+    with pytest.raises(EvaluationError, match="images 1 to 2 only"):
         real_accuracy(labels[:2], files, predictions, names)
-    with pytest.raises(ReportError, match="is for validation images"):
+    with pytest.raises(EvaluationError, match="is for validation images"):
         real_accuracy(labels, ["a.png"], predictions[:1], names)
-    with pytest.raises(ReportError, match="1000 classes"):
+    with pytest.raises(EvaluationError, match="1000 classes"):
         real_accuracy(labels, files, predictions, names[1:])
 
 
@@ -235,5 +330,5 @@ def test_places_of_classes():
 def test_a_wrong_file_of_real_labels(tmp_path, text, reason):
     if text:
         (tmp_path / "real.json").write_text(text)
-    with pytest.raises(ReportError, match=reason):
+    with pytest.raises(EvaluationError, match=reason):
         read_real(tmp_path / "real.json")

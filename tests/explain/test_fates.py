@@ -1,9 +1,15 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from _networks import lively, same_state, state
+from ctxvision.evaluation import Source, score
+from ctxvision.evaluation.classification import ClassificationEvaluator
 from ctxvision.explain import class_fates, class_funnel
+from ctxvision.inference import predictor_of
+from ctxvision.tasks import ClassificationTask
 
 
 def by_hand(funnel):
@@ -73,14 +79,18 @@ def test_the_tables_count_the_images(selection):
 
 
 def test_recall_is_what_the_evaluation_counts():
-    from ctxvision.explain import collect_predictions
-
     model = lively("contextual_convnext_micro", num_classes=30)
+    names = [f"class {i}" for i in range(30)]
+    spec = {"class_names": names, "input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.2] * 3}
+    task = ClassificationTask("contextual_convnext_micro", spec).eval()
+    task.model.load_state_dict(model.state_dict())
     batches = [(torch.randn(16, 3, 32, 32), torch.randint(0, 30, (16,)))]
-    fates, known = class_fates(model, batches), collect_predictions(model, batches)
-    assert [stage.name for stage in known.stages] == list(fates.steps)
-    assert [stage.survived / 16 for stage in known.stages] == fates.recall().tolist()
-    assert [(stage.scored, stage.kept) for stage in known.stages] == list(
+    data = SimpleNamespace(bad_images={}, batch_size=16, workers=0)
+    found = score(ClassificationEvaluator(predictor_of(task), Source(data, "given", "val")), batches)
+    fates, known = class_fates(model, batches), found.numbers["funnel"]["stages"]
+    assert [stage["name"] for stage in known] == list(fates.steps)
+    assert [stage["survived"] / 16 for stage in known] == fates.recall().tolist()
+    assert [(stage["scored"], stage["kept"]) for stage in known] == list(
         zip(fates.scored, fates.kept, strict=True)
     )
 

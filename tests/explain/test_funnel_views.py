@@ -3,8 +3,9 @@ import timm
 import torch
 
 import ctxvision  # noqa: F401
-from ctxvision.explain import class_funnel, funnel_steps, is_contextual
+from ctxvision.explain import class_funnel
 from ctxvision.nn.class_context import class_counts
+from ctxvision.tasks.classification.class_sets import funnel_steps, is_contextual
 
 
 def _model(num_classes=40, **kwargs):

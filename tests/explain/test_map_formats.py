@@ -5,7 +5,7 @@ import timm
 import torch
 
 from _networks import lively
-from ctxvision.explain import class_fates, explanation, grad_cam
+from ctxvision.explain import class_fates, class_funnel, grad_cam
 from ctxvision.explain.layers import LayerError, map_format, map_layers
 
 
@@ -63,25 +63,23 @@ def test_offsets_of_kernels_are_no_map():
         grad_cam(model, images, [0], layer="stages.1.blocks.1.conv_dw.weight_offsets")
 
 
-def test_where_a_class_was_lost_and_to_whom():
-    from types import SimpleNamespace
-
-    model = lively("contextual_convnext_micro", num_classes=20)
-    names = [f"class {i}" for i in range(20)]
-    task = SimpleNamespace(model=model, data_spec={"class_names": names})
+@pytest.mark.parametrize("selection", ["reduce", "rerank"])
+def test_where_a_class_was_lost_and_to_whom(selection):
+    model = lively("contextual_convnext_micro", num_classes=20, selection=selection)
     image = torch.randn(1, 3, 64, 64)
     answer = int(model(image).argmax())
     seen = set()
     for target in range(20):
-        found = explanation._loss(task, image, target)
+        (funnel,) = class_funnel(model, image, [target])
         fates = class_fates(model, [(image, torch.tensor([target]))])
         if target == answer:
-            assert set(found.values()) == {None}
+            assert funnel.loss() is None
             continue
-        step = int(fates.lost[0])
-        assert found["lost_at"] == fates.steps[step]
+        loss, step = funnel.loss(), int(fates.lost[0])
+        assert loss.step == fates.steps[step]
+        assert (loss.to, loss.replaced_by) == (int(fates.winners[0]), int(fates.replaced_by[0]))
         stage = model.forward_stages(image)
-        winner = int(stage.classes[step][0, stage.scores[step][0].argmax()])
-        assert found["lost_to"] == names[winner]
-        seen.add(found["lost_at"])
+        if loss.step != "head":
+            assert loss.to == int(stage.classes[step][0, stage.scores[step][0].argmax()])
+        seen.add(loss.step)
     assert len(seen) > 1

@@ -7,11 +7,18 @@ import torch.nn.functional as F
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
 
 from _networks import lively, same_state, state
-from ctxvision.explain import LayerError, bends, generated_kernels, map_layers
-from ctxvision.explain.box_cams import box_cams, box_layers, same_object
-from ctxvision.explain.frame_cams import frame_cams
-from ctxvision.explain.pixel_cams import pixel_cams
-from ctxvision.explain.stages import last_of_each_stage
+from ctxvision.explain import (
+    LayerError,
+    box_cams,
+    box_layers,
+    contextual_offsets,
+    frame_cams,
+    generated_kernels,
+    map_layers,
+    pixel_cams,
+)
+from ctxvision.explain.detection import same_object
+from ctxvision.explain.layers import last_of_each_stage
 from ctxvision.tasks.detection import build_detector
 from ctxvision.tasks.segmentation import build_network
 from ctxvision.tasks.video import VideoTask
@@ -78,7 +85,7 @@ def test_boxes_are_explained_by_their_scores(kind, backbone, layer):
         _, theirs = by_hand(model, image, cam.cam.layer.name, lambda y, t=target: t(y).sum())
         torch.testing.assert_close(theirs, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item())
         in_place = spread((gradient * maps).sum(0), model, image)
-        torch.testing.assert_close(torch.from_numpy(cam.in_place), in_place, rtol=0, atol=2e-3)
+        torch.testing.assert_close(torch.from_numpy(cam.cam.in_place), in_place, rtol=0, atol=2e-3)
         torch.testing.assert_close(
             torch.from_numpy(cam.cam.map), spread(torch.from_numpy(cam.cam.raw), model, image), rtol=0, atol=1e-4
         )
@@ -120,7 +127,7 @@ def test_a_box_is_read_from_the_level_of_its_size():
     cams = box_cams(model, image, found["boxes"], found["labels"])
     assert {int(cam.cam.layer.name[-1]) for cam in cams} <= levels
     for cam in cams:
-        assert cam.in_place.max() == pytest.approx(1, abs=1e-5)
+        assert cam.cam.in_place.max() == pytest.approx(1, abs=1e-5)
 
 
 def test_evidence_in_place_lies_at_the_box():
@@ -132,7 +139,7 @@ def test_evidence_in_place_lies_at_the_box():
         i for i, box in enumerate(found["boxes"]) if (box[2:] - box[:2]).max() < 130 and found["scores"][i] > 0
     )
     (cam,) = box_cams(model, image, found["boxes"][small : small + 1], found["labels"][small : small + 1])
-    assert (cam.in_place > 0).mean() < 0.5 < (cam.cam.map > 0).mean() + 0.5
+    assert (cam.cam.in_place > 0).mean() < 0.5 < (cam.cam.map > 0).mean() + 0.5
 
 
 def test_a_box_that_is_not_found_has_no_explanation():
@@ -188,7 +195,9 @@ def test_pixels_of_a_class_are_explained_by_their_logits(backbone, layer):
         maps, gradient = by_hand(model, image, cam.cam.layer.name, lambda y, c=c: y[c][classes == c].sum())
         agrees(cam.cam.raw, (gradient.mean((1, 2), keepdim=True) * maps).sum(0))
         heat = F.interpolate((gradient * maps).sum(0).clamp(min=0)[None, None], (96, 128), mode="bilinear")[0, 0]
-        torch.testing.assert_close(torch.from_numpy(cam.in_place), (heat / heat.max()).float(), rtol=0, atol=2e-3)
+        torch.testing.assert_close(
+            torch.from_numpy(cam.cam.in_place), (heat / heat.max()).float(), rtol=0, atol=2e-3
+        )
 
 
 def test_a_class_without_pixels_has_an_empty_map():
@@ -199,7 +208,7 @@ def test_a_class_without_pixels_has_an_empty_map():
     (cam,) = pixel_cams(model, image, [2])
     assert not cam.mask.any()
     assert not cam.cam.map.any()
-    assert not cam.in_place.any()
+    assert not cam.cam.in_place.any()
     with pytest.raises(ValueError, match=r"0..3, got \[4\]"):
         pixel_cams(model, image, [4])
     with pytest.raises(LayerError, match="no layer 'nowhere'"):
@@ -251,13 +260,13 @@ def test_what_layers_do_in_a_backbone_is_what_they_do_alone(backbone):
     alone = lively(backbone, num_classes=1000)
     weights = {name.removeprefix("model."): value for name, value in model.backbone.body.state_dict().items()}
     alone.load_state_dict(weights, strict=False)
-    collect = generated_kernels if backbone == "cotnet_micro" else bends
+    collect = generated_kernels if backbone == "cotnet_micro" else contextual_offsets
     inside, outside = collect(model, image), collect(alone, image)
     names = [layer.name for layer in inside if layer.name.startswith("backbone.")]
     assert [name.split("body.")[1].removeprefix("model.") for name in names] == [layer.name for layer in outside]
     for one, other in zip(inside, outside, strict=False):
-        if collect is bends:
-            np.testing.assert_array_equal(one.plain, other.plain)
+        if collect is contextual_offsets:
+            np.testing.assert_array_equal(one.regular, other.regular)
             assert one.grid == other.grid
         else:
             assert one.kernels.shape == other.kernels.shape

@@ -55,6 +55,7 @@ def test_fewer_blocks_are_of_every_kind(name):
     assert kinds(network(name, **EVERY_LAYER[name])) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_LAYER)
 def test_onnx_computes_what_torch_computes(name, tmp_path):
     import onnx
@@ -74,6 +75,7 @@ def test_onnx_computes_what_torch_computes(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
+@pytest.mark.slow
 def test_any_size(tmp_path):
     net = network("rednet_micro")
     export_onnx(net, tmp_path / "net.onnx", metadata=metadata(dynamic_size=True))
@@ -114,6 +116,7 @@ def test_files_without_batches(small, tmp_path):
             exported.compute(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["contextual_convnext_micro", "cotnet_micro"])
 def test_pt2_needs_no_operator_of_ours(name, tmp_path):
     net = network(name, **EVERY_LAYER[name])
@@ -140,7 +143,8 @@ def test_file_that_differs_from_torch_is_not_kept(small, tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
     path.write_bytes(b"what was there")
     monkeypatch.setattr(
-        "ctxvision.export.onnx_file.run_session", lambda session, images: (net(images).detach() + 0.1,)
+        "ctxvision.inference.exported.onnx_session.run_session",
+        lambda session, images: (net(images).detach() + 0.1,),
     )
     with pytest.raises(ExportError, match="differs from torch's by"):
         export_onnx(net, path, metadata=metadata())

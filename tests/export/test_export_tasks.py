@@ -18,7 +18,6 @@ from ctxvision.export import (
     Exported,
     ExportError,
     Metadata,
-    as_task,
     export_onnx,
     export_pt2,
     from_task,
@@ -28,7 +27,10 @@ from ctxvision.export.photographs import photographs
 from ctxvision.export.portable import adaptive_avg_pool2d
 from ctxvision.export.same import difference_of_detections, require_same
 from ctxvision.export.trained import require_same_detections
-from ctxvision.tasks import ClassificationTask
+from ctxvision.inference import open_predictor, predictor_of
+from ctxvision.tasks.registry import TASKS
+
+pytestmark = pytest.mark.slow
 
 DETECTORS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet")
 SMALL = {"pyramid_channels": 16, "channels": 16}
@@ -44,7 +46,7 @@ def in_place_of(task, **options):
             found = network.eval()(*inputs)
         return (found,) if isinstance(found, torch.Tensor) else found
 
-    return as_task(Exported(Path("some.onnx"), metadata, run))
+    return predictor_of(Exported(Path("some.onnx"), metadata, run)).raw
 
 
 def in_order(objects):
@@ -220,7 +222,7 @@ def test_files_of_detectors_find_what_detectors_find(detector, name, tmp_path):
     network, metadata = from_task(task)
     write = export_onnx if name.endswith(".onnx") else export_pt2
     write(network, tmp_path / name, metadata=metadata)
-    find_the_same(as_task(open_exported(tmp_path / name)), task)
+    find_the_same(open_predictor(tmp_path / name).raw, task)
 
 
 def test_pt2_detectors_find_nothing_and_name_the_images_that_are_too_small(tmp_path):
@@ -228,7 +230,7 @@ def test_pt2_detectors_find_nothing_and_name_the_images_that_are_too_small(tmp_p
     task = detection_task("retinanet", score_threshold=0.999, min_size=200, max_size=200)
     network, metadata = from_task(task)
     assert export_pt2(network, tmp_path / "net.pt2", metadata=metadata) == 0
-    standing = as_task(open_exported(tmp_path / "net.pt2"))
+    standing = open_predictor(tmp_path / "net.pt2").raw
     assert standing([torch.rand(3, 40, 50).round()])[0]["boxes"].shape == (0, 4)
     with pytest.raises(ExportError, match=r"does not take 1 × 3 × 64 × 224 images.*larger.*\.onnx"):
         standing([torch.rand(3, 40, 140)])
@@ -253,36 +255,16 @@ def test_video_files_weigh_classes_as_networks_do(tmp_path):
     task = video_task("contextual_convnext_micro", classes=7, model_args=few)
     network, metadata = from_task(task)
     export_onnx(network, tmp_path / "net.onnx", metadata=metadata)
-    standing = as_task(open_exported(tmp_path / "net.onnx")).eval()
+    predictor = open_predictor(tmp_path / "net.onnx")
     for batch in (1, 3):
         clips = torch.randn(batch, 4, 3, 32, 32)
         with torch.no_grad():
             expected, frames = task.classify(clips)
-            found, by_frame = standing.classify(clips)
+            found, by_frame = predictor.clip_and_frames(clips)
         expected = expected.logits
         assert frames.std(1).min() > 1e-4  # the frames of a clip differ
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(by_frame, frames, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("make", "words", "message"),
-    [
-        (video_task, ["--dynamic-size"], "--dynamic-size: clips are always resized"),
-        (lambda: detection_task("faster_rcnn"), ["--fixed-size"], "--fixed-size: detectors resize"),
-        (segmentation_task, ["--int8=digits"], "--int8 compares top-1 of classifiers"),
-        (segmentation_task, ["--fixed-size", "--dynamic-size"], "not allowed with"),
-    ],
-)
-def test_refusals(make, words, message, tmp_path, capsys):
-    checkpoint = write_task(make(), tmp_path / "net.ckpt")
-    try:
-        code = main(["export", str(checkpoint), str(tmp_path / "net.onnx"), *words])
-    except SystemExit as stop:
-        code = stop.code
-    assert code == 2
-    assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["net.ckpt"]
 
 
 def test_exported_files_of_another_task(tmp_path, capsys, monkeypatch):
@@ -295,10 +277,11 @@ def test_exported_files_of_another_task(tmp_path, capsys, monkeypatch):
     ):
         assert main(["predict", "some.onnx", "a.mp4", *words]) in (1, 2)
         assert message in capsys.readouterr().err
-    with pytest.raises(ExportError, match="its task is classification"):
-        as_task(Exported(Path("some.onnx"), Metadata("some", "classification", {}), network))
-    with pytest.raises(ExportError, match="incomplete"):
-        as_task(Exported(Path("some.onnx"), Metadata("some", "detection", {}), network))
+    with pytest.raises(ExportError, match="its task is tracking"):
+        predictor_of(Exported(Path("some.onnx"), Metadata("some", "tracking", {}), network))
+    for kind in TASKS:
+        with pytest.raises(ExportError, match="incomplete"):
+            predictor_of(Exported(Path("some.onnx"), Metadata("some", kind, {}), network))
 
 
 def test_detections_that_differ_are_found():
@@ -348,25 +331,3 @@ def test_pooling_over_any_size_is_exported(tmp_path):
     spec = {"class_names": ["a", "b"], "input_size": [3, 32, 32]}
     metadata = Metadata("some", "classification", spec, dynamic_size=True)
     assert export_onnx(network, tmp_path / "net.onnx", metadata=metadata) < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "way"),
-    [("classification", ["--dynamic-size"], "leaving out --dynamic-size"), ("segmentation", [], "--fixed-size")],
-)
-def test_who_cannot_have_any_size_is_told_how_to_have_one(kind, options, way, tmp_path, capsys, monkeypatch):
-    if kind == "segmentation":
-        task = segmentation_task(size=32)
-    else:
-        spec = {"class_names": ["cat", "dog"], "input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
-        spec |= {"interpolation": "bicubic", "crop_pct": 1.0}
-        task = ClassificationTask("test_resnet", spec).eval()
-    write_task(task, tmp_path / "net.ckpt")
-
-    def refuse(*_args, **_kwargs):
-        raise ExportError("torch cannot export this network for any size: a reason")
-
-    monkeypatch.setattr("ctxvision.export.export_onnx", refuse)
-    assert main(["export", str(tmp_path / "net.ckpt"), str(tmp_path / "net.onnx"), *options]) == 1
-    assert f"for any size: a reason; {way} exports for 32 × 32 alone" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["net.ckpt"]

@@ -1,23 +1,18 @@
-"""What a detector finds, as data, as pictures and as a page."""
+"""What a detector finds, as data and as pictures."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 import torch
-from ctxvision.pages.detection_page import render
 from PIL import Image
 
 from ctxvision.data import DetectionData
 from ctxvision.data.detection.coco_masks import encode_masks
 from ctxvision.data.detection.scenes import export_coco
 from ctxvision.data.embedded.scenes import make_scene
-from ctxvision.evaluation.detection import evaluate_detector
-from ctxvision.explain import ReportError
 from ctxvision.inference import predictor_of
 from ctxvision.plots.boxes import PALETTE, _ink, _meet, draw_boxes
-from ctxvision.runs import RunFolder
 from ctxvision.tasks.detection import DetectionTask
 
 
@@ -141,76 +136,3 @@ def test_labels_are_readable_on_every_colour():
         ink = {"black": 0.0, "white": 1.0}[_ink(colour)]
         high, low = sorted([ink, luminance(colour)], reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 4.5
-
-
-@pytest.fixture(scope="module")
-def evaluation(task, files):
-    data = DetectionData(files, masks=True, batch_size=2, train=False)
-    return evaluate_detector(task, data, data_name="<scenes>", checkpoint="best.ckpt", images=3, threshold=0.0)
-
-
-def test_evaluation_equals_the_metric(evaluation, task, files):
-    from ctxvision.tasks.detection.metric import DetectionMetric
-
-    data = DetectionData(files, masks=True, batch_size=1, train=False)
-    metric = DetectionMetric(10, masks=True)
-    with torch.no_grad():
-        for batch in data.val_dataloader():
-            images, targets = data.on_after_batch_transfer(batch, 0)
-            metric.update(targets, task(images))
-    expected = metric.compute()
-    numbers = evaluation.numbers
-    assert numbers["box"]["ap"] == pytest.approx(expected["bbox"].ap, abs=1e-6)
-    assert numbers["mask"]["ap50"] == pytest.approx(expected["segm"].ap50, abs=1e-6)
-    assert numbers["images"] == 4
-    assert numbers["objects"] == sum(c["objects"] for c in numbers["classes"])
-    without = [c["name"] for c in numbers["classes"] if not c["objects"]]
-    assert numbers["classes_left_out"] == without
-    assert without
-    json.dumps(numbers, allow_nan=False)
-
-
-def test_page_and_lines_name_the_classes_that_the_mean_leaves_out(evaluation):
-    from ctxvision._cli.kinds.detection import _lines
-
-    named = evaluation.numbers["classes_left_out"]
-    over = f"over {10 - len(named)} of 10 classes, without '{named[0]}'"
-    assert over.replace("'", "&#39;") in render(evaluation)
-    assert f"({over}" in _lines(evaluation.numbers)[-1]
-
-
-def test_results_have_the_ids_of_the_file(evaluation, files):
-    content = json.loads((files / "annotations" / "instances_val.json").read_text())
-    assert {entry["image_id"] for entry in evaluation.results} <= {image["id"] for image in content["images"]}
-    assert {entry["category_id"] for entry in evaluation.results} <= {c["id"] for c in content["categories"]}
-    assert len(evaluation.results) > 4
-
-
-def test_page_is_whole_and_needs_nothing_else(evaluation):
-    page = render(evaluation)
-    assert "&lt;scenes&gt;" in page
-    assert "<scenes>" not in page
-    assert page.count("<img") == 6
-    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]*)"', page))
-    assert not re.search(r"https?://(?!www\.w3\.org)", page)
-    assert "<script" not in page
-
-
-def test_page_with_curves(evaluation, tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch,train_loss,val_box_ap,val_mask_ap\n1,3.5,,\n2,2.5,0.25,0.2\n")
-    curve = RunFolder(tmp_path).read_metrics()
-    assert curve[0]["val_box_ap"] is None
-    assert curve[1]["val_mask_ap"] == 0.2
-    page = render(type(evaluation)(evaluation.numbers | {"curve": curve}, evaluation.pictures, []))
-    assert "Validation AP over 2 epochs, best of boxes 25.0 %" in page
-
-
-def test_nothing_that_can_be_read(task, files, tmp_path):
-    import shutil
-
-    shutil.copytree(files, tmp_path / "copy")
-    for path in (tmp_path / "copy" / "val").iterdir():
-        path.write_bytes(b"")
-    data = DetectionData(tmp_path / "copy", masks=True, train=False)
-    with pytest.raises(ReportError, match="not one image could be read"):
-        evaluate_detector(task, data, data_name="copy")

@@ -5,10 +5,19 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
-from _trained import NORMAL, detection_task, enliven, segmentation_task, video_task, write_classifier, write_task
 from PIL import Image
 
+from _checkpoints import (
+    NORMAL,
+    detection_task,
+    enliven,
+    segmentation_task,
+    video_task,
+    write_classifier,
+    write_task,
+)
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.data import DataSpec
 from ctxvision.data.video.writing import write_video
@@ -27,7 +36,7 @@ def classifier():
 
 MAKE = {
     "classification": classifier,
-    "detection": lambda: detection_task("mask_rcnn", model="resnet10t", detections=5),
+    "detection": lambda: detection_task("faster_rcnn", detections=5),
     "segmentation": lambda: segmentation_task(decoder_args={"pyramid_channels": 16, "channels": 16}),
     "video": video_task,
 }
@@ -121,11 +130,12 @@ def test_what_is_in_memory_gets_the_answer_of_its_file(model, files):
         pixels = np.asarray(Image.open(path))
         given = [pixels, torch.from_numpy(pixels.copy()).permute(2, 0, 1), Image.open(path)]
     (expected,) = predictor(path, threshold=0.1)
-    for answer in (*predictor(given, threshold=0.1), *(next(predictor(one, threshold=0.1)) for one in given)):
+    one_by_one = predictor(given, threshold=0.1, batch_size=1)  # a batch of another size rounds otherwise
+    for answer in (*one_by_one, *(next(predictor(one, threshold=0.1)) for one in given)):
         assert answer.path is None
         assert plain(answer) == plain(expected) | {predictor.sample_name: None}
     several = pixels[None].repeat(2, 0)
-    assert [plain(answer) for answer in predictor(several, threshold=0.1)] == [plain(answer)] * 2
+    assert [plain(one) for one in predictor(several, threshold=0.1, batch_size=1)] == [plain(answer)] * 2
 
 
 def test_folders_stand_for_the_files_below_them(model, files, caplog):
@@ -187,6 +197,18 @@ def test_pixels_of_another_kind_are_refused():
     for given in (np.zeros((4, 8, 8, 3)), torch.zeros(4, 3, 8, 8), np.zeros((8, 8, 3), np.uint8)):
         with pytest.raises(InferenceError, match=r"in memory (is|are)"):
             list(videos([given]))
+
+
+def test_a_network_with_pretrained_weights(monkeypatch):
+    network = timm.create_model("test_resnet")
+    monkeypatch.setattr("ctxvision.inference.published.pretrained_network", lambda name: network)
+    predictor = open_predictor("test_resnet.r160_in1k")
+    assert (predictor.network, predictor.module, predictor.model_name) == (network, None, "test_resnet")
+    assert predictor.data_spec.input_size == (3, 160, 160)
+    assert len(set(predictor.class_names)) == 1000
+    assert predictor.class_names[:2] == ("tench", "goldfish")
+    (answer,) = predictor(np.zeros((40, 60, 3), np.uint8), top_k=2)
+    assert len(answer.top) == 2
 
 
 def test_a_source_that_is_none(tmp_path):

@@ -11,13 +11,14 @@ from PIL import Image
 
 from _page import Page
 from ctxvision.cli import main
-from ctxvision.evaluation.drawings import Drawings
-from ctxvision.evaluation.report import Report
-from ctxvision.explain import wilson_interval
-from ctxvision.pages.report_page import render
-from ctxvision.pages.template import duration, percent
-from ctxvision.plots.figures import curve, thumbnail
+from ctxvision.evaluation import wilson_interval
+from ctxvision.pages import make_report, write_report
+from ctxvision.pages.report import render_report
+from ctxvision.pages.template import duration
+from ctxvision.plots.curves import curve
+from ctxvision.plots.pixels import thumbnail
 from ctxvision.tasks import load_task
+from ctxvision.wording import percent
 
 
 def _write(run, tmp_path, *options, data=()):
@@ -49,13 +50,13 @@ def test_the_page_is_sound_and_needs_nothing_else(which, request):
         assert image["alt"]
     for svg in page.named("svg"):
         assert svg["role"] == "img"
-        assert "1 epochs" in svg["aria-label"]
+        assert "1 epochs" in svg["aria-label"] or "Reliability diagram" in svg["aria-label"]
     for reference in re.findall(r'(?:href="#|url\(#|aria-labelledby=")([^")]+)', text):
         assert reference in page.ids
     assert text.count("url(") == text.count("url(#")
 
 
-def test_names_of_classes_are_text(written):
+def test_names_of_classes_are_text(written, trained):
     text, numbers = written
     hostile = numbers["class_names"][0]
     assert hostile.startswith("<script>")
@@ -63,8 +64,8 @@ def test_names_of_classes_are_text(written):
     assert html.escape(hostile, quote=False).replace('"', "&#34;") in text
     name = '"><script>alert(1)</script>{{ 7 * 7 }}'
     renamed = json.loads(json.dumps(numbers).replace(json.dumps(hostile)[1:-1], json.dumps(name)[1:-1]))
-    pictures = {entry["position"]: "data:," for entry in numbers["predictions"] + numbers["mistakes"]}
-    text = render(Report(renamed | {"model": name, "data": name, "checkpoint": name}, Drawings(pictures), True))
+    scores = make_report(trained).scores
+    text = render_report(scores, renamed | {"model": name, "data": name, "checkpoint": name})
     assert "<script" not in text
     assert name in Page(text).text
 
@@ -137,7 +138,7 @@ def test_a_checkpoint_alone(run, tmp_path, capsys):
     page = Page(text)
     assert "training curve is not known" in page.text
     assert "1 file could not be read" in page.text
-    assert page.named("svg") == []
+    assert [svg["class"] for svg in page.named("svg")] == ["reliability"]  # no curves
 
 
 def test_one_line_says_what_is_missing(run, tmp_path, capsys):
@@ -169,16 +170,45 @@ def test_wrong_options(options, reason, trained, capsys):
     assert reason in capsys.readouterr().err
 
 
-def test_many_classes_become_lists(written):
+def test_many_classes_become_lists(written, trained):
     _, numbers = written
     names = [f"class {i}" for i in range(60)]
-    classes = [{"name": n, "images": 5, "right": i % 6, "top1": i % 6 / 5} for i, n in enumerate(names)]
+    classes = [
+        numbers["classes"][0] | {"name": n, "images": 5, "right": i % 6, "top1": i % 6 / 5}
+        for i, n in enumerate(names)
+    ]
     confused = [{"truth": names[i], "prediction": names[i + 1], "images": 60 - i} for i in range(59)]
-    many = numbers | {"class_names": names, "classes": classes, "confused": confused, "predictions": []}
-    page = Page(render(Report(many | {"mistakes": [], "funnel": None}, Drawings(), False)))
+    confusion = np.diag(np.arange(60, 1, -1), 1).tolist()
+    many = numbers | {"class_names": names, "classes": classes, "confused": confused, "confusion": confusion}
+    scores = make_report(trained).scores
+    page = Page(render_report(scores, many | {"predictions": [], "mistakes": [], "funnel": None}))
     assert not [t for t in page.named("table") if t.get("class") == "matrix"]
     assert "The 30 least accurate of 60" in page.text
     assert "most frequent of 59 kinds" in page.text
+    assert "Confusion matrix of 60 classes" in [image["alt"] for image in page.named("img")]
+
+
+def test_a_report_from_python_is_that_of_the_command(written, trained, tmp_path):
+    report = write_report(trained, tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    expected = written[1] | {"throughput": None}
+    assert json.loads((tmp_path / "r.json").read_text()) | {"throughput": None} == expected
+    assert report.scores.numbers["top1"] == expected["top1"]
+
+
+def test_a_report_that_cannot_be_made_costs_no_training(trained, tmp_path, monkeypatch, caplog):
+    assert write_report(tmp_path / "none", tmp_path / "r.html", required=False) is None
+    assert "none: no such run folder or checkpoint; `ctxvision report` makes it later" in caplog.text
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ctxvision.pages.report.evaluate", interrupted)
+    assert write_report(trained, tmp_path / "r.html", required=False) is None
+    assert "r.html could not be made: interrupted" in caplog.text
+    assert not (tmp_path / "r.html").exists()
+    with pytest.raises(KeyboardInterrupt):
+        write_report(trained, tmp_path / "r.html")
 
 
 def test_gaps_and_single_epochs_can_be_drawn():

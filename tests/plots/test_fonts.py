@@ -9,7 +9,8 @@ from PIL import Image
 from ctxvision.plots import fonts
 from ctxvision.plots.boxes import draw_boxes
 from ctxvision.plots.confusion import draw_confusion
-from ctxvision.plots.style import make_picture, new_figure
+from ctxvision.plots.picture import make_picture
+from ctxvision.plots.style import new_figure
 
 MATHEMATICAL = "STIXGeneral"  # comes with matplotlib too, and has letters that DejaVu Sans lacks
 SCRIPT = "ℊ"  # one of them

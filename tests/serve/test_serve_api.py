@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from _serving import NAMES, SPEC, app_of, ask, client_of, encoded, pixels, plain_network
 from ctxvision.checkpoints import CheckpointError
-from ctxvision.explain import bends, class_funnel, grad_cam
+from ctxvision.explain import class_funnel, contextual_offsets, grad_cam
 from ctxvision.export import Metadata, export_onnx, export_pt2
 from ctxvision.serve import ServeError, create_app, open_networks
 from ctxvision.serve.examples import of_digits, of_folder
@@ -135,17 +136,17 @@ def test_explanation_is_that_of_the_library(app, networks, asked):
         assert [row["class"] for row in stage["classes"]] == [NAMES[c] for c in expected.classes]
         assert [row["kept"] for row in stage["classes"]] == list(expected.kept)
 
-    expected_bends = {bend.name: bend for bend in bends(model, image)}
+    expected_bends = {bend.name: bend for bend in contextual_offsets(model, image)}
     assert [layer["stage"] for layer in answer["offsets"]] == [2, 3, 4]
     for layer in answer["offsets"]:
         bend = expected_bends[layer["layer"]]
-        moves = np.frombuffer(base64.b64decode(layer["moves"]), "<i2").reshape(bend.plain.shape) * layer["scale"]
+        moves = np.frombuffer(base64.b64decode(layer["moves"]), "<i2").reshape(bend.regular.shape) * layer["scale"]
         rows, columns = np.array(layer["rows"]), np.array(layer["columns"])
         plain = np.stack(np.broadcast_arrays(rows[:, None, :, None], columns[None, :, None, :]), -1).reshape(
-            bend.plain.shape
+            bend.regular.shape
         )
-        np.testing.assert_allclose(plain, bend.plain, atol=1e-4)
-        np.testing.assert_allclose(plain + moves, bend.taps[0], atol=1e-3 * max(1, np.abs(moves).max()))
+        np.testing.assert_allclose(plain, bend.regular, atol=1e-4)
+        np.testing.assert_allclose(plain + moves, bend.sampled[0], atol=1e-3 * max(1, np.abs(moves).max()))
         assert np.abs(moves).max() > 0.01
 
 
@@ -265,3 +266,12 @@ def test_examples_of_the_embedded_digits_are_held_out():
     held_out = np.stack([np.asarray(Image.open(io.BytesIO(example.data))) for example in found])
     assert np.array_equal(held_out, data._eval[0][:5].numpy())
     assert of_digits([SPEC]) == []
+
+
+def test_the_page_is_part_of_the_package():
+    from importlib.resources import files
+
+    folder = Path(__file__).parents[2] / "src/ctxvision/serve/static"
+    names = {path.name for path in folder.iterdir()}
+    assert {"index.html", "app.js", "style.css"} <= names
+    assert {path.name for path in (files("ctxvision.serve") / "static").iterdir()} == names

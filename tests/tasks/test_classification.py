@@ -201,7 +201,7 @@ def test_compiled_network_is_the_same_network(model):
     assert [*it.state_dict()] == names
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        compiled, expected = it._output(images), eager._output(images)
+        compiled, expected = it.outputs(images), eager.outputs(images)
     assert calls
     torch.testing.assert_close(getattr(compiled, "logits", compiled), getattr(expected, "logits", expected))
 

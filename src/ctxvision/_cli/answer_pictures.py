@@ -2,11 +2,14 @@
 
 import io
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from ctxvision.data import SegmentationSpec, read_image
+from ctxvision.data import ClipSpec, DetectionSpec, SegmentationSpec, read_image
+from ctxvision.data.video.reading import Frames
 from ctxvision.data.video.writing import write_video
 from ctxvision.files import write_whole
 from ctxvision.inference import Answer, Clip, Objects, Pixels, Predictor
@@ -15,6 +18,8 @@ from ctxvision.plots.clips import labelled_frames
 from ctxvision.plots.overlays import class_map, overlay, with_legend
 
 _STEM_BYTES = 200  # with a number and an ending a name must not have more than 255
+
+Pictures = Mapping[str, Image.Image | Frames]
 
 
 def save_pictures(folder: Path, answer: Answer, predictor: Predictor, taken: set[str]) -> list[str]:
@@ -32,25 +37,17 @@ def save_pictures(folder: Path, answer: Answer, predictor: Predictor, taken: set
     Raises:
         WriteError: The pictures cannot be written there.
     """
-    assert answer.path is not None
-    name = _free_name(answer.path, taken)
-    if isinstance(answer, Clip):
-        frames = labelled_frames(
-            answer.pixels, answer.probabilities, answer.by_frame, predictor.class_names, numbers=answer.indices
-        )
-        write_video(folder / f"{name}.mp4", frames, rate=4)
-        return [str(folder / f"{name}.mp4")]
-    picture, spec = read_image(answer.path, predictor.data_spec.color_mode), predictor.data_spec
-    drawn: dict[str, Image.Image] = {}
-    if isinstance(answer, Objects):
-        drawn = _boxes(answer, picture)
-    elif isinstance(answer, Pixels) and isinstance(spec, SegmentationSpec):
-        drawn = _colours(answer, picture, spec)
-    for ending, image in drawn.items():
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        write_whole(folder / f"{name}{ending}", file.getvalue())
-    return [str(folder / f"{name}{ending}") for ending in drawn]
+    written, name = [], _free_name(str(answer.path), taken)
+    for ending, picture in _DRAWN[type(answer)](answer, predictor.data_spec).items():
+        path = folder / f"{name}{ending}"
+        if isinstance(picture, Image.Image):
+            file = io.BytesIO()
+            picture.save(file, "PNG")
+            write_whole(path, file.getvalue())
+        else:
+            write_video(path, picture, rate=4)
+        written.append(str(path))
+    return written
 
 
 def _free_name(path: str, taken: set[str]) -> str:
@@ -63,16 +60,26 @@ def _free_name(path: str, taken: set[str]) -> str:
     return name
 
 
-def _boxes(found: Objects, picture: Image.Image) -> dict[str, Image.Image]:
-    labels, names = [one.label for one in found.objects], [one.name for one in found.objects]
-    masks = [one.segmentation for one in found.objects if one.segmentation] or None
-    boxes, scores = [one.bbox for one in found.objects], [one.score for one in found.objects]
-    return {".png": draw_boxes(picture, boxes, labels, names, scores=scores, masks=masks)}
+def _boxes(found: Objects, spec: DetectionSpec) -> Pictures:
+    picture = read_image(str(found.path), spec.color_mode)
+    boxes, labels, names, scores, masks = (
+        [getattr(one, name) for one in found.objects]
+        for name in ("bbox", "label", "name", "score", "segmentation")
+    )
+    return {".png": draw_boxes(picture, boxes, labels, names, scores=scores, masks=masks if all(masks) else None)}
 
 
-def _colours(found: Pixels, picture: Image.Image, spec: SegmentationSpec) -> dict[str, Image.Image]:
-    shown = overlay(picture, found.classes, spec.colors)
+def _colours(found: Pixels, spec: SegmentationSpec) -> Pictures:
+    shown = overlay(read_image(str(found.path), spec.color_mode), found.classes, spec.colors)
     return {
         ".overlay.png": with_legend(shown, found.classes, spec.class_names, spec.colors),
         ".classes.png": class_map(found.classes, spec.colors),
     }
+
+
+def _frames(found: Clip, spec: ClipSpec) -> Pictures:
+    said = (found.pixels, found.probabilities, found.by_frame, spec.class_names)
+    return {".mp4": labelled_frames(*said, numbers=found.indices)}
+
+
+_DRAWN: Mapping[type[Answer], Callable[[Any, Any], Pictures]] = {Objects: _boxes, Pixels: _colours, Clip: _frames}

@@ -42,7 +42,8 @@ class Answers:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each prediction is right, (N,) bool."""
-        return self.predictions == self.targets
+        right: NDArray[np.bool_] = self.predictions == self.targets
+        return right
 
     def mistakes(self) -> list[int]:
         """Return the positions of the wrong predictions, the most confident first."""

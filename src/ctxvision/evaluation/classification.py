@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -193,10 +193,10 @@ class ClassificationEvaluator:
         """
         targets = targets.to(self.device)
         logits = logits_of(output).float()
-        loss_of = nn.functional.cross_entropy if self._task is None else self._task.val_loss
-        loss = loss_of(logits if isinstance(output, Tensor) else output, targets)
+        said = logits if isinstance(output, Tensor) else output
+        loss_of: Callable[..., Tensor] = nn.functional.cross_entropy if self._task is None else self._task.val_loss
         self._require_finite(logits.cpu())
-        self._loss += float(loss) * len(images)
+        self._loss += float(loss_of(said, targets)) * len(images)
         if self._task is not None and not isinstance(output, Tensor) and is_contextual(self._task.model):
             steps = funnel_steps(self._task.model, output)
             known = self._stages or [StageRecall(s.name, s.classes.shape[1], s.kept.shape[1]) for s in steps]

@@ -33,7 +33,7 @@ def read_real(path: str | os.PathLike[str]) -> Labels:
         EvaluationError: no such file, or not a list of lists of classes.
     """
     try:
-        labels = json.loads(Path(path).read_text("utf-8"))
+        labels: Labels = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise EvaluationError(f"{path}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:

@@ -64,7 +64,8 @@ def evaluate(
         split: The part to read, ``"val"``, ``"train"`` or, except for detectors, ``"all"``; by default what the
             network was not trained on.
         batch_size: The number of samples that the network takes at a time; by default it depends on the task.
-        workers: The number of processes that decode; by default one for each processor, at most 8.
+        workers: The number of processes that decode; by default one for each processor, at most 8, where there is
+            enough to decode.
         strict: Whether the first sample that cannot be used raises an error; else such samples do not count.
         precision: ``"32"``, ``"16-mixed"`` or ``"bf16-mixed"``; on the CPU the last two are the same.
         examples: How many samples a page can show: of classification those with the highest losses, of detection

@@ -12,7 +12,7 @@ from ctxvision.foreign import visible
 from ctxvision.inference.segmentation import SegmentationPredictor
 from ctxvision.runs import Run
 from ctxvision.tasks.means import over_classes, undefined
-from ctxvision.tasks.segmentation import PixelConfusion, intersection_over_union
+from ctxvision.tasks.segmentation import PixelConfusion, SegmentationTask, intersection_over_union
 from ctxvision.wording import column, plural
 
 from .error import EvaluationError
@@ -125,7 +125,12 @@ class SegmentationEvaluator:
         spec, module, network = self.predictor.data_spec, self.predictor.module, self.predictor.network
         names = tuple(self.predictor.class_names)
         exported = self.predictor.exported
-        window = module.window if exported is None else exported.metadata.settings["window"]  # type: ignore[union-attr]
+        window: Sequence[int] | None
+        if exported is None:
+            assert isinstance(module, SegmentationTask)
+            window = module.window
+        else:
+            window = exported.metadata.settings["window"]
         numbers = {
             "model": self.predictor.model_name,
             "decoder": None if module is None else module.hparams["decoder"],

@@ -15,6 +15,7 @@ from ctxvision.data.workers import workers_for
 _log = logging.getLogger(__name__)
 
 Inputs = Tensor | list[Tensor]
+_WORTH_A_PROCESS = 32  # samples: to start a process for fewer takes longer than it saves
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,12 @@ class DataRequest:
         """
         if isinstance(self.data, DataModule):
             return Source(self.data, self.data.source, self.split or "val")
-        workers = self.workers
-        if workers is None:
-            workers = 0 if is_embedded(self.data) else workers_for(None, 1)
         size = "eval_batch_size" if task == "segmentation" else "batch_size"
-        options |= {size: self.batch_size or batch_size, "workers": workers, "strict": self.strict}
+        options |= {size: self.batch_size or batch_size, "workers": self.workers or 0, "strict": self.strict}
         module, split = open_for_evaluation(self.data, spec, task, split=self.split, **options)
+        if self.workers is None and not is_embedded(self.data):
+            count = len(module.eval_dataset())  # type: ignore[arg-type] # torch's base class has no length
+            module.workers = workers_for(count, _WORTH_A_PROCESS)
         for line in module.notes:
             _log.warning("%s", line)
         return Source(module, os.fspath(self.data), split)

@@ -1,48 +1,57 @@
-"""Look into a trained network: what it predicts, where it errs, what it looks at, which classes it considers."""
+"""What a network looked at: what speaks for its answers, which classes it considers, what its layers generate.
 
-from ctxvision.runs import Epoch, Run, read_run
-from ctxvision.tasks.classification.class_sets import FunnelStep, funnel_steps, is_contextual
+`explain` looks into a trained network of any task; the other functions compute one thing each, for any network.
+"""
 
+from .cams import GradCam, grad_cam
+from .detection import BoxCam, box_cams, box_layers
 from .embeddings import class_embeddings, on_a_plane, similarities
-from .error import ReportError
+from .explanation import Explanation, ImageExplanation, Section
 from .fates import Fates, class_fates
-from .funnel import Funnel, StageView, class_funnel
-from .generated_kernels import Contexts, Kernels, generated_kernels, kernel_layers
-from .grad_cam import GradCam, grad_cam
+from .funnel import Funnel, Loss, StageView, class_funnel
+from .kernels import Contexts, Kernels, generated_kernels, kernel_layers
 from .layers import LayerError, MapLayer, map_layers
-from .offsets import Bend, ClassBend, bend_by_class, bends, contextual_layers
+from .offsets import ClassOffsets, ContextualOffsets, contextual_layers, contextual_offsets, offsets_by_class
+from .pipeline import explain
 from .pixel_grid import PixelGrid, pixel_grids
+from .segmentation import PixelCam, pixel_cams
+from .video import FrameCams, frame_cams
 
 __all__ = [
-    "Bend",
-    "ClassBend",
+    "BoxCam",
+    "ClassOffsets",
     "Contexts",
-    "Epoch",
+    "ContextualOffsets",
+    "Explanation",
     "Fates",
+    "FrameCams",
     "Funnel",
-    "FunnelStep",
     "GradCam",
+    "ImageExplanation",
     "Kernels",
     "LayerError",
+    "Loss",
     "MapLayer",
+    "PixelCam",
     "PixelGrid",
-    "ReportError",
-    "Run",
+    "Section",
     "StageView",
-    "bend_by_class",
-    "bends",
+    "box_cams",
+    "box_layers",
     "class_embeddings",
     "class_fates",
     "class_funnel",
     "contextual_layers",
-    "funnel_steps",
+    "contextual_offsets",
+    "explain",
+    "frame_cams",
     "generated_kernels",
     "grad_cam",
-    "is_contextual",
     "kernel_layers",
     "map_layers",
+    "offsets_by_class",
     "on_a_plane",
+    "pixel_cams",
     "pixel_grids",
-    "read_run",
     "similarities",
 ]

@@ -1,5 +1,7 @@
 """Class embeddings: how similar the classes are to the network, and where they lie on a plane."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,24 +18,36 @@ def class_embeddings(model: nn.Module) -> np.ndarray:
     Source: Contextual CNN, section 4.4.
 
     Raises:
-        ValueError: the network has neither.
+        ValueError: The network has neither.
+
+    Examples:
+        >>> import timm, ctxvision
+        >>> rows = class_embeddings(timm.create_model("contextual_convnext_micro", num_classes=10))
+        >>> on_a_plane(rows).shape, similarities(rows).shape
+        ((10, 2), (10, 10))
     """
+    network: Any = model
     if is_contextual(model):
-        weight = model.context.embedding.weight
+        weight = network.context.embedding.weight
     else:
-        classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+        classifier = network.get_classifier() if hasattr(model, "get_classifier") else None
         weight = getattr(classifier, "weight", None)
-        if not isinstance(weight, torch.Tensor) or weight.shape[0] != getattr(
-            model, "num_classes", weight.shape[0]
-        ):
+        if not isinstance(weight, torch.Tensor) or len(weight) != getattr(model, "num_classes", len(weight)):
             raise ValueError(f"{type(model).__name__} has neither class embeddings nor a linear or 1x1 classifier")
-    return F.normalize(weight.detach().float().flatten(1), dim=1).cpu().numpy()
+    rows: np.ndarray = F.normalize(weight.detach().float().flatten(1), dim=1).cpu().numpy()
+    return rows
 
 
 def similarities(embeddings: np.ndarray) -> np.ndarray:
-    """Return the cosine of every pair of rows, (C, C), in [-1, 1]."""
-    rows = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    return np.clip(rows @ rows.T, -1, 1)
+    """Return the cosine of every pair of rows of embeddings (C, d), (C, C), in [-1, 1]."""
+    rows = _directions(embeddings)
+    cosines: np.ndarray = np.clip(rows @ rows.T, -1, 1)
+    return cosines
+
+
+def _directions(embeddings: np.ndarray) -> np.ndarray:
+    rows: np.ndarray = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return rows
 
 
 def on_a_plane(embeddings: np.ndarray, *, perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
@@ -41,14 +55,14 @@ def on_a_plane(embeddings: np.ndarray, *, perplexity: float = 30.0, seed: int = 
 
     Args:
         embeddings: (C, d), at least one class.
-        perplexity: about how many neighbours count; at most a third of the other classes, so that few work too.
-        seed: of scikit-learn's generator.
+        perplexity: About how many neighbours count; at most a third of the other classes, so that few work too.
+        seed: Seed of scikit-learn's generator.
 
     Returns:
         (C, 2) float32. Fewer than four classes have no neighbourhoods: those lie along their principal axes.
     """
     count = len(embeddings)
-    rows = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    rows = _directions(embeddings)
     centred = rows - rows.mean(0)
     if count < 4 or not np.abs(centred).max() > 1e-6:
         u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -59,4 +73,5 @@ def on_a_plane(embeddings: np.ndarray, *, perplexity: float = 30.0, seed: int = 
 
     neighbours = max(min(perplexity, (count - 1) / 3), 1.0)
     start = "pca" if rows.shape[1] > 1 else "random"
-    return TSNE(2, perplexity=neighbours, init=start, random_state=seed).fit_transform(rows).astype(np.float32)
+    layout = TSNE(2, perplexity=neighbours, init=start, random_state=seed).fit_transform(rows)
+    return np.asarray(layout, np.float32)

@@ -1,277 +1,301 @@
-"""What `ctxvision explain` says about some images: the numbers, and the pictures that belong to them."""
+"""What an explanation consists of: arrays for each image, figures drawn of them, plain numbers for a file."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ctxvision._version import __version__
-from ctxvision.plots.figures import is_small, thumbnail
-from ctxvision.plots.style import seen_pixels
-from ctxvision.tasks import ClassificationTask
-from ctxvision.tasks.classification.class_sets import is_contextual
+from ctxvision.foreign import json_text
+from ctxvision.inference import Predictor
+from ctxvision.inference.predictor import Given
+from ctxvision.plots.picture import Picture
+from ctxvision.runs import RunError
 
-from .embeddings import class_embeddings, on_a_plane
-from .error import ReportError
-from .explanation_classes import network_labels, of_classes, of_data
-from .explanation_layers import of_kernels, of_offsets, where_most
-from .fates import class_fates
-from .funnel import class_funnel
-from .generated_kernels import kernel_layers
-from .grad_cam import GradCam, grad_cam
-from .offsets import contextual_layers
-from .pictures import Picture
-from .pictures.cam import CamPanel, cam_picture
-from .pictures.classes import plane_picture
-from .pictures.funnel import funnel_picture
+from .cams import GradCam
+from .funnel import Funnel
+from .kernels import Kernels
+from .offsets import ContextualOffsets
+
+if TYPE_CHECKING:
+    from ctxvision.tasks import Task
+
+    from .detection import BoxCam
+    from .segmentation import PixelCam
+    from .video import FrameCams
+
 
 SCHEMA_VERSION = 1
 _TOP = 5
 
+Drawing = Callable[[], Picture]
+"""Draws a figure when it is called."""
+
 
 @dataclass(frozen=True)
-class Subject:
-    """An image to explain.
+class ExplainedNetwork:
+    """A trained network that is looked into.
 
     Attributes:
-        file: what to call it.
-        image: input of the network, normalised, (C, H, W).
-        against: input of the other network, which may differ in size and normalisation; ``None`` without one.
-        truth: index of the true class, if it is known.
+        predictor: The network, on the device to use; it has its layers.
+        name: What the user calls it: the path of its checkpoint; empty for a network in memory.
+        layer: Name of the layer for Grad-CAM; ``None`` leaves the choice to the kind of task.
+        label: What figures call it.
+    """
+
+    predictor: Predictor
+    name: str = ""
+    layer: str | None = None
+    label: str = ""
+
+    @property
+    def task(self) -> "Task":
+        """The task that was trained, with its network."""
+        assert self.predictor.module is not None  # `explain` takes no other
+        return self.predictor.module
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the network's outputs."""
+        return list(self.predictor.class_names)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked about every image.
+
+    Attributes:
+        network: The network that is explained.
+        against: A second one of the same task and classes, to compare with.
+        class_name: Class to explain; ``None`` for what the network answers or finds.
+        truth: True class of all images, of a classifier; ``None`` takes the name of an image's folder where there
+            is such a class.
+        threshold: Lowest score of the boxes that are explained, of a detector.
+    """
+
+    network: ExplainedNetwork
+    against: ExplainedNetwork | None = None
+    class_name: str | None = None
+    truth: str | None = None
+    threshold: float = 0.5
+
+    @property
+    def networks(self) -> list[ExplainedNetwork]:
+        """The network and, if there is one, the network to compare with."""
+        return [self.network] if self.against is None else [self.network, self.against]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A small picture of an image with what a network found on it.
+
+    Attributes:
+        uri: Data URI.
+        alt: What it shows, for readers who do not see it.
+        caption: Words above it, or empty.
+        pixelated: Whether the image has so few pixels that it is best enlarged without smoothing.
+    """
+
+    uri: str
+    alt: str
+    caption: str = ""
+    pixelated: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of what was found.
+
+    Attributes:
+        name: A class, and more where one name is not enough.
+        share: Probability, score or share of the pixels, from 0 to 1.
+        color: Its colour in the pictures, ``#rrggbb``; empty without.
+    """
+
+    name: str
+    share: float
+    color: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one network found on an image.
+
+    Attributes:
+        heading: What the rows are.
+        rows: The most important first.
+    """
+
+    heading: str
+    rows: list[Row]
+
+
+@dataclass
+class ImageExplanation:
+    """What was found about one image or video: arrays first; figures are drawn when they are first asked for.
+
+    Attributes:
+        file: What the image is called.
+        cams: What speaks for the class, for each box (``None`` where it is not found again), for the pixels of
+            each class, or for the class in each frame of a clip.
+        against_cams: The same in the second network.
+        funnel: Which classes each step considered; only of contextual classifiers.
+        offsets: Where contextual convolutions read, layer by layer.
+        kernels: What involution and CoT layers generated, layer by layer.
+        entry: Plain values, what ``explain.json`` holds of the image.
+        previews: The image, or what was found on it.
+        tables: What each network found.
+        notes: Sentences on what could not be explained.
+        drawings: The figures, not drawn yet.
     """
 
     file: str
-    image: Tensor
-    against: Tensor | None = None
-    truth: int | None = None
+    cams: "Sequence[GradCam | BoxCam | PixelCam | FrameCams | None]" = ()
+    against_cams: "Sequence[GradCam | BoxCam | PixelCam | FrameCams | None]" = ()
+    funnel: Funnel | None = None
+    offsets: list[ContextualOffsets] = field(default_factory=list)
+    kernels: list[Kernels] = field(default_factory=list)
+    entry: dict[str, Any] = field(default_factory=dict)
+    previews: list[Preview] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
+
+    @cached_property
+    def figures(self) -> list[Picture]:
+        """The figures, in the order of the page."""
+        return [draw() for draw in self.drawings]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What ``explain.json`` holds of the image."""
+        names = [picture.file for picture in self.figures]
+        return {"file": self.file, **self.entry, "notes": self.notes, "figures": names}
 
 
-@dataclass(frozen=True)
-class Against:
-    """A network to compare with.
+@dataclass
+class Section:
+    """What was found beyond the images: about the classes, or over a data set.
 
     Attributes:
-        checkpoint: what the user calls it.
-        task: of the same classes, in any order.
-        layer: for Grad-CAM; ``None`` chooses.
+        numbers: Plain values, what ``explain.json`` holds of it.
+        drawings: The figures, not drawn yet.
     """
 
-    checkpoint: str
-    task: ClassificationTask
-    layer: str | None = None
+    numbers: dict[str, Any]
+    drawings: list[Drawing]
+
+    @cached_property
+    def figures(self) -> list[Picture]:
+        """The figures, in the order of the page."""
+        return [draw() for draw in self.drawings]
 
 
 @dataclass
 class Explanation:
-    """All that a page shows.
+    """What networks looked at, of `explain`.
 
     Attributes:
-        numbers: plain Python values, what ``explain.json`` holds.
-        thumbnails: data URIs, one per image.
-        pixelated: whether the images have so few pixels that they are best enlarged without smoothing.
-        of_images: pictures of each image.
-        of_classes: pictures of the class embeddings.
-        of_data: pictures of the data set.
+        request: What was asked.
+        images: One for each image that could be read.
+        sections: What was found beyond the images, by its name in ``explain.json``; ``None`` where there is
+            nothing.
+        bad_images: Path and reason of each file that could not be read.
     """
 
-    numbers: dict[str, Any]
-    thumbnails: list[str] = field(default_factory=list)
-    pixelated: bool = False
-    of_images: list[list[Picture]] = field(default_factory=list)
-    of_classes: list[Picture] = field(default_factory=list)
-    of_data: list[Picture] = field(default_factory=list)
+    request: Request
+    images: list[ImageExplanation]
+    sections: dict[str, Section | None] = field(default_factory=dict)
+    bad_images: list[dict[str, str]] = field(default_factory=list)
 
     @property
-    def pictures(self) -> list[Picture]:
-        """All pictures, in the order of the page."""
-        return [*(p for group in self.of_images for p in group), *self.of_classes, *self.of_data]
+    def figures(self) -> list[Picture]:
+        """All figures, in the order of the page."""
+        parts: list[ImageExplanation | Section] = [*self.images, *filter(None, self.sections.values())]
+        return [figure for part in parts for figure in part.figures]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Plain values, what ``explain.json`` holds."""
+        network, against = self.request.network, self.request.against
+        spec = network.task.data_spec
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "ctxvision": __version__,
+            "task": network.task.kind,
+            "checkpoint": network.name,
+            "model": network.predictor.model_name,
+            "parameters": sum(p.numel() for p in network.task.model.parameters()),
+            "class_names": network.class_names,
+            **({"input_size": list(spec["input_size"])} if network.task.kind == "classification" else {}),
+            "against": against and {"checkpoint": against.name, "model": against.predictor.model_name},
+            "labels": [one.label for one in self.request.networks],
+            "has_funnel": any(image.funnel is not None for image in self.images),
+            "images": [image.numbers for image in self.images],
+            **{name: section and section.numbers for name, section in self.sections.items()},
+            "figures": [
+                {"file": f"figures/{figure.file}", "title": figure.title, "alt": figure.alt}
+                for figure in self.figures
+            ],
+            "bad_images": self.bad_images,
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """Return ``explain.json`` and every figure, as a folder holds them: contents by name."""
+        files = {f"figures/{figure.file}": figure.data for figure in self.figures}
+        files["explain.json"] = (json_text(self.numbers, indent=1, allow_nan=False) + "\n").encode()
+        return files
 
 
-def make_explanation(
-    task: ClassificationTask,
-    subjects: Sequence[Subject],
-    *,
-    checkpoint: str,
-    asked: int | None = None,
-    layer: str | None = None,
-    against: Against | None = None,
-    data: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None,
-    data_name: str | None = None,
-) -> Explanation:
-    """Look into a trained network while it reads some images.
+class Explainer(Protocol):
+    """Explains images one by one; each kind of task has its own, ``Explainer`` in its module of this package."""
 
-    Args:
-        task: on the device to use.
-        subjects: the images.
-        checkpoint: what the user calls the network.
-        asked: class to explain in every image; by default each image's answer.
-        layer: for Grad-CAM; by default see `grad_cam`.
-        against: what to compare with.
-        data: opens the batches of a data set, to follow its true classes through a contextual network.
-        data_name: what the user calls it.
+    def __init__(self, request: Request) -> None: ...
+
+    def look(self, source: Given, file: str, name: str) -> ImageExplanation:
+        """Explain one image.
+
+        Args:
+            source: The image or video, as a predictor takes it.
+            file: What to call it.
+            name: How the names of its figures begin.
+
+        Raises:
+            BadImageError: It cannot be read.
+            RunError: An output of a network is not a number.
+            LayerError: The layer that was asked for cannot be used.
+        """
+
+    def sections(self, data: Any, data_name: str) -> dict[str, Section | None]:
+        """Return what there is to say beyond the images; the arguments are those of `explain`."""
+
+
+def require_finite(outputs: Mapping[str, Tensor] | Tensor, file: str) -> None:
+    """Refuse the output of a network for an image that is not a number.
 
     Raises:
-        ReportError: not one image of the data set can be read, or an answer is not a number.
-        LayerError: see `grad_cam`.
+        RunError: It is NaN or infinite.
     """
-    names = tuple(task.data_spec["class_names"])
-    contextual = is_contextual(task.model)
-    plane = on_a_plane(class_embeddings(task.model)) if contextual else None
-    numbers: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "ctxvision": __version__,
-        "checkpoint": checkpoint,
-        "model": task.hparams["model"],
-        "parameters": sum(p.numel() for p in task.model.parameters()),
-        "class_names": list(names),
-        "input_size": list(task.data_spec["input_size"]),
-        "against": against and {"checkpoint": against.checkpoint, "model": against.task.hparams["model"]},
-        "labels": list(network_labels(task, against and against.task)[: 2 if against else 1]),
-        "images": [],
-    }
-    made = Explanation(numbers, pixelated=all(is_small(subject.image) for subject in subjects))
-    for index, subject in enumerate(subjects, 1):
-        entry, pictures = _of_image(task, subject, f"image{index}", asked, layer, against, plane)
-        numbers["images"].append(entry | {"figures": [picture.file for picture in pictures]})
-        made.of_images.append(pictures)
-        made.thumbnails.append(thumbnail(subject.image, task.data_spec["mean"], task.data_spec["std"]))
-    numbers["embeddings"] = None
-    if contextual:
-        numbers["embeddings"], picture = of_classes(task, against and against.task, plane)
-        made.of_classes.append(picture)
-    numbers["data"] = None
-    if data is not None and contextual:
-        numbers["data"], made.of_data = of_data(task, data, str(data_name))
-    numbers["figures"] = [
-        {"file": f"figures/{picture.file}", "title": picture.title, "alt": picture.alt}
-        for picture in made.pictures
-    ]
-    return made
+    tensors = outputs.values() if isinstance(outputs, Mapping) else [outputs]
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise RunError(f"{file}: the output of the network is NaN or infinite; its weights are broken")
 
 
-def _of_image(
-    task: ClassificationTask,
-    subject: Subject,
-    name: str,
-    asked: int | None,
-    layer: str | None,
-    against: Against | None,
-    plane: np.ndarray | None,
-) -> tuple[dict[str, Any], list[Picture]]:
-    names, image = task.data_spec["class_names"], _on_device(task, subject.image)
-    chances = _probabilities(task, image, subject.file)
-    answer = int(chances.argmax())
-    explained = answer if asked is None else asked
-    followed = next(c for c in (subject.truth, asked, answer) if c is not None)
-    pixels = _pixels(task, subject.image)
-    (cam,) = grad_cam(task.model, image, [explained], layer=layer)
-    label, other = network_labels(task, against and against.task)
-    panels = [CamPanel(label, pixels, cam, names[explained], float(chances[explained]))]
-    entry: dict[str, Any] = {
-        "file": subject.file,
-        "truth": None if subject.truth is None else names[subject.truth],
-        "answer": names[answer],
-        "predictions": _ranking(chances, names),
-        "grad_cam": _cam_numbers(cam, names[explained], chances[explained]),
-        "against": None,
-    }
-    if against is not None and subject.against is not None:
-        entry["against"], panel = _of_other(against, subject, None if asked is None else names[asked], other)
-        panels.append(panel)
-    pictures = [cam_picture(panels, f"{name}-grad-cam")]
-    if plane is not None:
-        (funnel,) = class_funnel(task.model, image, [followed])
-        what = "true class" if subject.truth is not None else None if asked is None else "class asked for"
-        pictures += [
-            funnel_picture(funnel, names, f"{name}-funnel", what=what),
-            plane_picture(plane, funnel, names, f"{name}-classes", what=what),
-        ]
-        entry["funnel"] = {
-            "followed": names[followed],
-            **_loss(task, image, followed),
-            "stages": [
-                {
-                    "name": stage.name,
-                    "rank": stage.true_rank,
-                    "classes": [
-                        {"class": names[c], "score": score, "kept": kept}
-                        for c, score, kept in zip(stage.classes, stage.scores, stage.kept, strict=True)
-                    ],
-                }
-                for stage in funnel.stages
-            ],
-        }
-    if contextual_layers(task.model):
-        # taps are shown where the evidence is
-        entry["bends"], more = of_offsets(task.model, image, pixels, where_most(cam.map), name)
-        pictures += more
-    if kernel_layers(task.model):
-        entry["kernels"], more = of_kernels(task.model, image, pixels, name)
-        pictures += more
-    return entry, pictures
-
-
-def _loss(task: ClassificationTask, image: Tensor, followed: int) -> dict[str, str | None]:
-    """Return where the class was lost, to whom, and who has its place; ``None`` if it is the answer."""
-    names = task.data_spec["class_names"]
-    fates = class_fates(task.model, [(image, torch.tensor([followed], device=image.device))])
-    step = int(fates.lost[0])
-    if step == len(fates.steps):
-        return {"lost_at": None, "lost_to": None, "replaced_by": None}
-    winner, last = int(fates.winners[0]), int(fates.replaced_by[0])
-    return {"lost_at": fates.steps[step], "lost_to": names[winner], "replaced_by": names[last]}
-
-
-def _of_other(
-    against: Against, subject: Subject, asked: str | None, label: str
-) -> tuple[dict[str, Any], CamPanel]:
-    """Explain the other network's answer, or the class that was asked for, in its own view of the image."""
-    task, names = against.task, list(against.task.data_spec["class_names"])
-    image = _on_device(task, subject.against)
-    chances = _probabilities(task, image, subject.file)
-    explained = int(chances.argmax()) if asked is None else names.index(asked)
-    (cam,) = grad_cam(task.model, image, [explained], layer=against.layer)
-    numbers = {
-        "answer": names[int(chances.argmax())],
-        "predictions": _ranking(chances, names),
-        "grad_cam": _cam_numbers(cam, names[explained], chances[explained]),
-    }
-    return numbers, CamPanel(
-        label, _pixels(task, subject.against), cam, names[explained], float(chances[explained])
-    )
-
-
-def _on_device(task: ClassificationTask, image: Tensor) -> Tensor:
-    return image[None].to(task.device, memory_format=task.memory_format)
-
-
-def _probabilities(task: ClassificationTask, image: Tensor, file: str) -> np.ndarray:
-    with torch.no_grad():
-        chances = task(image)[0].float().softmax(0).cpu().numpy()
-    if not np.isfinite(chances).all():
-        raise ReportError(f"{file}: the output of the network is NaN or infinite; its weights are broken")
-    return chances
-
-
-def _pixels(task: ClassificationTask, image: Tensor) -> np.ndarray:
-    mean, std = (np.array(task.data_spec[name], np.float32) for name in ("mean", "std"))
-    return seen_pixels(image.float().numpy(), mean, std)
-
-
-def _ranking(chances: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    order = np.argsort(-chances, kind="stable")[:_TOP]
+def ranked(chances: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the five most probable classes of probabilities (num_classes,), as ``explain.json`` has them."""
+    order = np.argsort(-chances, kind="stable")[:_TOP].tolist()
     return [{"class": names[c], "probability": float(chances[c])} for c in order]
 
 
-def _cam_numbers(cam: GradCam, class_name: str, probability: float) -> dict[str, Any]:
-    return {
-        "class": class_name,
-        "probability": float(probability),
-        "layer": cam.layer.name,
-        "size": list(cam.layer.size),
-        "scored_by": cam.scored_by,
-        "map": [[float(f"{value:.5g}") for value in row] for row in cam.raw],
-    }
+def rounded(raw: np.ndarray) -> list[Any]:
+    """Turn a map (h, w), or several, into the lists that a JSON file holds, with five digits."""
+    return [rounded(part) if part.ndim else float(f"{part:.5g}") for part in raw]
+
+
+def where_most(heat: np.ndarray) -> tuple[float, float]:
+    """Return the pixel (y, x) where a map (H, W) is highest, or the middle of one that is all 0."""
+    y, x = np.unravel_index(heat.argmax(), heat.shape) if heat.max() > 0 else np.array(heat.shape) / 2
+    return float(y), float(x)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +21,20 @@ class Fates:
     ``selection="rerank"`` a class may come back, and is then not lost yet.
 
     Attributes:
-        steps: their names, ``"stage 2"``, …, ``"head"``.
-        scored: classes scored at each step, S numbers.
-        kept: classes kept at each step, likewise.
+        steps: Names of the steps, ``"stage 2"``, …, ``"head"``.
+        scored: How many classes are scored at each step, S numbers.
+        kept: How many classes are kept at each step, S numbers.
         num_classes: C.
-        targets: true classes, (N,) int64.
-        answers: (N,) int64.
-        ranks: place of the true class among those scored, from 1, (N, S) int64; 0 where it was not considered.
-        scores: of the true class, cosines, (N, S) float32; NaN where it was not considered.
-        cutoffs: lowest score among the classes kept, (N, S) float32.
-        lost: index of the step where the true class was lost, (N,) int64; S if the answer is right.
-        winners: the class that scored highest at that step, at the head the answer, (N,) int64; so it is the true
+        targets: True classes, (N,) int64.
+        answers: Classes that the network answers, (N,) int64.
+        ranks: Place of the true class among those scored, from 1, (N, S) int64; 0 where it was not considered.
+        scores: Cosines of the true class, (N, S) float32; NaN where it was not considered.
+        cutoffs: Lowest score among the classes kept, (N, S) float32.
+        lost: Index of the step where the true class was lost, (N,) int64; S if the answer is right.
+        winners: The class that scored highest at that step, at the head the answer, (N,) int64; so it is the true
             class if the answer is right.
-        replaced_by: the last class that was kept at that step, which has the place that the true one lacked,
-            likewise.
+        replaced_by: The last class that was kept at that step, which has the place that the true one lacked, (N,)
+            int64; the true class if the answer is right.
     """
 
     steps: tuple[str, ...]
@@ -51,7 +52,8 @@ class Fates:
 
     def recall(self) -> np.ndarray:
         """Return the share of images whose true class was kept up to each step, (S,); the last is the accuracy."""
-        return (self.lost[:, None] > np.arange(len(self.steps))).mean(0)
+        shares: np.ndarray = (self.lost[:, None] > np.arange(len(self.steps))).mean(0)
+        return shares
 
     def lost_by_class(self) -> np.ndarray:
         """Count images by true class and step where it was lost, (C, S + 1) int64; the last column is right."""
@@ -70,21 +72,29 @@ def class_fates(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> F
     """Follow the true class of every image through the funnel of a contextual network.
 
     Args:
-        model: has ``forward_stages``.
-        batches: images (B, C, H, W) and their classes (B,), on the model's device.
+        model: A contextual network, on the device to use.
+        batches: Images (B, C, H, W) and their classes (B,), on that device.
 
     Raises:
-        ValueError: the network is not contextual, or there are no images.
+        ValueError: The network is not contextual, or there are no images.
+
+    Examples:
+        >>> import timm, ctxvision
+        >>> model = timm.create_model("contextual_convnext_micro", num_classes=20)
+        >>> fates = class_fates(model, [(torch.zeros(2, 3, 32, 32), torch.tensor([3, 7]))])
+        >>> fates.steps, fates.scored, fates.kept
+        (('stage 2', 'stage 3', 'stage 4', 'head'), (20, 10, 5, 5), (10, 5, 5, 1))
     """
     if not is_contextual(model):
         raise ValueError("class_fates needs a contextual network, one with forward_stages and contextual stages")
     parts: list[tuple[np.ndarray, ...]] = []
     steps: list[FunnelStep] = []
-    num_classes = model.context.num_classes
+    network: Any = model
+    num_classes = int(network.context.num_classes)
     with evaluation_mode(model):
         for images, targets in batches:
             if len(images):
-                steps = funnel_steps(model, model.forward_stages(images))
+                steps = funnel_steps(model, network.forward_stages(images))
                 parts.append(_follow(steps, targets, num_classes))
     if not parts:
         raise ValueError("there are no images to follow")

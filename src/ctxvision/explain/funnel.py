@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,11 @@ class StageView:
     """One step of the funnel for one image.
 
     Attributes:
-        name: as in `FunnelStep`.
-        classes: scored, best first.
-        scores: their cosine similarities.
-        kept: whether each of them went on; at the head, whether it is the answer.
-        true_rank: place of the true class, from 1; ``None`` if it was dropped before.
+        name: Name of the step, as in `FunnelStep`.
+        classes: The classes that were scored, best first.
+        scores: Their cosine similarities.
+        kept: Whether each of them went on; at the head, whether it is the answer.
+        true_rank: Place of the true class, from 1; ``None`` if it was dropped before.
     """
 
     name: str
@@ -29,31 +30,60 @@ class StageView:
     true_rank: int | None
 
 
+class Loss(NamedTuple):
+    """Where the funnel lost a class.
+
+    Attributes:
+        step: Name of the first step from which on the class is never kept; with ``selection="rerank"`` it may come
+            back before.
+        to: The class that scored highest at that step; at the head the answer.
+        replaced_by: The last class that was kept at that step, which has the place that the lost one lacked.
+    """
+
+    step: str
+    to: int
+    replaced_by: int
+
+
 @dataclass(frozen=True)
 class Funnel:
     """How the classes of one image were narrowed down.
 
     Attributes:
-        target: the true class.
-        prediction: the answer.
-        stages: first to last.
+        target: The true class.
+        prediction: The answer.
+        stages: The steps, first to last.
     """
 
     target: int
     prediction: int
     stages: tuple[StageView, ...]
 
+    def loss(self) -> Loss | None:
+        """Return where the true class was lost, to whom, and who has its place; ``None`` if it is the answer."""
+        lost = None
+        for stage in reversed(self.stages):
+            kept = [c for c, keep in zip(stage.classes, stage.kept, strict=True) if keep]
+            if self.target in kept:
+                break
+            best = self.prediction if stage is self.stages[-1] else stage.classes[0]
+            lost = Loss(stage.name, best, kept[-1])
+        return lost
+
 
 def class_funnel(model: nn.Module, images: Tensor, targets: Tensor | Sequence[int]) -> list[Funnel]:
     """Follow the class sets of some images through a contextual network.
 
     Args:
-        model: has ``forward_stages``.
+        model: A contextual network.
         images: (B, C, H, W), normalised.
-        targets: their true classes, (B,).
+        targets: Their true classes, or others to follow, (B,).
+
+    Returns:
+        One for each image.
 
     Raises:
-        ValueError: the network is not contextual, or there are not as many targets as images.
+        ValueError: The network is not contextual, or there are not as many targets as images.
 
     Examples:
         >>> import timm, ctxvision
@@ -68,7 +98,8 @@ def class_funnel(model: nn.Module, images: Tensor, targets: Tensor | Sequence[in
     if targets.shape != images.shape[:1]:
         raise ValueError(f"targets must be (B,) = ({len(images)},), got {tuple(targets.shape)}")
     with evaluation_mode(model):
-        steps = funnel_steps(model, model.forward_stages(images))
+        network: Any = model
+        steps = funnel_steps(model, network.forward_stages(images))
     return [
         Funnel(int(target), int(steps[-1].kept[row, 0]), tuple(_view(step, row, int(target)) for step in steps))
         for row, target in enumerate(targets)

@@ -1,8 +1,8 @@
 """The layers of a network whose output is a map, and the one whose map an answer was read from."""
 
 import difflib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,9 @@ from ctxvision.tasks.classification.class_sets import is_contextual
 
 MIN_SIDE = 4  # positions per side below which a map says little about places
 
+Hook = Callable[[Any, Any, Any], None]
+"""Takes a module, its inputs and its output, as ``register_forward_hook`` calls it."""
+
 
 class LayerError(ValueError):
     """A layer cannot be used for what was asked; the message is one line that names those which can."""
@@ -24,10 +27,10 @@ class MapLayer:
     """A layer that returned a map.
 
     Attributes:
-        name: in the network, as ``get_submodule`` takes it.
-        channels: of the map.
-        size: of the map, (H, W).
-        stage: number of the stage that ends with it, from 1; 0 for the stem of a contextual network, else
+        name: Its name in the network, as ``get_submodule`` takes it.
+        channels: Number of channels of the map.
+        size: Positions of the map, (H, W).
+        stage: Number of the stage that ends with it, from 1; 0 for the stem of a contextual network, else
             ``None``.
     """
 
@@ -38,14 +41,17 @@ class MapLayer:
 
 
 @contextmanager
-def hooks(modules: Sequence[nn.Module], hook: Any) -> Iterator[None]:
-    """Have ``hook(module, inputs, output)`` called after each of the modules, until the block ends."""
-    handles = [module.register_forward_hook(hook) for module in modules]
-    try:
+def watching(model: nn.Module, watched: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
+    """Watch a network in evaluation mode, without gradients, until the block ends; it is then as it was.
+
+    Args:
+        model: Any network.
+        watched: Modules of it, each with the hook that is called whenever the module has run.
+    """
+    with evaluation_mode(model), ExitStack() as hooks:
+        for module, hook in watched:
+            hooks.callback(module.register_forward_hook(hook).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def map_format(shape: Sequence[int], image_size: Sequence[int]) -> Literal["NCHW", "NHWC"] | None:
@@ -54,8 +60,8 @@ def map_format(shape: Sequence[int], image_size: Sequence[int]) -> Literal["NCHW
     timm's Swin, MambaOut and others compute in NHWC, and so do parts of its ConvNeXt; attention has neither.
 
     Args:
-        shape: of the output, four numbers.
-        image_size: (H, W) of what the network read.
+        shape: The output's, four numbers.
+        image_size: (H, W) of what the network read, in pixels.
     """
     _, second, third, last = shape
     if _has_proportions(third, last, image_size):
@@ -73,7 +79,7 @@ def map_layers(model: nn.Module, images: Tensor) -> list[MapLayer]:
     """List the layers that return a map (B, C, H, W) or (B, H, W, C), in the order in which they finish.
 
     Args:
-        model: any network.
+        model: Any network.
         images: (B, C, H, W); one is enough.
     """
     names = {module: name for name, module in model.named_modules() if name}
@@ -90,7 +96,7 @@ def map_layers(model: nn.Module, images: Tensor) -> list[MapLayer]:
         elif found == "NHWC":
             sizes.setdefault(names[module], (output.shape[3], (output.shape[1], output.shape[2])))
 
-    with evaluation_mode(model), hooks(list(names), note):
+    with watching(model, [(module, note) for module in names]):
         model(images[:1])
     stages = {name: number for number, name in enumerate(_stage_ends(model, list(sizes)), _first_stage(model))}
     return [MapLayer(name, *shape, stages.get(name)) for name, shape in sizes.items()]
@@ -101,7 +107,7 @@ def _first_stage(model: nn.Module) -> int:
 
 
 def _stem(model: nn.Module) -> list[str]:
-    return [model.stem_end] if is_contextual(model) else []
+    return [str(model.stem_end)] if is_contextual(model) else []
 
 
 def _stage_ends(model: nn.Module, finished: list[str]) -> list[str]:
@@ -138,14 +144,14 @@ def find_layer(layers: Sequence[MapLayer], name: str | None) -> MapLayer:
     """Return the layer of a name, or by default the one that an answer is best explained at.
 
     That is the end of the last stage whose map has at least 4 × 4 positions, else the largest of the ends; of
-    networks that do not say where their stages end (timm's ``feature_info``), likewise the last layer.
+    networks that do not say where their stages end (timm's ``feature_info``), it is the last layer with so many.
 
     Args:
-        layers: of `map_layers`.
-        name: of one of them.
+        layers: What `map_layers` returned.
+        name: Name of one of them.
 
     Raises:
-        LayerError: no such layer, or the network has no maps.
+        LayerError: There is no such layer, or the network has no maps.
     """
     if name is not None:
         for layer in layers:
@@ -168,3 +174,26 @@ def _candidates(layers: Sequence[MapLayer], name: str) -> str:
     ends = [layer.name for layer in layers if layer.stage is not None] or names[-4:]
     hint = f"did you mean {' or '.join(dict.fromkeys(below + near))}? " if near or below else ""
     return f"{hint}The ends of the stages are {', '.join(ends)}; {len(names)} layers return maps"
+
+
+def last_of_each_stage(model: nn.Module, names: Sequence[str], limit: int = 4) -> list[tuple[int, str]]:
+    """Choose the last of some layers in each stage.
+
+    Args:
+        model: A network, or one that has it for a backbone, with timm's ``feature_info``; without it the layers
+            are chosen evenly, and numbered.
+        names: Names of the layers, in the network's order.
+        limit: How many to choose at most; the last stages are kept.
+
+    Returns:
+        For each layer that was chosen the number of its stage, from 1, and its name.
+    """
+    chosen = []
+    for number, places in enumerate(stage_places(model)[-4:], 1):
+        inside = [name for name in names if any(name.startswith(f"{place}.") for place in places)]
+        if inside:
+            chosen.append((number, inside[-1]))
+    if not chosen:
+        count = min(len(names), limit)
+        chosen = [(i + 1, names[(i + 1) * len(names) // count - 1]) for i in range(count)]
+    return chosen[-limit:]

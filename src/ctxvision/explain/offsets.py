@@ -1,7 +1,7 @@
-"""How contextual convolutions bend: where their taps read the image, and how far their kernels move."""
+"""What contextual convolutions do in an image: where their taps read it (Δp), how their kernels change (Δw)."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,59 +9,60 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctxvision.models._figures import evaluation_mode
 from ctxvision.nn import ContextualConv2d
 from ctxvision.ops._geometry import as_pair
 
-from .layers import hooks
+from .layers import Hook, watching
 from .pixel_grid import PixelGrid, grid_of, pixel_grids
 
 
 @dataclass(frozen=True)
-class Bend:
-    """What one contextual convolution of K taps makes of a batch.
+class ContextualOffsets:
+    """The offsets that one contextual convolution of K taps generates for a batch.
 
     Attributes:
-        name: of the layer.
-        kernel: its kernel's size, (kh, kw).
-        plain: where the taps of the plain convolution would read, (K, H', W', 2) float32, (y, x) in pixels of the
-            image; taps row by row over the kernel.
-        taps: where they do read, (B, K, H', W', 2) float32, likewise.
-        mask: modulation of each tap, (B, K, H', W') float32; ``None`` if the layer has none.
-        kernel_change: norm of the weight offsets over the norm of the kernel, (B,) float32; ``None`` if the layer
-            has none.
-        grid: of the layer's input.
+        name: Name of the layer.
+        kernel: Size of its kernel, (kh, kw).
+        regular: Where the taps of the plain convolution would read, (K, H', W', 2) float32, (y, x) in pixels of
+            the image; taps row by row over the kernel.
+        sampled: Where the taps do read, with their sampling offsets Δp, (B, K, H', W', 2) float32, (y, x) in
+            pixels of the image.
+        mask: Modulation of each tap, (B, K, H', W') float32; ``None`` if the layer has none.
+        weight_offset: Norm of the weight offset Δw over the norm of the kernel, (B,) float32; ``None`` if the
+            layer has no weight offset.
+        grid: Where the positions of the layer's input lie in the image.
     """
 
     name: str
     kernel: tuple[int, int]
-    plain: np.ndarray
-    taps: np.ndarray
+    regular: np.ndarray
+    sampled: np.ndarray
     mask: np.ndarray | None
-    kernel_change: np.ndarray | None
+    weight_offset: np.ndarray | None
     grid: PixelGrid
 
     @property
-    def lengths(self) -> np.ndarray:
-        """How far each tap is from its regular place, in pixels of the image, (B, K, H', W')."""
-        return np.linalg.norm(self.taps - self.plain, axis=-1)
+    def sampling_offset(self) -> np.ndarray:
+        """How far each tap reads from its regular place, the length of Δp in pixels, (B, K, H', W')."""
+        lengths: np.ndarray = np.linalg.norm(self.sampled - self.regular, axis=-1)
+        return lengths
 
 
 @dataclass(frozen=True)
-class ClassBend:
-    """How far one contextual convolution bends for images that the network takes for a class.
+class ClassOffsets:
+    """The mean offsets of one contextual convolution over the images that the network takes for a class.
 
     Attributes:
-        name: of the layer.
-        images: numbers of images by predicted class, (C,) int64.
-        lengths: mean distance of a tap from its regular place, in pixels of the image, (C,); NaN without images.
-        kernel_change: mean of `Bend.kernel_change`, (C,); NaN without images or weight offsets.
+        name: Name of the layer.
+        images: Numbers of images by predicted class, (C,) int64.
+        sampling_offset: Mean length of Δp in pixels of the image, (C,); NaN without images.
+        weight_offset: Mean norm of Δw over the norm of the kernel, (C,); NaN without images or weight offsets.
     """
 
     name: str
     images: np.ndarray
-    lengths: np.ndarray
-    kernel_change: np.ndarray
+    sampling_offset: np.ndarray
+    weight_offset: np.ndarray
 
 
 def contextual_layers(model: nn.Module) -> list[str]:
@@ -69,64 +70,73 @@ def contextual_layers(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, ContextualConv2d)]
 
 
-def bends(model: nn.Module, images: Tensor, layers: Sequence[str] | None = None) -> list[Bend]:
+def contextual_offsets(
+    model: nn.Module, images: Tensor, layers: Sequence[str] | None = None
+) -> list[ContextualOffsets]:
     """Look at the offsets of contextual convolutions while a network reads some images.
 
     Args:
-        model: a contextual network, or one with contextual convolutions from `ctxvision.nn.replace_convs`.
+        model: A contextual network, or one with contextual convolutions from `ctxvision.nn.replace_convs`.
         images: (B, C, H, W); the result holds 2 · K · H' · W' numbers for each image and layer.
-        layers: names of `contextual_layers`; by default all.
+        layers: Names of `contextual_layers`; by default all.
+
+    Returns:
+        One for each layer that has run.
 
     Raises:
-        ValueError: a name is not one of those.
+        ValueError: A name is not one of those.
 
     Examples:
         >>> import timm, ctxvision
         >>> model = timm.create_model("contextual_convnext_micro", num_classes=20)
-        >>> [(bend.name, bend.taps.shape) for bend in bends(model, torch.zeros(1, 3, 64, 64))][0]
-        ('stages.1.blocks.1.conv_dw', (1, 49, 8, 8, 2))
+        >>> found = contextual_offsets(model, torch.zeros(1, 3, 64, 64))[0]
+        >>> found.name, found.sampled.shape, float(found.sampling_offset.max())  # Δp is 0 before training
+        ('stages.1.blocks.1.conv_dw', (1, 49, 8, 8, 2), 0.0)
     """
     names = _checked(model, layers)
     grids = pixel_grids(model, images)
     image = (int(images.shape[2]), int(images.shape[3]))
-    found: dict[str, Bend] = {}
-    with evaluation_mode(model), _watching(model, names) as watched:
+    found: dict[str, ContextualOffsets] = {}
+    with _watched_offsets(model, names) as watched:
         model(images)
     for name, seen in watched.items():
         layer: Any = model.get_submodule(name)
         grid = grid_of(grids, seen.size, image)
         kernel = (int(layer.weight.shape[2]), int(layer.weight.shape[3]))
-        plain = _to_pixels(_regular(layer, kernel, seen.out_size), grid)
+        regular = _to_pixels(_regular(layer, kernel, seen.out_size), grid)
         if seen.shift is None:
-            taps = np.broadcast_to(plain, (len(images), *plain.shape)).copy()
+            sampled = np.broadcast_to(regular, (len(images), *regular.shape)).copy()
         else:
             moved = seen.shift.unflatten(1, (-1, 2)).movedim(2, -1).numpy()  # (B, K, H', W', 2)
-            taps = (plain + moved * np.array(grid.step, np.float32)).astype(np.float32)
+            sampled = (regular + moved * np.array(grid.step, np.float32)).astype(np.float32)
         mask = None if seen.mask is None else seen.mask.numpy()
-        found[name] = Bend(name, kernel, plain, taps, mask, seen.change, grid)
+        found[name] = ContextualOffsets(name, kernel, regular, sampled, mask, seen.weight_offset, grid)
     return [found[name] for name in names if name in found]
 
 
-def bend_by_class(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], layers: Sequence[str] | None = None
-) -> list[ClassBend]:
-    """Measure how far the contextual convolutions bend for each predicted class, over a data set.
+def offsets_by_class(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]], layers: Sequence[str] | None = None
+) -> list[ClassOffsets]:
+    """Average the offsets of contextual convolutions for each predicted class, over a data set.
 
     Only sums are kept, whatever the number of images.
 
     Args:
-        model: as for `bends`, with logits (B, classes).
-        batches: images (B, C, H, W) and anything, as a data loader yields them.
-        layers: names of `contextual_layers`; by default all.
+        model: As for `contextual_offsets`, and it returns logits (B, classes).
+        batches: Images (B, C, H, W) and anything, as a data loader yields them.
+        layers: Names of `contextual_layers`; by default all.
+
+    Returns:
+        One for each layer that has run.
 
     Raises:
-        ValueError: a name is not one of those, or there are no images.
+        ValueError: A name is not one of those, or there are no images.
     """
     names = _checked(model, layers)
     sums: dict[str, np.ndarray] = {}
     counts = np.zeros(0, np.int64)
     steps: dict[str, tuple[float, float]] = {}
-    with evaluation_mode(model), _watching(model, names) as watched:
+    with _watched_offsets(model, names) as watched:
         for images, _ in batches:
             if not len(images):
                 continue
@@ -141,12 +151,12 @@ def bend_by_class(
             for name, seen in watched.items():
                 total = sums.setdefault(name, np.zeros((2, len(counts))))
                 total[0] += np.bincount(answers, seen.mean_length(steps[name], len(images)), len(counts))
-                change = np.full(len(images), np.nan) if seen.change is None else seen.change
+                change = np.full(len(images), np.nan) if seen.weight_offset is None else seen.weight_offset
                 total[1] += np.bincount(answers, change, len(counts))
     if not sums:
         raise ValueError("there are no images, or no contextual convolution was reached")
     with np.errstate(invalid="ignore"):
-        return [ClassBend(name, counts, *(sums[name] / counts)) for name in names if name in sums]
+        return [ClassOffsets(name, counts, *(sums[name] / counts)) for name in names if name in sums]
 
 
 def _checked(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
@@ -167,30 +177,28 @@ class _Seen:
     out_size: tuple[int, int] = (1, 1)
     shift: Tensor | None = None
     mask: Tensor | None = None
-    change: np.ndarray | None = None
+    weight_offset: np.ndarray | None = None
 
     def mean_length(self, step: tuple[float, float], count: int) -> np.ndarray:
-        """Return the mean distance in pixels per image, (B,)."""
+        """Return the mean length of Δp in pixels for each of ``count`` images, (B,)."""
         if self.shift is None:
             return np.zeros(count)
         shift = self.shift.unflatten(1, (-1, 2)) * torch.tensor(
             step, dtype=self.shift.dtype, device=self.shift.device
         ).view(1, 1, 2, 1, 1)
-        return shift.norm(dim=2).mean((1, 2, 3)).double().numpy()
+        lengths: np.ndarray = shift.norm(dim=2).mean((1, 2, 3)).double().numpy()
+        return lengths
 
 
 @contextmanager
-def _watching(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Seen]]:
+def _watched_offsets(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Seen]]:
     """Note what the offset generators return, by layer, without computing anything again."""
     seen: dict[str, _Seen] = {}
-    with ExitStack() as stack:
-        for name in names:
-            for part, hook in _parts(model.get_submodule(name), name, seen):
-                stack.enter_context(hooks([part], hook))
+    with watching(model, [pair for name in names for pair in _hooks(model.get_submodule(name), name, seen)]):
         yield seen
 
 
-def _parts(layer: Any, name: str, all_seen: dict[str, _Seen]) -> list[tuple[nn.Module, Any]]:
+def _hooks(layer: Any, name: str, all_seen: dict[str, _Seen]) -> list[tuple[nn.Module, Hook]]:
     """Return the modules to watch for one layer, each with its hook; the layer's own comes last."""
     of_kernel = layer.weight.detach().float().norm().cpu()
     # a kernel offset is shared by the output channels that read its channel
@@ -207,7 +215,7 @@ def _parts(layer: Any, name: str, all_seen: dict[str, _Seen]) -> list[tuple[nn.M
 
     def weights(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
         norms = output.detach().float().flatten(1).norm(dim=1).cpu()
-        all_seen.setdefault(name, _Seen()).change = (norms * shared / of_kernel).numpy()
+        all_seen.setdefault(name, _Seen()).weight_offset = (norms * shared / of_kernel).numpy()
 
     generators = ((layer.sampling_offsets, sampling), (layer.weight_offsets, weights))
     return [*((part, hook) for part, hook in generators if part is not None), (layer, whole)]
@@ -232,4 +240,5 @@ def _regular(layer: Any, kernel: tuple[int, int], out_size: tuple[int, int]) -> 
 
 
 def _to_pixels(positions: np.ndarray, grid: PixelGrid) -> np.ndarray:
-    return (positions * np.array(grid.step) + np.array(grid.start)).astype(np.float32)
+    pixels: np.ndarray = (positions * np.array(grid.step) + np.array(grid.start)).astype(np.float32)
+    return pixels

@@ -5,10 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ctxvision.models._figures import evaluation_mode
 from ctxvision.ops._geometry import as_pair
 
-from .layers import hooks
+from .layers import watching
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,10 @@ class PixelGrid:
     The centre of a pixel has a whole number: the first is 0.
 
     Attributes:
-        step: pixels between neighbouring positions, (y, x).
-        start: of position 0, (y, x).
-        exact: followed through the strides and paddings of the layers; else guessed from the sizes alone.
+        step: Pixels between neighbouring positions, (y, x).
+        start: The pixel of position 0, (y, x).
+        exact: Whether it was followed through the strides and paddings of the layers; else it is guessed from the
+            sizes alone.
     """
 
     step: tuple[float, float]
@@ -35,8 +35,14 @@ def pixel_grids(model: nn.Module, images: Tensor) -> dict[tuple[int, int], Pixel
     size, the largest kernel decides; a shortcut is narrower than what it goes round.
 
     Args:
-        model: any network.
+        model: Any network.
         images: (B, C, H, W); one is enough.
+
+    Examples:
+        >>> layers = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.MaxPool2d(2))
+        >>> grids = pixel_grids(layers, torch.zeros(1, 3, 32, 32))
+        >>> grids[8, 8].step, grids[8, 8].start
+        ((4.0, 4.0), (1.0, 1.0))
     """
     image = (int(images.shape[2]), int(images.shape[3]))
     grids = {image: PixelGrid((1.0, 1.0), (0.0, 0.0))}
@@ -54,13 +60,10 @@ def pixel_grids(model: nn.Module, images: Tensor) -> dict[tuple[int, int], Pixel
             return
         widest[after] = max(kernel)
         old = grids[before]
-        grids[after] = PixelGrid(
-            (old.step[0] * stride[0], old.step[1] * stride[1]),
-            tuple(old.start[i] + (dilation[i] * (kernel[i] - 1) / 2 - padding[i]) * old.step[i] for i in (0, 1)),
-            old.exact,
-        )
+        y, x = (old.start[i] + (dilation[i] * (kernel[i] - 1) / 2 - padding[i]) * old.step[i] for i in (0, 1))
+        grids[after] = PixelGrid((old.step[0] * stride[0], old.step[1] * stride[1]), (y, x), old.exact)
 
-    with evaluation_mode(model), hooks(list(model.modules()), follow):
+    with watching(model, [(module, follow) for module in model.modules()]):
         model(images[:1])
     return grids
 

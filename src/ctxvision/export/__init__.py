@@ -6,13 +6,12 @@ from .onnx_file import export_onnx
 from .program import export_program
 from .pt2_file import export_pt2
 from .quantize import quantize_onnx
-from .trained import as_task, from_task
+from .trained import from_task
 
 __all__ = [
     "ExportError",
     "Exported",
     "Metadata",
-    "as_task",
     "export_onnx",
     "export_program",
     "export_pt2",

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ctxvision.files import replacing
-from ctxvision.inference.exported import KEY, ExportError, Metadata
-from ctxvision.inference.exported.onnx_session import open_session, run_session
+from ctxvision.inference.exported import KEY, ExportError, Metadata, open_exported
 
 from .program import trace
-from .same import require_same
+from .same import require_same, require_suffix
 from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
 
 OPSET = 20
@@ -49,6 +48,7 @@ def export_onnx(
         ImportError: the extra ``[export]`` is missing.
         OSError: it cannot be written.
     """
+    require_suffix(path, ".onnx")
     # before minutes of tracing, and not as a fault of the network
     for name in ("onnxruntime", "onnxscript"):
         import_module(name)
@@ -72,9 +72,8 @@ def export_onnx(
     with replacing(path) as part:
         with quiet():
             found.save(part, external_data=False)
-        session = open_session(part)
-        trials = [*random_inputs(metadata), *samples]
-        return require_same(network, lambda *given: run_session(session, *given), metadata, trials, tolerance)
+        written = open_exported(part, trust=True)
+        return require_same(network, written.run, metadata, [*random_inputs(metadata), *samples], tolerance)
 
 
 @contextlib.contextmanager

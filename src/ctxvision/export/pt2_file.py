@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ctxvision.files import replacing
-from ctxvision.inference.exported import KEY, ExportError, Metadata
+from ctxvision.inference.exported import KEY, ExportError, Metadata, open_exported
 from ctxvision.inference.exported.pt2_archive import MEMBER
-from ctxvision.inference.exported.pt2_reading import open_pt2
 
 from .program import trace
-from .same import require_same
+from .same import require_same, require_suffix
 from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
 
 
@@ -44,6 +43,7 @@ def export_pt2(
         ExportError: it cannot be exported or compiled, or computes something else.
         OSError: it cannot be written.
     """
+    require_suffix(path, ".pt2")
     names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
     program = trace(network, example_inputs(metadata), freedom(metadata))
@@ -52,8 +52,8 @@ def export_pt2(
             _compile(program, part, metadata)
         else:
             torch.export.save(program, part, extra_files={MEMBER: metadata.to_json()})
-        written, _ = open_pt2(part, trust=True)
-        return require_same(network, written, metadata, [*random_inputs(metadata), *samples], tolerance)
+        written = open_exported(part, trust=True)
+        return require_same(network, written.run, metadata, [*random_inputs(metadata), *samples], tolerance)
 
 
 def _compile(program: torch.export.ExportedProgram, path: Path, metadata: Metadata) -> None:

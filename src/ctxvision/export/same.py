@@ -1,7 +1,9 @@
 """Whether an exported graph computes what the network does."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,16 @@ _log = logging.getLogger(__name__)
 
 _SEVERAL = 10  # detections
 _STRAY = 0.02  # share of detections whose scores or overlaps are so near to a threshold that rounding decides
+
+
+def require_suffix(path: str | os.PathLike[str], suffix: str) -> None:
+    """Check the name of a file before it is made: by its suffix it is opened again.
+
+    Raises:
+        ExportError: The name ends otherwise.
+    """
+    if Path(path).suffix.lower() != suffix:
+        raise ExportError(f"{os.fspath(path)}: its name must end in {suffix}, by which it is opened again")
 
 
 def require_same(

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ctxvision.checkpoints.sources import names_a_network
+from ctxvision.data.error import DataError
 from ctxvision.runs import checkpoint_of
 from ctxvision.tasks import Task, load_task
 from ctxvision.tasks.registry import TASKS, module_of
@@ -54,7 +56,7 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
     where = _device(device)
     if is_published(text):
         return _classifier(open_published(text, trust=trust), where)
-    if not path.exists() and not path.suffix and len(path.parts) == 1:
+    if names_a_network(str(path)):
         return _classifier(open_pretrained(text), where)
     return predictor_of(load_task(path, trust=trust), device)
 
@@ -78,7 +80,7 @@ def predictor_of(opened: Task | Exported, device: str | None = None) -> Predicto
         raise ExportError(f"{opened.path}: its task is {task}, not {', '.join(TASKS)}")
     try:
         return _predictor(task)(opened, _CPU)
-    except (KeyError, TypeError) as error:
+    except (DataError, KeyError, TypeError) as error:
         raise ExportError(f"{opened.path}: its metadata are incomplete ({error})") from error
 
 

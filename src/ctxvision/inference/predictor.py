@@ -157,13 +157,20 @@ class Predictor(ABC):
         size = self.batch_size if batch_size is None else batch_size
         if size < 1 or (workers is not None and workers < 0):
             raise InferenceError(f"batch_size must be at least 1, workers at least 0, got {size} and {workers}")
-        items = list(self._expanded(inputs))
+        items = list(self.expanded(inputs))
         if workers is None:
             workers = workers_for(len(items), max(size, _WORTH_A_PROCESS))
         return self._loop(items, wanted, size, workers)
 
-    def _expanded(self, inputs: Given | Iterable[Given]) -> Iterator[Given]:
-        """Yield the inputs one by one, and in the place of a folder the files below it."""
+    def expanded(self, inputs: Given | Iterable[Given]) -> Iterator[Given]:
+        """Yield the inputs one by one, and in the place of a folder the files below it.
+
+        Args:
+            inputs: What a call takes.
+
+        Raises:
+            InferenceError: A folder holds nothing that the network can answer about.
+        """
         several = not isinstance(inputs, str | os.PathLike | Image.Image | VideoFile | VideoInMemory)
         if isinstance(inputs, np.ndarray | Tensor):
             several = inputs.ndim > self._axes

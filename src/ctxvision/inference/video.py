@@ -15,7 +15,7 @@ from ctxvision.data.dataset import BadImage
 from ctxvision.data.video.clips import view_crops, view_indices
 from ctxvision.data.video.reading import Frames, Video, VideoFile, VideoInMemory
 from ctxvision.data.video.source import is_video
-from ctxvision.explain.error import ReportError
+from ctxvision.runs import RunError
 from ctxvision.tasks import Task
 
 from .answer import BROKEN, Answer
@@ -149,14 +149,23 @@ class _Prepare:
     crops: int
 
     def __call__(self, source: VideoSource) -> _Views:
-        video = _opened(source)
+        video = open_video(source)
         chosen = view_indices(video.frames, self.spec.frames, self.clips)
         size, share = self.spec.input_size[1:], self.spec.crop_pct
         pixels = torch.cat([view_crops(video.read(numbers), size, share, self.crops) for numbers in chosen])
         return _Views(pixels, tuple(chosen[len(pixels) // 2 // self.crops]))
 
 
-def _opened(source: VideoSource) -> Video:
+def open_video(source: VideoSource) -> Video:
+    """Open a video.
+
+    Args:
+        source: A path, frames (T, H, W, 3) or a torch tensor (T, 3, H, W), both uint8, or a video that is open.
+
+    Raises:
+        BadVideoError: The file cannot be read.
+        InferenceError: An array has another shape or dtype.
+    """
     if isinstance(source, str | os.PathLike):
         return VideoFile(source)
     if not isinstance(source, np.ndarray | Tensor):
@@ -211,5 +220,5 @@ def predict_dataset(task: Task, dataset: ClipDataset, batch_size: int = 16) -> t
             rows.append(predictor.raw(torch.stack(waiting)).double().softmax(1).cpu().numpy())
             waiting = []
     if not rows:
-        raise ReportError("not one video can be read")
+        raise RunError("not one video can be read")
     return np.concatenate(rows), places

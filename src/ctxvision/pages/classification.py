@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from ctxvision.evaluation.classification import ClassificationScores
 from ctxvision.plots.confusion_image import confusion_picture
-from ctxvision.plots.figures import is_small, thumbnail
+from ctxvision.plots.pixels import is_small, thumbnail
 from ctxvision.plots.reliability import reliability_diagram
 
 from .template import data_words, page_template

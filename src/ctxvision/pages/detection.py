@@ -8,7 +8,7 @@ from PIL import Image
 
 from ctxvision.evaluation.detection import DetectionScores
 from ctxvision.plots.boxes import draw_boxes
-from ctxvision.plots.figures import curve
+from ctxvision.plots.curves import curve
 from ctxvision.plots.pixels import data_uri, to_picture
 
 from .template import data_words, page_template

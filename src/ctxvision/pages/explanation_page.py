@@ -4,32 +4,39 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ctxvision.explain.explanation import Explanation
-from ctxvision.explain.pictures import Picture
+from ctxvision.explain import Explanation, contextual_layers
+from ctxvision.plots.picture import Picture
 
 from .template import page_template
 
 _ROWS = 30  # of the table of lost classes
+_NO_FUNNEL = {
+    "detection": "There is no class funnel here: a contextual backbone gives features and has no class head; the "
+    "classes that its context weighs are its own, not the detector’s.",
+    "segmentation": "There is no class funnel here: a contextual backbone gives features and has no class head; "
+    "the classes that its context weighs are its own, not those of the pixels.",
+    "video": "The class funnel is not drawn for clips: each frame has its own class sets.",
+}
 
 
-def render(made: Explanation) -> str:
+def render(explanation: Explanation) -> str:
     """Return the page."""
-    return page_template("explain.html.j2").render(
-        r=made.numbers,
-        thumbnails=made.thumbnails,
-        pixelated=made.pixelated,
-        of_images=made.of_images,
-        of_classes=made.of_classes,
-        of_data=made.of_data,
+    task = explanation.request.network.task
+    contextual = bool(contextual_layers(task.model))  # only then readers may look for a class funnel
+    return page_template("explanation.html.j2").render(
+        r=explanation.numbers,
+        images=explanation.images,
+        sections=explanation.sections,
+        thing="video" if task.kind == "video" else "image",
         rows=_ROWS,
+        funnel_note=_NO_FUNNEL.get(task.kind, "") if contextual else "",
         drawing=_drawing,
         last_parts=_last_parts,
-        wbr=Markup("<wbr>"),
     )
 
 
 def _drawing(picture: Picture) -> Markup:
-    # matplotlib escapes the names of classes, and _as_element the description
+    # matplotlib escapes the names of classes, and page_element the description
     return Markup(picture.element)
 
 

@@ -21,7 +21,7 @@ from ctxvision.files import write_whole
 from ctxvision.foreign import finite_values, json_text
 from ctxvision.inference import Predictor, open_predictor
 from ctxvision.inference.video import VideoPredictor
-from ctxvision.plots.figures import curve
+from ctxvision.plots.curves import curve
 from ctxvision.runs import Run, read_run
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
@@ -172,10 +172,11 @@ def _classification_report(predictor: Predictor, scores: ClassificationScores, r
     if contextual:
         assert isinstance(task, ClassificationTask)
         numbers["funnel"] = numbers["funnel"] | {"images": _funnel_images(task, scores)}
-    return Report(numbers, scores, partial(_render_classification, scores, numbers))
+    return Report(numbers, scores, partial(render_report, scores, numbers))
 
 
-def _render_classification(scores: ClassificationScores, numbers: Mapping[str, Any]) -> str:
+def render_report(scores: ClassificationScores, numbers: Mapping[str, Any]) -> str:
+    """Return the page about a classifier's run: its scores with the numbers of a `Report`."""
     training = numbers["training"]
     values = page_values(scores, numbers) | {
         "drawings": _curves(training) if training else [],

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ctxvision.evaluation.segmentation import SegmentationExample, SegmentationScores
-from ctxvision.plots.figures import curve
+from ctxvision.plots.curves import curve
 from ctxvision.plots.overlays import Color, colorize, overlay
 from ctxvision.plots.pixels import data_uri, to_picture
 from ctxvision.wording import percent

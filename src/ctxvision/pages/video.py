@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from ctxvision.evaluation.video import VideoExample, VideoScores
 from ctxvision.inference.video import Clip
-from ctxvision.plots.figures import curve
+from ctxvision.plots.curves import curve
 from ctxvision.plots.filmstrip import filmstrip
 
 from .template import data_words, page_template

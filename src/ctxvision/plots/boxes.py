@@ -10,9 +10,8 @@ from PIL import Image, ImageDraw
 from ctxvision.foreign import visible
 
 from .fonts import font_for
+from .palette import OKABE_ITO
 
-# Okabe and Ito, Color Universal Design, 2008: told apart by people who see fewer colours
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 _SHOWN_SIDE = 320  # smaller images are enlarged to at least this, so that labels can be read
 _FONT = 13
 _VEIL = 0.45  # how much of a mask's pixels is colour
@@ -99,7 +98,7 @@ def _veil(canvas: Image.Image, code: Mapping[str, Any], colour: str) -> Image.Im
 
 def box_color(label: int) -> str:
     """Return the colour in which `draw_boxes` shows the class of a number from 1."""
-    return PALETTE[(label - 1) % len(PALETTE)]
+    return OKABE_ITO[(label - 1) % len(OKABE_ITO)]
 
 
 def _ink(colour: str) -> str:

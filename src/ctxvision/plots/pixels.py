@@ -1,12 +1,82 @@
-"""Pixels as pictures, and pictures as parts of a page."""
+"""Images in figures and pages: as RGB arrays, enlarged, under a heat map, as data URIs."""
 
 import base64
 import io
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .palette import HEAT
+
+Pixels: TypeAlias = NDArray[np.floating[Any]]
+"""RGB from 0 to 1, (H, W, 3)."""
+
 _SIDE = 480  # of a picture in a page, in pixels
+_SMALL = 64  # pixels of the longer side up to which a reader wants to see each of them
+
+
+def is_small(image: Tensor) -> bool:
+    """Tell whether an image (C, H, W) has so few pixels that a reader wants to see each of them."""
+    return max(image.shape[1:]) <= _SMALL
+
+
+def seen_pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Pixels:
+    """Turn a normalised image into what a reader can look at.
+
+    Args:
+        image: Input of a network, (C, H, W) with one or three channels, on any device.
+        mean: What was subtracted from each channel.
+        std: What each channel was then divided by.
+
+    Returns:
+        RGB from 0 to 1, (H, W, 3) float32; grey images have three equal channels.
+
+    Examples:
+        >>> seen_pixels(torch.zeros(1, 2, 3), [0.5], [0.25]).shape
+        (2, 3, 3)
+    """
+    channels_last = image.detach().float().cpu().numpy().transpose(1, 2, 0)
+    pixels = np.clip(channels_last * np.array(std, np.float32) + np.array(mean, np.float32), 0, 1)
+    return np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels
+
+
+def enlarged(pixels: Pixels, side: int = 224) -> Pixels:
+    """Bring the longer side of an image near ``side``, or a large one to at most twice that.
+
+    Small images are enlarged pixel by pixel: viewers that smooth would blur them.
+
+    Args:
+        pixels: RGB, (H, W, 3).
+        side: Pixels to aim at.
+    """
+    times = max(1, side // max(pixels.shape[:2]))
+    every = -(-max(pixels.shape[:2]) // (2 * side))
+    if every == 1:
+        return pixels.repeat(times, 0).repeat(times, 1)
+    height, width = (length // every * every for length in pixels.shape[:2])
+    if not height or not width:  # a strip
+        return pixels
+    parts = pixels[:height, :width].reshape(height // every, every, width // every, every, -1)
+    means: Pixels = parts.mean((1, 3))
+    return means
+
+
+def heat_colors(heat: np.ndarray) -> Pixels:
+    """Return the colours (H, W, 3) of a heat map (H, W) from 0 to 1."""
+    colors: Pixels = colormaps[HEAT](heat)[..., :3].astype(np.float32)
+    return colors
+
+
+def under_heat(pixels: Pixels, heat: np.ndarray) -> Pixels:
+    """Lay a heat map (H, W) from 0 to 1 over an image (H, W, 3), of which the brightness remains."""
+    grey = pixels.mean(2, keepdims=True)
+    blended: Pixels = np.clip(0.45 * grey + 0.55 * heat_colors(heat), 0, 1)
+    return blended
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
@@ -18,7 +88,25 @@ def data_uri(picture: Image.Image, *, lossless: bool, side: int = _SIDE) -> str:
     """Return a picture as a part of a page, at most ``side`` pixels wide and high: PNG if lossless, else JPEG."""
     picture = picture.copy()
     picture.thumbnail((side, side))
-    kind = "png" if lossless else "jpeg"
-    file = io.BytesIO()
-    picture.save(file, kind, **({"optimize": True} if lossless else {"quality": 85}))
+    file, kind = io.BytesIO(), "png" if lossless else "jpeg"
+    if lossless:
+        picture.save(file, kind, optimize=True)
+    else:
+        picture.save(file, kind, quality=85)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def thumbnail(image: Tensor, mean: Sequence[float], std: Sequence[float], size: int = 160) -> str:
+    """Turn a normalised image (C, H, W) into a data URI, at most ``size`` pixels wide and high.
+
+    Small images become PNG without any loss, larger ones JPEG.
+
+    Args:
+        image: Input of a network, (C, H, W).
+        mean: What was subtracted from each channel.
+        std: What each channel was then divided by.
+        size: Pixels of the longer side.
+    """
+    pixels = (seen_pixels(image, mean, std) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
+    return data_uri(picture, lossless=is_small(image), side=size)

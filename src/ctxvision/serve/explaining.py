@@ -1,30 +1,28 @@
 """What ``POST /explain`` answers: arrays of `ctxvision.explain`, as JSON."""
 
 import base64
-import io
 import json
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
 from ctxvision.explain import (
-    Bend,
+    ContextualOffsets,
     GradCam,
     LayerError,
-    bends,
     class_funnel,
     contextual_layers,
+    contextual_offsets,
     grad_cam,
-    is_contextual,
 )
-from ctxvision.explain.stages import last_of_each_stage
-from ctxvision.plots.figures import thumbnail
-from ctxvision.plots.style import HEAT
+from ctxvision.explain.explanation import rounded
+from ctxvision.explain.layers import last_of_each_stage
+from ctxvision.plots.pixels import data_uri, heat_colors, thumbnail
 from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks.classification.class_sets import is_contextual
 
 from .network import Network
 
@@ -87,18 +85,14 @@ def _cam(
         "layer": cam.layer.name,
         "size": list(cam.layer.size),
         "scored_by": cam.scored_by,
-        "map": [[float(f"{value:.5g}") for value in row] for row in cam.raw],
+        "map": rounded(cam.raw),
         "picture": _heat(cam),
     }
 
 
 def _heat(cam: GradCam) -> str:
-    pixels = (colormaps[HEAT](cam.map)[..., :3] * 255).round().astype(np.uint8)
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_VIEW, _VIEW))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    picture = Image.fromarray((heat_colors(cam.map) * 255).round().astype(np.uint8))
+    return data_uri(picture, lossless=True, side=_VIEW)
 
 
 def _funnel(task: ClassificationTask, batch: Tensor, names: tuple[str, ...], chosen: int) -> dict[str, Any] | None:
@@ -125,25 +119,24 @@ def _funnel(task: ClassificationTask, batch: Tensor, names: tuple[str, ...], cho
 def _offsets(task: ClassificationTask, batch: Tensor) -> list[dict[str, Any]]:
     chosen = last_of_each_stage(task.model, contextual_layers(task.model))
     stages = {layer: stage for stage, layer in chosen}
-    return (
-        [_of_layer(stages[bend.name], bend) for bend in bends(task.model, batch, list(stages))] if stages else []
-    )
+    found = contextual_offsets(task.model, batch, list(stages)) if stages else []
+    return [_of_layer(stages[layer.name], layer) for layer in found]
 
 
-def _of_layer(stage: int, bend: Bend) -> dict[str, Any]:
-    high, wide = bend.kernel
-    moves = bend.taps[0] - bend.plain  # (K, H', W', 2)
+def _of_layer(stage: int, found: ContextualOffsets) -> dict[str, Any]:
+    high, wide = found.kernel
+    moves = found.sampled[0] - found.regular  # (K, H', W', 2)
     scale = float(np.abs(moves).max()) / 32767 or 1.0
     return {
         "stage": stage,
-        "layer": bend.name,
+        "layer": found.name,
         "kernel": [high, wide],
         "size": list(moves.shape[1:3]),
-        "rows": bend.plain[::wide, :, 0, 0].tolist(),
-        "columns": bend.plain[:wide, 0, :, 1].tolist(),
+        "rows": found.regular[::wide, :, 0, 0].tolist(),
+        "columns": found.regular[:wide, 0, :, 1].tolist(),
         "scale": scale,
         "moves": base64.b64encode(np.round(moves / scale).astype("<i2").tobytes()).decode(),
-        "mean_distance": float(bend.lengths.mean()),
-        "largest_distance": float(bend.lengths.max()),
-        "kernel_change": None if bend.kernel_change is None else float(bend.kernel_change[0]),
+        "mean_distance": float(found.sampling_offset.mean()),
+        "largest_distance": float(found.sampling_offset.max()),
+        "kernel_change": None if found.weight_offset is None else float(found.weight_offset[0]),
     }

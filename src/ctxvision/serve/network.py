@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ctxvision.data import DataSpec
-from ctxvision.explain import contextual_layers, is_contextual
+from ctxvision.explain import contextual_layers
 from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
 from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks.classification.class_sets import is_contextual
 
 from .error import ServeError
 

@@ -9,8 +9,7 @@ from torch import nn
 
 import ctxvision  # noqa: F401 - registers our networks with timm
 
-from .error import TaskError
-from .passed_on import require_own
+from .error import TaskError, require_own
 
 if TYPE_CHECKING:
     from ctxvision.models._contextual_net import ContextualNet

@@ -11,8 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from .error import TaskError
-from .passed_on import require_own
+from .error import TaskError, require_own
 
 _OF_NETWORK = "it follows from the network"
 _TAKEN = {

@@ -88,7 +88,7 @@ def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, 
         crop: Whether a random part is cut out; otherwise the centre is.
 
     Returns:
-        (T, 3, height, width) uint8.
+        The clip, (T, 3, height, width) uint8.
     """
     clip = _as_tensor(pixels)
     height, width = clip.shape[-2:]
@@ -122,7 +122,7 @@ def view_crops(pixels: Frames, size: Sequence[int], crop_pct: float, crops: int)
         crops: The number of parts, 1 or 3.
 
     Returns:
-        (crops, T, 3, height, width) uint8.
+        The parts, (crops, T, 3, height, width) uint8.
     """
     clip = _as_tensor(pixels)
     if crops == 1:

@@ -22,13 +22,18 @@ from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.features import FeatureBackbone, NormName
 from ctxvision.tasks.pyramid import LayerKind, make_fpn
 
-from .box_head import BoxHeadName, ClassAgnosticPredictor, make_box_head, make_box_predictor
 from .cascade import BOX_WEIGHTS, IOU_THRESHOLDS, CascadeRoIHeads
-from .detector import Detector
-from .mask_head import make_mask_head, make_mask_predictor
+from .detector import Detector, PyramidBackbone
+from .heads import (
+    BoxHeadName,
+    ClassAgnosticPredictor,
+    make_box_head,
+    make_box_predictor,
+    make_mask_head,
+    make_mask_predictor,
+    make_rpn_head,
+)
 from .precision import in_full_precision, in_own_precision
-from .pyramid_backbone import PyramidBackbone
-from .rpn import make_rpn_head
 
 DetectorName = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"]
 

@@ -17,6 +17,7 @@ class PixelConfusion(MulticlassConfusionMatrix):
         num_classes: The number of classes, 2 to 255.
 
     Examples:
+        >>> import torch
         >>> confusion = PixelConfusion(2)
         >>> confusion.update(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 255]]))
         >>> confusion.compute()

@@ -6,9 +6,8 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.error import TaskError, require_own
 from ctxvision.tasks.features import FeatureBackbone
-from ctxvision.tasks.passed_on import require_own
 
 from .layers import NormName, classifier, conv_norm_relu
 from .semantic_fpn import SemanticFPN

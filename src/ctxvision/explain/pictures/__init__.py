@@ -1,5 +1,0 @@
-"""Pictures of what a network looked at: drawn from arrays, in the colours of the page and for print."""
-
-from ctxvision.plots.style import Picture
-
-__all__ = ["Picture"]

@@ -1,0 +1,253 @@
+"""Grad-CAM for segmentation: which places of an image speak for the pixels of a class; its answer, explained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ctxvision.data import SegmentationSpec
+from ctxvision.inference.pixels import Source, read_picture
+from ctxvision.inference.predictor import Given
+from ctxvision.models._figures import evaluation_mode
+from ctxvision.plots.overlays import overlay
+from ctxvision.plots.picture import Picture
+from ctxvision.plots.pixels import data_uri
+from ctxvision.plots.style import short
+
+from .cams import GradCam, explain_score
+from .explanation import (
+    ExplainedNetwork,
+    ImageExplanation,
+    Preview,
+    Request,
+    Row,
+    Section,
+    Table,
+    require_finite,
+    rounded,
+    where_most,
+)
+from .figures.cams import Part, parts_picture
+from .layer_contents import add_layer_contents
+from .layers import MapLayer, find_layer, map_layers
+
+_EXPLAINED = 3  # classes of an image that are explained
+_LISTED = 12
+_SIDE = 320  # smaller images are enlarged to at least this, pixel by pixel
+_CAPTION = (
+    "Left, the pixels that are taken for the class. Grad-CAM for the sum of its logits over them. In place: each "
+    "position weighed by its own gradient instead of the channel’s mean."
+)
+
+
+@dataclass(frozen=True)
+class PixelCam:
+    """What speaks for the pixels that a network takes for one class.
+
+    Attributes:
+        mask: These pixels, (H, W) bool.
+        cam: Grad-CAM; its ``target`` is the class. It is all 0 where no pixel is taken for the class.
+    """
+
+    mask: np.ndarray
+    cam: GradCam
+
+
+def pixel_cams(
+    model: nn.Module, image: Tensor, classes: Sequence[int] | Tensor | None = None, *, layer: str | None = None
+) -> list[PixelCam]:
+    """Compute Grad-CAM for classes of pixels with pytorch-grad-cam.
+
+    What is explained is the sum of the logits of a class over the pixels that are predicted as it, which is
+    pytorch-grad-cam's ``SemanticSegmentationTarget``.
+
+    Source: Vinogradova, Dibrov and Myers, Towards Interpretable Semantic Segmentation via Gradient-weighted Class
+    Activation Mapping, AAAI 2020.
+
+    Args:
+        model: Takes images (B, C, H, W), returns logits (B, classes, H, W); on the device to use.
+        image: (C, H, W), normalised, on that device; the network sees it at once, not through windows.
+        classes: Classes to explain; by default those that occur, the most frequent first.
+        layer: A name of `map_layers`; by default the end of the backbone's last stage with at least 4 × 4
+            positions, after the layer norm that reads it, if one does.
+
+    Returns:
+        One for each class.
+
+    Raises:
+        LayerError: There is no such layer.
+        ValueError: A class does not exist.
+
+    Examples:
+        >>> from ctxvision.tasks.segmentation import build_network
+        >>> model = build_network("rednet_micro", 5)
+        >>> (found,) = pixel_cams(model, torch.rand(3, 96, 128), [3])
+        >>> found.cam.layer.name, found.cam.raw.shape, found.mask.shape
+        ('backbone.body.layer3', (6, 8), (96, 128))
+    """
+    from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
+
+    with evaluation_mode(model):
+        logits = model(image[None])[0]
+    predicted, count = logits.argmax(0).cpu(), len(logits)
+    if classes is None:
+        pixels = torch.bincount(predicted.flatten(), minlength=count)
+        classes = [c for c in pixels.argsort(descending=True, stable=True).tolist() if pixels[c]]
+    targets = torch.as_tensor(classes).tolist()
+    if not all(0 <= target < count for target in targets):
+        raise ValueError(f"classes must lie in 0..{count - 1}, got {targets}")
+    layers = map_layers(model, image[None])
+    chosen = find_layer(layers, layer)
+    if layer is None:
+        chosen = _after_norm(model, layers, chosen)
+    found = []
+    for target in targets:
+        mask = (predicted == target).numpy()
+        score = SemanticSegmentationTarget(target, mask.astype(np.float32))
+        found.append(PixelCam(mask, explain_score(model, image, chosen, score, target)))
+    return found
+
+
+def _after_norm(model: nn.Module, layers: Sequence[MapLayer], stage: MapLayer) -> MapLayer:
+    """Return the layer norm of a backbone that reads the end of a stage, or the end itself.
+
+    What a layer norm reads cannot be weighed in place: a position's gradient is at right angles to its features,
+    because the norm does not see their size.
+    """
+    for layer in layers:
+        if layer.name.startswith("backbone.norms.") and (layer.size, layer.channels) == (
+            stage.size,
+            stage.channels,
+        ):
+            return stage if isinstance(model.get_submodule(layer.name), nn.Identity) else layer
+    return stage
+
+
+class Explainer:
+    """Explains which class a segmentation network gives to the pixels of an image.
+
+    Args:
+        request: About a `SegmentationTask`.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.specs = [cast(SegmentationSpec, network.predictor.data_spec) for network in request.networks]
+
+    def look(self, source: Given, file: str, name: str) -> ImageExplanation:
+        """Explain the classes with the most pixels, or the one that was asked for; see `explanation.Explainer`."""
+        request, network, spec = self.request, self.request.network, self.specs[0]
+        names = network.class_names
+        pictures = [read_picture(cast(Source, source), spec.color_mode) for spec in self.specs]
+        picture = pictures[0]
+        image, classes = _predict(network, spec, picture, file)
+        counts = np.bincount(classes.ravel(), minlength=len(names))
+        order = [c for c in np.argsort(-counts, kind="stable").tolist() if counts[c]]
+        shares = {names[c]: float(counts[c] / classes.size) for c in order}
+        rows = [Row(names[c], shares[names[c]], "#{:02x}{:02x}{:02x}".format(*spec.colors[c])) for c in order]
+        explained = ImageExplanation(
+            file,
+            entry={
+                "width": picture.width,
+                "height": picture.height,
+                "classes": [{"class": c, "share": share} for c, share in shares.items()],
+            },
+            previews=[_preview(spec, picture, classes, file, network.label)],
+            tables=[Table(f"pixels, {network.label}", rows[:_LISTED])],
+        )
+        chosen = [names[c] for c in order[:_EXPLAINED]] if request.class_name is None else [request.class_name]
+        if len(order) > len(chosen) and request.class_name is None:
+            explained.notes.append(
+                f"Of {len(order)} classes the {_EXPLAINED} with the most pixels are explained, "
+                "--class chooses others."
+            )
+        cams = _add_cams(explained, network, image, picture, chosen, f"{name}-grad-cam")
+        explained.cams = cams
+        explained.entry["grad_cam"] = [_numbers(cam, names) for cam in cams]
+        if request.against is not None:
+            theirs, (_, their_spec), their_picture = request.against, self.specs, pictures[1]
+            their_image, their_classes = _predict(theirs, their_spec, their_picture, file)
+            explained.previews.append(_preview(their_spec, their_picture, their_classes, file, theirs.label))
+            found = _add_cams(explained, theirs, their_image, their_picture, chosen, f"{name}-grad-cam-against")
+            explained.against_cams = found
+            explained.entry["against"] = {"grad_cam": [_numbers(cam, theirs.class_names) for cam in found]}
+        if network.task.window is not None:
+            explained.notes.append(
+                "This network predicts through sliding windows; here it sees the image at once, which may differ."
+            )
+        pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
+        at = where_most(cams[0].cam.map) if cams else (pixels.shape[0] / 2, pixels.shape[1] / 2)
+        add_layer_contents(explained, network.task.model, image[None], pixels, at, name)
+        return explained
+
+    def sections(self, data: None, data_name: str) -> dict[str, Section | None]:
+        """Return nothing: all is said of the images."""
+        return {}
+
+
+def _predict(
+    network: ExplainedNetwork, spec: SegmentationSpec, picture: Image.Image, file: str
+) -> tuple[Tensor, np.ndarray]:
+    """Return what the network reads, (C, H, W), and the class of every pixel, (H, W)."""
+    image = spec.eval_transform()(picture).to(network.task.device)
+    logits = network.task.model(image[None])[0]
+    require_finite(logits, file)
+    return image, logits.argmax(0).cpu().numpy()
+
+
+def _preview(spec: SegmentationSpec, picture: Image.Image, classes: np.ndarray, file: str, label: str) -> Preview:
+    times = max(1, -(-_SIDE // max(picture.size)))
+    large = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    colored = overlay(large, classes.repeat(times, 0).repeat(times, 1), spec.colors)
+    return Preview(data_uri(colored, lossless=False), f"{file} with the classes of {label} in colours", label)
+
+
+def _add_cams(
+    explained: ImageExplanation,
+    network: ExplainedNetwork,
+    image: Tensor,
+    picture: Image.Image,
+    classes: Sequence[str],
+    name: str,
+) -> list[PixelCam]:
+    """Explain some classes, with a figure of those that occur and a note for those that do not."""
+    names = network.class_names
+    targets = [names.index(wanted) for wanted in classes]
+    cams = pixel_cams(network.task.model, image, targets, layer=network.layer)
+    for cam, wanted in zip(cams, classes, strict=True):
+        if not cam.mask.any():
+            explained.notes.append(f"{network.label} takes no pixel for {wanted}, so there is nothing to explain.")
+    cams = [cam for cam in cams if cam.mask.any()]
+    if cams:
+        explained.drawings.append(partial(_draw, picture, cams, names, name, network.label))
+    return cams
+
+
+def _draw(picture: Image.Image, cams: list[PixelCam], names: list[str], name: str, label: str) -> Picture:
+    parts = [
+        Part(f"{short(_class_of(cam, names), 12)}, {cam.mask.mean():.1%}", mask=cam.mask, cam=cam.cam)
+        for cam in cams
+    ]
+    title = f"What speaks for the pixels of a class, {label}"
+    return parts_picture(picture, parts, name, label, title=title, caption=_CAPTION, missing="")
+
+
+def _class_of(cam: PixelCam, names: Sequence[str]) -> str:
+    assert cam.cam.target is not None
+    return names[cam.cam.target]
+
+
+def _numbers(cam: PixelCam, names: Sequence[str]) -> dict[str, Any]:
+    layer = cam.cam.layer
+    return {
+        "class": _class_of(cam, names),
+        "pixels": int(cam.mask.sum()),
+        "layer": layer.name,
+        "size": list(layer.size),
+        "map": rounded(cam.cam.raw),
+    }
