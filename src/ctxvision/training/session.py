@@ -142,7 +142,7 @@ def _report_end(trainer: Trainer, what: str, checkpoints: RunCheckpoints, bad: d
 
 @contextmanager
 def _surroundings_restored() -> Iterator[None]:
-    """Put back environment variables that Lightning and torch set for the processes of a run, and random states."""
+    """Put back environment variables, which Lightning sets for the processes of a run, and random states."""
     variables = dict(os.environ)
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
