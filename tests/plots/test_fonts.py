@@ -4,11 +4,11 @@ import logging
 
 import numpy as np
 import pytest
+from ctxvision.plots.confusion import draw_confusion
 from PIL import Image
 
 from ctxvision.plots import fonts
 from ctxvision.plots.boxes import draw_boxes
-from ctxvision.plots.confusion import draw_confusion
 from ctxvision.plots.picture import make_picture
 from ctxvision.plots.style import new_figure
 

@@ -6,12 +6,12 @@ import io
 
 import numpy as np
 import pytest
+from ctxvision.plots.confusion import confusion_table, draw_confusion, most_confused
+from ctxvision.plots.worst_sheet import _SIDE, draw_worst
 from PIL import Image
 
-from ctxvision.plots.confusion import confusion_table, draw_confusion, most_confused
 from ctxvision.plots.curves import _panels, draw_curves
 from ctxvision.plots.palette import PRINTED
-from ctxvision.plots.worst_sheet import _SIDE, draw_worst
 
 
 def opened(png):
