@@ -12,10 +12,9 @@ from _checkpoints import enliven
 from _page import Page
 from ctxvision.cli import main
 from ctxvision.data import DetectionData, SegmentationSpec, read_image
-from ctxvision.data.video.reading import VideoFile
 from ctxvision.data.video.writing import write_video
 from ctxvision.explain import box_cams, pixel_cams
-from ctxvision.inference.video import predict_clip
+from ctxvision.inference import predictor_of
 from ctxvision.tasks import load_task
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.segmentation import SegmentationTask
@@ -201,7 +200,8 @@ def test_layers_are_shown_in_the_frame_that_says_most(made, tmp_path, name, part
     assert any(figure["title"].endswith(f", frame {frames[place]}") for figure in numbers["figures"])
     # the same, watched while the task classifies the whole clip
     task, seen = load_task(made / f"{name}.ckpt"), {}
-    clip = torch.from_numpy(predict_clip(task, VideoFile(made / "clip.mp4")).pixels).permute(0, 3, 1, 2) / 255
+    (said,) = predictor_of(task)(made / "clip.mp4", workers=0)
+    clip = torch.from_numpy(said.pixels).permute(0, 3, 1, 2) / 255
     for layer, module in task.model.named_modules():
         if hasattr(module, part):
             getattr(module, part).register_forward_hook(

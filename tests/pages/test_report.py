@@ -13,7 +13,7 @@ from _page import Page
 from ctxvision.cli import main
 from ctxvision.evaluation import wilson_interval
 from ctxvision.pages import make_report, write_report
-from ctxvision.pages.report import render_report
+from ctxvision.pages.classifier_run import render_run
 from ctxvision.pages.template import duration
 from ctxvision.plots.curves import curve
 from ctxvision.plots.pixels import thumbnail
@@ -65,7 +65,7 @@ def test_names_of_classes_are_text(written, trained):
     name = '"><script>alert(1)</script>{{ 7 * 7 }}'
     renamed = json.loads(json.dumps(numbers).replace(json.dumps(hostile)[1:-1], json.dumps(name)[1:-1]))
     scores = make_report(trained).scores
-    text = render_report(scores, renamed | {"model": name, "data": name, "checkpoint": name})
+    text = render_run(scores, renamed | {"model": name, "data": name, "checkpoint": name})
     assert "<script" not in text
     assert name in Page(text).text
 
@@ -181,7 +181,7 @@ def test_many_classes_become_lists(written, trained):
     confusion = np.diag(np.arange(60, 1, -1), 1).tolist()
     many = numbers | {"class_names": names, "classes": classes, "confused": confused, "confusion": confusion}
     scores = make_report(trained).scores
-    page = Page(render_report(scores, many | {"predictions": [], "mistakes": [], "funnel": None}))
+    page = Page(render_run(scores, many | {"predictions": [], "mistakes": [], "funnel": None}))
     assert not [t for t in page.named("table") if t.get("class") == "matrix"]
     assert "The 30 least accurate of 60" in page.text
     assert "most frequent of 59 kinds" in page.text

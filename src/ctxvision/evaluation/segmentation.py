@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from .error import EvaluationError
 from .scores import Scores, share, spread_over
 from .source import DataRequest, Source
 from .speed import Stopwatch
+from .training_summary import training_summary
 
 _SETTINGS = (
     "steps", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "decoder", "decoder_args", "crop_size",
@@ -139,7 +140,7 @@ class SegmentationEvaluator:
             "crop_size": list(spec.input_size[1:]),
             "window": list(window) if window else None,
             "checkpoint": "" if self.run is None else str(self.run.checkpoint),
-            "training": None if self.run is None else _training(self.run),
+            "training": None if self.run is None else training_summary(self.run, "miou", _SETTINGS),
             "data": self.source.name,
             "split": self.source.split,
             "images": self._count,
@@ -164,27 +165,6 @@ class SegmentationEvaluator:
             for values in (spec.mean, spec.std)
         )
         return (image.float().cpu() * std + mean).clamp(0, 1).mul(255).round().byte()
-
-
-def _training(run: Run) -> dict[str, Any] | None:
-    if not run.epochs:
-        return None
-    curve: list[dict[str, Any]] = [
-        asdict(epoch) | {"val_miou": row.get("val_miou")} for epoch, row in zip(run.epochs, run.rows, strict=True)
-    ]
-    measured = [row for row in curve if row["val_miou"] is not None]
-    best = max(measured, key=lambda row: float(row["val_miou"]), default=None)
-    seconds = [epoch.seconds for epoch in run.epochs if epoch.seconds is not None]
-    return {
-        "data": run.settings.get("data"),
-        "epochs": run.epochs[-1].epoch,
-        "seconds": sum(seconds) if seconds else None,
-        "best_epoch": best["epoch"] if best else None,
-        "best_miou": best["val_miou"] if best else None,
-        "is_best": run.checkpoint.name == "best.ckpt",
-        "settings": {name: run.settings[name] for name in _SETTINGS if run.settings.get(name)},
-        "curve": curve,
-    }
 
 
 def _confused(matrix: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:

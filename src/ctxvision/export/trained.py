@@ -1,24 +1,25 @@
-"""Trained tasks as graphs, and exported graphs in the place of trained tasks."""
+"""Trained tasks as graphs."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ctxvision.inference import predictor_of
+from ctxvision.inference.detection import OUTPUTS
 from ctxvision.inference.exported import Exported, ExportError, Metadata
 
 from .photographs import pictures
 from .same import difference_of_detections
 
-_OUTPUTS = ("boxes", "labels", "scores", "masks")
 _TOLERANCE = 1e-3  # of pixels and scores; the order of sums differs in many layers, one after the other
 
 if TYPE_CHECKING:
+    from torchvision.models.detection import RetinaNet
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
     from ctxvision.tasks import Task
-    from ctxvision.tasks.segmentation import Segmentation
     from ctxvision.tasks.video import VideoTask
 
 
@@ -54,7 +55,7 @@ def from_task(
         from .detector_graph import DetectorGraph
 
         network, dynamic_batch, dynamic_size = DetectorGraph(task.model), False, True  # type: ignore[arg-type]
-        transform = task.model.network.transform  # type: ignore[union-attr]
+        transform = cast("GeneralizedRCNN | RetinaNet", task.model.network).transform
         settings = {
             "min_size": transform.min_size[-1],
             "max_size": transform.max_size,
@@ -75,21 +76,6 @@ def from_task(
     return network, metadata
 
 
-def as_task(exported: Exported) -> Any:
-    """Return what stands for the trained task of an exported network wherever answers are made, on the CPU.
-
-    Raises:
-        ExportError: there is nothing that stands for its task.
-    """
-    known = {"segmentation": _SegmentationStandIn, "video": _VideoStandIn, "detection": _DetectionStandIn}
-    if exported.metadata.task not in known:
-        raise ExportError(f"{exported.path}: its task is {exported.metadata.task}, not {', '.join(known)}")
-    try:
-        return known[exported.metadata.task](exported)
-    except (KeyError, TypeError) as error:
-        raise ExportError(f"{exported.path}: its metadata are incomplete ({error})") from error
-
-
 def require_same_detections(task: "Task", network: nn.Module, metadata: Metadata) -> None:
     """Compare the graph of a detector with torchvision's way through the trained one, on two photographs.
 
@@ -101,12 +87,12 @@ def require_same_detections(task: "Task", network: nn.Module, metadata: Metadata
     Raises:
         ExportError: they find other things.
     """
-    standing = as_task(Exported(Path("the graph"), Metadata.from_json(metadata.to_json()), network.eval()))
+    graph = predictor_of(Exported(Path("the graph"), Metadata.from_json(metadata.to_json()), network.eval()))
     for image in pictures(2, metadata.data_spec.get("in_chans", 3)):
         with torch.inference_mode():
-            (found,), (expected,) = standing([image]), task([image])
+            (found,), (expected,) = cast(list[dict[str, Tensor]], graph.raw([image])), task([image])
         # not the masks: they are pasted into boxes of whole pixels, where rounding moves them by one
-        outputs = [tuple(one[name] for name in _OUTPUTS[:3]) for one in (found, expected)]
+        outputs = [tuple(one[name] for name in OUTPUTS[:3]) for one in (found, expected)]
         difference = difference_of_detections(*outputs)
         if not difference <= _TOLERANCE:
             raise ExportError(
@@ -127,62 +113,8 @@ class _ClipNetwork(nn.Module):
         from ctxvision.tasks.video import clip_consensus
 
         images = clips.flatten(0, 1)
-        output = self.model.forward_stages(images) if self.has_stage_outputs else self.model(images)
+        output = cast(Any, self.model).forward_stages(images) if self.has_stage_outputs else self.model(images)
         together = clip_consensus(output, self.frames)
         by_frame = output.logits if self.has_stage_outputs else output
         logits = together if isinstance(together, Tensor) else together.logits
         return logits, by_frame.unflatten(0, (-1, self.frames))
-
-
-class _StandIn:
-    """What the command line asks of every task."""
-
-    sample_name = "image"
-
-    def __init__(self, exported: Exported) -> None:
-        self.exported, self.kind = exported, exported.metadata.task
-        self.data_spec, self.settings = dict(exported.metadata.data_spec), exported.metadata.settings
-        self.device = torch.device("cpu")
-
-    def eval(self) -> "_StandIn":
-        return self
-
-
-class _SegmentationStandIn(_StandIn):
-    def __init__(self, exported: Exported) -> None:
-        super().__init__(exported)
-        window, stride = self.settings["window"], self.settings["stride"]
-        self.window, self.stride = (None if pair is None else (pair[0], pair[1]) for pair in (window, stride))
-
-    def segment(self, image: Tensor) -> "Segmentation":
-        from ctxvision.tasks.segmentation import segment
-
-        return segment(self.exported, image, window=self.window, stride=self.stride)
-
-
-class _VideoStandIn(_StandIn):
-    sample_name = "video"
-
-    def classify(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        logits, by_frame = self.exported.all_outputs(clips)
-        return logits, by_frame
-
-
-class _DetectionStandIn(_StandIn):
-    def __init__(self, exported: Exported) -> None:
-        from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
-        super().__init__(exported)
-        s = self.settings
-        self.model = SimpleNamespace(has_masks=s["masks"], in_chans=self.data_spec.get("in_chans", 3))
-        self.transform = GeneralizedRCNNTransform(s["min_size"], s["max_size"], s["mean"], s["std"]).eval()
-
-    def __call__(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        found = []
-        for image in images:
-            prepared, _ = self.transform([image])
-            size = prepared.image_sizes[0]
-            outputs = self.exported.run(prepared.tensors, torch.tensor(size, device="cpu"))
-            one = dict(zip(_OUTPUTS, outputs, strict=False))
-            found += self.transform.postprocess([one], [size], [tuple(image.shape[-2:])])
-        return found

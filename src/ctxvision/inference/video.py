@@ -10,13 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ctxvision.data import ClipDataset, ClipSpec
-from ctxvision.data.dataset import BadImage
+from ctxvision.data import ClipSpec
 from ctxvision.data.video.clips import view_crops, view_indices
 from ctxvision.data.video.reading import Frames, Video, VideoFile, VideoInMemory
 from ctxvision.data.video.source import is_video
-from ctxvision.runs import RunError
-from ctxvision.tasks import Task
 
 from .answer import BROKEN, Answer
 from .error import InferenceError
@@ -181,44 +178,3 @@ def open_video(source: VideoSource) -> Video:
         shape = "(frames, height, width, 3)" if isinstance(source, np.ndarray) else "(frames, 3, height, width)"
         raise InferenceError(f"a video in memory is uint8 {shape}, got {source.dtype} {tuple(source.shape)}")
     return VideoInMemory(pixels)
-
-
-@dataclass(frozen=True)
-class ClipPrediction:
-    """What `predict_clip` finds."""
-
-    probabilities: Probabilities
-    by_frame: Probabilities
-    indices: tuple[int, ...]
-    pixels: Frames
-
-
-def predict_clip(task: Task, video: Video, *, clips: int = 1, crops: int = 1) -> ClipPrediction:
-    """Classify a video as a whole and frame by frame; broken networks give NaN."""
-    predictor = VideoPredictor(task, task.device)  # type: ignore[arg-type]
-    views = _Prepare(predictor.data_spec, clips, crops)(video)
-    logits, frame_logits = predictor.clip_and_frames(predictor.data_spec.normalize(views.pixels))
-    middle = len(views.pixels) // 2
-    return ClipPrediction(
-        logits.double().softmax(1).cpu().numpy().mean(0),
-        frame_logits[middle].double().softmax(1).cpu().numpy(),
-        views.indices,
-        views.pixels[middle].permute(0, 2, 3, 1).contiguous().numpy(),
-    )
-
-
-def predict_dataset(task: Task, dataset: ClipDataset, batch_size: int = 16) -> tuple[Probabilities, list[int]]:
-    """Classify a data set: probabilities (N, num_classes) of the videos that can be read, and their places."""
-    predictor = VideoPredictor(task, task.device)  # type: ignore[arg-type]
-    rows, places, waiting = [], [], []
-    for place in range(len(dataset)):
-        sample = dataset[place]
-        if not isinstance(sample, BadImage):
-            waiting.append(sample.image)
-            places.append(place)
-        if waiting and (len(waiting) == batch_size or place == len(dataset) - 1):
-            rows.append(predictor.raw(torch.stack(waiting)).double().softmax(1).cpu().numpy())
-            waiting = []
-    if not rows:
-        raise RunError("not one video can be read")
-    return np.concatenate(rows), places
