@@ -4,7 +4,6 @@ import logging
 
 import numpy as np
 import pytest
-from ctxvision.plots.confusion import draw_confusion
 from PIL import Image
 
 from ctxvision.plots import fonts

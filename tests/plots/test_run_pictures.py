@@ -4,8 +4,6 @@ import io
 
 import numpy as np
 import pytest
-from ctxvision.plots.confusion import confusion_table, draw_confusion, most_confused
-from ctxvision.plots.worst_sheet import _SIDE, draw_worst
 from PIL import Image
 
 from ctxvision.plots.curves import _panels, draw_curves
