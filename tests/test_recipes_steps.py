@@ -11,6 +11,8 @@ from ctxvision.training import batch_plan
 from ctxvision.training.preparation import build_task
 from ctxvision.training.trainer import make_trainer
 
+pytestmark = pytest.mark.slow
+
 
 class Weights(Callback):
     """Copies of the weights after every step."""

@@ -138,6 +138,7 @@ def test_the_peer_of_our_own_making_has_a_name():
     assert selected([SE_PEER, MICRO, MICRO], ()) == [SE_PEER, MICRO]
 
 
+@pytest.mark.process
 def test_peak_memory_counts_weights_gradients_and_momentum():
     small = Settings(torch.device("cpu"), torch.float32, threads=1, batch=2, repeats=1, seconds=0)
     peak = peak_in_fresh_process("cotnet_micro", 32, "channels_last", small)

@@ -188,6 +188,7 @@ def test_dropout_and_mixing_are_passed_on():
     assert task(mixup=0.8, mixup_mode="elem").mixup.mode == "elem"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["test_resnet", "contextual_convnext_micro"])
 def test_compiled_network_is_the_same_network(model):
     it = task(model).eval()
