@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxvision._cli.errors import UserError
+from ctxvision.training import OptionError
 from ctxvision.training.batch_plan import BatchPlan, solve
 
 few, sizes = st.integers(1, 6), st.integers(1, 3000)
@@ -13,7 +13,7 @@ few, sizes = st.integers(1, 6), st.integers(1, 3000)
 def plan_or_error(*args, **options):
     try:
         return solve(*args, **options)
-    except UserError as error:
+    except OptionError as error:
         return str(error)
 
 
@@ -98,7 +98,7 @@ def test_lines(arguments, options, line):
     ],
 )
 def test_refusals(arguments, options, message):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(OptionError) as error:
         solve(*arguments, **options)
     assert message in str(error.value)
     assert error.value.exit_code == 2

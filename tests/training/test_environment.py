@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ctxvision.runs import RunFolder
 from ctxvision.training import git_state
 from ctxvision.training.environment import Environment, _without_password
 from ctxvision.training.git_state import read_git_state
@@ -44,7 +45,7 @@ def trainer(processes=1):
 
 def written(folder, resumed=None):
     folder.mkdir(exist_ok=True)
-    Environment().write(folder, trainer(), resumed)
+    Environment().write(RunFolder(folder), trainer(), resumed)
     return json.loads((folder / "environment.json").read_text())
 
 

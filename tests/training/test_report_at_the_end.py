@@ -37,7 +37,8 @@ def train(*words):
 
 
 def report(folder):
-    return json.loads(Path(folder, "report.json").read_text())
+    numbers = json.loads(Path(folder, "report.json").read_text())
+    return {name: value for name, value in numbers.items() if name != "throughput"}
 
 
 def test_the_report_is_of_the_best_checkpoint(capsys):
@@ -45,8 +46,9 @@ def test_the_report_is_of_the_best_checkpoint(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "checkpoint run/checkpoints/best.ckpt"
     with Image.open("run/curves.png") as picture:
         picture.load()
-    assert main(["report", "run", "--out=r.html"]) == 0
-    assert report("run") == json.loads(Path("r.json").read_text())
+    Path("again").mkdir()
+    assert main(["report", "run", "--out=again/report.html"]) == 0
+    assert report("run") == report("again")
     assert "Validation accuracy" in Path("run/report.html").read_text()
     assert set(os.listdir("run")) >= MADE
     assert not [name for name in os.listdir("run") if ".part" in name or name.startswith(("confusion", "worst"))]

@@ -140,12 +140,11 @@ def test_an_error_leaves_nothing_behind(monkeypatch):
     def failing(self, batch, batch_idx):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(ClassificationTask, "training_step", failing)
-    with pytest.raises(ZeroDivisionError):
-        train("test_resnet", "digits", out="run", **DIGITS)
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", failing)
+        with pytest.raises(ZeroDivisionError):
+            train("test_resnet", "digits", out="run", **DIGITS)
     assert surroundings() == before
-    monkeypatch.undo()
-    monkeypatch.chdir(os.getcwd())
     with pytest.raises(TrainingError, match="exists and is not empty"):
         train("test_resnet", "digits", out="run", **DIGITS)
 
@@ -154,7 +153,7 @@ def test_an_interrupt_leaves_a_checkpoint_to_resume(monkeypatch):
     whole = train("test_resnet", "digits", out="whole", **DIGITS)
     before = surroundings()
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 2)
+        interrupt_at(patch, 1)
         with pytest.raises(KeyboardInterrupt, match="stopped in epoch 1; continue with") as stopped:
             train("test_resnet", "digits", out="run", **DIGITS)
     assert isinstance(stopped.value, TrainingStopped)

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import logging
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from ctxvision.runs import Run
@@ -136,53 +135,32 @@ def _parse(parser: "ArgumentParser", words: list[str], defaults: bool = False) -
 
 
 def _as_options(words: list[str]) -> list[str]:
-    """Turn leading words into --model and --data, bare switches into options with a value, and expand --set."""
-    names = ["--model", "--data"]
+    """Write every word as an option that jsonargparse understands.
+
+    Leading words are --model and --data; ``--set NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and
+    ``--logger wandb,csv`` are ``--logger=[wandb,csv]``; a switch that stands alone gets its value.
+    """
+    words, places = [*words], ["--model", "--data"]
     options: list[str] = []
-    while words and names and not words[0].startswith("-"):
-        options += [names.pop(0), words[0]]
-        words = words[1:]
-    words = _with_logger_list(_without_set(words))
-    switches = _switches()
-    for word, following in zip_longest(words, words[1:], fillvalue="--"):
-        bare = word in switches and following.startswith("-")
-        options.append(f"{word}={switches[word]}" if bare else word)
-    return options
-
-
-def _switches() -> dict[str, str]:
-    """List the options that may stand alone, with what they then mean."""
+    while words and places and not words[0].startswith("-"):
+        options += [places.pop(0), words.pop(0)]
     fields = [field for task in TASKS for field in dataclasses.fields(options_class(task))]
-    return {f"--{field.name}": "true" for field in fields if field.type is bool} | {"--resume": "last"}
-
-
-def _without_set(words: list[str]) -> list[str]:
-    """Replace ``--set NAME=VALUE`` by ``--NAME=VALUE``."""
-    replaced: list[str] = []
-    remaining = iter(words)
-    for word in remaining:
-        if word != "--set" and not word.startswith("--set="):
-            replaced.append(word)
-            continue
-        pair = next(remaining, "") if word == "--set" else word.removeprefix("--set=")
-        name, equals, _ = pair.partition("=")
-        if not name or not equals:
-            raise OptionError(f"--set needs NAME=VALUE, got {pair!r}; `ctxvision train --help` lists the names")
-        replaced.append(f"--{pair}")
-    return replaced
-
-
-def _with_logger_list(words: list[str]) -> list[str]:
-    """Replace ``--logger wandb csv`` and ``--logger wandb,csv`` by ``--logger=[wandb, csv]``."""
-    replaced: list[str] = []
+    switches = {f"--{field.name}": "true" for field in fields if field.type is bool} | {"--resume": "last"}
     while words:
-        word, *words = words
-        if word == "--logger" or word.startswith("--logger="):
-            names = word.partition("=")[2]
+        name, equals, value = words.pop(0).partition("=")
+        if name == "--set":
+            pair = value if equals else words.pop(0) if words else ""
+            name, equals, value = f"--{pair}".partition("=")
+            if name == "--" or not equals:
+                raise OptionError(
+                    f"--set needs NAME=VALUE, got {pair!r}; `ctxvision train --help` lists the names"
+                )
+        if name == "--logger":
             while words and not words[0].startswith("-"):
-                names, words = f"{names},{words[0]}", words[1:]
-            names = names.strip(",")
-            is_list = names.startswith("[") or names == "null"
-            word = f"--logger={names if is_list else f'[{names}]'}"
-        replaced.append(word)
-    return replaced
+                value += f",{words.pop(0)}"
+            value = value.strip(",")
+            equals, value = "=", value if value.startswith("[") or value == "null" else f"[{value}]"
+        elif not equals and name in switches and (not words or words[0].startswith("-")):
+            equals, value = "=", switches[name]
+        options.append(f"{name}{equals}{value}")
+    return options

@@ -57,7 +57,7 @@ class Environment:
             log.warning(f"{error}; the training goes on without")
 
     def _write(self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
-        path = run.starts_file
+        machine, path = _machine(trainer), run.starts_file
         entries, damage = run.read_starts()
         if damage:
             log.warning(f"{path}: {damage}; a new one begins{keep_aside(path)}")
@@ -74,7 +74,7 @@ class Environment:
             "ctxvision": __version__,
             "packages": {name: _version(name) for name in _PACKAGES},
             "system": platform.platform(),
-            **_machine(trainer),
+            **machine,
             "settings": {k: _without_password(v) if isinstance(v, str) else v for k, v in settings.items()},
         }
         text = json_text([*entries, entry], indent=1, ensure_ascii=False)

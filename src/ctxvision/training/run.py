@@ -55,6 +55,9 @@ def train(
         >>> run = train("cotnet_micro", "digits", epochs=3, out="runs/first")  # doctest: +SKIP
         >>> run.path  # doctest: +SKIP
         PosixPath('runs/first')
+        >>> train("cotnet_micro", "digits", epochs=0)
+        Traceback (most recent call last):
+        ctxvision.training.error.OptionError: --epochs must be at least 1, got 0
     """
     named = {"model": model, "data": data, "recipe": recipe, "out": out, "task": task, "resume": resume}
     named |= {"init_from": init_from}

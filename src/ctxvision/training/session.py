@@ -3,14 +3,15 @@
 import dataclasses
 import logging
 import os
+import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from ctxvision.data import DataModule
 from ctxvision.files import write_whole
@@ -49,7 +50,7 @@ def train_with(options: TrainOptions) -> Run:
         TaskError: the model is unknown, or the training has failed.
         CheckpointError: the weights to start from cannot be used.
     """
-    with ExitStack() as until_end, isolate_rng(include_cuda=False), _environment_restored():
+    with ExitStack() as until_end, _surroundings_restored():
         return _train(options, until_end)
 
 
@@ -140,13 +141,17 @@ def _report_end(trainer: Trainer, what: str, checkpoints: RunCheckpoints, bad: d
 
 
 @contextmanager
-def _environment_restored() -> Iterator[None]:
-    """Put environment variables back that Lightning and torch set for the processes of a run."""
-    before = dict(os.environ)
+def _surroundings_restored() -> Iterator[None]:
+    """Put back environment variables, which Lightning sets for the processes of a run, and random states."""
+    variables = dict(os.environ)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
     finally:
         # the service of Weights & Biases outlives a run, and is found by its variable
-        for name in {name for name in os.environ if not name.startswith("WANDB")} - before.keys():
+        for name in {name for name in os.environ if not name.startswith("WANDB")} - variables.keys():
             del os.environ[name]
-        os.environ.update(before)
+        os.environ.update(variables)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

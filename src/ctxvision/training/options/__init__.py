@@ -13,6 +13,10 @@ def options_class(task: str) -> type[TrainOptions]:
 
     Raises:
         ValueError: there is no such task.
+
+    Examples:
+        >>> options_class("detect").__name__
+        'DetectionOptions'
     """
     module = module_of("training.options", task)
     found: type[TrainOptions] = getattr(module, f"{task_named(task).capitalize()}Options")
