@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -35,7 +36,8 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> bytes:
     shares = cells / np.maximum(images[shown], 1)[:, None]
     labels = [_short(names[i]) for i in shown]
     long = max(map(len, labels)) > 3
-    with rc_context(FONT | {"font.family": families(), "font.size": 8 if len(shown) <= 16 else 6}):
+    options: Any = FONT | {"font.family": families(), "font.size": 8 if len(shown) <= 16 else 6}
+    with rc_context(options):
         figure = Figure(figsize=(WIDTH, 3.9 if long else 3.3), dpi=DOTS, layout="constrained")
         axes = figure.add_subplot()
         # the root of the share, so that single mistakes still show
