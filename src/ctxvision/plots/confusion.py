@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -91,5 +90,5 @@ def _short(name: str) -> str:
 def _as_png(figure: Figure) -> bytes:
     say_what_is_missing(text.get_text() for text in figure.findobj(Text))
     file = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+    figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
