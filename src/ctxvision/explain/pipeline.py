@@ -76,7 +76,8 @@ def explain(
         >>> import timm, ctxvision
         >>> from PIL import Image
         >>> from ctxvision.tasks import ClassificationTask
-        >>> spec = {"class_names": ["cat", "dog", "emu"], "input_size": [3, 64, 64]}
+        >>> spec = {"class_names": ["cat", "dog", "emu"], "input_size": [3, 64, 64], "mean": [0.5] * 3}
+        >>> spec["std"] = [0.25] * 3
         >>> task = ClassificationTask("cotnet_micro", spec)
         >>> explanation = explain(task, Image.new("RGB", (80, 60)), class_name="dog")
         >>> (image,) = explanation.images

@@ -39,6 +39,7 @@ def pixel_grids(model: nn.Module, images: Tensor) -> dict[tuple[int, int], Pixel
         images: (B, C, H, W); one is enough.
 
     Examples:
+        >>> import torch
         >>> layers = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.MaxPool2d(2))
         >>> grids = pixel_grids(layers, torch.zeros(1, 3, 32, 32))
         >>> grids[8, 8].step, grids[8, 8].start

@@ -92,6 +92,7 @@ def frame_cams(
         ValueError: The class does not exist.
 
     Examples:
+        >>> import torch
         >>> from ctxvision.tasks.video import VideoTask
         >>> spec = {"class_names": ["left", "right"], "input_size": [3, 64, 64], "frames": 4}
         >>> found = frame_cams(VideoTask("cotnet_micro", spec), torch.rand(4, 3, 64, 64))

@@ -37,6 +37,7 @@ def seen_pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> P
         RGB from 0 to 1, (H, W, 3) float32; grey images have three equal channels.
 
     Examples:
+        >>> import torch
         >>> seen_pixels(torch.zeros(1, 2, 3), [0.5], [0.25]).shape
         (2, 3, 3)
     """
