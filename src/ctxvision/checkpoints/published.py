@@ -1,7 +1,8 @@
 """Names of the published checkpoints → names of our networks.
 
 Sources: CoTNet, https://github.com/JDAI-CV/CoTNet (timm's ResNet names, kept by our networks); involution,
-https://github.com/d-li14/involution (OpenMMLab's names, ``backbone.*`` and ``head.fc.*``).
+https://github.com/d-li14/involution (OpenMMLab's names, ``backbone.*`` and ``head.fc.*``); and PaddleClas,
+https://github.com/PaddlePaddle/PaddleClas (the same names without ``backbone.`` and ``head.``).
 """
 
 from collections.abc import Mapping
@@ -47,6 +48,8 @@ def from_published(state_dict: Mapping[str, Tensor], model_name: str) -> dict[st
             model_name,
             "no weights were published for this family; start from a plain network with warm_start",
         )
+    if any(name.startswith("stem.") for name in state_dict):
+        return {_from_openmmlab(name): value for name, value in state_dict.items()}
     if not any(name.startswith("backbone.") for name in state_dict):
         return {name: value for name, value in state_dict.items() if not name.endswith(".filt")}
     if not any(name.startswith("head.fc.") for name in state_dict):
