@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-detect demo-segment demo-video test lint format bench docs clean
+.PHONY: help demo demo-detect demo-segment demo-video test test-fast lint format bench docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -47,8 +47,11 @@ demo-video: $(INSTALLED) ## train with and without temporal shifts on moving dig
 	$(BIN)/ctxvision train cotnet_micro moving-digits --task video --recipe demo-video --shift none --out demo-video/control
 	$(BIN)/ctxvision report demo-video/run --against demo-video/control --out demo-video/report.html
 
-test: $(INSTALLED) ## all the tests
+test: $(INSTALLED) ## all the tests, some ten minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-fast: $(INSTALLED) ## the tests for everyday work, under three minutes: none that is slow or starts processes
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not process"
 
 lint: $(INSTALLED) ## format check, lint, types
 	$(BIN)/ruff format --check .

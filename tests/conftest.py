@@ -1,8 +1,12 @@
-"""Shared set-up: one thread per xdist worker, reproducible hypothesis examples, a fixed seed per test."""
+"""Shared set-up: one thread per xdist worker, seeds, what marks a test as `slow` or `process`, runs made once."""
 
 import os
 import shutil
+import sys
+import time
+from pathlib import Path
 
+import filelock
 import hypothesis
 import pytest
 import torch
@@ -13,6 +17,9 @@ hypothesis.settings.register_profile(
     "ctxvision", deadline=None, derandomize=True, database=None, max_examples=100, print_blob=False
 )
 
+SLOW_SECONDS = 5.0  # of processor time; what takes longer is marked `slow`
+_STARTED = []  # what the current test has started, as words for a reader
+
 
 def pytest_configure(config):
     hypothesis.settings.load_profile("ctxvision")
@@ -21,6 +28,43 @@ def pytest_configure(config):
     # float32 means float32 in the tests, on Ampere and later GPUs too
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    sys.addaudithook(_note_a_started_process)
+
+
+def _note_a_started_process(event, arguments):
+    """Remember Python processes that a test starts; compilers, git and the like take no import of torch."""
+    if event == "os.fork":
+        _STARTED.append("a fork of this one")
+    elif event == "subprocess.Popen":
+        words = arguments[1] if isinstance(arguments[1], (list, tuple)) else [arguments[1]]
+        if words and "python" in os.path.basename(os.fsdecode(words[0])):
+            _STARTED.append(" ".join(os.fsdecode(word) for word in words)[:80])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    _STARTED.clear()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    began = time.process_time()
+    result = yield
+    item.user_properties.append(("processor seconds", time.process_time() - began))
+    if _STARTED and item.get_closest_marker("process") is None:
+        pytest.fail(f"the test has started a process ({_STARTED[0]}): mark it with pytest.mark.process")
+    return result
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Name tests that take long and are not marked so; how long is a matter of the machine, so none fails."""
+    for report in terminalreporter.getreports("passed"):
+        seconds = dict(report.user_properties).get("processor seconds", 0.0)
+        if report.when == "call" and seconds > SLOW_SECONDS and "slow" not in report.keywords:
+            terminalreporter.write_line(
+                f"{seconds:.1f} s of processor time without pytest.mark.slow: {report.nodeid}"
+            )
 
 
 @pytest.fixture(autouse=True)
@@ -28,30 +72,59 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Return a function that makes a folder once for all xdist workers: ``made_once(name, make) -> folder``.
+
+    The first worker that asks calls ``make(folder)`` with an empty folder, while others wait. What is in it is not
+    to be changed.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of the whole session
+    root = root / "made-once"
+    root.mkdir(exist_ok=True)
+
+    def made(name, make):
+        folder, done = root / name, root / f"{name}.done"
+        with filelock.FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # the half of a worker that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
 HOSTILE = '<script>alert("1")'
 CLASSES = ["ant", "bee", "cat", "dog", "emu", "fox", HOSTILE]
 
 
-def _train(tmp_path_factory, model):
-    root = tmp_path_factory.mktemp("run")
-    data = make_folder(root / "data", dict.fromkeys(CLASSES, 5))
-    options = ["--epochs=1", "--batch_size=14", "--image_size=32", "--workers=0", "--val_fraction=0.4"]
-    from ctxvision.cli import main
+def _train(model):
+    """Return what trains a network for an epoch, as `made_once` calls it."""
 
-    assert main(["train", model, str(data), "--out", str(root / "run"), *options, "--accelerator=cpu"]) == 0
-    return root / "run"
+    def make(root):
+        from ctxvision.cli import main
+
+        data = make_folder(root / "data", dict.fromkeys(CLASSES, 5))
+        options = ["--epochs=1", "--batch_size=14", "--image_size=32", "--workers=0", "--val_fraction=0.4"]
+        assert main(["train", model, str(data), "--out", str(root / "run"), *options, "--accelerator=cpu"]) == 0
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def trained(made_once) -> Path:
     """The run folder of a contextual network; not to be changed."""
-    return _train(tmp_path_factory, "contextual_convnext_micro")
+    return made_once("contextual", _train("contextual_convnext_micro")) / "run"
 
 
 @pytest.fixture(scope="session")
-def trained_plain(tmp_path_factory):
+def trained_plain(made_once) -> Path:
     """The run folder of a network that is not contextual; not to be changed."""
-    return _train(tmp_path_factory, "resnet10t")
+    return made_once("plain", _train("resnet10t")) / "run"
 
 
 @pytest.fixture

@@ -126,6 +126,7 @@ def slug(heading):
     return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
 
 
+@pytest.mark.process
 def test_table_of_networks_equals_the_code():
     script = subprocess.run(
         [sys.executable, ROOT / "tools" / "models_table.py"],
@@ -173,6 +174,7 @@ def test_examples_in_docstrings(name):
     assert result.failed == 0
 
 
+@pytest.mark.process
 def test_site_builds_and_documents_every_public_name(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
     build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from _hostile import CLASSES, FILES, assert_plain, cells, hidden, name_in
+from _hostile_names import CLASSES, FILES, assert_plain, cells, hidden, name_in
 from ctxvision._cli import messages, models, streams
 from ctxvision._cli.kinds import save_pictures
 from ctxvision._cli.table import write_rows

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 
-from _trained import write_classifier
+from _checkpoints import write_classifier
 from ctxvision import cli
 from ctxvision.models import count_macs
 from ctxvision.timing import clock, comparison, subjects
@@ -206,6 +206,7 @@ def test_numbers_that_are_not_finite_are_an_error(monkeypatch):
     assert "NaN" in rows[0]["error"]
 
 
+@pytest.mark.process
 def test_memory_is_that_of_a_process_of_its_own(monkeypatch):
     arguments = {"size": 64, "device": "cpu", "dtype": "float32", "layout": "nchw", "threads": 1}
     peak = peak_in_fresh_process({"file": "resnet18", "batch": 32, **arguments})
@@ -226,6 +227,7 @@ def peak_can_be_forgotten():
     return True
 
 
+@pytest.mark.process
 @pytest.mark.skipif(
     not peak_can_be_forgotten(), reason="this system does not forget the highest memory of a process"
 )

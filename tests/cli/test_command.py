@@ -70,6 +70,7 @@ def test_evaluate_takes_all_of_an_unknown_folder(checkpoint, capsys, tmp_path):
     assert "of 5 images (all of" in out
 
 
+@pytest.mark.process
 def test_evaluate_does_not_count_bad_images(checkpoint, capsys, tmp_path):
     make_folder(tmp_path, {"train/cat": 1, "train/dog": 1, "val/cat": 3, "val/dog": 2})
     bad = add_bad_files(tmp_path / "val" / "dog")
@@ -135,7 +136,7 @@ def test_predict_json_and_top_k(trained, checkpoint, capsys):
     assert all(0.5 < p["probability"] <= 1 for item in result for p in item["predictions"])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 def test_predict_skips_bad_images(checkpoint, capsys, tmp_path, workers):
     make_folder(tmp_path, {"cat": 2})
     bad = add_bad_files(tmp_path / "cat")
@@ -193,6 +194,7 @@ def test_predict_takes_any_file_name(trained, checkpoint, capsysbinary, tmp_path
     assert os.fsencode(row["image"]) == name
 
 
+@pytest.mark.process
 def test_predict_needs_nothing_but_the_checkpoint(trained, checkpoint, tmp_path):
     """A fresh process, elsewhere, with the checkpoint and one picture; and a reader that stops reading."""
     for source, name in ((checkpoint, "a.ckpt"), (trained / "data" / "dog" / "001.png", "a.png")):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from _trained import enliven, write_task
+from _checkpoints import enliven, write_task
 from ctxvision.cli import main
 from ctxvision.data import DetectionData, DigitsData, SegmentationData, VideoData
 from ctxvision.tasks import ClassificationTask

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from _hostile import CLASSES, FILES, READABLE, assert_page, assert_plain, assert_svg, cells, name_in
+from _checkpoints import detection_task, segmentation_task, video_task, write_task
+from _hostile_names import CLASSES, FILES, READABLE, assert_page, assert_plain, assert_svg, cells, name_in
 from _masks import make_pixels
 from _pictures import make_folder, picture
 from _serving import app_of, ask, encoded, write_checkpoint
-from _trained import detection_task, segmentation_task, video_task, write_task
 from ctxvision.cli import main
 from ctxvision.data import DataSpec
 from ctxvision.data.video.writing import write_video

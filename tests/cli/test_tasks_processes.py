@@ -8,6 +8,8 @@ import pytest
 from _processes import finish, start
 from ctxvision.cli import main
 
+pytestmark = pytest.mark.process
+
 SCENES = "digits-scenes#train=8,val=5,size=64"
 ALONE = {
     "detect": ("box_ap", lambda numbers: numbers["box"]["ap"]),

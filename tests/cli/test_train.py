@@ -133,6 +133,7 @@ def test_interrupted_run_resumes_exactly(monkeypatch, capsys, step):
     assert rows("whole") == rows("parts")
 
 
+@pytest.mark.process
 def test_interrupted_folder_run_resumes_exactly_with_any_workers(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path / "data", FOLDER)
     words = ["test_resnet", "data", "--image_size=16", "--batch_size=4", "--epochs=2", "--accelerator=cpu"]
@@ -319,6 +320,7 @@ def test_failed_run_keeps_the_last_checkpoint(monkeypatch, capsys):
     assert all(v.isfinite().all() for v in state("run")["state_dict"].values())
 
 
+@pytest.mark.process
 def test_ctrl_c_in_a_real_process(tmp_path):
     words = [sys.executable, "-m", "ctxvision", "train", *DIGITS, "--epochs=200", "--out=run"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -349,6 +351,7 @@ def test_words_change_what_the_config_file_says_wherever_it_stands(capsys):
     assert yaml.safe_load(printed("resnet10t", "--config", "settings.yaml"))["model"] == "resnet10t"
 
 
+@pytest.mark.process
 def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     make_folder(tmp_path / "data", {"train/x": 10, "train/y": 10, "val/x": 1})
     broken = tmp_path / "data" / "val" / "y" / "broken.png"

@@ -48,6 +48,7 @@ class Slow(torch.utils.data.Dataset):
         return index
 
 
+@pytest.mark.process
 def test_signals_to_workers_are_left_to_the_main_process():
     loader = torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=_leave_signals)
     batches = iter(loader)

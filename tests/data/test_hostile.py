@@ -113,6 +113,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.process
 def test_a_large_image_is_in_memory_once_and_while_it_is_converted_twice(tmp_path):
     """It was there three to four times. A new process measures: in an old one freed memory is used again."""
     for mode in MOST:

@@ -15,7 +15,7 @@ from benchmarks.cli import main
 from benchmarks.loader import loader_rate, verdict, write_pictures
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 def test_every_batch_after_the_warm_up_is_counted(tmp_path, workers):
     make_folder(tmp_path, {"cat": 10, "dog": 10})
     data = ImageData(tmp_path, image_size=16, batch_size=4, workers=workers, prefetch=1)

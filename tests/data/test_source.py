@@ -53,6 +53,7 @@ def test_network_s_spec_holds_out_the_same_images(tmp_path, kind):
     assert other.eval_samples != trained.eval_samples
 
 
+@pytest.mark.process
 @SOURCES
 def test_an_epoch_resumes_to_the_bit_with_any_workers(tmp_path, kind):
     def opened(workers):
@@ -76,6 +77,7 @@ def test_an_epoch_resumes_to_the_bit_with_any_workers(tmp_path, kind):
         assert torch.equal(targets, targets_again)
 
 
+@pytest.mark.process
 @SOURCES
 def test_openers_reach_workers_that_are_not_forked(tmp_path, kind):
     contents = find_images(SPLIT_HERE[kind](tmp_path))
@@ -101,7 +103,7 @@ def vanish_shard(source):
     return 20
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 @pytest.mark.parametrize(("make", "vanish"), [(folder, vanish_file), (table, vanish_row), (shards, vanish_shard)])
 def test_what_vanishes_after_listing_is_reported(tmp_path, make, vanish, workers, caplog):
     source = make(tmp_path)

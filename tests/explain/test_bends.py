@@ -4,7 +4,7 @@ import timm
 import torch
 from torch import nn
 
-from _lively import lively, same_state, state
+from _networks import lively, same_state, state
 from ctxvision.explain import bend_by_class, bends, contextual_layers
 from ctxvision.nn import ContextualConv2d, replace_convs
 

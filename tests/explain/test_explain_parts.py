@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from _checkpoints import enliven
 from _page import Page
-from _trained import enliven
 from ctxvision.cli import main
 from ctxvision.data import DetectionData, SegmentationSpec, read_image
 from ctxvision.data.video.reading import VideoFile

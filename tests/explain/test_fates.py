@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from _lively import lively, same_state, state
+from _networks import lively, same_state, state
 from ctxvision.explain import class_fates, class_funnel
 
 

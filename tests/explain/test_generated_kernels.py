@@ -4,7 +4,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from _lively import lively, same_state, state
+from _networks import lively, same_state, state
 from ctxvision.explain import Contexts, generated_kernels, kernel_layers
 from ctxvision.nn import replace_convs
 

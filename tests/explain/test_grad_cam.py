@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from _lively import lively, same_state, state
+from _networks import lively, same_state, state
 from ctxvision.explain import LayerError, class_funnel, grad_cam, map_layers
 
 

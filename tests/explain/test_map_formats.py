@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from _lively import lively
+from _networks import lively
 from ctxvision.explain import class_fates, explanation, grad_cam
 from ctxvision.explain.layers import LayerError, map_format, map_layers
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
 
-from _lively import lively, same_state, state
+from _networks import lively, same_state, state
 from ctxvision.explain import LayerError, bends, generated_kernels, map_layers
 from ctxvision.explain.box_cams import box_cams, box_layers, same_object
 from ctxvision.explain.frame_cams import frame_cams

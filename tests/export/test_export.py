@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from _shorter import kinds
+from _networks import EVERY_LAYER, kinds
 from ctxvision.export import (
     ExportError,
     Metadata,
@@ -18,15 +18,6 @@ from ctxvision.export import (
 )
 from ctxvision.tasks.networks import create_network
 
-# one of each family, and the kinds of layer that the small ones lack: grouped CoT, blur pools, dense contextual
-NETWORKS = {
-    "cotnet_micro": {},
-    "cotnext50_2x48d": {"depths": (1, 2, 1, 1)},
-    "se_cotnetd152": {"depths": (1, 2, 3, 1)},
-    "rednet_micro": {},
-    "contextual_convnext_micro": {"depths": (1, 1, 2, 1), "contextual_blocks": (1, 1, 1, 1)},
-    "contextual_resnet50": {"stages": (3, 4), "depths": (2, 2, 2, 2), "prior": True},
-}
 SIZE = 32
 
 
@@ -56,19 +47,19 @@ def small(tmp_path_factory):
     return net, path
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY_LAYER)
 def test_fewer_blocks_are_of_every_kind(name):
-    full = {option: value for option, value in NETWORKS[name].items() if option in ("stages", "prior")}
+    full = {option: value for option, value in EVERY_LAYER[name].items() if option in ("stages", "prior")}
     found = kinds(network(name, **full))
     assert found
-    assert kinds(network(name, **NETWORKS[name])) == found
+    assert kinds(network(name, **EVERY_LAYER[name])) == found
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY_LAYER)
 def test_onnx_computes_what_torch_computes(name, tmp_path):
     import onnx
 
-    net = network(name, **NETWORKS[name])
+    net = network(name, **EVERY_LAYER[name])
     path = tmp_path / "net.onnx"
     real = torch.randn(4, 3, SIZE, SIZE)
     worst = export_onnx(net, path, metadata=metadata(), samples=[real])
@@ -125,7 +116,7 @@ def test_files_without_batches(small, tmp_path):
 
 @pytest.mark.parametrize("name", ["contextual_convnext_micro", "cotnet_micro"])
 def test_pt2_needs_no_operator_of_ours(name, tmp_path):
-    net = network(name, **NETWORKS[name])
+    net = network(name, **EVERY_LAYER[name])
     path = tmp_path / "net.pt2"
     assert export_pt2(net, path, metadata=metadata()) < 1e-5
     graph = torch.export.load(path).graph

@@ -3,9 +3,8 @@
 import pytest
 import timm
 import torch
-from test_export import NETWORKS
 
-from _lively import lively
+from _networks import EVERY_LAYER, lively
 from ctxvision.checkpoints.layout import our_models
 from ctxvision.export import export_program
 
@@ -38,7 +37,7 @@ def kinds(name, **options):
 
 def test_the_exported_networks_have_every_kind_of_layer():
     """What `test_export` compares in onnxruntime has all that any registered network has."""
-    covered = set().union(*(kinds(name, **options) for name, options in NETWORKS.items()))
+    covered = set().union(*(kinds(name, **options) for name, options in EVERY_LAYER.items()))
     missing = {name: kinds(name) - covered for name in our_models()}
     assert not {name: left for name, left in missing.items() if left}
 

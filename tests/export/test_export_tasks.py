@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from _trained import detection_task, segmentation_task, video_task, write_task
+from _checkpoints import detection_task, segmentation_task, video_task, write_task
 from ctxvision.cli import main
 from ctxvision.export import (
     Exported,

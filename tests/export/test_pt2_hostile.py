@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from _attacks import Trap, edit_json, pickled, rewritten
+from _hostile_files import Trap, edit_json, pickled, rewritten
 from ctxvision.cli import main
 from ctxvision.export import ExportError, Metadata, export_pt2, open_exported, pt2_file
 from ctxvision.export.pt2_archive import NeedsTrustError, read_parts

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from _shorter import kinds, shorter
+from _networks import kinds, shorter
 from ctxvision.models import contextual, cotnet, rednet
 
 ALL = [name for family in (cotnet, rednet, contextual) for name in family.default_cfgs]

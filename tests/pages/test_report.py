@@ -14,7 +14,8 @@ from ctxvision.cli import main
 from ctxvision.evaluation.drawings import Drawings
 from ctxvision.evaluation.report import Report
 from ctxvision.explain import wilson_interval
-from ctxvision.pages.report_page import _duration, _percent, render
+from ctxvision.pages.report_page import render
+from ctxvision.pages.template import duration, percent
 from ctxvision.plots.figures import curve, thumbnail
 from ctxvision.tasks import load_task
 
@@ -79,7 +80,7 @@ def test_the_page_says_what_the_numbers_say(written, trained):
     assert numbers["top1"] == numbers["right"] / 14
     low, high = numbers["top1_interval95"]
     assert (low, high) == wilson_interval(numbers["right"], 14)
-    assert f"{_percent(low)} to {_percent(high)}" in page
+    assert f"{percent(low)} to {percent(high)}" in page
     assert sum(c["right"] for c in numbers["classes"]) == numbers["right"]
     assert sum(c["images"] for c in numbers["classes"]) == 14
     assert sum(pair["images"] for pair in numbers["confused"]) == 14 - numbers["right"] == len(numbers["mistakes"])
@@ -89,7 +90,7 @@ def test_the_page_says_what_the_numbers_say(written, trained):
         assert entry["file"].startswith(entry["truth"])
     for stage in numbers["funnel"]["stages"]:
         assert stage["recall"] == stage["considered"] / 14
-        assert _percent(stage["recall"]) in page
+        assert percent(stage["recall"]) in page
     for name in ("batch_size 14", "seed"):
         assert (name in page) == (name != "seed")  # what is 0 is off, or not worth a word
 
@@ -203,7 +204,7 @@ def test_thumbnails(size, kind, channels):
 
 
 def test_numbers_for_people():
-    assert [_percent(x) for x in (0, 1, 0.5, 0.9996, 0.0001, None)] == [
+    assert [percent(x) for x in (0, 1, 0.5, 0.9996, 0.0001, None)] == [
         "0.0\u202f%",
         "100.0\u202f%",
         "50.0\u202f%",
@@ -211,7 +212,7 @@ def test_numbers_for_people():
         "<\u20090.1\u202f%",
         "–",
     ]
-    assert [_duration(s) for s in (3.4, 59.6, 98, 7300)] == [
+    assert [duration(s) for s in (3.4, 59.6, 98, 7300)] == [
         "3\u202fs",
         "1\u202fmin 0\u202fs",
         "1\u202fmin 38\u202fs",

@@ -40,6 +40,7 @@ def test_local_folder_computes_what_was_trained_bit_by_bit(name, tmp_path):
     assert loaded.pretrained_cfg["label_names"] == SPEC["class_names"]
 
 
+@pytest.mark.process
 def test_fresh_process_needs_only_ctxvision_and_timm(tmp_path):
     task = task_of("contextual_convnext_micro")
     publish(task, tmp_path / "net")

@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.serve import COLUMNS, load, loop_rate, pictures, resident
 
 
+@pytest.mark.process
 def test_load_on_a_real_server(server):
     found = asyncio.run(load(server, os.getpid(), pictures(32, 3), requests=20, connections=4))
     assert len(found.seconds) == 20
@@ -17,11 +20,13 @@ def test_load_on_a_real_server(server):
     assert all(mib > 10 for _, mib in found.memory)
 
 
+@pytest.mark.process
 def test_what_is_no_200_counts_as_failed(server):
     found = asyncio.run(load(server, os.getpid(), [b"no image"], requests=3, connections=1))
     assert found.failed == len(found.seconds) == 3
 
 
+@pytest.mark.process
 def test_memory_is_that_of_the_process():
     # a process of its own: this one may have memory to spare, which a new tensor would take without growing
     code = "import sys; held = b''; sys.stdout.write('.'); sys.stdout.flush(); sys.stdin.read(1)\n"

@@ -24,9 +24,10 @@ TRANSFER = """(data) => {
   return transfer;
 }"""
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on the PATH"
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on the PATH"),
+]
 
 
 @pytest.fixture(scope="module")

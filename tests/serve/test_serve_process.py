@@ -34,6 +34,7 @@ def wait_until_queued(address):
     raise AssertionError("it was never in flight")
 
 
+@pytest.mark.process
 def test_sigterm_finishes_what_is_in_flight(checkpoints):
     process, address = start_server(f"first={checkpoints[1]}", "--port", 0, "--max_wait_ms", 3000)
     answers = []
@@ -54,6 +55,7 @@ def test_sigterm_finishes_what_is_in_flight(checkpoints):
     process.stdout.close()
 
 
+@pytest.mark.process
 def test_sigkill_leaves_nothing_behind(checkpoints, tmp_path):
     words = [f"first={checkpoints[1]}", "--port", 0, "--max_wait_ms", 9000]
     process, address = start_server(*words, TMPDIR=str(tmp_path))

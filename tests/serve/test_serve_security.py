@@ -352,6 +352,7 @@ def test_a_head_that_is_too_long(app):
     refused(ask(app, "GET", "/models", headers={"x": "y" * 20_000}), 431, "head_too_large")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "data",
     [
@@ -367,6 +368,7 @@ def test_what_is_no_http_is_refused_in_json(server, data):
     assert httpx.Response(400, content=body).json()["error"] == "malformed"
 
 
+@pytest.mark.process
 def test_chunks_without_end_are_refused_on_the_wire(server):
     head = (
         b"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
@@ -378,6 +380,7 @@ def test_chunks_without_end_are_refused_on_the_wire(server):
     assert b"too_large" in answer
 
 
+@pytest.mark.process
 def test_conflicting_lengths_are_refused(server):
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef"
     assert exchange(server, head).startswith(b"HTTP/1.1 400 ")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from _attacks import Trap, rewritten
-from _trained import detection_task, segmentation_task, video_task, write_classifier, write_task
+from _checkpoints import detection_task, segmentation_task, video_task, write_classifier, write_task
+from _hostile_files import Trap, rewritten
 from ctxvision.checkpoints import CheckpointError, read_state_dict
 from ctxvision.cli import main
 from ctxvision.tasks import load_task

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from _trained import write_classifier
+from _checkpoints import write_classifier
 from ctxvision.checkpoints import CheckpointError, warm_start
 from ctxvision.data import DataSpec
 from ctxvision.tasks import ClassificationTask, load_task

@@ -248,6 +248,7 @@ def test_signal_in_validation_finishes_the_epoch(monkeypatch, capsys, number):
     assert not list(Path().rglob("hpc_ckpt*"))
 
 
+@pytest.mark.process
 def test_killed_run_ends_like_the_undisturbed_run(tmp_path):
     words = [sys.executable, str(TOOL), "--kills=1", "--epochs=2", "--batch_size=128", f"--folder={tmp_path}"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)

@@ -27,6 +27,7 @@ def _own_folder(tmp_path, monkeypatch):
     os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
+@pytest.mark.process
 def test_two_processes_train_to_the_weights_of_one_and_resume(tmp_path):
     make_folder(tmp_path / "data", FOLDER)
     assert main(["train", "test_convnext", *WORDS, "--out=one"]) == 0

@@ -155,6 +155,7 @@ def test_what_fails_at_the_end_does_not_fail_the_run(monkeypatch, capsys):
     assert captured.out.splitlines()[-1] == "checkpoint run/checkpoints/best.ckpt"
 
 
+@pytest.mark.process
 def test_two_processes_draw_once_and_see_every_image(tmp_path):
     make_folder(tmp_path / "data", {"train/x": 8, "train/y": 8, "val/x": 5, "val/y": 4})
     broken = tmp_path / "data" / "val" / "y" / "broken.png"

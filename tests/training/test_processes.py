@@ -39,6 +39,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.process
 @linux
 @pytest.mark.parametrize(
     ("number", "to"), [(signal.SIGINT, "all"), (signal.SIGTERM, "parent"), (signal.SIGTERM, "child")]
@@ -65,6 +66,7 @@ def test_signal_to_some_of_two_processes(whole, number, to):
     assert_same_weights(whole, "run")
 
 
+@pytest.mark.process
 def test_one_run_at_a_time_in_a_folder(capsys):
     process = start(*DIGITS, "--epochs=500", "--out=run")
     wait_for(process, "epoch 1/500")
@@ -125,6 +127,7 @@ def test_numbers_of_processes(monkeypatch):
         processes.launched()
 
 
+@pytest.mark.process
 def test_two_tasks_of_slurm_and_a_job_that_is_requeued(whole):
     """Two processes with the variables of `srun --ntasks-per-node=2`."""
     common = {

@@ -11,7 +11,10 @@ import pytest
 
 from _processes import DIGITS, all_gone, assert_same_weights, descendants, finish, start, wait_for, weights
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc"),
+]
 TWO = ["--nproc-per-node=2", "--max-restarts=3"]
 WORDS = [*DIGITS, "--mixup=0.4", "--ema=0.9", "--save_minutes=0.002", "--epochs=3"]
 

@@ -110,6 +110,7 @@ def assert_all_there(found, wanted):
         assert found[key] == pytest.approx(value, rel=1e-4, abs=0.01 if key[0] == "seconds" else 1e-7), key
 
 
+@pytest.mark.process
 def test_wandb_has_everything_of_both_parts(tracked):
     from wandb.proto import wandb_internal_pb2 as protocol
 
@@ -132,6 +133,7 @@ def test_wandb_has_everything_of_both_parts(tracked):
     assert config["batch_size"] == 256
 
 
+@pytest.mark.process
 def test_trackio_has_everything_of_both_parts(tracked):
     with sqlite3.connect(tracked / "trackio" / "ctxvision.db") as database:
         rows = database.execute("select run_name, metrics from metrics").fetchall()
@@ -143,6 +145,7 @@ def test_trackio_has_everything_of_both_parts(tracked):
     assert json.loads(configs[0][0])["batch_size"] == 256
 
 
+@pytest.mark.process
 def test_tensorboard_only_where_nothing_else_is_asked_for(tracked):
     assert not (tracked / "run" / "tensorboard").exists()
 

@@ -1,10 +1,10 @@
 """Published checkpoints and plain networks' weights → our networks, without running code from a file."""
 
-from .convert import ConversionReport, convert
+from .conversion import ConversionReport, convert
 from .error import CheckpointError
 from .published import from_published
 from .reading import read_state_dict
-from .warm_start import WarmStartReport, warm_start
+from .warm_starting import WarmStartReport, warm_start
 
 __all__ = [
     "CheckpointError",

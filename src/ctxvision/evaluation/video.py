@@ -13,7 +13,7 @@ from PIL import Image
 from ctxvision.data.video.data import VideoData
 from ctxvision.data.video.reading import Frames
 from ctxvision.inference.video import predict_clip, predict_dataset
-from ctxvision.pages.report_page import page_template
+from ctxvision.pages.template import page_template
 from ctxvision.plots.figures import curve
 from ctxvision.runs import Run
 from ctxvision.tasks.video import VideoTask
@@ -161,10 +161,10 @@ def render_clips(report: ClipsReport) -> str:
     curves = {n["name"]: n["curve"] for n in networks if n["curve"]}
     drawing = curve(curves, f"Accuracy by epoch; {label}", "accuracy", percent=True) if curves else ""
     # numbers, our own words, and names that the drawing escapes are in it
-    return page_template("clips.html.j2").render(
+    return page_template("video.html.j2").render(
         r=numbers,
         strips=list(report.strips.by_place().values()),
-        curve=Markup(drawing),
+        drawings=[("Validation accuracy", Markup(drawing))] if drawing else [],
+        what="held-out videos",
         pixelated=max(numbers["image_size"][1:]) <= 64,
-        wbr=Markup("<wbr>"),
     )

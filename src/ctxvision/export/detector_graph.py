@@ -23,7 +23,7 @@ class DetectorGraph(nn.Module):
     """A detector for one image that has been resized, normalised and padded, without its pre- and postprocessing.
 
     Args:
-        detector: of `build_detector`.
+        detector: detector from `build_detector`.
 
     Shape:
         Images ``(1, C, H, W)``, padded by zeros to multiples of 32, and ``(2,)`` int64, height and width before

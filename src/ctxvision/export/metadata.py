@@ -33,8 +33,8 @@ class Metadata:
         dynamic_batch: whether it takes any number of images.
         dynamic_size: whether it takes any height and width.
         quantization: ``"int8"``, or ``"none"``.
-        version: of this library.
-        settings: what else a task needs around the graph, see `ctxvision.export.from_task`.
+        version: version of this library that wrote the file.
+        settings: further settings that a task needs around the graph, see `ctxvision.export.from_task`.
     """
 
     model: str
@@ -55,7 +55,7 @@ class Metadata:
         """Read what `to_json` wrote.
 
         Args:
-            text: JSON.
+            text: JSON text.
             where: the file, for messages.
             trust: let its settings ask for more than a network usually does.
 

@@ -41,7 +41,7 @@ def export_onnx(
     Args:
         network: takes images (B, C, H, W) and returns logits (B, N), or what `from_task` returns for other tasks;
             any device, exported on the CPU in float32.
-        path: to write; a file there is replaced in one step, and stays if anything fails.
+        path: file to write; an existing one is replaced in one step, and stays if anything fails.
         metadata: goes into the file; says whether batch and size are dynamic.
         samples: real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
         tolerance: largest difference of an output, as a share of its largest value.

@@ -48,7 +48,7 @@ def trace(
     Args:
         network: it is not changed.
         example: its arguments.
-        dimensions: which dimensions of each may differ.
+        dimensions: dimensions of each input that may differ between calls.
 
     Raises:
         ExportError: the network cannot be traced so.

@@ -37,7 +37,7 @@ def export_pt2(
     Args:
         network: takes images (B, C, H, W) and returns logits (B, N), or what `from_task` returns for other tasks;
             exported on the CPU in float32.
-        path: to write; a file there is replaced in one step, and stays if anything fails.
+        path: file to write; an existing one is replaced in one step, and stays if anything fails.
         metadata: goes into the file; says whether batch and size are dynamic.
         samples: real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
         tolerance: largest difference of an output, as a share of its largest value.
@@ -69,7 +69,7 @@ def open_pt2(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[Any,
     Files that hold more, as those that AOTInductor compiled, are refused unless they are trusted.
 
     Args:
-        path: of the file.
+        path: path of the file.
         trust: let what is in the file run as code.
 
     Raises:

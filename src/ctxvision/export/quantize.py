@@ -26,9 +26,9 @@ def quantize_onnx(
 
     Args:
         source: file of `export_onnx`.
-        path: to write; a file there is replaced in one step, and stays if anything fails.
+        path: file to write; an existing one is replaced in one step, and stays if anything fails.
         batches: calibration images (B, C, H, W); a few hundred images are enough.
-        input_name: of the graph.
+        input_name: name of the graph's input.
 
     Raises:
         ExportError: there are no images, or onnxruntime cannot quantise this network.

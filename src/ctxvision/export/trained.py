@@ -38,7 +38,7 @@ def from_task(
       normalised (``mean``, ``std``) and padded (to multiples of 32).
 
     Args:
-        task: of `load_task`.
+        task: task from `load_task`.
         dynamic_batch: whether the graph takes any number of samples; detectors take one.
         dynamic_size: whether it takes any height and width that the network takes; detectors always do.
 
@@ -96,8 +96,8 @@ def require_same_detections(task: "TrainingTask", network: nn.Module, metadata: 
 
     Args:
         task: a `DetectionTask`, on the CPU.
-        network: what `from_task` made of it.
-        metadata: likewise; its settings are compared too, since they say how images are prepared.
+        network: exportable network that `from_task` made of the task.
+        metadata: metadata from `from_task`; its settings are compared too, since they say how images are prepared.
 
     Raises:
         ExportError: they find other things.

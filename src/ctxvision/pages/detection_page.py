@@ -7,7 +7,7 @@ from markupsafe import Markup
 from ctxvision.evaluation.detection import DetectionEvaluation
 from ctxvision.plots.figures import curve
 
-from .report_page import page_template
+from .template import page_template
 
 _ROWS = 100  # classes of a table; of more, the least precise
 
@@ -15,14 +15,15 @@ _ROWS = 100  # classes of a table; of more, the least precise
 def render(evaluation: DetectionEvaluation) -> str:
     """Return the page."""
     numbers, pictures = evaluation.numbers, evaluation.pictures.by_place()
-    return page_template("boxes.html.j2").render(
+    parts = [part for part in ("box", "mask") if part in numbers]
+    return page_template("detection.html.j2").render(
         r=numbers,
-        parts=[part for part in ("box", "mask") if part in numbers],
-        examples=[(example, pictures[place]) for place, example in enumerate(numbers["examples"])],
+        parts=parts,
+        examples=[(example, *pictures[place]) for place, example in enumerate(numbers["examples"])],
+        columns=["class", "objects", *(f"{part} {name}" for part in parts for name in ("AP", "AP50"))],
         classes=_rows(numbers["classes"]),
-        curves=_curves(numbers["curve"]),
+        drawings=_curves(numbers["curve"]),
         what={"val": "validation images", "train": "training images"}[numbers["split"]],
-        wbr=Markup("<wbr>"),
     )
 
 

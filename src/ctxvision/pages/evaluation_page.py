@@ -8,7 +8,8 @@ from markupsafe import Markup
 from ctxvision.evaluation.by_class import confusion_picture
 from ctxvision.evaluation.classification import Evaluation
 
-from .report_page import _percent, _weakest, page_template
+from .report_page import _weakest
+from .template import page_template, percent
 
 _MATRIX = 25  # more classes make a picture and a list of mistakes instead of a table
 _ROWS = 30  # of such lists
@@ -69,7 +70,7 @@ def reliability_diagram(calibration: dict[str, Any]) -> Markup:
         f'<text x="{_SIDE * share:.0f}" y="{bottom + 17}" text-anchor="middle">{share * 100:.0f}</text>'
         for share in (0, 0.25, 0.5, 0.75, 1)
     )
-    label = f"Reliability diagram; expected calibration error {_percent(calibration['ece'])}"
+    label = f"Reliability diagram; expected calibration error {percent(calibration['ece'])}"
     # nothing but numbers and our own words is in it
     return Markup(
         f'<svg class="reliability" role="img" aria-label="{label}" viewBox="-54 -10 {_SIDE + 68} {bottom + 52}">'
@@ -84,7 +85,7 @@ def reliability_diagram(calibration: dict[str, Any]) -> Markup:
 
 def _title(entry: dict[str, Any]) -> str:
     images = f"{entry['images']:,} image" + ("s" if entry["images"] > 1 else "")
-    return f"confidence {_percent(entry['confidence'])}, right {_percent(entry['top1'])}, {images}"
+    return f"confidence {percent(entry['confidence'])}, right {percent(entry['top1'])}, {images}"
 
 
 def _speed(speed: dict[str, Any] | None) -> str:

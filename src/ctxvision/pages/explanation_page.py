@@ -7,7 +7,7 @@ from markupsafe import Markup
 from ctxvision.explain.explanation import Explanation
 from ctxvision.explain.pictures import Picture
 
-from .report_page import page_template
+from .template import page_template
 
 _ROWS = 30  # of the table of lost classes
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from ctxvision.explain.parts_explanation import PartsExplanation
 from ctxvision.explain.pictures import Picture
 
-from .report_page import page_template
+from .template import page_template
 
 _NO_FUNNEL = {
     "detection": "There is no class funnel here: a contextual backbone gives features and has no class head; the "

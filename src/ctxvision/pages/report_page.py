@@ -1,15 +1,13 @@
 """A report as one HTML page that needs nothing else: no script, no font, no other file."""
 
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ctxvision.evaluation.report import Report
-from ctxvision.foreign import visible
 from ctxvision.plots.figures import curve
-from ctxvision.tasks.means import over_classes
+
+from .template import page_template, percent
 
 _MATRIX = 25  # more classes make a table of mistakes by kind instead
 _ROWS = 30  # of such tables
@@ -35,55 +33,13 @@ def render(report: Report) -> str:
     )
 
 
-def page_template(name: str) -> Template:
-    """Open a template of this folder; it escapes what is put in, and has filters that write numbers for people."""
-    environment = Environment(
-        autoescape=True,
-        finalize=_finalized,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(lambda name: files(__package__).joinpath(name).read_text("utf-8")),
-    )
-    environment.filters |= {"percent": _percent, "duration": _duration, "count": "{:,}".format, "score": _score}
-    environment.globals["over_classes"] = over_classes
-    return environment.get_template(name)
-
-
-def _finalized(value: object) -> object:
-    """Show names of others as `visible` does; what is a piece of a page already keeps its lines."""
-    if isinstance(value, Markup):
-        return Markup(visible(value, lines=True))
-    return visible(value) if isinstance(value, str) else value
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    if share is None:
-        return "–"
-    text = f"{100 * share:.{digits}f}"
-    if float(text) in (0, 100) and share not in (0, 1):  # never round to certainty
-        text = f"{'<' if share < 0.5 else '>'}\u2009{10**-digits if share < 0.5 else 100 - 10**-digits:.{digits}f}"
-    return f"{text}\u202f%"
-
-
-def _score(score: float) -> str:
-    return f"{round(score, 2) + 0.0:.2f}".replace("-", "−")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60}\u202fh {minutes % 60}\u202fmin"
-    return f"{minutes}\u202fmin {rest}\u202fs" if minutes else f"{rest}\u202fs"
-
-
 def _curves(training: dict[str, Any]) -> list[tuple[str, Markup]]:
     """Draw the curves; the label is a sentence for readers who do not see them."""
     rows = training["curve"]
     top1, losses = [r["val_top1"] for r in rows], [r["val_loss"] for r in rows]
     accuracy = f"Validation accuracy over {len(rows)} epochs"
     if training["best_epoch"]:
-        accuracy += f", best {_percent(training['best_top1'])} in epoch {training['best_epoch']}"
+        accuracy += f", best {percent(training['best_top1'])} in epoch {training['best_epoch']}"
     loss = f"Training and validation loss over {len(rows)} epochs"
     if losses[0] is not None and losses[-1] is not None:
         loss += f"; validation from {losses[0]:.3f} to {losses[-1]:.3f}"

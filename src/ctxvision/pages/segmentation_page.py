@@ -7,19 +7,18 @@ from markupsafe import Markup
 from ctxvision.evaluation.segmentation import SegmentationReport
 from ctxvision.plots.figures import curve
 
-from .report_page import _percent, page_template
+from .template import page_template, percent
 
 
 def render(report: SegmentationReport) -> str:
     """Return the page."""
     numbers = report.numbers
-    return page_template("overlays.html.j2").render(
+    return page_template("segmentation.html.j2").render(
         r=numbers,
         pictures=report.pictures.by_place(),
-        curves=_curves(numbers["training"]) if numbers["training"] else [],
+        drawings=_curves(numbers["training"]) if numbers["training"] else [],
         what={"val": "held-out images", "train": "training images", "all": "images"}[numbers["split"]],
         pixels=sum(row["pixels"] for row in numbers["classes"]),
-        wbr=Markup("<wbr>"),
     )
 
 
@@ -28,7 +27,7 @@ def _curves(training: dict[str, Any]) -> list[tuple[str, Markup]]:
     rows = training["curve"]
     quality = f"Mean IoU on validation images over {len(rows)} epochs"
     if training["best_epoch"]:
-        quality += f", best {_percent(training['best_miou'])} in epoch {training['best_epoch']}"
+        quality += f", best {percent(training['best_miou'])} in epoch {training['best_epoch']}"
     losses = {"validation": [r["val_loss"] for r in rows], "training": [r["train_loss"] for r in rows]}
     loss = f"Training and validation loss over {len(rows)} epochs"
     drawings = [

@@ -3,7 +3,7 @@
 from .error import PublishError
 from .folder import publish
 from .provenance import Provenance, Score, read_provenance, read_scores
-from .upload import check_upload, upload
+from .uploading import check_upload, upload
 
 __all__ = [
     "Provenance",

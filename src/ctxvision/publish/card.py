@@ -24,15 +24,15 @@ class Facts:
     """What the card tells about a network.
 
     Attributes:
-        name: of the published network.
+        name: name of the published network.
         repo: ``user/repo`` on the hub, if it goes there.
-        config: of `hub_config`.
-        parameters: how many.
+        config: what `hub_config` returned.
+        parameters: number of parameters of the network.
         macs: multiply-adds of one image of the network's input size.
-        provenance: of its checkpoint.
-        scores: that were measured, the best evidence first.
-        dataset: what to call the data set; ``None`` if unknown.
-        license: of the weights, as the hub calls it; ``None`` if the author has not said.
+        provenance: what is known about the training of its checkpoint.
+        scores: measured scores, the best evidence first.
+        dataset: name of the data set; ``None`` if it is unknown.
+        license: identifier that the hub uses for the license of the weights; ``None`` if the author has not said.
     """
 
     name: str

@@ -17,8 +17,8 @@ def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str
     """Describe a trained classifier as timm does (``architecture``, ``model_args``, ``pretrained_cfg``).
 
     Args:
-        task: of a trained network.
-        license: of its weights.
+        task: task of a trained network, from `ctxvision.tasks.load_task`.
+        license: identifier of the license of its weights.
 
     Raises:
         PublishError: an argument of the network's constructor is not JSON.

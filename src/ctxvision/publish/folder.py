@@ -44,14 +44,14 @@ def publish(
     images are compared with the task's, bit by bit.
 
     Args:
-        task: from `ctxvision.tasks.load_task`: with the weights that ``ctxvision evaluate`` scores.
-        folder: to make; an empty one will do.
-        provenance: what is known about the training.
+        task: task from `ctxvision.tasks.load_task`, with the weights that ``ctxvision evaluate`` scores.
+        folder: path of the new folder; it may exist if it is empty.
+        provenance: facts about the training run.
         scores: more figures that were measured, before those of the provenance.
-        name: of the network on the card; the folder's by default.
+        name: name of the network on the card; by default the name of the folder.
         repo: ``user/repo`` that the card says how to load it from.
-        dataset: what the card calls the data set; by default what the provenance does.
-        license: of the weights, as the hub calls it, such as ``apache-2.0``; the card says if there is none.
+        dataset: name of the data set on the card; by default the name in the provenance.
+        license: identifier of the license of the weights, such as ``apache-2.0``; without one the card says so.
         overwrite: replace a folder that an earlier call wrote.
 
     Returns:

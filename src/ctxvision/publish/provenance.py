@@ -43,12 +43,12 @@ class Score:
 
     Attributes:
         metric: ``"top-1 accuracy"`` or ``"top-5 accuracy"``.
-        value: between 0 and 1.
-        split: of the data set.
+        value: score between 0 and 1.
+        split: part of the data set that was scored, such as ``"val"``.
         measured_by: the command, for readers.
         images: how many; ``None`` where that was not noted.
-        interval: of 95 %, where it was computed.
-        data: what the data set was called; ``None`` is the one of the training.
+        interval: confidence interval of 95 %, where it was computed.
+        data: name of the data set that was scored; ``None`` means the data set of the training.
     """
 
     metric: str
@@ -70,8 +70,8 @@ class Provenance:
         data_id: its name on the hub, where it comes from there.
         recipe: its name, where one was used.
         start: pretrained weights that the training began with, if any.
-        epoch: after which the checkpoint was saved, from 1.
-        scores: of the validation after that epoch.
+        epoch: epoch after which the checkpoint was saved, counted from 1.
+        scores: validation scores after that epoch.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def read_scores(path: str | os.PathLike[str], task: ClassificationTask, checkpoi
     """Read what ``ctxvision evaluate --json`` has written about a checkpoint.
 
     Args:
-        path: of the JSON file.
+        path: path of the JSON file.
         task: the checkpoint's.
         checkpoint: its path, for comparison.
 

@@ -50,7 +50,7 @@ def create_app(
     """Build the application; its `Service` is ``app.state.service``, whose threads have started.
 
     Args:
-        networks: what to serve, at least one.
+        networks: networks to serve, at least one.
         limits: how much is taken.
         access: who may ask; by default everybody who knows the server by a name of this machine.
         examples: images to try.

@@ -33,7 +33,7 @@ class Batcher:
         queue: most items that wait; what is being run does not count.
         max_wait: seconds that the first item of a batch waits for others.
         observe: is told the size of every batch.
-        name: of the thread.
+        name: name of the worker thread.
 
     Examples:
         >>> doubled = Batcher(lambda items: [2 * item for item in items], batch=4, queue=8)
@@ -82,8 +82,8 @@ class Batcher:
         """Queue a function to be called on the thread between batches; it takes the room of one item.
 
         Raises:
-            QueueFullError: see `submit`.
-            ClosedError: likewise.
+            QueueFullError: the queue has no room for it.
+            ClosedError: the thread ends.
         """
         return self._put([_Job(Future(), work=work)])[0]
 

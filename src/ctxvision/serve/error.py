@@ -11,7 +11,7 @@ class Refusal(Exception):
     """A request is not answered with what it asked for.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status code of the answer.
         code: a word for programs.
         message: a line for people; nothing of what the client sent is in it.
         headers: more headers of the answer.

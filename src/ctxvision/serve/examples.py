@@ -21,8 +21,8 @@ class ExampleImage:
     """An image as the page gets it.
 
     Attributes:
-        name: for people.
-        data: PNG.
+        name: name that the page shows.
+        data: bytes of a PNG file.
     """
 
     name: str

@@ -53,7 +53,7 @@ class Guard:
     """ASGI middleware: who may ask, strict headers, one line of JSON for what fails, counts.
 
     Args:
-        app: what it guards.
+        app: ASGI application behind the guard.
         service: counts and the state of the server.
         access: who may ask.
         open_paths: paths that need no token.

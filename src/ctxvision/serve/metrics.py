@@ -40,7 +40,7 @@ class Metrics:
         self._depth.labels(model).set_function(depth)
 
     def watch_requests(self, count: Callable[[], int]) -> None:
-        """Likewise for the requests that are being answered."""
+        """Report the number of requests that are being answered whenever it is asked for."""
         self._in_flight.set_function(count)
 
     def batch(self, model: str, images: int) -> None:

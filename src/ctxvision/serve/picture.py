@@ -38,8 +38,8 @@ def decode(data: bytes, spec: DataSpec, max_pixels: int, watch: Callable[[], Non
     What the bytes are is what the decoder finds; names and types that the client gave do not count.
 
     Args:
-        data: of a file in one of `FORMATS`.
-        spec: of the network.
+        data: bytes of a file in one of `FORMATS`.
+        spec: description of the images that the network takes.
         max_pixels: width times height, by the file's header, before any pixel is decoded.
         watch: is called now and then; raises a `Refusal` to end the work.
 

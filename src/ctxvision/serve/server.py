@@ -125,8 +125,8 @@ class Server(uvicorn.Server):
     """Ends at SIGTERM, SIGINT or SIGHUP when all that is being answered has been; new requests get 503 until then.
 
     Args:
-        config: of uvicorn.
-        service: of the application.
+        config: uvicorn's configuration.
+        service: service behind the application, which is closed at the end.
         ready: is called once connections are accepted.
 
     Attributes:
@@ -214,8 +214,8 @@ def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], object]) -> in
     """Answer requests until a signal comes; returns its number.
 
     Args:
-        app: of `create_app`.
-        bound: of `bind`; is closed.
+        app: application from `create_app`.
+        bound: socket from `bind`; it is closed at the end.
         ready: is called once connections are accepted.
     """
     service: Service = app.state.service

@@ -30,14 +30,14 @@ class Service:
     """Some networks, each with a thread and a queue; threads that decode; counts.
 
     Args:
-        networks: at least one; requests that name none ask the first.
+        networks: networks to serve, at least one; requests that name none ask the first.
         limits: how much is taken.
         examples: images to try.
 
     Attributes:
         stopping: whether new requests are refused.
         in_flight: requests that are being answered.
-        metrics: counts.
+        metrics: counters that the service updates.
     """
 
     def __init__(self, networks: Sequence[Network], limits: Limits, examples: Sequence[ExampleImage] = ()) -> None:
@@ -177,9 +177,9 @@ class _Upload:
     """What a client sent, until nobody wants it any more.
 
     Args:
-        content_type: of the request.
-        end: of its time, by `time.monotonic`.
-        timeout: that it had, for the message.
+        content_type: value of the request's Content-Type header.
+        end: deadline on the clock of `time.monotonic`.
+        timeout: seconds that it had, for the message.
     """
 
     def __init__(self, content_type: str, end: float, timeout: float) -> None:

@@ -15,9 +15,9 @@ class Limits:
     """How much a server takes.
 
     Attributes:
-        max_bytes: of the body of a request, the parts' headers included.
+        max_bytes: largest body of a request in bytes, the headers of its parts included.
         max_pixels: width times height of an image, before it is decoded.
-        max_images: of a request.
+        max_images: most images in one request.
         batch: images that the network reads at a time.
         queue: images that may wait for a network; of more, a request is refused.
         max_wait_ms: how long the first image of a batch waits for others.
@@ -57,7 +57,7 @@ class Access:
     """Who may ask.
 
     Attributes:
-        token: that requests must carry as ``Authorization: Bearer …``; ``None`` lets everybody in.
+        token: secret that requests must carry as ``Authorization: Bearer …``; ``None`` lets everybody in.
         hosts: names, in lower case and without port, that a ``Host`` header may have; ``None`` allows all.
 
     Raises:

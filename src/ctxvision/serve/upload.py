@@ -21,8 +21,8 @@ async def read_body(request: Request, limit: int, end: float, grown: Callable[[i
 
     Args:
         request: nothing of it has been read yet.
-        limit: bytes.
-        end: of the time for it, on the clock of ``time.monotonic``.
+        limit: largest body in bytes.
+        end: deadline on the clock of ``time.monotonic``.
         grown: is told the length of every piece, and may raise.
 
     Raises:
@@ -102,10 +102,10 @@ def image_files(content_type: str, body: bytes, most: int, end: float, timeout: 
 
     Args:
         content_type: header of the request.
-        body: all of it.
-        most: files.
-        end: of the time for it, on the clock of ``time.monotonic``.
-        timeout: what to say if that has passed.
+        body: complete body of the request.
+        most: largest number of files.
+        end: deadline on the clock of ``time.monotonic``.
+        timeout: message for when that deadline has passed.
 
     Raises:
         Refusal: 415 another type, 400 not well formed, 422 too many files, none, an empty one or other parts,

@@ -75,8 +75,8 @@ def take_turns(
     """Time all candidates in rounds, A B C A B C.
 
     Args:
-        candidates: What to time, by name.
-        device: Where they compute.
+        candidates: functions to time, by name.
+        device: device on which they compute.
         repeats: Rounds, each with one sample per candidate.
         seconds: No further round is started after this long, once there are `MIN_ROUNDS`.
         one_call: Let a sample be one call, as percentiles of the latency need it, instead of the mean of as many

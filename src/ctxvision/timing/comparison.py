@@ -34,18 +34,18 @@ class Settings:
     """How networks are compared.
 
     Attributes:
-        models: what to time, in the order of the table.
+        models: names or paths of the networks to time, in the order of the table.
         against: one of them that the others are compared with, by the fastest of its rows.
         device: ``cpu`` or ``cuda``.
-        dtype: of weights and images.
-        size: of the images; ``None`` is 224, or what a file says.
+        dtype: data type of weights and images.
+        size: height and width of the images in pixels; ``None`` means 224, or what a file says.
         batches: images at a time, one run after the other.
         layout: ``channels_last``, ``nchw``, or ``best`` of both for each network and batch.
         compile: time what ``torch.compile`` makes of each network as well.
         onnx: time what onnxruntime makes of each network as well.
         repeats: rounds at most.
-        seconds: for each row; no further round is started after that, once there are five.
-        threads: on the CPU.
+        seconds: time for each row; no further round is started after that, once there are five.
+        threads: number of threads on the CPU.
         memory: whether to measure it.
         trust: model files, see `open_subject`.
     """
@@ -71,11 +71,11 @@ class _Entry:
     """One row in the making.
 
     Attributes:
-        model: what the user calls it.
-        runner: what computes.
+        model: name or path that the user gave.
+        runner: network that computes.
         subject: the network, unless it could not be opened.
-        compute: what `runner` has made of it, if it is not the network itself.
-        file: what another process opens it from.
+        compute: function that `runner` has made, if it is not the network itself.
+        file: file that another process opens it from.
         error: why there is nothing to time.
     """
 
@@ -91,7 +91,7 @@ def compare(settings: Settings, say: Callable[[str], None] = lambda line: None) 
     """Time networks in turns; what fails has a row with its reason, and the others go on.
 
     Args:
-        settings: of the comparison.
+        settings: settings of the comparison.
         say: is told what happens, where that takes long.
 
     Returns:

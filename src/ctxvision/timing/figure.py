@@ -37,7 +37,7 @@ def draw(rows: Sequence[Row], format: str) -> bytes:
     """Draw rows that were timed, in their order, from top to bottom.
 
     Args:
-        rows: of `compare`.
+        rows: rows from `compare`.
         format: ``"svg"``, ``"png"`` or ``"pdf"``.
     """
     # a gap where the batch changes

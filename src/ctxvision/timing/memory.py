@@ -76,13 +76,13 @@ def peak(
     This process must not have held anything large before.
 
     Args:
-        file: what `open_subject` takes.
-        size: of the images.
-        device: where it computes.
-        dtype: of weights and images.
-        layout: of weights and images.
+        file: name or path that `open_subject` takes.
+        size: height and width of the images in pixels.
+        device: device on which the network computes.
+        dtype: data type of weights and images.
+        layout: memory format of weights and images.
         batch: images at a time.
-        threads: on the CPU.
+        threads: number of threads on the CPU.
         trust: the file, see `open_subject`.
     """
     from .subjects import open_subject

@@ -18,7 +18,7 @@ from ctxvision.data.embedded.scene_options import SceneOptions
 from ctxvision.data.embedded.scenes import make_scene
 from ctxvision.data.embedded.scenes_set import export_cityscapes, export_coco, scenes_set
 
-WORKERS = pytest.mark.parametrize("workers", [0, 2])
+WORKERS = pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 
 
 def batches(data, kind="val"):
@@ -119,6 +119,7 @@ def test_batches_continue_in_the_middle():
     assert list(AspectBatches(ratios, 3, seed=1)) != list(AspectBatches(ratios, 3, seed=0))
 
 
+@pytest.mark.process
 def test_epoch_does_not_depend_on_the_workers(tmp_path):
     root = write(tmp_path)
     runs = [batches(DetectionData(root, batch_size=2, workers=w, masks=True, seed=4), "train") for w in (0, 2)]

@@ -19,6 +19,7 @@ def test_same_arguments_same_scene():
             assert np.array_equal(one, two)
 
 
+@pytest.mark.process
 def test_another_process_makes_the_same_scene():
     code = (
         "import zlib; from ctxvision.data.embedded.scenes import make_scene; "

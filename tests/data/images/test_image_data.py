@@ -10,7 +10,7 @@ from _pictures import BAD, add_bad_files, make_folder
 from ctxvision.data import BadImageError, DataError, DataSpec, ImageData
 
 BOTH = {"train/cat": 9, "train/dog": 9, "val/cat": 5, "val/dog": 5}
-WORKERS = pytest.mark.parametrize("workers", [0, 2])
+WORKERS = pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 
 
 def folder_data(root, **options):
@@ -90,6 +90,7 @@ def test_strict_stops_at_the_first(tmp_path, workers):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.process
 def test_epoch_does_not_depend_on_the_workers(tmp_path):
     make_folder(tmp_path, BOTH)
     runs = []
@@ -176,6 +177,7 @@ def test_tiny_and_long_images_are_trained_on(tmp_path, workers):
     torch.testing.assert_close(batches(data, "val")[one][0][0], red.view(3, 1, 1).expand(3, 16, 16))
 
 
+@pytest.mark.process
 def test_workers_keep_batches_ready(tmp_path):
     make_folder(tmp_path, BOTH)
     loader = folder_data(tmp_path, workers=2, prefetch=3).train_dataloader()

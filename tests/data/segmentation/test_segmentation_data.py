@@ -13,7 +13,7 @@ from ctxvision.data.segmentation.data import find_pixels
 from ctxvision.data.segmentation.spec import palette
 
 PARTS = {"train": 6, "val": 4}
-WORKERS = pytest.mark.parametrize("workers", [0, 2])
+WORKERS = pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 
 
 def batches(loader, data):
@@ -74,6 +74,7 @@ def test_masks_with_a_palette_and_of_one_bit(tmp_path):
     assert torch.equal(got[1][1][0], torch.from_numpy(scene(1)[1] > 0).byte())
 
 
+@pytest.mark.process
 def test_epoch_depends_on_seed_and_number_alone(tmp_path):
     make_pixels(tmp_path, PARTS)
     runs = []

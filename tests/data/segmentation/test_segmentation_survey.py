@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from _masks import NAMES, make_cityscapes, make_pixels, scene
-from ctxvision.data import BadImageError, DataError, SegmentationData, find_pixels
+from ctxvision.data import BadImageError, DataError, SegmentationData
 from ctxvision.data.segmentation.cityscapes import LABEL_IDS
+from ctxvision.data.segmentation.data import find_pixels
 from ctxvision.data.segmentation.masks import mask_values, read_mask, value_problem
 from ctxvision.data.segmentation.survey import survey
 

@@ -10,7 +10,7 @@ from _videos import add_bad_videos, shades, write
 from ctxvision.data import BadImageError, DataError, VideoData
 from ctxvision.data.video.clips import ClipSpec
 
-WORKERS = pytest.mark.parametrize("workers", [0, 2])
+WORKERS = pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 SMALL = "moving-digits#train=24,val=16,size=16"
 
 
@@ -91,6 +91,7 @@ def test_what_is_no_video_is_counted(tmp_path):
     assert f"{tmp_path / 'dog'}: left out: 2 .txt, 1 .jpg" in video_data(tmp_path).notes
 
 
+@pytest.mark.process
 def test_epoch_does_not_depend_on_the_workers():
     runs = []
     for workers in (0, 2):

@@ -196,6 +196,7 @@ def _one_process(rank, world_size, port, images, queue):
     dist.destroy_process_group()
 
 
+@pytest.mark.process
 def test_processes_share_the_images():
     import socket
 

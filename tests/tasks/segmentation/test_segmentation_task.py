@@ -205,6 +205,7 @@ def _share(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.process
 def test_processes_count_together(tmp_path):
     multiprocessing.start_processes(_share, (tmp_path,), nprocs=2, start_method="fork")
     generator = torch.Generator().manual_seed(0)

@@ -31,7 +31,7 @@ def upload(folder: str | os.PathLike[str], repo: str, *, private: bool = False) 
     """Upload all files of a folder in one commit; a model card that is there already stays.
 
     Args:
-        folder: of `publish`.
+        folder: folder that `publish` has made.
         repo: ``user/repo``; made if it does not exist.
         private: whether a new repository is.
 
