@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 REFUSED = 3
 _SECONDS = 120
@@ -23,7 +22,7 @@ class Refused(Exception):
 
 
 def main(source: str, destination: str) -> None:
-    """Write the arrays of a Keras file as safetensors, by ``layer/weight``, and the names of its layers, in order."""
+    """Write the arrays of a Keras file as safetensors, by ``layer/weight``, and its layers' names in order."""
     size = os.path.getsize(source)
     _limit_process(_SPARE_BYTES + 4 * size)
     import h5py

@@ -65,20 +65,27 @@ def from_kecam(layers: KerasLayers, path: Path) -> dict[str, Tensor]:
         CheckpointError: the layers are those of another network, or of one that no network of ours computes.
     """
     _require_same_pools(layers.names, path)
-    averages = any(name.endswith("_shortcut_down") for name in layers.names)
-    tensors, unknown = {}, []
-    for layer, weights in layers.weights.items():
-        ours = _our_name(layer, averages)
-        if ours is None:
-            unknown.append(layer)
-        for kind, value in weights.items():
-            tensors[f"{ours}.{kind}"] = value
-        if "running_mean" in weights:
-            tensors[f"{ours}.num_batches_tracked"] = torch.tensor(0)
+    tensors, unknown = renamed(layers)
     if unknown or not tensors:
         what = f"{len(unknown)} layers that it does not have ({name_some(unknown)})" if unknown else "no weights"
         raise CheckpointError(path, f"a Keras file, but not of a CoTNet of keras_cv_attention_models: {what}")
     return tensors
+
+
+def renamed(layers: KerasLayers) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors by our names, and the names of the layers that no CoTNet of kecam has."""
+    averages = any(name.endswith("_shortcut_down") for name in layers.names)
+    tensors: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for layer, weights in layers.weights.items():
+        ours = _our_name(layer, averages)
+        if ours is None:
+            unknown.append(layer)
+            continue
+        tensors |= {f"{ours}.{kind}": value for kind, value in weights.items()}
+        if "running_mean" in weights:
+            tensors[f"{ours}.num_batches_tracked"] = torch.tensor(0)
+    return tensors, unknown
 
 
 def _our_name(layer: str, averages: bool) -> str | None:

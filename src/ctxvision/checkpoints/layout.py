@@ -62,11 +62,16 @@ def describe(tensor: Tensor) -> str:
     return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
+def fitting_models(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of our networks whose tensors these are."""
+    return [name for name in our_models() if difference(tensors, skeleton(name).state_dict()) is None]
+
+
 def require_fit(tensors: Mapping[str, Tensor], model: nn.Module, model_name: str, where: object) -> None:
     """Raise `CheckpointError` unless the tensors are exactly those of the model, and say whose they are."""
     problem = difference(tensors, model.state_dict())
     if problem is None:
         return
-    fitting = [name for name in our_models() if difference(tensors, skeleton(name).state_dict()) is None]
+    fitting = fitting_models(tensors)
     advice = f"; they are those of {fitting[0]}: name that model" if len(fitting) == 1 else ""
     raise CheckpointError(where, f"the tensors are not those of {model_name}: {problem}{advice}")

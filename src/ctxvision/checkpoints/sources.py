@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ctxvision._hub import cache_only, why_not_asked
 
 from .error import CheckpointError, name_some
-from .published import from_published
+from .published import from_published, is_paddleclas
 from .reading import read_state_dict
 
 Source = nn.Module | Mapping[str, Tensor] | str | PathLike[str]
@@ -120,7 +120,7 @@ def _under_our_names(tensors: Mapping[str, Tensor], model: nn.Module, where: obj
     own = model.state_dict()
     if _all_inside("model.", tensors) and not _any_inside("model.", own):
         tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
-    if _any_inside("backbone.", tensors) and not _any_inside("backbone.", own):
+    if is_paddleclas(tensors) or (_any_inside("backbone.", tensors) and not _any_inside("backbone.", own)):
         config: Any = getattr(model, "pretrained_cfg", None)
         try:
             tensors = from_published(tensors, (config or {}).get("architecture") or type(model).__name__)
