@@ -43,7 +43,7 @@ KECAM = {
 PADDLE = {f"rednet{depth}": f"RedNet{depth}" for depth in (26, 38, 50, 101, 152)}
 AVERAGES = {"cotnet50": {"avg_down": True}, "cotnet101": {"avg_down": True}}
 """Arguments by which our network is kecam's where the authors' is another."""
-SIZES = {"kecam": (224, 193), "paddle": (224, 160)}
+SIZES = {"kecam": (160, 97), "paddle": (160, 96)}
 """PaddleClas' involution takes multiples of 32 only."""
 
 SE = {"downsample_first": True, "groups": 1, "activation": "swish"}

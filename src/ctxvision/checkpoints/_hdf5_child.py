@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 REFUSED = 3
 _SECONDS = 120
@@ -61,7 +62,7 @@ def _limit_process(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _names(group, attribute: str) -> Iterator[str]:
+def _names(group: Any, attribute: str) -> Iterator[str]:
     """Return names listed in an attribute, which Keras splits into ``NAME0``, ``NAME1``, ... where it is long."""
     parts = [attribute] if attribute in group.attrs else []
     while not parts or parts[-1] != attribute:
@@ -81,7 +82,7 @@ def _names(group, attribute: str) -> Iterator[str]:
             yield name
 
 
-def _child(group, name: str):
+def _child(group: Any, name: str) -> Any:
     """Open a member by the names on the way; links that lead elsewhere, also out of the file, are refused."""
     import h5py
 
@@ -96,7 +97,7 @@ def _child(group, name: str):
     return group
 
 
-def _check(dataset, name: str) -> None:
+def _check(dataset: Any, name: str) -> None:
     """Refuse what is not floating-point numbers that lie in this file, uncompressed, as Keras writes them."""
     import h5py
 

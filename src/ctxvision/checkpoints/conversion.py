@@ -87,12 +87,7 @@ def convert(
     require_fit(tensors, model, model_name, source)
     if not allow_nonfinite:
         require_finite(tensors, source)
-    # clones: safetensors refuses tensors that share memory
-    own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-    try:
-        write_whole(destination, safetensors.torch.save(own, _metadata(source, model_name)))
-    except OSError as error:
-        raise CheckpointError(destination, f"cannot be written ({error.strerror or error})") from error
+    write_converted(tensors, destination, model_name, source.name)
     return ConversionReport(
         destination=destination,
         model=model_name,
@@ -112,8 +107,25 @@ def _model_of(tensors: Mapping[str, Tensor], source: Path) -> str:
     return fitting[0]
 
 
-def _metadata(source: Path, model_name: str) -> dict[str, str]:
-    return {"format": "pt", "model": model_name, "source": source.name}
+def write_converted(tensors: Mapping[str, Tensor], destination: Path, model_name: str, source_name: str) -> None:
+    """Write tensors by our names as safetensors, whole or not at all.
+
+    Args:
+        tensors: by the names that the network gives them.
+        destination: the file to write.
+        model_name: the network, for the file's metadata.
+        source_name: the name of the file that they come from, for the metadata.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    # clones: safetensors refuses tensors that share memory
+    own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": "pt", "model": model_name, "source": source_name}
+    try:
+        write_whole(destination, safetensors.torch.save(own, metadata))
+    except OSError as error:
+        raise CheckpointError(destination, f"cannot be written ({error.strerror or error})") from error
 
 
 def _check_destination(source: Path, destination: Path, overwrite: bool) -> None:

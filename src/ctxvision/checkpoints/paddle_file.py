@@ -176,9 +176,9 @@ def read_paddle(path: Path) -> dict[str, Tensor]:
 def _require_small_memo(data: bytes) -> None:
     """Refuse a pickle whose memo has higher numbers than the file has bytes: room is made for all before."""
     for operation, argument, position in pickletools.genops(data):
-        if operation.name in ("LONG_BINPUT", "PUT") and argument > len(data):
+        if operation.name in ("LONG_BINPUT", "PUT") and (argument or 0) > len(data):
             raise _Refused("it asks for room that it does not fill")
-        if operation.name == "STOP" and position + 1 != len(data):
+        if operation.name == "STOP" and (position or 0) + 1 != len(data):
             raise ValueError("something follows its end")
 
 

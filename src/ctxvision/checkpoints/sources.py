@@ -12,8 +12,10 @@ import timm
 from torch import Tensor, nn
 
 from ctxvision._hub import cache_only, why_not_asked
+from ctxvision.models._weights import why_none
 
 from .error import CheckpointError, name_some
+from .layout import our_models
 from .published import from_published, is_paddleclas
 from .reading import read_state_dict
 
@@ -76,6 +78,8 @@ def _names_a_network(source: str) -> bool:
 
 def _pretrained(name: str, in_chans: int) -> nn.Module:
     architecture, _, tag = name.partition(".")
+    if architecture in our_models():
+        return _ours(name, in_chans)
     tags = [] if name.startswith(_HUB_PREFIXES) else timm.list_pretrained(f"{architecture}.*")
     if not tags and not name.startswith(_HUB_PREFIXES):
         raise CheckpointError(name, "timm has no pretrained weights for it; give a file")
@@ -93,6 +97,18 @@ def _pretrained(name: str, in_chans: int) -> nn.Module:
         raise CheckpointError(
             name, f"timm cannot get its pretrained weights ({reason}); check the connection, or give a file"
         ) from error
+    return model
+
+
+def _ours(name: str, in_chans: int) -> nn.Module:
+    """Build a network of this library with weights that other projects keep, which no hub of timm's has."""
+    architecture, _, tag = name.partition(".")
+    with_weights = timm.list_pretrained(f"{architecture}.*")
+    if not with_weights:
+        raise CheckpointError(name, why_none(architecture))
+    if tag and name not in with_weights:
+        raise CheckpointError(name, f"there are no such weights; there are {name_some(with_weights)}")
+    model: nn.Module = timm.create_model(name, pretrained=True, in_chans=in_chans)
     return model
 
 

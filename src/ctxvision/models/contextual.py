@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm, LayerNorm2d, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ctxvision.nn import ContextualConv2d
@@ -28,6 +28,7 @@ from ctxvision.ops._derivatives import add_in_place
 
 from ._backbone import default_cfg, drop_path_rates
 from ._contextual_net import ContextualNet, Design, PriorSequence, keep_classes
+from ._pretrained import build_network
 from ._residual import LAYERS, plain_shortcut
 
 __all__ = ["ContextualConvNeXt", "ContextualNet", "ContextualResNet"]
@@ -355,7 +356,7 @@ def _create(
         # without classes to weigh the classifier is a linear layer
         overlay = {"classifier": "fc", **(kwargs.get("pretrained_cfg_overlay") or {})}
         kwargs["pretrained_cfg_overlay"] = overlay
-    model: ContextualNet = build_model_with_cfg(
+    model: ContextualNet = build_network(
         network,
         variant,
         pretrained,
