@@ -26,6 +26,7 @@ import torch
 from ctxvision.checkpoints import CheckpointError, convert
 from ctxvision.checkpoints.kecam import renamed
 from ctxvision.checkpoints.keras_file import read_layers
+from ctxvision.models._weights import WITHHELD
 
 FOREIGN = Path(__file__).parent / "foreign"
 PACKAGES = {
@@ -137,12 +138,12 @@ def verify(name: str, envs: Path, folder: Path) -> list[str]:
         convert(source, converted, overwrite=True)
         model = timm.create_model(name, checkpoint_path=str(converted))
         logits, features = differences(model, answers, SIZES[kind])
-    except CheckpointError as error:
+    except CheckpointError:
         tensors, _ = renamed(read_layers(source))
         model = timm.create_model(name, **AVERAGES.get(name, {}))
         model.load_state_dict(tensors)
         logits, features = differences(model, answers, SIZES[kind])
-        state = f"another network: not offered ({str(error).split(': ', 1)[1].split(';')[0]})"
+        state = f"not the authors' network: {WITHHELD[name].reason}; not offered"
     megabytes = source.stat().st_size / 1e6
     sizes = " and ".join(map(str, SIZES[kind]))
     shown = name + "".join(f", `{k}={v}`" for k, v in AVERAGES.get(name, {}).items())

@@ -12,7 +12,7 @@ from ctxvision.files import write_whole
 
 from .error import CheckpointError
 from .finite import require_finite
-from .layout import fitting_models, require_fit, skeleton
+from .layout import advice_on, fitting_models, require_fit, skeleton
 from .published import from_published
 from .reading import read_contents
 
