@@ -99,11 +99,10 @@ def convert(
 
 def _model_of(tensors: Mapping[str, Tensor], source: Path) -> str:
     fitting = fitting_models(tensors)
-    if len(fitting) != 1:
-        which = (
-            f"several networks fit ({', '.join(fitting)})" if fitting else "no network of ours has such tensors"
-        )
-        raise CheckpointError(source, f"{which}; name the model that it belongs to")
+    if not fitting:
+        raise CheckpointError(source, f"no network of ours has such tensors{advice_on(tensors)}")
+    if len(fitting) > 1:
+        raise CheckpointError(source, f"several networks fit ({', '.join(fitting)}); name one of them")
     return fitting[0]
 
 

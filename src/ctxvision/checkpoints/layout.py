@@ -73,7 +73,7 @@ def fitting_models(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def advice_on(tensors: Mapping[str, Tensor]) -> str:
-    """Say what to do with the tensors of a CoTNet whose shortcuts are average pools, which the authors' are not."""
+    """Say what to do with the tensors of a CoTNet whose shortcuts average pixels, as the authors' do not."""
     for name in ("cotnet50", "cotnet101"):
         if difference(tensors, skeleton(name, avg_down=True).state_dict()) is None:
             network = f'timm.create_model("{name}", avg_down=True)'
