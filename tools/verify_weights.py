@@ -46,6 +46,8 @@ AVERAGES = {"cotnet50": {"avg_down": True}, "cotnet101": {"avg_down": True}}
 """Arguments by which our network is kecam's where the authors' is another."""
 SIZES = {"kecam": (160, 97), "paddle": (160, 96)}
 """PaddleClas' involution takes multiples of 32 only."""
+EVEN = (160, 96)
+"""Where kecam computes with torch: its average pools count the padding of odd sizes there, and nowhere else."""
 
 SE = {"downsample_first": True, "groups": 1, "activation": "swish"}
 _DEEP = {"stem_type": "deep", "stem_width": 16, "stem_downsample": False, "strides": [2, 2, 2, 2]}
@@ -117,11 +119,13 @@ def differences(
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the largest difference over the largest value."""
+    """Return the largest difference over the largest value; all must be numbers."""
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        raise SystemExit("the random weights make values that are no numbers")
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def verify(name: str, envs: Path, folder: Path) -> list[str]:
+def verify(name: str, envs: Path, folder: Path, backend: str) -> list[str]:
     """Compare one network; return its row of the table."""
     kind, theirs = ("kecam", KECAM[name]) if name in KECAM else ("paddle", PADDLE[name])
     source = folder / ("their.h5" if kind == "kecam" else "their.pdparams")
@@ -132,22 +136,26 @@ def verify(name: str, envs: Path, folder: Path) -> list[str]:
         "out": str(source),
         "answers": str(folder / "a.npz"),
     }
+    job["backend"] = backend
+    if backend == "torch" and kind == "kecam":
+        job["sizes"] = EVEN
     answers = write(environment(envs, kind), kind, job)
     converted, state = folder / "ours.safetensors", "equal: offered"
     try:
         convert(source, converted, overwrite=True)
         model = timm.create_model(name, checkpoint_path=str(converted))
-        logits, features = differences(model, answers, SIZES[kind])
+        logits, features = differences(model, answers, job["sizes"])
     except CheckpointError:
         tensors, _ = renamed(read_layers(source))
         model = timm.create_model(name, **AVERAGES.get(name, {}))
         model.load_state_dict(tensors)
-        logits, features = differences(model, answers, SIZES[kind])
+        logits, features = differences(model, answers, job["sizes"])
         state = f"not the authors' network: {WITHHELD[name].reason}; not offered"
     megabytes = source.stat().st_size / 1e6
-    sizes = " and ".join(map(str, SIZES[kind]))
+    sizes = " and ".join(map(str, job["sizes"]))
     shown = name + "".join(f", `{k}={v}`" for k, v in AVERAGES.get(name, {}).items())
-    return [shown, theirs, sizes, f"{megabytes:.0f}", f"{logits:.1e}", f"{features:.1e}", state]
+    package = {"kecam": f"keras_cv_attention_models on {backend}", "paddle": "PaddleClas"}[kind]
+    return [shown, f"{theirs} of {package}", sizes, f"{megabytes:.0f}", f"{logits:.1e}", f"{features:.1e}", state]
 
 
 def write_small(target: Path, envs: Path) -> None:
@@ -155,7 +163,6 @@ def write_small(target: Path, envs: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name, job in SMALL.items():
         kind = name.partition("_")[0]
-        # kecam's pools on torch count the padding at odd sizes, unlike those on TensorFlow and the authors'
         odd = kind == "kecam" and job.get("backend") != "torch"
         sizes = (64, 33) if odd else (64, 32)
         job = {
@@ -177,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=[*KECAM, *PADDLE], help="networks to verify, by default all")
     parser.add_argument("--envs", type=Path, default=Path(tempfile.gettempdir(), "ctxvision-verify"))
+    parser.add_argument("--backend", choices=("tensorflow", "torch"), default="tensorflow", help="of kecam")
     parser.add_argument("--table", type=Path, help="write the table to this file, too")
     parser.add_argument(
         "--small", type=Path, help="write the small files of the tests to this folder, and nothing else"
@@ -190,7 +198,7 @@ def main() -> None:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name in args.only or [*KECAM, *PADDLE]:
         with tempfile.TemporaryDirectory() as folder:
-            lines.append(f"| {' | '.join(verify(name, args.envs, Path(folder)))} |")
+            lines.append(f"| {' | '.join(verify(name, args.envs, Path(folder), args.backend))} |")
         print(lines[-1], flush=True)
     if args.table:
         args.table.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -35,7 +35,9 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
         fan_in = shape[0] if name.startswith("fc") else int(np.prod(shape[1:]))
         return noise.normal(0, np.sqrt(2 / fan_in), shape) * (0.05 if ".conv2.conv2.conv." in name else 1)
     if kind == "weight":
-        return noise.uniform(0.5, 1.5, shape) * (0.2 if ".bn3." in name else 1)
+        # an involution multiplies features by features: without damping depth makes them overflow
+        damped = {"bn1": 0.2, "bn3": 0.05} if name.startswith("layer") else {}
+        return noise.uniform(0.5, 1.5, shape) * damped.get(name.split(".")[-2], 1)
     return noise.normal(0, 0.1, shape)
 
 
