@@ -48,7 +48,7 @@ demo-video: $(INSTALLED) ## train with and without temporal shifts on moving dig
 	$(BIN)/ctxvision report demo-video/run --against demo-video/control --out demo-video/report.html
 
 test: $(INSTALLED) ## all the tests, some ten minutes on two cores
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 
 test-fast: $(INSTALLED) ## the tests for everyday work, under three minutes: none that is slow or starts processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not process"

@@ -1,5 +1,6 @@
 """Small networks for tests, with every kind of block and nothing silent; and what using one must not change."""
 
+import pytest
 import timm
 import torch
 from torch import nn
@@ -15,6 +16,11 @@ EVERY_LAYER = {
     "contextual_convnext_micro": {"depths": (1, 1, 2, 1), "contextual_blocks": (1, 1, 1, 1)},
     "contextual_resnet50": {"stages": (3, 4), "depths": (2, 2, 2, 2), "prior": True},
 }
+
+
+def everyday(names):
+    """Return the names as parameters, of which only those of the small networks are left to `make test-fast`."""
+    return [name if name.endswith("micro") else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def lively(name, num_classes=20, **kwargs):

@@ -1,6 +1,5 @@
 """One way to show a name of others, for each medium."""
 
-import io
 import json
 import os
 import string
@@ -12,13 +11,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from _hostile_names import CLASSES, FILES, assert_plain, cells, hidden, name_in
-from ctxvision._cli import messages, models, streams
-from ctxvision._cli.kinds import save_pictures
-from ctxvision._cli.table import write_rows
-from ctxvision.cli import main
+from _hostile_names import assert_plain, cells, hidden, name_in
 from ctxvision.foreign import csv_text, file_name, json_text, markdown, markdown_block, markdown_code, visible
 
 ANY = st.text(st.characters(exclude_categories=())) | st.text(
@@ -93,10 +87,6 @@ def test_csv_gives_back_names_and_holds_no_formula(rows):
 
 def test_numbers_in_csv_stay_numbers():
     assert csv_text([["-1", "+2.5e-3", -0.5, None, "-", "-1+1"]]) == "-1,+2.5e-3,-0.5,,'-,'-1+1\n"
-    rows = [{"a": "=x", "b": -1}]
-    assert write_rows(rows, {"a": "A", "b": "B"}, "csv") == "a,b\n'=x,-1\n"
-    assert json.loads(write_rows(rows, {}, "json")) == rows
-    assert write_rows([{"a": "\x1b"}], {"a": "A"}, "table") == "A\n\\x1b\n"
 
 
 @pytest.fixture(scope="module")
@@ -153,100 +143,11 @@ def test_names_of_files_stay_in_their_folder(text):
     assert not PureWindowsPath(name).is_reserved() if sys.version_info < (3, 13) else not os.path.isreserved(name)
 
 
-def test_pictures_of_files_with_long_names(tmp_path):
-    for stem in ("長" * 82, "长" * 82, "a" * 250, "猫"):
-        (path,) = save_pictures(
-            tmp_path, f"{stem}.png", {".overlay.png": Image.new("L", (1, 1)).save}, taken := set()
-        )
-        assert stem.startswith(*taken)
-        assert Path(path).is_file()
-
-
 def test_names_of_files_are_those_of_people():
     kept = ("cotnet50-digits", "猫 1.5", "a=b,c")
     assert [file_name(name) for name in kept] == list(kept)
     assert file_name("../../etc/passwd") == "etc-passwd"
     assert file_name("CON") == "_CON"
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_terminal_and_pipe(monkeypatch):
-    for kind, steers in ((Terminal, False), (io.StringIO, True)):
-        monkeypatch.setattr(sys, "stdout", kind())
-        messages.say_all("a,\x1b[2J\n")
-        assert ("\x1b" in sys.stdout.getvalue()) is steers
-    messages.say("\x1b\n")
-    assert sys.stdout.getvalue().endswith("\\x1b\\n\n")
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    messages.note("x\r\x1b[1A")
-    assert sys.stderr.getvalue() == "ctxvision: x\\r\\x1b[1A\n"
-
-
-def test_a_long_name_does_not_widen_a_column():
-    assert messages.column(["a" * 10_000]) == 60
-    assert messages.column([]) == 0
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
-def test_every_encoding_of_a_terminal(encoding, monkeypatch):
-    raw = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
-    with streams.lasting():
-        for name in (*CLASSES, *FILES):
-            messages.say(name)
-        messages.say_all("caf\udce9,猫\n")
-        sys.stdout.flush()
-    written = raw.getvalue()
-    assert len(written.splitlines()) == len(CLASSES) + len(FILES) + 1
-    assert b"caf\xe9," in written
-    if encoding == "ascii":
-        assert b"\\u732b" in written
-
-
-def unread():
-    """A pipe whose reader has gone."""
-    read, write = os.pipe()
-    os.close(read)
-    return open(write, "w")
-
-
-PLACES = {
-    "pipe": (unread, 1, ""),
-    "closed": (lambda: None, 0, ""),
-    "full": (Path("/dev/full").open, 1, "the output cannot be written (no space left on device)"),
-}
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
-def test_a_reader_that_has_gone_costs_nothing_else(place, stream, tmp_path, monkeypatch, capsys):
-    make, code, said = PLACES[place]
-
-    def work(args):
-        for number in range(5000):
-            messages.say(f"line {number}")
-            messages.note(f"line {number}")
-        (tmp_path / "done").touch()
-        return 0
-
-    monkeypatch.setattr(models, "run", work)
-    broken = make("w") if place == "full" else make()
-    with monkeypatch.context() as context:
-        context.setattr(sys, stream, broken)
-        assert main(["models"]) == (code if stream == "stdout" else 0)
-        assert getattr(sys, stream) is broken
-    assert (tmp_path / "done").exists()
-    captured = capsys.readouterr()
-    if stream == "stdout":
-        assert said in captured.err
-        assert captured.err.count("line") == 5000
-    if broken is not None:
-        broken.close()  # as Python does when it ends; nothing is left that could fail
 
 
 def test_only_one_place_writes_to_the_terminal():
@@ -266,6 +167,7 @@ def test_only_one_place_writes_to_the_terminal():
     assert writers == {"_cli/messages.py", "foreign.py", "timing/memory.py"}  # the last prints one number
 
 
+@pytest.mark.slow
 def test_categories_are_those_of_unicode():
     kept = {"\u200c", "\u200d"}
     for code in range(sys.maxunicode + 1):

@@ -18,6 +18,8 @@ from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.segmentation import SegmentationTask
 from ctxvision.tasks.video import VideoTask
 
+pytestmark = pytest.mark.slow
+
 SCENES, CLIPS = "digits-scenes#train=1,val=2,size=64", "moving-digits#train=8,val=8"
 DETECTOR = {
     "width": 16, "hidden": 32, "min_size": 64, "max_size": 64, "anchor_sizes": [8, 16, 32, 64, 96],

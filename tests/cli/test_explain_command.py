@@ -16,6 +16,8 @@ from ctxvision.data import DataSpec, read_image
 from ctxvision.explain import class_funnel, grad_cam
 from ctxvision.tasks import load_task
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = '<script>alert("1")'  # a class of the tiny run
 
 

@@ -19,6 +19,8 @@ from ctxvision.data import DataSpec
 from ctxvision.data.video.writing import write_video
 from data._coco import content
 
+pytestmark = pytest.mark.slow
+
 
 def run(capsys, *words, code=0):
     assert main([os.fspath(word) for word in words]) == code, capsys.readouterr()

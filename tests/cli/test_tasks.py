@@ -17,6 +17,8 @@ from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.segmentation import SegmentationTask
 from ctxvision.tasks.video import VideoTask
 
+pytestmark = pytest.mark.slow
+
 SCENES = "digits-scenes#train=8,val=4,size=64"
 CLIPS = "moving-digits#train=16,val=8"
 RUNS = {

@@ -85,6 +85,7 @@ def test_run_folder(capsys):
     assert load_task("run/checkpoints/best.ckpt").data_spec["class_names"] == list("0123456789")
 
 
+@pytest.mark.slow
 def test_training_learns(capsys):
     train("test_resnet", "digits", "--image_size=16", "--epochs=4", "--accelerator=cpu", "--lr=0.01", "--out=run")
     assert float(rows("run")[-1]["val_top1"]) > 0.85
@@ -108,31 +109,42 @@ def test_same_seed_same_weights_and_config_file_repeats_a_run(capsys):
     assert rows("a") != rows("c")
 
 
+EVERYTHING = [
+    *DIGITS,
+    "--epochs=3",
+    "--mixup=0.5",
+    "--cutmix=1",
+    "--drop_path_rate=0.2",
+    "--ema=0.9",
+    "--clip_grad=1",
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run of `EVERYTHING` that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "whole"
+    assert train(*EVERYTHING, f"--out={folder}") == 0
+    return folder
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", [2, 6, 9]
 )  # of 5 in an epoch: in the first, in the second, the last of the second
-def test_interrupted_run_resumes_exactly(monkeypatch, capsys, step):
-    words = [
-        *DIGITS,
-        "--epochs=3",
-        "--mixup=0.5",
-        "--cutmix=1",
-        "--drop_path_rate=0.2",
-        "--ema=0.9",
-        "--clip_grad=1",
-    ]
-    assert train(*words, "--out=whole") == 0
+def test_interrupted_run_resumes_exactly(undisturbed, monkeypatch, capsys, step):
     with monkeypatch.context() as context:
         interrupt_at(context, step)
-        assert train(*words, "--out=parts") == 130
+        assert train(*EVERYTHING, "--out=parts") == 130
     error = capsys.readouterr().err
     assert "continue with: ctxvision train --resume parts" in error
     assert state("parts")["global_step"] == step + 1
     assert train("--resume=parts") == 0
-    assert_same_run("whole", "parts")
-    assert rows("whole") == rows("parts")
+    assert_same_run(undisturbed, "parts")
+    assert rows(undisturbed) == rows("parts")
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_interrupted_folder_run_resumes_exactly_with_any_workers(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path / "data", FOLDER)
@@ -147,6 +159,7 @@ def test_interrupted_folder_run_resumes_exactly_with_any_workers(tmp_path, monke
     assert_same_run("whole", "parts")
 
 
+@pytest.mark.slow
 def test_interrupt_in_validation_finishes_the_epoch(monkeypatch, capsys):
     train(*DIGITS, "--epochs=2", "--out=whole")
     with monkeypatch.context() as context:
@@ -366,6 +379,7 @@ def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     assert "skipped 1 bad image" in done.stderr
 
 
+@pytest.mark.slow
 def test_steps_instead_of_epochs_and_validation_now_and_then(capsys):
     # 1437 digits make 5 steps of 256
     assert train(*DIGITS, "--steps=23", "--val_every=3", "--out=run") == 0

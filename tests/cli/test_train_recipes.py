@@ -182,6 +182,7 @@ def test_wrong_arguments_of_the_optimizer_leave_no_run_folder(capsys):
     assert not os.path.exists("runs")
 
 
+@pytest.mark.slow
 def test_batch_and_rate_are_said(capsys):
     words = ["test_resnet", "digits", "--recipe=small", "--image_size=16", "--epochs=1", "--warmup_epochs=0"]
     words += ["--accelerator=cpu", "--micro_batch=300"]
@@ -211,6 +212,7 @@ def small(tmp_path):
     return [*words, "--accelerator=cpu", "--warmup_epochs=0", "--epochs=1"]
 
 
+@pytest.mark.slow
 def test_init_from_starts_from_other_weights(small, capsys):
     torch.manual_seed(1)
     weights = timm.create_model("contextual_convnext_micro", num_classes=2).state_dict()
@@ -232,6 +234,7 @@ def test_init_from_starts_from_other_weights(small, capsys):
     assert f"ctxvision: run: {len(weights)} tensors loaded" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_grad_checkpointing_changes_no_step(small):
     assert main([*small, "--lr=0.01", "--out=a"]) == 0
     assert main([*small, "--lr=0.01", "--out=b", "--grad_checkpointing"]) == 0
@@ -245,6 +248,7 @@ def test_grad_checkpointing_is_refused_where_there_is_none(small, capsys):
     assert "dla46x_c cannot be trained with --grad_checkpointing; leave it out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compile_comes_before_the_first_step(small, monkeypatch):
     order = []
     step = ClassificationTask.training_step

@@ -121,6 +121,7 @@ def deep(tmp_path):
     subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # Python's own cannot
 
 
+@pytest.mark.slow
 def test_folders_without_end(deep):
     found = list_below(deep, lambda name: name == "a.png")
     assert [path.count("/d") for path in found.files] == [1200]

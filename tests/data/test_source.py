@@ -77,7 +77,6 @@ def test_an_epoch_resumes_to_the_bit_with_any_workers(tmp_path, kind):
         assert torch.equal(targets, targets_again)
 
 
-@pytest.mark.process
 @SOURCES
 def test_openers_reach_workers_that_are_not_forked(tmp_path, kind):
     contents = find_images(SPLIT_HERE[kind](tmp_path))

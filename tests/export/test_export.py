@@ -55,6 +55,7 @@ def test_fewer_blocks_are_of_every_kind(name):
     assert kinds(network(name, **EVERY_LAYER[name])) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_LAYER)
 def test_onnx_computes_what_torch_computes(name, tmp_path):
     import onnx
@@ -74,6 +75,7 @@ def test_onnx_computes_what_torch_computes(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
+@pytest.mark.slow
 def test_any_size(tmp_path):
     net = network("rednet_micro")
     export_onnx(net, tmp_path / "net.onnx", metadata=metadata(dynamic_size=True))
@@ -114,6 +116,7 @@ def test_files_without_batches(small, tmp_path):
             exported.compute(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["contextual_convnext_micro", "cotnet_micro"])
 def test_pt2_needs_no_operator_of_ours(name, tmp_path):
     net = network(name, **EVERY_LAYER[name])

@@ -1,16 +1,10 @@
-"""What an export checks: few detections, calibration on all classes, the extra, the place of the file."""
+"""What an export checks: detections that few or many have, and whether the extra is there."""
 
 import sys
-from argparse import Namespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from ctxvision._cli import export as command
-from ctxvision.cli import main
-from ctxvision.data import DataSpec
 from ctxvision.export import ExportError, Metadata, export_onnx
 from ctxvision.export.same import require_same
 
@@ -58,24 +52,6 @@ def test_nothing_found_is_said_even_if_all_agree(tried, silent, caplog):
     assert [record.getMessage()[:16] for record in caplog.records] == ([] if silent else ["it found nothing"])
 
 
-@pytest.mark.parametrize("calibration", [3, 7, 10, 16, 29, 30, 31, 256])
-def test_calibration_sees_all_classes_alike(calibration, tmp_path):
-    for name in ("ant", "bee", "cat"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        (tmp_path / "val" / name).mkdir(parents=True)
-        for index in range(10):
-            image = Image.fromarray(np.full((8, 8, 3), 20 * index, dtype=np.uint8))
-            image.save(tmp_path / "train" / name / f"{index}.png")
-        image.save(tmp_path / "val" / name / "0.png")
-    spec = DataSpec(("ant", "bee", "cat"), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
-    task = Namespace(data_spec=spec.to_dict())
-    args = Namespace(int8=str(tmp_path), batch_size=4, workers=0, calibration=calibration)
-    data = command._open(task, args, "train")
-    labels = torch.cat([targets for _, targets in command._batches(data)]).bincount(minlength=3)
-    assert labels.sum() == min(calibration, 30)
-    assert labels.max() - labels.min() <= 1
-
-
 def test_a_missing_extra_is_named_before_any_work(monkeypatch, tmp_path):
     for name in ("onnxscript", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed, however it is imported
@@ -83,9 +59,3 @@ def test_a_missing_extra_is_named_before_any_work(monkeypatch, tmp_path):
     spec = {"class_names": ["a", "b"], "input_size": [3, 8, 8]}
     with pytest.raises(ModuleNotFoundError):
         export_onnx(torch.nn.Flatten(), tmp_path / "net.onnx", metadata=Metadata("some", "classification", spec))
-
-
-def test_a_folder_in_the_place_of_the_file(tmp_path, capsys):
-    (tmp_path / "net.onnx").mkdir()
-    assert main(["export", "nothing.ckpt", str(tmp_path / "net.onnx")]) == 1
-    assert "cannot be written (it is a folder)" in capsys.readouterr().err

@@ -42,6 +42,7 @@ def test_the_exported_networks_have_every_kind_of_layer():
     assert not {name: left for name, left in missing.items() if left}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options_are_traced(option):
     name, options = OPTIONS[option]

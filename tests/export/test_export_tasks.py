@@ -28,7 +28,8 @@ from ctxvision.export.photographs import photographs
 from ctxvision.export.portable import adaptive_avg_pool2d
 from ctxvision.export.same import difference_of_detections, require_same
 from ctxvision.export.trained import require_same_detections
-from ctxvision.tasks import ClassificationTask
+
+pytestmark = pytest.mark.slow
 
 DETECTORS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet")
 SMALL = {"pyramid_channels": 16, "channels": 16}
@@ -265,26 +266,6 @@ def test_video_files_weigh_classes_as_networks_do(tmp_path):
         torch.testing.assert_close(by_frame, frames, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("make", "words", "message"),
-    [
-        (video_task, ["--dynamic-size"], "--dynamic-size: clips are always resized"),
-        (lambda: detection_task("faster_rcnn"), ["--fixed-size"], "--fixed-size: detectors resize"),
-        (segmentation_task, ["--int8=digits"], "--int8 compares top-1 of classifiers"),
-        (segmentation_task, ["--fixed-size", "--dynamic-size"], "not allowed with"),
-    ],
-)
-def test_refusals(make, words, message, tmp_path, capsys):
-    checkpoint = write_task(make(), tmp_path / "net.ckpt")
-    try:
-        code = main(["export", str(checkpoint), str(tmp_path / "net.onnx"), *words])
-    except SystemExit as stop:
-        code = stop.code
-    assert code == 2
-    assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["net.ckpt"]
-
-
 def test_exported_files_of_another_task(tmp_path, capsys, monkeypatch):
     network, metadata = from_task(video_task())
     exported = Exported(Path("some.onnx"), metadata, network)
@@ -348,25 +329,3 @@ def test_pooling_over_any_size_is_exported(tmp_path):
     spec = {"class_names": ["a", "b"], "input_size": [3, 32, 32]}
     metadata = Metadata("some", "classification", spec, dynamic_size=True)
     assert export_onnx(network, tmp_path / "net.onnx", metadata=metadata) < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "way"),
-    [("classification", ["--dynamic-size"], "leaving out --dynamic-size"), ("segmentation", [], "--fixed-size")],
-)
-def test_who_cannot_have_any_size_is_told_how_to_have_one(kind, options, way, tmp_path, capsys, monkeypatch):
-    if kind == "segmentation":
-        task = segmentation_task(size=32)
-    else:
-        spec = {"class_names": ["cat", "dog"], "input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
-        spec |= {"interpolation": "bicubic", "crop_pct": 1.0}
-        task = ClassificationTask("test_resnet", spec).eval()
-    write_task(task, tmp_path / "net.ckpt")
-
-    def refuse(*_args, **_kwargs):
-        raise ExportError("torch cannot export this network for any size: a reason")
-
-    monkeypatch.setattr("ctxvision.export.export_onnx", refuse)
-    assert main(["export", str(tmp_path / "net.ckpt"), str(tmp_path / "net.onnx"), *options]) == 1
-    assert f"for any size: a reason; {way} exports for 32 × 32 alone" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["net.ckpt"]

@@ -49,6 +49,7 @@ def test_rednet152_parameters():
     assert parameters("rednet152") / 1e6 == pytest.approx(33.99, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GMACS)
 def test_macs_are_within_three_per_cent_of_the_papers(name):
     assert count_macs(meta(name)) / 1e9 == pytest.approx(GMACS[name], rel=0.03)

@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import nn
 
+from _networks import everyday, shorter
 from ctxvision.models import contextual, cotnet, rednet
 from ctxvision.nn import fuse
 
@@ -38,9 +39,10 @@ def trained(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", [*ALL, *PLAIN])
+@pytest.mark.parametrize("name", everyday([*ALL, *PLAIN]))
 def test_fused_networks_compute_the_same(name):
-    model = trained(timm.create_model(name, num_classes=20).double())
+    fewer = shorter(name) if name in ALL else {}
+    model = trained(timm.create_model(name, num_classes=20, **fewer).double())
     state = {key: value.clone() for key, value in model.state_dict().items()}
     fused = fuse(model)
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
@@ -56,6 +58,7 @@ def test_fused_networks_compute_the_same(name):
     assert len(norms(fused)) == len(operators) + len(bent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cotnet_micro", "rednet_micro", "contextual_convnext_micro", "resnet18"])
 def test_a_fused_network_is_a_network(name):
     model = trained(timm.create_model(name, num_classes=20)).to(memory_format=torch.channels_last).train()

@@ -9,6 +9,8 @@ from torch import nn
 from _oracle import assert_close
 from ctxvision.nn import ContextualConv2d, CoTLayer, Involution2d, plan_replacements, replace_convs
 
+pytestmark = pytest.mark.slow
+
 LAYERS = {"cot": CoTLayer, "involution": Involution2d, "contextual": ContextualConv2d}
 
 SHALLOW = {"layers": (1, 2, 1, 1)}

@@ -18,6 +18,8 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels are not compiled", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
+
 HOPPER, AMPERE = ("cuda", 90, 32), ("cuda", 80, 32)
 CDNA3 = ("hip", "gfx942", 64)
 OPERATORS = ["local_aggregation", "contextual_conv"]

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,3 +266,12 @@ def test_examples_of_the_embedded_digits_are_held_out():
     held_out = np.stack([np.asarray(Image.open(io.BytesIO(example.data))) for example in found])
     assert np.array_equal(held_out, data._eval[0][:5].numpy())
     assert of_digits([SPEC]) == []
+
+
+def test_the_page_is_part_of_the_package():
+    from importlib.resources import files
+
+    folder = Path(__file__).parents[2] / "src/ctxvision/serve/static"
+    names = {path.name for path in folder.iterdir()}
+    assert {"index.html", "app.js", "style.css"} <= names
+    assert {path.name for path in (files("ctxvision.serve") / "static").iterdir()} == names

@@ -18,6 +18,7 @@ from ctxvision.training import run_lock
 from ctxvision.training.processes import launch as processes
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
+EPOCHS = ["--epochs=6"]  # a signal after the third comes before the end, on a busy machine too
 
 
 @pytest.fixture(autouse=True)
@@ -34,34 +35,37 @@ def _own_folder(tmp_path, monkeypatch):
 def whole(tmp_path_factory):
     """A run of two processes that nobody disturbs."""
     folder = tmp_path_factory.mktemp("whole") / "whole"
-    said = finish(process := start(*DIGITS, "--epochs=4", "--devices=2", f"--out={folder}"))
+    said = finish(process := start(*DIGITS, *EPOCHS, "--devices=2", f"--out={folder}"))
     assert process.returncode == 0, said
     return folder
 
 
 @pytest.mark.process
 @linux
-@pytest.mark.parametrize(
-    ("number", "to"), [(signal.SIGINT, "all"), (signal.SIGTERM, "parent"), (signal.SIGTERM, "child")]
-)
-def test_signal_to_some_of_two_processes(whole, number, to):
-    process = start(*DIGITS, "--epochs=4", "--devices=2", "--out=run")
-    wait_for(process, "epoch 1/4")
-    child = next(
-        pid for pid in descendants(process.pid) if b"\0train\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
-    everyone = [process.pid, *descendants(process.pid)]
-    if to == "all":
-        os.killpg(process.pid, number)
-    else:
-        os.kill(process.pid if to == "parent" else child, number)
-    said = finish(process)
-    assert process.returncode == 128 + number, said
-    assert "continue with: ctxvision train --resume run" in said
-    assert "Traceback" not in said
-    assert all_gone(everyone)
-    assert weights("run")["global_step"] < weights(whole)["global_step"]
-    said = finish(process := start("--resume=run"))
+def test_signals_to_some_of_two_processes(whole):
+    """One run is stopped three times, and ends like the one that nobody disturbed."""
+    words = [*DIGITS, *EPOCHS, "--devices=2", "--out=run"]
+    for epoch, (number, to) in enumerate(
+        ((signal.SIGINT, "all"), (signal.SIGTERM, "parent"), (signal.SIGTERM, "child")), 1
+    ):
+        process = start(*words)
+        wait_for(process, f"epoch {epoch}/6")
+        child = next(
+            pid for pid in descendants(process.pid) if b"\0train\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        everyone = [process.pid, *descendants(process.pid)]
+        if to == "all":
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid if to == "parent" else child, number)
+        said = finish(process)
+        assert process.returncode == 128 + number, said
+        assert "continue with: ctxvision train --resume run" in said
+        assert "Traceback" not in said
+        assert all_gone(everyone)
+        assert weights("run")["global_step"] < weights(whole)["global_step"]
+        words = ["--resume=run"]
+    said = finish(process := start(*words))
     assert process.returncode == 0, said
     assert_same_weights(whole, "run")
 
@@ -97,6 +101,13 @@ def set_slurm(monkeypatch, **variables):
         monkeypatch.setenv(f"SLURM_{name}", value)
 
 
+def set_torchrun(monkeypatch, size, nodes=1, restarts=0):
+    """Set the variables that torchrun sets for its processes."""
+    sizes = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size // nodes, "GROUP_WORLD_SIZE": nodes}
+    for name, value in (sizes | {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": restarts}).items():
+        monkeypatch.setenv(name, str(value))
+
+
 def test_numbers_of_processes(monkeypatch):
     assert processes.counts(None, None) == (1, 1)
     assert processes.counts(4, 2) == (4, 2)
@@ -114,9 +125,7 @@ def test_numbers_of_processes(monkeypatch):
         processes.launched()
     set_slurm(monkeypatch, JOB_NAME="interactive")
     assert processes.launched() is None
-    elastic = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "GROUP_WORLD_SIZE": "2"}
-    for name, value in elastic.items():
-        monkeypatch.setenv(name, value)
+    set_torchrun(monkeypatch, 6, nodes=2)
     nameless = processes.launched()
     assert (nameless.by, nameless.devices, nameless.nodes) == ("torchrun", 3, 2)
     assert str(os.getppid()) in nameless.run
@@ -125,6 +134,31 @@ def test_numbers_of_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "six")
     with pytest.raises(UserError, match="the environment says WORLD_SIZE=six"):
         processes.launched()
+
+
+def test_other_numbers_of_processes_than_torchrun_s_are_refused(monkeypatch, capsys):
+    set_torchrun(monkeypatch, 1)
+    assert main(["train", *DIGITS, "--devices=4", "--out=run"]) == 2
+    said = capsys.readouterr().err
+    assert "--devices 4, but torchrun has started 1 node × 1 device; let it start as many, or leave --dev" in said
+    assert not Path("run").exists()
+
+
+def test_processes_of_torchrun_need_a_named_run_folder(monkeypatch, capsys):
+    set_torchrun(monkeypatch, 2)
+    assert main(["train", *DIGITS]) == 2
+    said = capsys.readouterr().err
+    assert "processes that this one has not started need a common run folder: --out RUNDIR" in said
+
+
+def test_folder_of_another_run_is_refused_at_every_attempt_of_torchrun(monkeypatch, capsys):
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/config.yaml").write_text("model: other\n")
+    for attempt in (0, 1):
+        set_torchrun(monkeypatch, 1, restarts=attempt)
+        assert main(["train", *DIGITS, "--out=run"]) == 1
+        said = capsys.readouterr().err
+        assert "run: exists and is not empty; choose another --out, or continue with --resume run" in said
 
 
 @pytest.mark.process
@@ -143,9 +177,9 @@ def test_two_tasks_of_slurm_and_a_job_that_is_requeued(whole):
             start(*words, **common, **more, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)) for rank in (0, 1)
         ]
 
-    words = [*DIGITS, "--epochs=4", "--out=run"]
+    words = [*DIGITS, *EPOCHS, "--out=run"]
     first, second = tasks(*words)
-    wait_for(first, "epoch 1/4")
+    wait_for(first, "epoch 1/6")
     for process in (first, second):
         process.send_signal(signal.SIGUSR1)  # --signal=USR1@120
     said = finish(first) + finish(second)

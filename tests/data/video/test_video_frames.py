@@ -85,12 +85,17 @@ def sources(folder):
     }
 
 
-@pytest.mark.parametrize("source", ["h264", "open", "hevc", "mpeg4", "mpeg2", "vp9"])
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
+COPIED = [
+    (source, suffix)
+    for source in ("h264", "open", "hevc", "mpeg4", "mpeg2", "vp9")
+    for suffix in ("mp4", "mkv", "avi", "ts")
+    if (source, suffix) not in (("vp9", "ts"), ("hevc", "avi"))  # FFmpeg does not write them
+]
+
+
+@pytest.mark.parametrize(("source", "suffix"), COPIED)
 @pytest.mark.parametrize("start", [0.0, 1.5])
 def test_copied_without_decoding(tmp_path, sources, source, suffix, start):
-    if (source, suffix) in (("vp9", "ts"), ("hevc", "avi")):
-        pytest.skip("FFmpeg does not write it")
     path = copy(sources[source], tmp_path / f"v.{suffix}", start)
     if not decoded(path):  # an open group needs parameters that came before
         with pytest.raises(BadVideoError, match="no frame that can be decoded"):

@@ -187,6 +187,7 @@ def test_order_of_images_and_batches_does_not_matter():
 def _one_process(rank, world_size, port, images, queue):
     import torch.distributed as dist
 
+    torch.set_num_threads(1)  # a forked process has no pool of threads
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     metric = DetectionMetric(3)
     for image in list(images)[rank::world_size]:
@@ -204,7 +205,7 @@ def test_processes_share_the_images():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("fork")  # a new interpreter would import everything again
     queue = context.Queue()
     workers = [context.Process(target=_one_process, args=(rank, 2, port, images, queue)) for rank in range(2)]
     for worker in workers:

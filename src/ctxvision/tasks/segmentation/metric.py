@@ -17,6 +17,7 @@ class PixelConfusion(MulticlassConfusionMatrix):
         num_classes: at least 2, at most 255.
 
     Examples:
+        >>> import torch
         >>> confusion = PixelConfusion(2)
         >>> confusion.update(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 255]]))
         >>> confusion.compute()

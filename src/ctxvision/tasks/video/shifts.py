@@ -38,7 +38,7 @@ class TemporalShifts:
         TaskError: nothing to shift was found, or the network has shifts already.
 
     Examples:
-        >>> import timm
+        >>> import timm, torch
         >>> model = timm.create_model("resnet10t", num_classes=5)
         >>> shifts = TemporalShifts(model, frames=4)
         >>> shifts.layers

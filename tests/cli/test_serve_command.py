@@ -3,14 +3,19 @@
 import signal
 import socket
 import threading
-from pathlib import Path
 
 import httpx
 import pytest
 
-from _serving import encoded, start_server, stop_server
+from _serving import encoded, start_server, stop_server, write_checkpoint
 from ctxvision.cli import main
 from ctxvision.serve import ServeError, bind
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained network."""
+    return write_checkpoint(tmp_path_factory.mktemp("network") / "net.ckpt", "test_resnet")
 
 
 def post_in_a_thread(address, answers):
@@ -35,8 +40,8 @@ def wait_until_queued(address):
 
 
 @pytest.mark.process
-def test_sigterm_finishes_what_is_in_flight(checkpoints):
-    process, address = start_server(f"first={checkpoints[1]}", "--port", 0, "--max_wait_ms", 3000)
+def test_sigterm_finishes_what_is_in_flight(checkpoint):
+    process, address = start_server(f"first={checkpoint}", "--port", 0, "--max_wait_ms", 3000)
     answers = []
     thread = post_in_a_thread(address, answers)
     wait_until_queued(address)
@@ -56,8 +61,8 @@ def test_sigterm_finishes_what_is_in_flight(checkpoints):
 
 
 @pytest.mark.process
-def test_sigkill_leaves_nothing_behind(checkpoints, tmp_path):
-    words = [f"first={checkpoints[1]}", "--port", 0, "--max_wait_ms", 9000]
+def test_sigkill_leaves_nothing_behind(checkpoint, tmp_path):
+    words = [f"first={checkpoint}", "--port", 0, "--max_wait_ms", 9000]
     process, address = start_server(*words, TMPDIR=str(tmp_path))
     answers = []
     thread = post_in_a_thread(address, answers)
@@ -83,8 +88,8 @@ def test_sigkill_leaves_nothing_behind(checkpoints, tmp_path):
         ("--device nonsense --port 0", 1, "device 'nonsense' cannot be used"),
     ],
 )
-def test_mistakes_are_one_line(checkpoints, capsys, words, code, says):
-    assert main(["serve", str(checkpoints[1]), *words.split()]) == code
+def test_mistakes_are_one_line(checkpoint, capsys, words, code, says):
+    assert main(["serve", str(checkpoint), *words.split()]) == code
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
@@ -101,12 +106,3 @@ def test_a_port_that_is_taken():
         other.listen()
         with pytest.raises(ServeError, match="in use"):
             bind("127.0.0.1", other.getsockname()[1])
-
-
-def test_the_page_is_part_of_the_package():
-    from importlib.resources import files
-
-    folder = Path(__file__).parents[2] / "src/ctxvision/serve/static"
-    names = {path.name for path in folder.iterdir()}
-    assert {"index.html", "app.js", "style.css"} <= names
-    assert {path.name for path in (files("ctxvision.serve") / "static").iterdir()} == names

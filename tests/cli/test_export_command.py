@@ -1,0 +1,81 @@
+"""``ctxvision export``: what it refuses before any work, and the images that calibrate an int8 file."""
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from _checkpoints import detection_task, segmentation_task, video_task, write_task
+from ctxvision._cli import export as command
+from ctxvision.cli import main
+from ctxvision.data import DataSpec
+from ctxvision.export import ExportError
+from ctxvision.tasks import ClassificationTask
+
+
+@pytest.mark.parametrize(
+    ("make", "words", "message"),
+    [
+        (video_task, ["--dynamic-size"], "--dynamic-size: clips are always resized"),
+        (lambda: detection_task("faster_rcnn"), ["--fixed-size"], "--fixed-size: detectors resize"),
+        (segmentation_task, ["--int8=digits"], "--int8 compares top-1 of classifiers"),
+        (segmentation_task, ["--fixed-size", "--dynamic-size"], "not allowed with"),
+    ],
+)
+def test_refusals(make, words, message, tmp_path, capsys):
+    checkpoint = write_task(make(), tmp_path / "net.ckpt")
+    try:
+        code = main(["export", str(checkpoint), str(tmp_path / "net.onnx"), *words])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["net.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "way"),
+    [("classification", ["--dynamic-size"], "leaving out --dynamic-size"), ("segmentation", [], "--fixed-size")],
+)
+def test_who_cannot_have_any_size_is_told_how_to_have_one(kind, options, way, tmp_path, capsys, monkeypatch):
+    if kind == "segmentation":
+        task = segmentation_task(size=32)
+    else:
+        spec = {"class_names": ["cat", "dog"], "input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+        spec |= {"interpolation": "bicubic", "crop_pct": 1.0}
+        task = ClassificationTask("test_resnet", spec).eval()
+    write_task(task, tmp_path / "net.ckpt")
+
+    def refuse(*_args, **_kwargs):
+        raise ExportError("torch cannot export this network for any size: a reason")
+
+    monkeypatch.setattr("ctxvision.export.export_onnx", refuse)
+    assert main(["export", str(tmp_path / "net.ckpt"), str(tmp_path / "net.onnx"), *options]) == 1
+    assert f"for any size: a reason; {way} exports for 32 × 32 alone" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["net.ckpt"]
+
+
+@pytest.mark.parametrize("calibration", [3, 7, 10, 16, 29, 30, 31, 256])
+def test_calibration_sees_all_classes_alike(calibration, tmp_path):
+    for name in ("ant", "bee", "cat"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for index in range(10):
+            image = Image.fromarray(np.full((8, 8, 3), 20 * index, dtype=np.uint8))
+            image.save(tmp_path / "train" / name / f"{index}.png")
+        image.save(tmp_path / "val" / name / "0.png")
+    spec = DataSpec(("ant", "bee", "cat"), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    task = Namespace(data_spec=spec.to_dict())
+    args = Namespace(int8=str(tmp_path), batch_size=4, workers=0, calibration=calibration)
+    data = command._open(task, args, "train")
+    labels = torch.cat([targets for _, targets in command._batches(data)]).bincount(minlength=3)
+    assert labels.sum() == min(calibration, 30)
+    assert labels.max() - labels.min() <= 1
+
+
+def test_a_folder_in_the_place_of_the_file(tmp_path, capsys):
+    (tmp_path / "net.onnx").mkdir()
+    assert main(["export", "nothing.ckpt", str(tmp_path / "net.onnx")]) == 1
+    assert "cannot be written (it is a folder)" in capsys.readouterr().err
