@@ -187,9 +187,9 @@ def test_an_explanation_without_its_page_keeps_its_figures(network, no_page, fil
 
 
 PICTURES = {
-    "faster_rcnn": ("explain.boxes_evaluation._picture", "_cli.kinds.detection.draw"),
-    "semantic_fpn": ("explain.overlays_report._pictures", "_cli.kinds.segmentation.overlay"),
-    "both": ("explain.clips_report._strip", "_cli.kinds.video.labelled_frames"),
+    "faster_rcnn": ("explain.boxes_evaluation._picture", "_cli.answer_pictures.draw_boxes"),
+    "semantic_fpn": ("explain.overlays_report._pictures", "_cli.answer_pictures.overlay"),
+    "both": ("explain.clips_report._strip", "_cli.answer_pictures.labelled_frames"),
     "plain": ("explain.evaluation.thumbnail", None),
 }
 

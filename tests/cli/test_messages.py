@@ -5,15 +5,17 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from PIL import Image
 
 from _hostile_names import CLASSES, FILES
 from ctxvision._cli import messages, models, streams
-from ctxvision._cli.kinds import save_pictures
+from ctxvision._cli.answer_pictures import save_pictures
 from ctxvision._cli.table import write_rows
 from ctxvision.cli import main
+from ctxvision.inference import Clip
 
 
 def test_tables_hold_no_formula_and_show_nothing_hidden():
@@ -24,10 +26,11 @@ def test_tables_hold_no_formula_and_show_nothing_hidden():
 
 
 def test_pictures_of_files_with_long_names(tmp_path):
+    predictor = SimpleNamespace(data_spec=SimpleNamespace(class_names=("a", "b")))
+    seen = {"pixels": np.zeros((1, 8, 8, 3), np.uint8), "indices": (0,), "by_frame": np.full((1, 2), 0.5)}
     for stem in ("長" * 82, "长" * 82, "a" * 250, "猫"):
-        (path,) = save_pictures(
-            tmp_path, f"{stem}.png", {".overlay.png": Image.new("L", (1, 1)).save}, taken := set()
-        )
+        answer = Clip(f"{stem}.png", probabilities=np.full(2, 0.5), **seen)
+        (path,) = save_pictures(tmp_path, answer, predictor, taken := set())
         assert stem.startswith(*taken)
         assert Path(path).is_file()
 

@@ -12,7 +12,8 @@ from ctxvision.data import VideoData
 from ctxvision.data.video.writing import export_moving_digits
 from ctxvision.evaluation.video import TrainedVideo, filmstrip, make_clips_report, render_clips
 from ctxvision.explain import ReportError, read_run
-from ctxvision.inference.video import labelled_frames, predict_clip, predict_dataset
+from ctxvision.inference.video import predict_clip, predict_dataset
+from ctxvision.plots.clips import labelled_frames
 from ctxvision.tasks.video import VideoTask
 
 
@@ -81,14 +82,15 @@ def test_bad_videos_are_left_out_and_nothing_else_is(tmp_path):
 def test_labels_are_below_the_frames(data):
     video_task = task(data)
     one = predict_clip(video_task, data.open_video(data.eval_samples[0][0]))
-    shown = labelled_frames(one, data.spec.class_names, truth="left")
+    said = (one.pixels, one.probabilities, one.by_frame, data.spec.class_names)
+    shown = labelled_frames(*said, truth="left")
     assert shown.dtype == np.uint8
     assert shown.shape[0] == 3
     assert np.array_equal(shown[1, :192, :192], one.pixels[1].repeat(6, 0).repeat(6, 1))
     for frame in shown:
         assert (frame[192:] < 128).any()
     assert not np.array_equal(shown[0, 192:212], shown[1, 192:212])  # the number of the frame
-    assert not np.array_equal(labelled_frames(one, data.spec.class_names)[0].shape, shown[0].shape)
+    assert not np.array_equal(labelled_frames(*said)[0].shape, shown[0].shape)
 
 
 class Page(HTMLParser):

@@ -18,7 +18,6 @@ from ctxvision.export import (
     Exported,
     ExportError,
     Metadata,
-    as_task,
     export_onnx,
     export_pt2,
     from_task,
@@ -28,6 +27,8 @@ from ctxvision.export.photographs import photographs
 from ctxvision.export.portable import adaptive_avg_pool2d
 from ctxvision.export.same import difference_of_detections, require_same
 from ctxvision.export.trained import require_same_detections
+from ctxvision.inference import open_predictor, predictor_of
+from ctxvision.tasks.registry import TASKS
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def in_place_of(task, **options):
             found = network.eval()(*inputs)
         return (found,) if isinstance(found, torch.Tensor) else found
 
-    return as_task(Exported(Path("some.onnx"), metadata, run))
+    return predictor_of(Exported(Path("some.onnx"), metadata, run)).raw
 
 
 def in_order(objects):
@@ -221,7 +222,7 @@ def test_files_of_detectors_find_what_detectors_find(detector, name, tmp_path):
     network, metadata = from_task(task)
     write = export_onnx if name.endswith(".onnx") else export_pt2
     write(network, tmp_path / name, metadata=metadata)
-    find_the_same(as_task(open_exported(tmp_path / name)), task)
+    find_the_same(open_predictor(tmp_path / name).raw, task)
 
 
 def test_pt2_detectors_find_nothing_and_name_the_images_that_are_too_small(tmp_path):
@@ -229,7 +230,7 @@ def test_pt2_detectors_find_nothing_and_name_the_images_that_are_too_small(tmp_p
     task = detection_task("retinanet", score_threshold=0.999, min_size=200, max_size=200)
     network, metadata = from_task(task)
     assert export_pt2(network, tmp_path / "net.pt2", metadata=metadata) == 0
-    standing = as_task(open_exported(tmp_path / "net.pt2"))
+    standing = open_predictor(tmp_path / "net.pt2").raw
     assert standing([torch.rand(3, 40, 50).round()])[0]["boxes"].shape == (0, 4)
     with pytest.raises(ExportError, match=r"does not take 1 × 3 × 64 × 224 images.*larger.*\.onnx"):
         standing([torch.rand(3, 40, 140)])
@@ -254,12 +255,12 @@ def test_video_files_weigh_classes_as_networks_do(tmp_path):
     task = video_task("contextual_convnext_micro", classes=7, model_args=few)
     network, metadata = from_task(task)
     export_onnx(network, tmp_path / "net.onnx", metadata=metadata)
-    standing = as_task(open_exported(tmp_path / "net.onnx")).eval()
+    predictor = open_predictor(tmp_path / "net.onnx")
     for batch in (1, 3):
         clips = torch.randn(batch, 4, 3, 32, 32)
         with torch.no_grad():
             expected, frames = task.classify(clips)
-            found, by_frame = standing.classify(clips)
+            found, by_frame = predictor.clip_and_frames(clips)
         expected = expected.logits
         assert frames.std(1).min() > 1e-4  # the frames of a clip differ
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -269,17 +270,18 @@ def test_video_files_weigh_classes_as_networks_do(tmp_path):
 def test_exported_files_of_another_task(tmp_path, capsys, monkeypatch):
     network, metadata = from_task(video_task())
     exported = Exported(Path("some.onnx"), metadata, network)
-    monkeypatch.setattr("ctxvision.export.open_exported", lambda path, trust: exported)
+    monkeypatch.setattr("ctxvision.inference.opening.open_exported", lambda path, trust: exported)
     for words, message in (
         (["--task=segment"], "its task is video, not segment"),
         (["--device=cuda"], "exported networks run on the CPU here"),
     ):
         assert main(["predict", "some.onnx", "a.mp4", *words]) in (1, 2)
         assert message in capsys.readouterr().err
-    with pytest.raises(ExportError, match="its task is classification"):
-        as_task(Exported(Path("some.onnx"), Metadata("some", "classification", {}), network))
-    with pytest.raises(ExportError, match="incomplete"):
-        as_task(Exported(Path("some.onnx"), Metadata("some", "detection", {}), network))
+    with pytest.raises(ExportError, match="its task is tracking"):
+        predictor_of(Exported(Path("some.onnx"), Metadata("some", "tracking", {}), network))
+    for kind in TASKS:
+        with pytest.raises(ExportError, match="incomplete"):
+            predictor_of(Exported(Path("some.onnx"), Metadata("some", kind, {}), network))
 
 
 def test_detections_that_differ_are_found():

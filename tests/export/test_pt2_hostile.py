@@ -12,10 +12,10 @@ from torch import nn
 
 from _hostile_files import Trap, edit_json, pickled, rewritten
 from ctxvision.cli import main
-from ctxvision.export import ExportError, Metadata, export_pt2, open_exported, pt2_file
-from ctxvision.export.pt2_archive import NeedsTrustError, read_parts
-from ctxvision.export.pt2_graph import Graph
-from ctxvision.export.pt2_guards import Guards
+from ctxvision.export import ExportError, Metadata, export_pt2, open_exported
+from ctxvision.inference.exported.pt2_archive import NeedsTrustError, read_parts
+from ctxvision.inference.exported.pt2_graph import Graph
+from ctxvision.inference.exported.pt2_guards import Guards
 
 SPEC = {"class_names": ["a", "b"], "input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
 
@@ -235,7 +235,7 @@ def test_trust_hands_the_file_to_torch(good, tmp_path, monkeypatch):
         def __call__(self, images):
             return images.new_zeros(len(images), 2)
 
-    monkeypatch.setattr(pt2_file.torch._inductor, "aoti_load_package", lambda file: Loaded())
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda file: Loaded())
     assert open_exported(path, trust=True)(torch.zeros(3, 3, 16, 16)).shape == (3, 2)
     more = program(lambda c: c["guards_code"].append("isinstance(1, int)"))
     path = rewritten(good, tmp_path / "more.pt2", **more)

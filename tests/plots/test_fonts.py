@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxvision.inference.detection import draw
 from ctxvision.plots import fonts
+from ctxvision.plots.boxes import draw_boxes
 from ctxvision.plots.confusion import draw_confusion
 from ctxvision.plots.style import make_picture, new_figure
 
@@ -54,7 +54,7 @@ def drawn(name):
         return figure
 
     picture = make_picture(figure, "test", title="", caption="", alt="", pixels=True)
-    boxes = draw(Image.new("RGB", (64, 64)), [{"class": name, "label": 1, "score": 0.5, "bbox": [9, 30, 40, 20]}])
+    boxes = draw_boxes(Image.new("RGB", (64, 64)), [[9, 30, 40, 20]], [1], [name], scores=[0.5])
     return picture.data, draw_confusion(np.eye(2, dtype=int), [name, "cat"]), np.asarray(boxes).tobytes()
 
 

@@ -134,7 +134,8 @@ def _write(task: "TrainingTask", network: "nn.Module", out: Path, metadata: "Met
 
 
 def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", args: Namespace) -> float:
-    from ctxvision.export import export_onnx, open_exported, quantize_onnx
+    from ctxvision.export import export_onnx, quantize_onnx
+    from ctxvision.inference import open_predictor
 
     held_out, training = (_open(task, args, split) for split in ("val", "train"))
     images = next((batch for batch, _ in _batches(held_out)), None)
@@ -144,9 +145,9 @@ def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", arg
         whole = Path(folder) / "float.onnx"
         difference = export_onnx(task.model, whole, metadata=metadata, samples=[images])
         quantize_onnx(whole, out, _first(_batches(training), args.calibration), input_name="images")
-        scores = {"float32": _accuracy(open_exported(whole, trust=True), held_out)}
+        scores = {"float32": _accuracy(open_predictor(whole, trust=True).raw, held_out)}
         before = os.path.getsize(whole) / 1e6
-    scores["int8"] = _accuracy(open_exported(out, trust=True), held_out)
+    scores["int8"] = _accuracy(open_predictor(out, trust=True).raw, held_out)
     right = {name: f"{hits / count:.2%}" for name, (hits, count) in scores.items()}
     count = scores["int8"][1]
     say(f"top-1 of {plural(count, 'validation image')}: {right['int8']} int8, {right['float32']} float32")

@@ -1,26 +1,21 @@
 """``ctxvision predict``: what a network says about images or videos: classes, objects, classes of pixels."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 from ctxvision.files import write_whole
-from ctxvision.foreign import csv_text, json_text, visible
-from ctxvision.runs import checkpoint_of
+from ctxvision.foreign import json_text, visible
 from ctxvision.wording import plural
 
-from .device import on_device
 from .errors import UserError
-from .files import expand, make_folder, require_places
+from .files import make_folder, require_places
 from .keeping import Keeping
-from .kinds import add_task, kind_of, require_task, save_pictures
+from .kinds import add_task, require_task
 from .messages import column, note, quieten, say_all
 from .table import write_rows
 from .trust import add_trust
 from .views import add_views, check_views
-from .workers import add_workers, workers_for
-
-COLUMNS = ("image", "rank", "class", "probability")
+from .workers import add_workers
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,9 +23,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        type=checkpoint_of,
-        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export` "
-        "(of --aot: with --trust)",
+        help=".ckpt file or run folder of `ctxvision train`, .onnx or .pt2 of `ctxvision export` (of --aot: with "
+        "--trust), folder of `ctxvision publish`, or name of a network with pretrained weights",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")
     add_task(parser)
@@ -44,7 +38,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--threshold", type=float, metavar="P", help="least score of an object; default: 0.5")
     add_views(parser)
-    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--batch_size", type=int, metavar="N", help="images at a time; default: 32 for a classifier, 1 for others"
+    )
     add_workers(parser)
     add_trust(parser)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
@@ -53,129 +49,74 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print or write the predictions; 1 if no image could be read. See `ctxvision predict --help`."""
-    if min(args.top_k, args.batch_size) < 1 or (args.workers or 0) < 0:
-        raise UserError("--top_k and --batch_size must be at least 1, --workers at least 0", 2)
-    check_views(args)
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise UserError(f"--threshold must be between 0 and 1, got {args.threshold}", 2)
-    require_places(out=args.out)
+    _check(args)
     quieten()
-    opened: Any
-    if Path(args.checkpoint).suffix.lower() in (".onnx", ".pt2"):
-        from ctxvision.export import open_exported
+    from ctxvision.inference import open_predictor
 
-        opened = open_exported(args.checkpoint, trust=args.trust)
-        require_task(args.task, args.checkpoint, opened.metadata.task)
-        if opened.metadata.task != "classification":
-            return _run_other(_standing_for(opened, args.device), args)
-    else:
-        from ctxvision.tasks import load_task
-
-        opened = load_task(args.checkpoint, trust=args.trust)
-        require_task(args.task, args.checkpoint, opened.kind)
-        if opened.kind != "classification":
-            return _run_other(on_device(opened, args.device), args)
-    if args.draw or args.threshold is not None:
+    predictor = open_predictor(args.checkpoint, args.device, trust=args.trust)
+    require_task(args.task, args.checkpoint, predictor.task)
+    if predictor.task == "classification" and (args.draw or args.threshold is not None):
         raise UserError(f"{args.checkpoint}: a classifier; leave out --draw and --threshold", 2)
-    from .classify import classify, prepared
-
-    compute, spec = prepared(opened, args.device)
-    from ctxvision.data.images.reading import list_image_files
-
-    paths = expand(args.images, list_image_files)
-    workers = workers_for(len(paths), args.batch_size) if args.workers is None else args.workers
-    bad = 0
-    predictions: list[dict[str, Any]] = []
-    for path, outcome in classify(compute, spec, paths, args.top_k, args.batch_size, workers):
-        if isinstance(outcome, str):
-            if args.strict:
-                raise UserError(f"{path}: {outcome}")
-            note(f"skipped {path}: {outcome}")
-            bad += 1
-        else:
-            predictions.append(
-                {"image": path, "predictions": [{"class": name, "probability": p} for name, p in outcome]}
-            )
-    text = {"table": _table, "csv": _csv, "json": _json}[args.format](predictions)
-    if args.out:
-        write_whole(args.out, text)
-    elif predictions or args.format != "table":
-        say_all(text)
-    if bad:
-        note(f"skipped {plural(bad, 'bad image')} of {len(paths)}")
-    return 0 if predictions else 1
-
-
-def _run_other(task: Any, args: Namespace) -> int:
-    """Predict with a detector, a segmentation network or a video network."""
-    kind = kind_of(task.kind)
     folder = make_folder(args.draw) if args.draw else None
-    paths, bad, taken = expand(args.images, kind.list_files, f"{task.sample_name}s"), 0, set[str]()
-    answers: list[tuple[str, Any]] = []
+    entries: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    lines: list[tuple[str, str]] = []
     not_drawn: list[tuple[str, Exception]] = []
-    for path, found in kind.answer(task, paths, args):
-        if found.error:
+    bad, taken = 0, set[str]()
+    for answer in predictor(
+        args.images,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        top_k=args.top_k,
+        threshold=0.5 if args.threshold is None else args.threshold,
+        clips=args.clips,
+        crops=args.crops,
+    ):
+        if answer.error:
             if args.strict:
-                raise UserError(f"{path}: {found.error}")
-            note(f"skipped {path}: {found.error}")
+                raise UserError(f"{answer.path}: {answer.error}")
+            note(f"skipped {answer.path}: {answer.error}")
             bad += 1
             continue
+        entry = answer.to_dict()
         if folder:
+            from .answer_pictures import save_pictures
+
             try:
-                found.entry["pictures"] = save_pictures(folder, path, found.pictures, taken)
+                entry["pictures"] = save_pictures(folder, answer, predictor, taken)
             except Exception as error:
-                not_drawn.append((path, error))
-        found.pictures.clear()
-        answers.append((path, found))
-    width = column(path for path, _ in answers)
-    text = {
-        "table": lambda: "".join(f"{visible(path):{width}}  {visible(found.line)}\n" for path, found in answers),
-        "csv": lambda: write_rows(
-            [row for _, f in answers for row in f.rows], dict.fromkeys(kind.COLUMNS, ""), "csv"
-        ),
-        "json": lambda: _json([found.entry for _, found in answers]),
-    }[args.format]()
+                not_drawn.append((str(answer.path), error))
+        entries.append(entry)
+        rows += answer.rows()
+        lines.append((str(answer.path), answer.summary()))
+    if args.format == "json":
+        text = json_text(entries, indent=2, allow_nan=False) + "\n"
+    elif args.format == "csv":
+        text = write_rows(rows, dict.fromkeys(predictor.answer_type.columns, ""), "csv")
+    else:
+        width = column(path for path, _ in lines)
+        text = "".join(f"{visible(path):{width}}  {visible(line)}\n" for path, line in lines)
     if args.out:
         write_whole(args.out, text)
-    elif answers or args.format != "table":
+    elif entries or args.format != "table":
         say_all(text)
     if bad:
-        note(f"skipped {plural(bad, 'bad file')} of {len(paths)}")
+        what = "bad image" if predictor.task == "classification" else "bad file"
+        note(f"skipped {plural(bad, what)} of {bad + len(entries)}")
     keeping = Keeping()
     if not_drawn:
         path, error = not_drawn[0]
         count = f"the pictures of {plural(len(not_drawn), 'file')}"
         with keeping.step(count if len(not_drawn) == 1 else f"{count}, the first {path},"):
             raise error
-    return keeping.exit_code if answers else 1
+    return keeping.exit_code if entries else 1
 
 
-def _standing_for(exported: Any, device: str) -> Any:
-    from ctxvision.export import as_task
-
-    if device != "cpu":
-        raise UserError(f"exported networks run on the CPU here, not on {device!r}; leave out --device")
-    return as_task(exported)
-
-
-def _table(predictions: list[dict[str, Any]]) -> str:
-    width = column(p["image"] for p in predictions)
-    lines = [
-        f"{visible(p['image']):{width}}  "
-        + "  ".join(f"{visible(q['class'])} {q['probability']:.1%}" for q in p["predictions"])
-        for p in predictions
-    ]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _csv(predictions: list[dict[str, Any]]) -> str:
-    rows = [
-        (p["image"], rank, q["class"], f"{q['probability']:.6f}")
-        for p in predictions
-        for rank, q in enumerate(p["predictions"], 1)
-    ]
-    return csv_text([COLUMNS, *rows])
-
-
-def _json(predictions: list[dict[str, Any]]) -> str:
-    return json_text(predictions, indent=2, allow_nan=False) + "\n"
+def _check(args: Namespace) -> None:
+    """Find mistakes in the command line before anything is opened."""
+    if args.top_k < 1 or (1 if args.batch_size is None else args.batch_size) < 1 or (args.workers or 0) < 0:
+        raise UserError("--top_k and --batch_size must be at least 1, --workers at least 0", 2)
+    check_views(args)
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise UserError(f"--threshold must be between 0 and 1, got {args.threshold}", 2)
+    require_places(out=args.out)

@@ -1,7 +1,10 @@
 """How many processes decode images."""
 
-import os
 from argparse import ArgumentParser
+
+from ctxvision.data.workers import workers_for
+
+__all__ = ["add_workers", "workers_for"]
 
 
 def add_workers(parser: ArgumentParser) -> None:
@@ -12,14 +15,3 @@ def add_workers(parser: ArgumentParser) -> None:
         metavar="N",
         help="processes that decode images; default: as many as processors, at most 8",
     )
-
-
-def workers_for(images: int | None, batch_size: int) -> int:
-    """Choose how many processes decode: one per processor, at most 8, and none that would have no batch.
-
-    Args:
-        images: how many there are; ``None`` if that is unknown.
-        batch_size: that a process takes at a time.
-    """
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return min(processors, 8) if images is None else min(processors, 8, images // batch_size)

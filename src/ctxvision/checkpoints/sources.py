@@ -43,8 +43,8 @@ def read_weights(source: Source, model: nn.Module, name: str | None) -> Weights:
         return Weights(name or type(source).__name__, source.state_dict(), classifiers_of(source))
     if isinstance(source, Mapping):
         return Weights(name or "state dict", _under_our_names(source, model, name or "state dict"), ())
-    if isinstance(source, str) and _names_a_network(source):
-        plain = _pretrained(source, getattr(model, "in_chans", 3))
+    if isinstance(source, str) and names_a_network(source):
+        plain = pretrained_network(source, getattr(model, "in_chans", 3))
         return Weights(name or source, plain.state_dict(), classifiers_of(plain))
     if not isinstance(source, str | PathLike):
         raise CheckpointError(
@@ -60,8 +60,12 @@ def classifiers_of(model: nn.Module) -> tuple[str, ...]:
     return (named,) if isinstance(named, str) else tuple(named or ())
 
 
-def _names_a_network(source: str) -> bool:
-    """Whether a string is a name in timm's registry or on a hub; files win, and whatever looks like one is one."""
+def names_a_network(source: str) -> bool:
+    """Tell whether a text is a name in timm's registry or on a hub; files win, and what looks like one is one.
+
+    Raises:
+        CheckpointError: The text is neither.
+    """
     if source.startswith(_HUB_PREFIXES):
         return True
     if Path(source).is_file() or source.endswith(_FILE_SUFFIXES) or len(Path(source).parts) != 1:
@@ -76,7 +80,16 @@ def _names_a_network(source: str) -> bool:
     )
 
 
-def _pretrained(name: str, in_chans: int) -> nn.Module:
+def pretrained_network(name: str, in_chans: int = 3) -> nn.Module:
+    """Return a network of timm's with its pretrained weights, from the hub or its cache.
+
+    Args:
+        name: A registered name, with or without a tag, or ``hf-hub:`` and a place.
+        in_chans: The number of channels of its input.
+
+    Raises:
+        CheckpointError: There are no such weights, or they cannot be had.
+    """
     architecture, _, tag = name.partition(".")
     if architecture in our_models():
         return _ours(name, in_chans)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ctxvision.data.detection.data import DetectionData
 from ctxvision.explain.error import ReportError
-from ctxvision.inference.detection import describe, draw
+from ctxvision.inference.detection import describe
+from ctxvision.plots.boxes import draw_boxes
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
@@ -167,7 +168,10 @@ def _picture(image: Tensor, objects: Sequence[Mapping[str, Any]]) -> str:
     """Draw on an image (C, H, W) in [0, 1]; small ones become PNG without any loss, larger ones JPEG."""
     pixels = (image.cpu() * 255).round().to(torch.uint8)
     array = (pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy()
-    drawn = draw(Image.fromarray(array), objects)
+    boxes, labels, names = ([o[key] for o in objects] for key in ("bbox", "label", "class"))
+    scores = [o["score"] for o in objects] if all("score" in o for o in objects) else None
+    masks = [o["segmentation"] for o in objects] if all("segmentation" in o for o in objects) else None
+    drawn = draw_boxes(Image.fromarray(array), boxes, labels, names, scores=scores, masks=masks)
     drawn.thumbnail((_SIDE, _SIDE))
     kind = "png" if max(image.shape[1:]) <= 128 else "jpeg"
     file = io.BytesIO()

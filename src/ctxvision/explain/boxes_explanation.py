@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ctxvision.evaluation.segmentation import data_uri
-from ctxvision.inference.detection import as_input, box_color, describe, draw
+from ctxvision.inference.detection import as_input, describe
+from ctxvision.plots.boxes import box_color, draw_boxes
 from ctxvision.plots.style import seen_pixels, short
 
 from .box_cams import BoxCam, box_cams
@@ -62,9 +63,11 @@ def explain_boxes(
     sample = Sample(
         {"file": file, "width": picture.width, "height": picture.height, "objects": [dict(o) for o in objects]},
         f"found, {labels[0]}",
-        [Shot(data_uri(draw(picture, objects)), f"{file}, {len(objects)} boxes drawn", labels[0])],
+        [Shot(data_uri(_drawn(picture, objects)), f"{file}, {len(objects)} boxes drawn", labels[0])],
         [
-            Finding(f"{o['class']}, {round(o['bbox'][2])} × {round(o['bbox'][3])}", o["score"], box_color(o))
+            Finding(
+                f"{o['class']}, {round(o['bbox'][2])} × {round(o['bbox'][3])}", o["score"], box_color(o["label"])
+            )
             for o in objects[:12]
         ],
     )
@@ -104,6 +107,11 @@ def _objects(
         {"label": label, "score": score, "bbox": [x0, y0, x1 - x0, y1 - y0]}
         for (x0, y0, x1, y1), label, score in zip(*columns, strict=True)
     ]
+
+
+def _drawn(picture: Image.Image, objects: Sequence[dict[str, Any]]) -> Image.Image:
+    boxes, labels, names, scores = ([o[key] for o in objects] for key in ("bbox", "label", "class", "score"))
+    return draw_boxes(picture, boxes, labels, names, scores=scores)
 
 
 def _corners(row: dict[str, Any]) -> list[float]:
@@ -162,7 +170,7 @@ def _compare(
     theirs = against.names
     image = as_input(picture).to(against.task.device)
     found = [describe(row, theirs) for row in _objects(against, image, sample.entry["file"], None, threshold)]
-    sample.shots.append(Shot(data_uri(draw(picture, found)), f"the same, {len(found)} boxes of {label}", label))
+    sample.shots.append(Shot(data_uri(_drawn(picture, found)), f"the same, {len(found)} boxes of {label}", label))
     wanted = [1 + theirs.index(names[row["label"] - 1]) for row in rows[:MOST]]
     cams = box_cams(against.task.model, image, boxes, wanted, layer=against.layer)
     same = [c and {"score": c.score, "box": c.box.tolist(), "grad_cam": _numbers(c)} for c in cams]

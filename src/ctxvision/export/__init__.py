@@ -1,19 +1,17 @@
 """Networks as files that need neither this library nor Python: ONNX, and `torch.export`'s ``.pt2``."""
 
-from .error import ExportError
-from .exported import Exported, open_exported
-from .metadata import Metadata
+from ctxvision.inference.exported import Exported, ExportError, Metadata, open_exported
+
 from .onnx_file import export_onnx
 from .program import export_program
 from .pt2_file import export_pt2
 from .quantize import quantize_onnx
-from .trained import as_task, from_task
+from .trained import from_task
 
 __all__ = [
     "ExportError",
     "Exported",
     "Metadata",
-    "as_task",
     "export_onnx",
     "export_program",
     "export_pt2",

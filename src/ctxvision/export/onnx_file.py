@@ -7,22 +7,16 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ctxvision.files import replacing
+from ctxvision.inference.exported import KEY, ExportError, Metadata, open_exported
 
-from .error import ExportError
-from .metadata import KEY, Metadata
 from .program import trace
-from .same import require_same
+from .same import require_same, require_suffix
 from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 OPSET = 20
 _LIMIT = 2**31 - 2**20  # bytes of one protobuf message
@@ -54,6 +48,7 @@ def export_onnx(
         ImportError: the extra ``[export]`` is missing.
         OSError: it cannot be written.
     """
+    require_suffix(path, ".onnx")
     # before minutes of tracing, and not as a fault of the network
     for name in ("onnxruntime", "onnxscript"):
         import_module(name)
@@ -77,41 +72,8 @@ def export_onnx(
     with replacing(path) as part:
         with quiet():
             found.save(part, external_data=False)
-        session = open_session(part)
-        trials = [*random_inputs(metadata), *samples]
-        return require_same(network, lambda *given: run_session(session, *given), metadata, trials, tolerance)
-
-
-def open_session(path: str | os.PathLike[str]) -> "onnxruntime.InferenceSession":
-    """Open an ONNX file with onnxruntime on the CPU, with as many threads as torch uses.
-
-    Raises:
-        ExportError: it is none, or damaged.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has its own kinds, without a common base
-        raise ExportError(f"{path}: not an ONNX file that onnxruntime can run ({_line(error)})") from error
-
-
-def run_session(session: "onnxruntime.InferenceSession", *inputs: Tensor) -> Inputs:
-    """Compute what the graph returns, for images (B, C, H, W): logits (B, N).
-
-    Raises:
-        ExportError: it takes other images.
-    """
-    named = zip(session.get_inputs(), inputs, strict=True)
-    feed = {place.name: np.ascontiguousarray(given.numpy()) for place, given in named}
-    try:
-        return tuple(torch.from_numpy(found) for found in session.run(None, feed))
-    except Exception as error:
-        shape = " × ".join(map(str, inputs[0].shape))
-        raise ExportError(f"the exported network does not take {shape} images ({_line(error)})") from error
+        written = open_exported(part, trust=True)
+        return require_same(network, written.run, metadata, [*random_inputs(metadata), *samples], tolerance)
 
 
 @contextlib.contextmanager
@@ -125,7 +87,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.getLogger("onnxscript").setLevel(level)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

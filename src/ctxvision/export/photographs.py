@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .metadata import Metadata
+from ctxvision.inference.exported import Metadata
+
 from .signature import Inputs
 
 

@@ -10,9 +10,9 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 import ctxvision.ops  # noqa: F401 - registers the operators that are replaced
+from ctxvision.inference.exported import ExportError
 
 from . import portable
-from .error import ExportError
 
 
 def export_program(

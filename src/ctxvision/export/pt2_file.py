@@ -1,25 +1,18 @@
 """``.pt2`` files: the graph of `torch.export`, which AOTInductor compiles, or what it has compiled."""
 
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ctxvision.checkpoints import CheckpointError
-from ctxvision.checkpoints.archive import ArchiveError
-from ctxvision.checkpoints.finite import require_finite
 from ctxvision.files import replacing
+from ctxvision.inference.exported import KEY, ExportError, Metadata, open_exported
+from ctxvision.inference.exported.pt2_archive import MEMBER
 
-from .error import ExportError
-from .metadata import KEY, Metadata
 from .program import trace
-from .pt2_archive import MEMBER, NeedsTrustError, read_parts
-from .pt2_graph import Graph
-from .same import require_same
+from .same import require_same, require_suffix
 from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
 
 
@@ -50,6 +43,7 @@ def export_pt2(
         ExportError: it cannot be exported or compiled, or computes something else.
         OSError: it cannot be written.
     """
+    require_suffix(path, ".pt2")
     names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
     program = trace(network, example_inputs(metadata), freedom(metadata))
@@ -58,88 +52,8 @@ def export_pt2(
             _compile(program, part, metadata)
         else:
             torch.export.save(program, part, extra_files={MEMBER: metadata.to_json()})
-        written, _ = open_pt2(part, trust=True)
-        return require_same(network, written, metadata, [*random_inputs(metadata), *samples], tolerance)
-
-
-def open_pt2(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[Any, Metadata]:
-    """Open a file of `export_pt2`: a function of the graph's inputs, and what the file says about itself.
-
-    Graphs of standard operators are run without torch's own loader, which executes what a file says: see `Graph`.
-    Files that hold more, as those that AOTInductor compiled, are refused unless they are trusted.
-
-    Args:
-        path: path of the file.
-        trust: let what is in the file run as code.
-
-    Raises:
-        ExportError: it is none, or damaged, holds code, or weights that are no numbers.
-    """
-    path = Path(path)
-    try:
-        module, text = _open(path, trust)
-    except ExportError:
-        raise
-    except (ArchiveError, OSError) as error:
-        raise ExportError(f"{path}: not a .pt2 file, or damaged ({error})") from error
-    except Exception as error:  # whatever wrong values lead to, in torch too
-        raise ExportError(f"{path}: damaged, or of another version of torch") from error
-    if not text:
-        raise ExportError(f"{path}: not a file of `ctxvision export`, it says nothing about its images")
-
-    metadata = Metadata.from_json(text, where=path, trust=trust)
-    # what torch's tracer takes for granted, not the network
-    way_out = (
-        "; .pt2 files for any size need images that are larger than the network's greatest stride: enlarge them, "
-        "or export to .onnx"
-        if metadata.dynamic_size
-        else ""
-    )
-
-    def run(*inputs: Tensor) -> Inputs:
-        try:
-            with torch.inference_mode():
-                found = module(*inputs)
-        except (AssertionError, RuntimeError) as error:  # of a guard
-            shape = " × ".join(map(str, inputs[0].shape))
-            raise ExportError(f"the exported network does not take {shape} images ({error}){way_out}") from error
-        return (found,) if isinstance(found, Tensor) else tuple(found)
-
-    return run, metadata
-
-
-def _open(path: Path, trust: bool) -> tuple[Any, str]:
-    """Return what computes, and the text of the metadata."""
-    try:
-        with path.open("rb") as file:
-            parts = read_parts(file)
-        module = Graph(parts)
-    except NeedsTrustError as error:
-        if not trust:
-            raise ExportError(
-                f"{path}: refused, nothing in it was run: {error}; if you trust whoever made the file, allow it "
-                "with --trust (trust=True)"
-            ) from error
-        return _open_trusted(path)
-    try:
-        require_finite(parts.weights, path)
-        require_finite(parts.constants, path, infinity=True)  # as masks have it
-    except CheckpointError as error:
-        raise ExportError(str(error)) from error
-    return module, parts.metadata
-
-
-def _open_trusted(path: Path) -> tuple[Any, str]:
-    """Let torch load a file, and with it whatever code is inside."""
-    with zipfile.ZipFile(path) as archive:
-        is_compiled = any("/data/aotinductor/" in name or name.endswith(".so") for name in archive.namelist())
-    if is_compiled:
-        compiled: Any = torch._inductor.aoti_load_package(path)
-        return compiled, compiled.get_metadata().get(KEY, "")
-    extra: dict[str, Any] = {MEMBER: ""}
-    module = torch.export.load(path, extra_files=extra).module()
-    text = extra[MEMBER]
-    return module, text.decode() if isinstance(text, bytes) else text
+        written = open_exported(part, trust=True)
+        return require_same(network, written.run, metadata, [*random_inputs(metadata), *samples], tolerance)
 
 
 def _compile(program: torch.export.ExportedProgram, path: Path, metadata: Metadata) -> None:

@@ -9,9 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ctxvision.files import replacing
-
-from .error import ExportError
-from .metadata import KEY, Metadata
+from ctxvision.inference.exported import KEY, ExportError, Metadata
 
 _QUANTIZED = ["Conv", "MatMul", "Gemm"]
 

@@ -1,19 +1,31 @@
 """Whether an exported graph computes what the network does."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .error import ExportError
-from .metadata import Metadata
+from ctxvision.inference.exported import ExportError, Metadata
+
 from .signature import Inputs
 
 _log = logging.getLogger(__name__)
 
 _SEVERAL = 10  # detections
 _STRAY = 0.02  # share of detections whose scores or overlaps are so near to a threshold that rounding decides
+
+
+def require_suffix(path: str | os.PathLike[str], suffix: str) -> None:
+    """Check the name of a file before it is made: by its suffix it is opened again.
+
+    Raises:
+        ExportError: The name ends otherwise.
+    """
+    if Path(path).suffix.lower() != suffix:
+        raise ExportError(f"{os.fspath(path)}: its name must end in {suffix}, by which it is opened again")
 
 
 def require_same(

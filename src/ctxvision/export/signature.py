@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from .error import ExportError
-from .metadata import Metadata
+from ctxvision.inference.exported import ExportError, Metadata
 
 Inputs = tuple[Tensor, ...]
 

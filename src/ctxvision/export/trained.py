@@ -1,24 +1,21 @@
-"""Trained tasks as graphs, and exported graphs in the place of trained tasks."""
+"""Trained tasks as graphs."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from .error import ExportError
-from .exported import Exported
-from .metadata import Metadata
+from ctxvision.inference import predictor_of
+from ctxvision.inference.detection import OUTPUTS
+from ctxvision.inference.exported import Exported, ExportError, Metadata
+
 from .photographs import pictures
 from .same import difference_of_detections
 
-_OUTPUTS = ("boxes", "labels", "scores", "masks")
 _TOLERANCE = 1e-3  # of pixels and scores; the order of sums differs in many layers, one after the other
 
 if TYPE_CHECKING:
-    from ctxvision.tasks.segmentation import Segmentation
     from ctxvision.tasks.training import TrainingTask
     from ctxvision.tasks.video import VideoTask
 
@@ -76,21 +73,6 @@ def from_task(
     return network, metadata
 
 
-def as_task(exported: Exported) -> Any:
-    """Return what stands for the trained task of an exported network wherever answers are made, on the CPU.
-
-    Raises:
-        ExportError: there is nothing that stands for its task.
-    """
-    known = {"segmentation": _SegmentationStandIn, "video": _VideoStandIn, "detection": _DetectionStandIn}
-    if exported.metadata.task not in known:
-        raise ExportError(f"{exported.path}: its task is {exported.metadata.task}, not {', '.join(known)}")
-    try:
-        return known[exported.metadata.task](exported)
-    except (KeyError, TypeError) as error:
-        raise ExportError(f"{exported.path}: its metadata are incomplete ({error})") from error
-
-
 def require_same_detections(task: "TrainingTask", network: nn.Module, metadata: Metadata) -> None:
     """Compare the graph of a detector with torchvision's way through the trained one, on two photographs.
 
@@ -102,12 +84,12 @@ def require_same_detections(task: "TrainingTask", network: nn.Module, metadata: 
     Raises:
         ExportError: they find other things.
     """
-    standing = as_task(Exported(Path("the graph"), Metadata.from_json(metadata.to_json()), network.eval()))
+    graph = predictor_of(Exported(Path("the graph"), Metadata.from_json(metadata.to_json()), network.eval()))
     for image in pictures(2, metadata.data_spec.get("in_chans", 3)):
         with torch.inference_mode():
-            (found,), (expected,) = standing([image]), task([image])
+            (found,), (expected,) = graph.raw([image]), task([image])
         # not the masks: they are pasted into boxes of whole pixels, where rounding moves them by one
-        outputs = [tuple(one[name] for name in _OUTPUTS[:3]) for one in (found, expected)]
+        outputs = [tuple(one[name] for name in OUTPUTS[:3]) for one in (found, expected)]
         difference = difference_of_detections(*outputs)
         if not difference <= _TOLERANCE:
             raise ExportError(
@@ -133,57 +115,3 @@ class _ClipNetwork(nn.Module):
         by_frame = output.logits if self.is_contextual else output
         logits = together if isinstance(together, Tensor) else together.logits
         return logits, by_frame.unflatten(0, (-1, self.frames))
-
-
-class _StandIn:
-    """What the command line asks of every task."""
-
-    sample_name = "image"
-
-    def __init__(self, exported: Exported) -> None:
-        self.exported, self.kind = exported, exported.metadata.task
-        self.data_spec, self.settings = dict(exported.metadata.data_spec), exported.metadata.settings
-        self.device = torch.device("cpu")
-
-    def eval(self) -> "_StandIn":
-        return self
-
-
-class _SegmentationStandIn(_StandIn):
-    def __init__(self, exported: Exported) -> None:
-        super().__init__(exported)
-        window, stride = self.settings["window"], self.settings["stride"]
-        self.window, self.stride = (None if pair is None else (pair[0], pair[1]) for pair in (window, stride))
-
-    def segment(self, image: Tensor) -> "Segmentation":
-        from ctxvision.tasks.segmentation import segment
-
-        return segment(self.exported, image, window=self.window, stride=self.stride)
-
-
-class _VideoStandIn(_StandIn):
-    sample_name = "video"
-
-    def classify(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        logits, by_frame = self.exported.all_outputs(clips)
-        return logits, by_frame
-
-
-class _DetectionStandIn(_StandIn):
-    def __init__(self, exported: Exported) -> None:
-        from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
-        super().__init__(exported)
-        s = self.settings
-        self.model = SimpleNamespace(has_masks=s["masks"], in_chans=self.data_spec.get("in_chans", 3))
-        self.transform = GeneralizedRCNNTransform(s["min_size"], s["max_size"], s["mean"], s["std"]).eval()
-
-    def __call__(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        found = []
-        for image in images:
-            prepared, _ = self.transform([image])
-            size = prepared.image_sizes[0]
-            outputs = self.exported.run(prepared.tensors, torch.tensor(size, device="cpu"))
-            one = dict(zip(_OUTPUTS, outputs, strict=False))
-            found += self.transform.postprocess([one], [size], [tuple(image.shape[-2:])])
-        return found

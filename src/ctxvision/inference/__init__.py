@@ -1,1 +1,26 @@
-"""What a trained network says about files: the same call for every task and every kind of model file."""
+"""Trained networks that answer: the same call for every task and every kind of model file."""
+
+from .answer import Answer
+from .classification import Classes
+from .detection import FoundObject, Objects
+from .error import InferenceError
+from .opening import open_predictor, predictor_of
+from .predictor import Predictor
+from .ranking import Ranked
+from .segmentation import ClassShare, Pixels
+from .video import Clip
+
+__all__ = [
+    "Answer",
+    "ClassShare",
+    "Classes",
+    "Clip",
+    "FoundObject",
+    "InferenceError",
+    "Objects",
+    "Pixels",
+    "Predictor",
+    "Ranked",
+    "open_predictor",
+    "predictor_of",
+]

@@ -1,94 +1,156 @@
-"""What a detector finds on images: data first, then the same as a picture."""
+"""The objects on images."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
+from torch import Tensor
 
-from ctxvision.data import BadImageError, read_image
-from ctxvision.foreign import visible
-from ctxvision.plots.fonts import font_for
-from ctxvision.tasks.detection import DetectionTask
-from ctxvision.tasks.detection.results import detections_to_rows
+from ctxvision.data import DetectionSpec
+from ctxvision.tasks.training import TrainingTask
 
-# Okabe and Ito, Color Universal Design, 2008: told apart by people who see fewer colours
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-_SHOWN_SIDE = 320  # smaller images are enlarged to at least this, so that labels can be read
-_FONT = 13
-_VEIL = 0.45  # how much of a mask's pixels is colour
+from .answer import BROKEN, Answer
+from .exported import Exported
+from .pixels import Source, read_picture
+from .predictor import Batch, Predictor, Wanted
+
+OUTPUTS = ("boxes", "labels", "scores", "masks")
 
 
 @dataclass(frozen=True)
-class ImageDetections:
-    """The objects found on an image, the most certain first.
+class FoundObject:
+    """An object on an image.
 
     Attributes:
-        path: of the image.
-        width: in pixels.
-        height: in pixels.
-        objects: plain values: ``class``, ``label`` (from 1), ``score``, ``bbox`` (x, y, width, height, in pixels),
-            ``area`` and, of a detector with masks, ``segmentation``, COCO's compressed run-length code.
-        error: why there are none: the image could not be read; else empty.
+        name: The name of its class.
+        label: The number of its class, from 1.
+        score: How certain the network is, from 0 to 1.
+        bbox: Its box as (x, y, width, height) in pixels.
+        area: The area of its box or, of a detector with masks, of its mask, in pixels.
+        segmentation: Its mask as COCO's compressed run-length code, which ``pycocotools.mask.decode`` reads;
+            ``None`` of a detector without masks.
     """
 
-    path: str
-    width: int
-    height: int
-    objects: list[dict[str, Any]]
-    error: str = ""
+    name: str
+    label: int
+    score: float
+    bbox: tuple[float, float, float, float]
+    area: float
+    segmentation: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a JSON file holds."""
-        if self.error:
-            return {"path": self.path, "error": self.error}
-        return {"path": self.path, "width": self.width, "height": self.height, "objects": self.objects}
+        """Return the object as plain values for JSON."""
+        values = {"class": self.name, "label": self.label, "bbox": list(self.bbox), "score": self.score}
+        mask = {"segmentation": self.segmentation} if self.segmentation else {}
+        return values | {"area": self.area} | mask
 
 
-def detect(
-    task: DetectionTask,
-    paths: Sequence[str | os.PathLike[str]],
-    *,
-    threshold: float = 0.5,
-    batch_size: int = 1,
-    strict: bool = False,
-) -> Iterator[ImageDetections]:
-    """Find objects on image files, in their order.
+@dataclass(frozen=True, eq=False)
+class Objects(Answer):
+    """What a detector says about an image.
 
-    Args:
-        task: in evaluation mode, on the device to use.
-        paths: image files.
-        threshold: objects with a lower score are left out.
-        batch_size: images at a time.
-        strict: raise where an image cannot be read, instead of returning the reason.
-
-    Raises:
-        BadImageError: see ``strict``.
+    Attributes:
+        width: The width of the image in pixels.
+        height: The height of the image in pixels.
+        objects: The objects, the most certain first.
     """
-    names = list(task.data_spec["class_names"])
-    mode = "L" if task.data_spec.get("in_chans", 3) == 1 else "RGB"
-    for start in range(0, len(paths), batch_size):
-        part = [os.fspath(path) for path in paths[start : start + batch_size]]
-        pictures: dict[str, Image.Image] = {}
-        errors: dict[str, str] = {}
-        for path in part:
-            try:
-                pictures[path] = read_image(path, mode)
-            except BadImageError as error:
-                if strict:
-                    raise
-                errors[path] = error.reason
-        found = dict(zip(pictures, _find(task, list(pictures.values())), strict=True))
-        for path in part:
-            if path in errors:
-                yield ImageDetections(path, 0, 0, [], errors[path])
-                continue
-            objects = [describe(row, names) for row in found[path] if row["score"] >= threshold]
-            yield ImageDetections(path, *pictures[path].size, objects)
+
+    columns = ("image", "class", "score", "x", "y", "width", "height")
+
+    width: int = 0
+    height: int = 0
+    objects: tuple[FoundObject, ...] = ()
+
+    def _values(self) -> dict[str, Any]:
+        found = [one.to_dict() for one in self.objects]
+        return {"width": self.width, "height": self.height, "objects": found}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {"class": one.name, "score": f"{one.score:.6f}"}
+            | dict(zip(self.columns[3:], (round(value, 2) for value in one.bbox), strict=True))
+            for one in self.objects
+        ]
+
+    def _line(self) -> str:
+        return ", ".join(f"{one.name} {one.score:.0%}" for one in self.objects) or "nothing"
+
+
+class DetectionPredictor(Predictor):
+    """Answers with `Objects`; see `Predictor`."""
+
+    task = "detection"
+    answer_type = Objects
+    data_spec: DetectionSpec
+
+    def __init__(self, opened: TrainingTask | Exported, device: torch.device) -> None:
+        super().__init__(opened, device)
+        if isinstance(opened, Exported):
+            self.data_spec = DetectionSpec.from_dict(opened.metadata.data_spec)
+            self.has_masks = bool(opened.metadata.settings["masks"])
+            self._compute: Callable[[list[Tensor]], list[dict[str, Tensor]]] = exported_detector(opened)
+        else:
+            self.data_spec = DetectionSpec.from_dict(opened.data_spec)
+            self.has_masks = bool(opened.model.has_masks)
+            self._compute = opened
+
+    @torch.no_grad()
+    def raw(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Return what is found on images (C, H, W) of any sizes, uint8 or floats from 0 to 1.
+
+        Returns:
+            For each image ``boxes`` (n, 4) as x0, y0, x1, y1 in pixels, ``labels`` (n,) from 1, ``scores`` (n,)
+            and, of a detector with masks, ``masks`` (n, 1, H, W), probabilities; the most certain first.
+        """
+        images = [image.to(self.device) for image in batch]
+        if not images:
+            return []
+        return self._compute([image.float() / 255 if image.dtype == torch.uint8 else image for image in images])
+
+    def _preparation(self, wanted: Wanted) -> Callable[[Source], Tensor]:
+        return partial(_prepare, color_mode=self.data_spec.color_mode)
+
+    def _answers(
+        self, samples: Sequence[Tensor], paths: Sequence[str | None], wanted: Wanted
+    ) -> Iterator[Objects]:
+        from ctxvision.tasks.detection.results import detections_to_rows
+
+        for path, image, found in zip(paths, samples, self.raw(samples), strict=True):
+            rows = [
+                row for row in detections_to_rows(found, masks=self.has_masks) if row["score"] >= wanted.threshold
+            ]
+            if all(math.isfinite(value) for row in rows for value in (row["score"], *row["bbox"])):
+                height, width = image.shape[-2:]
+                objects = tuple(self._described(row) for row in rows)
+                yield Objects(path, "", width, height, objects)
+            else:
+                yield Objects(path, BROKEN)
+
+    def _described(self, row: dict[str, Any]) -> FoundObject:
+        box = tuple(row["bbox"])
+        return FoundObject(
+            self.class_names[row["label"] - 1],
+            row["label"],
+            row["score"],
+            box,
+            row["area"],
+            row.get("segmentation"),
+        )
+
+
+def _prepare(source: Source, color_mode: str) -> Tensor:
+    return to_uint8(read_picture(source, color_mode))
+
+
+def to_uint8(picture: Image.Image) -> Tensor:
+    """Return the pixels of an image in mode RGB or L, (C, H, W) uint8."""
+    pixels = torch.from_numpy(np.array(picture))
+    return (pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels).permute(2, 0, 1).contiguous()
 
 
 def describe(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -96,94 +158,36 @@ def describe(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {"class": names[row["label"] - 1], **row}
 
 
-def _find(task: DetectionTask, pictures: Sequence[Image.Image]) -> list[list[dict[str, Any]]]:
-    if not pictures:
-        return []
-    with torch.inference_mode():
-        found = task([as_input(picture).to(task.device) for picture in pictures])
-        return [detections_to_rows(of_image, masks=task.model.has_masks) for of_image in found]
+def as_input(picture: Image.Image) -> Tensor:
+    """Return what a detector takes of an image in mode RGB or L, (C, H, W) from 0 to 1."""
+    return to_uint8(picture).float() / 255
 
 
-def as_input(picture: Image.Image) -> torch.Tensor:
-    """Turn an image into what a detector takes, (C, H, W) from 0 to 1."""
-    pixels = torch.from_numpy(np.array(picture))
-    return (pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels).permute(2, 0, 1).float() / 255
+def exported_detector(exported: Exported) -> Callable[[Sequence[Tensor]], list[dict[str, Tensor]]]:
+    """Return what finds objects on images (C, H, W) from 0 to 1 as the trained detector does, by its graph.
 
-
-def draw(picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """Draw boxes with their classes and scores, and masks, on an image.
-
-    Colours repeat after seven classes; the names tell them apart. Small images are enlarged, pixel by pixel.
+    Images are resized, normalised and padded before the graph, and boxes and masks brought back to their sizes
+    after it, by torchvision's own transform.
 
     Args:
-        picture: of any mode; left as it is.
-        objects: as in `ImageDetections`; the truth has no ``score``.
+        exported: The file of a detector.
+
+    Raises:
+        KeyError: Its settings are incomplete.
     """
-    scale = max(1, -(-_SHOWN_SIDE // max(min(picture.size), 1)))
-    size = (picture.width * scale, picture.height * scale)
-    canvas = picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
-    for entry in reversed(objects):  # the most certain on top
-        if entry.get("segmentation"):
-            canvas = _veil(canvas, entry["segmentation"], box_color(entry), scale)
-    pen = ImageDraw.Draw(canvas)
-    width = max(2, round(min(size) / 250))
-    for entry in reversed(objects):
-        box = _corners(entry["bbox"], scale)
-        outer = (box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1)
-        pen.rectangle(outer, outline="black", width=width + 2)  # seen on any ground
-        pen.rectangle(box, outline=box_color(entry), width=width)
-    _label(pen, objects, size, scale)
-    return canvas
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+    s = exported.metadata.settings
+    transform = GeneralizedRCNNTransform(s["min_size"], s["max_size"], s["mean"], s["std"]).eval()
 
-def _label(
-    pen: ImageDraw.ImageDraw, objects: Sequence[Mapping[str, Any]], size: tuple[int, int], scale: int
-) -> None:
-    """Write classes and scores above the boxes, or where they hide no other label."""
-    taken: list[tuple[float, float, float, float]] = []
-    for entry in objects:
-        text = visible(entry["class"]) + (f" {entry['score']:.2f}" if "score" in entry else "")
-        font = font_for(text, max(_FONT, round(min(size) / 40)))
-        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-        width, height = right - left + 6, bottom - top + 4
-        x0, y0, x1, y1 = _corners(entry["bbox"], scale)
-        places = [(x0, y0 - height), (x0, y1), (x0, y0), (x1 - width, y1 - height), (x1, y0), (x0 - width, y0)]
-        inside = [
-            (min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))) for x, y in places
-        ]
-        rectangles = [(x, y, x + width, y + height) for x, y in inside]
-        # the first that is free, else the usual one
-        place = next((r for r in rectangles if not any(_meet(r, other) for other in taken)), rectangles[0])
-        taken.append(place)
-        colour = box_color(entry)
-        pen.rectangle(place, fill=colour)
-        pen.text((place[0] + 3 - left, place[1] + 2 - top), text, fill=_ink(colour), font=font)
+    def detect(images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        found: list[dict[str, Tensor]] = []
+        for image in images:
+            prepared, _ = transform([image])
+            size = prepared.image_sizes[0]
+            outputs = exported.run(prepared.tensors, torch.tensor(size, device="cpu"))
+            one = dict(zip(OUTPUTS, outputs, strict=False))
+            found += transform.postprocess([one], [size], [tuple(image.shape[-2:])])
+        return found
 
-
-def _veil(canvas: Image.Image, code: Mapping[str, Any], colour: str, scale: int) -> Image.Image:
-    from pycocotools import mask as codes
-
-    mask: NDArray[np.uint8] = codes.decode(dict(code))
-    enlarged = Image.fromarray(mask * round(255 * _VEIL)).resize(canvas.size, Image.Resampling.NEAREST)
-    return Image.composite(Image.new("RGB", canvas.size, colour), canvas, enlarged)
-
-
-def box_color(entry: Mapping[str, Any]) -> str:
-    """Return the colour in which `draw` shows an object."""
-    return PALETTE[(entry["label"] - 1) % len(PALETTE)]
-
-
-def _ink(colour: str) -> str:
-    """Return black or white, whichever is easier to read on a colour (relative luminance as in WCAG 2)."""
-    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
-    return "black" if linear[0] * 0.2126 + linear[1] * 0.7152 + linear[2] * 0.0722 > 0.179 else "white"
-
-
-def _corners(bbox: Sequence[float], scale: int) -> tuple[float, float, float, float]:
-    x, y, width, height = (value * scale for value in bbox)
-    return x, y, x + max(width - 1, 0), y + max(height - 1, 0)
-
-
-def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    return detect

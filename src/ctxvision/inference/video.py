@@ -1,78 +1,209 @@
-"""What a video network says about clips: arrays first, then the clip with the answers written on it."""
+"""The classes of videos."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from torch import Tensor
 
+from ctxvision.data import ClipSpec
 from ctxvision.data.dataset import BadImage
-from ctxvision.data.video.clips import ClipSpec, view_crops, view_indices
+from ctxvision.data.video.clips import view_crops, view_indices
 from ctxvision.data.video.dataset import ClipDataset
-from ctxvision.data.video.reading import Frames, Video
+from ctxvision.data.video.files import is_video
+from ctxvision.data.video.reading import Frames, Video, VideoFile, VideoInMemory
 from ctxvision.explain.error import ReportError
-from ctxvision.foreign import visible
-from ctxvision.plots.fonts import font_for
-from ctxvision.tasks.video import VideoTask
+from ctxvision.tasks.training import TrainingTask
 
-Array = NDArray[np.float64]
-_SIDE = 192  # labelled frames are enlarged to this, in whole steps
+from .answer import BROKEN, Answer
+from .error import InferenceError
+from .exported import Exported
+from .pixels import as_numpy
+from .predictor import Batch, Predictor, Wanted
+from .ranking import Ranked, ranking, ranking_line, ranking_rows
+
+if TYPE_CHECKING:
+    from ctxvision.tasks.video import ClipOutput, VideoTask
+
+VideoSource: TypeAlias = str | os.PathLike[str] | Frames | Tensor | Video
+Probabilities: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Clip(Answer):
+    """What a video network says about a video.
+
+    Attributes:
+        top: The most probable classes with their probabilities, the most probable first.
+        probabilities: The probabilities of all N classes, (N,), the mean over the views of the video.
+        frames: The most probable class of each of the T frames of the middle view, with its probability.
+        by_frame: The probabilities of all classes for these frames, (T, N).
+        indices: The numbers of these frames in the video, from 0.
+        pixels: What the network saw of them, (T, H, W, 3) uint8.
+    """
+
+    sample_name = "video"
+    columns = ("video", "rank", "class", "probability")
+
+    top: tuple[Ranked, ...] = ()
+    probabilities: Probabilities = field(default_factory=lambda: np.empty(0))
+    frames: tuple[Ranked, ...] = ()
+    by_frame: Probabilities = field(default_factory=lambda: np.empty((0, 0)))
+    indices: tuple[int, ...] = ()
+    pixels: Frames = field(default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8))
+
+    def _values(self) -> dict[str, Any]:
+        frames = [{"frame": n} | one.to_dict() for n, one in zip(self.indices, self.frames, strict=True)]
+        return {"predictions": [one.to_dict() for one in self.top], "frames": frames}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return ranking_rows(self.top)
+
+    def _line(self) -> str:
+        return ranking_line(self.top)
+
+
+class _Views(NamedTuple):
+    """What is looked at of a video: pixels (V, T, 3, H, W) uint8, and the indices of the middle view's frames."""
+
+    pixels: Tensor
+    indices: tuple[int, ...]
+
+
+class VideoPredictor(Predictor):
+    """Answers with `Clip`; see `Predictor`."""
+
+    task = "video"
+    answer_type = Clip
+    _takes = staticmethod(is_video)
+    _axes = 4
+    sample_name = "video"
+    data_spec: ClipSpec
+
+    def __init__(self, opened: "VideoTask | Exported", device: torch.device) -> None:
+        super().__init__(opened, device)
+        spec = ClipSpec.from_dict(opened.metadata.data_spec if isinstance(opened, Exported) else opened.data_spec)
+        assert isinstance(spec, ClipSpec)
+        self.data_spec = spec
+        self._classify = _by_graph(opened) if isinstance(opened, Exported) else opened.classify
+
+    @torch.no_grad()
+    def raw(self, batch: Batch) -> Tensor:
+        """Return the logits (B, N) of normalised clips (B, T, C, H, W).
+
+        Of several views of each video, (B, V, T, C, H, W), it is the logarithm of their mean probabilities.
+        """
+        clips = batch if isinstance(batch, Tensor) else torch.stack(list(batch))
+        if clips.dim() == 5:
+            return self.clip_and_frames(clips)[0]
+        logits, _ = self.clip_and_frames(clips.flatten(0, 1))
+        of_views: Tensor = logits.double().softmax(1).unflatten(0, clips.shape[:2])
+        return of_views.mean(1).log()
+
+    @torch.no_grad()
+    def clip_and_frames(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of normalised clips (B, T, C, H, W), (B, N), and of their frames, (B, T, N)."""
+        output, frames = self._classify(clips.to(self.device))
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        return logits, frames
+
+    def _preparation(self, wanted: Wanted) -> Callable[[VideoSource], _Views]:
+        return _Prepare(self.data_spec, wanted.clips, wanted.crops)
+
+    def _answers(self, samples: Sequence[_Views], paths: Sequence[str | None], wanted: Wanted) -> Iterator[Clip]:
+        for path, views in zip(paths, samples, strict=True):
+            logits, frame_logits = self.clip_and_frames(self.data_spec.normalize(views.pixels))
+            middle = len(views.pixels) // 2
+            probabilities = logits.double().softmax(1).cpu().numpy().mean(0)
+            by_frame = frame_logits[middle].double().softmax(1).cpu().numpy()
+            if np.isfinite(probabilities).all() and np.isfinite(by_frame).all():
+                yield Clip(
+                    path,
+                    "",
+                    ranking(probabilities, self.class_names, wanted.top_k),
+                    probabilities,
+                    tuple(ranking(of_frame, self.class_names, 1)[0] for of_frame in by_frame),
+                    by_frame,
+                    views.indices,
+                    views.pixels[middle].permute(0, 2, 3, 1).contiguous().numpy(),
+                )
+            else:
+                yield Clip(path, BROKEN)
+
+
+def _by_graph(exported: Exported) -> Callable[[Tensor], tuple["Tensor | ClipOutput", Tensor]]:
+    def classify(clips: Tensor) -> tuple["Tensor | ClipOutput", Tensor]:
+        logits, frame_logits = exported.all_outputs(clips)
+        return logits, frame_logits
+
+    return classify
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    spec: ClipSpec
+    clips: int
+    crops: int
+
+    def __call__(self, source: VideoSource) -> _Views:
+        video = _opened(source)
+        chosen = view_indices(video.frames, self.spec.frames, self.clips)
+        size, share = self.spec.input_size[1:], self.spec.crop_pct
+        pixels = torch.cat([view_crops(video.read(numbers), size, share, self.crops) for numbers in chosen])
+        return _Views(pixels, tuple(chosen[len(pixels) // 2 // self.crops]))
+
+
+def _opened(source: VideoSource) -> Video:
+    if isinstance(source, str | os.PathLike):
+        return VideoFile(source)
+    if not isinstance(source, np.ndarray | Tensor):
+        return source
+    pixels = as_numpy(source).transpose(0, 2, 3, 1) if isinstance(source, Tensor) and source.dim() == 4 else source
+    if (
+        isinstance(pixels, Tensor)
+        or pixels.dtype != np.uint8
+        or pixels.ndim != 4
+        or pixels.shape[3] != 3
+        or not pixels.size
+    ):
+        shape = "(frames, height, width, 3)" if isinstance(source, np.ndarray) else "(frames, 3, height, width)"
+        raise InferenceError(f"a video in memory is uint8 {shape}, got {source.dtype} {tuple(source.shape)}")
+    return VideoInMemory(pixels)
 
 
 @dataclass(frozen=True)
 class ClipPrediction:
-    """What a network says about one video.
+    """What `predict_clip` finds."""
 
-    Attributes:
-        probabilities: of the classes, (num_classes,): mean over the views.
-        by_frame: (T, num_classes), of the frames of the middle view.
-        indices: which frames of the video those are.
-        pixels: what the network saw of them, (T, H, W, 3).
-    """
-
-    probabilities: Array
-    by_frame: Array
+    probabilities: Probabilities
+    by_frame: Probabilities
     indices: tuple[int, ...]
     pixels: Frames
 
 
-def predict_clip(task: VideoTask, video: Video, *, clips: int = 1, crops: int = 1) -> ClipPrediction:
-    """Classify a video as a whole and frame by frame.
-
-    Args:
-        task: trained; on the device to use.
-        video: see `ctxvision.data.video.reading.VideoFile`.
-        clips: spread over the video.
-        crops: of each, 1 or 3.
-
-    Raises:
-        BadVideoError: it cannot be decoded.
-    """
-    spec = ClipSpec.from_dict(task.data_spec)
-    chosen = view_indices(video.frames, spec.frames, clips)
-    views = torch.cat([view_crops(video.read(i), spec.input_size[1:], spec.crop_pct, crops) for i in chosen])
-    middle = len(views) // 2
-    probabilities, by_frame = _classify(task, spec.normalize(views))
-    pixels = views[middle].permute(0, 2, 3, 1).contiguous().numpy()
-    return ClipPrediction(probabilities.mean(0), by_frame[middle], tuple(chosen[middle // crops]), pixels)
+def predict_clip(task: TrainingTask, video: Video, *, clips: int = 1, crops: int = 1) -> ClipPrediction:
+    """Classify a video as a whole and frame by frame; broken networks give NaN."""
+    predictor = VideoPredictor(task, task.device)  # type: ignore[arg-type]
+    views = _Prepare(predictor.data_spec, clips, crops)(video)
+    logits, frame_logits = predictor.clip_and_frames(predictor.data_spec.normalize(views.pixels))
+    middle = len(views.pixels) // 2
+    return ClipPrediction(
+        logits.double().softmax(1).cpu().numpy().mean(0),
+        frame_logits[middle].double().softmax(1).cpu().numpy(),
+        views.indices,
+        views.pixels[middle].permute(0, 2, 3, 1).contiguous().numpy(),
+    )
 
 
-def predict_dataset(task: VideoTask, dataset: ClipDataset, batch_size: int = 16) -> tuple[Array, list[int]]:
-    """Classify the videos of a data set.
-
-    Args:
-        task: trained; on the device to use.
-        dataset: of `VideoData.eval_dataset`.
-        batch_size: videos at a time.
-
-    Returns:
-        Probabilities (N, num_classes) of the N videos that could be read, and their places in the data set.
-
-    Raises:
-        ReportError: none could be read.
-    """
+def predict_dataset(
+    task: TrainingTask, dataset: ClipDataset, batch_size: int = 16
+) -> tuple[Probabilities, list[int]]:
+    """Classify a data set: probabilities (N, num_classes) of the videos that can be read, and their places."""
+    predictor = VideoPredictor(task, task.device)  # type: ignore[arg-type]
     rows, places, waiting = [], [], []
     for place in range(len(dataset)):
         sample = dataset[place]
@@ -80,56 +211,8 @@ def predict_dataset(task: VideoTask, dataset: ClipDataset, batch_size: int = 16)
             waiting.append(sample.image)
             places.append(place)
         if waiting and (len(waiting) == batch_size or place == len(dataset) - 1):
-            batch = torch.stack(waiting)
-            views = batch.shape[1] if batch.dim() == 6 else 1
-            probabilities, _ = _classify(task, batch.flatten(0, 1) if views > 1 else batch)
-            rows.append(probabilities.reshape(len(waiting), views, -1).mean(1))
+            rows.append(predictor.raw(torch.stack(waiting)).double().softmax(1).cpu().numpy())
             waiting = []
     if not rows:
         raise ReportError("not one video can be read")
     return np.concatenate(rows), places
-
-
-@torch.no_grad()
-def _classify(task: VideoTask, clips: torch.Tensor) -> tuple[Array, Array]:
-    output, frames = task.eval().classify(clips.to(task.device))
-    logits = output if isinstance(output, torch.Tensor) else output.logits
-    return logits.double().softmax(1).cpu().numpy(), frames.double().softmax(2).cpu().numpy()
-
-
-def labelled_frames(
-    prediction: ClipPrediction, class_names: Sequence[str], truth: str | None = None, top: int = 3
-) -> Frames:
-    """Write below each frame what the frame says, and below that what the clip says.
-
-    Args:
-        prediction: of `predict_clip`.
-        class_names: one per class.
-        truth: the true class, if it is known.
-        top: how many classes of the clip.
-
-    Returns:
-        (T, H', W', 3), for `ctxvision.data.video.writing.write_video`.
-    """
-    class_names = [visible(name) for name in class_names]
-    height, width = prediction.pixels.shape[1:3]
-    scale = max(_SIDE // max(height, width), 1)
-    best = np.argsort(-prediction.probabilities, kind="stable")[:top]
-    lines = [f"{class_names[c]} {_percent(prediction.probabilities[c])}" for c in best]
-    footer = ([f"is: {visible(truth)}"] if truth is not None else []) + ["clip:", *lines]
-    font = font_for("".join([*class_names, *footer]), 13)
-    shown = []
-    for pixels, chances, index in zip(prediction.pixels, prediction.by_frame, prediction.indices, strict=True):
-        page = Image.new("RGB", (max(width * scale, _SIDE), height * scale + 18 * (len(footer) + 1) + 8), "white")
-        enlarged = Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-        page.paste(enlarged, ((page.width - enlarged.width) // 2, 0))
-        draw, guess = ImageDraw.Draw(page), int(chances.argmax())
-        says = f"frame {index}: {class_names[guess]} {_percent(chances[guess])}"
-        for row, text in enumerate([says, *footer]):
-            draw.text((6, height * scale + 4 + 18 * row), text, fill="black", font=font)
-        shown.append(np.asarray(page))
-    return np.stack(shown)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

@@ -1,4 +1,4 @@
-"""A classifier that is served: from a checkpoint, a run folder or an exported file."""
+"""A classifier that is served, whatever holds it."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ctxvision.data import DataSpec
 from ctxvision.explain import contextual_layers, is_contextual
-from ctxvision.export import open_exported
-from ctxvision.export.exported import SUFFIXES
-from ctxvision.tasks import ClassificationTask, load_task
+from ctxvision.inference import open_predictor
+from ctxvision.inference.classification import ClassificationPredictor
+from ctxvision.tasks import ClassificationTask
 
 from .error import ServeError
 
@@ -25,11 +25,11 @@ class Network:
     """A trained classifier.
 
     Attributes:
-        name: what clients call it.
-        model: its registered name.
-        spec: its classes and images.
-        compute: logits (B, N) of images (B, C, H, W).
-        task: where there is a checkpoint; exported files have none, and are not explained.
+        name: What clients call the network.
+        model: The registered name of the network.
+        spec: The classes, and how images are prepared.
+        compute: Returns the logits (B, N) of normalised images (B, C, H, W).
+        task: The trained task of a checkpoint; a network that has none is not explained.
     """
 
     name: str
@@ -60,13 +60,13 @@ def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = Fa
     """Open what a command line names: ``PATH``, or ``NAME=PATH``.
 
     Args:
-        words: .ckpt files, run folders, .onnx and .pt2 files.
-        device: on which checkpoints compute; exported files need the CPU.
-        trust: see `load_task` and `open_exported`.
+        words: Whatever `open_predictor` opens, each perhaps with a name.
+        device: The device on which networks compute; exported files need the CPU.
+        trust: Whether the makers of the files are trusted, see `open_predictor`.
 
     Raises:
-        ServeError: a name comes twice, no such device, not a classifier, or its output is no number.
-        CheckpointError: see `ctxvision.tasks.load_task`; other errors of opening likewise.
+        ServeError: A name comes twice, a network is no classifier, or its output is no number.
+        InferenceError: There is no such device; see `open_predictor`, for the errors of its files too.
     """
     networks: list[Network] = []
     for word in words:
@@ -74,12 +74,16 @@ def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = Fa
         if not named or Path(word).exists() or not _NAME.fullmatch(name):
             name, path = "", word
         taken = {network.name for network in networks}
-        network = _open(path, device, trust)
+        predictor = open_predictor(path, device, trust=trust)
+        if not isinstance(predictor, ClassificationPredictor):
+            raise ServeError(f"{path}: its task is {predictor.task}; only classifiers are served")
         if name in taken:
             raise ServeError(f"{word}: two networks are called {name!r}; choose another name")
-        networks.append(_named(network, name or _free(network.model, taken)))
+        task = predictor.module if isinstance(predictor.module, ClassificationTask) else None
+        model = predictor.model_name
+        networks.append(Network(name or _free(model, taken), model, predictor.data_spec, predictor.raw, task))
         (chances,) = networks[-1].probabilities(
-            [torch.zeros(network.spec.input_size, dtype=torch.float32, device="cpu")]
+            [torch.zeros(predictor.data_spec.input_size, dtype=torch.float32, device="cpu")]
         )  # also sets much up
         if not chances.isfinite().all():
             raise ServeError(f"{word}: the output of the network is NaN or infinite; its weights are broken")
@@ -92,28 +96,3 @@ def _free(model: str, taken: set[str]) -> str:
     while (name := base if number == 1 else f"{base}-{number}") in taken:
         number += 1
     return name
-
-
-def _named(network: Network, name: str) -> Network:
-    return Network(name, network.model, network.spec, network.compute, network.task)
-
-
-def _open(path: str, device: str, trust: bool) -> Network:
-    if Path(path).suffix.lower() in SUFFIXES:
-        if device != "cpu":
-            raise ServeError(
-                f"{path}: exported networks run on the CPU here, not on {device!r}; leave out --device"
-            )
-        exported = open_exported(path, trust=trust)
-        if exported.metadata.task != "classification":
-            raise ServeError(f"{path}: its task is {exported.metadata.task}; only classifiers are served")
-        return Network("", exported.metadata.model, DataSpec.from_dict(exported.metadata.data_spec), exported)
-    task = load_task(path, trust=trust)
-    if not isinstance(task, ClassificationTask):
-        raise ServeError(f"{path}: its task is {task.kind}; only classifiers are served")
-    try:
-        task.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise ServeError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    spec = DataSpec.from_dict(task.data_spec)
-    return Network("", str(task.hparams["model"]), spec, lambda images: task(images.to(task.device)), task)

@@ -16,6 +16,7 @@ from ctxvision.files import reason
 from ctxvision.runs import checkpoint_of
 
 from .checkpoint_file import checksum_fits
+from .classification.pretrained import is_pretrained_name, pretrained_task
 from .classification.task import ClassificationTask
 from .error import TaskError
 from .limits import Budget, require_moderate
@@ -31,7 +32,8 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> TrainingT
     inside. Code in the file is never run.
 
     Args:
-        path: a ``.ckpt`` file, or a run folder, whose best checkpoint is taken.
+        path: a ``.ckpt`` file; a run folder, whose best checkpoint is taken; or the name of a network with
+            pretrained weights, such as ``rednet50``, where there is no file or folder of that name.
         trust: let its settings ask for more memory and time than a network usually does.
 
     Raises:
@@ -40,6 +42,8 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> TrainingT
             settings beyond the limits.
     """
     path = Path(checkpoint_of(path))
+    if is_pretrained_name(str(path)):
+        return pretrained_task(str(path))
     if path.suffix.lower() in (".onnx", ".pt2"):
         raise CheckpointError(path, "is an exported network; name the checkpoint that it was exported from")
     checkpoint = _read(path)

@@ -9,16 +9,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ctxvision.inference import open_predictor
+from ctxvision.inference.classification import ClassificationPredictor
+from ctxvision.inference.exported import SUFFIXES, Exported
 from ctxvision.models import count_macs
 from ctxvision.tasks.networks import require_model
 
 from .error import TimingError
 from .preparation import LAYOUTS, Layout, settle, to_layout, wake
-from .published import open_published
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SIZE = 224
-EXPORTED = (".onnx", ".pt2")
 _SOURCES = ("local-dir:", "hf-hub:")
 
 
@@ -79,7 +80,7 @@ def check_name(model: str) -> None:
         TimingError: no such file.
         TaskError: no such name; it suggests others.
     """
-    if Path(model).suffix.lower() in (".ckpt", *EXPORTED):
+    if Path(model).suffix.lower() in (".ckpt", *SUFFIXES):
         if not Path(model).is_file():
             raise TimingError(f"{model}: no such file")
     elif not model.startswith(_SOURCES):
@@ -99,24 +100,26 @@ def open_subject(
         dtype: of weights and images.
         settled: give random weights values with which every branch works, and count multiply-adds; both need
             memory of their own.
-        trust: of files, see `ctxvision.tasks.load_task` and `ctxvision.export.open_exported`.
+        trust: of files, see `ctxvision.inference.open_predictor`.
 
     Raises:
         TimingError: it does not compute there, or so.
         CheckpointError: the checkpoint cannot be used.
         ExportError: the exported file cannot be used.
     """
-    if Path(model).suffix.lower() in EXPORTED:
-        return _open_exported(model, size, device, dtype, trust)
-    if Path(model).suffix.lower() == ".ckpt":
-        network, input_size = _open_checkpoint(model, trust)
-        if size:
-            input_size = (input_size[0], size, size)
+    if not _is_file(model):
+        network, input_size = _create(model, size)
     else:
-        network, input_size = _create(model, size, trust)
+        predictor = open_predictor(model, trust=trust)
+        if not isinstance(predictor, ClassificationPredictor):
+            raise TimingError(f"{model}: its task is {predictor.task}; only classifiers can be timed")
+        input_size = predictor.data_spec.input_size
+        if predictor.exported:
+            return _of_exported(model, predictor.exported, size, device, dtype)
+        network, input_size = cast(nn.Module, predictor.network), _sized(input_size, size)
     channels, height, _ = input_size
     macs = count_macs(network, input_size) if settled else None
-    if settled and Path(model).suffix.lower() != ".ckpt" and not model.startswith(_SOURCES):
+    if settled and not _is_file(model):
         wake(network)
         settle(network, height, channels)
     network = network.eval().requires_grad_(False).to(device, DTYPES[dtype])
@@ -124,11 +127,16 @@ def open_subject(
     return Subject(model, network, input_size, device, DTYPES[dtype], network, params, macs)
 
 
-def _create(model: str, size: int | None, trust: bool) -> tuple[nn.Module, tuple[int, int, int]]:
-    if model.startswith(_SOURCES):
-        network = open_published(model, trust=trust)
-        channels, height, width = network.pretrained_cfg["input_size"]
-        return network, (channels, size or height, size or width)
+def _is_file(model: str) -> bool:
+    """Tell whether weights come from a file, instead of by chance for a name."""
+    return model.startswith(_SOURCES) or Path(model).suffix.lower() in (".ckpt", *SUFFIXES)
+
+
+def _sized(input_size: tuple[int, int, int], size: int | None) -> tuple[int, int, int]:
+    return (input_size[0], size, size) if size else input_size
+
+
+def _create(model: str, size: int | None) -> tuple[nn.Module, tuple[int, int, int]]:
     config = timm.get_pretrained_cfg(model)
     height = size or SIZE
     resized = config and config.fixed_input_size and tuple(config.input_size[1:]) != (height, height)
@@ -136,25 +144,11 @@ def _create(model: str, size: int | None, trust: bool) -> tuple[nn.Module, tuple
     return network, (network.pretrained_cfg["input_size"][0], height, height)
 
 
-def _open_checkpoint(path: str, trust: bool) -> tuple[nn.Module, tuple[int, int, int]]:
-    from ctxvision.tasks import ClassificationTask, load_task
-
-    task = load_task(path, trust=trust)
-    if not isinstance(task, ClassificationTask):
-        raise TimingError(f"{path}: its task is {task.kind}; only classifiers can be timed")
-    channels, height, width = task.data_spec["input_size"]
-    return task.model, (channels, height, width)
-
-
-def _open_exported(path: str, size: int | None, device: torch.device, dtype: str, trust: bool) -> Subject:
-    from ctxvision.export import open_exported
-
+def _of_exported(path: str, exported: Exported, size: int | None, device: torch.device, dtype: str) -> Subject:
     if device.type != "cpu" or dtype != "float32":
         raise TimingError(f"{path}: exported networks run on the CPU in float32 here, not on {device} in {dtype}")
-    exported = open_exported(path, trust=trust)
-    channels, height, width = exported.metadata.data_spec["input_size"]
-    if size and (height, width) != (size, size):
-        if not exported.metadata.dynamic_size:
-            raise TimingError(f"{path}: takes images of {height} × {width} only, not of {size}")
-        height = width = size
-    return Subject(path, exported, (channels, height, width), device, torch.float32, None, None, None)
+    input_size: tuple[int, int, int] = tuple(exported.metadata.data_spec["input_size"])
+    if size and input_size[1:] != (size, size) and not exported.metadata.dynamic_size:
+        height, width = input_size[1:]
+        raise TimingError(f"{path}: takes images of {height} × {width} only, not of {size}")
+    return Subject(path, exported, _sized(input_size, size), device, torch.float32, None, None, None)

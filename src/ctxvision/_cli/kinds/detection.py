@@ -1,35 +1,28 @@
 """Detectors: average precision, objects in images, boxes and masks drawn over them."""
 
-import math
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctxvision._cli.errors import UserError
 from ctxvision._cli.messages import column, note
 from ctxvision._cli.workers import workers_for
-from ctxvision.data import read_image
 from ctxvision.data.detection.data import DetectionData
 from ctxvision.data.detection.spec import DetectionSpec
 from ctxvision.data.files import Listing
 from ctxvision.data.images.reading import list_image_files
 from ctxvision.evaluation.detection import evaluate_detector
 from ctxvision.foreign import visible
-from ctxvision.inference.detection import detect, draw
 from ctxvision.pages.detection_page import render
 from ctxvision.tasks.means import over_classes
 from ctxvision.wording import plural
 
-from . import BROKEN, Answer, Scored, as_png
+from . import Scored
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ctxvision.explain import Run
     from ctxvision.tasks.detection import DetectionTask
 
-COLUMNS = ("image", "class", "score", "x", "y", "width", "height")
 _BATCH = 8
 
 
@@ -92,33 +85,6 @@ def _lines(numbers: dict[str, object]) -> list[str]:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.2%}"
-
-
-def answer(task: "DetectionTask", paths: Sequence[str], args: Namespace) -> Iterator[tuple[str, Answer]]:
-    """Find objects on image files."""
-    threshold = 0.5 if args.threshold is None else args.threshold
-    mode = "L" if task.model.in_chans == 1 else "RGB"
-    for path, found in zip(paths, detect(task, paths, threshold=threshold), strict=True):
-        if found.error:
-            yield path, Answer(error=found.error)
-            continue
-        if not all(math.isfinite(value) for thing in found.objects for value in (thing["score"], *thing["bbox"])):
-            yield path, Answer(error=BROKEN)
-            continue
-        rows = []
-        for thing in found.objects:
-            x, y, width, height = (round(value, 2) for value in thing["bbox"])
-            score_text = f"{thing['score']:.6f}"
-            box = {"x": x, "y": y, "width": width, "height": height}
-            rows.append({"image": path, "class": thing["class"], "score": score_text, **box})
-        named = ", ".join(f"{thing['class']} {thing['score']:.0%}" for thing in found.objects)
-        pictures = {".png": as_png(partial(_drawn, path, mode, found.objects))} if args.draw else {}
-        entry = {"image": path} | {k: v for k, v in found.to_dict().items() if k != "path"}
-        yield path, Answer(entry, named or "nothing", rows, pictures)
-
-
-def _drawn(path: str, mode: str, objects: Sequence[dict[str, Any]]) -> "Image.Image":
-    return draw(read_image(path, mode), objects)
 
 
 def list_files(folder: str) -> Listing:

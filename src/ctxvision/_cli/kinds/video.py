@@ -1,36 +1,26 @@
 """Video: accuracy over clips and crops, classes of videos, clips with the answers written on them."""
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ctxvision._cli.errors import UserError
 from ctxvision._cli.messages import note
 from ctxvision._cli.workers import workers_for
-from ctxvision.data import BadImageError
 from ctxvision.data.files import Listing
 from ctxvision.data.video.clips import ClipSpec
 from ctxvision.data.video.data import VideoData
 from ctxvision.data.video.files import list_video_files
-from ctxvision.data.video.reading import VideoFile
-from ctxvision.data.video.writing import write_video
 from ctxvision.evaluation.video import TrainedVideo, make_clips_report, render_clips
 from ctxvision.explain import read_run
-from ctxvision.inference.video import ClipPrediction, labelled_frames, predict_clip
 from ctxvision.tasks import load_task
 from ctxvision.wording import plural
 
-from . import BROKEN, Answer, Scored
+from . import Scored
 
 if TYPE_CHECKING:
     from ctxvision.explain import Run
     from ctxvision.tasks.video import VideoTask
-
-COLUMNS = ("video", "rank", "class", "probability")
 
 
 def score(task: "VideoTask", run: "Run", data: str, split: str | None, images: int, args: Namespace) -> Scored:
@@ -72,39 +62,6 @@ def _control(path: str, task: "VideoTask", trust: bool) -> TrainedVideo:
     if other.kind != "video" or other.data_spec["class_names"] != task.data_spec["class_names"]:
         raise UserError(f"{path}: a run to compare with must be of videos of the same classes")
     return TrainedVideo(_name(other), run, other.to(task.device))
-
-
-def answer(task: "VideoTask", paths: Sequence[str], args: Namespace) -> Iterator[tuple[str, Answer]]:
-    """Classify video files."""
-    names = task.data_spec["class_names"]
-    for path in paths:
-        try:
-            found = predict_clip(task, VideoFile(path), clips=args.clips, crops=args.crops)
-        except BadImageError as error:
-            yield path, Answer(error=error.reason)
-            continue
-        if not (np.isfinite(found.probabilities).all() and np.isfinite(found.by_frame).all()):
-            yield path, Answer(error=BROKEN)
-            continue
-        best = np.argsort(-found.probabilities, kind="stable")[: args.top_k].tolist()
-        classes: list[dict[str, Any]] = [
-            {"class": names[c], "probability": float(found.probabilities[c])} for c in best
-        ]
-        frames = [
-            {"frame": index, "class": names[int(row.argmax())], "probability": float(row.max())}
-            for index, row in zip(found.indices, found.by_frame, strict=True)
-        ]
-        rows = [
-            {"video": path, "rank": rank, "class": c["class"], "probability": f"{c['probability']:.6f}"}
-            for rank, c in enumerate(classes, 1)
-        ]
-        pictures = {".mp4": partial(_write, found=found, names=names)} if args.draw else {}
-        line = "  ".join(f"{c['class']} {c['probability']:.1%}" for c in classes)
-        yield path, Answer({"video": path, "predictions": classes, "frames": frames}, line, rows, pictures)
-
-
-def _write(path: Path, found: ClipPrediction, names: Sequence[str]) -> None:
-    write_video(path, labelled_frames(found, names), rate=4)
 
 
 def list_files(folder: str) -> Listing:

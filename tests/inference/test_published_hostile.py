@@ -8,8 +8,8 @@ import timm
 import torch
 
 from ctxvision.checkpoints import CheckpointError
-from ctxvision.timing.error import TimingError
-from ctxvision.timing.published import open_published
+from ctxvision.inference.error import InferenceError
+from ctxvision.inference.published import open_published
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_good_folder(write):
     ],
 )
 def test_settings_of_strangers(write, change, message):
-    with pytest.raises(TimingError, match=message) as raised:
+    with pytest.raises(InferenceError, match=message) as raised:
         open_published(write(**change))
     assert "\n" not in str(raised.value)
 
@@ -60,9 +60,9 @@ def test_weights_that_are_no_numbers(write):
 def test_other_files_are_not_taken(write, tmp_path):
     name = write()
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(TimingError, match=r"no model\.safetensors"):
+    with pytest.raises(InferenceError, match=r"no model\.safetensors"):
         open_published(name)
     name = write()
     (tmp_path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(TimingError, match="not JSON"):
+    with pytest.raises(InferenceError, match="not JSON"):
         open_published(name)

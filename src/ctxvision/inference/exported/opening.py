@@ -63,7 +63,7 @@ def open_exported(path: str | os.PathLike[str], *, trust: bool = False) -> Expor
     """Open a ``.onnx`` or ``.pt2`` file of `ctxvision export`, which need not be trusted.
 
     Args:
-        path: of the file.
+        path: path of the file.
         trust: let a ``.pt2`` file run code of its own, an ``.onnx`` file read others, and their settings ask for
             more than a network usually does.
 
@@ -74,14 +74,14 @@ def open_exported(path: str | os.PathLike[str], *, trust: bool = False) -> Expor
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     if path.suffix.lower() == ".pt2":
-        from .pt2_file import open_pt2
+        from .pt2_reading import open_pt2
 
         run, metadata = open_pt2(path, trust=trust)
         return Exported(path, metadata, run)
     if path.suffix.lower() != ".onnx":
         raise ExportError(f"{path}: exported networks are {' or '.join(SUFFIXES)} files")
-    from .onnx_file import open_session, run_session
     from .onnx_model import require_harmless
+    from .onnx_session import open_session, run_session
 
     if not trust:
         require_harmless(path)

@@ -1,4 +1,4 @@
-"""A published network, from its folder or from the hub, whose maker need not be trusted."""
+"""Classifiers that timm builds: published folders, whose maker need not be trusted, and pretrained networks."""
 
 import contextlib
 import json
@@ -9,26 +9,34 @@ from torch import nn
 
 from ctxvision.checkpoints import read_state_dict
 from ctxvision.checkpoints.finite import require_finite
+from ctxvision.checkpoints.sources import pretrained_network
 from ctxvision.tasks import TaskError
 from ctxvision.tasks.limits import Budget, require_moderate
 
-from .error import TimingError
+from .error import InferenceError
 
-_LOCAL = "local-dir:"
+_LOCAL, _HUB = "local-dir:", ("hf-hub:", "hf_hub:")
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"  # as ctxvision.publish writes them
+
+
+def is_published(source: str) -> bool:
+    """Tell whether a text is the place of a published network, or a folder that holds one."""
+    return source.startswith((_LOCAL, *_HUB)) or all(Path(source, name).is_file() for name in (_WEIGHTS, _CONFIG))
 
 
 def open_published(model: str, *, trust: bool = False) -> nn.Module:
     """Let timm build what a published folder describes, once its weights and settings are seen to be harmless.
 
     Args:
-        model: ``local-dir:`` or ``hf-hub:`` and a place.
-        trust: let its settings ask for more than a network usually does.
+        model: A folder, or ``local-dir:`` or ``hf-hub:`` and a place.
+        trust: Let its settings ask for more than a network usually does.
 
     Raises:
-        TimingError: they are not, or timm cannot build it.
-        CheckpointError: the weights cannot be read, or are no numbers.
+        InferenceError: The settings are not harmless, or timm cannot build the network.
+        CheckpointError: The weights cannot be read, or are no numbers.
     """
+    if not model.startswith((_LOCAL, *_HUB)):
+        model = _LOCAL + model
     folder = Path(model.removeprefix(_LOCAL)) if model.startswith(_LOCAL) else None
     try:
         limits: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
@@ -43,13 +51,27 @@ def open_published(model: str, *, trust: bool = False) -> nn.Module:
         with limits:
             network: nn.Module = timm.create_model(model, pretrained=True)
     except TaskError as error:
-        raise TimingError(f"{model}: {error}") from error
+        raise InferenceError(f"{model}: {error}") from error
     except (RuntimeError, TypeError, ValueError, KeyError, AssertionError, AttributeError, OSError) as error:
         if type(error).__module__.startswith("ctxvision."):
             raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TimingError(f"{model}: timm cannot build it ({line})") from error
+        raise InferenceError(f"{model}: timm cannot build it ({line})") from error
     require_finite(network.state_dict(), model)
+    return network
+
+
+def open_pretrained(name: str) -> nn.Module:
+    """Return a network with the pretrained weights that timm knows for its name.
+
+    Args:
+        name: A registered name, such as ``"resnet18"`` or ``"resnet18.a1_in1k"``.
+
+    Raises:
+        CheckpointError: There is no such network, timm has no weights for it, or they cannot be had.
+    """
+    network = pretrained_network(name)
+    require_finite(network.state_dict(), name)
     return network
 
 

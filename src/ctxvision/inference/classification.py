@@ -1,0 +1,93 @@
+"""The classes of images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ctxvision.data import DataSpec
+from ctxvision.data.spec import Transform
+from ctxvision.tasks.training import TrainingTask
+
+from .answer import BROKEN, Answer
+from .exported import Exported
+from .pixels import Source, read_picture
+from .predictor import Batch, Predictor, Wanted
+from .ranking import Ranked, ranking, ranking_line, ranking_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Classes(Answer):
+    """What a classifier says about an image.
+
+    Attributes:
+        top: The most probable classes with their probabilities, the most probable first.
+        probabilities: The probabilities of all N classes, (N,).
+    """
+
+    columns = ("image", "rank", "class", "probability")
+
+    top: tuple[Ranked, ...] = ()
+    probabilities: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+    def _values(self) -> dict[str, Any]:
+        return {"predictions": [one.to_dict() for one in self.top]}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return ranking_rows(self.top)
+
+    def _line(self) -> str:
+        return ranking_line(self.top)
+
+
+class ClassificationPredictor(Predictor):
+    """Answers with `Classes`; see `Predictor`."""
+
+    task = "classification"
+    answer_type = Classes
+    batch_size = 32
+    data_spec: DataSpec
+
+    def __init__(
+        self, opened: TrainingTask | Exported | nn.Module, device: torch.device, spec: DataSpec | None = None
+    ) -> None:
+        super().__init__(opened, device)
+        if isinstance(opened, Exported):
+            spec = DataSpec.from_dict(opened.metadata.data_spec)
+        elif isinstance(opened, TrainingTask):
+            spec = DataSpec.from_dict(opened.data_spec)
+        assert spec is not None
+        self.data_spec = spec
+        self._compute: Callable[[Tensor], Tensor] = opened
+
+    @torch.no_grad()
+    def raw(self, batch: Batch) -> Tensor:
+        """Return the logits (B, N) of normalised images (B, C, H, W), as float32 on the network's device."""
+        images = batch if isinstance(batch, Tensor) else torch.stack(list(batch))
+        return self._compute(images.to(self.device)).float()
+
+    def _preparation(self, wanted: Wanted) -> Callable[[Source], Tensor]:
+        return _Prepare(self.data_spec.eval_transform(), self.data_spec.color_mode)
+
+    def _answers(
+        self, samples: Sequence[Tensor], paths: Sequence[str | None], wanted: Wanted
+    ) -> Iterator[Classes]:
+        probabilities = self.raw(samples).softmax(1).cpu().numpy()
+        for path, of_image in zip(paths, probabilities, strict=True):
+            if np.isfinite(of_image).all():
+                yield Classes(path, "", ranking(of_image, self.class_names, wanted.top_k), of_image)
+            else:
+                yield Classes(path, BROKEN)
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    transform: Transform
+    color_mode: str
+
+    def __call__(self, source: Source) -> Tensor:
+        return self.transform(read_picture(source, self.color_mode))

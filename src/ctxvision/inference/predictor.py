@@ -1,0 +1,217 @@
+"""One call for every task: files or images in, typed answers out."""
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ctxvision.data import ClipSpec, DataSpec, DetectionSpec, SegmentationSpec
+from ctxvision.data.error import BadImageError
+from ctxvision.data.files import Listing, list_below
+from ctxvision.data.images.reading import HINTS, is_image
+from ctxvision.data.video.reading import Video, VideoFile, VideoInMemory
+from ctxvision.data.workers import workers_for
+from ctxvision.tasks.training import TrainingTask
+
+from .answer import Answer
+from .error import InferenceError
+from .exported import Exported
+from .pixels import Source
+
+Spec: TypeAlias = DataSpec | DetectionSpec | SegmentationSpec | ClipSpec
+Batch: TypeAlias = Tensor | Sequence[Tensor]
+Raw: TypeAlias = Tensor | list[Tensor] | list[dict[str, Tensor]]
+Opened: TypeAlias = TrainingTask | Exported | nn.Module
+Given: TypeAlias = Source | Video
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a call of a predictor asks for; see `Predictor.__call__`."""
+
+    top_k: int = 5
+    threshold: float = 0.5
+    clips: int = 1
+    crops: int = 1
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise InferenceError(f"top_k must be at least 1, got {self.top_k}")
+        if not 0 <= self.threshold <= 1:
+            raise InferenceError(f"threshold must be between 0 and 1, got {self.threshold}")
+        if self.clips < 1 or self.crops not in (1, 3):
+            raise InferenceError(f"clips must be at least 1, crops 1 or 3, got {self.clips} and {self.crops}")
+
+
+class Predictor(ABC):
+    """A trained network that answers: see `open_predictor`.
+
+    Attributes:
+        task: The task that the network was trained for, one of `ctxvision.tasks.registry.TASKS`.
+        class_names: The names of the classes.
+        data_spec: What the network must know about its images or clips.
+        module: The trained task of a checkpoint; ``None`` for a network that comes from anything else.
+        network: The network itself; ``None`` for an exported file.
+        exported: The exported file; ``None`` for a network that comes from anything else.
+        sample_name: What a person calls what is answered about, ``"image"`` or ``"video"``.
+        batch_size: How many images or videos a call computes at a time by default.
+        answer_type: The class of the answers.
+    """
+
+    task: ClassVar[str]
+    sample_name: ClassVar[str] = "image"
+    batch_size: ClassVar[int] = 1
+    data_spec: Spec
+    answer_type: ClassVar[type[Answer]]
+    _takes: "ClassVar[staticmethod[[str], bool]]" = staticmethod(is_image)  # by the name of a file
+    _axes: ClassVar[int] = 3  # of an array that is one image or one video
+
+    def __init__(self, opened: Opened, device: torch.device) -> None:
+        self.module = opened if isinstance(opened, TrainingTask) else None
+        self.exported = opened if isinstance(opened, Exported) else None
+        self.network: nn.Module | None = None
+        if isinstance(opened, nn.Module):
+            opened.to(device).eval()
+            self.network = opened.model if isinstance(opened, TrainingTask) else opened
+        self.device = device
+
+    @property
+    def model_name(self) -> str:
+        """The registered name of the network, of a detector or a segmentation network that of its backbone."""
+        if self.exported:
+            return self.exported.metadata.model
+        if self.module is not None:
+            return str(self.module.hparams["model"])
+        about: Mapping[str, Any] = getattr(self.network, "pretrained_cfg", {})
+        return str(about.get("architecture", "network"))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the network's outputs."""
+        return self.data_spec.class_names
+
+    @abstractmethod
+    def raw(self, batch: Batch) -> Raw:
+        """Return what the network computes for a batch as the task's data loader gives it, without gradients."""
+
+    def list_files(self, folder: str | os.PathLike[str]) -> Listing:
+        """List the files below a folder that the network can answer about, and count what else is there."""
+        return list_below(folder, self._takes)
+
+    @abstractmethod
+    def _preparation(self, wanted: Wanted) -> Callable[[Any], Any]:
+        """Return a function that makes a sample of a path or of an image; worker processes can be given it.
+
+        The function raises `BadImageError` where that cannot be read.
+        """
+
+    @abstractmethod
+    def _answers(self, samples: Sequence[Any], paths: Sequence[str | None], wanted: Wanted) -> Iterable[Answer]:
+        """Return the answers about samples of `_preparation`, in their order."""
+
+    def __call__(
+        self,
+        inputs: Given | Iterable[Given],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        top_k: int = 5,
+        threshold: float = 0.5,
+        clips: int = 1,
+        crops: int = 1,
+    ) -> Iterator[Answer]:
+        """Answer about files, or about images or videos in memory.
+
+        What cannot be read, and what the network has no finite number for, gets an answer with an ``error``.
+
+        Args:
+            inputs: One of these, or any number of them: a path of a file; a path of a folder, which stands for the
+                files below it; of images, an image of PIL's, a NumPy array (H, W, C) or a torch tensor (C, H, W);
+                of videos, a NumPy array (T, H, W, 3) or a torch tensor (T, 3, H, W). Pixels are uint8.
+            batch_size: How many images or videos are computed at a time; by default `batch_size`.
+            workers: How many processes read files; by default one for each processor, at most 8, where there is
+                enough to read.
+            top_k: How many classes an answer about an image or a video names.
+            threshold: The least score of an object that a detector reports.
+            clips: How many clips, spread over a video, are looked at and averaged.
+            crops: How many crops of a clip are looked at and averaged, 1 or 3.
+
+        Returns:
+            The answers in the order of the inputs, each computed when it is asked for: `Classes`, `Objects`,
+            `Pixels` or `Clip`, by the task.
+
+        Raises:
+            InferenceError: A value is not possible, a folder holds nothing that the network can answer about, or
+                an array has another shape or dtype.
+        """
+        wanted = Wanted(top_k, threshold, clips, crops)
+        size = self.batch_size if batch_size is None else batch_size
+        if size < 1 or (workers is not None and workers < 0):
+            raise InferenceError(f"batch_size must be at least 1, workers at least 0, got {size} and {workers}")
+        items = list(self._expanded(inputs))
+        if workers is None:
+            workers = workers_for(len(items), max(size, _WORTH_A_PROCESS))
+        return self._loop(items, wanted, size, workers)
+
+    def _expanded(self, inputs: Given | Iterable[Given]) -> Iterator[Given]:
+        """Yield the inputs one by one, and in the place of a folder the files below it."""
+        several = not isinstance(inputs, str | os.PathLike | Image.Image | VideoFile | VideoInMemory)
+        if isinstance(inputs, np.ndarray | Tensor):
+            several = inputs.ndim > self._axes
+        for given in cast(Iterable[Given], inputs) if several else [cast(Given, inputs)]:
+            if not isinstance(given, str | os.PathLike) or not os.path.isdir(given):
+                yield given
+                continue
+            found, what = self.list_files(given), f"{self.sample_name}s"
+            summary = found.summary(HINTS)
+            if not found.files:
+                raise InferenceError(
+                    f"{os.fspath(given)}: no {what} in this folder" + (f"; {summary}" if summary else "")
+                )
+            if summary:
+                _log.warning("%s: %s", os.fspath(given), summary)
+            yield from found.files
+
+    def _loop(self, items: Sequence[Given], wanted: Wanted, batch_size: int, workers: int) -> Iterator[Answer]:
+        prepared = _Prepared(items, self._preparation(wanted))
+        paths = iter([os.fspath(item) if isinstance(item, str | os.PathLike) else None for item in items])
+        for batch in DataLoader(prepared, batch_size=batch_size, num_workers=workers, collate_fn=list):
+            batch_paths = [next(paths) for _ in batch]
+            good = [place for place, sample in enumerate(batch) if not isinstance(sample, _Unread)]
+            samples, sample_paths = [batch[place] for place in good], [batch_paths[place] for place in good]
+            answers = iter(self._answers(samples, sample_paths, wanted) if samples else ())
+            for path, sample in zip(batch_paths, batch, strict=True):
+                yield self.answer_type(path, sample.reason) if isinstance(sample, _Unread) else next(answers)
+
+
+_WORTH_A_PROCESS = 32  # images or videos: to start a process for fewer takes longer than it saves
+
+
+@dataclass(frozen=True)
+class _Unread:
+    reason: str
+
+
+class _Prepared(Dataset[Any]):
+    """Samples made of inputs; what cannot be read becomes an `_Unread`."""
+
+    def __init__(self, items: Sequence[Given], prepare: Callable[[Given], Any]) -> None:
+        self.items, self.prepare = items, prepare
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.prepare(self.items[index])
+        except BadImageError as error:
+            return _Unread(error.reason)

@@ -1,0 +1,61 @@
+"""Frames of a clip with what a network says written below them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ctxvision.foreign import visible
+
+from .fonts import font_for
+
+_SIDE = 192  # labelled frames are enlarged to this, in whole steps
+
+
+def labelled_frames(
+    pixels: NDArray[np.uint8],
+    probabilities: NDArray[np.floating],
+    by_frame: NDArray[np.floating],
+    class_names: Sequence[str],
+    *,
+    numbers: Sequence[int] | None = None,
+    truth: str | None = None,
+    top: int = 3,
+) -> NDArray[np.uint8]:
+    """Write below each frame what the frame says, and below that what the clip says.
+
+    Args:
+        pixels: The T frames, (T, H, W, 3).
+        probabilities: The probabilities of the N classes for the clip, (N,).
+        by_frame: The probabilities of the N classes for each frame, (T, N).
+        class_names: The names of the N classes.
+        numbers: The numbers of the T frames in their video; by default they count from 0.
+        truth: The name of the true class, where it is known.
+        top: How many classes of the clip are written.
+
+    Returns:
+        Frames (T, H', W', 3), for `ctxvision.data.video.writing.write_video`.
+    """
+    class_names = [visible(name) for name in class_names]
+    height, width = pixels.shape[1:3]
+    scale = max(_SIDE // max(height, width), 1)
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    lines = [f"{class_names[c]} {_percent(probabilities[c])}" for c in best]
+    footer = ([f"is: {visible(truth)}"] if truth is not None else []) + ["clip:", *lines]
+    font = font_for("".join([*class_names, *footer]), 13)
+    shown = []
+    for frame, chances, number in zip(pixels, by_frame, numbers or range(len(pixels)), strict=True):
+        page = Image.new("RGB", (max(width * scale, _SIDE), height * scale + 18 * (len(footer) + 1) + 8), "white")
+        enlarged = Image.fromarray(frame).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        page.paste(enlarged, ((page.width - enlarged.width) // 2, 0))
+        draw, guess = ImageDraw.Draw(page), int(chances.argmax())
+        says = f"frame {number}: {class_names[guess]} {_percent(chances[guess])}"
+        for row, text in enumerate([says, *footer]):
+            draw.text((6, height * scale + 4 + 18 * row), text, fill="black", font=font)
+        shown.append(np.asarray(page))
+    return np.stack(shown)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
