@@ -50,7 +50,7 @@ WEIGHTS = {
         _kecam("se_cotnetd101", "cotnet_se101d", "4e2fc28b9a92259269f1b5544e67ab50", 83.2, 166),
         _paddle(26, 75.95, 37),
         _paddle(38, 77.47, 50),
-        _paddle(50, 78.33, 63),
+        _paddle(50, 78.33, 62),
         _paddle(101, 78.94, 103),
         _paddle(152, 79.17, 137),
     )
