@@ -1,11 +1,9 @@
 """``ctxvision export``: a trained network as an ONNX or ``.pt2`` file, checked before it gets its name."""
 
 import os
-import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from ctxvision.files import reason
 from ctxvision.runs import checkpoint_of
@@ -16,7 +14,7 @@ from .messages import note, quieten, say
 from .trust import add_trust
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from ctxvision.export import Metadata
     from ctxvision.tasks import ClassificationTask
@@ -125,74 +123,29 @@ def _write(task: "TrainingTask", network: "nn.Module", out: Path, metadata: "Met
     from ctxvision.export import export_onnx, export_pt2
     from ctxvision.export.photographs import photographs
 
+    if args.int8:
+        return _write_int8(cast("ClassificationTask", task), out, metadata, args)
     samples = photographs(metadata)
     if out.suffix.lower() == ".pt2":
         return export_pt2(network, out, metadata=metadata, samples=samples, compiled=args.aot)
-    if not args.int8:
-        return export_onnx(network, out, metadata=metadata, samples=samples)
-    return _write_int8(task, out, metadata, args)  # type: ignore[arg-type]
+    return export_onnx(network, out, metadata=metadata, samples=samples)
 
 
 def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", args: Namespace) -> float:
-    from ctxvision.export import export_onnx, quantize_onnx
-    from ctxvision.inference import open_predictor
+    from ctxvision.export.int8 import export_int8
 
-    held_out, training = (_open(task, args, split) for split in ("val", "train"))
-    images = next((batch for batch, _ in _batches(held_out)), None)
-    if images is None:
-        raise UserError(f"--int8 {args.int8}: no validation image could be read")
-    with tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.stem}.") as folder:
-        whole = Path(folder) / "float.onnx"
-        difference = export_onnx(task.model, whole, metadata=metadata, samples=[images])
-        quantize_onnx(whole, out, _first(_batches(training), args.calibration), input_name="images")
-        scores = {"float32": _accuracy(open_predictor(whole, trust=True).raw, held_out)}
-        before = os.path.getsize(whole) / 1e6
-    scores["int8"] = _accuracy(open_predictor(out, trust=True).raw, held_out)
-    right = {name: f"{hits / count:.2%}" for name, (hits, count) in scores.items()}
-    count = scores["int8"][1]
-    say(f"top-1 of {plural(count, 'validation image')}: {right['int8']} int8, {right['float32']} float32")
-    say(f"{before:.1f} MB as float32")
-    for data in (held_out, training):
-        if data.bad_images:
-            note(f"skipped {plural(len(data.bad_images), 'bad image')} of {args.int8}")
-    return difference
-
-
-def _open(task: "ClassificationTask", args: Namespace, split: str) -> Any:
-    """Open DATA; of the training images only as many as calibration takes, of all classes."""
-    from ctxvision.data import DataSpec, ImageData, open_data
-
-    spec = DataSpec.from_dict(task.data_spec)
-    data = open_data(
-        args.int8, spec=spec, batch_size=args.batch_size, workers=args.workers, eval_split=split, strict=False
+    report = export_int8(
+        task,
+        out,
+        metadata,
+        args.int8,
+        calibration=args.calibration,
+        batch_size=args.batch_size,
+        workers=args.workers,
     )
-    if split == "train" and isinstance(data, ImageData):
-        # they are in the order of their classes
-        count = len(data.eval_samples)
-        few = min(args.calibration, count)
-        data.eval_samples = [data.eval_samples[index * count // few] for index in range(few)]
-    return data
-
-
-def _batches(data: Any) -> Iterator[tuple["Tensor", "Tensor"]]:
-    for batch in data.val_dataloader():
-        images, targets = data.on_after_batch_transfer(batch, 0)
-        if len(images):
-            yield images, targets
-
-
-def _first(batches: Iterator[tuple["Tensor", "Tensor"]], count: int) -> Iterator["Tensor"]:
-    left = count
-    for images, _ in batches:
-        if left <= 0:
-            return
-        yield images[:left]
-        left -= len(images)
-
-
-def _accuracy(network: Any, data: Any) -> tuple[int, int]:
-    hits = count = 0
-    for images, targets in _batches(data):
-        hits += int((network(images).argmax(1) == targets).sum())
-        count += len(targets)
-    return hits, count
+    int8, float32 = (f"{hits / report.images:.2%}" for hits in (report.int8_hits, report.float32_hits))
+    say(f"top-1 of {plural(report.images, 'validation image')}: {int8} int8, {float32} float32")
+    say(f"{report.float32_bytes / 1e6:.1f} MB as float32")
+    if report.bad_images:
+        note(f"skipped {plural(report.bad_images, 'bad image')} of {args.int8}")
+    return report.difference

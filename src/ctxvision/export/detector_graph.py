@@ -5,10 +5,14 @@ The modules are the detector's own; only the choice of boxes between them is wri
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.ops import nms
 
@@ -31,9 +35,14 @@ class DetectorGraph(nn.Module):
         and, of a detector with masks, probabilities ``(n, 1, 28, 28)`` over the boxes. The best come first.
     """
 
+    backbone: nn.Module
+    head: nn.Module
+    coder: BoxCoder
+    roi_heads: RoIHeads | None
+
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        network = detector.network
+        network = cast(GeneralizedRCNN | RetinaNet, detector.network)
         self.is_retinanet = not detector.has_background
         self.backbone = network.backbone
         self.head = network.head if self.is_retinanet else network.rpn.head
@@ -86,7 +95,7 @@ class DetectorGraph(nn.Module):
         self, pyramid: dict[str, Tensor], boxes: Tensor, valid: Tensor, limits: Tensor
     ) -> tuple[Tensor, ...]:
         heads = self.roi_heads
-        stages: Sequence[Any] = heads.stages if isinstance(heads, CascadeRoIHeads) else [heads]
+        stages: Sequence[RoIHeads] = list(heads.stages) if isinstance(heads, CascadeRoIHeads) else [heads]
         probabilities = []
         for number, stage in enumerate(stages, 1):
             logits, codes = stage.box_predictor(stage.box_head(_pooled(stage.box_roi_pool, pyramid, boxes)))
@@ -115,12 +124,14 @@ class DetectorGraph(nn.Module):
 
     def _masks(self, stage: RoIHeads, pyramid: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         features = stage.mask_head(_pooled(stage.mask_roi_pool, pyramid, boxes))
-        return maskrcnn_inference(stage.mask_predictor(features), [labels])[0]
+        masks: Tensor = maskrcnn_inference(stage.mask_predictor(features), [labels])[0]
+        return masks
 
     def _dense(self, features: list[Tensor], anchors: Sequence[Tensor], limits: Tensor) -> tuple[Tensor, ...]:
         least, candidates, threshold = self.settings
         found_boxes, found_scores, found_labels = [], [], []
-        classification, regression = self.head.classification_head, self.head.regression_head
+        head = cast(RetinaNetHead, self.head)
+        classification, regression = head.classification_head, head.regression_head
         num_classes = classification.num_classes
         for feature, grid in zip(features, anchors, strict=True):
             scores = classification([feature])[0].sigmoid().flatten()

@@ -42,7 +42,8 @@ def pictures(count: int, channels: int) -> list[Tensor]:
 def _resized(picture: Tensor, height: int, width: int) -> Tensor:
     from torchvision.transforms.v2 import functional
 
-    return functional.resize(picture, [height, width])
+    resized: Tensor = functional.resize(picture, [height, width])
+    return resized
 
 
 def _for_detector(picture: Tensor, metadata: Metadata) -> Inputs:

@@ -54,11 +54,10 @@ def contextual_conv2d(
     """
     (channels, height, width), (rows, columns) = x.shape[1:], offset.shape[2:]
     kernel_rows, kernel_columns = weight.shape[2:]
-    kind = {"dtype": x.dtype, "device": x.device}
     offsets = offset.reshape(-1, kernel_rows, kernel_columns, 2, rows, columns)
-    y0 = (torch.arange(rows, **kind) * stride[0] - padding[0])[:, None]
-    x0 = torch.arange(columns, **kind) * stride[1] - padding[1]
-    tap_x = (torch.arange(kernel_columns, **kind) * dilation[1])[:, None, None]
+    y0 = (_count(rows, x) * stride[0] - padding[0])[:, None]
+    x0 = _count(columns, x) * stride[1] - padding[1]
+    tap_x = (_count(kernel_columns, x) * dilation[1])[:, None, None]
     total = x.new_zeros(())
     for u in range(kernel_rows):
         # pixel i has its centre at (2 i + 1) / size - 1; two pixels outside is as far as any distance
@@ -103,3 +102,8 @@ def _contract(sampled: Tensor, weight: Tensor, bend: Tensor | None, groups: int)
     if bend is not None:
         y = y + bend.reshape(-1, groups, 1, per_group * kernel) @ columns_of
     return y.reshape(-1, groups * made, rows, columns)
+
+
+def _count(numbers: int, like: Tensor) -> Tensor:
+    """Return 0, 1, … in the data type and on the device of a tensor, (numbers,)."""
+    return torch.arange(numbers, dtype=like.dtype, device=like.device)

@@ -73,7 +73,7 @@ def _as_int8(text: str) -> str:
 def _reader(batches: Iterable[Tensor], name: str) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc, no-any-unimported]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         """What onnxruntime asks for images."""
 
         def __init__(self) -> None:

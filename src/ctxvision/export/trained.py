@@ -1,7 +1,7 @@
 """Trained tasks as graphs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from .same import difference_of_detections
 _TOLERANCE = 1e-3  # of pixels and scores; the order of sums differs in many layers, one after the other
 
 if TYPE_CHECKING:
+    from torchvision.models.detection import RetinaNet
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
     from ctxvision.tasks.training import TrainingTask
     from ctxvision.tasks.video import VideoTask
 
@@ -52,7 +55,7 @@ def from_task(
         from .detector_graph import DetectorGraph
 
         network, dynamic_batch, dynamic_size = DetectorGraph(task.model), False, True  # type: ignore[arg-type]
-        transform = task.model.network.transform  # type: ignore[union-attr]
+        transform = cast("GeneralizedRCNN | RetinaNet", task.model.network).transform
         settings = {
             "min_size": transform.min_size[-1],
             "max_size": transform.max_size,
@@ -87,7 +90,7 @@ def require_same_detections(task: "TrainingTask", network: nn.Module, metadata: 
     graph = predictor_of(Exported(Path("the graph"), Metadata.from_json(metadata.to_json()), network.eval()))
     for image in pictures(2, metadata.data_spec.get("in_chans", 3)):
         with torch.inference_mode():
-            (found,), (expected,) = graph.raw([image]), task([image])
+            (found,), (expected,) = cast(list[dict[str, Tensor]], graph.raw([image])), task([image])
         # not the masks: they are pasted into boxes of whole pixels, where rounding moves them by one
         outputs = [tuple(one[name] for name in OUTPUTS[:3]) for one in (found, expected)]
         difference = difference_of_detections(*outputs)
@@ -110,7 +113,7 @@ class _ClipNetwork(nn.Module):
         from ctxvision.tasks.video import clip_consensus
 
         images = clips.flatten(0, 1)
-        output = self.model.forward_stages(images) if self.is_contextual else self.model(images)
+        output = cast(Any, self.model).forward_stages(images) if self.is_contextual else self.model(images)
         together = clip_consensus(output, self.frames)
         by_frame = output.logits if self.is_contextual else output
         logits = together if isinstance(together, Tensor) else together.logits

@@ -1,8 +1,8 @@
 """``config.json``: what timm needs to rebuild a network and to prepare its images."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from torch import nn
 
@@ -24,7 +24,7 @@ def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str
         PublishError: an argument of the network's constructor is not JSON.
     """
     spec, model = task.data_spec, task.model
-    own: Mapping[str, Any] = model.pretrained_cfg
+    own = cast(Mapping[str, Any], model.pretrained_cfg)
     classes, size = list(spec["class_names"]), list(spec["input_size"])
     settings = {
         "input_size": size,
@@ -55,5 +55,5 @@ def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str
 
 def _classifier(model: nn.Module, usual: Any) -> Any:
     """Name the layer that timm replaces for another number of classes."""
-    layer = model.get_classifier()
+    layer = cast(Callable[[], nn.Module], model.get_classifier)()
     return next((name for name, module in model.named_modules() if module is layer), usual)

@@ -132,7 +132,7 @@ def _require_same(task: ClassificationTask, folder: Path) -> None:
         dtype=torch.float32,
         device="cpu",
     )
-    own = copy.deepcopy(task.model).to(device="cpu", memory_format=torch.contiguous_format).eval()
+    own = copy.deepcopy(task.model).cpu().to(memory_format=torch.contiguous_format).eval()
     try:
         loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:

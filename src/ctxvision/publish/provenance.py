@@ -149,7 +149,9 @@ def read_scores(path: str | os.PathLike[str], task: ClassificationTask, checkpoi
         values = {"top1": _share(found["top1"])}
         if found["top5"] is not None:
             values["top5"] = _share(found["top5"])
-        intervals = {name: tuple(map(_share, found[f"{name}_interval95"])) for name in values}
+        intervals = {
+            name: (_share(low), _share(high)) for name in values for low, high in [found[f"{name}_interval95"]]
+        }
         about = (found["model"], found["parameters"], [row["name"] for row in found["classes"]])
         measured, split = Path(found["checkpoint"]), {"val": "validation"}.get(found["split"], found["split"])
     except OSError as error:

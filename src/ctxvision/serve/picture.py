@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from typing import cast
 
 from PIL import Image, ImageFile
 from torch import Tensor
@@ -59,7 +60,7 @@ def decode(data: bytes, spec: DataSpec, max_pixels: int, watch: Callable[[], Non
     with opened:
         if opened.width * opened.height > max_pixels:
             raise _too_large(max_pixels)
-        _require_cheap(opened, data)
+        _require_cheap(cast(ImageFile.ImageFile, opened), data)
         try:
             return spec.eval_transform()(read_image(opened, spec.color_mode, "the image"))
         except BadImageError as error:

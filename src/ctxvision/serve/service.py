@@ -160,7 +160,8 @@ class Service:
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             timeout = max(end - time.monotonic(), 0)
-            await asyncio.wait({work, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {work, gone}
+            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return list(work.result())
             if gone.done():

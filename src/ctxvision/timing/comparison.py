@@ -204,7 +204,7 @@ def _layout(subject: Subject, batch: int, settings: Settings) -> str:
     """Choose the faster layout by a short trial, in turns."""
     if settings.layout != "best":
         return settings.layout
-    candidates = {
+    candidates: dict[str, Candidate] = {
         layout: Candidate(subject.inference(batch, layout), _laying_out(subject, batch, layout))
         for layout in LAYOUTS
     }

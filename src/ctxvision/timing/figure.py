@@ -58,9 +58,8 @@ def draw(rows: Sequence[Row], format: str) -> bytes:
             axes.tick_params(axis="y", length=0)
         peers = [row["against"] for row in rows if row["against"]]
         title = "Inference" + (f"; ×: times as fast as {visible(names[peers[0]])}" if peers else "")
-        top = {"va": "top", "x": 0.02}
-        figure.text(y=1 - 0.12 / height, s=title, fontsize=11, weight="bold", color=_INK, **top)
-        figure.text(y=1 - 0.36 / height, s=_where(rows), fontsize=7.5, color=_FAINT, **top)
+        figure.text(0.02, 1 - 0.12 / height, title, va="top", fontsize=11, weight="bold", color=_INK)
+        figure.text(0.02, 1 - 0.36 / height, _where(rows), va="top", fontsize=7.5, color=_FAINT)
         data = io.BytesIO()
         # no date inside: the same rows give the same file
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
