@@ -58,5 +58,8 @@ def _class_names(count: int) -> list[str]:
         return [str(index) for index in range(count)]
     imagenet = ImageNetInfo()
     names = [imagenet.index_to_description(index).partition(",")[0] for index in range(count)]
-    # two classes may share a name, such as crane: the bird and the machine
-    return [name if names.count(name) == 1 else imagenet.index_to_description(i) for i, name in enumerate(names)]
+    # two pairs of classes share a name, such as crane, the bird and the machine; their synsets differ
+    return [
+        name if names.count(name) == 1 else f"{name} ({imagenet.index_to_label_name(index)})"
+        for index, name in enumerate(names)
+    ]
