@@ -10,13 +10,18 @@ from pathlib import Path
 import torch
 
 DIGITS = ["test_resnet", "digits", "--image_size=16", "--batch_size=64", "--accelerator=cpu", "--lr=0.01"]
+# what is compared to the bit, whoever starts its two processes
+WORDS = [*DIGITS, "--mixup=0.4", "--ema=0.9", "--save_minutes=0.002", "--epochs=5"]
+TWO = ["--nproc-per-node=2", "--max-restarts=3"]
+# first on the path of processes: packages that would be imported in vain
+ABSENT = str(Path(__file__).parent / "absent")
 _LAUNCHERS = ("TORCHELASTIC", "SLURM", "CTXVISION", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "RANK", "WORLD_SIZE")
 
 
 def start(*words, torchrun=(), **variables):
     """Start a run, by torchrun if it has options; output goes to a pipe."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **variables}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": ABSENT, **variables}
     by = ["-m", "torch.distributed.run", *torchrun] if torchrun else []
     return subprocess.Popen(
         [sys.executable, *by, "-m", "ctxvision", "train", *map(str, words)],

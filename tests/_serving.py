@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from _processes import ABSENT
 from ctxvision.data import DataSpec
 from ctxvision.serve import Limits, Network, create_app
 from ctxvision.tasks import ClassificationTask
@@ -109,7 +110,13 @@ def app_of(*networks, access=None, examples=(), **limits):
 
 def start_server(*words, **variables):
     """Start the command and wait until it serves; returns the process and its address."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **variables}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": ABSENT,
+        **variables,
+    }
     environment.pop("CTXVISION_TOKEN", None)
     environment.update(variables)
     process = subprocess.Popen(

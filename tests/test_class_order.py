@@ -15,7 +15,7 @@ from ctxvision.cli import main
 from ctxvision.data import ImageData
 from ctxvision.data.images import folder
 from ctxvision.data.images.folder import scan_folder
-from ctxvision.data.source import find_images
+from ctxvision.data.images.source import find_images
 from ctxvision.data.video.source import find_videos
 
 NUMBERS = ("1", "10", "2")
@@ -60,7 +60,7 @@ def test_every_source_has_the_same_order(tmp_path, names, expected):
         (videos / name).mkdir(parents=True)
         for index in range(2):
             (videos / name / f"{index}.mp4").touch()
-    assert find_videos(videos).contents.class_names == expected
+    assert find_videos(videos).videos.class_names == expected
 
 
 def in_the_old_order(monkeypatch):
@@ -87,19 +87,21 @@ def state(run):
     return torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_a_run_that_began_with_another_order_keeps_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(COLOURS, "1", (200, 40, 40))
     monkeypatch.setitem(COLOURS, "2", (40, 200, 40))
     make_folder(tmp_path / "data", dict.fromkeys(NUMBERS, 8))
     words = ["test_resnet", "data", "--image_size=16", "--batch_size=8", "--accelerator=cpu", "--pictures=false"]
+    words += ["--workers=0"]
     with monkeypatch.context() as context:
         in_the_old_order(context)
         assert main(["train", *words, "--out=old", "--epochs=1"]) == 0
-        assert main(["evaluate", "old", "data", "--json=before.json", "--accelerator=cpu"]) == 0
+        assert main(["evaluate", "old", "data", "--json=before.json", "--accelerator=cpu", "--workers=0"]) == 0
         shutil.copytree("old", "as_before")
         assert main(["train", "--resume=as_before", "--epochs=2"]) == 0
-    assert main(["evaluate", "old", "data", "--json=after.json", "--accelerator=cpu"]) == 0
+    assert main(["evaluate", "old", "data", "--json=after.json", "--accelerator=cpu", "--workers=0"]) == 0
     before, after = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("before", "after"))
     assert [row["name"] for row in after["classes"]] == list(NUMBERS)
     for part in ("classes", "confusion", "loss", "top1"):

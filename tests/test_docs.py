@@ -53,6 +53,7 @@ def commands():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "page", "line"), blocks("python"))
 def test_python_block_runs_by_itself(code, page, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

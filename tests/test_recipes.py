@@ -103,6 +103,7 @@ def test_settings_have_names_and_types_that_train_knows(name):
     assert not set(recipe.settings) & {"model", "data", "out", "recipe", "devices", "accelerator", "seed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "model"), PAIRS + GENERIC)
 def test_rates_groups_and_regularisation_are_the_paper_s(recipe, model):
     config = config_of(recipe, model)

@@ -28,7 +28,7 @@ def build(name, model, classes=19):
     recipe = load_recipe(name)
     settings = recipe.settings_for(model)
     spec = {"class_names": [str(i) for i in range(classes)], "input_size": [3, 512, 1024]}
-    options = {k: v for k, v in settings.items() if k in arguments(SegmentationTask.__init__)}
+    options = {k: v for k, v in settings.items() if k in SegmentationTask.option_names()}
     with torch.device("meta"):
         return SegmentationTask(model, spec, **options), settings
 
@@ -40,7 +40,7 @@ def test_all_are_listed():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_one_of_the_run_the_task_or_the_data(name):
     recipe = load_recipe(name)
-    known = OF_RUN | arguments(SegmentationTask.__init__) | arguments(SegmentationData.__init__)
+    known = OF_RUN | set(SegmentationTask.option_names()) | arguments(SegmentationData.__init__)
     assert set(recipe.settings) <= known
     header = recipe.text[: recipe.text.index("task:")]
     assert all(line.startswith("#") for line in header.splitlines())

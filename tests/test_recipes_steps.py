@@ -13,6 +13,8 @@ from ctxvision.training import batch_plan
 from ctxvision.training.callbacks.graceful_stop import GracefulStop
 from ctxvision.training.setup import build_task, make_trainer
 
+pytestmark = pytest.mark.slow
+
 
 class Weights(Callback):
     """Copies of the weights after every step."""

@@ -60,6 +60,7 @@ def type_in(words):
     print(script.stdout)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_a_tutorial_can_be_followed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -79,6 +80,7 @@ def test_there_are_tutorials_and_each_does_something():
         assert "<!-- makes: " in text or "<!-- prints: " in text
 
 
+@pytest.mark.process
 def test_a_wrong_page_is_noticed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"

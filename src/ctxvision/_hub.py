@@ -17,7 +17,7 @@ def why_not_asked(path: str) -> str:
     """Say why the hub cannot be asked now.
 
     Args:
-        path: of a file on it, which need not be there: a mirror may serve nothing but files.
+        path: The path of a file on the hub, which need not be there: a mirror may serve nothing but files.
 
     Returns:
         The reason, in words; empty if the hub answers.

@@ -37,12 +37,13 @@ def replacing(
     and is no regular file, such as a pipe or a device, is written to and stays.
 
     Args:
-        path: in a folder that exists.
-        ready: is called with the complete file before it is moved, and refuses it by an exception.
-        follow_links: where ``path`` is a link, replace what it points to; else the link itself.
+        path: The path of the file, in a folder that exists.
+        ready: A function that is called with the complete file before it is moved, and refuses it by an exception.
+        follow_links: Whether a link at ``path`` stays and what it points to is replaced; else the link itself is
+            replaced.
 
     Raises:
-        WriteError: it cannot be written there. Errors of the block about other files are raised as they are.
+        WriteError: The file cannot be written there. Errors of the block about other files are raised as they are.
     """
     path = Path(path)
     with _explained(path):
@@ -74,12 +75,12 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a file by `replacing`.
 
     Args:
-        path: in a folder that exists.
-        content: bytes, or a text, which is written as UTF-8; file names in it that are not valid UTF-8 become the
-            bytes they are.
+        path: The path of the file, in a folder that exists.
+        content: The bytes, or a text, which is written as UTF-8; file names in it that are not valid UTF-8 become
+            the bytes they are.
 
     Raises:
-        WriteError: it cannot be written there.
+        WriteError: The file cannot be written there.
     """
     with replacing(path) as part:
         part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
@@ -90,12 +91,14 @@ def replacing_folder(path: str | os.PathLike[str], *, last: str | None = None) -
     """Yield an empty folder to fill, which is moved to ``path`` if nothing fails in the block.
 
     Args:
-        path: need not exist, nor do the folders above it. Where it is a link, what it points to is replaced.
-        last: entry of the folder that is moved last, as the sign that all is there. If given, a folder that is
+        path: The path of the folder; neither it nor the folders above it need exist. Where it is a link, what it
+            points to is replaced.
+        last: The entry of the folder that is moved last, as the sign that all is there. If given, a folder that is
             there stays, and only entries of the same names are replaced; else it is replaced in one step.
 
     Raises:
-        WriteError: it cannot be written there. Errors of the block about other files are raised as they are.
+        WriteError: The folder cannot be written there. Errors of the block about other files are raised as they
+            are.
     """
     path = Path(path)
     with _explained(path):
@@ -124,12 +127,12 @@ def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> No
     """Write files into a folder by `replacing_folder`; what else lies there stays.
 
     Args:
-        path: is made if it does not exist.
-        files: at least one; contents by path in the folder. All that lies in subfolders of the same names is
-            replaced, and the entry of the last file is moved last.
+        path: The path of the folder, which is made if it does not exist.
+        files: The contents of the files, at least one, by path in the folder. All that lies in subfolders of the
+            same names is replaced, and the entry of the last file is moved last.
 
     Raises:
-        WriteError: they cannot be written there.
+        WriteError: The files cannot be written there.
     """
     with replacing_folder(path, last=list(files)[-1].split("/")[0]) as part:
         for name, data in files.items():
@@ -141,8 +144,8 @@ def remove_parts(folder: Path, stem: str | None = None) -> None:
     """Remove what killed processes have left half written in a folder.
 
     Args:
-        folder: in which nobody is writing, or not under this stem.
-        stem: name without suffix of the file that was being written; by default any.
+        folder: A folder in which nobody is writing, or not under this stem.
+        stem: The name without suffix of the file that was being written; by default any.
     """
     for part in folder.glob(f".{'*' if stem is None else glob.escape(stem[:_STEM])}.*part*"):
         if part.is_file():

@@ -33,8 +33,8 @@ def visible(text: object, *, lines: bool = False) -> str:
     r"""Show a text of others on a terminal, in a log, in a picture or on a page, where it takes one line.
 
     Args:
-        text: what is not a string is shown as ``str`` has it.
-        lines: the text is made of lines, whose ends stay.
+        text: The text; what is not a string is shown as ``str`` has it.
+        lines: Whether the text is made of lines, whose ends stay.
 
     Example:
         >>> visible("猫 \x1b[2J\n")
@@ -57,8 +57,8 @@ def json_text(value: Any, **options: Any) -> str:
     """Write JSON that says exactly what the value does, and can be shown on a terminal.
 
     Args:
-        value: what ``json.dumps`` takes.
-        options: of ``json.dumps``.
+        value: The value, as ``json.dumps`` takes it.
+        options: The options of ``json.dumps``.
     """
 
     def escape(found: re.Match[str]) -> str:

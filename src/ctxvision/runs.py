@@ -28,7 +28,7 @@ class RunError(ValueError):
 
 
 class Rows(NamedTuple):
-    """Rows of ``metrics.csv``."""
+    """The rows of ``metrics.csv`` that can be read."""
 
     rows: list[dict[str, str]]
     """Cells by column; each is empty or a number, and ``epoch`` is a whole one from 1."""
@@ -42,19 +42,19 @@ class RunFolder:
     """The folder that ``ctxvision train`` makes.
 
     Args:
-        path: of the folder; neither it nor any file in it need exist.
+        path: The path of the folder; neither it nor any file in it need exist.
 
     Attributes:
-        path: the folder.
-        checkpoints: the folder of the checkpoints.
-        best: the checkpoint of the best epoch; a run folder stands for it wherever a checkpoint is asked for.
-        last: the newest checkpoint, from which a run continues.
-        previous: the checkpoint before it.
-        settings_file: ``config.yaml``.
-        metrics_file: ``metrics.csv``, with one row for each epoch.
-        starts_file: ``environment.json``, with an entry for each start of the run.
-        trackers_file: ``trackers.json``, with the names under which trackers know the run.
-        lock_file: by which one process at a time trains there.
+        path: The path of the folder.
+        checkpoints: The folder of the checkpoints.
+        best: The checkpoint of the best epoch; a run folder stands for it wherever a checkpoint is asked for.
+        last: The newest checkpoint, from which a run continues.
+        previous: The checkpoint before the newest.
+        settings_file: The file ``config.yaml``, with the settings.
+        metrics_file: The file ``metrics.csv``, with one row for each epoch.
+        starts_file: The file ``environment.json``, with an entry for each start of the run.
+        trackers_file: The file ``trackers.json``, with the names under which trackers know the run.
+        lock_file: The file by which one process at a time trains in the folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -182,11 +182,11 @@ class Epoch:
     """A row of ``metrics.csv``; what was not measured is ``None``.
 
     Attributes:
-        epoch: number of the epoch, from 1.
-        seconds: time that the epoch took, validation included.
-        recalls: of contextual networks, share of the validation images whose true class is in the class set of
-            each stage, by stage number; empty where no run has measured it.
-        temperature: τ of contextual networks.
+        epoch: The number of the epoch, from 1.
+        seconds: The time that the epoch took, validation included.
+        recalls: The share of the validation images whose true class is in the class set of each stage of a
+            contextual network, by stage number; empty where no run has measured it.
+        temperature: The temperature τ of a contextual network.
     """
 
     epoch: int
@@ -203,10 +203,10 @@ class Run:
     """What is left of a training run.
 
     Attributes:
-        checkpoint: path of the checkpoint that the run stands for.
-        epochs: those that can be read; empty for a checkpoint that has been taken out of its run folder.
-        settings: of the training; empty for a checkpoint that has been taken out of its run folder.
-        rows: of ``metrics.csv``, one for each epoch, by column.
+        checkpoint: The path of the checkpoint that the run stands for.
+        epochs: The epochs that can be read; empty for a checkpoint that has been taken out of its run folder.
+        settings: The settings of the training; empty for a checkpoint that has been taken out of its run folder.
+        rows: The rows of ``metrics.csv``, one for each epoch, by column.
     """
 
     checkpoint: Path
@@ -219,7 +219,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     """Find what belongs to a run folder, or to a checkpoint, which need not lie in one.
 
     Raises:
-        RunError: no such run. What is damaged beside the checkpoint is left out, with a warning.
+        RunError: There is no such run. What is damaged beside the checkpoint is left out, with a warning.
     """
     path = Path(path)
     if not path.exists():
@@ -289,10 +289,11 @@ def _finite(cell: str) -> float | None:
 
 
 def _plain_yaml(data: bytes) -> Any:
-    """Read YAML of others.
+    """Read YAML that need not be trusted.
 
     Raises:
-        ValueError: it is none, or has references, which no run writes: a few lines of them stand for gigabytes.
+        ValueError: The text is not YAML, or has references, which no run writes: a few lines of them stand for
+            gigabytes.
     """
     import yaml
 

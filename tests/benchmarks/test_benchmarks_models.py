@@ -1,11 +1,11 @@
 import csv
-import sys
 
 import pytest
 import timm
 import torch
 from torch import nn
 
+import ctxvision.ops.aggregation
 from benchmarks import cli
 from benchmarks.gate import RedGate
 from benchmarks.models import report, run
@@ -63,7 +63,7 @@ def test_red_gate_where_formats_differ(by, message):
 
 
 def test_red_gate_where_an_operator_is_broken(monkeypatch, tmp_path):
-    local = sys.modules["ctxvision.ops.local_aggregation"]  # the package's attribute is the function
+    local = ctxvision.ops.aggregation
     right = local.aggregate
     monkeypatch.setattr(
         local, "aggregate", lambda *args: right(*args) * (1 if _backend._forced == "torch" else 1 + 1e-2)
@@ -138,6 +138,7 @@ def test_the_peer_of_our_own_making_has_a_name():
     assert selected([SE_PEER, MICRO, MICRO], ()) == [SE_PEER, MICRO]
 
 
+@pytest.mark.process
 def test_peak_memory_counts_weights_gradients_and_momentum():
     small = Settings(torch.device("cpu"), torch.float32, threads=1, batch=2, repeats=1, seconds=0)
     peak = peak_in_fresh_process("cotnet_micro", 32, "channels_last", small)

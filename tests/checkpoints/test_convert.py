@@ -12,6 +12,8 @@ import ctxvision.models  # noqa: F401 - registers the networks
 from _published import fill, published_keys, published_state_dict
 from ctxvision.checkpoints import CheckpointError, convert, from_published
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def weights():

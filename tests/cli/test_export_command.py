@@ -1,16 +1,9 @@
-"""``ctxvision export``: what it refuses before any work, and the images that calibrate an int8 file."""
+"""``ctxvision export``: what it refuses before any work."""
 
-from argparse import Namespace
-
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from _checkpoints import detection_task, segmentation_task, video_task, write_task
-from ctxvision._cli import export as command
 from ctxvision.cli import main
-from ctxvision.data import DataSpec
 from ctxvision.export import ExportError
 from ctxvision.tasks import ClassificationTask
 
@@ -55,24 +48,6 @@ def test_who_cannot_have_any_size_is_told_how_to_have_one(kind, options, way, tm
     assert main(["export", str(tmp_path / "net.ckpt"), str(tmp_path / "net.onnx"), *options]) == 1
     assert f"for any size: a reason; {way} exports for 32 × 32 alone" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["net.ckpt"]
-
-
-@pytest.mark.parametrize("calibration", [3, 7, 10, 16, 29, 30, 31, 256])
-def test_calibration_sees_all_classes_alike(calibration, tmp_path):
-    for name in ("ant", "bee", "cat"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        (tmp_path / "val" / name).mkdir(parents=True)
-        for index in range(10):
-            image = Image.fromarray(np.full((8, 8, 3), 20 * index, dtype=np.uint8))
-            image.save(tmp_path / "train" / name / f"{index}.png")
-        image.save(tmp_path / "val" / name / "0.png")
-    spec = DataSpec(("ant", "bee", "cat"), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
-    task = Namespace(data_spec=spec.to_dict())
-    args = Namespace(int8=str(tmp_path), batch_size=4, workers=0, calibration=calibration)
-    data = command._open(task, args, "train")
-    labels = torch.cat([targets for _, targets in command._batches(data)]).bincount(minlength=3)
-    assert labels.sum() == min(calibration, 30)
-    assert labels.max() - labels.min() <= 1
 
 
 def test_a_folder_in_the_place_of_the_file(tmp_path, capsys):

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from _pictures import BAD, add_bad_files, make_folder
+from _processes import ABSENT
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask, load_task
@@ -372,7 +373,7 @@ def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     broken.write_bytes(b"nothing")
     words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image_size=16", "--workers=0"]
     words += ["--batch_size=4", "--devices=2", "--accelerator=cpu", "--epochs=2", "--out=run"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ABSENT}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stdout

@@ -10,7 +10,7 @@ import torch
 
 from ctxvision._cli import data
 from ctxvision._cli.workers import workers_for
-from ctxvision.data.epoch_data import _leave_signals
+from ctxvision.data.module import _leave_signals
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,11 @@ def test_one_per_processor_and_none_without_a_batch(monkeypatch, processors, ima
 def test_digits_need_none_and_what_is_asked_for_counts(monkeypatch, source, asked, expected):
     opened = []
 
-    def open_data(name, **options):
+    def open_data(name, task, **options):
         opened.append(options["workers"])
         return SimpleNamespace(fingerprint="")
 
-    monkeypatch.setattr(data, "open_data", open_data)
+    monkeypatch.setattr("ctxvision.data.open.open_data", open_data)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3), raising=False)
     spec = SimpleNamespace(fingerprint="x")
     data.open_for_evaluation(source, spec, None, batch_size=32, workers=asked, strict=False)

@@ -13,10 +13,10 @@ from _pictures import make_folder, picture
 from ctxvision.data import BadImageError, DataError, find_images, list_images, read_image
 from ctxvision.data.detection.coco_reading import read_coco
 from ctxvision.data.files import list_below, open_regular, read_regular
+from ctxvision.data.images.shards import open_member
 from ctxvision.data.segmentation.source import read_class_names, scan_pixel_folder
-from ctxvision.data.shards import open_member
 from ctxvision.data.table import read_table
-from ctxvision.data.video.files import list_videos
+from ctxvision.data.video.source import list_videos
 from ctxvision.tasks.settings_file import SettingsFileError, read_settings_file
 
 

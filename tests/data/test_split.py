@@ -6,7 +6,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxvision.data.split import fingerprint, hold_out
+from ctxvision.data.labelled import fingerprint, hold_out
 
 NAMES = st.sets(st.text("abcé0/.", min_size=1, max_size=6), max_size=60)
 FRACTIONS = st.floats(0.01, 0.99)

@@ -6,7 +6,7 @@ import pytest
 from _sources import write_table
 
 from _pictures import make_folder
-from ctxvision.data import DataError, find_images
+from ctxvision.data import DataError, SplitRule, find_images
 from ctxvision.data.table import read_table
 
 
@@ -146,6 +146,6 @@ def test_not_text(root):
 
 def test_one_part_only_is_the_whole_set(root):
     write_table(root / "a.csv", [("path", "label", "split"), *rows("cat", 6, "test"), *rows("dog", 6, "test")])
-    found = read_table(root / "a.csv", class_names=("dog", "cat"))
+    found = read_table(root / "a.csv", split=SplitRule(class_names=("dog", "cat")))
     assert len(found.train) + len(found.val) == 12
     assert found.fingerprint

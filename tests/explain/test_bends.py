@@ -16,7 +16,9 @@ from ctxvision.nn import ContextualConv2d, replace_convs
 def test_without_offsets_the_taps_are_those_of_the_plain_convolution(kernel, stride, padding, dilation):
     """What a plain convolution reads for an output position is where its gradient is not zero."""
     image = torch.rand(1, 2, 17, 14)
-    layer = ContextualConv2d(2, 4, kernel, stride, padding, dilation, prior_dim=0)
+    layer = ContextualConv2d(
+        2, 4, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, prior_dim=0
+    )
     (bend,) = bends(nn.Sequential(layer), image)
     assert np.array_equal(bend.taps[0], bend.plain)
     assert not bend.lengths.any()

@@ -22,6 +22,8 @@ from ctxvision.tasks.detection import DetectionTask
 from ctxvision.tasks.segmentation import SegmentationTask
 from ctxvision.tasks.video import VideoTask
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = '<script>alert("1")'
 SIZES = {"width": 16, "hidden": 16, "norm": "batch", "test_proposals": 20, "min_size": 64, "max_size": 96}
 DETECTOR = {**SIZES, "anchor_sizes": (12, 20, 32, 48, 80), "score_threshold": 0.0, "detections": 6}

@@ -16,6 +16,8 @@ from ctxvision.tasks.detection import build_detector
 from ctxvision.tasks.segmentation import build_network
 from ctxvision.tasks.video import VideoTask
 
+pytestmark = pytest.mark.slow
+
 DETECTOR = {
     "num_classes": 3, "width": 16, "hidden": 32, "norm": "batch", "test_proposals": 30, "min_size": 64,
     "max_size": 128, "anchor_sizes": (8, 16, 32, 48, 64), "score_threshold": 0.0, "detections": 8,

@@ -71,7 +71,9 @@ def test_networks(name, step, start):
 
 def test_layers_that_keep_their_size_and_involution():
     model = nn.Sequential(
-        nn.Conv2d(3, 16, 3, 1, 1), Involution2d(16, 7, stride=2), ContextualConv2d(16, 8, 5, 2, 2, prior_dim=0)
+        nn.Conv2d(3, 16, 3, 1, 1),
+        Involution2d(16, stride=2),
+        ContextualConv2d(16, 8, kernel_size=5, stride=2, padding=2, prior_dim=0),
     )
     grids = pixel_grids(model, torch.zeros(1, 3, 21, 33))
     assert {size: (grid.step, grid.start) for size, grid in grids.items()} == {

@@ -1,11 +1,15 @@
 """What an export checks: detections that few or many have, and whether the extra is there."""
 
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ctxvision.export import ExportError, Metadata, export_onnx
+from ctxvision.data import DataSpec
+from ctxvision.export import ExportError, Metadata, export_onnx, int8
 from ctxvision.export.same import require_same
 
 DETECTION = Metadata("some", "detection", {"class_names": ["a"], "in_chans": 3})
@@ -59,3 +63,24 @@ def test_a_missing_extra_is_named_before_any_work(monkeypatch, tmp_path):
     spec = {"class_names": ["a", "b"], "input_size": [3, 8, 8]}
     with pytest.raises(ModuleNotFoundError):
         export_onnx(torch.nn.Flatten(), tmp_path / "net.onnx", metadata=Metadata("some", "classification", spec))
+
+
+@pytest.mark.parametrize("calibration", [3, 7, 10, 16, 29, 30, 31, 256])
+def test_calibration_sees_all_classes_alike(calibration, tmp_path, monkeypatch):
+    for label, name in enumerate(("ant", "bee", "cat")):
+        for part, count in (("train", 10), ("val", 1)):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(count):
+                image = Image.fromarray(np.full((8, 8, 3), 80 * label, dtype=np.uint8))
+                image.save(tmp_path / part / name / f"{index}.png")
+    spec, seen = DataSpec(("ant", "bee", "cat"), (3, 8, 8), (0.5,) * 3, (0.5,) * 3), []
+    monkeypatch.setattr(int8, "export_onnx", lambda network, path, **_: float(path.write_bytes(b"")))
+    monkeypatch.setattr(int8, "quantize_onnx", lambda whole, out, images, **_: (out.touch(), seen.extend(images)))
+    monkeypatch.setattr(int8, "open_predictor", lambda *_, **__: None)
+    monkeypatch.setattr(int8, "_hits", lambda *_: (0, 0))
+    task = SimpleNamespace(data_spec=spec.to_dict(), model=None)
+    out = tmp_path / "net.onnx"
+    int8.export_int8(task, out, None, str(tmp_path), calibration=calibration, batch_size=4)
+    labels = ((torch.cat(seen).mean((1, 2, 3)) * 0.5 + 0.5) * 255 / 80).round().long().bincount(minlength=3)
+    assert labels.sum() == min(calibration, 30)
+    assert labels.max() - labels.min() <= 1

@@ -17,6 +17,8 @@ from ctxvision.inference.exported.pt2_archive import NeedsTrustError, read_parts
 from ctxvision.inference.exported.pt2_graph import Graph
 from ctxvision.inference.exported.pt2_guards import Guards
 
+pytestmark = pytest.mark.slow
+
 SPEC = {"class_names": ["a", "b"], "input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ctxvision.data import DetectionData
-from ctxvision.data.embedded.scenes_set import export_coco
+from ctxvision.data.detection.scenes import export_coco
 from ctxvision.evaluation.detection import evaluate_detector
 from ctxvision.explain import ReportError
 from ctxvision.inference import predictor_of

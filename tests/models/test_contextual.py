@@ -7,6 +7,8 @@ import torch
 from ctxvision.checkpoints import warm_start
 from ctxvision.nn import ContextualConv2d, ContextualLoss
 
+pytestmark = pytest.mark.slow
+
 
 def plain_with_random_statistics(name: str) -> torch.nn.Module:
     torch.manual_seed(0)

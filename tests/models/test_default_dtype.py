@@ -96,5 +96,5 @@ def test_lightning_s_true_half_precision_counts_all_images():
     with trainer.init_module():
         task = ClassificationTask("rednet_micro", SPEC)
     for _ in range(300):
-        task.val_images.update(1)
-    assert task.val_images.compute() == 300
+        task.val_samples.update(1)
+    assert task.val_samples.compute() == 300

@@ -8,6 +8,8 @@ from torch.func import functional_call, grad, jvp, vmap
 from _oracle import assert_close
 from ctxvision.models import contextual, cotnet, rednet
 
+pytestmark = pytest.mark.slow
+
 MICRO = [name for family in (cotnet, rednet, contextual) for name in family.default_cfgs if name.endswith("micro")]
 NETWORKS = {
     **{name: {} for name in MICRO},

@@ -31,8 +31,8 @@ def run(funnel: ClassFunnel, batch: int, seed: int = 1) -> ContextualOutput:
     steps = []
     for stage in sorted(int(s) for s in funnel.steps):
         width = funnel.steps[str(stage)].projection[0].in_features
-        steps.append(funnel.enter(stage, torch.randn(batch, width, 3, 2, dtype=torch.float64), steps))
-    return funnel.finish(torch.randn(batch, 20, dtype=torch.float64), steps)
+        steps.append(funnel.narrow(stage, torch.randn(batch, width, 3, 2, dtype=torch.float64), steps))
+    return funnel.score(torch.randn(batch, 20, dtype=torch.float64), steps)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def slow_scores(layer: ClassContext, features: torch.Tensor, embeddings: torch.T
 
 def test_scores_kept_classes_and_prior_equal_a_slow_loop():
     torch.manual_seed(0)
-    layer = ClassContext(8, 10, 7, 5).double()
+    layer = ClassContext(8, dim=10, hidden=7, merge_hidden=5).double()
     embeddings, x = torch.randn(30, 10).double(), torch.randn(3, 8, 4, 4).double()
     considered = torch.stack([torch.randperm(30)[:20] for _ in range(3)])
     step = layer(x, embeddings, considered, 6)
@@ -152,7 +152,7 @@ def test_scores_kept_classes_and_prior_equal_a_slow_loop():
 
 def test_keeping_more_than_considered_is_refused():
     with pytest.raises(ValueError, match="cannot keep 6 of 5"):
-        ClassContext(8, 10, 7, 5)(torch.randn(1, 8), torch.randn(5, 10), None, 6)
+        ClassContext(8, dim=10, hidden=7, merge_hidden=5)(torch.randn(1, 8), torch.randn(5, 10), None, 6)
 
 
 # equations 1 and 2 ---------------------------------------------------------------------------------

@@ -32,11 +32,11 @@ class WithPrior(nn.Module):
 
 
 LAYERS = {
-    "involution": lambda: Involution2d(16, 3, stride=2),
+    "involution": lambda: Involution2d(16, kernel_size=3, stride=2),
     "cot": lambda: CoTLayer(16),
     "cotnext": lambda: CoTLayer(32, key_groups=8, groups=2),
-    "depthwise": lambda: WithPrior(4, 4, 3, padding=1, groups=4),
-    "dense, modulated": lambda: WithPrior(4, 3, 2, modulation=True),
+    "depthwise": lambda: WithPrior(4, 4, kernel_size=3, padding=1, groups=4),
+    "dense, modulated": lambda: WithPrior(4, 3, kernel_size=2, modulation=True),
     "unsampled": lambda: WithPrior(4, 4, 3, padding=1, groups=4, sampling=False),
 }
 

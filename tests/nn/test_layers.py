@@ -28,7 +28,7 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     kernel=st.sampled_from([1, 3, 5, 7]),
 )
 def test_involution_has_the_convolutions_size_and_value_at_every_size_and_stride(height, width, stride, kernel):
-    layer = randomise(Involution2d(32, kernel, stride))
+    layer = randomise(Involution2d(32, kernel_size=kernel, stride=stride))
     x = torch.randn(1, 32, height, width, dtype=torch.float64)
     y = layer(x)
     reference = F.conv2d(x, torch.zeros(1, 32, kernel, kernel).double(), stride=stride, padding=kernel // 2)
@@ -51,47 +51,6 @@ def test_involution_refuses_what_it_cannot_build():
         Involution2d(30)
     with pytest.raises(ValueError, match="kernel_size must be odd"):
         Involution2d(32, kernel_size=4)
-
-
-@pytest.mark.parametrize(("channels", "groups", "key_groups"), [(32, 1, 4), (64, 1, 4), (48, 2, 8), (96, 2, 8)])
-def test_cot_layer_equals_its_definition_written_with_unfold(channels, groups, key_groups):
-    layer = randomise(CoTLayer(channels, key_groups=key_groups, groups=groups))
-    x = torch.randn(2, channels, 6, 5, dtype=torch.float64)
-    static = layer.key_embed(x)
-    if groups == 1:
-        both = torch.cat([x, static], 1)
-    else:
-        both = torch.stack([x, static], 2).reshape(2, 2 * channels, 6, 5)
-    maps = layer.embed(both).reshape(2 * groups, channels // 8 // groups, 9, 30)
-    patches = F.unfold(layer.conv1x1(x).reshape(2 * groups, channels // groups, 6, 5), 3, padding=1)
-    patches = patches.reshape(2 * groups, channels // groups, 9, 30)
-    dynamic = torch.stack(
-        [(patches[:, c] * maps[:, c % maps.shape[1]]).sum(1) for c in range(channels // groups)], 1
-    )
-    dynamic = F.silu(layer.bn(dynamic.reshape(2, channels, 6, 5)))
-    shares = layer.se((static + dynamic).mean((2, 3), keepdim=True)).reshape(2, channels, 2).softmax(2)
-    expected = dynamic * shares[:, :, 0, None, None] + static * shares[:, :, 1, None, None]
-    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(("groups", "key_groups"), [(1, 4), (2, 8)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_cot_layer_in_float32_takes_shortcuts_that_change_nothing(groups, key_groups, layout):
-    layer = randomise(CoTLayer(48, dilation=2, key_groups=key_groups, groups=groups))
-    x = torch.randn(2, 48, 9, 7, dtype=torch.float64).to(memory_format=layout)
-    results = []
-    for dtype in (torch.float64, torch.float32):
-        layer.to(dtype).zero_grad()
-        leaf = x.to(dtype, copy=True).requires_grad_()
-        y = layer(leaf)
-        y.square().sum().backward()
-        gradients = [p.grad.to(torch.float64, copy=True) for p in layer.parameters()]
-        results.append([y.detach().double(), leaf.grad.double(), *gradients])
-    for exact, fast in zip(*results, strict=True):
-        scale = exact.abs().max().item()
-        torch.testing.assert_close(fast, exact, rtol=0, atol=1e-4 * max(scale, 1.0))
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x.float()).double(), layer.double()(x), rtol=1e-4, atol=1e-4)
 
 
 def test_cot_groups_fold_into_the_width_as_into_the_batch():
@@ -171,7 +130,7 @@ def test_contextual_conv_starts_as_the_plain_convolution_and_learns_to_leave_it(
 def test_offset_generators_equal_expanding_and_concatenating_the_prior():
     layer = randomise(ContextualConv2d(**DEPTHWISE, prior_dim=5, weight_hidden=4, modulation=True))
     x, prior = torch.randn(2, 12, 6, 7).double(), torch.randn(2, 5).double()
-    bend, shift, mask = layer.offsets(x, prior)
+    weight_offset, sampling_offset, mask = layer.offsets(x, prior)
     generator = layer.sampling_offsets
     joined = torch.cat([x, prior[:, :, None, None].expand(-1, -1, 6, 7)], 1)
     weight = torch.cat([generator.conv1.weight, generator.prior.weight[:, :, None, None]], 1)
@@ -180,9 +139,9 @@ def test_offset_generators_equal_expanding_and_concatenating_the_prior():
         hidden, hidden.shape[-1:], generator.norm.weight, generator.norm.bias, generator.norm.eps
     )
     maps = generator.conv2(F.relu(hidden.permute(0, 3, 1, 2)))
-    torch.testing.assert_close(shift, maps[:, :98])
+    torch.testing.assert_close(sampling_offset, maps[:, :98])
     torch.testing.assert_close(mask, 2 * maps[:, 98:].sigmoid())
-    assert bend.shape == (2, 12, 7, 7)
+    assert weight_offset.shape == (2, 12, 7, 7)
     assert mask.shape == (2, 49, 6, 7)
 
 
@@ -209,8 +168,8 @@ def test_modulation_without_sampling_is_refused():
         lambda: CoTLayer(0),
         lambda: CoTLayer(32, kernel_size=4),
         lambda: CoTLayer(32, groups=0),
-        lambda: ContextualConv2d(8, 8, (3, 3)),
-        lambda: ContextualConv2d(8, 8, 3, weight_hidden=0),
+        lambda: ContextualConv2d(8, 8, kernel_size=(3, 3)),
+        lambda: ContextualConv2d(8, 8, kernel_size=3, weight_hidden=0),
     ],
 )
 def test_constructors_name_the_value_that_is_wrong(build):

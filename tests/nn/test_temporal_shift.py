@@ -53,7 +53,7 @@ def test_equals_a_loop(shape, dtype, layout, past_only):
     clips, frames, channels, height, width, divisor = shape
     x = laid_out((clips * frames, channels, height, width), dtype, layout)
     before = x.clone()
-    y = temporal_shift(x, frames, divisor, past_only)
+    y = temporal_shift(x, frames, divisor=divisor, past_only=past_only)
     assert torch.equal(y, loop(x, frames, divisor, past_only))
     assert y.dtype == x.dtype
     assert torch.equal(x, before)  # the shortcut still reads it
@@ -79,7 +79,7 @@ def test_gradients(past_only):
     x = torch.randn(6, 9, 2, 2, dtype=torch.float64, requires_grad=True)
 
     def shift(x):
-        return temporal_shift(x, 3, 4, past_only)
+        return temporal_shift(x, 3, divisor=4, past_only=past_only)
 
     assert torch.autograd.gradcheck(shift, x)
     assert torch.autograd.gradgradcheck(shift, x)
@@ -117,4 +117,4 @@ def test_shift_there_and_back_loses_only_the_ends():
 )
 def test_refusals(shape, arguments, message):
     with pytest.raises(ValueError, match=message):
-        temporal_shift(torch.zeros(shape), *arguments)
+        temporal_shift(torch.zeros(shape), *arguments[:1], **dict(zip(["divisor"], arguments[1:], strict=False)))

@@ -36,7 +36,7 @@ def aggregation_case(
     return x.to(device, dtype), weight.to(device, dtype)
 
 
-NAMES = ["x", "weight", "offset", "weight_offset", "mask", "bias"]
+NAMES = ["x", "weight", "sampling_offset", "weight_offset", "mask", "bias"]
 ALL = frozenset(NAMES)
 PLAIN = frozenset(["x", "weight"])
 LOW_PRECISION = [torch.float16, torch.bfloat16]
@@ -75,17 +75,17 @@ def contextual_case(
     shapes = {
         "x": (batch, channels, *size),
         "weight": (out_channels, channels // groups, *kernel),
-        "offset": (batch, 2 * taps, *out),
+        "sampling_offset": (batch, 2 * taps, *out),
         "weight_offset": (batch, channels, *kernel),
         "mask": (batch, taps, *out),
         "bias": (out_channels,),
     }
     generator = torch.Generator().manual_seed(seed)
     values = {n: torch.randn(s, dtype=torch.float64, generator=generator) for n, s in shapes.items()}
-    values["offset"] *= spread
+    values["sampling_offset"] *= spread
     if smooth:
-        whole = values["offset"].floor()
-        values["offset"] = whole + 0.2 + 0.6 * (values["offset"] - whole)
+        whole = values["sampling_offset"].floor()
+        values["sampling_offset"] = whole + 0.2 + 0.6 * (values["sampling_offset"] - whole)
     tensors = [values[n].to(device, dtype) if n in present else None for n in NAMES]
     return tensors, {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 

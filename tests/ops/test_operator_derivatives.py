@@ -61,7 +61,7 @@ CASES = {
     "blocked": lambda: aggregation("blocked", 1),
     "interleaved": aggregation,
     **{kind: lambda kind=kind: conv(kind) for kind in cases.KINDS},
-    "plain": lambda: conv("grouped", cases.PLAIN | {"offset"}),
+    "plain": lambda: conv("grouped", cases.PLAIN | {"sampling_offset"}),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -210,7 +210,9 @@ def test_every_backend_transforms(backend, operator, channels_last):
     if operator == "aggregation":
         function, exact = lambda x, w: local_aggregation(x, w), cases.aggregation_case(2, 8, 2)
     else:
-        (x, weight, offset, *_), options = cases.contextual_case(present=cases.PLAIN | {"offset"}, smooth=True)
+        (x, weight, offset, *_), options = cases.contextual_case(
+            present=cases.PLAIN | {"sampling_offset"}, smooth=True
+        )
         function, exact = lambda *t: contextual_conv2d(*t, **options), (x, weight, offset)
     rounded = tuple(t.float() for t in exact)
     if channels_last:
@@ -232,7 +234,7 @@ def test_every_backend_transforms(backend, operator, channels_last):
 
 
 def test_bfloat16_tangents_by_the_offsets_are_not_differences_of_rounded_numbers():
-    tensors, options = cases.contextual_case(present=cases.PLAIN | {"offset"}, smooth=True, spread=1.0)
+    tensors, options = cases.contextual_case(present=cases.PLAIN | {"sampling_offset"}, smooth=True, spread=1.0)
     tensors = [None if t is None else t.bfloat16() for t in tensors[:3]]
     tensors[0] = tensors[0] + 100  # a large mean is no difference
     step = torch.randn_like(tensors[2])
@@ -245,7 +247,7 @@ def test_bfloat16_tangents_by_the_offsets_are_not_differences_of_rounded_numbers
 
 def test_compiled_and_traced_transforms_equal_eager_ones():
     torch._dynamo.reset()
-    function, _, tensors = conv("grouped", cases.PLAIN | {"offset"})
+    function, _, tensors = conv("grouped", cases.PLAIN | {"sampling_offset"})
     v, f = directions(tensors), energy(function)
     transforms = {
         "grad": lambda x: grad(f)(x, *tensors[1:]),

@@ -4,10 +4,11 @@ A pretended driver lets the operators run up to the point where a kernel would b
 ask for is recorded, and compiled to machine code by Triton and the assembler that it brings along.
 """
 
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 HOPPER, AMPERE = ("cuda", 90, 32), ("cuda", 80, 32)
 CDNA3 = ("hip", "gfx942", 64)
-OPERATORS = ["local_aggregation", "contextual_conv"]
+OPERATORS = ["aggregation", "contextual_conv"]
 
 
 class Driver:
@@ -58,11 +59,17 @@ def recorded(monkeypatch):
 
 def module_of(operator):
     """The operator's kernels once more, so that the real ones never see the pretended driver."""
-    origin = importlib.util.find_spec(f"ctxvision.ops.{operator}.triton").origin
-    spec = importlib.util.spec_from_file_location(f"recorded_{operator}", origin)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    package = importlib.import_module(f"ctxvision.ops.{operator}")
+    names = [f"{package.__name__}.{file}" for file in ("_triton_kernels", "triton")]
+    real = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    try:
+        return importlib.import_module(names[1])
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(real)
+        for name, module in real.items():
+            setattr(package, name.rpartition(".")[2], module)
 
 
 def laid_out(channels_last, *shape, dtype):
@@ -88,10 +95,10 @@ def run_contextual(module, batch, size, *, k=3, channels_last=True, dtype=torch.
 
 
 POINTERS = {
-    "source", "weight", "result", "grad", "x", "kernel", "offset", "mask", "bias",
-    "grad_x", "grad_offset", "grad_mask",
+    "source", "weight", "result", "grad", "x", "kernel", "sampling_offset", "mask", "bias",
+    "grad_x", "grad_sampling_offset", "grad_mask",
 }  # fmt: skip
-RUN = {"local_aggregation": run_aggregation, "contextual_conv": run_contextual}
+RUN = {"aggregation": run_aggregation, "contextual_conv": run_contextual}
 
 
 def compiled(kernel, target=HOPPER):
@@ -120,7 +127,7 @@ def stack_bytes(kernel, path):
 @pytest.mark.parametrize(
     ("operator", "options", "kernels"),
     [
-        ("local_aggregation", {}, ["_correlate_kernel", "_gather_kernel", "_gather_kernel"]),
+        ("aggregation", {}, ["_correlate_kernel", "_gather_kernel", "_gather_kernel"]),
         ("contextual_conv", {}, ["_forward_kernel", "_kernel_kernel", "_position_kernel"]),
         ("contextual_conv", {"groups": 1}, ["_forward_kernel", "_position_kernel"]),
     ],
@@ -181,7 +188,7 @@ def test_kernels_compile(recorded, operator, target, dtype, channels_last, k, tm
 
 @pytest.mark.parametrize(
     ("operator", "options"),
-    [("local_aggregation", {"interleaved": True}), ("contextual_conv", {"groups": 4})],
+    [("aggregation", {"interleaved": True}), ("contextual_conv", {"groups": 4})],
     ids=["interleaved", "dense"],
 )
 def test_other_routes_compile(recorded, operator, options, tmp_path):

@@ -9,6 +9,8 @@ from _serving import app_of, ask, encoded, pixels
 from ctxvision.serve import Access, open_networks
 from ctxvision.serve.examples import ExampleImage
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "0123456789abcdef"
 # what conforms to the schema is an image; random bytes have tests of their own
 schemathesis.openapi.format(

@@ -16,6 +16,8 @@ from ctxvision import files as ctxvision_files
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask, checkpoint_file
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 TOOL = Path(__file__).parents[2] / "tools" / "kill_and_resume.py"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from _pictures import make_folder
+from _processes import ABSENT
 from ctxvision.cli import main
 
 pytestmark = pytest.mark.process
@@ -28,7 +29,7 @@ WORDS += [
 def test_two_processes_train_to_the_weights_of_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_folder(tmp_path / "data", FOLDER)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ABSENT}
     words = [sys.executable, "-m", "ctxvision", *WORDS, "--devices=2", "--out=two"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -15,9 +15,12 @@ import yaml
 from PIL import Image
 
 from _pictures import make_folder
+from _processes import ABSENT
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask
 from ctxvision.training.pictures import Curves
+
+pytestmark = pytest.mark.slow
 
 SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--logger=csv"]
 DIGITS = ["test_resnet", "digits", *SMALL]
@@ -162,7 +165,7 @@ def test_two_processes_draw_once_and_see_every_image(tmp_path):
     shutil.copy(__file__, broken)
     words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image_size=16", "--workers=0"]
     words += ["--batch_size=4", "--devices=2", "--accelerator=cpu", "--epochs=1", "--out=run", "--logger=csv"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ABSENT}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert set(os.listdir("run")) >= DRAWN

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from _pictures import make_folder
-from _processes import DIGITS, all_gone, assert_same_weights, descendants, finish, start, wait_for, weights
+from _processes import DIGITS, WORDS, all_gone, assert_same_weights, descendants, finish, start, wait_for, weights
 from ctxvision._cli.errors import UserError
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
@@ -18,7 +18,6 @@ from ctxvision.training import run_lock
 from ctxvision.training.processes import launch as processes
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
-EPOCHS = ["--epochs=6"]  # a signal after the third comes before the end, on a busy machine too
 
 
 @pytest.fixture(autouse=True)
@@ -31,25 +30,16 @@ def _own_folder(tmp_path, monkeypatch):
     os.environ.pop("CTXVISION_RUN_FOLDER", None)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run of two processes that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("whole") / "whole"
-    said = finish(process := start(*DIGITS, *EPOCHS, "--devices=2", f"--out={folder}"))
-    assert process.returncode == 0, said
-    return folder
-
-
 @pytest.mark.process
 @linux
 def test_signals_to_some_of_two_processes(whole):
     """One run is stopped three times, and ends like the one that nobody disturbed."""
-    words = [*DIGITS, *EPOCHS, "--devices=2", "--out=run"]
+    words = [*WORDS, "--devices=2", "--out=run"]
     for epoch, (number, to) in enumerate(
         ((signal.SIGINT, "all"), (signal.SIGTERM, "parent"), (signal.SIGTERM, "child")), 1
     ):
         process = start(*words)
-        wait_for(process, f"epoch {epoch}/6")
+        wait_for(process, f"epoch {epoch}/5")
         child = next(
             pid for pid in descendants(process.pid) if b"\0train\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
         )
@@ -177,9 +167,9 @@ def test_two_tasks_of_slurm_and_a_job_that_is_requeued(whole):
             start(*words, **common, **more, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)) for rank in (0, 1)
         ]
 
-    words = [*DIGITS, *EPOCHS, "--out=run"]
+    words = [*WORDS, "--out=run"]
     first, second = tasks(*words)
-    wait_for(first, "epoch 1/6")
+    wait_for(first, "epoch 1/5")
     for process in (first, second):
         process.send_signal(signal.SIGUSR1)  # --signal=USR1@120
     said = finish(first) + finish(second)

@@ -9,24 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from _processes import DIGITS, all_gone, assert_same_weights, descendants, finish, start, wait_for, weights
+from _processes import TWO, WORDS, all_gone, assert_same_weights, descendants, finish, start, wait_for, weights
 
 pytestmark = [
     pytest.mark.process,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc"),
 ]
-TWO = ["--nproc-per-node=2", "--max-restarts=3"]
-WORDS = [*DIGITS, "--mixup=0.4", "--ema=0.9", "--save_minutes=0.002", "--epochs=4"]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run of two processes that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("whole")
-    said = finish(process := start(*WORDS, f"--out={folder / 'whole'}", torchrun=TWO))
-    assert process.returncode == 0, said
-    assert "global batch 64 = 2 devices × 32 images" in said
-    return folder / "whole"
 
 
 @pytest.fixture(autouse=True)
@@ -44,35 +32,32 @@ def wait_for_checkpoint(folder="run"):
     raise AssertionError("no checkpoint within an epoch")
 
 
-def test_killed_worker_is_replaced_and_nothing_is_lost(whole):
-    """The worker that writes the checkpoints; `test_two_nodes` kills the other."""
+def test_a_killed_worker_and_signals_cost_nothing(whole):
+    """One run loses the worker that writes checkpoints (`test_two_nodes` kills the other), then gets signals."""
     process = start(*WORDS, "--out=run", torchrun=TWO)
     wait_for(process, "global batch")
     wait_for_checkpoint()
     os.kill(descendants(process.pid)[0], signal.SIGKILL)
-    said = finish(process)
-    assert process.returncode == 0, said
+    said = wait_for(process, "epoch 2/5")
     assert said.count("ctxvision: torchrun has begun this run again (1 restart); continuing in run\n") == 1
-    assert_same_weights(whole, "run")
-
-
-def test_signals_to_torchrun_leave_a_checkpoint_and_no_process(whole):
-    """One run is stopped by each of the signals in turn, and ends like the one that nobody disturbed."""
-    words = [*WORDS, "--out=run"]
-    for epoch, number in enumerate((signal.SIGTERM, signal.SIGINT), 1):
-        process = start(*words, torchrun=TWO)
-        wait_for(process, f"epoch {epoch}/4")
-        workers = descendants(process.pid)
-        process.send_signal(number)
-        said = finish(process)
-        assert process.returncode
-        assert "continue with: ctxvision train --resume run" in said
-        assert len(workers) >= 2
-        assert all_gone(workers)
-        words = ["--resume=run"]
-    said = finish(process := start(*words, torchrun=TWO))
+    stop(process, signal.SIGTERM)
+    process = start("--resume=run", torchrun=TWO)
+    wait_for(process, "epoch 3/5")
+    stop(process, signal.SIGINT)
+    said = finish(process := start("--resume=run", torchrun=TWO))
     assert process.returncode == 0, said
     assert_same_weights(whole, "run")
+
+
+def stop(process, number):
+    """Send a signal to torchrun, which leaves a checkpoint and no process."""
+    workers = descendants(process.pid)
+    process.send_signal(number)
+    said = finish(process)
+    assert process.returncode
+    assert "continue with: ctxvision train --resume run" in said
+    assert len(workers) >= 2
+    assert all_gone(workers)
 
 
 def test_two_nodes(whole):

@@ -20,8 +20,7 @@ from .trust import add_trust
 if TYPE_CHECKING:
     from ctxvision.explain.explanation import Against, Subject
     from ctxvision.explain.pictures import Picture
-    from ctxvision.tasks import ClassificationTask
-    from ctxvision.tasks.training import TrainingTask
+    from ctxvision.tasks import ClassificationTask, Task
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -152,7 +151,7 @@ def finish(
     return keeping.exit_code
 
 
-def _load(checkpoint: str, device: str, trust: bool) -> "TrainingTask":
+def _load(checkpoint: str, device: str, trust: bool) -> "Task":
     import torch
 
     from ctxvision.tasks import load_task

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ctxvision.export import Metadata
-    from ctxvision.tasks import ClassificationTask
-    from ctxvision.tasks.training import TrainingTask
+    from ctxvision.tasks import ClassificationTask, Task
 
 _OUTPUTS = {"detection": "box coordinate, score or mask"}
 
@@ -106,7 +105,7 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _require_possible(task: "TrainingTask", args: Namespace) -> None:
+def _require_possible(task: "Task", args: Namespace) -> None:
     if args.int8 and task.kind != "classification":
         raise UserError(f"--int8 compares top-1 of classifiers; {args.checkpoint} is for {task.kind}", 2)
     if task.kind == "detection" and args.fixed_size:
@@ -115,11 +114,11 @@ def _require_possible(task: "TrainingTask", args: Namespace) -> None:
         raise UserError("--dynamic-size: clips are always resized to the network's size; leave it out", 2)
 
 
-def _size(task: "TrainingTask") -> str:
+def _size(task: "Task") -> str:
     return " × ".join(map(str, task.data_spec["input_size"][1:]))
 
 
-def _write(task: "TrainingTask", network: "nn.Module", out: Path, metadata: "Metadata", args: Namespace) -> float:
+def _write(task: "Task", network: "nn.Module", out: Path, metadata: "Metadata", args: Namespace) -> float:
     from ctxvision.export import export_onnx, export_pt2
     from ctxvision.export.photographs import photographs
 

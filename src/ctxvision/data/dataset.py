@@ -1,90 +1,66 @@
-"""Images as a torch data set whose bad ones become reports instead of exceptions."""
+"""Samples and batches of every task; a sample that cannot be used becomes a report instead of an exception."""
 
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from .contents import Opener, as_path
 from .error import BadImageError
 from .files import in_words
-from .images.reading import read_image
-from .spec import Transform
 
 Opened = TypeVar("Opened")
 
 
-class Sample(NamedTuple):
-    """One image, (C, H, W), and its class."""
+class LoadedSample(NamedTuple):
+    """A sample as a data set returns it: what the network takes, and what it should answer.
+
+    Attributes:
+        image: The image, (C, H, W), or the clip, (T, C, H, W).
+        target: The number of the class, a class for each pixel, (H, W), or the objects of a detection set.
+    """
 
     image: Tensor
-    target: int
+    target: Any
 
 
 class BadImage(NamedTuple):
-    """An image that cannot be used; travels from a worker to the main process in the batch."""
+    """The report of a sample that cannot be used; it travels from a worker to the main process in the batch.
+
+    Attributes:
+        path: The name of the sample.
+        reason: What is wrong with it, in one line.
+    """
 
     path: str
     reason: str
 
 
 class Batch(NamedTuple):
-    """Images (B, C, H, W), classes (B,) int64, and the files that should have been among them."""
+    """A batch as a loader returns it.
 
-    images: Tensor
-    targets: Tensor
+    Attributes:
+        images: The images, stacked to (B, C, H, W) or, where their sizes differ, in a list of (C, H, W).
+        targets: The targets of the images, stacked or in a list.
+        bad: The samples that should have been in the batch and could not be used.
+    """
+
+    images: Tensor | list[Tensor]
+    targets: Tensor | list[Any]
     bad: list[BadImage]
 
 
-class ImageDataset(Dataset[Sample | BadImage]):
-    """Reads and transforms images.
+def opened(open_name: Callable[[str], Opened], name: str) -> Opened:
+    """Open a sample by its name; a source that has lost the sample makes it a bad one.
 
     Args:
-        samples: (name, class) pairs.
-        transform: PIL image → (C, H, W).
-        color_mode: PIL's mode.
-        seed: of the random transforms, drawn per (seed, index); ``None`` leaves the generators alone. An
-            index may be ``epoch · len + index``, see `EpochSampler`.
-        open_image: makes of a name what `read_image` reads; by default names are paths.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[tuple[str, int]],
-        transform: Transform,
-        color_mode: str,
-        seed: int | None = None,
-        open_image: Opener = as_path,
-    ) -> None:
-        self.samples = samples
-        self.transform = transform
-        self.color_mode = color_mode
-        self.seed = seed
-        self.open_image = open_image
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample | BadImage:
-        name, target = self.samples[index % len(self.samples)]
-        try:
-            image = read_image(opened(self.open_image, name), self.color_mode, name)
-        except BadImageError as error:
-            return BadImage(error.path, error.reason)
-        if self.seed is not None:
-            seed_everything(self.seed, index)
-        return Sample(self.transform(image), target)
-
-
-def opened(open_name: Callable[[str], Opened], name: str) -> Opened:
-    """Open a sample; a source that has lost it makes it a bad image.
+        open_name: The function that opens a name.
+        name: The name of the sample.
 
     Raises:
-        BadImageError: it cannot be opened.
+        BadImageError: The sample cannot be opened.
     """
     try:
         return open_name(name)
@@ -95,32 +71,44 @@ def opened(open_name: Callable[[str], Opened], name: str) -> Opened:
 
 
 def seed_everything(seed: int, index: int) -> None:
-    """Seed the three generators that transforms draw from."""
+    """Seed the generators that transforms draw from: Python's, NumPy's and torch's.
+
+    Args:
+        seed: The seed of the run.
+        index: The number of the sample, another one in each epoch.
+    """
     mixed = int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
     random.seed(mixed)
     np.random.seed(mixed % 2**32)  # noqa: NPY002 - timm's transforms draw from the global generator
     torch.random.default_generator.manual_seed(mixed % 2**63)
 
 
-def collate_eval(items: list[Sample | BadImage]) -> Batch:
-    """Stack the good images; of a batch without any, the first axis is 0."""
-    good = [item for item in items if isinstance(item, Sample)]
+def collate_lists(items: Sequence[LoadedSample | BadImage]) -> Batch:
+    """Make a batch of lists, without the bad samples, for images that may differ in size."""
+    good = [item for item in items if isinstance(item, LoadedSample)]
     bad = [item for item in items if isinstance(item, BadImage)]
-    images = (
-        torch.stack([item.image for item in good])
-        if good
-        else torch.empty(0, 0, 0, 0, dtype=torch.float32, device="cpu")
-    )
-    return Batch(images, torch.tensor([item.target for item in good], dtype=torch.int64, device="cpu"), bad)
+    return Batch([item.image for item in good], [item.target for item in good], bad)
 
 
-def collate_train(items: list[Sample | BadImage]) -> Batch:
-    """Like `collate_eval`, but the good images take turns in the place of the bad.
+def collate_eval(items: Sequence[LoadedSample | BadImage]) -> Batch:
+    """Stack the good samples, for evaluation; where there are none, the first axis of images and targets is 0."""
+    return _stacked(*collate_lists(items))
+
+
+def collate_train(items: Sequence[LoadedSample | BadImage]) -> Batch:
+    """Stack the good samples, for training; they take turns in the place of the bad ones.
 
     The batch keeps its size, which batch normalisation, mixup and training on several devices count on.
     """
-    batch = collate_eval(items)
-    if not batch.bad or not len(batch.images):
-        return batch
-    turns = torch.arange(len(items), device="cpu") % len(batch.images)
-    return Batch(batch.images[turns], batch.targets[turns], batch.bad)
+    images, targets, bad = collate_lists(items)
+    turns = [index % len(images) for index in range(len(items))] if len(images) else []
+    return _stacked([images[turn] for turn in turns], [targets[turn] for turn in turns], bad)
+
+
+def _stacked(images: Tensor | list[Tensor], targets: Tensor | list[Any], bad: list[BadImage]) -> Batch:
+    if not len(images):
+        nothing = torch.empty(0, 0, 0, 0, dtype=torch.float32, device="cpu")
+        return Batch(nothing, torch.empty(0, dtype=torch.int64, device="cpu"), bad)
+    if isinstance(targets[0], Tensor):
+        return Batch(torch.stack(list(images)), torch.stack(list(targets)), bad)
+    return Batch(torch.stack(list(images)), torch.tensor(targets, dtype=torch.int64, device="cpu"), bad)

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set."""
+"""The errors of data sets."""
 
 
 class DataError(ValueError):
@@ -9,8 +9,8 @@ class BadImageError(DataError):
     """An image file cannot be used.
 
     Attributes:
-        path: the file.
-        reason: what is wrong with it, one line.
+        path: The path of the file.
+        reason: What is wrong with the file, in one line.
     """
 
     def __init__(self, path: str, reason: str) -> None:

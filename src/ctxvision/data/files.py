@@ -20,11 +20,11 @@ _KINDS = {
 
 @dataclass
 class Listing:
-    """What lies below a folder.
+    """The files below a folder, and what else lies there.
 
     Attributes:
-        files: paths that begin with the folder, sorted.
-        left_out: how many other entries there are, by kind: a suffix, or what is wrong with them.
+        files: The paths of the files, which begin with the folder, sorted.
+        left_out: The number of other entries by kind: by suffix, or by what is wrong with them.
     """
 
     files: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Listing:
         """Say in one line what was left out, the most frequent first; empty if nothing was.
 
         Args:
-            hints: what helps, by suffix.
+            hints: What helps with entries of a kind, by suffix.
         """
         kinds = self.left_out.most_common()
         hints = hints or {}
@@ -61,11 +61,11 @@ def list_below(folder: str | os.PathLike[str], wanted: Callable[[str], bool]) ->
     not more than a few times into the same folder. What cannot be opened is counted.
 
     Args:
-        folder: may be as deep as the system allows.
-        wanted: tells by its name whether a file is.
+        folder: The folder to look through, as deep as the system allows.
+        wanted: The function that tells by the name of a file whether it is wanted.
 
     Raises:
-        OSError: the folder itself cannot be opened.
+        OSError: The folder itself cannot be opened.
     """
     found = Listing()
     visits: Counter[Any] = Counter()
@@ -96,12 +96,12 @@ def list_folder(
     """List the wanted files and the folders right in a folder, sorted; hidden ones are passed over.
 
     Args:
-        folder: of them.
-        wanted: tells by its name whether a file is.
-        left_out: counts what is neither.
+        folder: The folder to list.
+        wanted: The function that tells by the name of a file whether it is wanted.
+        left_out: The counter of the entries that are neither; it is updated.
 
     Raises:
-        OSError: the folder cannot be opened.
+        OSError: The folder cannot be opened.
     """
     left_out = Counter() if left_out is None else left_out
     files, folders = [], []
@@ -138,8 +138,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading, and nothing that only looks like one: a pipe would wait for ever.
 
     Raises:
-        OSError: there is none, it cannot be opened, or it is a folder, a pipe, a socket or a device.
-        ValueError: no file can have this name.
+        OSError: There is no such file, it cannot be opened, or it is a folder, a pipe, a socket or a device.
+        ValueError: No file can have this name.
     """
     # asked before it is opened: to open a device may move something
     _require_regular(path, os.stat(path).st_mode)
@@ -156,12 +156,12 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     """Read a whole file that a person has written, such as settings or names.
 
     Args:
-        path: of the file.
-        most: bytes.
+        path: The path of the file.
+        most: The largest size in bytes.
 
     Raises:
-        OSError: see `open_regular`.
-        ValueError: it is larger.
+        OSError: The file cannot be opened, see `open_regular`.
+        ValueError: The file is larger than ``most``.
     """
     with open_regular(path) as file:
         data = file.read(most + 1)
@@ -202,6 +202,6 @@ def _is_among(folder: Any, above: Any) -> bool:
 
 
 def suffix_in(suffixes: Iterable[str]) -> Callable[[str], bool]:
-    """Make a test whether a name ends in one of these, in small or capital letters."""
+    """Return a function that tells whether a name ends in one of these suffixes, in small or capital letters."""
     known = frozenset(suffixes)
     return lambda name: os.path.splitext(name)[1].lower() in known

@@ -13,7 +13,7 @@ def split_options(data: str) -> tuple[str, dict[str, str]]:
     """Split ``WHERE#name=value,name=value``; a file or folder that has a ``#`` in its name is left alone.
 
     Raises:
-        DataError: something other than ``name=value``.
+        DataError: What follows the ``#`` is not ``name=value``.
 
     Examples:
         >>> split_options("hf:cifar100#label=coarse_label,image=img")
@@ -58,7 +58,7 @@ def choose_column(
     """Find the column of a role: the one that was named, or the first with a usual name.
 
     Raises:
-        DataError: there is none.
+        DataError: There is no such column.
     """
     if role in options:
         if options[role] not in columns:

@@ -3,12 +3,12 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from .contents import Contents, Found, arrange, in_order
 from .error import DataError
 from .files import in_words, open_regular
+from .labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange, in_order
 from .options import check_options, choose_column
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img")
@@ -28,10 +28,8 @@ def read_table(
     *,
     options: Mapping[str, str] | None = None,
     strict: bool = False,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    class_names: Sequence[str] | None = None,
-) -> Contents:
+    split: SplitRule = DEFAULT_SPLIT,
+) -> LabelledSet:
     """Read a table whose first row names its columns: ``path,label`` and perhaps ``split``.
 
     Other usual names of the columns are understood. Paths are relative to the table. Rows without a path or
@@ -40,15 +38,15 @@ def read_table(
     their paths, in whatever order they come.
 
     Args:
-        file: ``.tsv`` is separated by tabs; ``.csv`` by commas or, as spreadsheets write it, semicolons.
-        options: ``path``, ``label`` and ``split`` name columns.
-        strict: raise at the first row that would be left out.
-        val_fraction: see `arrange`.
-        split_seed: see `arrange`.
-        class_names: see `arrange`.
+        file: The table; ``.tsv`` is separated by tabs, ``.csv`` by commas or, as spreadsheets write it,
+            semicolons.
+        options: The options of DATA: ``path``, ``label`` and ``split`` name columns.
+        strict: Whether the first row that would be left out raises an error.
+        split: Which rows are held out where the table names no parts, and which classes there are.
 
     Raises:
-        DataError: no such file, no such columns, one path with two labels or in two parts, or no rows.
+        DataError: There is no such file or no such column, one path has two labels or is in two parts, or there
+            are no rows.
     """
     file = Path(file)
     options = check_options(str(file), options, ("path", "label", "split"))
@@ -58,24 +56,22 @@ def read_table(
     train, val = parts.get("train"), parts.get("val", parts.get("test"))
     if len(parts) == 1:
         train, val = next(iter(parts.values())), None
-    elif train is None and not class_names:
+    elif train is None and not split.class_names:
         raise DataError(f"{file}: no row is for training")
     elif "val" not in parts:
         rows.notes.append(f"{file}: no rows for validation, validating on those for testing")
     elif "test" in parts:
         rows.notes.append(f"{file}: {sum(map(len, parts['test'].values()))} rows for testing are left out")
-    contents = arrange(
+    labelled = arrange(
         _sorted(train or {}),
         None if val is None else _sorted(val),
         where=str(file),
         where_val=f"{file} (validation)",
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        class_names=class_names,
+        split=split,
     )
-    contents.notes[:0] = rows.summary() + rows.notes
-    contents.root = str(file.parent)
-    return contents
+    labelled.notes[:0] = rows.summary() + rows.notes
+    labelled.root = str(file.parent)
+    return labelled
 
 
 def _sorted(found: Found) -> Found:

@@ -112,7 +112,7 @@ def score_images(
         NotFiniteError: an output is NaN or infinite.
     """
     model, contextual = task.model, is_contextual(task.model)
-    forward = model.forward_stages if task.is_contextual else model
+    forward = model.forward_stages if task.has_stage_outputs else model
     parts: list[tuple[np.ndarray, ...]] = []
     stages: list[StageRecall] = []
     pictures: dict[int, tuple[float, Tensor]] = {}
@@ -123,8 +123,8 @@ def score_images(
         for images, targets in timer.loading(batches):
             with precision():
                 output = timer.answering(forward, images)
-                logits = (output.logits if task.is_contextual else output).float()
-                loss = task.val_loss(output if task.is_contextual else logits, targets)
+                logits = (output.logits if task.has_stage_outputs else output).float()
+                loss = task.val_loss(output if task.has_stage_outputs else logits, targets)
             logits = logits.cpu()
             broken = (~logits.isfinite().all(1)).nonzero()[:, 0]
             if len(broken):

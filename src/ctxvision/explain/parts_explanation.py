@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ctxvision._version import __version__
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.tasks import Task
 
 from .explanation import SCHEMA_VERSION
 from .explanation_classes import network_labels
@@ -105,7 +105,7 @@ class PartsExplanation:
 
 def gather(network: Network, against: Network | None, samples: Sequence[Sample]) -> PartsExplanation:
     """Put the page's numbers together."""
-    task: TrainingTask = network.task
+    task: Task = network.task
     labels = network_labels(task, against and against.task)  # type: ignore[arg-type]
     made = [sample.pictures for sample in samples]
     numbers: dict[str, Any] = {

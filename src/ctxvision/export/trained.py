@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from torchvision.models.detection import RetinaNet
     from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-    from ctxvision.tasks.training import TrainingTask
+    from ctxvision.tasks import Task
     from ctxvision.tasks.video import VideoTask
 
 
 def from_task(
-    task: "TrainingTask", *, dynamic_batch: bool = True, dynamic_size: bool = False
+    task: "Task", *, dynamic_batch: bool = True, dynamic_size: bool = False
 ) -> tuple[nn.Module, Metadata]:
     """Return what `export_onnx` and `export_pt2` take: the network of a trained task, and what travels with it.
 
@@ -76,7 +76,7 @@ def from_task(
     return network, metadata
 
 
-def require_same_detections(task: "TrainingTask", network: nn.Module, metadata: Metadata) -> None:
+def require_same_detections(task: "Task", network: nn.Module, metadata: Metadata) -> None:
     """Compare the graph of a detector with torchvision's way through the trained one, on two photographs.
 
     Args:
@@ -105,7 +105,7 @@ class _ClipNetwork(nn.Module):
 
     def __init__(self, task: "VideoTask") -> None:
         super().__init__()
-        self.model, self.is_contextual = task.model, task.is_contextual
+        self.model, self.has_stage_outputs = task.model, task.has_stage_outputs
         self.frames: int = task.data_spec["frames"]
         task.shifts.frames = self.frames
 
@@ -113,8 +113,8 @@ class _ClipNetwork(nn.Module):
         from ctxvision.tasks.video import clip_consensus
 
         images = clips.flatten(0, 1)
-        output = cast(Any, self.model).forward_stages(images) if self.is_contextual else self.model(images)
+        output = cast(Any, self.model).forward_stages(images) if self.has_stage_outputs else self.model(images)
         together = clip_consensus(output, self.frames)
-        by_frame = output.logits if self.is_contextual else output
+        by_frame = output.logits if self.has_stage_outputs else output
         logits = together if isinstance(together, Tensor) else together.logits
         return logits, by_frame.unflatten(0, (-1, self.frames))

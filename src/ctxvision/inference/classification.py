@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctxvision.data import DataSpec
-from ctxvision.data.spec import Transform
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.data.images.spec import Transform
+from ctxvision.tasks import Task
 
 from .answer import BROKEN, Answer
 from .exported import Exported
@@ -53,12 +53,12 @@ class ClassificationPredictor(Predictor):
     data_spec: DataSpec
 
     def __init__(
-        self, opened: TrainingTask | Exported | nn.Module, device: torch.device, spec: DataSpec | None = None
+        self, opened: Task | Exported | nn.Module, device: torch.device, spec: DataSpec | None = None
     ) -> None:
         super().__init__(opened, device)
         if isinstance(opened, Exported):
             spec = DataSpec.from_dict(opened.metadata.data_spec)
-        elif isinstance(opened, TrainingTask):
+        elif isinstance(opened, Task):
             spec = DataSpec.from_dict(opened.data_spec)
         assert spec is not None
         self.data_spec = spec

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision.data import DetectionSpec
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.tasks import Task
 
 from .answer import BROKEN, Answer
 from .exported import Exported
@@ -88,7 +88,7 @@ class DetectionPredictor(Predictor):
     answer_type = Objects
     data_spec: DetectionSpec
 
-    def __init__(self, opened: TrainingTask | Exported, device: torch.device) -> None:
+    def __init__(self, opened: Task | Exported, device: torch.device) -> None:
         super().__init__(opened, device)
         if isinstance(opened, Exported):
             self.data_spec = DetectionSpec.from_dict(opened.metadata.data_spec)

@@ -10,10 +10,9 @@ from torch import nn
 from ctxvision.checkpoints.sources import names_a_network
 from ctxvision.data.error import DataError
 from ctxvision.runs import checkpoint_of
-from ctxvision.tasks import load_task
+from ctxvision.tasks import Task, load_task
 from ctxvision.tasks.classification.pretrained import spec_of
 from ctxvision.tasks.registry import TASKS, module_of
-from ctxvision.tasks.training import TrainingTask
 
 from .classification import ClassificationPredictor
 from .error import InferenceError
@@ -63,7 +62,7 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
     return predictor_of(load_task(path, trust=trust), device)
 
 
-def predictor_of(opened: TrainingTask | Exported, device: str | None = None) -> Predictor:
+def predictor_of(opened: Task | Exported, device: str | None = None) -> Predictor:
     """Return the predictor of a trained task or of an exported file that is open already.
 
     Args:
@@ -75,7 +74,7 @@ def predictor_of(opened: TrainingTask | Exported, device: str | None = None) -> 
         InferenceError: There is no such device.
         ExportError: The exported file lacks something that its task needs.
     """
-    if isinstance(opened, TrainingTask):
+    if isinstance(opened, Task):
         return _predictor(opened.kind)(opened, opened.device if device is None else _device(device))
     task = opened.metadata.task
     if task not in TASKS:
@@ -86,9 +85,9 @@ def predictor_of(opened: TrainingTask | Exported, device: str | None = None) -> 
         raise ExportError(f"{opened.path}: its metadata are incomplete ({error})") from error
 
 
-def _predictor(task: str) -> Callable[[TrainingTask | Exported, torch.device], Predictor]:
+def _predictor(task: str) -> Callable[[Task | Exported, torch.device], Predictor]:
     """Return the class that answers for a task; its module names it after the task."""
-    found: Callable[[TrainingTask | Exported, torch.device], Predictor]
+    found: Callable[[Task | Exported, torch.device], Predictor]
     found = getattr(module_of("inference", task), f"{task.capitalize()}Predictor")
     return found
 

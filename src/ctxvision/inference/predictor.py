@@ -19,7 +19,7 @@ from ctxvision.data.files import Listing, list_below
 from ctxvision.data.images.reading import HINTS, is_image
 from ctxvision.data.video.reading import Video, VideoFile, VideoInMemory
 from ctxvision.data.workers import workers_for
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.tasks import Task
 
 from .answer import Answer
 from .error import InferenceError
@@ -29,7 +29,7 @@ from .pixels import Source
 Spec: TypeAlias = DataSpec | DetectionSpec | SegmentationSpec | ClipSpec
 Batch: TypeAlias = Tensor | Sequence[Tensor]
 Raw: TypeAlias = Tensor | list[Tensor] | list[dict[str, Tensor]]
-Opened: TypeAlias = TrainingTask | Exported | nn.Module
+Opened: TypeAlias = Task | Exported | nn.Module
 Given: TypeAlias = Source | Video
 _log = logging.getLogger(__name__)
 
@@ -76,12 +76,12 @@ class Predictor(ABC):
     _axes: ClassVar[int] = 3  # of an array that is one image or one video
 
     def __init__(self, opened: Opened, device: torch.device) -> None:
-        self.module = opened if isinstance(opened, TrainingTask) else None
+        self.module = opened if isinstance(opened, Task) else None
         self.exported = opened if isinstance(opened, Exported) else None
         self.network: nn.Module | None = None
         if isinstance(opened, nn.Module):
             opened.to(device).eval()
-            self.network = opened.model if isinstance(opened, TrainingTask) else opened
+            self.network = opened.model if isinstance(opened, Task) else opened
         self.device = device
 
     @property

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctxvision.data import SegmentationSpec
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.tasks import Task
 
 from .answer import BROKEN, Answer
 from .exported import Exported
@@ -64,7 +64,7 @@ class SegmentationPredictor(Predictor):
     answer_type = Pixels
     data_spec: SegmentationSpec
 
-    def __init__(self, opened: TrainingTask | Exported, device: torch.device) -> None:
+    def __init__(self, opened: Task | Exported, device: torch.device) -> None:
         super().__init__(opened, device)
         if isinstance(opened, Exported):
             self.data_spec = SegmentationSpec.from_dict(opened.metadata.data_spec)

@@ -51,10 +51,11 @@ class Backbone(nn.Module, ABC):
     A subclass builds its stem, its ``stages`` and its head, and calls `_describe_stages`.
 
     Args:
-        num_classes: Classes of the head; 0 returns pooled features.
-        in_chans: Channels of the image.
-        drop_rate: Dropout before the classifier.
-        matcher: timm's patterns for layer-wise learning rates: ``stem``, ``blocks`` and ``coarse`` (whole stages).
+        num_classes: Number of classes; 0 returns pooled features.
+        in_chans: Number of channels of the image.
+        drop_rate: Dropout probability before the classifier.
+        matcher: timm's patterns for layer-wise learning rates, by the names ``stem``, ``blocks`` and ``coarse``
+            (whole stages).
     """
 
     global_pool: SelectAdaptivePool2d
@@ -151,14 +152,14 @@ class Backbone(nn.Module, ABC):
 
         Args:
             x: Images, ``(B, in_chans, H, W)``.
-            indices: The last n stages if an integer, these if a list, all if ``None``.
-            norm: Without effect, there is no final norm over the map.
-            stop_early: Do not compute stages after the last wanted one.
-            output_fmt: Only ``"NCHW"``.
-            intermediates_only: Leave out the final features.
+            indices: An integer ``n`` wants the last ``n`` stages, a list wants these stages, ``None`` wants all.
+            norm: Without effect, because there is no final norm over the map.
+            stop_early: Whether stages after the last wanted one are not computed.
+            output_fmt: Layout of the features, only ``"NCHW"``.
+            intermediates_only: Whether the final features are left out.
 
         Returns:
-            The wanted features, or ``(final features, wanted features)``.
+            The wanted features, each ``(B, C_i, H_i, W_i)``, or ``(final features, wanted features)``.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")

@@ -8,33 +8,18 @@ import torch
 import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ctxvision.nn import ClassFunnel, ClassStep, ContextualOutput
-from ctxvision.nn.funnel import Selection
+from ctxvision.nn.funnel import ClassSelection
 
 from ._backbone import Backbone, make_pool
+from ._contextual_blocks import PriorSequence
 
 Steps = list[tuple[Tensor | None, ClassStep]]
 
 # By the tensor that forward_features returned: an attribute of the tensor would be pickled with it.
 _CLASS_STEPS = WeakTensorKeyDictionary()
-
-
-class PriorSequence(nn.ModuleList):
-    """Blocks that all see the same prior; ``grad_checkpointing`` recomputes each in the backward pass."""
-
-    grad_checkpointing = False
-
-    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
-        """Return ``(B, C', H', W')`` of the last block, under the prior ``(B, d)``."""
-        for block in self:
-            if self.grad_checkpointing and self.training:
-                x = checkpoint(block, x, prior, use_reentrant=False)
-            else:
-                x = block(x) if prior is None else block(x, prior)  # hooks of other tools expect tensors
-        return x
 
 
 class Design(NamedTuple):
@@ -60,7 +45,7 @@ class Design(NamedTuple):
     """Only concatenate the prior to the input of each stage's first block, without any offset (Table 4, a2)."""
     modulation: bool = False
     """Whether taps are modulated as in DCNv2 (the authors' code)."""
-    selection: Selection = "reduce"
+    selection: ClassSelection = "reduce"
     """``"rerank"`` chooses among all classes at every stage (the authors' code)."""
     class_ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05)
     """Considered classes of the four stages as shares of all."""
@@ -92,14 +77,15 @@ class Design(NamedTuple):
 class ContextualNet(Backbone):
     """A ConvNeXt or a ResNet whose convolutions bend to the classes it still considers.
 
-    Beside timm's protocol, `forward_stages` returns what every stage thought: scores, class sets and τ. A subclass
-    builds ``stem`` and ``stages``, then calls `_add_head`. Each stage is called with the features and the prior.
+    It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``. Beside timm's protocol, `forward_stages`
+    returns the scores, the class sets and τ of every stage. A subclass builds ``stem`` and ``stages``, then calls
+    `_add_head`. Each stage is called with the features and the prior.
 
     Args:
-        num_classes: Classes; 0 returns pooled features, and the funnel keeps ``context_classes`` classes.
-        in_chans: Channels of the image.
-        drop_rate: Dropout before the head.
-        matcher: As in `Backbone`.
+        num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
+        in_chans: Number of channels of the image.
+        drop_rate: Dropout probability before the head.
+        matcher: timm's patterns for layer-wise learning rates, by the names ``stem``, ``blocks`` and ``coarse``.
     """
 
     stem_end: str
@@ -113,14 +99,14 @@ class ContextualNet(Backbone):
     def _add_head(
         self, plan: Design, paths: Sequence[str], channels: Sequence[int], norm: nn.Module | None, global_pool: str
     ) -> None:
-        """Add what chooses classes, and the head.
+        """Add the class funnel and the head.
 
         Args:
-            plan: What is contextual.
-            paths: Names of the stages' modules.
-            channels: Channels of the stem and of each stage.
-            norm: Norm of the pooled features, if the plain network has one.
-            global_pool: timm's pooling type, ``""`` for none.
+            plan: What is contextual in the network, and how wide it is.
+            paths: Names of the modules of the four stages.
+            channels: Number of channels of the stem and of each of the four stages.
+            norm: Norm of the pooled features; ``None`` if the plain network has none.
+            global_pool: Name of timm's global pooling, ``""`` for none.
         """
         self.contextual_stages = tuple(plan.stages) if plan.prior else ()
         self._describe_stages(paths, channels[1:], (4, 8, 16, 32))
@@ -132,14 +118,14 @@ class ContextualNet(Backbone):
         if self.contextual_stages:
             self.context = ClassFunnel(
                 self.num_classes or plan.context_classes,
-                plan.dim,
-                {stage: channels[stage - 1] for stage in self.contextual_stages},
-                self.num_features,
-                {stage: _width(plan.hidden, channels[stage - 1]) for stage in self.contextual_stages},
-                _width(plan.head_hidden, self.num_features),
-                plan.merge_hidden,
-                plan.class_ratios,
-                plan.selection,
+                dim=plan.dim,
+                channels={stage: channels[stage - 1] for stage in self.contextual_stages},
+                head_channels=self.num_features,
+                hidden={stage: _width(plan.hidden, channels[stage - 1]) for stage in self.contextual_stages},
+                head_hidden=_width(plan.head_hidden, self.num_features),
+                merge_hidden=plan.merge_hidden,
+                ratios=plan.class_ratios,
+                selection=plan.selection,
             )
         else:
             self.fc = self._linear(self.num_classes)
@@ -192,12 +178,19 @@ class ContextualNet(Backbone):
         As long as this very tensor lives, the class sets found on the way are remembered with it, so that
         ``forward_head(forward_features(x))`` equals ``forward(x)``. Copies, also detached ones, have none.
         """
-        return self._forward_stages(x, (), len(self.feature_info))[0]
+        x, steps = self._features_and_steps(x)
+        _remember(x, steps)
+        return x
 
     def _forward_stages(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
-        x, outputs, steps = self._enter_stages(x, wanted, count)
-        if not torch.compiler.is_compiling():
-            _CLASS_STEPS[x] = steps
+        x = self.stem(x)
+        outputs: list[Tensor] = []
+        steps: Steps = []
+        for index, stage in enumerate(self.stages[:count]):
+            x = stage(x, self._prior(index + 1, x, steps))
+            if index in wanted:
+                outputs.append(x)
+        _remember(x, steps)
         return x, outputs
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -220,9 +213,9 @@ class ContextualNet(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, ``(B, num_classes)``: a class that was dropped ranks below every one that was kept."""
-        x, _, steps = self._enter_stages(x, (), len(self.feature_info))
-        pooled = self._pool(x)
-        return pooled if self.num_classes == 0 else self._classify(pooled, steps).logits
+        x, steps = self._features_and_steps(x)
+        x = self._pool(x)
+        return x if self.num_classes == 0 else self._classify(x, steps).logits
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return all parameters, or without ``recurse`` those that the network uses itself: the class funnel's.
@@ -244,23 +237,32 @@ class ContextualNet(Backbone):
         """
         if self.num_classes == 0:
             raise ValueError("forward_stages needs a classifier; call reset_classifier(num_classes) first")
-        x, _, steps = self._enter_stages(x, (), len(self.feature_info))
+        x, steps = self._features_and_steps(x)
         return self._classify(self._pool(x), steps)
 
-    def _enter_stages(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor], Steps]:
-        """Return what the first ``count`` stages make of images, the wanted ones' outputs, and class sets."""
+    def _features_and_steps(self, x: Tensor) -> tuple[Tensor, Steps]:
+        """Return the last stage's features, and what each contextual stage found out about the classes."""
         x = self.stem(x)
-        outputs: list[Tensor] = []
         steps: Steps = []
-        for number, stage in enumerate(self.stages[:count], 1):
-            prior = None
-            if self.context is not None and number in self.contextual_stages:
-                steps.append(self.context.enter(number, x, steps))
-                prior = steps[-1][1].prior
-            x = stage(x, prior)
-            if number - 1 in wanted:
-                outputs.append(x)
-        return x, outputs, steps
+        for number, stage in enumerate(self.stages, 1):
+            x = stage(x, self._prior(number, x, steps))
+        return x, steps
+
+    def _prior(self, number: int, x: Tensor, steps: Steps) -> Tensor | None:
+        """Narrow the classes at the entry of a stage, and return the prior ``(B, d)`` of those that go on.
+
+        Args:
+            number: Number of the stage, 1 to 4.
+            x: Features that enter the stage, ``(B, C, H, W)``.
+            steps: What the earlier contextual stages found out; this stage's step is appended.
+
+        Returns:
+            The prior, or ``None`` if the stage is not contextual.
+        """
+        if self.context is None or number not in self.contextual_stages:
+            return None
+        steps.append(self.context.narrow(number, x, steps))
+        return steps[-1][1].prior
 
     def _pool(self, x: Tensor) -> Tensor:
         x = self.global_pool(x)
@@ -273,11 +275,16 @@ class ContextualNet(Backbone):
 
     def _classify(self, pooled: Tensor, steps: Steps) -> ContextualOutput:
         if self.context is not None:
-            return self.context.finish(pooled, steps)
+            return self.context.score(pooled, steps)
         logits: Tensor = self.fc(pooled)  # type: ignore[misc]
         # len() would fix the batch of an exported graph
         classes = torch.arange(self.num_classes, device=logits.device).expand(logits.shape[0], -1)
         return ContextualOutput(logits, (logits,), (classes,), logits.new_ones(()))
+
+
+def _remember(features: Tensor, steps: Steps) -> None:
+    if not torch.compiler.is_compiling():
+        _CLASS_STEPS[features] = steps
 
 
 def _width(width: int | float, channels: int) -> int:

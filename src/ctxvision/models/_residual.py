@@ -1,4 +1,4 @@
-"""What CoTNet and RedNet share: a bottleneck network of ResNet's shape.
+"""The bottleneck network of ResNet's shape (He et al., CVPR 2016) that CoTNet and RedNet share.
 
 Parameter names are timm's for ResNet: conv1, bn1, layer1 to layer4, fc.
 """
@@ -19,7 +19,7 @@ LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Stem(NamedTuple):
-    """The layers before the first stage."""
+    """The layers before the first stage, and the channels and the stride of what they return."""
 
     conv: nn.Module
     norm: nn.Module
@@ -28,37 +28,54 @@ class Stem(NamedTuple):
     stride: int
 
 
-class Place(NamedTuple):
+class BlockPlace(NamedTuple):
     """Where a block stands, for the function that builds its spatial layer."""
 
     stage: int
-    """Stage number, 1 to 4."""
+    """Number of the stage, 1 to 4."""
     block: int
-    """Number of the block in its stage, from 0."""
+    """Number of the block in its stage, counted from 0."""
     width: int
-    """Channels of the spatial layer."""
+    """Number of channels of the spatial layer."""
     stride: int
+    """Stride of the block in pixels of its input."""
     dilation: int
+    """Distance between the taps of the spatial layer in pixels."""
 
 
 class Spatial(NamedTuple):
     """The spatial layer of a bottleneck, and what surrounds it."""
 
     layer: nn.Module
+    """Maps ``(B, width, H, W)`` to ``(B, width, H', W')``."""
     norm: bool = False
-    """Whether BatchNorm and ReLU follow (a CoT layer has its own)."""
+    """Whether BatchNorm and ReLU follow the layer; a CoT layer has its own."""
     before: nn.Module | None = None
+    """A pool before the layer, if there is one."""
     after: nn.Module | None = None
+    """A pool after the layer, if there is one."""
 
 
 class Bottleneck(nn.Module):
-    """``1x1 -> spatial layer -> 1x1`` with a shortcut; ``(B, C, H, W)`` to ``(B, C', H / stride, W / stride)``."""
+    """ResNet's bottleneck, ``1x1 -> spatial layer -> 1x1``, with a shortcut.
+
+    It maps ``(B, in_channels, H, W)`` to ``(B, out_channels, H / stride, W / stride)``.
+
+    Args:
+        in_channels: Number of channels of the input.
+        out_channels: Number of channels of the output.
+        width: Number of channels between the two 1x1 convolutions.
+        spatial: The spatial layer and what surrounds it.
+        shortcut: The projection in the shortcut; ``None`` for the identity.
+        drop_path: Probability with which stochastic depth drops the branch of an image.
+    """
 
     def __init__(
         self,
         in_channels: int,
-        width: int,
         out_channels: int,
+        *,
+        width: int,
         spatial: Spatial,
         shortcut: nn.Module | None,
         drop_path: float,
@@ -79,7 +96,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the residual sum after its ReLU."""
+        """Return the residual sum after its ReLU, ``(B, out_channels, H / stride, W / stride)``."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.before(self.act1(self.bn1(self.conv1(x))))
         x = self.after(self.act2(self.bn2(self.conv2(x))))
@@ -89,46 +106,57 @@ class Bottleneck(nn.Module):
 
 
 def plain_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    """Return ResNet's projection shortcut: strided 1x1 convolution and BatchNorm."""
+    """Return ResNet's projection shortcut, a strided 1x1 convolution and BatchNorm.
+
+    It maps ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
+    """
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
 def average_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    """Return ResNet-D's: average pool, 1x1 convolution and BatchNorm."""
+    """Return ResNet-D's projection shortcut, an average pool, a 1x1 convolution and BatchNorm (He et al., 2019).
+
+    It maps ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
+    """
     pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
     return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
 
 class Stage(nn.Sequential):
-    """Blocks in a row; ``grad_checkpointing`` recomputes each of them in the backward pass."""
+    """The blocks of a stage, one after the other.
+
+    With ``grad_checkpointing`` each block is computed again in the backward pass instead of being stored.
+    """
 
     grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``(B, C', H', W')`` of the last block."""
+        """Return the last block's output, ``(B, C', H', W')``, for features ``(B, C, H, W)``."""
         recompute = self.grad_checkpointing and self.training
         y: Tensor = checkpoint_seq(self, x) if recompute else super().forward(x)  # type: ignore[no-untyped-call]
         return y
 
 
 class ResidualNet(Backbone):
-    """Stem, four stages of bottlenecks, pooled linear classifier, with all of timm's protocol.
+    """A stem, four stages of bottlenecks and a pooled linear classifier, with all of timm's protocol.
+
+    It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``.
 
     Args:
-        stem: Layers before the first stage.
-        spatial: Builds the spatial layer of each bottleneck.
-        depths: Blocks per stage.
+        stem: The layers before the first stage.
+        spatial: Function that builds the spatial layer of each bottleneck.
+        depths: Number of blocks in each of the four stages.
         planes: ResNet's base width of each stage; a stage has ``planes * expansion`` channels.
-        widths: Channels of the spatial layers of each stage.
-        expansion: Output channels of a block over its ``planes``.
-        shortcut: Builds projection shortcuts.
-        num_classes: Classes of the head; 0 returns pooled features.
-        in_chans: Channels of the image.
-        global_pool: timm's pooling type, ``""`` for none.
-        output_stride: 32, 16 or 8; below 32 later stages dilate instead of striding.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; earlier ones less, linearly.
-        zero_init_last: Start every block as its shortcut.
+        widths: Number of channels of the spatial layers of each stage.
+        expansion: Number of output channels of a block divided by its ``planes``.
+        shortcut: Function of input channels, output channels and stride that builds a projection shortcut.
+        num_classes: Number of classes; 0 returns pooled features.
+        in_chans: Number of channels of the image.
+        global_pool: Name of timm's global pooling, ``""`` for none.
+        output_stride: Stride of the last stage, 32, 16 or 8; below 32 later stages dilate instead of striding.
+        drop_rate: Dropout probability before the classifier.
+        drop_path_rate: Stochastic depth probability of the last block; those of earlier blocks grow linearly.
+        zero_init_last: Whether every block starts as its shortcut.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -141,8 +169,9 @@ class ResidualNet(Backbone):
 
     def __init__(
         self,
+        *,
         stem: Stem,
-        spatial: Callable[[Place], Spatial],
+        spatial: Callable[[BlockPlace], Spatial],
         depths: Sequence[int],
         planes: Sequence[int],
         widths: Sequence[int],
@@ -177,12 +206,13 @@ class ResidualNet(Backbone):
             net_stride *= stride
             out_channels, blocks = planes[stage] * expansion, []
             for index in range(depths[stage]):
-                place = Place(stage + 1, index, widths[stage], stride if index == 0 else 1, dilation)
+                place = BlockPlace(stage + 1, index, widths[stage], stride if index == 0 else 1, dilation)
                 project = index == 0 and (stride != 1 or channels != out_channels)
                 blocks.append(
                     Bottleneck(
-                        channels, widths[stage], out_channels, spatial(place),
-                        shortcut(channels, out_channels, stride) if project else None, rates[stage][index],
+                        channels, out_channels, width=widths[stage], spatial=spatial(place),
+                        shortcut=shortcut(channels, out_channels, stride) if project else None,
+                        drop_path=rates[stage][index],
                     )
                 )  # fmt: skip
                 channels = out_channels
@@ -210,7 +240,8 @@ class ResidualNet(Backbone):
         return y
 
     def _forward_stages(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
-        x, outputs = self.stem(x), []
+        x = self.stem(x)
+        outputs: list[Tensor] = []
         for index, stage in enumerate(self.stages[:count]):
             x = stage(x)
             if index in wanted:

@@ -16,109 +16,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from timm.layers import DropPath, LayerNorm, LayerNorm2d, trunc_normal_
+from timm.layers import LayerNorm2d, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ctxvision.nn import ContextualConv2d
-from ctxvision.nn._checks import is_plain
-from ctxvision.ops._derivatives import add_in_place
 
 from ._backbone import default_cfg, drop_path_rates
-from ._contextual_net import ContextualNet, Design, PriorSequence, keep_classes
+from ._contextual_blocks import ContextualBottleneck, ContextualNeXtBlock, ConvNeXtStage, PriorSequence
+from ._contextual_net import ContextualNet, Design, keep_classes
 from ._pretrained import build_network
 from ._residual import LAYERS, plain_shortcut
 
 __all__ = ["ContextualConvNeXt", "ContextualNet", "ContextualResNet"]
-
-
-class PointwiseMlp(nn.Module):
-    """``Linear -> GELU -> Linear`` over the channels of ``(B, C, H, W)``, under the names of timm's ``Mlp``."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return a map of the same shape and memory format."""
-        layers = (self.fc1, self.fc2)
-        if x.device.type != "cpu" or not all(is_plain(layer, nn.Linear) for layer in layers):
-            y: Tensor = self.fc2(self.act(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
-            return y
-        # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear
-        hidden = self.act(F.conv2d(x, self.fc1.weight[:, :, None, None], self.fc1.bias))
-        return F.conv2d(hidden, self.fc2.weight[:, :, None, None], self.fc2.bias)
-
-
-class ContextualNeXtBlock(nn.Module):
-    """ConvNeXt's block with a contextual or a plain 7x7 depthwise convolution; keeps ``(B, C, H, W)``."""
-
-    def __init__(self, conv_dw: nn.Module, channels: int, drop_path: float, layer_scale: float) -> None:
-        super().__init__()
-        self.conv_dw = conv_dw
-        self.norm = LayerNorm(channels, eps=1e-6)
-        self.mlp = PointwiseMlp(channels, 4 * channels)
-        self.gamma = nn.Parameter(nn.init.constant_(self.norm.weight.new_empty(channels), layer_scale))
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Return the block's output under the prior ``(B, d)``."""
-        y = self.conv_dw(x, prior) if isinstance(self.conv_dw, ContextualConv2d) else self.conv_dw(x)
-        y = self.mlp(self.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
-        return torch.addcmul(x, self.drop_path(y), self.gamma[:, None, None])
-
-
-class ContextualBottleneck(nn.Module):
-    """ResNet's bottleneck with a contextual or a plain 3x3 convolution.
-
-    Args:
-        in_channels: Channels in.
-        width: Channels of the 3x3 convolution; four times as many go out.
-        conv2: The 3x3 convolution.
-        shortcut: Projection shortcut.
-        drop_path: Stochastic depth.
-        prior_dim: Channels of the prior that are expanded and concatenated to the input of the first 1x1
-            convolution (Table 4, a2: context as an extra input); 0 for none.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        conv2: nn.Module,
-        shortcut: nn.Module | None,
-        drop_path: float,
-        prior_dim: int,
-    ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.prior = nn.Linear(prior_dim, width, bias=False) if prior_dim else None
-        self.bn1 = nn.BatchNorm2d(width)
-        self.act1 = nn.ReLU(inplace=True)
-        self.conv2 = conv2
-        self.bn2 = nn.BatchNorm2d(width)
-        self.act2 = nn.ReLU(inplace=True)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.act3 = nn.ReLU(inplace=True)
-        self.downsample = shortcut
-
-    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Return the block's output under the prior ``(B, d)``."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.conv1(x)
-        if self.prior is not None:
-            x = add_in_place(x, self.prior(prior)[:, :, None, None])
-        x = self.act1(self.bn1(x))
-        x = self.conv2(x, prior) if isinstance(self.conv2, ContextualConv2d) else self.conv2(x)
-        x = self.drop_path(self.bn3(self.conv3(self.act2(self.bn2(x)))))
-        y: Tensor = self.act3(add_in_place(x, shortcut))
-        return y
 
 
 def _contextual_blocks(depth: int, count: int) -> set[int]:
@@ -126,11 +36,13 @@ def _contextual_blocks(depth: int, count: int) -> set[int]:
     return {depth * (run + 1) // count - 1 for run in range(count)}
 
 
-def _bends(plan: Design, stage: int) -> bool:
+def _has_offsets(plan: Design, stage: int) -> bool:
+    """Return whether a stage has contextual convolutions."""
     return stage in plan.stages and not plan.extra_input and (plan.weight_offsets or plan.sampling_offsets)
 
 
 def _contextual_args(plan: Design, weight_hidden: int) -> dict[str, Any]:
+    """Return what the design means for a `ContextualConv2d`."""
     return {
         "prior_dim": plan.dim if plan.prior else 0,
         "weight_hidden": weight_hidden if plan.weight_offsets else None,
@@ -144,44 +56,23 @@ def _plain_layers(model: nn.Module) -> list[nn.Module]:
     return [m for name, m in model.named_modules() if "_offsets" not in name]
 
 
-class ConvNeXtStage(nn.Module):
-    """Downsampling, then blocks that all see the same prior."""
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = PriorSequence(blocks)
-
-    @property
-    def grad_checkpointing(self) -> bool:
-        """Whether each block is computed again in the backward pass."""
-        return self.blocks.grad_checkpointing
-
-    @grad_checkpointing.setter
-    def grad_checkpointing(self, enable: bool) -> None:
-        self.blocks.grad_checkpointing = enable
-
-    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
-        """Return ``(B, C', H / 2, W / 2)``, in the first stage ``(B, C, H, W)``, under the prior ``(B, d)``."""
-        y: Tensor = self.blocks(self.downsample(x), prior)
-        return y
-
-
 class ContextualConvNeXt(ContextualNet):
-    """ConvNeXt with contextual 7x7 depthwise convolutions.
+    """ConvNeXt with contextual 7x7 depthwise convolutions (Contextual CNN, section 4.1).
+
+    It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``.
 
     Args:
-        depths: Blocks per stage.
-        dims: Channels per stage.
-        contextual_blocks: How many blocks of a contextual stage are contextual.
+        depths: Number of blocks in each of the four stages.
+        dims: Number of channels of each of the four stages.
+        contextual_blocks: Number of contextual blocks in each stage that the design makes contextual.
         weight_hidden: Width inside the generator of weight offsets.
-        ls_init_value: Start of the layer scale.
-        num_classes: Classes; 0 returns pooled features, and the funnel keeps ``context_classes`` classes.
-        in_chans: Channels of the image.
-        global_pool: timm's pooling type, ``""`` for none.
-        drop_rate: Dropout before the head.
-        drop_path_rate: Stochastic depth of the last block; earlier ones less, linearly.
-        **design: Fields of `Design`.
+        ls_init_value: Initial value of the layer scale.
+        num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
+        in_chans: Number of channels of the image.
+        global_pool: Name of timm's global pooling, ``""`` for none.
+        drop_rate: Dropout probability before the head.
+        drop_path_rate: Stochastic depth probability of the last block; those of earlier blocks grow linearly.
+        **design: The fields of `Design`.
 
     Raises:
         TypeError: If the design has no such field.
@@ -194,6 +85,7 @@ class ContextualConvNeXt(ContextualNet):
         self,
         depths: Sequence[int],
         dims: Sequence[int],
+        *,
         contextual_blocks: Sequence[int] = (1, 1, 3, 1),
         weight_hidden: int = 24,
         ls_init_value: float = 1e-6,
@@ -216,31 +108,33 @@ class ContextualConvNeXt(ContextualNet):
         plan = Design.of(**design)
         if plan.extra_input:
             raise ValueError("extra_input is the ablation of contextual_resnet50; ConvNeXt does not build it")
-        blocks = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        per_block = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         super().__init__(
-            num_classes, in_chans, drop_rate, {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": blocks}
+            num_classes, in_chans, drop_rate, {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": per_block}
         )
-        stages, rates = nn.ModuleList(), drop_path_rates(depths, drop_path_rate)
-        for i, (depth, width) in enumerate(zip(depths, dims, strict=True)):
-            bent = _contextual_blocks(depth, contextual_blocks[i]) if _bends(plan, i + 1) else set()
+        rates = drop_path_rates(depths, drop_path_rate)
+
+        def depthwise(width: int, contextual: bool) -> nn.Module:
             kernel: dict[str, Any] = {"kernel_size": 7, "padding": 3, "groups": width}
-            stage = [
+            if contextual:
+                return ContextualConv2d(width, width, **kernel, **_contextual_args(plan, weight_hidden))
+            return nn.Conv2d(width, width, **kernel)
+
+        def stage(i: int) -> ConvNeXtStage:
+            width, depth = dims[i], depths[i]
+            contextual = _contextual_blocks(depth, contextual_blocks[i]) if _has_offsets(plan, i + 1) else set()
+            blocks = [
                 ContextualNeXtBlock(
-                    ContextualConv2d(width, width, **kernel, **_contextual_args(plan, weight_hidden))
-                    if index in bent
-                    else nn.Conv2d(width, width, **kernel),
                     width,
-                    rates[i][index],
-                    ls_init_value,
+                    conv_dw=depthwise(width, n in contextual),
+                    drop_path=rates[i][n],
+                    layer_scale=ls_init_value,
                 )
-                for index in range(depth)
+                for n in range(depth)
             ]
-            down = (
-                nn.Sequential(LayerNorm2d(dims[i - 1]), nn.Conv2d(dims[i - 1], width, 2, 2))
-                if i
-                else nn.Identity()
-            )
-            stages.append(ConvNeXtStage(down, stage))
+            return ConvNeXtStage(_downsampling(dims[i - 1], width) if i else nn.Identity(), blocks)
+
+        stages = nn.ModuleList(stage(i) for i in range(4))
         self.stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], 4, 4), LayerNorm2d(dims[0]))  # type: ignore[method-assign]
         self.stages = stages  # type: ignore[assignment, misc]
         for layer in _plain_layers(self):
@@ -251,18 +145,29 @@ class ContextualConvNeXt(ContextualNet):
         self._add_head(plan, paths, (dims[0], *dims), LayerNorm2d(dims[-1]), global_pool)
 
 
+def _downsampling(in_channels: int, out_channels: int) -> nn.Module:
+    """Return ConvNeXt's layers between two stages."""
+    return nn.Sequential(LayerNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 2, 2))
+
+
 def _seventh(width: int) -> int:
     return max(8, round(width / 56) * 8)
 
 
 class ContextualResNet(ContextualNet):
-    """ResNet with contextual 3x3 convolutions in all blocks of the contextual stages.
+    """ResNet with contextual 3x3 convolutions in all blocks of the contextual stages (section 4.2).
+
+    It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``.
 
     Args:
-        depths: Blocks per stage.
-        planes: ResNet's base width per stage.
-        num_classes, in_chans, global_pool, drop_rate, drop_path_rate: As in `ContextualConvNeXt`.
-        **design: Fields of `Design`.
+        depths: Number of blocks in each of the four stages.
+        planes: Width of the 3x3 convolutions of each stage; the stage has four times as many channels.
+        num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
+        in_chans: Number of channels of the image.
+        global_pool: Name of timm's global pooling, ``""`` for none.
+        drop_rate: Dropout probability before the head.
+        drop_path_rate: Stochastic depth probability of the last block; those of earlier blocks grow linearly.
+        **design: The fields of `Design`.
 
     Raises:
         TypeError: If the design has no such field.
@@ -274,6 +179,7 @@ class ContextualResNet(ContextualNet):
     def __init__(
         self,
         depths: Sequence[int],
+        *,
         planes: Sequence[int] = (64, 128, 256, 512),
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -296,14 +202,25 @@ class ContextualResNet(ContextualNet):
             blocks = PriorSequence()
             for index in range(depth):
                 stride, in_channels = (2 if i and index == 0 else 1), channels[-1] if index == 0 else 4 * width
-                if _bends(plan, i + 1):
+                if _has_offsets(plan, i + 1):
                     args = _contextual_args(plan, _seventh(width))
-                    conv2: nn.Module = ContextualConv2d(width, width, 3, stride, 1, bias=False, **args)
+                    conv2: nn.Module = ContextualConv2d(
+                        width, width, kernel_size=3, stride=stride, padding=1, bias=False, **args
+                    )
                 else:
                     conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
                 shortcut = plain_shortcut(in_channels, 4 * width, stride) if index == 0 else None
                 extra = plan.dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
-                blocks.append(ContextualBottleneck(in_channels, width, conv2, shortcut, rates[i][index], extra))
+                blocks.append(
+                    ContextualBottleneck(
+                        in_channels,
+                        width,
+                        conv2=conv2,
+                        shortcut=shortcut,
+                        drop_path=rates[i][index],
+                        prior_dim=extra,
+                    )
+                )
             stages.append(blocks)
             channels.append(4 * width)
         self.conv1 = nn.Conv2d(in_chans, planes[0], 7, 2, 3, bias=False)

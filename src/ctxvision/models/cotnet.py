@@ -17,35 +17,37 @@ from ctxvision.nn.cot import Context
 
 from ._backbone import default_cfg
 from ._pretrained import build_network
-from ._residual import Place, ResidualNet, Spatial, Stem, average_shortcut, plain_shortcut
+from ._residual import BlockPlace, ResidualNet, Spatial, Stem, average_shortcut, plain_shortcut
 from ._weights import WEIGHTS
 
 __all__ = ["CoTNet"]
 
 
 class CoTNet(ResidualNet):
-    """CoTNet, CoTNeXt and SE-CoTNetD.
+    """CoTNet, CoTNeXt and SE-CoTNetD (Li et al., 2021, section 3.3 and Table 1).
+
+    They map images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``.
 
     Args:
-        depths: Blocks per stage.
-        planes: ResNet's base width per stage.
-        expansion: Output channels of a block over its ``planes``.
-        cardinality: 1, or 2 for CoTNeXt: groups of the CoT layers.
-        base_width: Channels per group at ``planes = 64``.
-        key_groups: Groups of the static context's convolution.
-        cot_stages: Stages whose blocks are CoT (Table 6); the others keep ``plain``.
-        alternate_stage: A stage in which only blocks 0, 2, 4, ... are CoT.
-        plain: What stands where CoT does not: ``"conv"``, ResNet's 3x3, or ``"se"``, a split-attention 3x3 of
-            radix 1 with SiLU.
-        context: Which contexts the CoT layers fuse (Table 5).
-        stem_width: 0 for ResNet's 7x7 stem and max-pool; else three 3x3 convolutions of this width, twice it
-            at the end. Without max-pool every stage starts with stride 2.
+        depths: Number of blocks in each of the four stages.
+        planes: ResNet's base width of each stage.
+        expansion: Number of output channels of a block divided by its ``planes``.
+        cardinality: Number of groups of the CoT layers, 1, or 2 for CoTNeXt.
+        base_width: Number of channels of a group where ``planes`` is 64.
+        key_groups: Number of groups of the static context's convolution.
+        cot_stages: Numbers of the stages whose blocks are CoT (Table 6); the other stages keep ``plain``.
+        alternate_stage: Number of a stage in which only blocks 0, 2, 4, ... are CoT.
+        plain: The layer of all other blocks, ``"conv"`` for ResNet's 3x3 convolution or ``"se"`` for a 3x3
+            split-attention convolution of radix 1 with SiLU.
+        context: The contexts that the CoT layers fuse (Table 5), as in `CoTLayer`.
+        stem_width: 0 for ResNet's 7x7 stem and max-pool; otherwise the width of three 3x3 convolutions, of which
+            the last has twice as many channels. Without a max-pool every stage starts with stride 2.
         stem_pool: Whether a deep stem is followed by ResNet's max-pool.
-        avg_down: ResNet-D's average-pool shortcut.
-        downsample: How a stride-2 block shrinks: ``"pool"``, the convolution's stride or an average pool before
-            CoT; ``"blur"``, a blur-pool after either.
-        in_chans: Channels of the image.
-        **kwargs: Of `ResidualNet`.
+        avg_down: Whether projection shortcuts start with an average pool, as in ResNet-D.
+        downsample: How a stride-2 block shrinks: ``"pool"`` is the convolution's stride, or an average pool before
+            a CoT layer; ``"blur"`` is a blur-pool after either layer.
+        in_chans: Number of channels of the image.
+        **kwargs: The other arguments of `ResidualNet`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -54,6 +56,7 @@ class CoTNet(ResidualNet):
     def __init__(
         self,
         depths: Sequence[int],
+        *,
         planes: Sequence[int] = (64, 128, 256, 512),
         expansion: int = 4,
         cardinality: int = 1,
@@ -79,27 +82,37 @@ class CoTNet(ResidualNet):
                 f"got {tuple(cot_stages)} and {alternate_stage}"
             )
 
-        def spatial(place: Place) -> Spatial:
+        def spatial(place: BlockPlace) -> Spatial:
             cot = place.stage in cot_stages and (place.stage != alternate_stage or place.block % 2 == 0)
             blur = BlurPool2d(place.width, stride=2) if place.stride == 2 and downsample == "blur" else None
             if cot:
-                layer = CoTLayer(place.width, 3, place.dilation, key_groups, cardinality, context)
+                layer = CoTLayer(
+                    place.width,
+                    dilation=place.dilation,
+                    key_groups=key_groups,
+                    groups=cardinality,
+                    context=context,
+                )
                 pool = nn.AvgPool2d(3, 2, padding=1) if place.stride == 2 and blur is None else None
                 return Spatial(layer, before=pool, after=blur)
-            stride, same = (1 if blur is not None else place.stride), place.dilation
+            stride = 1 if blur is not None else place.stride
             if plain == "se":
-                return Spatial(SplitAttention2d(place.width, 3, stride, same, cardinality), after=blur)
-            conv = nn.Conv2d(place.width, place.width, 3, stride, same, same, cardinality, bias=False)
+                split = SplitAttention2d(place.width, stride=stride, dilation=place.dilation, groups=cardinality)
+                return Spatial(split, after=blur)
+            conv = nn.Conv2d(
+                place.width, place.width, 3, stride, padding=place.dilation, dilation=place.dilation,
+                groups=cardinality, bias=False,
+            )  # fmt: skip
             return Spatial(conv, norm=True, after=blur)
 
         super().__init__(
-            _deep_stem(in_chans, stem_width, stem_pool) if stem_width else _resnet_stem(in_chans),
-            spatial,
-            depths,
-            planes,
-            [math.floor(p * base_width / 64) * cardinality for p in planes],
-            expansion,
-            average_shortcut if avg_down else plain_shortcut,
+            stem=_deep_stem(in_chans, stem_width, stem_pool) if stem_width else _resnet_stem(in_chans),
+            spatial=spatial,
+            depths=depths,
+            planes=planes,
+            widths=[math.floor(p * base_width / 64) * cardinality for p in planes],
+            expansion=expansion,
+            shortcut=average_shortcut if avg_down else plain_shortcut,
             in_chans=in_chans,
             **kwargs,
         )

@@ -14,7 +14,7 @@ from ctxvision.nn import Involution2d
 
 from ._backbone import default_cfg
 from ._pretrained import build_network
-from ._residual import Place, ResidualNet, Spatial, Stem
+from ._residual import BlockPlace, ResidualNet, Spatial, Stem
 from ._weights import WEIGHTS
 
 __all__ = ["RedNet"]
@@ -23,34 +23,40 @@ __all__ = ["RedNet"]
 class RedNet(ResidualNet):
     """ResNet whose 3x3 convolutions are 7x7 involutions, with an involution in the stem.
 
+    It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)`` (section 4.1 of the paper).
+
     Args:
-        depths: Blocks per stage.
-        planes: ResNet's base width per stage.
-        expansion: Output channels of a block over its ``planes``.
-        kernel_size: Side of the involutions in the stages.
-        in_chans: Channels of the image.
-        **kwargs: Of `ResidualNet`.
+        depths: Number of blocks in each of the four stages.
+        planes: ResNet's base width of each stage.
+        expansion: Number of output channels of a block divided by its ``planes``.
+        kernel_size: Side of the involutions in the stages, in pixels.
+        in_chans: Number of channels of the image.
+        **kwargs: The other arguments of `ResidualNet`.
     """
 
     def __init__(
         self,
         depths: Sequence[int],
+        *,
         planes: Sequence[int] = (64, 128, 256, 512),
         expansion: int = 4,
         kernel_size: int = 7,
         in_chans: int = 3,
         **kwargs: Any,
     ) -> None:
-        def spatial(place: Place) -> Spatial:
-            return Spatial(Involution2d(place.width, kernel_size, place.stride, place.dilation), norm=True)
+        def spatial(place: BlockPlace) -> Spatial:
+            layer = Involution2d(
+                place.width, kernel_size=kernel_size, stride=place.stride, dilation=place.dilation
+            )
+            return Spatial(layer, norm=True)
 
         super().__init__(
-            _stem(in_chans, planes[0]),
-            spatial,
-            depths,
-            planes,
-            planes,
-            expansion,
+            stem=_stem(in_chans, planes[0]),
+            spatial=spatial,
+            depths=depths,
+            planes=planes,
+            widths=planes,
+            expansion=expansion,
             in_chans=in_chans,
             **kwargs,
         )

@@ -7,9 +7,9 @@ from .cot import CoTLayer
 from .funnel import ClassFunnel, ContextualOutput
 from .fusing import fuse
 from .involution import Involution2d
+from .shifting import temporal_shift
 from .split_attention import SplitAttention2d
 from .surgery import ConvReplacement, ReplacementPlan, plan_replacements, replace_convs
-from .temporal_shift import temporal_shift
 
 __all__ = [
     "ClassContext",

@@ -16,7 +16,7 @@ _IMAGE_CHANNELS = 4  # grey, RGB, RGBA: a first convolution that reads more stan
 
 
 @dataclass(frozen=True)
-class Place:
+class NamedConv:
     """A spatial convolution, and all names under which the network holds it."""
 
     names: tuple[str, ...]
@@ -27,9 +27,9 @@ class Place:
 class Selection:
     """The places that are meant, and those that were left out with the reason."""
 
-    chosen: list[Place]
-    left: list[tuple[Place, str]]
-    entries: list[tuple[str, list[Place]]]
+    chosen: list[NamedConv]
+    left: list[tuple[NamedConv, str]]
+    entries: list[tuple[str, list[NamedConv]]]
     """What was asked for, one by one, and the places that each means."""
     exact: set[str]
     """Names of single convolutions that were asked for by name: they must be replaceable."""
@@ -75,7 +75,7 @@ def select(model: nn.Module, where: Where, own_layers: tuple[type[nn.Module], ..
     return Selection(chosen, [], entries, exact)
 
 
-def _spatial_convs(model: nn.Module, own_layers: tuple[type[nn.Module], ...]) -> Iterator[Place]:
+def _spatial_convs(model: nn.Module, own_layers: tuple[type[nn.Module], ...]) -> Iterator[NamedConv]:
     names: dict[int, list[str]] = {}
     convs: dict[int, AnyConv] = {}
     ours: list[str] = []
@@ -86,14 +86,14 @@ def _spatial_convs(model: nn.Module, own_layers: tuple[type[nn.Module], ...]) ->
             names.setdefault(id(module), []).append(name)
             convs[id(module)] = module
     for key, conv in convs.items():
-        yield Place(tuple(names[key]), conv)
+        yield NamedConv(tuple(names[key]), conv)
 
 
 def _is_meant(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") or fnmatchcase(name, f"{pattern}.*")
 
 
-def _nothing(model: nn.Module, item: int | str, places: list[Place]) -> str:
+def _nothing(model: nn.Module, item: int | str, places: list[NamedConv]) -> str:
     kind = type(model).__name__
     named = dict(model.named_modules()).get(item) if isinstance(item, str) else None
     if isinstance(named, AnyConv):
@@ -102,7 +102,7 @@ def _nothing(model: nn.Module, item: int | str, places: list[Place]) -> str:
     return f"where={item!r} matches no spatial convolution of {kind}; it has {some}{', …' * (len(places) > 3)}"
 
 
-def _stem(model: nn.Module, places: list[Place]) -> set[str]:
+def _stem(model: nn.Module, places: list[NamedConv]) -> set[str]:
     """Return the names of the stem's convolutions.
 
     timm says which layers those are. Elsewhere it is the part that holds the first convolution, provided that

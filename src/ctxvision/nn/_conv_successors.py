@@ -26,11 +26,11 @@ def successor(
     """Return a new layer of the same output shape, in the convolution's dtype and mode.
 
     Args:
-        conv: The convolution.
-        kind: What to build.
-        options: Of the layer, see `OPTIONS`.
-        weight_is_tied: Whether other layers have the same weight.
-        device: Where to build; ``None`` means the convolution's device.
+        conv: Convolution that the new layer replaces.
+        kind: Kind of the new layer.
+        options: Options of the new layer, see `OPTIONS`.
+        weight_is_tied: Whether other layers of the network have the same weight.
+        device: Device on which the layer is built; ``None`` means the convolution's device.
 
     Raises:
         ValueError: If the convolution cannot be replaced; the message is the reason.
@@ -97,8 +97,9 @@ def _require_size_kept(conv: nn.Conv2d) -> None:
 def _contextual(conv: nn.Conv2d, **options: Any) -> nn.Module:
     options.setdefault("weight_hidden", max(8, round(conv.in_channels / conv.groups / 64) * 8))
     return ContextualConv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], _padding(conv),
-        conv.dilation[0], conv.groups, conv.bias is not None, prior_dim=0, **options,
+        conv.in_channels, conv.out_channels, kernel_size=conv.kernel_size[0], stride=conv.stride[0],
+        padding=_padding(conv), dilation=conv.dilation[0], groups=conv.groups, bias=conv.bias is not None,
+        prior_dim=0, **options,
     )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ def class_counts(num_classes: int, ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.0
     ``min(5, num_classes)`` and never grow from stage to stage.
 
     Args:
-        num_classes: All classes.
-        ratios: Shares of the four stages, in (0, 1], never growing.
+        num_classes: Number of all classes.
+        ratios: Shares of the classes that the four stages consider, in (0, 1] and never growing.
 
     Raises:
         ValueError: If ``num_classes`` or ``ratios`` are not as said.
@@ -64,10 +64,10 @@ class ClassContext(nn.Module):
     over the embedding table instead of once per sample and class.
 
     Args:
-        channels: Channels of the features.
-        dim: Width ``d`` of class embeddings and prior.
+        channels: Number of channels of the features.
+        dim: Width ``d`` of the class embeddings and of the prior.
         hidden: Width inside the projection.
-        merge_hidden: Width inside the merging; ``None`` for a layer that only classifies (the head).
+        merge_hidden: Width inside the merging; ``None`` for a layer that only classifies, as the head does.
 
     Raises:
         ValueError: By `forward`, if ``keep`` exceeds the classes considered.
@@ -75,13 +75,13 @@ class ClassContext(nn.Module):
     Example:
         >>> import torch
         >>> from ctxvision.nn import ClassContext
-        >>> layer, embeddings = ClassContext(64, 32, 48, 16), torch.randn(100, 32)
+        >>> layer, embeddings = ClassContext(64, dim=32, hidden=48, merge_hidden=16), torch.randn(100, 32)
         >>> step = layer(torch.randn(2, 64, 7, 7), embeddings, None, 50)
         >>> step.scores.shape, step.kept.shape, step.prior.shape
         (torch.Size([2, 100]), torch.Size([2, 50]), torch.Size([2, 32]))
     """
 
-    def __init__(self, channels: int, dim: int, hidden: int, merge_hidden: int | None = None) -> None:
+    def __init__(self, channels: int, *, dim: int, hidden: int, merge_hidden: int | None = None) -> None:
         super().__init__()
         require_positive("ClassContext", channels=channels, dim=dim, hidden=hidden)
         if merge_hidden is not None:
@@ -110,7 +110,12 @@ class ClassContext(nn.Module):
             return F.normalize(features, dim=1) @ F.normalize(embeddings, dim=1).T
 
     def prior(self, kept: Tensor, embeddings: Tensor) -> Tensor | None:
-        """Merge the embeddings of the kept classes, ``(B, keep)``, into the prior, ``(B, d)``."""
+        """Return the prior, ``(B, d)``, merged from the embeddings of the kept classes; ``None`` for the head.
+
+        Args:
+            kept: Classes that go on, ``(B, keep)`` int64.
+            embeddings: The class-embedding table, ``(N, d)``.
+        """
         if self.embed is None or self.merge is None:
             return None
         table = self.embed(embeddings)  # (N, merge_hidden)
@@ -125,7 +130,7 @@ class ClassContext(nn.Module):
             x: Features, ``(B, C, H, W)``, or pooled, ``(B, C)``.
             embeddings: The class-embedding table, ``(N, d)``.
             classes: The classes considered for each sample, ``(B, n)`` int64; ``None`` means all ``N``.
-            keep: How many go on.
+            keep: Number of classes that go on.
         """
         scores = self.scores(x, embeddings)
         if classes is not None:

@@ -12,18 +12,19 @@ from ._checks import require_positive
 
 
 class WeightOffsets(nn.Module):
-    """``GAP(x) ‖ prior -> Linear -> LN -> ReLU -> Linear``: one kernel offset per image and input channel.
+    """Generator of the weight offsets ``Δw``, ``GAP(x) ‖ prior -> Linear -> LN -> ReLU -> Linear``.
 
-    The last layer starts at zero.
+    It makes one kernel of offsets per image and input channel (Contextual CNN, section 3.3). The last layer starts
+    at zero.
 
     Args:
-        channels: Channels of ``x``.
-        kernel_size: Side of the kernel.
-        prior_dim: Width of the prior; 0 for none.
-        hidden: Width between the two layers.
+        channels: Number of channels of ``x``.
+        kernel_size: Side ``k`` of the kernel that the offsets are added to, in pixels.
+        prior_dim: Width ``d`` of the prior; 0 for none.
+        hidden: Width between the two linear layers.
     """
 
-    def __init__(self, channels: int, kernel_size: int, prior_dim: int, hidden: int) -> None:
+    def __init__(self, channels: int, *, kernel_size: int, prior_dim: int, hidden: int) -> None:
         super().__init__()
         self.kernel_size = kernel_size
         self.fc1 = nn.Linear(channels + prior_dim, hidden)
@@ -33,7 +34,7 @@ class WeightOffsets(nn.Module):
         nn.init.zeros_(self.fc2.bias)
 
     def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
-        """Return ``Δw``, ``(B, C, k, k)``."""
+        """Return ``Δw``, ``(B, C, k, k)``, for features ``x``, ``(B, C, H, W)``, and the prior, ``(B, d)``."""
         pooled = x.mean((2, 3))
         features = pooled if prior is None else torch.cat([pooled, prior], 1)
         offsets: Tensor = self.fc2(F.relu(self.norm(self.fc1(features))))
@@ -41,24 +42,26 @@ class WeightOffsets(nn.Module):
 
 
 class SamplingOffsets(nn.Module):
-    """``x ‖ prior -> conv1x1 -> LN -> ReLU -> depthwise conv k x k``: offsets per tap and output position.
+    """Generator of the sampling offsets ``Δp``, ``x ‖ prior -> conv1x1 -> LN -> ReLU -> depthwise conv k x k``.
 
-    The prior is the same at every position, so its part of the 1x1 convolution is evaluated once per image and
-    added, which equals expanding and concatenating it. The last layer starts at zero.
+    It makes one offset per tap and output position (Contextual CNN, section 3.3). The prior is the same at every
+    position, so its part of the 1x1 convolution is evaluated once per image and added, which equals expanding and
+    concatenating it. The last layer starts at zero.
 
     Args:
-        channels: Channels of ``x``.
-        kernel_size: Kernel size of the convolution that the offsets are for; so are the next three.
-        stride: Its stride.
-        padding: Its padding.
-        dilation: Its dilation.
-        prior_dim: Width of the prior; 0 for none.
-        modulation: Also return a mask per tap, as Deformable ConvNets v2.
+        channels: Number of channels of ``x``.
+        kernel_size: Side ``k`` of the kernel of the convolution that the offsets are for, in pixels.
+        stride: Stride of that convolution, in pixels.
+        padding: Zero padding of that convolution on each side, in pixels.
+        dilation: Distance between the taps of that convolution, in pixels.
+        prior_dim: Width ``d`` of the prior; 0 for none.
+        modulation: Whether a modulation mask per tap is returned as well (Deformable ConvNets v2).
     """
 
     def __init__(
         self,
         channels: int,
+        *,
         kernel_size: int,
         stride: int,
         padding: int,
@@ -78,7 +81,12 @@ class SamplingOffsets(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return ``Δp`` in pixels, ``(B, 2 * k * k, H', W')``, and the mask, ``(B, k * k, H', W')``, if any."""
+        """Return ``Δp`` in pixels, ``(B, 2 * k * k, H', W')``, and the mask, ``(B, k * k, H', W')``, or ``None``.
+
+        Args:
+            x: Features, ``(B, C, H, W)``.
+            prior: Contextual prior, ``(B, d)``; ``None`` if the generator was built without one.
+        """
         hidden = self.conv1(x)
         if self.prior is not None:
             hidden = add_in_place(hidden, self.prior(prior)[:, :, None, None])
@@ -95,18 +103,18 @@ class ContextualConv2d(nn.Module):
     initialisation both offsets are zero (and the mask one): the layer equals ``nn.Conv2d`` with its weights.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output; with ``groups == in_channels`` the layer is depthwise.
-        kernel_size: Side of the kernel.
-        stride: Step between output positions.
-        padding: Zeros on each side.
-        dilation: Distance between taps.
-        groups: Channel groups.
-        bias: Whether to add a bias.
+        in_channels: Number of channels of the input.
+        out_channels: Number of channels of the output.
+        kernel_size: Side ``k`` of the kernel, in pixels.
+        stride: Step between output positions, in pixels.
+        padding: Number of zeros on each side, in pixels.
+        dilation: Distance between taps, in pixels.
+        groups: Number of channel groups; with ``groups == in_channels`` the layer is depthwise.
+        bias: Whether a bias is added.
         prior_dim: Width ``d`` of the contextual prior; 0 builds the layer without one (Table 4, a3).
-        weight_hidden: Bottleneck of the weight-offset generator; ``None`` for no weight offsets (Table 5, b3).
-        sampling: Whether to generate sampling offsets (without: Table 5, b2).
-        modulation: Whether to generate a modulation mask as well (DCNv2; the authors' code, not the paper).
+        weight_hidden: Width inside the generator of weight offsets; ``None`` for no weight offsets (Table 5, b3).
+        sampling: Whether sampling offsets are generated (the ablation without them is Table 5, b2).
+        modulation: Whether a modulation mask is generated as well (DCNv2; the authors' code, not the paper).
 
     Shape:
         ``x`` ``(B, C, H, W)`` and ``prior`` ``(B, d)`` to ``(B, O, H', W')``, sizes as ``nn.Conv2d``.
@@ -117,7 +125,7 @@ class ContextualConv2d(nn.Module):
     Example:
         >>> import torch
         >>> from ctxvision.nn import ContextualConv2d
-        >>> conv = ContextualConv2d(32, 32, 7, padding=3, groups=32, prior_dim=16, weight_hidden=8)
+        >>> conv = ContextualConv2d(32, 32, kernel_size=7, padding=3, groups=32, prior_dim=16, weight_hidden=8)
         >>> conv(torch.randn(2, 32, 14, 14), torch.randn(2, 16)).shape
         torch.Size([2, 32, 14, 14])
     """
@@ -126,13 +134,13 @@ class ContextualConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
+        *,
         kernel_size: int,
         stride: int = 1,
         padding: int = 0,
         dilation: int = 1,
         groups: int = 1,
         bias: bool = True,
-        *,
         prior_dim: int = 256,
         weight_hidden: int | None = 16,
         sampling: bool = True,
@@ -149,10 +157,20 @@ class ContextualConv2d(nn.Module):
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.prior_dim = prior_dim
         self.weight_offsets = (
-            None if weight_hidden is None else WeightOffsets(in_channels, kernel_size, prior_dim, weight_hidden)
+            None
+            if weight_hidden is None
+            else WeightOffsets(in_channels, kernel_size=kernel_size, prior_dim=prior_dim, hidden=weight_hidden)
         )
         self.sampling_offsets = (
-            SamplingOffsets(in_channels, kernel_size, stride, padding, dilation, prior_dim, modulation)
+            SamplingOffsets(
+                in_channels,
+                kernel_size=kernel_size,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                prior_dim=prior_dim,
+                modulation=modulation,
+            )
             if sampling
             else None
         )
@@ -160,27 +178,40 @@ class ContextualConv2d(nn.Module):
     def offsets(
         self, x: Tensor, prior: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return ``Δw`` ``(B, C, k, k)``, ``Δp`` ``(B, 2 * k * k, H', W')`` and the mask, or ``None``."""
+        """Return the weight offset, the sampling offset and the mask; ``None`` for those that are not generated.
+
+        Args:
+            x: Features, ``(B, C, H, W)``.
+            prior: Contextual prior, ``(B, d)``; ``None`` if the layer was built without one.
+
+        Returns:
+            ``Δw``, ``(B, C, k, k)``, ``Δp``, ``(B, 2 * k * k, H', W')``, and the mask, ``(B, k * k, H', W')``.
+
+        Raises:
+            ValueError: If a prior is missing, unexpected or of the wrong shape.
+        """
         shape = (x.shape[0], self.prior_dim) if self.prior_dim else None
         if (None if prior is None else tuple(prior.shape)) != shape:
             got = None if prior is None else tuple(prior.shape)
             raise ValueError(
                 f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}"
             )
-        bend = None if self.weight_offsets is None else self.weight_offsets(x, prior)
-        shift, mask = (None, None) if self.sampling_offsets is None else self.sampling_offsets(x, prior)
-        return bend, shift, mask
+        weight_offset = None if self.weight_offsets is None else self.weight_offsets(x, prior)
+        if self.sampling_offsets is None:
+            return weight_offset, None, None
+        sampling_offset, mask = self.sampling_offsets(x, prior)
+        return weight_offset, sampling_offset, mask
 
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Convolve ``x`` under ``prior``."""
-        bend, shift, mask = self.offsets(x, prior)
+        """Return ``x``, ``(B, C, H, W)``, convolved under the prior, ``(B, d)``, as ``(B, O, H', W')``."""
+        weight_offset, sampling_offset, mask = self.offsets(x, prior)
         return contextual_conv2d(
-            x, self.weight, shift, bend, mask, self.bias,
+            x, self.weight, sampling_offset, weight_offset, mask, self.bias,
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        """Show what ``nn.Conv2d`` shows."""
+        """Return what ``nn.Conv2d`` prints, and the width of the prior."""
         out_channels, group_channels, *kernel = self.weight.shape
         return (
             f"{group_channels * self.groups}, {out_channels}, kernel_size={tuple(kernel)}, stride={self.stride}, "

@@ -21,9 +21,10 @@ class ContextualLoss(nn.Module):
     smoothing) is renormalised over the classes still considered; a sample with none left contributes zero.
 
     Args:
-        alpha: Weight of all stages but the last.
-        label_smoothing: Share of the target spread evenly over the classes that a stage considers.
-        reduction: ``"mean"`` over the batch, samples that contribute zero included, ``"sum"`` or ``"none"``.
+        alpha: Weight of the losses of all stages but the last.
+        label_smoothing: Share of the target that is spread evenly over the classes that a stage considers.
+        reduction: ``"mean"`` averages over the batch, including samples that contribute zero; ``"sum"`` adds;
+            ``"none"`` returns one loss per sample.
 
     Shape:
         A `ContextualOutput` and a target, ``(B,)`` class indices or ``(B, num_classes)`` probabilities, to a
@@ -36,6 +37,7 @@ class ContextualLoss(nn.Module):
 
     def __init__(
         self,
+        *,
         alpha: float = 0.15,
         label_smoothing: float = 0.0,
         reduction: Literal["mean", "sum", "none"] = "mean",
@@ -50,7 +52,15 @@ class ContextualLoss(nn.Module):
         self.alpha, self.label_smoothing, self.reduction = alpha, label_smoothing, reduction
 
     def forward(self, output: ContextualOutput, target: Tensor) -> Tensor:
-        """Return the loss of a batch."""
+        """Return the loss of a batch.
+
+        Args:
+            output: Scores and class sets of the stages, each ``(B, N_i)``, and the logits, ``(B, num_classes)``.
+            target: Class indices, ``(B,)`` integers, or probabilities, ``(B, num_classes)``.
+
+        Returns:
+            A scalar, or ``(B,)`` without reduction.
+        """
         batch, num_classes = output.logits.shape
         if target.shape not in ((batch,), (batch, num_classes)):
             raise ValueError(

@@ -30,14 +30,14 @@ class CoTLayer(nn.Module):
     so that training needs at least two images, as BatchNorm over single values does.
 
     Args:
-        channels: Channels in and out, a multiple of 8 and of ``key_groups``.
-        kernel_size: Odd side ``k`` of both contexts.
-        dilation: Distance between taps of both contexts.
-        key_groups: Groups of the static context's convolution: 4, in CoTNeXt 8.
-        groups: 1, or 2 in CoTNeXt: groups of the three 1x1 convolutions before the fusion. With 2, ``x`` and
-            ``K1`` are interleaved channel by channel, and each half of the channels has attention maps of its own.
-        context: ``"full"``, or an ablation of Table 5: ``"static"`` (only ``K1``), ``"dynamic"`` (only ``K2``),
-            ``"linear"`` (``K1 + K2``).
+        channels: Number of channels in and out, a multiple of 8 and of ``key_groups``.
+        kernel_size: Odd side ``k`` of the neighbourhood of both contexts, in pixels.
+        dilation: Distance between the taps of both contexts, in pixels.
+        key_groups: Number of groups of the static context's convolution, 4, in CoTNeXt 8.
+        groups: Number of groups of the three 1x1 convolutions before the fusion, 1, in CoTNeXt 2. With 2, ``x``
+            and ``K1`` are interleaved channel by channel, and each half of the channels has its own maps.
+        context: ``"full"`` fuses both contexts. The ablations of Table 5 are ``"static"`` (only ``K1``),
+            ``"dynamic"`` (only ``K2``) and ``"linear"`` (``K1 + K2``).
 
     Shape:
         ``(B, C, H, W)`` to ``(B, C, H, W)``.
@@ -55,6 +55,7 @@ class CoTLayer(nn.Module):
     def __init__(
         self,
         channels: int,
+        *,
         kernel_size: int = 3,
         dilation: int = 1,
         key_groups: int = 4,
@@ -102,25 +103,37 @@ class CoTLayer(nn.Module):
             )
 
     def attention(self, x: Tensor, static: Tensor) -> Tensor:
-        """Return the attention maps, ``(B, C / 8, k * k, H, W)``, equation 4."""
+        """Return the attention maps, ``(B, C / 8, k * k, H, W)`` (equation 4).
+
+        Args:
+            x: Features, ``(B, C, H, W)``.
+            static: Static context ``K1``, ``(B, C, H, W)``.
+        """
         return self._normed_maps(self._raw_maps(x, static))
 
     def dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
-        """Return ``K2``, ``(B, C, H, W)``, equation 5."""
+        """Return the dynamic context ``K2``, ``(B, C, H, W)`` (equation 5).
+
+        Args:
+            x: Features, ``(B, C, H, W)``.
+            static: Static context ``K1``, ``(B, C, H, W)``.
+        """
         dynamic: Tensor = self.act(self._normed_dynamic_context(x, static))
         return dynamic
 
     def fusion(self, static: Tensor, dynamic: Tensor) -> Tensor:
-        """Return the shares of dynamic and static context per image and channel, ``α``, ``(B, C, 2)``."""
-        if static.dtype == torch.float64:  # see `_blend`
-            pooled = (dynamic + static).mean((2, 3), keepdim=True)
-        else:
-            pooled = dynamic.mean((2, 3), keepdim=True) + static.mean((2, 3), keepdim=True)
+        """Return the shares ``α`` of the dynamic and the static context per image and channel, ``(B, C, 2)``.
+
+        Args:
+            static: Static context ``K1``, ``(B, C, H, W)``.
+            dynamic: Dynamic context ``K2``, ``(B, C, H, W)``.
+        """
+        pooled = dynamic.mean((2, 3), keepdim=True) + static.mean((2, 3), keepdim=True)
         pair: Tensor = self.se(pooled).reshape(-1, self.maps * SHARE, 2)
         return pair.softmax(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the fused context."""
+        """Return the fused context, ``(B, C, H, W)``, of features ``x`` of the same shape."""
         static: Tensor = self.key_embed(x)
         if self.context == "static":
             return static
@@ -145,15 +158,14 @@ class CoTLayer(nn.Module):
     def _raw_maps(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the attention maps before their GroupNorm, ``(B, k * k * C / 8, H, W)``."""
         first: nn.Conv2d = self.embed[0]  # type: ignore[assignment]
-        if x.dtype == torch.float64 or not is_plain(first, nn.Conv2d):
-            # float64 is for verification: one sum over all channels, as published
-            both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
-            hidden: Tensor = first(both)
-        else:  # each half by itself: [x, K1] is never put together
+        if is_plain(first, nn.Conv2d):  # each half by itself: [x, K1] is never put together
             weight = first.weight
             halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
             hidden = F.conv2d(x, halves[0], first.bias, groups=self.groups)
             hidden = add_in_place(hidden, F.conv2d(static, halves[1], groups=self.groups))
+        else:  # whoever hooked or replaced the convolution wants it called
+            both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
+            hidden = first(both)
         maps: Tensor = self.embed[3](self.embed[2](self.embed[1](hidden)))
         return maps
 
@@ -229,12 +241,10 @@ def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 def _blend(static: Tensor, dynamic: Tensor, shares: Tensor) -> Tensor:
-    """Return ``dynamic · α0 + static · α1``; the shares ``(B, C, 2)`` add up to one.
+    """Return ``dynamic · α0 + static · α1``, ``(B, C, H, W)``.
 
-    Float64 is for verification and keeps the published order of roundings, which deep networks amplify.
+    The shares ``(B, C, 2)`` add up to one, so that the blend is a linear interpolation by the first.
     """
-    # autocast keeps a softmax in float32; contiguous, because they are read at every pixel
-    first, second = shares.to(static.dtype).movedim(2, 0).contiguous()[..., None, None].unbind(0)
-    if static.dtype == torch.float64:
-        return dynamic * first + static * second
+    # autocast keeps a softmax in float32; contiguous, because it is read at every pixel
+    first = shares[..., 0].to(static.dtype).contiguous()[..., None, None]
     return torch.lerp(static, dynamic, first)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .class_context import ClassContext, ClassStep, class_counts
 
-Selection = Literal["reduce", "rerank"]
+ClassSelection = Literal["reduce", "rerank"]
 
 
 class ContextualOutput(NamedTuple):
@@ -32,14 +32,14 @@ class ClassFunnel(nn.Module):
     (Radford et al., 2021). Class sets are nested, and each sample has its own.
 
     Args:
-        num_classes: ``N_1``.
-        dim: Width ``d`` of the embeddings.
-        channels: Channels of the features that enter each contextual stage, by stage number (1 to 4).
-        head_channels: Channels of the last stage.
-        hidden: Width of the projection at each contextual stage, by stage number.
-        head_hidden: Width of the projection at the head.
+        num_classes: Number of all classes, ``N_1``.
+        dim: Width ``d`` of the class embeddings.
+        channels: Number of channels of the features that enter each contextual stage, by stage number (1 to 4).
+        head_channels: Number of channels of the last stage.
+        hidden: Width inside the projection of each contextual stage, by stage number.
+        head_hidden: Width inside the projection of the head.
         merge_hidden: Width inside the merging.
-        ratios: Considered classes of stages 1 to 4 as shares of ``num_classes``.
+        ratios: Shares of ``num_classes`` that stages 1 to 4 consider.
         selection: ``"reduce"`` narrows the classes step by step (the paper); ``"rerank"`` lets every step choose
             among all of them again (the authors' released code, which calls it more stable).
     """
@@ -47,6 +47,7 @@ class ClassFunnel(nn.Module):
     def __init__(
         self,
         num_classes: int,
+        *,
         dim: int,
         channels: Mapping[int, int],
         head_channels: int,
@@ -54,7 +55,7 @@ class ClassFunnel(nn.Module):
         head_hidden: int,
         merge_hidden: int,
         ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05),
-        selection: Selection = "reduce",
+        selection: ClassSelection = "reduce",
     ) -> None:
         super().__init__()
         if selection not in ("reduce", "rerank"):
@@ -65,11 +66,11 @@ class ClassFunnel(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.steps = nn.ModuleDict(
             {
-                str(stage): ClassContext(width, dim, hidden[stage], merge_hidden)
+                str(stage): ClassContext(width, dim=dim, hidden=hidden[stage], merge_hidden=merge_hidden)
                 for stage, width in channels.items()
             }
         )
-        self.head: ClassContext | None = ClassContext(head_channels, dim, head_hidden)
+        self.head: ClassContext | None = ClassContext(head_channels, dim=dim, hidden=head_hidden)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
 
     @property
@@ -100,26 +101,34 @@ class ClassFunnel(nn.Module):
         for step in self.steps.values():
             step.projection.requires_grad_(False)
 
-    def enter(
+    def narrow(
         self, stage: int, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]
     ) -> tuple[Tensor | None, ClassStep]:
         """Narrow the classes at the entry of a stage.
 
         Args:
-            stage: Stage number, 1 to 4.
+            stage: Number of the stage, 1 to 4.
             x: Features of the stage before, ``(B, C, H, W)``.
-            steps: What the earlier contextual stages returned from this method.
+            steps: What this method returned for the earlier contextual stages.
 
         Returns:
-            The classes that were scored, ``(B, n)`` (``None``: all), and what came of it.
+            The classes that were scored, ``(B, n)``, or ``None`` if these were all, and their scores, the classes
+            that go on and the prior.
         """
         classes = self._considered(steps)
         keep = class_counts(self.num_classes, self.ratios)[stage - 1]
         step: ClassStep = self.steps[str(stage)](x, self.embedding.weight, classes, keep)
         return classes, step
 
-    def finish(self, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> ContextualOutput:
-        """Score the remaining classes with the last features, ``(B, C)``, and put the steps together.
+    def score(self, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> ContextualOutput:
+        """Score the remaining classes with the last features, and put the scores of all steps together.
+
+        Args:
+            x: Pooled features of the last stage, ``(B, C)``.
+            steps: What `narrow` returned for the contextual stages.
+
+        Returns:
+            The logits, ``(B, num_classes)``, with the scores and class sets of every step.
 
         Raises:
             ValueError: If the head was removed.

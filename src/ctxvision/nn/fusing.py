@@ -16,6 +16,7 @@ from ._checks import is_plain
 
 Model = TypeVar("Model", bound=nn.Module)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # not what adds an activation to them
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
@@ -33,9 +34,9 @@ def fuse(model: Model, example: Tensor | None = None) -> Model:
     convolution, whose kernel offsets are shared by the output channels.
 
     Args:
-        model: Any network of one image tensor, in any mode; it is left as it was.
-        example: Images as the model takes them, ``(B, C, H, W)``, of which only the shape matters. ``None`` for
-            networks with a timm configuration: one image of its ``input_size``.
+        model: Network that takes one tensor of images, ``(B, C, H, W)``, in any mode; it is not changed.
+        example: Images as the model takes them, ``(B, C, H, W)``, of which only the shape matters. ``None`` takes
+            one image of the ``input_size`` in the network's timm configuration.
 
     Returns:
         A new model in evaluation mode, with the same class, dtype, device and memory format.
@@ -99,9 +100,12 @@ class _Recorder(TorchFunctionMode):
 
 def _foldable(model: nn.Module, example: Tensor | None) -> Iterator[tuple[str, str]]:
     """Yield the names of layers and of the norms that can be folded into them."""
-    # float64, in which our layers compute as written, without detours for speed; "meta" tensors have no values
-    shadow = copy.deepcopy(model).to(device="meta", dtype=torch.float64)
-    image = torch.empty(_image_shape(model, example), dtype=torch.float64, device="meta")
+    # one dtype, so that the image fits whatever the model's is; "meta" tensors have no values
+    shadow = copy.deepcopy(model).to(device="meta", dtype=torch.float32)
+    for module in shadow.modules():
+        if isinstance(module, LAYERS):  # our layers call one that is hooked, instead of splitting its weight
+            module.register_forward_pre_hook(lambda *_: None)
+    image = torch.empty(_image_shape(model, example), dtype=torch.float32, device="meta")
     recorder = _Recorder()
     try:
         with torch.no_grad(), recorder:
@@ -113,9 +117,7 @@ def _foldable(model: nn.Module, example: Tensor | None) -> Iterator[tuple[str, s
     )
     readers.update(id(value) for value in tree_leaves(output) if isinstance(value, Tensor))
     layers = {
-        id(module.weight): (name, module)
-        for name, module in shadow.named_modules()
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
+        id(module.weight): (name, module) for name, module in shadow.named_modules() if isinstance(module, LAYERS)
     }
     norms = {
         id(module.running_mean): (name, module)

@@ -19,12 +19,12 @@ class Involution2d(nn.Module):
     a pool that rounds down with the convolution's size and reads outside its weights when ``H`` is odd.)
 
     Args:
-        channels: Channels in and out, a multiple of ``group_channels``.
-        kernel_size: Odd side ``k`` of the aggregated neighbourhood; the padding keeps the size.
-        stride: Step between output positions.
-        dilation: Distance between taps.
-        group_channels: Channels that share a kernel.
-        reduction: Channels are divided by this inside the kernel generator.
+        channels: Number of channels in and out, a multiple of ``group_channels``.
+        kernel_size: Odd side ``k`` of the aggregated neighbourhood in pixels; the padding keeps the size.
+        stride: Step between output positions, in pixels.
+        dilation: Distance between taps, in pixels.
+        group_channels: Number of channels that share a kernel.
+        reduction: Factor by which the kernel generator reduces the number of channels.
 
     Shape:
         ``(B, C, H, W)`` to ``(B, C, ceil(H / stride), ceil(W / stride))``.
@@ -42,6 +42,7 @@ class Involution2d(nn.Module):
     def __init__(
         self,
         channels: int,
+        *,
         kernel_size: int = 7,
         stride: int = 1,
         dilation: int = 1,
@@ -69,10 +70,10 @@ class Involution2d(nn.Module):
         self.span = nn.Conv2d(hidden, kernel_size**2 * self.groups, 1)
 
     def kernels(self, x: Tensor) -> Tensor:
-        """Return the generated kernels, ``(B, G, k * k, H', W')``."""
+        """Return the generated kernels, ``(B, G, k * k, H', W')``, of features ``x``, ``(B, C, H, W)``."""
         maps: Tensor = self.span(self.reduce(self.pool(x))).unflatten(1, (self.groups, self.kernel_size**2))
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Aggregate ``x`` with its own kernels."""
+        """Return ``x``, ``(B, C, H, W)``, aggregated with its own kernels, ``(B, C, H', W')``."""
         return local_aggregation(x, self.kernels(x), stride=self.stride, dilation=self.dilation)

@@ -15,11 +15,11 @@ class SplitAttention2d(nn.Module):
     BatchNorm over single values does.
 
     Args:
-        channels: Channels in and out, a multiple of ``groups``.
-        kernel_size: Odd side of the convolution; the padding keeps the size.
-        stride: Its stride.
-        dilation: Distance between its taps.
-        groups: Groups of all three convolutions.
+        channels: Number of channels in and out, a multiple of ``groups``.
+        kernel_size: Odd side of the convolution's kernel in pixels; the padding keeps the size.
+        stride: Stride of the convolution, in pixels.
+        dilation: Distance between the convolution's taps, in pixels.
+        groups: Number of groups of all three convolutions.
 
     Shape:
         ``(B, C, H, W)`` to ``(B, C, ceil(H / stride), ceil(W / stride))``.
@@ -35,7 +35,7 @@ class SplitAttention2d(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1, groups: int = 1
+        self, channels: int, *, kernel_size: int = 3, stride: int = 1, dilation: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
         require_positive("SplitAttention2d", channels=channels, stride=stride, dilation=dilation, groups=groups)
@@ -55,7 +55,7 @@ class SplitAttention2d(nn.Module):
         self.fc2 = nn.Conv2d(hidden, channels, 1, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and weigh."""
+        """Return the gated features, ``(B, C, ceil(H / stride), ceil(W / stride))``, of ``(B, C, H, W)``."""
         x = self.act0(self.bn0(self.conv(x)))
         gate: Tensor = self.fc2(self.act1(self.bn1(self.fc1(x.mean((2, 3), keepdim=True)))))
         return x * gate.sigmoid()

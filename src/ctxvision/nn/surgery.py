@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ._conv_selection import Place, Selection, Where, select
+from ._conv_selection import NamedConv, Selection, Where, select
 from ._conv_successors import OPTIONS, Kind, is_channels_last, successor
 from .contextual_conv import ContextualConv2d
 from .cot import CoTLayer
@@ -21,11 +21,11 @@ class ConvReplacement:
     """What `replace_convs` makes of one convolution.
 
     Attributes:
-        name: where the network holds it.
-        aliases: further names of the same convolution, where it is used several times.
-        old: the convolution, as it prints.
-        new: the layers that take its place, or ``None``.
-        reason: why it stays, or ``None``.
+        name: Name under which the network holds the convolution.
+        aliases: Further names of the same convolution, if it is used several times.
+        old: The convolution, as it prints.
+        new: Types of the layers that take its place, or ``None`` if it stays.
+        reason: Why the convolution stays, or ``None`` if it is replaced.
     """
 
     name: str
@@ -44,9 +44,9 @@ class ReplacementPlan:
     """What `replace_convs` does to a network.
 
     Attributes:
-        kind: the kind of the new layers.
-        replaced: the convolutions that are replaced.
-        left: those that were meant, or belong to the stem, and stay.
+        kind: Kind of the new layers, ``"cot"``, ``"involution"`` or ``"contextual"``.
+        replaced: The convolutions that are replaced.
+        left: The convolutions that were meant, or belong to the stem, and stay.
     """
 
     kind: str
@@ -62,10 +62,10 @@ def plan_replacements(model: nn.Module, kind: Kind, where: Where = None, **optio
     """Say what `replace_convs` would do with the same arguments; the network is not touched.
 
     Args:
-        model: as for `replace_convs`.
-        kind: as for `replace_convs`.
-        where: as for `replace_convs`.
-        **options: as for `replace_convs`.
+        model: Network whose convolutions are looked at.
+        kind: Kind of the new layers, ``"cot"``, ``"involution"`` or ``"contextual"``.
+        where: Choice of convolutions by stage, name, pattern or predicate, as `replace_convs` describes it.
+        **options: Options of the new layers, as `replace_convs` lists them.
 
     Returns:
         Every convolution that is meant, with what it becomes or why it stays; in the default selection the
@@ -110,16 +110,16 @@ def replace_convs(model: nn.Module, kind: Kind, where: Where = None, **options: 
     Args:
         model: Network of timm, of torchvision or your own; load its weights first.
         kind: ``"cot"``, ``"involution"`` or ``"contextual"``.
-        where: What to replace. ``None``: everything outside the stem (timm's own definition of it; elsewhere
-            the part of the network with the first convolution, if that has at most 4 input channels).
-            Or stage numbers, names of modules and patterns (``"layer3"``, ``"layer*.conv2"``), one or a list:
-            stage 1 has stride 4, as ResNet's ``layer1``. Or a predicate ``(name, conv) -> bool``.
+        where: What to replace. ``None`` means everything outside the stem, as timm defines it; in other networks
+            the stem is the part with the first convolution, if that has at most 4 input channels. It can also be
+            one or a list of stage numbers, names of modules and patterns (``"layer3"``, ``"layer*.conv2"``), where
+            stage 1 has stride 4, as ResNet's ``layer1``, or a predicate ``(name, conv) -> bool``.
             A convolution given by its own full name must be replaceable; whatever wider choices contain
             that cannot be replaced stays (`plan_replacements` lists it).
-        **options: Of the new layers. ``"cot"``: ``kernel_size``, ``groups``, ``key_groups``, ``context``.
-            ``"involution"``: ``kernel_size`` (7 in RedNet), ``group_channels``, ``reduction``.
-            ``"contextual"``: ``weight_hidden`` (default: an eighth of a group's channels, at least 8),
-            ``sampling``, ``modulation``.
+        **options: Options of the new layers. ``"cot"`` takes ``kernel_size``, ``groups``, ``key_groups`` and
+            ``context``; ``"involution"`` takes ``kernel_size`` (7 in RedNet), ``group_channels`` and
+            ``reduction``; ``"contextual"`` takes ``weight_hidden`` (by default an eighth of a group's channels,
+            at least 8), ``sampling`` and ``modulation``.
 
     Returns:
         The same network; a new layer if ``model`` is itself the convolution.
@@ -130,7 +130,7 @@ def replace_convs(model: nn.Module, kind: Kind, where: Where = None, **options: 
         TypeError: If the layers have no such option.
 
     Shape:
-        As the convolutions': ``(B, C, H, W)`` to ``(B, O, H', W')``.
+        Each new layer maps ``(B, C, H, W)`` to ``(B, O, H', W')``, as the convolution did.
 
     Example:
         >>> import timm, torch
@@ -187,7 +187,7 @@ def _plan(model: nn.Module, kind: Kind, options: dict[str, Any], selection: Sele
     return ReplacementPlan(kind, tuple(replaced), tuple(left))
 
 
-def _item(place: Place, layer: nn.Module | None, reason: str | None) -> ConvReplacement:
+def _item(place: NamedConv, layer: nn.Module | None, reason: str | None) -> ConvReplacement:
     parts = layer if isinstance(layer, nn.Sequential) else [layer]
     new = None if layer is None else " -> ".join(type(part).__name__ for part in parts)
     return ConvReplacement(place.names[0], place.names[1:], str(place.conv), new, reason)

@@ -1,7 +1,7 @@
 """The two stateless operators that carry every network of this package, and what computes them."""
 
 from ._backend import Backend, backends, use_backend
+from .aggregation import local_aggregation
 from .contextual_conv import contextual_conv2d
-from .local_aggregation import local_aggregation
 
 __all__ = ["Backend", "backends", "contextual_conv2d", "local_aggregation", "use_backend"]

@@ -39,11 +39,12 @@ def register_derivatives(
     """Let derivatives of every order and mode be taken of the operator ``ctxvision::name``.
 
     Args:
-        name: The operator; its arguments are positional, and it changes none of them.
-        backward: As for `torch.library.register_autograd`, made of operations that have derivatives themselves.
-            Where there are several results, the gradient of one that nothing depends on is ``None``.
-        setup_context: As for `torch.library.register_autograd`, called with positional arguments.
-        tangent: Maps the arguments, and their tangents (``None``: zero), to the tangents of the results.
+        name: Name of the operator; its arguments are positional, and it changes none of them.
+        backward: Function as `torch.library.register_autograd` takes it, made of operations that have derivatives
+            themselves. Where there are several results, the gradient of one that nothing depends on is ``None``.
+        setup_context: Function as `torch.library.register_autograd` takes it, called with positional arguments.
+        tangent: Function that maps the arguments and their tangents, where ``None`` means zero, to the tangents of
+            the results.
     """
     op = getattr(torch.ops.ctxvision, name).default
 
@@ -117,9 +118,12 @@ def fold_images(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """Fold the dimension of size ``size`` that `torch.vmap` runs over into the images, dimension 0.
 
     Args:
-        tensor: Something per image, and per call if ``dim`` is a number; otherwise all calls share it.
-        dim: Where the calls are.
-        size: How many calls there are.
+        tensor: Tensor with the images in dimension 0 of each call; without ``dim`` all calls share it.
+        dim: Dimension of the calls, or ``None``.
+        size: Number of calls.
+
+    Returns:
+        A tensor with ``size`` times as many images in dimension 0.
     """
     calls = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
     return calls.flatten(0, 1)

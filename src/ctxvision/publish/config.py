@@ -23,16 +23,16 @@ def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str
     Raises:
         PublishError: an argument of the network's constructor is not JSON.
     """
-    spec, model = task.data_spec, task.model
+    spec, model = task.spec, task.model
     own = cast(Mapping[str, Any], model.pretrained_cfg)
-    classes, size = list(spec["class_names"]), list(spec["input_size"])
+    classes, size = list(spec.class_names), list(spec.input_size)
     settings = {
         "input_size": size,
-        "interpolation": spec["interpolation"],
-        "crop_pct": spec["crop_pct"],
+        "interpolation": spec.interpolation,
+        "crop_pct": spec.crop_pct,
         "crop_mode": "center",
-        "mean": list(spec["mean"]),
-        "std": list(spec["std"]),
+        "mean": list(spec.mean),
+        "std": list(spec.std),
         "num_classes": len(classes),
         "classifier": _classifier(model, own.get("classifier")),
         "license": license,
@@ -43,7 +43,7 @@ def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str
         "num_classes": len(classes),
         "num_features": model.num_features,
         "label_names": classes,
-        "model_args": {**(task.hparams["model_args"] or {}), "num_classes": len(classes), "in_chans": size[0]},
+        "model_args": {**task.model_args, "num_classes": len(classes), "in_chans": size[0]},
         "pretrained_cfg": {name: value for name, value in settings.items() if value is not None},
     }
     try:

@@ -72,14 +72,14 @@ def publish(
     weights = {key: value.detach().cpu().contiguous().clone() for key, value in task.model.state_dict().items()}
     require_finite(weights, folder)
     measured = (*scores, *provenance.scores)
-    if len(task.data_spec["class_names"]) <= 5:  # of which five are always right
+    if len(task.class_names) <= 5:  # of which five are always right
         measured = tuple(score for score in measured if not score.metric.startswith("top-5"))
     facts = Facts(
         name=name or (repo or folder.resolve().name).rpartition("/")[2],
         repo=repo,
         config=config,
         parameters=sum(parameter.numel() for parameter in task.model.parameters()),
-        macs=count_macs(task.model, task.data_spec["input_size"]),
+        macs=count_macs(task.model, task.spec.input_size),
         provenance=provenance,
         scores=measured,
         dataset=dataset or provenance.data,
@@ -127,7 +127,7 @@ def _require_same(task: ClassificationTask, folder: Path) -> None:
     """Compare what timm makes of the folder with the network that went into it."""
     images = torch.randn(
         2,
-        *task.data_spec["input_size"],
+        *task.spec.input_size,
         generator=torch.Generator().manual_seed(0),
         dtype=torch.float32,
         device="cpu",

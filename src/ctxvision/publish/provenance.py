@@ -158,7 +158,7 @@ def read_scores(path: str | os.PathLike[str], task: ClassificationTask, checkpoi
         raise PublishError(f"{path}: cannot be read ({reason(error)})") from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise PublishError(f"{path}: not a JSON file of `ctxvision evaluate` for a classifier") from error
-    own = (task.hparams["model"], _parameters(task), list(task.data_spec["class_names"]))
+    own = (task.model_name, _parameters(task), list(task.class_names))
     if about != own or (measured.exists() and not measured.samefile(checkpoint)):
         raise PublishError(f"{path}: is about {measured}, not about {checkpoint}; evaluate this one")
     name, _ = _data_name(data)

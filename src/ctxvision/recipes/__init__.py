@@ -19,18 +19,18 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training run under a name.
+    """The settings of a training run, under a name.
 
     Attributes:
-        name: of the file, without its suffix.
-        text: the whole file; its header says what the recipe costs and where its numbers come from.
-        source: paper and table of the accuracy.
-        settings: by their names in `ctxvision train`, the same for every network.
-        models: what differs, by network; empty where the recipe takes any network.
-        task: that it is for, as ``--task`` names it.
-        expected: what the source reports, by network and metric, such as ``{"cotnet50": {"top1": 79.2}}``, in
-            per cent.
-        requires: settings that the user must add.
+        name: The name of the file, without its suffix.
+        text: The whole file; its header says what the recipe costs and where its numbers come from.
+        source: The paper and the table of the accuracy.
+        settings: The settings, by their names in `ctxvision train`, the same for every network.
+        models: The settings that differ, by network; empty where the recipe takes any network.
+        task: The command word of the task, as ``--task`` takes it.
+        expected: What the source reports, by network and metric, such as ``{"cotnet50": {"top1": 79.2}}``, in per
+            cent.
+        requires: The settings that the user must add.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Recipe:
         """Return all settings for a network.
 
         Raises:
-            RecipeError: the recipe is for other networks.
+            RecipeError: The recipe is for other networks.
         """
         if self.models and model not in self.models:
             raise RecipeError(
@@ -65,7 +65,7 @@ def load_recipe(name: str) -> Recipe:
     """Read a recipe of this library.
 
     Raises:
-        RecipeError: there is none of this name.
+        RecipeError: There is no recipe of this name.
     """
     if name not in recipe_names():
         raise RecipeError(f"there is no recipe {name!r}; there are {', '.join(recipe_names())}")

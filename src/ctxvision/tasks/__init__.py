@@ -1,7 +1,23 @@
 """Training tasks: LightningModules that own the network, the loss, the metrics and the optimiser."""
 
-from .classification.task import ClassificationTask
+from .classification import ClassificationTask
+from .detection import DetectionTask
 from .error import TaskError
 from .loading import load_task
+from .registry import TASKS, task_class
+from .segmentation import SegmentationTask
+from .task import Optimization, Task
+from .video import VideoTask
 
-__all__ = ["ClassificationTask", "TaskError", "load_task"]
+__all__ = [
+    "TASKS",
+    "ClassificationTask",
+    "DetectionTask",
+    "Optimization",
+    "SegmentationTask",
+    "Task",
+    "TaskError",
+    "VideoTask",
+    "load_task",
+    "task_class",
+]

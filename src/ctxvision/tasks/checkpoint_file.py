@@ -28,12 +28,13 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path, previous: Path | 
     """Write a checkpoint with its checksum, read it back, and only then move it to its place.
 
     Args:
-        checkpoint: what ``torch.save`` takes.
-        path: in a folder that exists; a file there is replaced in one step.
-        previous: where the file that is replaced goes, if it is whole.
+        checkpoint: The values, as ``torch.save`` takes them.
+        path: The path to write to, in a folder that exists; a file there is replaced in one step.
+        previous: The path that the replaced file moves to, if it is whole.
 
     Raises:
-        OSError: it cannot be written, or does not read back as it was written; what was there is still there.
+        OSError: The file cannot be written, or does not read back as it was written; what was there is still
+            there.
     """
     with _replacing(path, previous) as file:
         writer = _HashingWriter(file)
@@ -52,7 +53,7 @@ def copy_checkpoint(source: Path, path: Path, previous: Path | None = None) -> N
     """Copy a checkpoint as `save_checkpoint` writes one.
 
     Raises:
-        OSError: as there.
+        OSError: The source is damaged, or the file cannot be written; what was there is still there.
     """
     expected = checksum_fits(source)
     if expected is False:
@@ -65,7 +66,7 @@ def keep_as(source: Path, path: Path) -> None:
     """Give a checkpoint a second name, in one step; nothing is copied where the file system has links.
 
     Raises:
-        OSError: it cannot be done.
+        OSError: The file can neither be linked nor copied.
     """
     try:
         with replacing(path, follow_links=False) as part:
@@ -79,7 +80,7 @@ def checksum_fits(path: Path) -> bool | None:
     """Compare a file with the checksum in it; ``None`` if it has none, as older ones and others' have none.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: The file cannot be read.
     """
     size = path.stat().st_size - _COMMENT
     with path.open("rb") as file:
@@ -116,7 +117,7 @@ class _HashingWriter:
     """A file for ``torch.save`` that computes the checksum of what it is given, and remembers why a write failed.
 
     Args:
-        file: where it goes.
+        file: The file to write to.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from timm.layers import LayerNorm2d, convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from ctxvision.checkpoints import WarmStartReport, warm_start
@@ -24,21 +25,22 @@ class FeatureBackbone(nn.Module):
     block unnormalised: each gets a layer norm, as in the detectors and segmentation networks of Swin and ConvNeXt.
 
     Args:
-        name: a registered name of timm or ours.
-        strides: of the wanted feature maps, finest first; one that comes up twice stands for the last two maps of
-            this stride, as networks have them whose later stages dilate.
-        in_chans: channels of the image.
-        norm: what the network's batch norms do: ``"frozen"`` has statistics, scale and shift fixed (Detectron),
+        name: The registered name of a network of timm or ours.
+        strides: The strides of the wanted feature maps, finest first; one that comes up twice stands for the last
+            two maps of this stride, as networks have them whose later stages dilate.
+        in_chans: The number of channels of the image.
+        norm: What the network's batch norms do: ``"frozen"`` has statistics, scale and shift fixed (Detectron),
             ``"eval"`` only the statistics (MMDetection's ``norm_eval``), ``"batch"`` and ``"sync"`` train.
-        frozen_stages: 1 keeps the stem and the first stage as they are, 2 the second too, 0 trains all.
-        drop_path_rate: stochastic depth.
-        model_args: more arguments of the network's constructor.
+        frozen_stages: The number of stages that are not trained: 1 fixes the stem and the first stage, 2 the
+            second too, 0 trains all.
+        drop_path_rate: The probability that stochastic depth leaves out a residual branch.
+        model_args: More arguments of the network's constructor.
 
     Attributes:
-        channels: of the feature maps.
+        channels: The number of channels of each feature map.
 
     Raises:
-        TaskError: unknown network, arguments that it does not take, or no feature maps of these strides.
+        TaskError: The network is unknown, does not take its arguments, or has no feature maps of these strides.
     """
 
     def __init__(
@@ -54,7 +56,8 @@ class FeatureBackbone(nn.Module):
     ) -> None:
         super().__init__()
         body = _feature_network(name, in_chans, drop_path_rate, model_args or {})
-        reductions = body.feature_info.reduction()
+        info = _feature_info(body)
+        reductions = info.reduction()
         if any(reductions.count(stride) < strides.count(stride) for stride in strides):
             found = ", ".join(map(str, sorted(set(reductions))))
             raise TaskError(
@@ -62,7 +65,7 @@ class FeatureBackbone(nn.Module):
                 "as ResNet, ConvNeXt and their relatives have them"
             )
         self.indices = _deepest(reductions, strides)
-        self.channels = [body.feature_info.channels()[i] for i in self.indices]
+        self.channels = [info.channels()[i] for i in self.indices]
         self.strides = tuple(strides)
         self.is_channels_last_output = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
         has_batch_norm = any(isinstance(module, _BatchNorm) for module in body.modules())
@@ -99,15 +102,15 @@ class FeatureBackbone(nn.Module):
         A contextual backbone keeps the class embeddings of a source with as many classes as it considers.
 
         Args:
-            source: weights of the network, of its plain counterpart, or the name of one of timm's pretrained
+            source: The weights of the network or of its plain counterpart, or the name of one of timm's pretrained
                 networks.
-            partial: load whatever fits.
+            partial: Whether to load what fits, even of quite another network.
 
         Returns:
             What was loaded into the whole network, whose classifier the backbone lacks.
 
         Raises:
-            CheckpointError: the source is unusable or of another network; the backbone is unchanged.
+            CheckpointError: The source is unusable or of another network; the backbone is unchanged.
         """
         classifier = create_network(
             self.name,
@@ -123,10 +126,10 @@ class FeatureBackbone(nn.Module):
         """Copy a classification network's weights; for those of another network or layout see `start_from`.
 
         Args:
-            weights: state dict of the same network with its classifier.
+            weights: The state dict of the same network with its classifier.
 
         Raises:
-            TaskError: a tensor is absent or of another shape; the backbone is unchanged.
+            TaskError: A tensor is absent or of another shape; the backbone is unchanged.
         """
         sources: dict[str, Tensor] = {}
         for name, own in self.body.state_dict().items():
@@ -170,13 +173,19 @@ def _feature_network(name: str, in_chans: int, drop_path_rate: float, model_args
         raise TaskError(f"{name} cannot be a backbone, timm gives no feature maps of it: {reason}") from error
 
 
+def _feature_info(body: nn.Module) -> FeatureInfo:
+    info: FeatureInfo = body.feature_info
+    return info
+
+
 def _freeze(body: nn.Module, name: str, stages: int) -> None:
     """Fix all parameters up to the last of a stage, in the order of registration, which is that of use."""
     if not stages:
         return
-    modules = body.feature_info.module_name()
+    info = _feature_info(body)
+    modules = info.module_name()
     # timm counts the stem as a feature map of its own where it has stride 2
-    first = next(i for i, reduction in enumerate(body.feature_info.reduction()) if reduction > 2)
+    first = next(i for i, reduction in enumerate(info.reduction()) if reduction > 2)
     if not 0 < stages <= len(modules) - first:
         raise TaskError(f"frozen_stages must be 0 to {len(modules) - first} for {name}, got {stages}")
     module = modules[first + stages - 1]

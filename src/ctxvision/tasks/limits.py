@@ -5,13 +5,14 @@ Every limit lies far above what networks are trained with. A file whose maker is
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctxvision.data import ClipSpec, DataError, DataSpec, DetectionSpec, SegmentationSpec
+from ctxvision.data import DataError, ImageSpec, spec_class
 
 from .error import TaskError
+from .registry import TASKS
 
 TRUST = "if you trust whoever made the file, allow it with --trust (trust=True)"
 
@@ -29,33 +30,26 @@ _ENTRIES = 2_000_000  # values of all settings together
 _FREE_NUMBERS = {"split_seed", "category_ids", "train_counts", "seed"}
 
 _FILTERS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
-_SPECS = {
-    "classification": DataSpec,
-    "detection": DetectionSpec,
-    "segmentation": SegmentationSpec,
-    "video": ClipSpec,
-}
-_SIDES = {"classification", "segmentation", "video"}
 
 
 def require_moderate(kind: str, data_spec: Any, settings: Mapping[str, Any], *, trust: bool = False) -> None:
     """Check the description of a network's images, and the other settings of its task.
 
     Args:
-        kind: of task.
-        data_spec: `to_dict` of the task's description of its data.
-        settings: arguments of the task or, of an exported network, its settings.
-        trust: check the types alone.
+        kind: The name of the task.
+        data_spec: The fields of the description of the task's data.
+        settings: The arguments of the task or, for an exported network, its settings.
+        trust: Whether to check the types alone.
 
     Raises:
-        TaskError: a value of another type, or beyond its limit; the message says which.
+        TaskError: A value is of another type, or beyond its limit; the message says which.
     """
     if not isinstance(data_spec, Mapping):
         raise TaskError("says nothing about its images (data_spec)")
     names = data_spec.get("class_names")
     if not _is_list(names, str):
         raise TaskError(f"class_names must be a list of texts, not {_shown(names)}")
-    if kind in _SIDES:
+    if _has_input_size(kind):
         size = data_spec.get("input_size")
         if not _is_list(size, int) or len(size) != 3 or size[0] not in (1, 3) or min(size) < 1:
             raise TaskError(f"input_size must be [1 or 3, height, width], not {_shown(size)}")
@@ -77,16 +71,18 @@ def require_moderate(kind: str, data_spec: Any, settings: Mapping[str, Any], *, 
         raise TaskError(f"interpolation must be one of {', '.join(_FILTERS)}, not {_shown(interpolation)}")
     if not trust:
         _require_sizes(kind, data_spec, settings)
-    if "mean" in data_spec or "category_ids" in data_spec:  # a task itself needs neither
+    if kind in TASKS and ("mean" in data_spec or "category_ids" in data_spec):  # a task itself needs neither
         _require_description(kind, data_spec)
+
+
+def _has_input_size(kind: str) -> bool:
+    return kind in TASKS and issubclass(spec_class(kind), ImageSpec)
 
 
 def _require_description(kind: str, data_spec: Mapping[str, Any]) -> None:
     """Build the description, since its constructor has rules of its own."""
-    if kind not in _SPECS:
-        return
     try:
-        _SPECS[kind].from_dict(data_spec)
+        spec_class(kind).from_dict(data_spec)
     except (DataError, TypeError, ValueError, IndexError, KeyError) as error:
         raise TaskError(" ".join(str(error).split())[:200]) from error
 
@@ -122,7 +118,7 @@ def _counted(
     yield "the number of classes", len(names), _CLASSES
     yield "the longest name of a class", max(map(len, names), default=0), _NAME
     yield "frames", data_spec.get("frames", 1), _FRAMES
-    if kind in _SIDES:
+    if _has_input_size(kind):
         size = data_spec["input_size"]
         yield "the longest side of input_size", max(size[1:]), _SIDE
         yield "the number of values of an input", math.prod(size) * data_spec.get("frames", 1), _VALUES
@@ -154,7 +150,7 @@ def _leaves(value: Any, name: str = "a setting", depth: int = 0) -> Iterator[tup
         yield name, value
 
 
-def _is_list(value: Any, of: Any) -> bool:
+def _is_list(value: Any, of: Any) -> TypeGuard[Sequence[Any]]:
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)
@@ -180,11 +176,11 @@ class Budget(TorchDispatchMode):
     trained weights has as many as its file.
 
     Args:
-        size: of the file, in bytes.
+        size: The size of the file in bytes.
     """
 
     def __init__(self, size: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._bytes = 4 * size + 2**28
         self._calls = 100_000 + size // 8  # each tensor takes some, and more than 100 bytes of the file
 
@@ -216,5 +212,4 @@ def _asked_for(func: Any, args: tuple[Any, ...]) -> int:
         return 0
     if args and isinstance(args[0], list | tuple):
         return 4 * math.prod(int(one) for one in args[0])
-    numbers = [int(one) for one in args if isinstance(one, int)]
-    return 4 * math.prod(numbers)
+    return 4 * math.prod(int(one) for one in args if isinstance(one, int))

@@ -1,7 +1,6 @@
 """A trained task from its checkpoint, which need not be trusted."""
 
 import contextlib
-import importlib
 import os
 import pickle
 import warnings
@@ -17,29 +16,27 @@ from ctxvision.runs import checkpoint_of
 
 from .checkpoint_file import checksum_fits
 from .classification.pretrained import is_pretrained_name, pretrained_task
-from .classification.task import ClassificationTask
 from .error import TaskError
 from .limits import Budget, require_moderate
-from .training import TrainingTask
+from .registry import TASKS, task_class
+from .task import Task
 
-_CLASSES = {"detection": "DetectionTask", "segmentation": "SegmentationTask", "video": "VideoTask"}
 
-
-def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> TrainingTask:
+def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> Task:
     """Rebuild a task, in evaluation mode and on the CPU, from a checkpoint of ``ctxvision train``.
 
     Nothing else is needed: the model's name and arguments, the class names, input size and normalisation are
     inside. Code in the file is never run.
 
     Args:
-        path: a ``.ckpt`` file; a run folder, whose best checkpoint is taken; or the name of a network with
+        path: A ``.ckpt`` file; a run folder, whose best checkpoint is taken; or the name of a network with
             pretrained weights, such as ``rednet50``, where there is no file or folder of that name.
-        trust: let its settings ask for more memory and time than a network usually does.
+        trust: Whether the settings in the file may ask for more memory and time than a network usually does.
 
     Raises:
-        CheckpointError: missing, truncated, changed since it was written, not a checkpoint of this library, with
-            code in it, of a model that this version does not know, with weights that are no numbers, or with
-            settings beyond the limits.
+        CheckpointError: The file is missing, truncated, changed since it was written, not a checkpoint of this
+            library, or has code in it; or it is of a model that this version does not know, has weights that are
+            no numbers, or settings beyond the limits.
     """
     path = Path(checkpoint_of(path))
     if is_pretrained_name(str(path)):
@@ -65,40 +62,34 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> TrainingT
 
 
 def read_progress(path: str | os.PathLike[str]) -> tuple[int | None, int | None]:
-    """Return in which epoch, from 1, and after how many optimiser steps a checkpoint was saved; ``None``: unknown.
+    """Return the epoch, from 1, and the number of optimiser steps at which a checkpoint was saved, if known.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: The file cannot be read.
     """
     checkpoint = _read(Path(checkpoint_of(path)))
     epoch, step = checkpoint.get("epoch"), checkpoint.get("global_step")
     return epoch + 1 if isinstance(epoch, int) else None, step if isinstance(step, int) else None
 
 
-def _task_class(mark: Any) -> type[TrainingTask]:
-    """Choose the class by the kind of task that the checkpoint names.
+def _task_class(mark: Any) -> type[Task]:
+    """Choose the class of the task that the checkpoint names.
 
     Raises:
-        TaskError: this version has no such task.
+        TaskError: This version has no such task.
     """
-    # the first version knew no other
-    kind = mark.get("task", ClassificationTask.kind) if isinstance(mark, Mapping) else None
-    if kind == ClassificationTask.kind:
-        return ClassificationTask
-    if not isinstance(kind, str) or kind not in _CLASSES:
-        raise TaskError(
-            f"its task is {kind!r}; this version knows {', '.join([ClassificationTask.kind, *_CLASSES])}"
-        )
-    # the others need packages of their own
-    found: type[TrainingTask] = getattr(importlib.import_module(f"{__package__}.{kind}"), _CLASSES[kind])
-    return found
+    # the first version knew no other task
+    kind = mark.get("task", "classification") if isinstance(mark, Mapping) else None
+    if not isinstance(kind, str) or kind not in TASKS:
+        raise TaskError(f"its task is {kind!r}; this version knows {', '.join(TASKS)}")
+    return task_class(kind)
 
 
 def require_readable(path: Path) -> None:
     """Check that a checkpoint is whole: by its checksum, or by reading it where it has none.
 
     Raises:
-        CheckpointError: it is missing, truncated or damaged.
+        CheckpointError: The file is missing, truncated or damaged.
     """
     if not _is_verified(path):
         _read(path)
@@ -129,7 +120,7 @@ def _require_whole(path: Path) -> None:
     """Notice a file that lost its checksum with its last bytes: what is left reads as before.
 
     Raises:
-        CheckpointError: the end is missing, or something follows it.
+        CheckpointError: The end of the file is missing, or something follows it.
     """
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04" and not has_whole_end(file):

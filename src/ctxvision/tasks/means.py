@@ -1,4 +1,4 @@
-"""A mean over classes says which it leaves out."""
+"""Means over classes, which say what they leave out."""
 
 import math
 from collections.abc import Sequence

@@ -2,15 +2,17 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import timm
 from torch import nn
 
 import ctxvision  # noqa: F401 - registers our networks with timm
 
-from .error import TaskError
-from .passed_on import require_own
+from .error import TaskError, require_own
+
+if TYPE_CHECKING:
+    from ctxvision.models._contextual_net import ContextualNet
 
 _WEIGHTS = "weights to start from are given with --init_from"
 _CHANNELS = "it follows from the data; --in_chans chooses it where there is a choice"
@@ -35,6 +37,11 @@ def require_model(name: str) -> None:
         raise TaskError(f"unknown model {name!r}; {hint}")
 
 
+def has_stage_outputs(model: nn.Module) -> "TypeGuard[ContextualNet]":
+    """Tell whether a network has ``forward_stages``, which returns a `ContextualOutput`."""
+    return hasattr(model, "forward_stages")
+
+
 def create_network(
     name: str,
     *,
@@ -48,16 +55,18 @@ def create_network(
     """Build a registered network without pretrained weights; nothing is downloaded or read.
 
     Args:
-        name: any name that timm knows, ours included.
-        num_classes: outputs.
-        in_chans: channels of its input.
-        drop_path_rate: stochastic depth; 0 is not passed on, for networks that have none.
-        dropout: before the classifier; likewise.
-        features_only: build timm's feature network instead of the classifier.
-        model_args: more arguments of the network's constructor.
+        name: Any name that timm knows, ours included.
+        num_classes: The number of outputs.
+        in_chans: The number of channels of the network's input.
+        drop_path_rate: The probability that stochastic depth leaves out a residual branch; 0 is not passed on,
+            since some networks do not take it.
+        dropout: The probability that dropout zeroes a feature before the classifier; 0 is not passed on, since
+            some networks do not take it.
+        features_only: Whether to build timm's feature network instead of the classifier.
+        model_args: More arguments of the network's constructor.
 
     Raises:
-        TaskError: unknown name, or arguments that this network does not take.
+        TaskError: The name is unknown, or the network does not take the arguments.
     """
     require_model(name)
     rates = {"drop_path_rate": drop_path_rate, "drop_rate": dropout}
@@ -68,7 +77,7 @@ def create_network(
     if features_only:
         optional |= {"features_only": True}
     try:
-        return timm.create_model(
+        network: nn.Module = timm.create_model(
             name,
             # named here, so that the arguments of an untrusted checkpoint cannot set them
             pretrained=False,
@@ -81,6 +90,7 @@ def create_network(
             **optional,
             **model_args,
         )
+        return network
     except _NOT_TAKEN as error:
         # without arguments of the user's, what else goes wrong is a bug
         if not model_args and not isinstance(error, TypeError | ValueError | AssertionError):

@@ -11,8 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from .error import TaskError
-from .passed_on import require_own
+from .error import TaskError, require_own
 
 _OF_NETWORK = "it follows from the network"
 _TAKEN = {
@@ -48,10 +47,10 @@ def usable_optimizers() -> list[str]:
 
 
 def why_unusable(name: str) -> str | None:
-    """Say why one of timm's optimisers cannot train here; ``None``: it can.
+    """Say why one of timm's optimisers cannot train here; ``None`` if it can.
 
     Args:
-        name: timm knows it.
+        name: A name that timm knows.
     """
     info = get_optimizer_info(name)
     if info.second_order:
@@ -68,7 +67,8 @@ def require_optimizer(name: str, args: Mapping[str, Any] | None = None) -> None:
     """Find out whether an optimiser can train here, and with these arguments.
 
     Raises:
-        TaskError: it cannot, there is none of this name, or timm would leave an argument out without a word.
+        TaskError: The optimiser cannot train here, there is none of this name, or timm would silently leave an
+            argument out.
     """
     if not is_optimizer(name):
         raise TaskError(f"unknown optimizer {name!r}; there are {', '.join(usable_optimizers())}")
@@ -95,16 +95,16 @@ def build_optimizer(
     """Build one of timm's optimisers, without weight decay on norms, biases and what ``no_weight_decay`` names.
 
     Args:
-        model: whose parameters are trained.
+        model: The network whose parameters are trained.
         name: timm's.
-        lr: highest learning rate.
-        weight_decay: of the other parameters.
-        layer_decay: ratio of the learning rates of neighbouring layers, as the model's ``group_matcher`` numbers
-            them: the last has ``lr``, the ones before less and less.
-        args: the optimiser's own, such as ``momentum``, ``betas`` or ``eps``.
+        lr: The highest learning rate.
+        weight_decay: The weight decay of the other parameters.
+        layer_decay: The ratio of the learning rates of neighbouring layers, as the model's ``group_matcher``
+            numbers them: the last has ``lr``, the ones before less and less.
+        args: More arguments of the optimiser, such as ``momentum``, ``betas`` or ``eps``.
 
     Raises:
-        TaskError: unknown optimiser, one that cannot be used here, or arguments that it does not take.
+        TaskError: The optimiser is unknown, cannot be used here, or does not take its arguments.
     """
     require_optimizer(name)
     require_own(f"optimizer_args of {name}", args or {}, _TAKEN)
@@ -150,19 +150,19 @@ def build_schedule(
     epochs from the start of the run (step, multistep; timm falls at the last step before a milestone).
 
     Args:
-        optimizer: whose groups all have ``lr``, or a ``lr_scale`` on it.
+        optimizer: The optimiser, whose groups all have ``lr``, or a ``lr_scale`` on it.
         name: timm's.
-        lr: highest learning rate.
-        epochs: of the run, warm-up included.
-        steps_per_epoch: optimiser steps.
-        warmup_epochs: less than ``epochs``.
-        warmup_factor: the run begins at this share of ``lr``.
-        min_lr: lowest learning rate.
-        args: more of timm's ``create_scheduler_v2``, such as ``decay_epochs``, ``decay_milestones`` or
+        lr: The highest learning rate.
+        epochs: The number of epochs of the run, warm-up included.
+        steps_per_epoch: The number of optimiser steps of an epoch.
+        warmup_epochs: The number of epochs of the warm-up, less than ``epochs``.
+        warmup_factor: The share of ``lr`` that the run begins at.
+        min_lr: The lowest learning rate.
+        args: More arguments of timm's ``create_scheduler_v2``, such as ``decay_epochs``, ``decay_milestones`` or
             ``decay_rate`` (poly: the power).
 
     Raises:
-        TaskError: unknown schedule, the warm-up takes the whole run, or arguments that timm does not take.
+        TaskError: The schedule is unknown, the warm-up takes the whole run, or timm does not take the arguments.
     """
     if name not in get_args(ScheduleName):
         raise TaskError(f"unknown schedule {name!r}; there are {', '.join(get_args(ScheduleName))}")
@@ -196,13 +196,13 @@ def require_steps(
     """Move a throwaway optimiser and its schedule, because some arguments are first used then.
 
     Args:
-        optimizer: of few parameters.
-        schedule: of it.
-        names: of both, for the message.
-        args: of both, likewise.
+        optimizer: An optimiser of few parameters.
+        schedule: The schedule of this optimiser.
+        names: The names of the optimiser and of the schedule, for the message.
+        args: The arguments of both, for the message.
 
     Raises:
-        TaskError: they cannot be moved.
+        TaskError: The optimiser or the schedule fails at a step.
     """
     what = f"schedule {names[1]} with {dict(args)}"
     try:

@@ -22,11 +22,11 @@ def make_fpn(
     """Return torchvision's FPN; with ``"involution"`` its 3x3 output convolutions are 7x7 involutions.
 
     Args:
-        channels: of the feature maps, finest first.
-        width: channels of the pyramid.
-        kind: of the output layers.
-        extra: makes coarser levels; none by default.
-        norm: after every layer of the pyramid; none by default.
+        channels: The number of channels of each feature map, finest first.
+        width: The number of channels of the pyramid.
+        kind: The kind of the output layers.
+        extra: The module that makes coarser levels; by default there are none.
+        norm: The function that makes a norm for after every layer of the pyramid; by default there is none.
     """
     fpn = FeaturePyramidNetwork(list(channels), width, extra_blocks=extra, norm_layer=norm)
     if kind == "involution":
@@ -43,7 +43,7 @@ def make_involution(width: int) -> Involution2d:
     and four of them in a mask head multiply activations by thousands.
 
     Args:
-        width: channels, a multiple of 16.
+        width: The number of channels, a multiple of 16.
     """
     layer = Involution2d(width, kernel_size=7)
     # the generator's ReLU after a batch norm has mean square 1/2

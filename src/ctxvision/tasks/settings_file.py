@@ -19,12 +19,12 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read names and values. No tag of Python's is followed.
 
     Args:
-        path: of a file in YAML, up to 1 MB.
+        path: The path of a file in YAML, up to 1 MB.
 
     Raises:
-        OSError: it cannot be opened, or is no file.
-        SettingsFileError: it is too large, not text, not YAML, holds no names, or its aliases stand for more than
-            100,000 values.
+        OSError: The file cannot be opened, or is no regular file.
+        SettingsFileError: The file is too large, not text, not YAML, holds no names, or its aliases stand for more
+            than 100,000 values.
     """
     try:
         text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
@@ -52,7 +52,7 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
     """Count the values below a node, each alias as what it stands for, without walking through it again.
 
     Raises:
-        SettingsFileError: a value contains itself.
+        SettingsFileError: A value contains itself.
     """
     if id(node) not in known:
         known[id(node)] = 0  # while it is being counted

@@ -17,8 +17,8 @@ def single_value_norms(model: nn.Module, run: Callable[[], Any]) -> tuple[str, .
     """Name the batch norms in training mode that get one value per channel of one sample.
 
     Args:
-        model: it is put in evaluation mode meanwhile, and no statistics change.
-        run: calls it with one sample.
+        model: The network; it is in evaluation mode meanwhile, and no statistics change.
+        run: A function that calls the network with one sample.
     """
     modes = {module: module.training for module in model.modules()}
     found: list[str] = []
@@ -45,15 +45,15 @@ def single_value_norms(model: nn.Module, run: Callable[[], Any]) -> tuple[str, .
 
 
 def keep_statistics(model: nn.Module, names: tuple[str, ...], keep: bool) -> None:
-    """Let norms use the statistics that they have, or train them as usual; the affine part is trained either way.
+    """Put batch norms into eval mode or back into training mode; their affine part is trained either way.
 
     It lasts until the next call, because activations may be recomputed in the backward pass. What is synchronised
     between processes gets more values and stays as it is.
 
     Args:
-        model: as for `single_value_norms`.
-        names: that it returned.
-        keep: whether the next batch is of one sample.
+        model: The network that `single_value_norms` was asked about.
+        names: The names that `single_value_norms` returned.
+        keep: Whether the norms use their statistics, because the next batch is of one sample.
     """
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
     for name in names:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
-from ctxvision.inference.exported import SUFFIXES, Exported
+from ctxvision.inference.exported import SUFFIXES, Exported, open_exported
 from ctxvision.models import count_macs
 from ctxvision.tasks.networks import require_model
 
@@ -107,16 +107,16 @@ def open_subject(
         CheckpointError: the checkpoint cannot be used.
         ExportError: the exported file cannot be used.
     """
+    if Path(model).suffix.lower() in SUFFIXES:  # of which no more is asked than the size of its images
+        return _of_exported(model, open_exported(model, trust=trust), size, device, dtype)
     if not _is_file(model):
         network, input_size = _create(model, size)
     else:
         predictor = open_predictor(model, trust=trust)
         if not isinstance(predictor, ClassificationPredictor):
             raise TimingError(f"{model}: its task is {predictor.task}; only classifiers can be timed")
-        input_size = predictor.data_spec.input_size
-        if predictor.exported:
-            return _of_exported(model, predictor.exported, size, device, dtype)
-        network, input_size = cast(nn.Module, predictor.network), _sized(input_size, size)
+        network = cast(nn.Module, predictor.network)
+        input_size = _sized(predictor.data_spec.input_size, size)
     channels, height, _ = input_size
     macs = count_macs(network, input_size) if settled else None
     if settled and not _is_file(model):

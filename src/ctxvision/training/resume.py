@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxvision.runs import RunFolder
-from ctxvision.tasks import load_task
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.tasks import Task, load_task
 from ctxvision.training.error import TrainingError
 
 from .options.base import TrainConfig
@@ -55,7 +54,7 @@ def in_order_of(checkpoint: Path, data: Any, open_again: Callable[[Sequence[str]
     return open_again(tuple(before)) if sorted(before) == sorted(now) and tuple(before) != now else data
 
 
-def require_same_task(task: TrainingTask, checkpoint: Path) -> None:
+def require_same_task(task: Task, checkpoint: Path) -> None:
     """Refuse another network, or images of other classes or sizes.
 
     Raises:

@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ctxvision.recipes import load_recipe
 from ctxvision.runs import RunFolder
+from ctxvision.tasks import Task
 from ctxvision.tasks.optimization import require_optimizer
-from ctxvision.tasks.training import TrainingTask
 from ctxvision.training.error import TrainingError
 from ctxvision.wording import plural
 
@@ -37,7 +37,7 @@ from .trackers import TrackedRate
 log = logging.getLogger(__name__)
 
 
-def build_task(config: TrainConfig, data: Any) -> TrainingTask:
+def build_task(config: TrainConfig, data: Any) -> Task:
     """Build the task with its network.
 
     Raises:
@@ -56,7 +56,7 @@ def build_task(config: TrainConfig, data: Any) -> TrainingTask:
     return task
 
 
-def warm_start_task(task: TrainingTask, source: str, *, partial: bool) -> None:
+def warm_start_task(task: Task, source: str, *, partial: bool) -> None:
     """Load the weights of ``--init_from``, and say which.
 
     Raises:
@@ -68,7 +68,7 @@ def warm_start_task(task: TrainingTask, source: str, *, partial: bool) -> None:
             log.warning(line)
 
 
-def require_fit(task: TrainingTask) -> tuple[str, ...]:
+def require_fit(task: Task) -> tuple[str, ...]:
     """Give the task one sample of zeros, because some networks refuse small images or all sizes but one.
 
     Returns:
@@ -101,7 +101,7 @@ def note_single_values(config: TrainConfig, plan: BatchPlan, norms: tuple[str, .
         )
 
 
-def _size_option(task: TrainingTask) -> str:
+def _size_option(task: Task) -> str:
     return {"detection": "--min_size", "segmentation": "--crop_size"}.get(task.kind, "--image_size")
 
 

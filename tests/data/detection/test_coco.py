@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as codes
 
-from ctxvision.data import DataError, DetectionData
+from ctxvision.data import DataError, DetectionData, SplitRule
 from ctxvision.data.detection.coco_masks import mask_problem, to_mask, uncompress
 from ctxvision.data.detection.coco_reading import read_coco
 from ctxvision.data.detection.source import find_detection
@@ -233,7 +233,7 @@ def test_layouts(tmp_path):
 def test_single_file_is_split_by_name(tmp_path):
     root = write(tmp_path)
     name = f"{root / 'train'}:{root / 'annotations' / 'instances_train.json'}"
-    source = find_detection(name, val_fraction=0.25)
+    source = find_detection(name, split=SplitRule(0.25))
     train, val = source.read("train"), source.read("val")
     assert (len(train), len(val)) == (3, 1)
     assert not {i.name for i in train.images} & {i.name for i in val.images}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from _coco import content, write
 
-from ctxvision.data import DataError, DetectionData
-from ctxvision.data.detection.coco_names import ImageFiles
+from ctxvision.data import DataError, DetectionData, SplitRule
+from ctxvision.data.detection.coco_layouts import ImageFiles
 from ctxvision.data.detection.coco_reading import read_coco
 from ctxvision.data.detection.source import find_detection
 from ctxvision.tasks.detection import DetectionTask
@@ -112,7 +112,7 @@ EXPORTS = [
 @pytest.mark.parametrize("make", EXPORTS, ids=lambda make: make.__name__)
 def test_export_is_read_as_it_is(tmp_path, plain, make):
     make(tmp_path, plain)
-    source = find_detection(tmp_path, val_fraction=0.25, masks=True)
+    source = find_detection(tmp_path, split=SplitRule(0.25), masks=True)
     train, val = source.read("train"), source.read("val")
     in_parts = make in (cvat_subsets, roboflow)
     assert (len(train), len(val)) == ((4, 4) if in_parts else (3, 1))
@@ -228,7 +228,7 @@ def test_parts_of_roboflow_s_layout_that_are_missing(tmp_path, plain):
     roboflow(tmp_path, plain)
     for part in ("valid", "test"):
         shutil.rmtree(tmp_path / part)
-    assert len(find_detection(tmp_path, val_fraction=0.25).read("train")) == 3
+    assert len(find_detection(tmp_path, split=SplitRule(0.25)).read("train")) == 3
     shutil.rmtree(tmp_path / "train")
     with pytest.raises(DataError, match=r"no single \.json"):
         find_detection(tmp_path)

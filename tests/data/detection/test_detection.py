@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ctxvision.data import BadImageError, DataError, DetectionData, DetectionSpec
-from ctxvision.data.detection.batches import AspectBatches
+from ctxvision.data import BadImageError, DataError, DetectionData, DetectionSpec, export_cityscapes, export_coco
 from ctxvision.data.detection.dataset import DetectionDataset, flip_horizontally
-from ctxvision.data.embedded.scene_options import SceneOptions
-from ctxvision.data.embedded.scenes import make_scene
-from ctxvision.data.embedded.scenes_set import export_cityscapes, export_coco, scenes_set
+from ctxvision.data.detection.scenes import scenes_set
+from ctxvision.data.embedded.scenes import SceneOptions, make_scene
+from ctxvision.data.sampler import AspectBatches
 
 WORKERS = pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from ctxvision.data import DataError, DigitsData
-from ctxvision.data.embedded.scene_options import SceneOptions
-from ctxvision.data.embedded.scenes import IGNORED, make_scene
+from ctxvision.data.embedded.scenes import IGNORED, SceneOptions, make_scene
 
 SCENES = [make_scene(0, index, 96) for index in range(60)]
 

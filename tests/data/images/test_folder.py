@@ -5,7 +5,7 @@ import os
 import pytest
 
 from _pictures import make_folder, picture
-from ctxvision.data import DataError
+from ctxvision.data import DataError, SplitRule
 from ctxvision.data.images.folder import scan_folder
 
 
@@ -124,16 +124,16 @@ def test_not_a_folder(tmp_path):
 def test_fraction_must_leave_something(tmp_path, fraction):
     make_folder(tmp_path, {"cat": 2, "dog": 2})
     with pytest.raises(DataError, match="between 0 and 1"):
-        scan_folder(tmp_path, val_fraction=fraction)
+        scan_folder(tmp_path, split=SplitRule(fraction))
 
 
 def test_classes_of_a_network_decide_the_labels(tmp_path):
     make_folder(tmp_path, {"cat": 4, "dog": 4})
-    found = scan_folder(tmp_path, class_names=("emu", "dog", "cat"))
+    found = scan_folder(tmp_path, split=SplitRule(class_names=("emu", "dog", "cat")))
     assert {(path.split("/")[-2], label) for path, label in found.train} == {("cat", 2), ("dog", 1)}
     assert any("no images of 'emu'" in note for note in found.notes)
     with pytest.raises(DataError, match="the network has no class 'cat'"):
-        scan_folder(tmp_path, class_names=("emu", "dog"))
+        scan_folder(tmp_path, split=SplitRule(class_names=("emu", "dog")))
 
 
 def test_a_class_that_is_called_train_is_a_class(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from scipy.io import savemat
 
 from _pictures import make_folder, picture
-from ctxvision.data import DataError, find_images
+from ctxvision.data import DataError, SplitRule, find_images
 
 TENCH, SHARK, CRANE = "n01440764", "n01484850", "n02012849"
 WORDS = f"{TENCH} tench, Tinca tinca\n{SHARK} great white shark, white shark\n{CRANE} crane\n"
@@ -99,7 +99,7 @@ def test_network_s_names_are_found_by_synset(tmp_path, has_words, class_names):
     imagenet(tmp_path, flat=False)
     if has_words:
         (tmp_path / "LOC_synset_mapping.txt").write_text(WORDS)
-    found = find_images(tmp_path, class_names=class_names)
+    found = find_images(tmp_path, split=SplitRule(class_names=class_names))
     assert found.class_names == class_names
     assert {path[-9:-5]: label for path, label in found.val} == {"0001": 0, "0002": 2, "0003": 1, "0004": 2}
 

@@ -85,7 +85,7 @@ def test_epoch_depends_on_seed_and_number_alone(tmp_path):
         for epoch in range(2):
             loader.sampler.set_epoch(epoch)
             torch.rand(workers)  # what else draws random numbers must not matter
-            epochs.append([(batch.images, batch.masks) for batch in loader])
+            epochs.append([(batch.images, batch.targets) for batch in loader])
         if workers:
             loader._iterator._shutdown_workers()
         runs.append(epochs)

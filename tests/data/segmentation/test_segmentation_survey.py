@@ -132,7 +132,7 @@ def as_palette(colors):
 def test_every_way_to_save_numbers_is_read(tmp_path, change):
     data = SegmentationData(remake(tmp_path, change))
     for index in range(2):
-        assert np.array_equal(data.val_dataloader().dataset[index].mask.numpy(), scene(index)[1])
+        assert np.array_equal(data.val_dataloader().dataset[index].target.numpy(), scene(index)[1])
     assert data.notes == []
 
 

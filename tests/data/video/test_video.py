@@ -8,8 +8,8 @@ import pytest
 from _videos import add_bad_videos, noise, numbered, numbers, shades, turn, write
 
 from ctxvision.data.error import DataError
-from ctxvision.data.video.files import VIDEO_SUFFIXES, list_video_files, list_videos
 from ctxvision.data.video.reading import BadVideoError, VideoFile
+from ctxvision.data.video.source import VIDEO_SUFFIXES, list_video_files, list_videos
 from ctxvision.data.video.track import FORMATS as READ
 from ctxvision.data.video.writing import write_video
 

@@ -88,7 +88,7 @@ def test_what_is_no_video_is_counted(tmp_path):
     folder(tmp_path, {"cat": 2, "dog": 2})
     for name in ("a.txt", "b.jpg", "c.txt"):
         (tmp_path / "dog" / name).write_bytes(b"")
-    assert f"{tmp_path / 'dog'}: left out: 2 .txt, 1 .jpg" in video_data(tmp_path).notes
+    assert f"{tmp_path}: left out: 2 .txt, 1 .jpg" in video_data(tmp_path).notes
 
 
 @pytest.mark.process

@@ -13,6 +13,8 @@ from ctxvision.data.video import reading as video
 from ctxvision.data.video.reading import BadVideoError, VideoFile
 from ctxvision.data.video.track import decode
 
+pytestmark = pytest.mark.slow
+
 B_FRAMES = {"bf": "2"}
 OPEN = {"x264-params": "open-gop=1:scenecut=0:bframes=3"}
 REFRESHED = {"x264-params": "intra-refresh=1:bframes=0:keyint=16:scenecut=0"}  # its key frames are none

@@ -8,8 +8,8 @@ from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_imag
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 from torchvision.ops.poolers import LevelMapper
 
-from ctxvision.tasks.detection.box_head import ClassAgnosticPredictor
 from ctxvision.tasks.detection.cascade import BOX_WEIGHTS, IOU_THRESHOLDS, CascadeRoIHeads
+from ctxvision.tasks.detection.heads import ClassAgnosticPredictor
 
 SIZE = (64, 64)
 FEATURES = {"0": torch.zeros(1, 2, 16, 16), "1": torch.zeros(1, 2, 8, 8)}

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from ctxvision.tasks import TaskError
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(64, 64), (64, 96), (96, 64), (41, 77), (77, 41), (33, 64), (100, 51)]
 
 

@@ -7,6 +7,8 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resne
 
 from ctxvision.tasks.detection import build_detector
 
+pytestmark = pytest.mark.slow
+
 ROI = {
     "box_batch_size_per_image": 24, "rpn_post_nms_top_n_train": 30, "rpn_pre_nms_top_n_train": 30,
     "rpn_post_nms_top_n_test": 25, "rpn_pre_nms_top_n_test": 25, "box_score_thresh": 0.001, "num_classes": 5,

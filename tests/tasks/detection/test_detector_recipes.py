@@ -12,6 +12,8 @@ from ctxvision.tasks.detection import build_detector, count_detector_macs
 from ctxvision.tasks.optimization import build_optimizer, build_schedule
 from ctxvision.training.options.base import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 COT = ("cotnet50", "cotnext50_2x48d", "cotnet101", "cotnext101_2x48d")
 AP = {  # box and mask AP: involution's table of COCO results; CoTNet, Tables 7 and 8; Contextual CNN, Table 3
     "detect-rednet-faster-rcnn-1x": {"rednet50": (39.5,)},

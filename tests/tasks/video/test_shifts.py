@@ -80,7 +80,7 @@ def test_branch_sees_shifted_features_and_the_shortcut_does_not(name, past):
     model(torch.randn(6, 3, 64, 64))
     for layer in shifts.layers:
         block, branch = seen[layer, "block"], seen[layer, "branch"]
-        assert torch.equal(branch, temporal_shift(block, 3, 8, past)), layer
+        assert torch.equal(branch, temporal_shift(block, 3, past_only=past)), layer
         assert torch.equal(seen[layer, "after"], block)
 
 

@@ -10,7 +10,7 @@ from ctxvision._cli.workers import workers_for
 from ctxvision.data.files import Listing
 from ctxvision.data.video.clips import ClipSpec
 from ctxvision.data.video.data import VideoData
-from ctxvision.data.video.files import list_video_files
+from ctxvision.data.video.source import list_video_files
 from ctxvision.evaluation.video import TrainedVideo, make_clips_report, render_clips
 from ctxvision.explain import read_run
 from ctxvision.tasks import load_task

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxvision.data.contents import Opener, as_path
+from ctxvision.data.labelled import Opener, as_path
 
 # polygons as lists of x, y, x, y, …; or a run-length code {"size": [h, w], "counts": …}
 Segmentation: TypeAlias = "list[list[float]] | dict[str, Any] | None"
@@ -45,7 +45,7 @@ class PackedAnnotations:
     change.
 
     Args:
-        of_images: the annotations of each image.
+        of_images: The annotations of each image.
     """
 
     def __init__(self, of_images: Iterable[Sequence[Annotation]]) -> None:
@@ -71,14 +71,14 @@ class CocoSet:
     """One part of a data set: its images and what is on them.
 
     Attributes:
-        class_names: in the order of the labels 1, 2, ….
-        category_ids: of the same classes in the file, which may have gaps.
-        images: as listed.
-        annotations: of each image.
-        notes: what was wrong with the file, and what else a reader should know, one line each.
-        open_image: makes of a name what `read_image` reads. It travels to the workers.
-        fingerprint: of the names of the images, where they were split here.
-        turned: whether images are turned by an EXIF orientation of which their listed size does not tell.
+        class_names: The name of each class, in the order of the labels 1, 2, ….
+        category_ids: The id of each class in the annotation file; ids may have gaps.
+        images: The images, in the order of the annotation file.
+        annotations: The annotations of each image.
+        notes: What was wrong with the file, and what else a reader should know, one line each.
+        open_image: The function that makes of a name what `read_image` reads; it travels to the workers.
+        fingerprint: A digest of the names of the images, where they were split here.
+        turned: Whether images are turned by an EXIF orientation of which their listed size does not tell.
     """
 
     class_names: tuple[str, ...]

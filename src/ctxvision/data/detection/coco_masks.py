@@ -61,7 +61,7 @@ def uncompress(counts: str) -> NDArray[np.int64]:
     differences to the run before the last.
 
     Raises:
-        ValueError: it is not such a code.
+        ValueError: The text is not such a code.
     """
     try:
         values = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ctxvision.data.contents import quoted
 from ctxvision.data.error import DataError
 from ctxvision.data.files import in_words, open_regular
 from ctxvision.data.images.turned import Exif, find_turned
+from ctxvision.data.labelled import quoted
 
 from .coco import Annotation, CocoImage, CocoSet, ImageId, PackedAnnotations
-from .coco_names import ImageFiles
+from .coco_layouts import ImageFiles
 from .coco_values import (
     as_category,
     as_crowd,
@@ -45,15 +45,15 @@ def read_coco(
     they are, and cut off for training.
 
     Args:
-        file: the annotation file.
-        images: the folder that its file names begin in; see `ImageFiles` for those that do not.
-        masks: objects need masks too.
-        strict: raise at the first entry that would be left out.
-        single_crowds: objects that the file calls crowds are single objects.
-        exif: what to do with EXIF orientations that no listed size tells about, see `find_turned`.
+        file: The path of the annotation file.
+        images: The folder that the file names begin in; see `ImageFiles` for names that do not.
+        masks: Whether objects need masks too.
+        strict: Whether the first entry that would be left out raises an error.
+        single_crowds: Whether objects that the file calls crowds are taken as single objects.
+        exif: What to do with EXIF orientations that no listed size tells about, see `find_turned`.
 
     Raises:
-        DataError: the file cannot be read, is not of this format, or has no usable images.
+        DataError: The file cannot be read, is not of this format, or has no usable images.
     """
     return _Reader(Path(file), Path(images), masks, strict, single_crowds).read(exif)
 

@@ -1,55 +1,56 @@
-"""Annotated images of any source as a LightningDataModule."""
+"""Images with objects, of any source, as a LightningDataModule."""
 
 import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ctxvision.data.contents import quoted
-from ctxvision.data.epoch_data import EpochData
+from ctxvision.data.dataset import collate_lists
 from ctxvision.data.error import DataError
-from ctxvision.data.sampler import resume
+from ctxvision.data.labelled import SplitRule, quoted
+from ctxvision.data.module import DataModule, Loading
+from ctxvision.data.sampler import AspectBatches, resume
 
-from .batches import AspectBatches
 from .coco import CocoSet
-from .dataset import DetectionBatch, DetectionDataset, Target, collate_detection
+from .dataset import DetectionDataset
 from .source import find_detection
 from .spec import DetectionSpec
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-class DetectionData(EpochData):
+
+class DetectionData(DataModule):
     """Images with boxes and, on request, masks: COCO's layout, single annotation files, or the embedded scenes.
 
-    Images that cannot be decoded are logged once, collected in ``bad_images`` and left out. An epoch depends on
-    the seed and its number alone, not on the workers; see `AspectBatches`. A batch is a list of images (C, H, W)
-    in [0, 1] and a list of targets, see `DetectionDataset`.
+    A batch is a list of images (C, H, W) in [0, 1] and a list of targets, see `DetectionDataset`. Training batches
+    hold images of one orientation, see `AspectBatches`. See `DataModule` for bad images and for the attributes.
 
     Args:
-        source: see `find_detection`.
-        masks: objects need masks, and targets have them.
-        in_chans: 3 for RGB, 1 for grey.
-        batch_size: per process.
-        flip: probability that a training image is mirrored; never where `DetectionSource.may_flip` says no.
-        empty_images: whether images without objects are trained on.
-        val_fraction: share of the images held out of a single annotation file.
-        split_seed: of that choice.
-        seed: of shuffling and augmentation.
-        workers: processes that decode; 0 decodes in the main process.
-        prefetch: batches that each worker keeps ready.
-        strict: raise at the first image or object that cannot be used.
-        spec: of a trained detector: its classes and split replace those above.
-        eval_split: what ``val_dataloader`` reads.
-        train: whether there will be training; if not, only the part of ``eval_split`` is read.
-
-    Attributes:
-        spec: what goes into the checkpoint.
-        notes: what the user should know about the source, one line each.
-        bad_images: reason by name, of this process.
+        source: A source of `find_detection`.
+        masks: Whether objects need masks, and targets have them.
+        in_chans: The number of channels: 3 for RGB, 1 for grey.
+        flip: The probability that a training image is mirrored; never where `DetectionSource.may_flip` says no.
+        empty_images: Whether images without objects are trained on.
+        val_fraction: The share of the images to hold out of a single annotation file.
+        split_seed: The seed that chooses which images are held out.
+        spec: The description of a trained detector's data, whose classes and split replace those above.
+        eval_split: The part that ``val_dataloader`` reads.
+        train: Whether there will be training; if not, only the part of ``eval_split`` is read.
+        loading: The arguments of `DataModule`: ``batch_size`` (by default 16), ``seed``, ``workers``, ``prefetch``
+            (by default 2) and ``strict``.
 
     Raises:
-        DataError: the source cannot be used, or has other classes than the detector.
+        DataError: The source cannot be used, or has other classes than the detector.
     """
+
+    task = "detection"
+    usual_batch_size = 16
+    usual_prefetch = 2
+    collate = (collate_lists, collate_lists)
+    spec_class = DetectionSpec
+    spec: DetectionSpec
 
     def __init__(
         self,
@@ -57,33 +58,25 @@ class DetectionData(EpochData):
         *,
         masks: bool = False,
         in_chans: int = 3,
-        batch_size: int = 16,
         flip: float = 0.5,
         empty_images: bool = True,
         val_fraction: float = 0.2,
         split_seed: int = 0,
-        seed: int = 0,
-        workers: int = 0,
-        prefetch: int = 2,
-        strict: bool = False,
         spec: DetectionSpec | None = None,
         eval_split: Literal["val", "train"] = "val",
         train: bool = True,
+        **loading: "Unpack[Loading]",
     ) -> None:
-        super().__init__()
+        super().__init__(source, **loading)
         if not 0 <= flip <= 1:
             raise DataError(f"flip is a probability, from 0 to 1, got {flip}")
         found = find_detection(
             source,
             masks=masks,
-            strict=strict,
-            val_fraction=spec.val_fraction if spec else val_fraction,
-            split_seed=spec.split_seed if spec else split_seed,
+            strict=self.strict,
+            split=SplitRule.of(spec, val_fraction, split_seed),
         )
-        self.source, self.root = os.fspath(source), found.root
-        self.image_size = found.image_size
-        self.batch_size, self.workers, self.prefetch = batch_size, workers, prefetch
-        self.seed, self.strict, self.masks = seed, strict, masks
+        self.root, self.image_size, self.masks = found.root, found.image_size, masks
         self.flip = flip if found.may_flip else 0.0
         self.eval_samples = found.read(eval_split)
         self.train_samples = found.read("train") if train else self.eval_samples
@@ -129,28 +122,35 @@ class DetectionData(EpochData):
             if left_out:
                 self.notes.append(f"{self.source}: {left_out} images without objects are not trained on")
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, images of one orientation together; what does not fill an optimiser step is left out."""
-        dataset = DetectionDataset(
-            self.train_samples,
-            self.spec.color_mode,
-            masks=self.masks,
-            train=True,
-            flip=self.flip,
-            seed=self.seed,
+    def train_dataset(self) -> DetectionDataset:
+        """Return the training images, some of them mirrored."""
+        return DetectionDataset(
+            self.train_samples, self.spec.color_mode, masks=self.masks, train=True, flip=self.flip, seed=self.seed
         )
-        batches = self._train_batches()
-        if not len(batches):
-            raise DataError(
-                f"{self.source}: {len(dataset)} training images are too few for {self.place()[1]} processes"
-            )
+
+    def eval_dataset(self) -> DetectionDataset:
+        """Return the images of the split that is evaluated, in order."""
+        return DetectionDataset(self.eval_samples, self.spec.color_mode, masks=self.masks)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training batches, shuffled, images of one orientation together."""
+        return self._loader(self.train_dataset(), batch_sampler=self.train_order(), collate_fn=self.collate[0])
+
+    def train_order(self) -> AspectBatches:
+        """Return the order of the training batches, from where a resumed run goes on.
+
+        Raises:
+            DataError: There are fewer batches than processes.
+        """
+        order = self._train_batches()
+        self.require_enough(len(order))
         if self.trainer:
-            resume(batches, self.trainer, 1, len(batches))
-        return self.loader(dataset, batch_sampler=batches, collate_fn=collate_detection)
+            resume(order, self.trainer, 1, len(order))
+        return order
 
     @property
     def batches_per_epoch(self) -> int:
-        """Number of training batches of one process."""
+        """The number of training batches of one process."""
         return len(self._train_batches())
 
     def _train_batches(self) -> AspectBatches:
@@ -165,24 +165,9 @@ class DetectionData(EpochData):
             accumulate=self.accumulate,
         )
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every image of the split exactly once, however many processes share it."""
-        dataset = DetectionDataset(self.eval_samples, self.spec.color_mode, masks=self.masks)
-        return self.loader(
-            dataset,
-            sampler=self.eval_order(len(dataset)),
-            batch_size=self.batch_size,
-            collate_fn=collate_detection,
-        )
-
-    def on_after_batch_transfer(
-        self, batch: DetectionBatch | Any, dataloader_idx: int
-    ) -> tuple[list[Tensor], list[Target]] | Any:
-        """Take the reports of bad images out of a batch, and make the images floats in [0, 1]."""
-        if not isinstance(batch, DetectionBatch):
-            return batch
-        self.report(batch.bad)
-        return [image.float() / 255 for image in batch.images], batch.targets
+    def to_input(self, images: Tensor | list[Tensor]) -> list[Tensor]:
+        """Make images (C, H, W) uint8 floats in [0, 1]."""
+        return [image.float() / 255 for image in images]
 
 
 def _require_same_classes(train: CocoSet, val: CocoSet, where: str) -> None:

@@ -1,6 +1,6 @@
 """Annotated images as a torch data set whose bad ones become reports instead of exceptions."""
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ctxvision.data.dataset import BadImage, opened
+from ctxvision.data.dataset import BadImage, LoadedSample, opened
 from ctxvision.data.error import BadImageError
 from ctxvision.data.images.reading import read_image
 
@@ -18,22 +18,7 @@ from .coco_masks import to_code, to_mask
 Target: TypeAlias = dict[str, Any]
 
 
-class DetectionSample(NamedTuple):
-    """One image, (C, H, W) uint8, and what is on it."""
-
-    image: Tensor
-    target: Target
-
-
-class DetectionBatch(NamedTuple):
-    """Images of any sizes, what is on each, and the files that should have been among them."""
-
-    images: list[Tensor]
-    targets: list[Target]
-    bad: list[BadImage]
-
-
-class DetectionDataset(Dataset[DetectionSample | BadImage]):
+class DetectionDataset(Dataset[LoadedSample | BadImage]):
     """Reads images and makes targets of their annotations.
 
     For training a target holds ``boxes`` (N, 4), ``labels`` (N,) from 1, and with masks ``masks`` (N, H, W) uint8;
@@ -42,12 +27,13 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
     masks, ``segmentation``. Both hold ``image_id`` and ``path``.
 
     Args:
-        samples: the annotated images.
+        samples: The annotated images.
         color_mode: PIL's mode.
-        masks: whether targets have masks.
-        train: which kind of target.
-        flip: probability that a training image is mirrored.
-        seed: of that choice, drawn per (seed, index); an index may be ``epoch · len + index`` (`AspectBatches`).
+        masks: Whether targets have masks.
+        train: Whether targets are those for training; else they are those for evaluation.
+        flip: The probability that a training image is mirrored.
+        seed: The seed of the mirroring, which is drawn per (seed, index); an index may be ``epoch · len + index``,
+            see `AspectBatches`.
     """
 
     def __init__(
@@ -68,7 +54,7 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> DetectionSample | BadImage:
+    def __getitem__(self, index: int) -> LoadedSample | BadImage:
         place = index % len(self)
         listed = self.samples.images[place]
         try:
@@ -88,11 +74,11 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
         annotations = self.samples.annotations[place]
         common = {"image_id": listed.id, "path": listed.name}
         if not self.train:
-            return DetectionSample(image, common | {"truth": self._truth(annotations, listed)})
+            return LoadedSample(image, common | {"truth": self._truth(annotations, listed)})
         target = self._target([a for a in annotations if not a.crowd], listed)
         if self.flip and np.random.default_rng((self.seed, index)).random() < self.flip:
             image, target = flip_horizontally(image, target)
-        return DetectionSample(image, common | without_flat(target))
+        return LoadedSample(image, common | without_flat(target))
 
     def _target(self, annotations: list[Annotation], image: CocoImage) -> Target:
         boxes = torch.tensor([a.box for a in annotations], dtype=torch.float32, device="cpu").reshape(-1, 4)
@@ -119,7 +105,7 @@ class DetectionDataset(Dataset[DetectionSample | BadImage]):
 
 
 def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Mirror an image (C, H, W) and its target's boxes and masks."""
+    """Mirror an image (C, H, W) and its target's boxes (N, 4) and masks (N, H, W)."""
     flipped = dict(target)
     boxes = target["boxes"]
     width = image.shape[-1]
@@ -136,13 +122,6 @@ def without_flat(target: Target) -> Target:
     if kept.all():
         return target
     return {name: value[kept] if name in ("boxes", "labels", "masks") else value for name, value in target.items()}
-
-
-def collate_detection(items: list[DetectionSample | BadImage]) -> DetectionBatch:
-    """List the good images, their targets, and the bad ones."""
-    good = [item for item in items if isinstance(item, DetectionSample)]
-    bad = [item for item in items if isinstance(item, BadImage)]
-    return DetectionBatch([item.image for item in good], [item.target for item in good], bad)
 
 
 def _as_tensor(picture: Image.Image) -> Tensor:

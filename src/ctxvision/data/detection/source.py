@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctxvision.data.embedded.scene_options import SceneOptions
-from ctxvision.data.embedded.scenes import SPLITS
-from ctxvision.data.embedded.scenes_set import scenes_set
+from ctxvision.data.detection.scenes import scenes_set
+from ctxvision.data.embedded.scenes import SPLITS, SceneOptions
 from ctxvision.data.error import DataError
 from ctxvision.data.images.turned import EXIF
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out
 from ctxvision.data.options import check_options, choose_value, split_options
-from ctxvision.data.split import fingerprint, hold_out
 
 from .coco import CocoSet
 from .coco_layouts import CocoPart, find_parts
@@ -24,11 +23,11 @@ class DetectionSource:
     """Where a detector's training and validation images come from; each part is read when it is first asked for.
 
     Attributes:
-        name: what the user called it.
-        read: returns a part, ``"train"`` or ``"val"``.
-        root: where names begin, so that they can be shown without it.
-        may_flip: whether an object seen in a mirror is still of its class; digits are not.
-        image_size: height and width of every image where they are all alike and small; else ``None``.
+        name: What the user called the source.
+        read: The function that returns a part, ``"train"`` or ``"val"``.
+        root: The folder that names begin with, so that they can be shown without it.
+        may_flip: Whether an object seen in a mirror is still of its class; digits are not.
+        image_size: The height and width of every image where they are all alike and small; else ``None``.
     """
 
     name: str
@@ -43,8 +42,7 @@ def find_detection(
     *,
     masks: bool = False,
     strict: bool = False,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
+    split: SplitRule = DEFAULT_SPLIT,
 ) -> DetectionSource:
     """Find the annotated images that DATA names.
 
@@ -57,14 +55,13 @@ def find_detection(
     Further options of files: ``crowd=single`` and ``exif=apply`` or ``ignore``, see `read_coco`.
 
     Args:
-        data: the source.
-        masks: objects need masks too.
-        strict: raise at the first entry that cannot be used.
-        val_fraction: share of the images to hold out of a single file.
-        split_seed: of that choice.
+        data: The DATA argument, the name of the source.
+        masks: Whether objects need masks too.
+        strict: Whether the first entry that cannot be used raises an error.
+        split: Which images of a single annotation file are held out.
 
     Raises:
-        DataError: no such source.
+        DataError: There is no such source.
     """
     where, options = split_options(os.fspath(data))
     if where == "digits-scenes":
@@ -78,13 +75,13 @@ def find_detection(
         exif=choose_value(where, options, "exif", EXIF),
     )
     if where.lower().endswith(".json"):
-        return _single(where, _pair(where), options.get("val"), read, val_fraction, split_seed)
+        return _single(where, _pair(where), options.get("val"), read, split)
     folder = Path(where)
     if not folder.is_dir():
         raise DataError(f"{where}: no such folder; for a single annotation file write IMAGES:ANNOTATIONS.json")
     found = find_parts(folder, options)
     if isinstance(found, CocoPart):
-        return _single(where, found, options.get("val"), read, val_fraction, split_seed)
+        return _single(where, found, options.get("val"), read, split)
 
     @functools.cache
     def read_part(split: str) -> CocoSet:
@@ -108,10 +105,8 @@ def _embedded(where: str, options: Mapping[str, str], masks: bool) -> DetectionS
 
 
 def _single(
-    where: str, part: CocoPart, val: str | None, read: Callable[[str, str], CocoSet], fraction: float, seed: int
+    where: str, part: CocoPart, val: str | None, read: Callable[[str, str], CocoSet], rule: SplitRule
 ) -> DetectionSource:
-    if not 0 < fraction < 1:
-        raise DataError(f"the validation fraction must lie between 0 and 1, got {fraction}")
     whole = functools.cache(lambda: read(*part))
 
     @functools.cache
@@ -120,7 +115,7 @@ def _single(
             return whole() if split == "train" else read(*_pair(val))
         everything = whole()
         keys = [os.path.relpath(image.name, part.images) for image in everything.images]
-        held_out = hold_out(keys, fraction, seed)
+        held_out = hold_out(keys, rule.fraction, rule.seed)
         chosen = everything.choose(lambda index, _: (keys[index] in held_out) == (split == "val"))
         chosen.fingerprint = fingerprint(keys)
         return chosen

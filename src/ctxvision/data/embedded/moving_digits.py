@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctxvision.data.split import hold_out
-
-from .digits import _load
+from .digits import digit_keys, held_out_digits, load_digits
 
 MOTIONS = ("left", "right", "up", "down", "clockwise", "counterclockwise", "grow", "shrink")
 _AXES = {"left": 0, "right": 0, "up": 1, "down": 1, "clockwise": 2, "counterclockwise": 2, "grow": 3, "shrink": 3}
@@ -39,8 +37,8 @@ class Places:
     """Where a digit is in each frame of N clips of T frames.
 
     Attributes:
-        values: (N, T, 4): x to the right and y down, in half widths of the picture from its centre; angle,
-            clockwise, in radians; logarithm of the size.
+        values: The positions, (N, T, 4): x to the right and y down, in half widths of the picture from its centre;
+            the angle, clockwise, in radians; the logarithm of the size.
     """
 
     values: Tensor
@@ -53,9 +51,9 @@ def draw_places(labels: Tensor, frames: int, generator: torch.Generator) -> Plac
     the same distribution whatever the class is; and a clip played backwards is one of the opposite class.
 
     Args:
-        labels: (N,) places in `MOTIONS`.
+        labels: The number of each clip's motion in `MOTIONS`, (N,).
         frames: T, at least 2.
-        generator: of the random numbers; as many are drawn for every class.
+        generator: The generator of the random numbers; as many are drawn for every class.
     """
     count = len(labels)
     low, high = torch.tensor(_MIDDLE, dtype=torch.float32, device="cpu").unbind(1)
@@ -101,28 +99,25 @@ class MovingDigits:
     """Clips in memory, always alike for the same arguments; the two parts show different handwritten digits.
 
     Args:
-        split: a fifth of scikit-learn's digits is kept for ``val``.
-        clips: how many; classes take turns.
-        frames: of each clip.
-        size: height and width.
-        seed: of the motions, the textures and the choice of digits; not of which digits are kept for ``val``.
+        split: The part of scikit-learn's digits to show; a fifth of them is kept for ``val``.
+        clips: The number of clips; classes take turns.
+        frames: The number of frames of each clip.
+        size: The height and width of a frame, in pixels.
+        seed: The seed of the motions, the textures and the choice of digits; which digits are kept for ``val``
+            does not depend on it.
 
     Attributes:
-        clips: (N, T, 3, size, size) uint8.
-        labels: (N,) int64, places in `MOTIONS`.
-        sources: (N,) int64, which of scikit-learn's digits each clip shows.
+        clips: The clips, (N, T, 3, size, size) uint8.
+        labels: The number of each clip's motion in `MOTIONS`, (N,) int64.
+        sources: The number of the digit that each clip shows in scikit-learn's set, (N,) int64.
     """
 
     def __init__(
         self, split: Literal["train", "val"], clips: int, *, frames: int = 8, size: int = 32, seed: int = 0
     ) -> None:
         generator = torch.Generator().manual_seed(2 * seed + (split == "val"))
-        pixels, kinds = _load()
-        names = [f"{kind}/{index:04d}" for index, kind in enumerate(kinds.tolist())]
-        kept = set().union(*(hold_out([n for n in names if n[0] == digit], 0.2, 0) for digit in "0123456789"))
-        pool = torch.tensor(
-            [index for index, name in enumerate(names) if (name in kept) == (split == "val")], device="cpu"
-        )
+        pixels, kinds = load_digits()
+        pool = torch.nonzero(held_out_digits(digit_keys(kinds)) == (split == "val"))[:, 0]
         self.labels = torch.arange(clips, device="cpu") % len(MOTIONS)
         self.sources = pool[torch.randint(len(pool), (clips,), generator=generator, device="cpu")]
         parts = []

@@ -1,7 +1,9 @@
 """Scenes of handwritten digits on textured grounds: the embedded data set for detection and segmentation."""
 
 import functools
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ctxvision.data.error import DataError
-from ctxvision.data.split import hold_out
+from ctxvision.data.options import check_options
 
-from .digits import CLASS_NAMES, _load
+from .digits import CLASS_NAMES, digit_keys, held_out_digits, load_digits
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -23,7 +25,13 @@ HEIGHTS = (0.16, 0.5)  # of a digit, as a share of the scene's side
 _VISIBLE = 0.55  # no digit loses more of its ink to the others
 _CONTRAST = 0.22  # least difference in brightness between a digit and the ground under it
 _EMPTY = 0.03  # share of the scenes without any digit
-_SPLIT_SEED = 0  # as `DigitsData` splits by default
+_RANGES = {
+    "size": (48, 4096),
+    "digits": (1, 30),
+    "smallest": (10, 90),
+    "largest": (10, 90),
+    "seed": (0, 9_999_999),
+}
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,14 @@ class Scene:
     """A picture and what is on it, in the order in which the digits lie upon each other.
 
     Attributes:
-        image: (H, W, 3) uint8.
-        boxes: (N, 4) float32, ``x0, y0, x1, y1`` in pixels around the visible part; ``x1`` and ``y1`` lie outside.
-        labels: (N,) int64, the digit.
-        masks: (N, H, W) bool, the visible part.
-        semantic: (H, W) uint8: 0 is the background, ``1 + digit`` a digit, 255 the blurred rim of a digit, which
-            is neither.
-        sources: (N,) int64, the number of each digit in scikit-learn's set.
+        image: The picture, (H, W, 3) uint8.
+        boxes: The boxes around the visible parts, (N, 4) float32, as ``x0, y0, x1, y1`` in pixels; ``x1`` and
+            ``y1`` lie outside.
+        labels: The digits, (N,) int64.
+        masks: The visible part of each digit, (N, H, W) bool.
+        semantic: The class of each pixel, (H, W) uint8: 0 is the background, ``1 + digit`` a digit, 255 the
+            blurred rim of a digit, which is neither.
+        sources: The number of each digit in scikit-learn's set, (N,) int64.
     """
 
     image: NDArray[np.uint8]
@@ -64,15 +73,15 @@ def make_scene(
     keeps more than half of its ink visible, and differs from the ground under it in brightness.
 
     Args:
-        seed: of the whole set.
-        index: of the scene in it.
-        size: height and width, at least 48.
-        split: which digits to draw from.
-        digits: at most so many; as many as that only where there is room.
-        heights: of the smallest and the largest digit, as shares of ``size``.
+        seed: The seed of the whole set.
+        index: The number of the scene in the set.
+        size: The height and width in pixels, at least 48.
+        split: The part of the digits to draw from: ``"train"`` or ``"val"``.
+        digits: The largest number of digits; there are as many only where there is room.
+        heights: The heights of the smallest and of the largest digit, as shares of ``size``.
 
     Raises:
-        DataError: a size that is too small, or no such split.
+        DataError: The size is too small, or there is no such split.
     """
     if size < 48:
         raise DataError(f"digits-scenes: scenes must be at least 48 pixels wide, got {size}")
@@ -100,6 +109,59 @@ def make_scene(
     return Scene(image, boxes_around(masks), labels[chosen], masks, _semantic(inks, labels[chosen], size), chosen)
 
 
+@dataclass(frozen=True)
+class SceneOptions:
+    """The number, the size and the contents of a set of scenes; see `make_scene`.
+
+    Attributes:
+        train: The number of training scenes.
+        val: The number of validation scenes.
+        size: The height and width in pixels.
+        digits: The largest number of digits in a scene.
+        smallest: The height of the smallest digit, in percent of ``size``.
+        largest: The height of the largest digit, in percent of ``size``.
+        seed: The seed of the set.
+    """
+
+    train: int = 1500
+    val: int = 200
+    size: int = 96
+    digits: int = MOST_DIGITS
+    smallest: int = round(100 * HEIGHTS[0])
+    largest: int = round(100 * HEIGHTS[1])
+    seed: int = 0
+
+    @classmethod
+    def read(cls, where: str, options: Mapping[str, str]) -> "SceneOptions":
+        """Read the options of a DATA argument.
+
+        Raises:
+            DataError: There is no such option, or a value is out of range.
+        """
+        values = asdict(cls())
+        for name, text in check_options(where, options, tuple(values)).items():
+            lowest, highest = _RANGES.get(name, (1, 9_999_999))
+            if not re.fullmatch("[0-9]{1,7}", text) or not lowest <= int(text) <= highest:
+                raise DataError(f"{where}: {name} must be a whole number from {lowest} to {highest}, got {text!r}")
+            values[name] = int(text)
+        if values["smallest"] > values["largest"]:
+            raise DataError(f"{where}: smallest={values['smallest']} is more than largest={values['largest']}")
+        return cls(**values)
+
+    def count(self, split: Split) -> int:
+        """Return the number of scenes of a split."""
+        return self.train if split == "train" else self.val
+
+    def scenes(self, split: Split) -> Iterator[Scene]:
+        """Compose the scenes of a split, one after the other."""
+        return (self.make(split, index) for index in range(self.count(split)))
+
+    def make(self, split: Split, index: int) -> Scene:
+        """Compose one scene of a split."""
+        heights = self.smallest / 100, self.largest / 100
+        return make_scene(self.seed, index, self.size, split, digits=self.digits, heights=heights)
+
+
 def boxes_around(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return the boxes (N, 4) around masks (N, H, W), none of which is empty."""
     boxes = np.zeros((len(masks), 4), dtype=np.float32)
@@ -112,12 +174,8 @@ def boxes_around(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
 @functools.cache
 def _sources(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Return all digits (N, 8, 8), their classes, and the numbers of those that belong to a split."""
-    pixels, targets = _load()
-    keys = [f"{target}/{index:04d}" for index, target in enumerate(targets.tolist())]
-    held_out: set[str] = set()
-    for name in CLASS_NAMES:
-        held_out |= hold_out([key for key in keys if key.startswith(f"{name}/")], 0.2, _SPLIT_SEED)
-    of_val = torch.tensor([key in held_out for key in keys], dtype=torch.bool, device="cpu")
+    pixels, targets = load_digits()
+    of_val = held_out_digits(digit_keys(targets))  # as `DigitsData` splits by default
     return pixels.numpy(), targets.numpy(), torch.nonzero(of_val if split == "val" else ~of_val)[:, 0].numpy()
 
 
@@ -134,7 +192,8 @@ def _ground(random: np.random.Generator, size: int) -> NDArray[np.float64]:
     base = random.uniform(0.15, 0.85, 3)
     colours = np.clip(base + random.uniform(-0.25, 0.25, (2, 3)), 0, 1)
     mix = np.clip(mix, 0, 1)[..., None]
-    return colours[0] * mix + colours[1] * (1 - mix)
+    ground: NDArray[np.float64] = colours[0] * mix + colours[1] * (1 - mix)
+    return ground
 
 
 def _clutter(random: np.random.Generator, picture: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -171,7 +230,7 @@ def _draw(
     padded = Image.fromarray(np.pad(digit, 2))
     affine = (*matrix[0], shift[0], *matrix[1], shift[1])
     drawn = padded.transform((side, side), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
-    ink = np.clip((np.asarray(drawn, dtype=np.float64) / 255 - 0.33) / 0.3, 0, 1)
+    ink: NDArray[np.float64] = np.clip((np.asarray(drawn, dtype=np.float64) / 255 - 0.33) / 0.3, 0, 1)
     rows, columns = np.flatnonzero((ink >= 0.5).any(1)), np.flatnonzero((ink >= 0.5).any(0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 

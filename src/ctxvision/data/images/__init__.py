@@ -1,1 +1,8 @@
-"""Image files and the data sets made of them: folders, ImageNet, CIFAR, Hugging Face datasets."""
+"""Images with one class each: folders, tables, shards, ImageNet, CIFAR, Hugging Face data sets."""
+
+from .data import ImageData, ImageDataset
+from .reading import list_images, read_image
+from .source import find_images
+from .spec import DataSpec
+
+__all__ = ["DataSpec", "ImageData", "ImageDataset", "find_images", "list_images", "read_image"]

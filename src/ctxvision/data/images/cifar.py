@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ctxvision.data.contents import Contents, Found, arrange
 from ctxvision.data.error import DataError
+from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange
 from ctxvision.files import reason
 
 
 class _Binary(NamedTuple):
-    """Where the binary version keeps what."""
+    """Where the binary version of the files keeps labels and pixels."""
 
     folder: str
     train: tuple[str, ...]
@@ -38,35 +38,35 @@ _BINARY = {
 
 
 class ArrayOpener:
-    """Shows rows of arrays as images, ``test/17``.
+    """Opens the rows of arrays as images, by names such as ``test/17``.
 
     Args:
-        arrays: (N, H, W, 3) uint8 by part.
+        arrays: The images of each part, (N, H, W, 3) uint8.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
 
     def __call__(self, name: str) -> Image.Image:
-        """Return one image."""
+        """Return the image of a name."""
         part, _, row = name.rpartition("/")
         return Image.fromarray(self.arrays[part][int(row)])
 
 
-def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = None) -> Contents:
-    """Read the training and the test images, which are what is validated on.
+def read_cifar(name: str, folder: str, *, split: SplitRule = DEFAULT_SPLIT) -> LabelledSet:
+    """Read the training images and the test images; the latter are for validation.
 
     The Python version consists of pickles, which could run code: torchvision opens them only after their
     MD5 sums have turned out to be those of the official files. The binary version holds nothing but pixels
     and labels and is read as such; it is preferred where both are there.
 
     Args:
-        name: ``cifar10`` or ``cifar100`` (its 100 fine classes).
-        folder: where the archive was unpacked, or the folder that came out of it.
-        class_names: see `arrange`.
+        name: The name of the set, ``cifar10`` or ``cifar100`` (its 100 fine classes).
+        folder: The folder that the archive was unpacked in, or the folder that came out of it.
+        split: Which classes there are; nothing is held out, since the test images are for validation.
 
     Raises:
-        DataError: the files are missing or damaged.
+        DataError: The files are missing or damaged.
     """
     where = f"{name}:{folder}"
     if not Path(folder).is_dir():
@@ -74,16 +74,16 @@ def read_cifar(name: str, folder: str, *, class_names: Sequence[str] | None = No
     binary = _BINARY[name]
     root = next((p for p in (Path(folder, binary.folder), Path(folder)) if (p / binary.test[0]).is_file()), None)
     names, parts = _read_binary(root, binary, where) if root else _read_python(name, Path(folder), where)
-    contents = arrange(
+    labelled = arrange(
         _found(names, parts["train"][1], "train"),
         _found(names, parts["test"][1], "test"),
         where=f"{where} (train)",
         where_val=f"{where} (test)",
-        class_names=class_names,
+        split=split,
     )
-    contents.open_image = ArrayOpener({part: images for part, (images, _) in parts.items()})
-    contents.image_size = 32
-    return contents
+    labelled.open_image = ArrayOpener({part: images for part, (images, _) in parts.items()})
+    labelled.image_size = 32
+    return labelled
 
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]

@@ -1,58 +1,59 @@
-"""Images of any source as a LightningDataModule."""
+"""Images with one class each, of any source, as a LightningDataModule."""
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import Dataset
 
-from ctxvision.data.dataset import Batch, ImageDataset, collate_eval, collate_train
-from ctxvision.data.epoch_data import EpochData
-from ctxvision.data.error import DataError
-from ctxvision.data.source import find_images
-from ctxvision.data.spec import DataSpec
+from ctxvision.data.dataset import BadImage, LoadedSample, opened, seed_everything
+from ctxvision.data.error import BadImageError
+from ctxvision.data.labelled import Opener, SplitRule, as_path
+from ctxvision.data.module import DataModule, EvalSplit, Loading
+
+from .reading import read_image
+from .source import find_images
+from .spec import DataSpec, Transform
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class ImageData(EpochData):
+class ImageData(DataModule):
     """Folders, tables, shards and more, with a validation part or split reproducibly; see `find_images`.
 
-    Images that cannot be decoded are logged once, collected in ``bad_images`` and left out: of evaluation
-    counts altogether, while in training other images of the batch take their place.
-
-    An epoch depends on the seed and its number alone, not on the workers; see `EpochSampler`.
+    A batch is images (B, C, H, W) and classes (B,). See `DataModule` for bad images, for the order of an epoch and
+    for the attributes.
 
     Args:
-        source: a folder, ``.csv``, ``.tar``, ``hf:NAME``, …
-        image_size: height and width of the network's input; by default that of the images where all are
-            alike and small (CIFAR: 32), else 224.
-        in_chans: 3 for RGB, 1 for grey.
-        batch_size: per process.
-        val_fraction: share held out where there is no validation part.
-        split_seed: of that choice.
-        seed: of shuffling and augmentation.
-        repeats: how often a training image comes up in a row, each time augmented differently; an epoch
-            keeps its length and so sees fewer images (repeated augmentation, see `EpochSampler`).
-        workers: processes that decode; 0 decodes in the main process.
-        prefetch: batches that each worker keeps ready.
-        strict: raise at the first sample that cannot be used.
-        auto_augment: timm's policy string for training.
-        color_jitter: strength, for training.
-        random_erasing: probability, for training.
-        crop_scale: smallest share of an image that a training crop covers.
-        class_names: the classes in another order, that of a run which began with it.
-        spec: of a trained network: its classes, input size and normalisation replace all of the above.
-        eval_split: what ``val_dataloader`` reads.
-
-    Attributes:
-        spec: what goes into the checkpoint.
-        notes: what the user should know about the source, one line each.
-        bad_images: reason by name, of this process.
+        source: A folder, a ``.csv`` or ``.tar`` file, ``hf:NAME``, or another source of `find_images`.
+        image_size: The height and width of the network's input; by default those of the images where all are alike
+            and small (CIFAR: 32), else 224.
+        in_chans: The number of channels: 3 for RGB, 1 for grey.
+        val_fraction: The share of each class to hold out where the source has no validation part.
+        split_seed: The seed that chooses which images are held out.
+        repeats: How often a training image comes up in a row, each time augmented differently; an epoch keeps its
+            length and so sees fewer images (repeated augmentation, see `EpochSampler`).
+        auto_augment: timm's augmentation policy for training, as a string; ``None`` applies none.
+        color_jitter: The strength of random colour changes in training.
+        random_erasing: The probability that a rectangle of a training image is replaced by noise.
+        crop_scale: The smallest share of an image that a training crop covers.
+        class_names: The classes in the order of a run that is resumed; by default in the order of the source.
+        spec: The description of a trained network's data, whose classes, input size, normalisation and split
+            replace those above.
+        eval_split: The part that ``val_dataloader`` reads.
+        loading: The arguments of `DataModule`: ``batch_size`` (by default 128), ``seed``, ``workers``,
+            ``prefetch`` (by default 4) and ``strict``.
 
     Raises:
-        DataError: the source cannot be used, or has classes that the network lacks.
+        DataError: The source cannot be used, or has classes that the network lacks.
     """
+
+    task = "classification"
+    usual_batch_size = 128
+    spec_class = DataSpec
+    spec: DataSpec
 
     def __init__(
         self,
@@ -60,62 +61,38 @@ class ImageData(EpochData):
         *,
         image_size: int | None = None,
         in_chans: int = 3,
-        batch_size: int = 128,
         val_fraction: float = 0.2,
         split_seed: int = 0,
-        seed: int = 0,
         repeats: int = 1,
-        workers: int = 0,
-        prefetch: int = 4,
-        strict: bool = False,
         auto_augment: str | None = None,
         color_jitter: float = 0.0,
         random_erasing: float = 0.0,
         crop_scale: float = 0.08,
         class_names: Sequence[str] | None = None,
         spec: DataSpec | None = None,
-        eval_split: Literal["val", "train", "all"] = "val",
+        eval_split: EvalSplit = "val",
+        **loading: "Unpack[Loading]",
     ) -> None:
-        super().__init__()
-        contents = find_images(
-            source,
-            val_fraction=spec.val_fraction if spec else val_fraction,
-            split_seed=spec.split_seed if spec else split_seed,
-            class_names=spec.class_names if spec else class_names,
-            strict=strict,
-        )
-        size = image_size or contents.image_size or 224
+        super().__init__(source, repeats=repeats, **loading)
+        rule = SplitRule.of(spec, val_fraction, split_seed, class_names)
+        found = find_images(source, split=rule, strict=self.strict)
+        size = image_size or found.image_size or 224
         self.spec = spec or DataSpec(
-            class_names=contents.class_names,
+            class_names=found.class_names,
             input_size=(in_chans, size, size),
             mean=IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.449,),
             std=IMAGENET_DEFAULT_STD if in_chans == 3 else (0.226,),
-            crop_pct=1.0 if contents.image_size else 0.875,  # small images are centred already
+            crop_pct=1.0 if found.image_size else 0.875,  # small images are centred already
             val_fraction=val_fraction,
             split_seed=split_seed,
-            fingerprint=contents.fingerprint,
-            train_counts=contents.train_counts,
+            fingerprint=found.fingerprint,
+            train_counts=found.train_counts,
         )
-        self.source = os.fspath(source)
-        self.root = contents.root
-        self.fingerprint = contents.fingerprint
-        self.notes = contents.notes
-        self.batch_size = batch_size
-        self.workers = workers
-        self.prefetch = prefetch
-        self.strict = strict
-        self.seed = seed
-        self.repeats = repeats
-        self.train_samples = contents.train
-        self.train_size = len(contents.train)
-        splits = {"val": contents.val, "train": contents.train, "all": contents.train + contents.val}
-        self.eval_samples = splits[eval_split]
-        if not self.eval_samples:
-            raise DataError(
-                f"{source}: no images to {'validate' if eval_split == 'val' else 'evaluate'} on; every class "
-                "needs two or more, or add a validation part"
-            )
-        self._open_image = contents.open_image
+        self.root, self.fingerprint, self.notes = found.root, found.fingerprint, found.notes
+        self.train_samples = found.train
+        self.train_size = len(found.train)
+        self.eval_samples = self.choose_split(found.train, found.val, eval_split)
+        self._open_image = found.open_image
         self._augmentation: dict[str, Any] = {
             "auto_augment": auto_augment,
             "color_jitter": color_jitter,
@@ -123,34 +100,54 @@ class ImageData(EpochData):
             "crop_scale": crop_scale,
         }
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, augmented; what does not fill an optimiser step is left out, see `batches`."""
-        dataset = ImageDataset(
-            self.train_samples,
-            self.spec.train_transform(**self._augmentation),
-            self.spec.color_mode,
-            seed=self.seed,
-            open_image=self._open_image,
-        )
-        return self.loader(
-            dataset, sampler=self.train_order(), batch_size=self.batch_size, collate_fn=collate_train
+    def train_dataset(self) -> "ImageDataset":
+        """Return the training images, augmented."""
+        transform = self.spec.train_transform(**self._augmentation)
+        return ImageDataset(
+            self.train_samples, transform, self.spec.color_mode, seed=self.seed, open_image=self._open_image
         )
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every image of the split exactly once, however many processes share it."""
-        dataset = ImageDataset(
-            self.eval_samples, self.spec.eval_transform(), self.spec.color_mode, open_image=self._open_image
-        )
-        return self.loader(
-            dataset,
-            sampler=self.eval_order(len(dataset)),
-            batch_size=self.batch_size,
-            collate_fn=collate_eval,
-        )
+    def eval_dataset(self) -> "ImageDataset":
+        """Return the images of the split that is evaluated, in order."""
+        transform = self.spec.eval_transform()
+        return ImageDataset(self.eval_samples, transform, self.spec.color_mode, open_image=self._open_image)
 
-    def on_after_batch_transfer(self, batch: Batch | Any, dataloader_idx: int) -> tuple[Tensor, Tensor] | Any:
-        """Take the reports of bad images out of a batch: images (B, C, H, W) and classes (B,) remain."""
-        if not isinstance(batch, Batch):
-            return batch
-        self.report(batch.bad)
-        return batch.images, batch.targets
+
+class ImageDataset(Dataset[LoadedSample | BadImage]):
+    """Reads and transforms images: a sample is an image (C, H, W) and the number of its class.
+
+    Args:
+        samples: The (name, class) pairs.
+        transform: The function that makes a PIL image (C, H, W).
+        color_mode: PIL's mode that an image is converted to.
+        seed: The seed of the random transforms, which are drawn per (seed, index); ``None`` leaves the generators
+            alone. An index may be ``epoch · len + index``, see `EpochSampler`.
+        open_image: The function that makes of a name what `read_image` reads; by default names are paths.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[tuple[str, int]],
+        transform: Transform,
+        color_mode: str,
+        seed: int | None = None,
+        open_image: Opener = as_path,
+    ) -> None:
+        self.samples = samples
+        self.transform = transform
+        self.color_mode = color_mode
+        self.seed = seed
+        self.open_image = open_image
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> LoadedSample | BadImage:
+        name, target = self.samples[index % len(self.samples)]
+        try:
+            image = read_image(opened(self.open_image, name), self.color_mode, name)
+        except BadImageError as error:
+            return BadImage(error.path, error.reason)
+        if self.seed is not None:
+            seed_everything(self.seed, index)
+        return LoadedSample(self.transform(image), target)

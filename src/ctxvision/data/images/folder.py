@@ -1,12 +1,13 @@
 """Layouts of an image folder: which files belong to training, which to validation, and to which class."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from ctxvision.data.contents import Contents, Found, arrange, in_order, quoted
 from ctxvision.data.error import DataError
 from ctxvision.data.files import Listing, in_words, list_below, list_folder, subfolders
+from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange, in_order, quoted
 
 from . import imagenet
 from .reading import HINTS, is_image
@@ -14,13 +15,24 @@ from .reading import HINTS, is_image
 VAL_FOLDERS = ("val", "validation", "valid", "test")
 
 
-def scan_folder(
-    root: str | os.PathLike[str],
-    *,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    class_names: Sequence[str] | None = None,
-) -> Contents:
+class FileKind(NamedTuple):
+    """A kind of files that classes are made of.
+
+    Attributes:
+        name: What a person calls one.
+        is_wanted: The function that tells by the name of a file whether it is one.
+        hints: What helps with other files, by suffix.
+    """
+
+    name: str
+    is_wanted: Callable[[str], bool]
+    hints: Mapping[str, str] | None = None
+
+
+IMAGES = FileKind("image", is_image, HINTS)
+
+
+def scan_folder(root: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLIT) -> LabelledSet:
     """Find the images of a data set and their classes.
 
     ``root`` holds ``train/CLASS/…`` and ``val/CLASS/…`` (or ``validation``, ``valid``, ``test``), or
@@ -28,73 +40,92 @@ def scan_folder(
     that Kaggle's archive makes, and ``val/`` may be flat, see `imagenet`.
 
     Args:
-        root: the folder.
-        val_fraction: share of each class to hold out where there is no validation folder.
-        split_seed: of that choice.
-        class_names: the classes of a trained network, in its order; by default those of the training folder.
+        root: The folder.
+        split: Which images are held out where there is no validation folder, and which classes there are.
 
     Raises:
-        DataError: not a folder, no classes, no images, or classes that the network or the training folder
-            lacks.
+        DataError: There is no such folder, it holds no classes or no images, or it has classes that the network or
+            the training folder lacks.
     """
     given = Path(root)
-    if not given.is_dir():
-        raise DataError(f"{given}: {'not a folder' if given.exists() else 'no such folder'}")
-    root = imagenet.inner_folder(given)
-    # without folders of its own, train/ is a class like any other
-    has_train = (root / "train").is_dir() and bool(subfolders(root / "train"))
-    train_root = root / "train" if has_train else root
-    val_root = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
-    if train_root == root and val_root and all(name in VAL_FOLDERS for name in subfolders(root)):
-        raise DataError(f"{root}: has {val_root.name}/ but no train/; to evaluate, name {val_root}")
-
+    root = imagenet.inner_folder(require_folder(given))
+    train_root, val_root = parts_of(root)
     notes: list[str] = []
-    train, val = _by_class(train_root, notes), None
-    wordy = imagenet.names_of(train, given, class_names)
-    if train_root != root and val_root:
+    train, val = by_class(train_root, notes, IMAGES), None
+    wordy = imagenet.names_of(train, given, split.class_names)
+    if val_root:
         flat = imagenet.flat_validation(val_root, given) if wordy else None
-        val = flat or _by_class(val_root, notes)
+        val = flat or by_class(val_root, notes, IMAGES)
         val = {wordy.get(name, name): images for name, images in val.items()}
         if val_root.name != "val":
             notes.append(f"validating on {val_root}")
-    contents = arrange(
+    labelled = arrange(
         {wordy.get(name, name): images for name, images in train.items()},
         val,
         where=str(train_root),
         where_val=str(val_root),
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        class_names=class_names,
+        split=split,
     )
-    contents.notes[:0] = notes
-    contents.root = str(given)
-    return contents
+    labelled.notes[:0] = notes
+    labelled.root = str(given)
+    return labelled
 
 
-def _by_class(root: Path, notes: list[str]) -> Found:
-    """Map the name of every class folder to the relative and the whole paths of its images."""
+def require_folder(root: Path) -> Path:
+    """Return a folder; raise `DataError` for any other path."""
+    if not root.is_dir():
+        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    return root
+
+
+def parts_of(root: Path) -> tuple[Path, Path | None]:
+    """Return the folder of the training classes, and that of the validation classes if there is one.
+
+    Raises:
+        DataError: There is a folder for validation and none for training.
+    """
+    # without folders of its own, train/ is a class like any other
+    has_train = (root / "train").is_dir() and bool(subfolders(root / "train"))
+    val_root = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
+    if has_train:
+        return root / "train", val_root
+    if val_root and all(name in VAL_FOLDERS for name in subfolders(root)):
+        raise DataError(f"{root}: has {val_root.name}/ but no train/; to evaluate, name {val_root}")
+    return root, None
+
+
+def by_class(root: Path, notes: list[str], files: FileKind) -> Found:
+    """Map the name of every class folder to the relative and the whole paths of its files.
+
+    Args:
+        root: The folder of the class folders.
+        notes: What a reader should know; what is left out is added.
+        files: The kind of files that are wanted.
+
+    Raises:
+        DataError: The folder cannot be read, or it has no class folders or none of the wanted files in them.
+    """
     try:
-        loose, folders = list_folder(root, is_image)
+        loose, folders = list_folder(root, files.is_wanted)
     except OSError as error:
         raise DataError(f"{root}: {in_words(error)}") from error
     if not folders:
-        found = f"{len(loose)} images but no class folders" if loose else "no class folders"
-        raise DataError(f"{root}: {found}; expected {root}/CLASS/IMAGE")
+        found = f"{len(loose)} {files.name}s but no class folders" if loose else "no class folders"
+        raise DataError(f"{root}: {found}; expected {root}/CLASS/{files.name.upper()}")
     if loose:
-        notes.append(f"{root}: {len(loose)} images outside the class folders are left out")
+        notes.append(f"{root}: {len(loose)} {files.name}s outside the class folders are left out")
     start = len(os.path.join(root, ""))
-    by_class, others = {}, Listing()
+    found_by_class, others = {}, Listing()
     places = {os.path.basename(folder): folder for folder in folders}
     for name in in_order(list(places)):
-        by_class[name] = {
-            path[start:].replace(os.sep, "/"): path for path in others.add(list_below(places[name], is_image))
-        }
-    summary = others.summary(HINTS)
-    if not any(by_class.values()):
+        listed = others.add(list_below(places[name], files.is_wanted))
+        found_by_class[name] = {path[start:].replace(os.sep, "/"): path for path in listed}
+    summary = others.summary(files.hints)
+    if not any(found_by_class.values()):
         raise DataError(
-            f"{root}: no images in its {len(folders)} class folders ({quoted(list(by_class))})"
+            f"{root}: no {files.name}s in its {len(folders)} class folders ({quoted(list(found_by_class))})"
             + (f"; {summary}" if summary else "")
         )
     if summary:
         notes.append(f"{root}: {summary}")
-    return by_class
+    return found_by_class

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,8 +11,8 @@ from huggingface_hub import constants
 
 from ctxvision._extras import explain_import
 from ctxvision._hub import cache_only, why_not_asked
-from ctxvision.data.contents import Contents, Found, arrange, in_order
 from ctxvision.data.error import DataError
+from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange, in_order
 from ctxvision.data.options import check_options, choose_column
 from ctxvision.data.table import LABEL_COLUMNS
 
@@ -24,22 +24,19 @@ def read_hub(
     name: str,
     *,
     options: Mapping[str, str] | None = None,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
-    class_names: Sequence[str] | None = None,
-) -> Contents:
+    split: SplitRule = DEFAULT_SPLIT,
+) -> LabelledSet:
     """Open a data set of the package ``datasets``. No code that comes with a data set is run.
 
     Args:
-        name: a path: what ``save_to_disk`` wrote, a Parquet file, a folder of these or of images; or else a
+        name: A path, of what ``save_to_disk`` wrote, a Parquet file, or a folder of these or of images; or else a
             name on the hub, with ``:CONFIG`` after it where it has several.
-        options: ``image`` and ``label`` name columns, ``train`` and ``val`` splits.
-        val_fraction: see `arrange`; used where only one split has labels. Rows are known by their numbers.
-        split_seed: see `arrange`.
-        class_names: see `arrange`.
+        options: The options of DATA: ``image`` and ``label`` name columns, ``train`` and ``val`` name splits.
+        split: Which samples are held out where only one split has labels, and which classes there are. Rows are
+            known by their numbers.
 
     Raises:
-        DataError: the package is missing, the data set cannot be loaded, or its columns cannot be told.
+        DataError: The package is missing, the data set cannot be loaded, or its columns cannot be told.
     """
     where = f"hf:{name}"
     options = check_options(where, options, ("image", "label", "train", "val"))
@@ -52,34 +49,32 @@ def read_hub(
     notes: list[str] = []
     chosen = [options["val"]] if "val" in options else [s for s in _VAL_SPLITS if s in splits and s != train]
     found = {train: _rows(splits[train], train, label, where, notes)}
-    for split in chosen:
-        found[split] = _rows(splits[split], split, label, where, notes)
-        if any(found[split].values()):
+    for part in chosen:
+        found[part] = _rows(splits[part], part, label, where, notes)
+        if any(found[part].values()):
             break
-        del found[split]
-    val = next((split for split in found if split != train), None)
-    contents = arrange(
+        del found[part]
+    val = next((part for part in found if part != train), None)
+    labelled = arrange(
         found[train],
         found[val] if val else None,
         where=f"{where} ({train})",
         where_val=f"{where} ({val})",
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        class_names=class_names,
+        split=split,
     )
     if val and val not in ("val", "valid", "validation"):
         notes.append(f"validating on {where} ({val})")
-    contents.notes[:0] = notes
-    contents.open_image = RowOpener({split: _undecoded(splits[split], image) for split in found}, image)
-    return contents
+    labelled.notes[:0] = notes
+    labelled.open_image = RowOpener({part: _undecoded(splits[part], image) for part in found}, image)
+    return labelled
 
 
 class RowOpener:
-    """Opens the image of a row, ``train/17``.
+    """Opens the image of a row, by names such as ``train/17``.
 
     Args:
-        splits: `datasets.Dataset` by name.
-        column: of the images: bytes, a path, or a dictionary with either.
+        splits: The splits, each a `datasets.Dataset`, by name.
+        column: The column of the images, which holds bytes, a path, or a dictionary with either.
     """
 
     def __init__(self, splits: Mapping[str, Any], column: str) -> None:

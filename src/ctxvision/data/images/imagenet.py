@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctxvision.data.contents import Found, in_order
 from ctxvision.data.error import DataError
 from ctxvision.data.files import in_words, read_regular, subfolders
+from ctxvision.data.labelled import Found, in_order
 
 from .reading import list_images
 
@@ -40,9 +40,9 @@ def names_of(folders: Iterable[str], root: Path, class_names: Sequence[str] | No
     """Name the classes of a folder of synsets, ``tench (n01440764)``, so that each has a name of its own.
 
     Args:
-        folders: names of the class folders.
-        root: where to look for the file of words.
-        class_names: of a trained network, whose names win.
+        folders: The names of the class folders.
+        root: The folder in which to look for the file of words.
+        class_names: The classes of a trained network, whose names win.
 
     Returns:
         Class name by synset; the synset itself where no words are at hand. Empty for any other folder.
@@ -66,7 +66,7 @@ def flat_validation(folder: Path, root: Path) -> Found | None:
         Images by synset; ``None`` where the images lie in class folders.
 
     Raises:
-        DataError: no such file, or it does not fit the images.
+        DataError: There is no such file, or it does not fit the images.
     """
     if subfolders(folder):
         return None

@@ -32,10 +32,10 @@ def load_oriented(image: Image.Image, size: tuple[int, int] | None = None, turne
     """Decode an opened image and turn it by its EXIF orientation, unless it was annotated as it is stored.
 
     Args:
-        image: as PIL has opened it.
-        size: (width, height) that its annotations are for; where only the stored or only the turned picture has
-            it, that one is returned.
-        turned: which of the two where the size does not tell.
+        image: The image as PIL has opened it.
+        size: The width and height that the annotations are for; where only the stored or only the turned picture
+            has it, that one is returned.
+        turned: Whether the turned picture is returned where the size does not tell.
     """
     # PIL turns a TIFF while it decodes it, and finds the EXIF block of some PNGs only then
     orientation = orientation_of(image) if image.format == "TIFF" else 0

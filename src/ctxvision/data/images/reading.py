@@ -113,19 +113,20 @@ def read_image(
     bits; of an animation the first frame is taken.
 
     Args:
-        source: path or open file of an image in one of `FORMATS`, whatever its suffix says; or an image of PIL's.
-        color_mode: ``"RGB"`` or ``"L"``.
-        name: what to call it in errors; by default its path.
-        size: (width, height) that annotations are for: where only the picture as it is stored has it, it is not
-            turned by its EXIF orientation.
-        turned: whether it is turned where both have that size.
+        source: The path or the open file of an image in one of `FORMATS`, whatever its suffix says; or an image of
+            PIL's.
+        color_mode: The mode to convert the image to, ``"RGB"`` or ``"L"``.
+        name: What to call the image in errors; by default its path.
+        size: The width and height that annotations are for: where only the picture as it is stored has them, it is
+            not turned by its EXIF orientation.
+        turned: Whether the image is turned where the stored and the turned picture both have that size.
 
     Returns:
         An image in that mode.
 
     Raises:
-        BadImageError: missing, empty, truncated, not an image, of more pixels than PIL's limit or
-            ``CTXVISION_MAX_PIXELS``, or too narrow.
+        BadImageError: The file is missing, empty, truncated or no image, has more pixels than PIL's limit or
+            ``CTXVISION_MAX_PIXELS``, or is too narrow.
     """
     name = name or str(source)
     _set_limit()
@@ -161,11 +162,11 @@ def open_picture(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
     """Read the header of an image.
 
     Args:
-        file: of it.
-        formats: of PIL's that it may have.
+        file: The open file of the image.
+        formats: The formats that it may have, by PIL's names.
 
     Raises:
-        Exception: one of `DECODER_ERRORS`.
+        Exception: The file cannot be opened as an image: one of `DECODER_ERRORS`.
     """
     with warnings.catch_warnings():
         # between PIL's warning and its limit an image is large, but no bomb

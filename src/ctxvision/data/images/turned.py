@@ -23,8 +23,10 @@ def find_turned(listed: Listed, exif: Exif) -> tuple[bool, list[str]]:
     show. Headers of up to 1000 images are read.
 
     Args:
-        listed: path of each image, and the (width, height) that its annotations are for, or the path of its mask.
-        exif: ``apply`` and ``ignore`` decide for the images whose sizes do not tell.
+        listed: The path of each image, and the (width, height) that its annotations are for, or the path of its
+            mask.
+        exif: What to do with images whose sizes do not tell: ``apply`` turns them, ``ignore`` does not, ``auto``
+            does as the others of the set.
 
     Returns:
         Whether images whose sizes do not tell are to be turned; and what a reader should know.

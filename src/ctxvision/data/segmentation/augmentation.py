@@ -1,4 +1,4 @@
-"""Augmentation of images with masks: the involution supplement's, section A.3, in OpenMMLab's reading of it."""
+"""Augmentation of images with masks, as in the involution supplement, section A.3, in OpenMMLab's reading."""
 
 from dataclasses import dataclass
 
@@ -20,12 +20,13 @@ class PixelAugmentation:
     All random numbers come from torch's global generator, so that who seeds it fixes the result.
 
     Args:
-        crop_size: (H, W) of the result; smaller images are padded at the right and below with 255 in the mask.
-        scale: smallest and largest factor on both sides.
-        max_category_ratio: a crop in which one class takes more of the labelled pixels is drawn again, up to ten
-            times.
-        flip: probability.
-        photometric: whether brightness, contrast, saturation and hue change.
+        crop_size: The height and width of the result; smaller images are padded at the right and below with 255 in
+            the mask.
+        scale: The smallest and the largest factor on both sides.
+        max_category_ratio: The largest share of the labelled pixels that one class may take; a crop in which it
+            takes more is drawn again, up to ten times.
+        flip: The probability that the image is mirrored.
+        photometric: Whether brightness, contrast, saturation and hue change.
     """
 
     crop_size: tuple[int, int]
@@ -66,7 +67,7 @@ class PixelAugmentation:
 
 
 def largest_share(classes: Tensor) -> float:
-    """Return the share of the most frequent class in the labelled pixels; 1 without a second class."""
+    """Return the share of the most frequent class among the labelled pixels (H, W); 1 without a second class."""
     counts = torch.bincount(classes.flatten().long(), minlength=IGNORE + 1)[:IGNORE]
     return int(counts.max()) / int(counts.sum()) if counts.count_nonzero() > 1 else 1.0
 

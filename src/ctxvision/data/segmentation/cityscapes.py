@@ -56,7 +56,7 @@ def scan_cityscapes(root: Path) -> PixelSet:
     A mask is ``*_gtFine_labelIds.png``, or where there is none, ``*_gtFine_labelTrainIds.png``.
 
     Raises:
-        DataError: no images to train on or to validate on, or no ``gtFine``.
+        DataError: There are no images to train on or to validate on, or there is no ``gtFine``.
     """
     if not (root / "gtFine").is_dir():
         raise DataError(f"{root}: has leftImg8bit but no gtFine; the masks come in an archive of their own")

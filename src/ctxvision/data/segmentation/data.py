@@ -1,33 +1,38 @@
-"""Images with masks of any source as a LightningDataModule."""
+"""Images with a class for every pixel, of any source, as a LightningDataModule."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch.utils.data import DataLoader
+from torch.utils.data import Dataset
 
-from ctxvision.data.dataset import BadImage
-from ctxvision.data.epoch_data import EpochData
+from ctxvision.data.dataset import BadImage, LoadedSample, collate_lists, collate_train, opened, seed_everything
 from ctxvision.data.error import BadImageError, DataError
+from ctxvision.data.images.folder import require_folder
 from ctxvision.data.images.reading import read_image
 from ctxvision.data.images.turned import EXIF, find_turned
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule
+from ctxvision.data.module import DataModule, EvalSplit, Loading
 from ctxvision.data.options import check_options, choose_value, split_options
 
 from .augmentation import PixelAugmentation
 from .cityscapes import is_cityscapes, scan_cityscapes
-from .dataset import PixelBatch, PixelDataset, collate_pixels_eval, collate_pixels_train
+from .masks import read_mask
 from .scenes import scenes_pixel_set
-from .source import PixelSet, as_path, require_classes, scan_pixel_folder
-from .spec import SegmentationSpec
+from .source import Pairs, PixelSet, as_path, require_classes, scan_pixel_folder
+from .spec import SegmentationSpec, to_pixels
 from .survey import evaluation_notes, survey, training_notes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _LARGEST_CROP = 512  # of images whose source says nothing
 
 
-def find_pixels(data: str | os.PathLike[str], *, val_fraction: float = 0.2, split_seed: int = 0) -> PixelSet:
-    """Find out what a source of images with masks holds.
+def find_pixels(data: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLIT) -> PixelSet:
+    """Find the classes, the images and the masks that a source holds.
 
     - ``digits-scenes``: the embedded scenes; options ``train``, ``val`` (how many), ``size`` and ``seed``;
     - a folder in Cityscapes' layout, see `scan_cityscapes`;
@@ -36,69 +41,64 @@ def find_pixels(data: str | os.PathLike[str], *, val_fraction: float = 0.2, spli
     Folders have the option ``exif``, see `find_turned`.
 
     Args:
-        data: the source.
-        val_fraction: share to hold out where a folder has no validation part.
-        split_seed: of that choice.
+        data: The DATA argument, the name of the source.
+        split: Which images are held out where a folder has no validation part.
 
     Raises:
-        DataError: no such source, or its contents cannot be used.
+        DataError: There is no such source, or its contents cannot be used.
     """
     where, options = split_options(os.fspath(data))
     if where == "digits-scenes":
         return scenes_pixel_set(where, options)
     check_options(where, options, ("exif",))
-    root = Path(where)
-    if not root.is_dir():
-        raise DataError(f"{where}: {'not a folder' if root.exists() else 'no such folder'}")
+    root = require_folder(Path(where))
     exif = choose_value(where, options, "exif", EXIF)
     if is_cityscapes(root):
         found = scan_cityscapes(root)
     else:
-        found = scan_pixel_folder(root, val_fraction=val_fraction, split_seed=split_seed)
+        found = scan_pixel_folder(root, split=split)
     found.turned, remarks = find_turned(found.train + found.val, exif)
     found.notes += [f"{where}: {line}" for line in remarks]
     return found
 
 
-class SegmentationData(EpochData):
+class SegmentationData(DataModule):
     """Cityscapes, folders of images and masks, or the embedded scenes; see `find_pixels`.
 
-    Images or masks that cannot be used are logged once, collected in ``bad_images`` and left out: of evaluation
-    counts altogether, while in training other images of the batch take their place. An epoch depends on the seed
-    and its number alone, not on the workers; see `EpochSampler`.
-
-    Training gives images (B, C, H, W) with classes (B, H, W); evaluation lists of images (C, H, W) in their own
-    sizes with classes (H, W). Classes are uint8, 255 where there is none.
+    A training batch is images (B, C, H, W) and classes (B, H, W); a batch that is evaluated is a list of images
+    (C, H, W) in their own sizes and a list of classes (H, W). Classes are uint8, 255 where there is none. See
+    `DataModule` for images and masks that cannot be used, for the order of an epoch, and for the attributes.
 
     Args:
-        source: see `find_pixels`.
-        crop_size: (H, W) of training crops; by default what the source suggests, or the size of the first image
-            up to 512.
-        in_chans: 3 for RGB, 1 for grey.
-        batch_size: per process.
-        eval_batch_size: images at a time in evaluation.
-        scale: smallest and largest random factor on the size of a training image.
-        max_category_ratio: largest share of one class in a training crop, see `PixelAugmentation`.
-        flip: probability; never where a mirror image is of another class, as of digits.
-        photometric: whether colours of training images are distorted.
-        val_fraction: share held out where there is no validation part.
-        split_seed: of that choice.
-        seed: of shuffling and augmentation.
-        workers: processes that decode; 0 decodes in the main process.
-        prefetch: batches that each worker keeps ready.
-        strict: raise at the first image or mask that cannot be used.
-        spec: of a trained network: its classes, size, normalisation and split replace those above.
-        eval_split: what ``val_dataloader`` reads.
-
-    Attributes:
-        spec: what goes into the checkpoint.
-        notes: what the user should know about the source, one line each.
-        bad_images: reason by name, of this process.
+        source: A source of `find_pixels`.
+        crop_size: The height and width of training crops; by default what the source suggests, or the size of the
+            first image up to 512.
+        in_chans: The number of channels: 3 for RGB, 1 for grey.
+        eval_batch_size: The number of images that a process evaluates at a time.
+        scale: The smallest and the largest random factor on the size of a training image.
+        max_category_ratio: The largest share of one class in a training crop, see `PixelAugmentation`.
+        flip: The probability that a training image is mirrored; 0 where a mirror image is of another class, as
+            that of a digit.
+        photometric: Whether the colours of training images are distorted.
+        val_fraction: The share of the images to hold out where the source has no validation part.
+        split_seed: The seed that chooses which images are held out.
+        spec: The description of a trained network's data, whose classes, size, normalisation and split replace
+            those above.
+        eval_split: The part that ``val_dataloader`` reads.
+        loading: The arguments of `DataModule`: ``batch_size`` (by default 8), ``seed``, ``workers``, ``prefetch``
+            (by default 2) and ``strict``.
 
     Raises:
-        DataError: the source cannot be used, has other classes than the network, or for training only masks from
+        DataError: The source cannot be used, has other classes than the network, or for training only masks from
             which nothing can be learnt, see `training_notes`.
     """
+
+    task = "segmentation"
+    usual_batch_size = 8
+    usual_prefetch = 2
+    collate = (collate_train, collate_lists)
+    spec_class = SegmentationSpec
+    spec: SegmentationSpec
 
     def __init__(
         self,
@@ -106,7 +106,6 @@ class SegmentationData(EpochData):
         *,
         crop_size: Sequence[int] | None = None,
         in_chans: int = 3,
-        batch_size: int = 8,
         eval_batch_size: int = 1,
         scale: Sequence[float] = (0.5, 2.0),
         max_category_ratio: float = 0.75,
@@ -114,27 +113,19 @@ class SegmentationData(EpochData):
         photometric: bool = True,
         val_fraction: float = 0.2,
         split_seed: int = 0,
-        seed: int = 0,
-        workers: int = 0,
-        prefetch: int = 2,
-        strict: bool = False,
         spec: SegmentationSpec | None = None,
-        eval_split: Literal["val", "train", "all"] = "val",
+        eval_split: EvalSplit = "val",
+        **loading: "Unpack[Loading]",
     ) -> None:
-        super().__init__()
-        self.source = os.fspath(source)
-        self.found = find_pixels(
-            source,
-            val_fraction=spec.val_fraction if spec else val_fraction,
-            split_seed=spec.split_seed if spec else split_seed,
-        )
+        super().__init__(source, **loading)
+        self._eval_batch_size = eval_batch_size
+        self.found = find_pixels(source, split=SplitRule.of(spec, val_fraction, split_seed))
         if spec:
             require_classes(self.found, self.source, spec.class_names)
-        self.strict = strict
-        for name, reason in self.found.bad.items():
-            self.report([BadImage(name, reason)])
-        samples = {"val": self.found.val, "train": self.found.train, "all": self.found.train + self.found.val}
-        self.eval_samples = samples[eval_split]
+        self.report(BadImage(name, reason) for name, reason in self.found.bad.items())
+        self.train_samples = self.found.train
+        self.train_size = len(self.train_samples)
+        self.eval_samples = self.choose_split(self.found.train, self.found.val, eval_split)
         if self.found.open_name is as_path:
             if not spec:
                 self.found.notes += training_notes(survey(self.found, self.found.train), self.found)
@@ -166,10 +157,6 @@ class SegmentationData(EpochData):
         self.root, self.fingerprint, self.notes = self.found.root, self.found.fingerprint, list(self.found.notes)
         if flip and not self.found.may_flip:
             self.notes.append(f"{self.source}: images are not flipped, a mirrored digit is none")
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.workers, self.prefetch, self.seed = workers, prefetch, seed
-        self.train_samples = self.found.train
-        self.train_size = len(self.train_samples)
 
     def _crop_size(self, asked: Sequence[int] | None) -> tuple[int, int]:
         if asked is not None:
@@ -187,29 +174,71 @@ class SegmentationData(EpochData):
             return min(height, _LARGEST_CROP), min(width, _LARGEST_CROP)
         raise DataError(f"{self.source}: not one of its {len(self.found.train)} training images can be read")
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, augmented; what does not fill an optimiser step is left out, see `batches`."""
-        dataset = PixelDataset(self.found, self.train_samples, self.spec, self.augmentation, self.seed)
-        return self.loader(
-            dataset, sampler=self.train_order(), batch_size=self.batch_size, collate_fn=collate_pixels_train
-        )
+    @property
+    def eval_batch_size(self) -> int:
+        """The number of images that a process evaluates at a time."""
+        return self._eval_batch_size
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every image of the split exactly once, however many processes share it."""
-        dataset = PixelDataset(self.found, self.eval_samples, self.spec)
-        return self.loader(
-            dataset,
-            sampler=self.eval_order(len(dataset)),
-            batch_size=self.eval_batch_size,
-            collate_fn=collate_pixels_eval,
-        )
+    def train_dataset(self) -> "PixelDataset":
+        """Return the training images and masks, augmented."""
+        return PixelDataset(self.found, self.train_samples, self.spec, self.augmentation, self.seed)
 
-    def on_after_batch_transfer(self, batch: PixelBatch | Any, dataloader_idx: int) -> tuple[Any, Any] | Any:
-        """Take the reports of bad images out of a batch: images and masks remain."""
-        if not isinstance(batch, PixelBatch):
-            return batch
-        self.report(batch.bad)
-        return batch.images, batch.masks
+    def eval_dataset(self) -> "PixelDataset":
+        """Return the images and masks of the split that is evaluated, in order and in their own sizes."""
+        return PixelDataset(self.found, self.eval_samples, self.spec)
+
+
+class PixelDataset(Dataset[LoadedSample | BadImage]):
+    """Reads images with their masks, checks and transforms them.
+
+    Args:
+        found: The set that the pairs are of: how names are opened, and what the values of masks mean.
+        pairs: The names of the images and of their masks.
+        spec: The colour mode and the normalisation.
+        augmentation: The augmentation for training; ``None`` leaves images and masks as they are.
+        seed: The seed of the augmentation, which is drawn per (seed, index). An index may be ``epoch · len +
+            index``, see `EpochSampler`.
+    """
+
+    def __init__(
+        self,
+        found: PixelSet,
+        pairs: Pairs,
+        spec: SegmentationSpec,
+        augmentation: PixelAugmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.found = found
+        self.pairs = pairs
+        self.spec = spec
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> LoadedSample | BadImage:
+        image_name, mask_name = self.pairs[index % len(self.pairs)]
+        try:
+            table = self.found.table_for(mask_name)
+            mask = read_mask(opened(self.found.open_name, mask_name), table, mask_name)
+            image = read_image(
+                opened(self.found.open_name, image_name),
+                self.spec.color_mode,
+                image_name,
+                size=mask.size,
+                turned=self.found.turned,
+            )
+        except BadImageError as error:
+            return BadImage(error.path, error.reason)
+        if mask.size != image.size:
+            found = f"{mask.width} × {mask.height} pixels"
+            return BadImage(mask_name, f"is {found}, its image {image.width} × {image.height}")
+        if self.augmentation is None:
+            return LoadedSample(self.spec.normalize(to_pixels(image)), to_pixels(mask)[0])
+        seed_everything(self.seed, index)
+        pixels, classes = self.augmentation(image, mask)
+        return LoadedSample(self.spec.normalize(pixels), classes)
 
 
 def _pair(name: str, values: Sequence[float]) -> tuple[float, float]:

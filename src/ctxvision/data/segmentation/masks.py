@@ -1,4 +1,4 @@
-"""A mask file as classes, checked."""
+"""Mask files: decoded, checked, and translated into classes."""
 
 import contextlib
 from typing import Any
@@ -28,15 +28,15 @@ def read_mask(source: str | Image.Image, table: NDArray[np.int16], name: str) ->
     orientation is applied, as it is to images.
 
     Args:
-        source: path of a PNG, BMP, GIF or TIFF file, or an image of PIL's.
-        table: (256,) from values to classes, below 0 for values that no mask may have.
-        name: what to call it in errors.
+        source: The path of a PNG, BMP, GIF or TIFF file, or an image of PIL's.
+        table: The class of each value, (256,), below 0 for values that no mask may have.
+        name: What to call the mask in errors.
 
     Returns:
         An image of 8 bits: classes, and 255 where there is none.
 
     Raises:
-        BadImageError: missing, truncated, in colour, transparent, or with values that are no classes.
+        BadImageError: The file is missing, truncated, in colour or transparent, or has values that are no classes.
     """
     values = mask_values(source, name)
     problem = value_problem(values, table)
@@ -49,7 +49,7 @@ def mask_values(source: str | Image.Image, name: str) -> NDArray[Any]:
     """Decode a mask to its whole numbers, (H, W), uint8 where they are of 8 bits and int64 else.
 
     Raises:
-        BadImageError: missing, truncated, in colour or transparent.
+        BadImageError: The file is missing, truncated, in colour or transparent.
     """
     try:
         with contextlib.ExitStack() as stack:
@@ -94,7 +94,7 @@ def _numbers(mode: str, values: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def value_problem(values: NDArray[Any], table: NDArray[np.int16]) -> str:
-    """Say which values of a mask are no classes; empty where all are."""
+    """Say which values of a mask (H, W) are no classes, by a table (256,); empty where all are classes."""
     present = values_in(values)
     strange = [value for value in present if not 0 <= value <= 255 or table[value] < 0]
     if not strange:
@@ -107,11 +107,11 @@ def value_problem(values: NDArray[Any], table: NDArray[np.int16]) -> str:
 
 
 def values_in(values: NDArray[Any]) -> list[int]:
-    """List the values that a mask has."""
+    """List the values that occur in a mask (H, W)."""
     if values.dtype != np.uint8 and values.size and (values.min() < 0 or values.max() > IGNORE):
-        return np.unique(values).tolist()
+        return list(map(int, np.unique(values)))
     # counting makes 64-bit numbers of what it counts, so some rows at a time
     counts = np.zeros(256, np.int64)
     for top in range(0, len(values), _ROWS):
         counts += np.bincount(values[top : top + _ROWS].ravel(), minlength=256)
-    return np.flatnonzero(counts).tolist()
+    return list(map(int, np.flatnonzero(counts)))

@@ -1,4 +1,4 @@
-"""What every source of images with masks ends as, and folders of them."""
+"""Images with masks, as every source of them is read, and folders of them."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctxvision.data.contents import quoted
 from ctxvision.data.error import DataError
 from ctxvision.data.files import Listing, in_words, read_regular
 from ctxvision.data.images.folder import VAL_FOLDERS
 from ctxvision.data.images.reading import HINTS, list_image_files
-from ctxvision.data.split import fingerprint, hold_out
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out, quoted
 
 from .spec import IGNORE, Color
 
@@ -26,29 +25,30 @@ Opener = Callable[[str], str | Image.Image]
 
 
 def as_path(name: str) -> str:
-    """Open what is named by its path."""
+    """Return a name that is a path as it is."""
     return name
 
 
 @dataclass
 class PixelSet:
-    """Images with a class for every pixel.
+    """The images with a class for every pixel that a source holds.
 
     Attributes:
-        class_names: in the order of the values in the masks.
-        train: names of images and of their masks.
-        val: likewise, held out.
-        root: where names begin, so that they can be shown without it.
-        colors: of the classes; empty for a palette of ours.
-        crop_size: (H, W) of training crops that suits these images; ``None`` to look at one.
-        tables: (256,) from a mask's values to classes, -1 for values that no mask may have, by the end of the
-            mask's name; other masks hold classes.
-        bad: reason by name, of what has no counterpart.
-        notes: what a reader should know, one line each.
-        fingerprint: of the names of a set that was split here; empty where it came in two parts.
-        turned: whether images are turned by an EXIF orientation of which their mask's size does not tell.
-        may_flip: whether the mirror image of an object is still of its class.
-        open_name: makes of a name what is read. It travels to the workers.
+        class_names: The name of each class, in the order of the values in the masks.
+        train: The names of the training images and of their masks.
+        val: The names of the images that are held out, and of their masks.
+        root: The folder that names begin with, so that they can be shown without it.
+        colors: The colour of each class; empty for a palette of ours.
+        crop_size: The height and width of training crops that suits these images; ``None`` means that an image has
+            to tell.
+        tables: Tables (256,) from a mask's values to classes, by the end of the mask's name, -1 for values that no
+            mask may have; other masks hold classes.
+        bad: The reason by name, for files that have no counterpart.
+        notes: What a reader should know about the source, one line each.
+        fingerprint: A digest of the names of a set that was split here; empty where it came in two parts.
+        turned: Whether images are turned by an EXIF orientation of which their mask's size does not tell.
+        may_flip: Whether the mirror image of an object is still of its class.
+        open_name: The function that makes of a name what is read; it travels to the workers.
     """
 
     class_names: tuple[str, ...]
@@ -66,7 +66,7 @@ class PixelSet:
     open_name: Opener = as_path
 
     def table_for(self, mask: str) -> NDArray[np.int16]:
-        """Return the table from the values of a mask to classes."""
+        """Return the table (256,) from the values of a mask to classes."""
         for end, table in self.tables.items():
             if mask.endswith(end):
                 return table
@@ -76,22 +76,19 @@ class PixelSet:
         return table
 
 
-def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int = 0) -> PixelSet:
+def scan_pixel_folder(root: Path, *, split: SplitRule = DEFAULT_SPLIT) -> PixelSet:
     """Find ``images/`` and ``masks/``, each with ``train/`` and ``val/`` (or without, and then split).
 
     A mask has the path of its image below ``masks/``, whatever the suffix, and holds the number of a class in
     every pixel, or 255. The classes are the lines of ``classes.txt``.
 
     Args:
-        root: the folder.
-        val_fraction: share of the images to hold out where there is no validation folder.
-        split_seed: of that choice.
+        root: The folder.
+        split: Which images are held out where there is no validation folder.
 
     Raises:
-        DataError: a folder or a file is missing, or nothing is left to train on or to validate on.
+        DataError: A folder or a file is missing, or nothing is left to train on or to validate on.
     """
-    if not 0 < val_fraction < 1:
-        raise DataError(f"the validation fraction must lie between 0 and 1, got {val_fraction}")
     for name in ("images", "masks"):
         if not (root / name).is_dir():
             raise DataError(f"{root}: has no folder {name}; expected images/, masks/ and classes.txt")
@@ -104,7 +101,7 @@ def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int 
     else:
         pairs = _pairs(root, ".", found)
         keys = {image: os.path.relpath(image, root / "images") for image, _ in pairs}
-        held_out = hold_out(list(keys.values()), val_fraction, split_seed)
+        held_out = hold_out(list(keys.values()), split.fraction, split.seed)
         found.train = [pair for pair in pairs if keys[pair[0]] not in held_out]
         found.val = [pair for pair in pairs if keys[pair[0]] in held_out]
         found.fingerprint = fingerprint(keys.values())
@@ -117,10 +114,10 @@ def scan_pixel_folder(root: Path, *, val_fraction: float = 0.2, split_seed: int 
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read one name a line; line 1 is class 0.
+    """Read the names of the classes, one in each line; line 1 is class 0.
 
     Raises:
-        DataError: missing, not text, empty lines or names that come twice.
+        DataError: The file is missing, is no text, has an empty line, or names a class twice.
     """
     try:
         text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")

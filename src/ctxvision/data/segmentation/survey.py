@@ -7,10 +7,10 @@ from os.path import basename
 
 import numpy as np
 
-from ctxvision.data.contents import quoted
 from ctxvision.data.error import BadImageError, DataError
 from ctxvision.data.files import open_regular
 from ctxvision.data.images.reading import DECODER_ERRORS, FORMATS, open_picture
+from ctxvision.data.labelled import quoted
 
 from .masks import mask_values, value_problem, values_in
 from .source import Pairs, PixelSet
@@ -24,15 +24,15 @@ class Survey:
     """What the masks of a part hold, as far as they were looked at.
 
     Attributes:
-        total: masks of the part.
-        looked: at so many of them.
-        values: masks that hold each value.
-        classes: that occur, in masks that can be used.
-        ignored: whether a pixel of a mask that can be used is 255.
-        empty: masks without a class.
-        bad: reason by name, of masks that cannot be used.
-        palettes: of masks with a palette, for each value the first mask and its colour there.
-        clash: two masks that show a value in different colours.
+        total: The number of masks of the part.
+        looked: The number of masks that were looked at.
+        values: The values that occur.
+        classes: The classes that occur in masks that can be used.
+        ignored: Whether a pixel of a mask that can be used is 255.
+        empty: The masks without a class.
+        bad: The reason by name, for masks that cannot be used.
+        palettes: For each value, the first mask with a palette that shows it, and its colour there.
+        clash: Two masks that show a value in different colours, as a text; empty if there are none.
     """
 
     total: int
@@ -101,7 +101,8 @@ def training_notes(seen: Survey, found: PixelSet) -> list[str]:
     """Say what is odd about the training masks.
 
     Raises:
-        DataError: there is nothing to learn from them: not one can be used, or they hold less than two classes.
+        DataError: There is nothing to learn from the masks: not one can be used, or they hold less than two
+            classes.
     """
     where, count = found.root, len(found.class_names)
     if count in seen.values and 0 not in seen.values and not found.tables:
@@ -123,7 +124,7 @@ def training_notes(seen: Survey, found: PixelSet) -> list[str]:
 
 
 def evaluation_notes(seen: Survey, found: PixelSet, part: str = "validation") -> list[str]:
-    """Say what is odd about masks that a network is evaluated on."""
+    """Say what is odd about the masks of the part that a network is evaluated on."""
     absent = [name for index, name in enumerate(found.class_names) if index not in seen.classes]
     effect = "; mean IoU leaves classes out that do not occur and are not predicted"
     return list(_notes(seen, found.root, part, absent, _why(seen, found) + effect))

@@ -1,7 +1,7 @@
 """Which frames of a video make a clip, and which part of the pictures: for training, validation and testing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from ctxvision.data.error import DataError
-from ctxvision.data.spec import DataSpec
+from ctxvision.data.images.spec import DataSpec
 
 from .reading import Frames
 
@@ -20,28 +20,23 @@ _BILINEAR = {"interpolation": InterpolationMode.BILINEAR, "antialias": True}
 
 @dataclass(frozen=True)
 class ClipSpec(DataSpec):
-    """What a network must know about the clips that it was trained on.
+    """The classes, the input size and the normalisation of videos that have one class each.
 
     Attributes:
-        frames: of a clip; one from each of as many equal parts of the video.
+        frames: The number of frames of a clip; one comes from each of as many equal parts of the video.
     """
 
+    _: KW_ONLY
     interpolation: str = "bilinear"
     frames: int = 8
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def validate_classes(self) -> None:
+        """Check the classes as `DataSpec` does, the number of frames, and that frames are in colour."""
+        super().validate_classes()
         if self.frames < 1:
             raise DataError(f"a clip needs at least one frame, got {self.frames}")
-        if self.input_size[0] != 3:
-            raise DataError(f"clips have 3 channels, got {self.input_size[0]}")
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Turn pixels (..., 3, H, W) uint8 into what the network takes."""
-        mean, std = (
-            torch.tensor(v, dtype=torch.float32, device="cpu").view(-1, 1, 1) for v in (self.mean, self.std)
-        )
-        return (pixels.float() / 255 - mean) / std
+        if self.channels != 3:
+            raise DataError(f"clips have 3 channels, got {self.channels}")
 
 
 def segment_indices(length: int, frames: int, generator: torch.Generator | None = None) -> list[int]:
@@ -51,9 +46,9 @@ def segment_indices(length: int, frames: int, generator: torch.Generator | None 
     wherever that is (L. Wang et al., Temporal Segment Networks, 2016).
 
     Args:
-        length: frames of the video, at least 1.
-        frames: how many to choose.
-        generator: of the chance; ``None`` for the middle.
+        length: The number of frames of the video, at least 1.
+        frames: The number of frames to choose.
+        generator: The generator that chooses a frame of each part by chance; ``None`` takes the one in the middle.
 
     Examples:
         >>> segment_indices(20, 4), segment_indices(3, 4)
@@ -75,7 +70,8 @@ def view_indices(length: int, frames: int, clips: int) -> list[list[int]]:
 
 
 def _places(length: int, frames: int, where: np.ndarray) -> list[int]:
-    return np.minimum((np.arange(frames) + where) * length // frames, length - 1).astype(int).tolist()
+    places: list[int] = np.minimum((np.arange(frames) + where) * length // frames, length - 1).astype(int).tolist()
+    return places
 
 
 def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, flip: bool, crop: bool) -> Tensor:
@@ -85,14 +81,14 @@ def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, 
     apart; it lies at one of 13 places: corners, middles, the centre, and half-way between.
 
     Args:
-        pixels: (T, H, W, 3).
-        size: height and width of the result.
-        generator: of the random numbers.
-        flip: mirror left and right in half of the cases; not where a class is a direction.
-        crop: otherwise the centre is kept.
+        pixels: The frames, (T, H, W, 3) uint8.
+        size: The height and width of the result.
+        generator: The generator of the random numbers.
+        flip: Whether half of the clips are mirrored left and right; they must not be where a class is a direction.
+        crop: Whether a random part is cut out; otherwise the centre is.
 
     Returns:
-        (T, 3, height, width) uint8.
+        The clip, (T, 3, height, width) uint8.
     """
     clip = _as_tensor(pixels)
     height, width = clip.shape[-2:]
@@ -104,7 +100,7 @@ def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, 
         h, w = max(round(short * share_h), 1), max(round(short * share_w), 1)
         down, right = _PLACES[int(draw[1] * len(_PLACES))]
         top, left = round((height - h) * down), round((width - w) * right)
-        clip = TF.resized_crop(clip, top, left, h, w, list(size), **_BILINEAR)  # type: ignore[arg-type]
+        clip = TF.resized_crop(clip, top, left, h, w, list(size), **_BILINEAR)
     else:
         clip = _centre(clip, size, 1.0)
     return TF.horizontal_flip(clip) if flip and draw[2] < 0.5 else clip
@@ -120,13 +116,13 @@ def view_crops(pixels: Frames, size: Sequence[int], crop_pct: float, crops: int)
     """Cut the centre out of all frames, or three parts along the long side.
 
     Args:
-        pixels: (T, H, W, 3).
-        size: height and width of the result.
-        crop_pct: pictures are resized to ``size / crop_pct`` before.
-        crops: 1 or 3.
+        pixels: The frames, (T, H, W, 3) uint8.
+        size: The height and width of the result.
+        crop_pct: The share of a picture that a crop keeps: pictures are resized to ``size / crop_pct`` before.
+        crops: The number of parts, 1 or 3.
 
     Returns:
-        (crops, T, 3, height, width) uint8.
+        The parts, (crops, T, 3, height, width) uint8.
     """
     clip = _as_tensor(pixels)
     if crops == 1:
@@ -138,7 +134,8 @@ def view_crops(pixels: Frames, size: Sequence[int], crop_pct: float, crops: int)
 
 
 def _centre(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
-    return TF.center_crop(_resize(clip, size, crop_pct), list(size))
+    centre: Tensor = TF.center_crop(_resize(clip, size, crop_pct), list(size))
+    return centre
 
 
 def _resize(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
@@ -146,7 +143,7 @@ def _resize(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
     height, width = clip.shape[-2:]
     scale = max(size[0] / height, size[1] / width) / crop_pct
     wanted = [max(round(height * scale), size[0]), max(round(width * scale), size[1])]
-    return clip if wanted == [height, width] else TF.resize(clip, wanted, **_BILINEAR)  # type: ignore[arg-type]
+    return clip if wanted == [height, width] else TF.resize(clip, wanted, **_BILINEAR)
 
 
 def _as_tensor(pixels: Frames) -> Tensor:

@@ -23,11 +23,11 @@ class Key(NamedTuple):
 
 
 class Index(NamedTuple):
-    """Frames by number.
+    """The frames of a video by number.
 
     Attributes:
-        times: when each is shown, increasing.
-        keys: from which decoding can begin.
+        times: The time at which each frame is shown, increasing.
+        keys: The frames from which decoding can begin.
     """
 
     times: list[int]
@@ -38,7 +38,7 @@ def read_index(path: str) -> Index | None:
     """List the packets of a video without decoding; ``None`` where they do not tell which frames there are.
 
     Raises:
-        BadVideoError: it cannot be read, is truncated, or has no packets.
+        BadVideoError: The file cannot be read, is truncated, or has no packets.
     """
     with open_track(path) as (container, stream):
         promised, kinds, codec = stream.frames, formats(container), stream.codec_context
@@ -73,15 +73,22 @@ def _check_end(path: str, packets: Sequence[PacketTimes], promised: int, kinds: 
 
 
 def _index(packets: Sequence[PacketTimes]) -> Index | None:
-    shown = [packet for packet in packets if not packet.discarded]
-    if not packets[0].key or any(p.shown is None or p.decoded is None or p.corrupt for p in packets):
+    first = packets[0].shown
+    if first is None or not packets[0].key:
         return None
-    times = sorted({packet.shown for packet in shown})
+    if any(p.shown is None or p.decoded is None or p.corrupt for p in packets):
+        return None
+    shown = [
+        (p.shown, p.decoded, p.key)
+        for p in packets
+        if not p.discarded and p.shown is not None and p.decoded is not None
+    ]
+    times = sorted({at for at, _, _ in shown})
     # pictures shown before the first key frame were built on what is not there
-    if len(times) < len(shown) or not times or times[0] < packets[0].shown:
+    if len(times) < len(shown) or not times or times[0] < first:
         return None
     # seeking goes by when packets are shown, or by when they are decoded
-    keys = sorted(Key(bisect_left(times, p.shown), (p.shown, p.decoded)) for p in shown if p.key)
+    keys = sorted(Key(bisect_left(times, at), (at, decoded)) for at, decoded, is_key in shown if is_key)
     return Index(times, [Key(0, ()), *(key for key in keys if key.number)])
 
 
@@ -92,12 +99,12 @@ def count_frames(path: str, size: int, changed: int) -> int:
     Where the last packet is broken off, the frames before it count.
 
     Args:
-        path: of the file.
-        size: of the file in bytes.
-        changed: when, in nanoseconds; a file that has changed is counted anew.
+        path: The path of the file.
+        size: The size of the file in bytes.
+        changed: When the file was changed, in nanoseconds; a file that has changed is counted anew.
 
     Raises:
-        BadVideoError: there is none, or more than `MAX_FRAMES`.
+        BadVideoError: There is no frame, or there are more than `MAX_FRAMES`.
     """
     whole = number = 0
     with open_track(path) as (container, stream):

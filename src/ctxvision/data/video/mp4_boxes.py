@@ -19,7 +19,7 @@ def check_claims(path: str) -> None:
     them when it opens the file (ISO/IEC 14496-12, sections 8.6.6, 8.7.3 and 8.8.8).
 
     Raises:
-        BadVideoError: there are too many, or the header is compressed, so that this cannot be seen.
+        BadVideoError: There are too many frames, or the header is compressed, so that this cannot be seen.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size

@@ -19,11 +19,11 @@ Frames: TypeAlias = NDArray[np.uint8]
 
 
 class Video(Protocol):
-    """What can be asked for some of its frames."""
+    """A video that returns some of its frames."""
 
     @property
     def frames(self) -> int:
-        """How many there are, at least 1."""
+        """The number of frames, at least 1."""
 
     def read(self, indices: Sequence[int]) -> Frames:
         """Return the frames of these numbers, which never decrease, (T, H, W, 3)."""
@@ -46,14 +46,14 @@ class VideoFile:
     the track is applied) and RGB.
 
     Args:
-        path: the file.
+        path: The path of the file.
 
     Attributes:
-        path: the file.
-        frames: how many.
+        path: The path of the file.
+        frames: The number of frames.
 
     Raises:
-        BadVideoError: missing, empty, truncated, not a video, or without pictures.
+        BadVideoError: The file is missing, empty, truncated, no video, or without pictures.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -79,7 +79,7 @@ class VideoFile:
         """Return the frames of these numbers, which never decrease, (T, H, W, 3).
 
         Raises:
-            BadVideoError: they cannot be decoded, or differ in size.
+            BadVideoError: The frames cannot be decoded, or differ in size.
         """
         if self._index:
             try:
@@ -125,7 +125,7 @@ class VideoFile:
         """Decode from the key frame before each wanted frame.
 
         Raises:
-            _WrongIndexError: other frames come than the index says.
+            _WrongIndexError: Other frames come than the index says.
         """
         numbers = [key.number for key in index.keys]
         with open_track(self.path) as (container, stream):
@@ -172,10 +172,10 @@ class VideoFile:
 
 
 class VideoInMemory:
-    """Frames that need no decoding.
+    """A video in memory, whose frames need no decoding.
 
     Args:
-        pixels: (T, H, W, 3).
+        pixels: The frames, (T, H, W, 3) uint8.
     """
 
     def __init__(self, pixels: Frames) -> None:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from ctxvision._extras import explain_import
 from ctxvision.data.error import BadImageError, DataError
-from ctxvision.files import reason
 
 # subtitles, playlists and devices can open other files or the network
 FORMATS = frozenset(
@@ -26,8 +25,8 @@ class BadVideoError(BadImageError):
     """A video file cannot be used.
 
     Attributes:
-        path: the file.
-        reason: what is wrong with it, one line.
+        path: The path of the file.
+        reason: What is wrong with the file, in one line.
     """
 
 
@@ -46,11 +45,11 @@ def open_track(path: str, **options: str) -> Iterator[tuple[Any, Any]]:
     """Open a file for its first track of moving pictures: PyAV's container and stream.
 
     Args:
-        path: of the file.
-        options: of FFmpeg's demuxer.
+        path: The path of the file.
+        options: The options of FFmpeg's demuxer.
 
     Raises:
-        BadVideoError: it is not a video, has no pictures or too large ones, or FFmpeg fails on it inside the
+        BadVideoError: The file is no video, has no pictures or too large ones, or FFmpeg fails on it inside the
             ``with`` block.
         DataError: PyAV is not installed.
     """
@@ -61,13 +60,14 @@ def open_track(path: str, **options: str) -> Iterator[tuple[Any, Any]]:
     options |= {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
         # before PyAV 18, options of tracks crash the process where FFmpeg finds tracks only while it probes (FLV)
-        given = "options" if int(av.__version__.partition(".")[0]) >= 18 else "container_options"
-        with av.open(path, metadata_errors="replace", **{given: options}) as container:
+        name = "options" if int(av.__version__.partition(".")[0]) >= 18 else "container_options"
+        given: dict[str, Any] = {name: options}
+        with av.open(path, metadata_errors="replace", **given) as container:
             yield container, _pictures(path, container)
     except (av.error.InvalidDataError, av.error.EOFError) as error:
         raise BadVideoError(path, "truncated, damaged or not a video") from error
     except av.error.FFmpegError as error:  # of what else FFmpeg complains; errors of ours are not bad data
-        raise BadVideoError(path, " ".join(reason(error).split())) from error
+        raise BadVideoError(path, " ".join((error.strerror or str(error)).lower().split())) from error
 
 
 def formats(container: Any) -> set[str]:
@@ -109,9 +109,9 @@ def list_packets(path: str, container: Any, stream: Any) -> list[PacketTimes]:
     """List what the container says about the packets of a track, without decoding.
 
     Raises:
-        BadVideoError: there are more than `MAX_FRAMES`.
+        BadVideoError: There are more packets than `MAX_FRAMES`.
     """
-    packets = []
+    packets: list[PacketTimes] = []
     for packet in demux(path, container, stream):
         if not packet.size:  # the last one, which flushes the decoder
             continue

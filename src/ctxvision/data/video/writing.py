@@ -27,12 +27,12 @@ def write_video(path: str | os.PathLike[str], pixels: Frames, rate: int = 8) -> 
     The file is made in memory and moved to its place when it is complete.
 
     Args:
-        path: its suffix decides about the format; a file there is replaced.
-        pixels: (T, H, W, 3).
-        rate: frames per second.
+        path: The path to write to, whose suffix decides about the format; a file there is replaced.
+        pixels: The frames, (T, H, W, 3) uint8.
+        rate: The number of frames per second.
 
     Raises:
-        DataError: there are no frames, the format is unknown, or it cannot be written there.
+        DataError: There are no frames, the format is unknown, or the file cannot be written.
     """
     path = Path(path)
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels) or pixels.dtype != np.uint8:
@@ -92,11 +92,11 @@ def export_moving_digits(
     """Write the embedded clips as files ``train/CLASS/00000.mp4`` and ``val/CLASS/00000.mp4``.
 
     Args:
-        folder: exists or is made.
-        clips: for training.
-        val: for validation.
-        suffix: of the files.
-        options: ``frames``, ``size`` and ``seed`` of `MovingDigits`.
+        folder: The folder to write to; it is made if it does not exist.
+        clips: The number of clips for training.
+        val: The number of clips for validation.
+        suffix: The suffix of the files, which decides about their format.
+        options: The options ``frames``, ``size`` and ``seed`` of `MovingDigits`.
 
     Returns:
         The paths, training first.

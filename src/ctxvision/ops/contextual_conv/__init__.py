@@ -17,7 +17,7 @@ __all__ = ["contextual_conv2d"]
 def contextual_conv2d(
     x: Tensor,
     weight: Tensor,
-    offset: Tensor | None,
+    sampling_offset: Tensor | None,
     weight_offset: Tensor | None = None,
     mask: Tensor | None = None,
     bias: Tensor | None = None,
@@ -40,15 +40,15 @@ def contextual_conv2d(
     Args:
         x: Input, ``(B, C, H, W)``, any memory format; the result keeps it.
         weight: Kernel shared by the batch, ``(O, C / groups, kh, kw)``.
-        offset: Sampling offsets in pixels, ``(B, 2 * kh * kw, H', W')``, ``(y, x)`` per tap as in
+        sampling_offset: Sampling offsets in pixels, ``(B, 2 * kh * kw, H', W')``, ``(y, x)`` per tap as in
             `torchvision.ops.deform_conv2d`; ``None`` samples the regular grid.
         weight_offset: Kernel offsets per image and input channel, ``(B, C, kh, kw)``, shared by all
             output channels that read the channel; ``None`` means zero.
         mask: Modulation per tap and output position, ``(B, kh * kw, H', W')``; ``None`` means one.
-        bias: ``(O,)``.
+        bias: Bias per output channel, ``(O,)``; ``None`` means zero.
         stride: Step between output positions in pixels, one integer or ``(vertical, horizontal)``.
-        padding: Zeros added on each side in pixels.
-        dilation: Distance between taps in pixels.
+        padding: Number of zeros on each side, in pixels, one integer or ``(vertical, horizontal)``.
+        dilation: Distance between taps in pixels, one integer or ``(vertical, horizontal)``.
         groups: Number of channel groups; ``groups = C`` is the depthwise convolution of ConvNeXt.
 
     Returns:
@@ -61,25 +61,26 @@ def contextual_conv2d(
         >>> import torch
         >>> from ctxvision.ops import contextual_conv2d
         >>> x, kernel = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 7, 7)
-        >>> offset, bend = torch.randn(2, 98, 14, 14), torch.randn(2, 8, 7, 7)
-        >>> contextual_conv2d(x, kernel, offset, bend, padding=3, groups=8).shape
+        >>> sampling_offset, weight_offset = torch.randn(2, 98, 14, 14), torch.randn(2, 8, 7, 7)
+        >>> contextual_conv2d(x, kernel, sampling_offset, weight_offset, padding=3, groups=8).shape
         torch.Size([2, 8, 14, 14])
     """
     strides, paddings, dilations = (
         as_pair(stride, "stride", 1), as_pair(padding, "padding", 0), as_pair(dilation, "dilation", 1),
     )  # fmt: skip
-    tensors = autocast_inputs(x, weight, offset, weight_offset, mask, bias)
-    x, weight, offset, weight_offset, mask, bias = tensors  # type: ignore[assignment]
+    tensors = autocast_inputs(x, weight, sampling_offset, weight_offset, mask, bias)
+    x, weight, sampling_offset, weight_offset, mask, bias = tensors  # type: ignore[assignment]
     out_size = check_contextual_conv(
-        x, weight, offset, weight_offset, mask, bias, strides, paddings, dilations, groups
+        x, weight, sampling_offset, weight_offset, mask, bias, strides, paddings, dilations, groups
     )  # fmt: skip
     batch, taps = x.shape[0], weight.shape[2] * weight.shape[3]
-    if offset is None and mask is None and (weight_offset is None or batch > 0):  # torch has no groups = 0
+    regular = sampling_offset is None and mask is None
+    if regular and (weight_offset is None or batch > 0):  # torch has no groups = 0
         return _regular_grid(x, weight, weight_offset, bias, strides, paddings, dilations, groups)
-    if offset is None:
-        offset = x.new_zeros((batch, 2 * taps, *out_size))
+    if sampling_offset is None:
+        sampling_offset = x.new_zeros((batch, 2 * taps, *out_size))
     result: Tensor = contextual_conv(
-        x, weight, offset, weight_offset, mask, bias, strides, paddings, dilations, groups
+        x, weight, sampling_offset, weight_offset, mask, bias, strides, paddings, dilations, groups
     )  # fmt: skip
     return result
 
@@ -94,7 +95,10 @@ def _regular_grid(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """Without sampling offsets, kernels that differ by image are a plain convolution with the batch as groups."""
+    """Return ``(B, O, H', W')`` of the regular grid, arguments as in `contextual_conv2d`.
+
+    Without sampling offsets, kernels that differ by image are a plain convolution with the batch as groups.
+    """
     if weight_offset is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     batch, channels, height, width = x.shape
@@ -108,6 +112,6 @@ def _regular_grid(
     # the offsets are shared by the output channels of a group: one extra map per image and group
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     kernels = weight_offset.reshape(batch * groups, channels // groups, *weight_offset.shape[2:])
-    bend = F.conv2d(folded, kernels, None, stride, padding, dilation, batch * groups)
-    spread = bend.reshape(batch, groups, *y.shape[2:]).repeat_interleave(y.shape[1] // groups, dim=1)
+    per_group = F.conv2d(folded, kernels, None, stride, padding, dilation, batch * groups)
+    spread = per_group.reshape(batch, groups, *y.shape[2:]).repeat_interleave(y.shape[1] // groups, dim=1)
     return torch.add(y, spread)

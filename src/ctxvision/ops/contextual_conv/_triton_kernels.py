@@ -15,44 +15,45 @@ from ctxvision.ops._triton_axes import by_channel, by_position, far
 # ints that are never specialised: one kernel serves all batch sizes, resolutions and strides
 RUNTIME = [
     "first", "images", "height", "width", "out_height", "out_width", "channels", "group_channels",
-    "stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x", "bends",
-    "offset_b", "offset_n", "offset_y", "offset_x", "mask_b", "mask_n", "mask_y", "mask_x",
+    "stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x", "per_image",
+    "sampling_offset_b", "sampling_offset_n", "sampling_offset_y", "sampling_offset_x",
+    "mask_b", "mask_n", "mask_y", "mask_x",
 ]  # fmt: skip
 
 
 @triton.jit
 def _pixel(image, index, c, count, channels, CHANNELS_LAST: tl.constexpr):
-    # offset in a dense (B, C, count) or (B, count, C)
+    # address in a dense (B, C, count) or (B, count, C)
     if CHANNELS_LAST:
-        offset = far(far(image, count) + index, channels) + c
+        address = far(far(image, count) + index, channels) + c
     else:
-        offset = far(far(image, channels) + c, count) + index
-    return offset
+        address = far(far(image, channels) + c, count) + index
+    return address
 
 
 @triton.jit
 def _column(local, p, n, c, images, count, group_channels, K: tl.constexpr):
-    # offset in columns (G, images, count, K, C / G)
+    # address in columns (G, images, count, K, C / G)
     group = far(far(c // group_channels, images) + local, count) + p
     return far(group * K + n, group_channels) + c % group_channels
 
 
 @triton.jit
-def _kernels_at(kernel, image, n, c, channels, bends, K: tl.constexpr):
-    # offset in the kernels (B or 1, K, C)
-    return kernel + (far(far(image, bends) * K + n, channels) + c)
+def _kernels_at(kernel, image, n, c, channels, per_image, K: tl.constexpr):
+    # address in the kernels (B or 1, K, C)
+    return kernel + (far(far(image, per_image) * K + n, channels) + c)
 
 
 @triton.jit
-def _sample(offset, mask, n, row, column, live, height, width,
-            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, offset_n, mask_n,
+def _sample(sampling_offset, mask, n, row, column, live, height, width,
+            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, sampling_offset_n, mask_n,
             KW: tl.constexpr, HAS_MASK: tl.constexpr, CHANNELS_LAST: tl.constexpr):  # fmt: skip
     # upper row and left column of the pixels around a sample, the fractions, the modulation, whether it is one;
     # loaded along one axis, so that a thread loads none twice
     y = (row * stride_y - padding_y + n // KW * dilation_y).to(tl.float32)
     x = (column * stride_x - padding_x + n % KW * dilation_x).to(tl.float32)
-    y += tl.load(offset + far(2 * n, offset_n), live, other=0).to(tl.float32)
-    x += tl.load(offset + far(2 * n + 1, offset_n), live, other=0).to(tl.float32)
+    y += tl.load(sampling_offset + far(2 * n, sampling_offset_n), live, other=0).to(tl.float32)
+    x += tl.load(sampling_offset + far(2 * n + 1, sampling_offset_n), live, other=0).to(tl.float32)
     # two pixels outside is as far as any distance; comparisons keep NaN
     y = tl.where(y < -2, -2.0, tl.where(y > height + 1, height + 1.0, y))
     x = tl.where(x < -2, -2.0, tl.where(x > width + 1, width + 1.0, x))
@@ -69,7 +70,7 @@ def _sample(offset, mask, n, row, column, live, height, width,
 
 @triton.jit
 def _corner(top, left, live, height, width, step, DOWN: tl.constexpr, RIGHT: tl.constexpr):
-    # offset of a pixel from the image's first one, and whether it is inside; false for NaN
+    # distance of a pixel from the image's first one, and whether it is inside; false for NaN
     row, column = top + DOWN, left + RIGHT
     inside = live & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     row, column = tl.where(inside, row, 0).to(tl.int32), tl.where(inside, column, 0).to(tl.int32)
@@ -93,10 +94,11 @@ def _interpolate(x, top, left, fy, fx, modulation, live, seen, height, width, st
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _forward_kernel(
-    x, kernel, offset, mask, bias, result,
-    first, images, height, width, out_height, out_width, channels, group_channels, bends,
+    x, kernel, sampling_offset, mask, bias, result,
+    first, images, height, width, out_height, out_width, channels, group_channels, per_image,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-    offset_b: tl.int64, offset_n: tl.int64, offset_y: tl.int64, offset_x: tl.int64,
+    sampling_offset_b: tl.int64, sampling_offset_n: tl.int64,
+    sampling_offset_y: tl.int64, sampling_offset_x: tl.int64,
     mask_b: tl.int64, mask_n: tl.int64, mask_y: tl.int64, mask_x: tl.int64,
     K: tl.constexpr, KW: tl.constexpr, DEPTHWISE: tl.constexpr, HAS_MASK: tl.constexpr, HAS_BIAS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
@@ -112,18 +114,18 @@ def _forward_kernel(
 
     x += _pixel(image, 0, c, height * width, channels, CHANNELS_LAST)
     step = channels if CHANNELS_LAST else 1
-    offset += far(image, offset_b) + far(row, offset_y) + far(column, offset_x)
+    sampling_offset += far(image, sampling_offset_b) + far(row, sampling_offset_y) + far(column, sampling_offset_x)
     mask += far(image, mask_b) + far(row, mask_y) + far(column, mask_x)
     p = by_position(p, CHANNELS_LAST)
     total = tl.zeros_like((p < count) & seen).to(tl.float32)
     for n in range(K):
         top, left, fy, fx, modulation, live = _sample(
-            offset, mask, n, row, column, inside, height, width, stride_y, stride_x, padding_y, padding_x,
-            dilation_y, dilation_x, offset_n, mask_n, KW, HAS_MASK, CHANNELS_LAST,
+            sampling_offset, mask, n, row, column, inside, height, width, stride_y, stride_x, padding_y, padding_x,
+            dilation_y, dilation_x, sampling_offset_n, mask_n, KW, HAS_MASK, CHANNELS_LAST,
         )  # fmt: skip
         value = _interpolate(x, top, left, fy, fx, modulation, live, seen, height, width, step)
         if DEPTHWISE:
-            total += value * tl.load(_kernels_at(kernel, image, n, c, channels, bends, K), seen, other=0)
+            total += value * tl.load(_kernels_at(kernel, image, n, c, channels, per_image, K), seen, other=0)
         else:
             at = _column(local, p, n, c, images, count, group_channels, K)
             tl.store(result + at, value, live & seen)
@@ -142,13 +144,14 @@ def _scatter(grad_x, value, coefficient, top, left, live, seen, height, width, s
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _position_kernel(
-    grad, x, kernel, offset, mask, grad_x, grad_offset, grad_mask,
-    first, images, height, width, out_height, out_width, channels, group_channels, bends,
+    grad, x, kernel, sampling_offset, mask, grad_x, grad_sampling_offset, grad_mask,
+    first, images, height, width, out_height, out_width, channels, group_channels, per_image,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-    offset_b: tl.int64, offset_n: tl.int64, offset_y: tl.int64, offset_x: tl.int64,
+    sampling_offset_b: tl.int64, sampling_offset_n: tl.int64,
+    sampling_offset_y: tl.int64, sampling_offset_x: tl.int64,
     mask_b: tl.int64, mask_n: tl.int64, mask_y: tl.int64, mask_x: tl.int64,
     K: tl.constexpr, KW: tl.constexpr, DEPTHWISE: tl.constexpr, HAS_MASK: tl.constexpr,
-    NEEDS_X: tl.constexpr, NEEDS_OFFSET: tl.constexpr, NEEDS_MASK: tl.constexpr,
+    NEEDS_X: tl.constexpr, NEEDS_SAMPLING_OFFSET: tl.constexpr, NEEDS_MASK: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     # one tap of a tile of positions, all channels; `grad` is that of y, or of the columns
@@ -160,11 +163,11 @@ def _position_kernel(
     n, local = program // tl.cdiv(count, P) % K, program // tl.cdiv(count, P) // K
     image = local + first
     row, column = p // out_width, p % out_width
-    offset += far(image, offset_b) + far(row, offset_y) + far(column, offset_x)
+    sampling_offset += far(image, sampling_offset_b) + far(row, sampling_offset_y) + far(column, sampling_offset_x)
     mask += far(image, mask_b) + far(row, mask_y) + far(column, mask_x)
     top, left, fy, fx, modulation, live = _sample(
-        offset, mask, n, row, column, p < count, height, width, stride_y, stride_x, padding_y, padding_x,
-        dilation_y, dilation_x, offset_n, mask_n, KW, HAS_MASK, CHANNELS_LAST,
+        sampling_offset, mask, n, row, column, p < count, height, width, stride_y, stride_x, padding_y, padding_x,
+        dilation_y, dilation_x, sampling_offset_n, mask_n, KW, HAS_MASK, CHANNELS_LAST,
     )  # fmt: skip
     p = by_position(p, CHANNELS_LAST)
     upper, lower = (1 - fy) * modulation, fy * modulation
@@ -178,12 +181,12 @@ def _position_kernel(
         if DEPTHWISE:
             value = tl.load(grad + _pixel(image, p, c, count, channels, CHANNELS_LAST), live & seen, other=0)
             value = value.to(tl.float32)
-            value *= tl.load(_kernels_at(kernel, image, n, c, channels, bends, K), seen, other=0)
+            value *= tl.load(_kernels_at(kernel, image, n, c, channels, per_image, K), seen, other=0)
         else:
             at = _column(local, p, n, c, images, count, group_channels, K)
             value = tl.load(grad + at, live & seen, other=0).to(tl.float32)
         first_pixel = _pixel(image, 0, c, height * width, channels, CHANNELS_LAST)
-        if NEEDS_OFFSET or NEEDS_MASK:
+        if NEEDS_SAMPLING_OFFSET or NEEDS_MASK:
             sum00 += value * _read(x + first_pixel, top, left, live, seen, height, width, step, 0, 0)
             sum01 += value * _read(x + first_pixel, top, left, live, seen, height, width, step, 0, 1)
             sum10 += value * _read(x + first_pixel, top, left, live, seen, height, width, step, 1, 0)
@@ -194,7 +197,7 @@ def _position_kernel(
             _scatter(at, value, upper * fx, top, left, live, seen, height, width, step, 0, 1)
             _scatter(at, value, lower * (1 - fx), top, left, live, seen, height, width, step, 1, 0)
             _scatter(at, value, lower * fx, top, left, live, seen, height, width, step, 1, 1)
-    if NEEDS_OFFSET or NEEDS_MASK:
+    if NEEDS_SAMPLING_OFFSET or NEEDS_MASK:
         top_left, top_right = tl.sum(sum00, AXIS, keep_dims=True), tl.sum(sum01, AXIS, keep_dims=True)
         bottom_left, bottom_right = tl.sum(sum10, AXIS, keep_dims=True), tl.sum(sum11, AXIS, keep_dims=True)
         upper = top_left + fx * (top_right - top_left)
@@ -204,17 +207,18 @@ def _position_kernel(
         tap = far(image, K) + n  # of (B, K)
         if NEEDS_MASK:
             tl.store(grad_mask + (far(tap, count) + p), upper + fy * (lower - upper), live)
-        if NEEDS_OFFSET:
-            tl.store(grad_offset + (far(2 * tap, count) + p), (lower - upper) * modulation, live)
-            tl.store(grad_offset + (far(2 * tap + 1, count) + p), right * modulation, live)
+        if NEEDS_SAMPLING_OFFSET:
+            tl.store(grad_sampling_offset + (far(2 * tap, count) + p), (lower - upper) * modulation, live)
+            tl.store(grad_sampling_offset + (far(2 * tap + 1, count) + p), right * modulation, live)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _kernel_kernel(
-    grad, x, offset, mask, result,
-    first, images, height, width, out_height, out_width, channels, group_channels, bends,
+    grad, x, sampling_offset, mask, result,
+    first, images, height, width, out_height, out_width, channels, group_channels, per_image,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-    offset_b: tl.int64, offset_n: tl.int64, offset_y: tl.int64, offset_x: tl.int64,
+    sampling_offset_b: tl.int64, sampling_offset_n: tl.int64,
+    sampling_offset_y: tl.int64, sampling_offset_x: tl.int64,
     mask_b: tl.int64, mask_n: tl.int64, mask_y: tl.int64, mask_x: tl.int64,
     K: tl.constexpr, KW: tl.constexpr, HAS_MASK: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
@@ -233,10 +237,11 @@ def _kernel_kernel(
         p = start + tl.arange(0, P)
         row, column = p // out_width, p % out_width
         top, left, fy, fx, modulation, live = _sample(
-            offset + (far(image, offset_b) + far(row, offset_y) + far(column, offset_x)),
+            sampling_offset
+            + (far(image, sampling_offset_b) + far(row, sampling_offset_y) + far(column, sampling_offset_x)),
             mask + (far(image, mask_b) + far(row, mask_y) + far(column, mask_x)),
             n, row, column, p < count, height, width, stride_y, stride_x, padding_y, padding_x,
-            dilation_y, dilation_x, offset_n, mask_n, KW, HAS_MASK, CHANNELS_LAST,
+            dilation_y, dilation_x, sampling_offset_n, mask_n, KW, HAS_MASK, CHANNELS_LAST,
         )  # fmt: skip
         value = _interpolate(x, top, left, fy, fx, modulation, live, seen, height, width, step)
         at = _pixel(image, by_position(p, CHANNELS_LAST), c, count, channels, CHANNELS_LAST)

@@ -11,7 +11,7 @@ from ctxvision.ops._geometry import as_pair, check_same_kind, output_size, too_w
 def check_contextual_conv(
     x: Tensor,
     weight: Tensor,
-    offset: Tensor | None,
+    sampling_offset: Tensor | None,
     weight_offset: Tensor | None,
     mask: Tensor | None,
     bias: Tensor | None,
@@ -53,7 +53,7 @@ def check_contextual_conv(
         raise ValueError(f"{op}: {rule}, got {shapes}")
     taps = kernel[0] * kernel[1]
     rules = (
-        ("offset", offset, (batch, 2 * taps, *out_size), "(B, 2 * kh * kw, H', W')"),
+        ("sampling_offset", sampling_offset, (batch, 2 * taps, *out_size), "(B, 2 * kh * kw, H', W')"),
         ("weight_offset", weight_offset, (batch, channels, *kernel), "(B, C, kh, kw)"),
         ("mask", mask, (batch, taps, *out_size), "(B, kh * kw, H', W')"),
         ("bias", bias, (out_channels,), "(O,)"),
@@ -61,7 +61,9 @@ def check_contextual_conv(
     for argument, tensor, shape, named in rules:
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{op}: {argument} must be {named} = {shape} for {shapes}, got {tuple(tensor.shape)}")
-    check_same_kind(op, x=x, weight=weight, offset=offset, weight_offset=weight_offset, mask=mask, bias=bias)
+    check_same_kind(
+        op, x=x, weight=weight, sampling_offset=sampling_offset, weight_offset=weight_offset, mask=mask, bias=bias
+    )
     return out_size
 
 
@@ -69,7 +71,7 @@ def check_backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    offset: Tensor,
+    sampling_offset: Tensor,
     weight_offset: Tensor | None,
     mask: Tensor | None,
     stride: Sequence[int],
@@ -80,7 +82,9 @@ def check_backward(
 ) -> None:
     """Raise ``ValueError`` unless `contextual_conv_backward` can compute this."""
     op = "contextual_conv2d_backward"
-    size = check_contextual_conv(x, weight, offset, weight_offset, mask, None, stride, padding, dilation, groups)
+    size = check_contextual_conv(
+        x, weight, sampling_offset, weight_offset, mask, None, stride, padding, dilation, groups
+    )
     if grad.shape != (x.shape[0], weight.shape[0], *size):
         raise ValueError(
             f"{op}: grad must be (B, O, H', W') = {(x.shape[0], weight.shape[0], *size)}, got {tuple(grad.shape)}"

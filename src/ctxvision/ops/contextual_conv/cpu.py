@@ -1,7 +1,6 @@
 """Contextual convolution on the CPU, float32 and bfloat16: the compiled kernels, and BLAS for dense kernels.
 
-The kernels see pixels as rows: image (B, H * W, C), output and gradient (B, P, O), float32, C filled up with zeros
-to a length that vectors divide. A channels-last float32 tensor of that length is its own rows.
+The kernels see pixels as rows, see `_rows.py`: image (B, H * W, C), output and gradient (B, P, O), float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,70 +11,11 @@ from torch import Tensor
 from ctxvision.ops import _native
 from ctxvision.ops._geometry import empty_like_layout
 
+from ._rows import call, empty, empty_rows, rows_of, write_rows
+
 Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 COLUMN_FLOATS = 1 << 20  # samples that are in memory at once: they stay in the caches
 COLUMN_POSITIONS = 512  # output positions that one product sums over: longer float32 sums round too much
-
-
-def _call(function: str, tensors: Sequence[Tensor | None], numbers: Sequence[int]) -> None:
-    library = _native.load()
-    if isinstance(library, str):
-        raise RuntimeError(library)
-    library.call(f"ctxvision_contextual_{function}", tensors, numbers)
-
-
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    """Return uninitialised memory for the kernels, whatever torch's default dtype and device are."""
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
-
-
-# rows --------------------------------------------------------------------------------------------
-
-
-def _row_length(channels: int) -> int:
-    """Return the floats of a row: a multiple of 16, or of a narrower vector where that would be mostly zeros."""
-    if channels <= 2:
-        return channels
-    return next((length for length in (4, 8) if channels <= length), -(-channels // 16) * 16)
-
-
-def _own_rows(image: Tensor, length: int) -> Tensor | None:
-    """Return (B, H * W, C) in the memory of (B, C, H, W) if the kernels can use it."""
-    pixels = image.permute(0, 2, 3, 1)
-    if image.dtype != torch.float32 or image.shape[1] != length or not pixels.is_contiguous():
-        return None
-    return pixels.flatten(1, 2)
-
-
-def _copy(function: str, tensors: Sequence[Tensor], image: Tensor, length: int) -> None:
-    batch, channels, pixels = image.shape
-    numbers = [_native.CODES[image.dtype], batch, channels, pixels, length, *image.stride()]
-    _call(function, tensors, numbers)
-
-
-def _rows(image: Tensor, length: int | None = None) -> Tensor:
-    """Return (B, C, H, W) as (B, H * W, length), float32; by default a length for the kernels."""
-    rows = _empty_rows(image, length)
-    if rows.data_ptr() != image.data_ptr():
-        image = image.flatten(2)
-        _copy("to_rows", [image, rows], image, rows.shape[2])
-    return rows
-
-
-def _empty_rows(image: Tensor, length: int | None = None) -> Tensor:
-    """Return uninitialised rows for ``image``, in its own memory if possible; `_write_rows` completes it."""
-    length = _row_length(image.shape[1]) if length is None else length
-    rows = _own_rows(image, length)
-    if rows is None:
-        rows = _empty(image, image.shape[0], image.shape[2] * image.shape[3], length)
-    return rows
-
-
-def _write_rows(rows: Tensor, image: Tensor) -> Tensor:
-    """Return ``image``, filled from the rows of `_empty_rows`."""
-    if rows.data_ptr() != image.data_ptr():
-        _copy("from_rows", [rows, image], image.flatten(2), rows.shape[2])
-    return image
 
 
 # what the kernels are told -----------------------------------------------------------------------
@@ -85,15 +25,15 @@ class _Problem:
     """Geometry of one call; `numbers` are the fields of ``Problem`` in contextual_conv.hpp."""
 
     def __init__(
-        self, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None,
+        self, x: Tensor, weight: Tensor, sampling_offset: Tensor, mask: Tensor | None,
         stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
     ) -> None:  # fmt: skip
         self.element, self.size = _native.CODES[x.dtype], x.shape[2:]
-        self.kernel, self.out_size = weight.shape[2:], offset.shape[2:]
+        self.kernel, self.out_size = weight.shape[2:], sampling_offset.shape[2:]
         self.steps = (*stride, *padding, *dilation)
         self.taps, self.positions = self.kernel.numel(), self.out_size.numel()
         self.groups, self.group_channels = groups, weight.shape[1]
-        self.offset, self.mask = offset, mask
+        self.sampling_offset, self.mask = sampling_offset, mask
         self.depthwise = weight.shape[1] == 1 and weight.shape[0] == groups
 
     def numbers(self, rows: Tensor, kernel_step: int = 0, first: int = 0, count: int | None = None) -> list[int]:
@@ -101,7 +41,7 @@ class _Problem:
         return [
             self.element, rows.shape[0], *self.size, rows.shape[2], *self.out_size,
             *self.kernel, *self.steps,
-            *self.offset.stride(), *(self.offset if self.mask is None else self.mask).stride(),
+            *self.sampling_offset.stride(), *(self.sampling_offset if self.mask is None else self.mask).stride(),
             first, self.positions if count is None else count,
             kernel_step, self.groups, self.group_channels,
         ]  # fmt: skip
@@ -127,49 +67,49 @@ def _kernels(weight: Tensor, weight_offset: Tensor | None, length: int) -> tuple
     """Return weight + weight_offset as (B or 1, K, C), and the step from one image to the next."""
     batch = 1 if weight_offset is None else weight_offset.shape[0]
     channels, taps = weight.shape[0], weight.shape[2:].numel()
-    kernels = _empty(weight, batch, taps, length)
+    kernels = empty(weight, batch, taps, length)
     offsets = None if weight_offset is None else weight_offset.contiguous()
     numbers = [_native.CODES[weight.dtype], batch, channels, taps, length]
-    _call("kernels", [weight.contiguous(), offsets, kernels], numbers)
+    call("kernels", [weight.contiguous(), offsets, kernels], numbers)
     return kernels, 0 if weight_offset is None else taps * length
 
 
 def _depthwise(
     problem: _Problem, x: Tensor, weight: Tensor, weight_offset: Tensor | None, bias: Tensor | None, y: Tensor
 ) -> Tensor:
-    rows, y_rows = _rows(x), _empty_rows(y)
+    rows, y_rows = rows_of(x), empty_rows(y)
     kernels, step = _kernels(weight, weight_offset, rows.shape[2])
     if bias is not None:
         bias = torch.nn.functional.pad(bias.float(), (0, rows.shape[2] - bias.shape[0]))
-    tensors = [rows, kernels, problem.offset, problem.mask, bias, y_rows]
-    _call("depthwise", tensors, problem.numbers(rows, step))
-    return _write_rows(y_rows, y)
+    tensors = [rows, kernels, problem.sampling_offset, problem.mask, bias, y_rows]
+    call("depthwise", tensors, problem.numbers(rows, step))
+    return write_rows(y_rows, y)
 
 
 def _depthwise_backward(
     problem: _Problem, grad: Tensor, x: Tensor, weight: Tensor, weight_offset: Tensor | None, results: Grads,
     needs: Sequence[bool],
 ) -> Grads:  # fmt: skip
-    x_grad, weight_grad, offset_grad, bend_grad, mask_grad = results
-    rows, grad_rows = _rows(x), _rows(grad)
+    x_grad, weight_grad, sampling_offset_grad, weight_offset_grad, mask_grad = results
+    rows, grad_rows = rows_of(x), rows_of(grad)
     kernels, step = _kernels(weight, weight_offset, rows.shape[2])
-    inputs = [rows, grad_rows, kernels, problem.offset, problem.mask]
+    inputs = [rows, grad_rows, kernels, problem.sampling_offset, problem.mask]
     numbers = problem.numbers(rows, step)
     if needs[2] or needs[4]:
-        outputs = [offset_grad if needs[2] else None, mask_grad if needs[4] else None]
-        _call("depthwise_positions", inputs + outputs, numbers)
+        outputs = [sampling_offset_grad if needs[2] else None, mask_grad if needs[4] else None]
+        call("depthwise_positions", inputs + outputs, numbers)
     if needs[0] or needs[1] or needs[3]:
-        x_rows = _empty_rows(x_grad).zero_() if needs[0] else None
-        per_image = _empty(x, x.shape[0], *kernels.shape[1:]) if needs[1] or needs[3] else None
-        _call("depthwise_channels", [*inputs, x_rows, per_image], numbers)
+        x_rows = empty_rows(x_grad).zero_() if needs[0] else None
+        per_image = empty(x, x.shape[0], *kernels.shape[1:]) if needs[1] or needs[3] else None
+        call("depthwise_channels", [*inputs, x_rows, per_image], numbers)
         if x_rows is not None:
-            _write_rows(x_rows, x_grad)
+            write_rows(x_rows, x_grad)
         if per_image is not None:
             by_channel = per_image[..., : x.shape[1]].transpose(1, 2)  # (B, C, K)
             if needs[1]:
                 weight_grad.copy_(by_channel.sum(0).reshape(weight.shape))
             if needs[3]:
-                bend_grad.copy_(by_channel.reshape(bend_grad.shape))
+                weight_offset_grad.copy_(by_channel.reshape(weight_offset_grad.shape))
     return results
 
 
@@ -183,8 +123,8 @@ def _matrices(weight: Tensor, groups: int) -> Tensor:
     return by_group.transpose(2, 3).flatten(2)
 
 
-def _bends(weight_offset: Tensor, groups: int) -> Tensor:
-    """Return the kernel offsets as (G, B, K * C / G), float32."""
+def _weight_offsets(weight_offset: Tensor, groups: int) -> Tensor:
+    """Return the weight offsets as (G, B, K * C / G), float32."""
     batch, channels, *kernel = weight_offset.shape
     by_group = weight_offset.float().reshape(batch, groups, channels // groups, kernel[0] * kernel[1])
     return by_group.permute(1, 0, 3, 2).flatten(2)
@@ -194,74 +134,77 @@ def _sample(problem: _Problem, rows: Tensor, images: slice, first: int, count: i
     """Return samples (G, B * count, K * C / G) of some images and positions."""
     rows = rows[images]
     width = problem.taps * problem.group_channels
-    columns = _empty(rows, problem.groups, rows.shape[0] * count, width)
-    tensors = [rows, problem.offset[images], _optional(problem.mask, images), columns]
-    _call("sample", tensors, problem.numbers(rows, 0, first, count))
+    columns = empty(rows, problem.groups, rows.shape[0] * count, width)
+    tensors = [rows, problem.sampling_offset[images], _optional(problem.mask, images), columns]
+    call("sample", tensors, problem.numbers(rows, 0, first, count))
     return columns
 
 
 def _dense(
     problem: _Problem, x: Tensor, weight: Tensor, weight_offset: Tensor | None, bias: Tensor | None, y: Tensor
 ) -> Tensor:
-    rows, y_rows, groups = _rows(x), _empty_rows(y, y.shape[1]), problem.groups
+    rows, y_rows, groups = rows_of(x), empty_rows(y, y.shape[1]), problem.groups
     matrices = _matrices(weight, groups).transpose(1, 2)
-    bends = None if weight_offset is None else _bends(weight_offset, groups)
+    weight_offsets = None if weight_offset is None else _weight_offsets(weight_offset, groups)
     for images, first, count in problem.chunks(x.shape[0]):
         columns = _sample(problem, rows, images, first, count)
         part = torch.bmm(columns, matrices)  # (G, B * count, O / G)
         part = part.unflatten(1, (-1, count))
-        if bends is not None:  # one more output per group, which all its outputs share
-            own = columns.unflatten(1, (-1, count)) @ bends[:, images].unsqueeze(-1)
+        if weight_offsets is not None:  # one more output per group, which all its outputs share
+            own = columns.unflatten(1, (-1, count)) @ weight_offsets[:, images].unsqueeze(-1)
             part += own
         out = y_rows[images, first : first + count].unflatten(2, (groups, -1))
         out.copy_(part.permute(1, 2, 0, 3))
     if bias is not None:
         y_rows += bias.float()
-    return _write_rows(y_rows, y)
+    return write_rows(y_rows, y)
 
 
 def _dense_backward(
     problem: _Problem, grad: Tensor, x: Tensor, weight: Tensor, weight_offset: Tensor | None, results: Grads,
     needs: Sequence[bool],
 ) -> Grads:  # fmt: skip
-    x_grad, weight_grad, offset_grad, bend_grad, mask_grad = results
-    rows, grad_rows, groups = _rows(x), _rows(grad, grad.shape[1]), problem.groups
+    x_grad, weight_grad, sampling_offset_grad, weight_offset_grad, mask_grad = results
+    rows, grad_rows, groups = rows_of(x), rows_of(grad, grad.shape[1]), problem.groups
     matrices = _matrices(weight, groups)
-    bends = None if weight_offset is None else _bends(weight_offset, groups)
-    x_rows = _empty_rows(x_grad).zero_() if needs[0] else None
+    weight_offsets = None if weight_offset is None else _weight_offsets(weight_offset, groups)
+    x_rows = empty_rows(x_grad).zero_() if needs[0] else None
     weight_total = torch.zeros_like(matrices)
-    bend_total = _empty(x, groups, x.shape[0], matrices.shape[2]).zero_()
+    weight_offset_total = empty(x, groups, x.shape[0], matrices.shape[2]).zero_()
     for images, first, count in problem.chunks(x.shape[0]):
         grouped = grad_rows[images, first : first + count].unflatten(2, (groups, -1))  # (B, count, G, O / G)
         grouped = grouped.permute(2, 0, 1, 3).flatten(1, 2)
-        summed = grouped.sum(-1).unflatten(1, (-1, count)) if needs[3] or bends is not None else None
+        summed = grouped.sum(-1).unflatten(1, (-1, count)) if needs[3] or weight_offsets is not None else None
         if needs[1] or needs[3]:
             columns = _sample(problem, rows, images, first, count)
             if needs[1]:
                 weight_total += torch.bmm(grouped.transpose(1, 2), columns)  # baddbmm would sum on: rounds more
             if needs[3] and summed is not None:
                 own = summed.unsqueeze(2) @ columns.unflatten(1, (-1, count))  # (G, B, 1, K * C / G)
-                bend_total[:, images] += own.squeeze(2)
+                weight_offset_total[:, images] += own.squeeze(2)
         if needs[0] or needs[2] or needs[4]:
             columns = torch.bmm(grouped, matrices)  # gradient in the modulated samples
-            if bends is not None and summed is not None:
+            if weight_offsets is not None and summed is not None:
                 by_image = columns.unflatten(1, (-1, count))
-                by_image.addcmul_(summed.unsqueeze(-1), bends[:, images].unsqueeze(2))
+                by_image.addcmul_(summed.unsqueeze(-1), weight_offsets[:, images].unsqueeze(2))
             mask = _optional(problem.mask, images)
-            inputs = [rows[images], columns, None, problem.offset[images], mask]
+            inputs = [rows[images], columns, None, problem.sampling_offset[images], mask]
             numbers = problem.numbers(rows[images], 0, first, count)
             if needs[2] or needs[4]:
-                outputs = [offset_grad[images] if needs[2] else None, mask_grad[images] if needs[4] else None]
-                _call("dense_positions", inputs + outputs, numbers)
+                outputs = [
+                    sampling_offset_grad[images] if needs[2] else None,
+                    mask_grad[images] if needs[4] else None,
+                ]
+                call("dense_positions", inputs + outputs, numbers)
             if x_rows is not None:
-                _call("dense_channels", [*inputs, x_rows[images], None], numbers)
+                call("dense_channels", [*inputs, x_rows[images], None], numbers)
     if x_rows is not None:
-        _write_rows(x_rows, x_grad)
+        write_rows(x_rows, x_grad)
     if needs[1]:
         weight_grad.copy_(weight_total.unflatten(2, (problem.taps, -1)).transpose(2, 3).reshape(weight.shape))
     if needs[3]:
-        by_channel = bend_total.unflatten(2, (problem.taps, -1)).permute(1, 0, 3, 2)  # (B, G, C / G, K)
-        bend_grad.copy_(by_channel.reshape(bend_grad.shape))
+        by_channel = weight_offset_total.unflatten(2, (problem.taps, -1)).permute(1, 0, 3, 2)  # (B, G, C / G, K)
+        weight_offset_grad.copy_(by_channel.reshape(weight_offset_grad.shape))
     return results
 
 
@@ -271,7 +214,7 @@ def _dense_backward(
 def contextual_conv(
     x: Tensor,
     weight: Tensor,
-    offset: Tensor,
+    sampling_offset: Tensor,
     weight_offset: Tensor | None,
     mask: Tensor | None,
     bias: Tensor | None,
@@ -281,7 +224,7 @@ def contextual_conv(
     groups: int,
 ) -> Tensor:
     """Return (B, O, H', W'); arguments as in `ctxvision.ops.contextual_conv2d`, already checked."""
-    problem = _Problem(x, weight, offset, mask, stride, padding, dilation, groups)
+    problem = _Problem(x, weight, sampling_offset, mask, stride, padding, dilation, groups)
     y = empty_like_layout(x, (x.shape[0], weight.shape[0], *problem.out_size))
     if problem.depthwise:
         return _depthwise(problem, x, weight, weight_offset, bias, y)
@@ -293,7 +236,7 @@ def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    offset: Tensor,
+    sampling_offset: Tensor,
     weight_offset: Tensor | None,
     mask: Tensor | None,
     stride: Sequence[int],
@@ -302,12 +245,12 @@ def backward(
     groups: int,
     needs: Sequence[bool],
 ) -> Grads:
-    """Return the gradients of (x, weight, offset, weight_offset, mask); an empty tensor where not needed."""
-    problem = _Problem(x, weight, offset, mask, stride, padding, dilation, groups)
+    """Return the gradients in x, weight, both offsets and mask; ``needs`` says which, the others are empty."""
+    problem = _Problem(x, weight, sampling_offset, mask, stride, padding, dilation, groups)
     results = (
         empty_like_layout(x, x.shape) if needs[0] else x.new_empty(0),
         x.new_empty(weight.shape) if needs[1] else x.new_empty(0),
-        x.new_empty(offset.shape) if needs[2] else x.new_empty(0),
+        x.new_empty(sampling_offset.shape) if needs[2] else x.new_empty(0),
         x.new_empty((*x.shape[:2], *problem.kernel)) if needs[3] else x.new_empty(0),
         x.new_empty((x.shape[0], problem.taps, *problem.out_size)) if needs[4] else x.new_empty(0),
     )

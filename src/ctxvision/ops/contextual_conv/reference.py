@@ -39,21 +39,23 @@ def _image(rows: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _sample_positions(
-    offset: Tensor, masks: Tensor | None, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
-    padding: Sequence[int], dilation: Sequence[int],
+    sampling_offset: Tensor, masks: Tensor | None, size: Sequence[int], kernel: Sequence[int],
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
 ) -> Iterator[_Tap]:  # fmt: skip
     """Yield the corners of each tap, row by row over the kernel; ``masks`` (B, K, P) modulate the coefficients."""
-    (batch, _, rows, columns), (height, width) = offset.shape, size
-    offset = offset.to(accumulation_dtype(offset.dtype)).reshape(batch, kernel[0] * kernel[1], 2, rows * columns)
-    like: dict[str, Any] = {"dtype": offset.dtype, "device": offset.device}
+    (batch, _, rows, columns), (height, width) = sampling_offset.shape, size
+    sampling_offset = sampling_offset.to(accumulation_dtype(sampling_offset.dtype)).reshape(
+        batch, kernel[0] * kernel[1], 2, rows * columns
+    )
+    like: dict[str, Any] = {"dtype": sampling_offset.dtype, "device": sampling_offset.device}
     grid_y = (torch.arange(rows, **like) * stride[0] - padding[0]).repeat_interleave(columns)
     grid_x = (torch.arange(columns, **like) * stride[1] - padding[1]).repeat(rows)
-    first_row = torch.arange(batch, dtype=torch.int64, device=offset.device)[:, None] * (height * width)
-    outside = torch.full((), batch * height * width, dtype=torch.int64, device=offset.device)
+    first_row = torch.arange(batch, dtype=torch.int64, device=sampling_offset.device)[:, None] * (height * width)
+    outside = torch.full((), batch * height * width, dtype=torch.int64, device=sampling_offset.device)
     for n in range(kernel[0] * kernel[1]):
         # two pixels outside is as far as any distance: keeps infinite offsets finite and indices in range
-        y = (grid_y + (n // kernel[1]) * dilation[0] + offset[:, n, 0]).clamp(-2, height + 1)
-        x = (grid_x + (n % kernel[1]) * dilation[1] + offset[:, n, 1]).clamp(-2, width + 1)
+        y = (grid_y + (n // kernel[1]) * dilation[0] + sampling_offset[:, n, 0]).clamp(-2, height + 1)
+        x = (grid_x + (n % kernel[1]) * dilation[1] + sampling_offset[:, n, 1]).clamp(-2, width + 1)
         top, left = y.detach().floor(), x.detach().floor()
         fraction_y, fraction_x = y - top, x - left
 
@@ -93,21 +95,21 @@ def _between(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
     return torch.addcmul(a, fraction, b - a)
 
 
-def _contract(sampled: Tensor, weight: Tensor, bend: Tensor | None, groups: int) -> Tensor:
-    """Return what one tap adds to the output, (B, P, O): weight (O, C / groups), bend (B, C)."""
+def _contract(sampled: Tensor, weight: Tensor, weight_offset: Tensor | None, groups: int) -> Tensor:
+    """Return what one tap adds to the output, (B, P, O): weight (O, C / groups), weight_offset (B, C)."""
     if weight.shape[1] == 1 and weight.shape[0] == groups:
-        return sampled * (weight[:, 0] if bend is None else (weight[:, 0] + bend)[:, None])
+        return sampled * (weight[:, 0] if weight_offset is None else (weight[:, 0] + weight_offset)[:, None])
     grouped = sampled.unflatten(-1, (groups, -1))
     y = torch.einsum("bpgc,goc->bpgo", grouped, weight.unflatten(0, (groups, -1)))
-    if bend is not None:
-        y = y + torch.einsum("bpgc,bgc->bpg", grouped, bend.unflatten(-1, (groups, -1))).unsqueeze(-1)
+    if weight_offset is not None:
+        y = y + torch.einsum("bpgc,bgc->bpg", grouped, weight_offset.unflatten(-1, (groups, -1))).unsqueeze(-1)
     return y.flatten(2)
 
 
 def contextual_conv(
     x: Tensor,
     weight: Tensor,
-    offset: Tensor,
+    sampling_offset: Tensor,
     weight_offset: Tensor | None,
     mask: Tensor | None,
     bias: Tensor | None,
@@ -121,11 +123,16 @@ def contextual_conv(
     out_size = output_size(size, kernel, stride, padding, dilation)
     rows = _rows(x)
     weight = weight.to(rows.dtype).flatten(2)  # (O, C / groups, K)
-    bends = None if weight_offset is None else weight_offset.to(rows.dtype).flatten(2)  # (B, C, K)
+    weight_offsets = None if weight_offset is None else weight_offset.to(rows.dtype).flatten(2)  # (B, C, K)
     masks = None if mask is None else mask.to(rows.dtype).flatten(2)  # (B, K, P)
     total = None  # the first term has every level of `torch.func` that the sum has: the others are added in place
-    for n, tap in enumerate(_sample_positions(offset, masks, size, kernel, stride, padding, dilation)):
-        term = _contract(_interpolate(rows, tap), weight[..., n], None if bends is None else bends[..., n], groups)
+    for n, tap in enumerate(_sample_positions(sampling_offset, masks, size, kernel, stride, padding, dilation)):
+        term = _contract(
+            _interpolate(rows, tap),
+            weight[..., n],
+            None if weight_offsets is None else weight_offsets[..., n],
+            groups,
+        )
         total = term if total is None else total.add_(term)
     assert total is not None  # a kernel has at least one tap
     if bias is not None:
@@ -137,7 +144,7 @@ def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    offset: Tensor,
+    sampling_offset: Tensor,
     weight_offset: Tensor | None,
     mask: Tensor | None,
     stride: Sequence[int],
@@ -146,21 +153,21 @@ def backward(
     groups: int,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of (x, weight, offset, weight_offset, mask); an empty tensor where not needed."""
+    """Return the gradients in x, weight, both offsets and mask; ``needs`` says which, the others are empty."""
     size, kernel, taps = x.shape[2:], weight.shape[2:], weight.shape[2:].numel()
     rows = _rows(x)
     accumulate = rows.dtype
     grad = grad.permute(0, 2, 3, 1).flatten(1, 2).to(accumulate)  # (B, P, O)
     weights = weight.to(accumulate).flatten(2)
-    bends = None if weight_offset is None else weight_offset.to(accumulate).flatten(2)
+    weight_offsets = None if weight_offset is None else weight_offset.to(accumulate).flatten(2)
     masks = None if mask is None else mask.to(accumulate).flatten(2)
     depthwise = weight.shape[1] == 1 and weight.shape[0] == groups
     grouped_grad = grad.unflatten(-1, (groups, -1))  # (B, P, G, O / G)
-    summed_grad = grouped_grad.sum(-1)  # (B, P, G): what a kernel offset sees of the output
+    summed_grad = grouped_grad.sum(-1)  # (B, P, G): what a weight offset sees of the output
 
     rows_grad, add = torch.zeros_like(rows), Tensor.index_add
-    weight_grads, bend_grads, mask_grads, offset_grads = [], [], [], []
-    for n, tap in enumerate(_sample_positions(offset, masks, size, kernel, stride, padding, dilation)):
+    weight_grads, weight_offset_grads, mask_grads, sampling_offset_grads = [], [], [], []
+    for n, tap in enumerate(_sample_positions(sampling_offset, masks, size, kernel, stride, padding, dilation)):
         values = [_read(rows, index) for index, _ in tap.corners]  # four times (B, P, C)
         if needs[1] or needs[3]:
             sampled = torch.zeros_like(values[0])
@@ -169,20 +176,24 @@ def backward(
             if depthwise:
                 per_image = (grad * sampled).sum(1)  # (B, C)
                 weight_grads.append(per_image.sum(0)[:, None])
-                bend_grads.append(per_image)
+                weight_offset_grads.append(per_image)
             else:
                 grouped = sampled.unflatten(-1, (groups, -1))
                 weight_grads.append(torch.einsum("bpgo,bpgc->goc", grouped_grad, grouped).flatten(0, 1))
-                bend_grads.append(torch.einsum("bpg,bpgc->bgc", summed_grad, grouped).flatten(1))
+                weight_offset_grads.append(torch.einsum("bpg,bpgc->bgc", summed_grad, grouped).flatten(1))
         if not (needs[0] or needs[2] or needs[4]):
             continue
         if depthwise:
-            bend = weights[:, 0, n] if bends is None else (weights[:, 0, n] + bends[..., n])[:, None]
-            sampled_grad = grad * bend
+            own = (
+                weights[:, 0, n]
+                if weight_offsets is None
+                else (weights[:, 0, n] + weight_offsets[..., n])[:, None]
+            )
+            sampled_grad = grad * own
         else:
             sampled_grad = torch.einsum("bpgo,goc->bpgc", grouped_grad, weights[..., n].unflatten(0, (groups, -1)))
-            if bends is not None:
-                sampled_grad = sampled_grad + summed_grad.unsqueeze(-1) * bends[..., n].unflatten(
+            if weight_offsets is not None:
+                sampled_grad = sampled_grad + summed_grad.unsqueeze(-1) * weight_offsets[..., n].unflatten(
                     -1, (1, groups, -1)
                 )
             sampled_grad = sampled_grad.flatten(2)
@@ -192,8 +203,10 @@ def backward(
             top, bottom = _between(top_left, top_right, fx), _between(bottom_left, bottom_right, fx)
             mask_grads.append(_between(top, bottom, fy))
             by_y, by_x = bottom - top, _between(top_right - top_left, bottom_right - bottom_left, fy)
-            by_offset = torch.stack([by_y, by_x], dim=1)  # (B, 2, P)
-            offset_grads.append(by_offset if masks is None else by_offset * masks[:, n, None])
+            by_sampling_offset = torch.stack([by_y, by_x], dim=1)  # (B, 2, P)
+            sampling_offset_grads.append(
+                by_sampling_offset if masks is None else by_sampling_offset * masks[:, n, None]
+            )
         if needs[0]:
             for index, coefficient in tap.corners:
                 rows_grad = add(rows_grad, 0, index.flatten(), (sampled_grad * coefficient).flatten(0, 1))
@@ -203,9 +216,13 @@ def backward(
     return (
         _image(rows_grad[:-1], x.shape, x) if needs[0] else nothing,
         torch.stack(weight_grads, -1).reshape(weight.shape).to(weight.dtype) if needs[1] else nothing.clone(),
-        torch.cat(offset_grads, 1).reshape(offset.shape).to(x.dtype) if needs[2] else nothing.clone(),
-        torch.stack(bend_grads, -1).reshape(*x.shape[:2], *kernel).to(x.dtype) if needs[3] else nothing.clone(),
-        torch.stack(mask_grads, 1).reshape(x.shape[0], taps, *offset.shape[2:]).to(x.dtype)
+        torch.cat(sampling_offset_grads, 1).reshape(sampling_offset.shape).to(x.dtype)
+        if needs[2]
+        else nothing.clone(),
+        torch.stack(weight_offset_grads, -1).reshape(*x.shape[:2], *kernel).to(x.dtype)
+        if needs[3]
+        else nothing.clone(),
+        torch.stack(mask_grads, 1).reshape(x.shape[0], taps, *sampling_offset.shape[2:]).to(x.dtype)
         if needs[4]
         else nothing.clone(),
     )

@@ -31,7 +31,7 @@ def _blocks(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]
 
 
 def _arguments(
-    x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None,
+    x: Tensor, weight: Tensor, sampling_offset: Tensor, mask: Tensor | None,
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int, channels_last: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what all kernels take but tensors and images."""
@@ -40,11 +40,12 @@ def _arguments(
         16 // x.element_size(), group_channels if groups > 1 and not _depthwise(weight, groups) else channels
     )
     unit = unit if channels_last else 1
-    steps = {f"offset_{axis}": step for axis, step in zip("bnyx", offset.stride(), strict=True)}
+    steps = {f"sampling_offset_{axis}": step for axis, step in zip("bnyx", sampling_offset.stride(), strict=True)}
     for axis, step in zip("bnyx", (0,) * 4 if mask is None else mask.stride(), strict=True):
         steps[f"mask_{axis}"] = step
     return {
-        "height": x.shape[2], "width": x.shape[3], "out_height": offset.shape[2], "out_width": offset.shape[3],
+        "height": x.shape[2], "width": x.shape[3],
+        "out_height": sampling_offset.shape[2], "out_width": sampling_offset.shape[3],
         "channels": channels // unit, "group_channels": group_channels // unit,
         "stride_y": stride[0], "stride_x": stride[1], "padding_y": padding[0], "padding_x": padding[1],
         "dilation_y": dilation[0], "dilation_x": dilation[1],
@@ -75,16 +76,22 @@ def _chunks(batch: int, per_image: int) -> Iterator[tuple[int, int]]:
 
 
 def _sampled(
-    x: Tensor, offset: Tensor, mask: Tensor | None, first: int, images: int, groups: int, arguments: dict[str, Any]
+    x: Tensor,
+    sampling_offset: Tensor,
+    mask: Tensor | None,
+    first: int,
+    images: int,
+    groups: int,
+    arguments: dict[str, Any],
 ) -> Tensor:
     """Return the samples of some images as columns, (G, images * P, K * C / G)."""
-    count, taps = offset.shape[2] * offset.shape[3], arguments["K"]
+    count, taps = sampling_offset.shape[2] * sampling_offset.shape[3], arguments["K"]
     columns = x.new_empty(groups, images * count, taps * (x.shape[1] // groups))
     tiles = triton.cdiv(count, arguments["P"]) * triton.cdiv(x.shape[1], arguments["C"])
     with torch.cuda.device_of(x):
         _forward_kernel[(images * tiles,)](
-            x, x, offset, offset if mask is None else mask, x, columns,
-            first=first, images=images, bends=0, DEPTHWISE=False, HAS_BIAS=False, **arguments,
+            x, x, sampling_offset, sampling_offset if mask is None else mask, x, columns,
+            first=first, images=images, per_image=0, DEPTHWISE=False, HAS_BIAS=False, **arguments,
         )  # fmt: skip
     return columns
 
@@ -98,7 +105,7 @@ def _by_group(rows: Tensor, groups: int) -> Tensor:
 def contextual_conv(
     x: Tensor,
     weight: Tensor,
-    offset: Tensor,
+    sampling_offset: Tensor,
     weight_offset: Tensor | None,
     mask: Tensor | None,
     bias: Tensor | None,
@@ -116,25 +123,28 @@ def contextual_conv(
     depthwise = _depthwise(weight, groups)
     channels_last = is_channels_last(x) or not depthwise
     x = _dense(x, channels_last)
-    arguments = _arguments(x, weight, offset, mask, stride, padding, dilation, groups, channels_last)
+    arguments = _arguments(x, weight, sampling_offset, mask, stride, padding, dilation, groups, channels_last)
     if depthwise:
         kernels = _kernels(weight, weight_offset)
         tiles = triton.cdiv(count, arguments["P"]) * triton.cdiv(channels, arguments["C"])
         with torch.cuda.device_of(x):
             _forward_kernel[(batch * tiles,)](
-                x, kernels, offset, offset if mask is None else mask, kernels if bias is None else bias, result,
-                first=0, images=batch, bends=int(weight_offset is not None), DEPTHWISE=True,
+                x, kernels, sampling_offset, sampling_offset if mask is None else mask,
+                kernels if bias is None else bias, result,
+                first=0, images=batch, per_image=int(weight_offset is not None), DEPTHWISE=True,
                 HAS_BIAS=bias is not None, **arguments,
             )  # fmt: skip
         return result
     taps, group_channels = arguments["K"], weight.shape[1]
     kernels = weight.reshape(groups, -1, group_channels, taps).permute(0, 3, 2, 1).flatten(1, 2)  # (G, K C/G, O/G)
     for first, images in _chunks(batch, count * taps * channels):
-        columns = _sampled(x, offset, mask, first, images, groups, arguments)
+        columns = _sampled(x, sampling_offset, mask, first, images, groups, arguments)
         y = _product(columns, kernels)  # (G, b P, O/G)
         if weight_offset is not None:
-            bends = _bends(weight_offset, first, images, groups).flatten(0, 1)
-            y += _product(columns.reshape(groups * images, count, -1), bends.unsqueeze(2)).reshape(groups, -1, 1)
+            weight_offsets = _weight_offsets(weight_offset, first, images, groups).flatten(0, 1)
+            y += _product(columns.reshape(groups * images, count, -1), weight_offsets.unsqueeze(2)).reshape(
+                groups, -1, 1
+            )
         if bias is not None:
             y += bias.reshape(groups, 1, -1)
         y = y.reshape(groups, images, *size, out_channels // groups).permute(1, 0, 4, 2, 3)
@@ -151,17 +161,18 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a.float(), b.float())
 
 
-def _bends(weight_offset: Tensor, first: int, images: int, groups: int) -> Tensor:
+def _weight_offsets(weight_offset: Tensor, first: int, images: int, groups: int) -> Tensor:
     """Return the kernel offsets of some images as (G, b, K * C / G)."""
-    bends: Tensor = weight_offset[first : first + images].flatten(2).unflatten(1, (groups, -1))  # (b, G, C/G, K)
-    return bends.permute(1, 0, 3, 2).flatten(2)
+    own = weight_offset[first : first + images].flatten(2)
+    by_group: Tensor = own.unflatten(1, (groups, -1))  # (b, G, C/G, K)
+    return by_group.permute(1, 0, 3, 2).flatten(2)
 
 
 def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    offset: Tensor,
+    sampling_offset: Tensor,
     weight_offset: Tensor | None,
     mask: Tensor | None,
     stride: Sequence[int],
@@ -170,8 +181,9 @@ def backward(
     groups: int,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of (x, weight, offset, weight_offset, mask); an empty tensor where not needed."""
-    tensors, geometry = (grad, x, weight, offset, weight_offset, mask), (stride, padding, dilation, groups)
+    """Return the gradients in x, weight, both offsets and mask; ``needs`` says which, the others are empty."""
+    tensors = (grad, x, weight, sampling_offset, weight_offset, mask)
+    geometry = (stride, padding, dilation, groups)
     if grad.numel() == 0 or x.numel() == 0:
         return reference.backward(*tensors, *geometry, needs)
     if needs[0] and torch.are_deterministic_algorithms_enabled():
@@ -182,99 +194,110 @@ def backward(
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, offset: Tensor, weight_offset: Tensor | None, mask: Tensor | None,
+    grad: Tensor, x: Tensor, weight: Tensor, sampling_offset: Tensor,
+    weight_offset: Tensor | None, mask: Tensor | None,
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int, needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return what `backward` does, for tensors that are not empty; the gradient in x by atomic additions."""
     grad_x = empty_like_layout(x, x.shape) if needs[0] else x.new_empty(0)
-    grad_offset = x.new_empty(offset.shape) if needs[2] else x.new_empty(0)
+    grad_sampling_offset = x.new_empty(sampling_offset.shape) if needs[2] else x.new_empty(0)
     taps = weight.shape[2] * weight.shape[3]
-    grad_mask = x.new_empty((x.shape[0], taps, *offset.shape[2:]) if needs[4] else 0)
+    grad_mask = x.new_empty((x.shape[0], taps, *sampling_offset.shape[2:]) if needs[4] else 0)
     depthwise = _depthwise(weight, groups)
     channels_last = is_channels_last(x) or not depthwise
     x, grad = _dense(x, channels_last), _dense(grad, channels_last)
     total = torch.zeros_like(x, dtype=torch.float32) if needs[0] else grad_x
-    arguments = _arguments(x, weight, offset, mask, stride, padding, dilation, groups, channels_last)
+    arguments = _arguments(x, weight, sampling_offset, mask, stride, padding, dilation, groups, channels_last)
     solve = _depthwise_gradients if depthwise else _dense_gradients
-    by_kernel, by_bend = solve(
-        grad, x, weight, offset, weight_offset, mask, total, grad_offset, grad_mask, groups, needs, arguments
-    )
+    by_kernel, by_weight_offset = solve(
+        grad, x, weight, sampling_offset, weight_offset, mask, total, grad_sampling_offset, grad_mask,
+        groups, needs, arguments,
+    )  # fmt: skip
     return (
         grad_x.copy_(total) if needs[0] else grad_x,
         by_kernel.reshape(weight.shape).to(x.dtype).contiguous() if needs[1] else x.new_empty(0),
-        grad_offset,
-        by_bend.reshape(*x.shape[:2], *weight.shape[2:]).to(x.dtype).contiguous() if needs[3] else x.new_empty(0),
+        grad_sampling_offset,
+        by_weight_offset.reshape(*x.shape[:2], *weight.shape[2:]).to(x.dtype).contiguous()
+        if needs[3]
+        else x.new_empty(0),
         grad_mask,
     )
 
 
 def _scattered(
-    grad: Tensor, x: Tensor, kernels: Tensor, offset: Tensor, mask: Tensor | None,
-    grad_x: Tensor, grad_offset: Tensor, grad_mask: Tensor,
-    first: int, images: int, bends: int, needs: Sequence[bool], depthwise: bool, arguments: dict[str, Any],
+    grad: Tensor, x: Tensor, kernels: Tensor, sampling_offset: Tensor, mask: Tensor | None,
+    grad_x: Tensor, grad_sampling_offset: Tensor, grad_mask: Tensor,
+    first: int, images: int, per_image: int, needs: Sequence[bool], depthwise: bool, arguments: dict[str, Any],
 ) -> None:  # fmt: skip
     """Fill the gradients of the positions and add to that in x."""
     if not (needs[0] or needs[2] or needs[4]):
         return
-    tiles = triton.cdiv(offset.shape[2] * offset.shape[3], arguments["P"]) * arguments["K"]
+    tiles = triton.cdiv(sampling_offset.shape[2] * sampling_offset.shape[3], arguments["P"]) * arguments["K"]
     with torch.cuda.device_of(x):
         _position_kernel[(images * tiles,)](
-            grad, x, kernels, offset, offset if mask is None else mask, grad_x, grad_offset, grad_mask,
-            first=first, images=images, bends=bends, DEPTHWISE=depthwise,
-            NEEDS_X=needs[0], NEEDS_OFFSET=needs[2], NEEDS_MASK=needs[4], **arguments,
+            grad, x, kernels, sampling_offset, sampling_offset if mask is None else mask,
+            grad_x, grad_sampling_offset, grad_mask,
+            first=first, images=images, per_image=per_image, DEPTHWISE=depthwise,
+            NEEDS_X=needs[0], NEEDS_SAMPLING_OFFSET=needs[2], NEEDS_MASK=needs[4], **arguments,
         )  # fmt: skip
 
 
 def _depthwise_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, offset: Tensor, weight_offset: Tensor | None, mask: Tensor | None,
-    grad_x: Tensor, grad_offset: Tensor, grad_mask: Tensor,
+    grad: Tensor, x: Tensor, weight: Tensor, sampling_offset: Tensor,
+    weight_offset: Tensor | None, mask: Tensor | None,
+    grad_x: Tensor, grad_sampling_offset: Tensor, grad_mask: Tensor,
     groups: int, needs: Sequence[bool], arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Fill the gradients that have a place; return those of the kernel, (C, K), and its offsets, (B, C, K)."""
     batch, channels = x.shape[:2]
-    kernels, bends = _kernels(weight, weight_offset), int(weight_offset is not None)
+    kernels, per_image = _kernels(weight, weight_offset), int(weight_offset is not None)
     _scattered(
-        grad, x, kernels, offset, mask, grad_x, grad_offset, grad_mask,
-        0, batch, bends, needs, True, arguments,
+        grad, x, kernels, sampling_offset, mask, grad_x, grad_sampling_offset, grad_mask,
+        0, batch, per_image, needs, True, arguments,
     )  # fmt: skip
     by_image = kernels.new_empty((batch, arguments["K"], channels) if needs[1] or needs[3] else 0)
     if not (needs[1] or needs[3]):
         return by_image, by_image
     with torch.cuda.device_of(x):
         _kernel_kernel[(batch * arguments["K"] * triton.cdiv(channels, arguments["C"]),)](
-            grad, x, offset, offset if mask is None else mask, by_image,
-            first=0, images=batch, bends=bends, **arguments,
+            grad, x, sampling_offset, sampling_offset if mask is None else mask, by_image,
+            first=0, images=batch, per_image=per_image, **arguments,
         )  # fmt: skip
     return by_image.sum(0).t(), by_image.transpose(1, 2)
 
 
 def _dense_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, offset: Tensor, weight_offset: Tensor | None, mask: Tensor | None,
-    grad_x: Tensor, grad_offset: Tensor, grad_mask: Tensor,
+    grad: Tensor, x: Tensor, weight: Tensor, sampling_offset: Tensor,
+    weight_offset: Tensor | None, mask: Tensor | None,
+    grad_x: Tensor, grad_sampling_offset: Tensor, grad_mask: Tensor,
     groups: int, needs: Sequence[bool], arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Fill the gradients that have a place; return those of the kernel, (G, O / G, C / G, K), and its offsets."""
-    batch, channels, taps, count = *x.shape[:2], arguments["K"], offset.shape[2] * offset.shape[3]
+    (batch, channels), taps = x.shape[:2], arguments["K"]
+    count = sampling_offset.shape[2:].numel()
     kernels = weight.reshape(groups, -1, weight.shape[1], taps).transpose(2, 3).flatten(2)  # (G, O/G, K C/G)
     by_kernel = torch.zeros_like(kernels, dtype=torch.float32)
-    by_bend = []
+    by_weight_offset = []
     for first, images in _chunks(batch, count * taps * channels):
         rows = _by_group(grad[first : first + images], groups)  # (G, b P, O/G)
-        summed = rows.sum(2, dtype=torch.float32).unflatten(1, (images, count))  # what a kernel offset sees of y
+        # what a weight offset sees of y
+        summed = rows.sum(2, dtype=torch.float32).unflatten(1, (images, count))
         if needs[1] or needs[3]:
-            columns = _sampled(x, offset, mask, first, images, groups, arguments)
+            columns = _sampled(x, sampling_offset, mask, first, images, groups, arguments)
             by_kernel += _product(rows.transpose(1, 2), columns)
             columns = columns.reshape(groups * images, count, -1)
             by_image = _product(summed.to(x.dtype).reshape(groups * images, 1, count), columns)
-            by_bend.append(by_image.reshape(groups, images, taps, -1).permute(1, 0, 3, 2))  # (b, G, C/G, K)
+            by_image = by_image.reshape(groups, images, taps, -1).permute(1, 0, 3, 2)  # (b, G, C/G, K)
+            by_weight_offset.append(by_image)
         if needs[0] or needs[2] or needs[4]:
             columns = _product(rows, kernels)  # the gradient of the columns
             if weight_offset is not None:
-                bends = _bends(weight_offset, first, images, groups).unsqueeze(2)
-                columns.unflatten(1, (images, count)).addcmul_(summed.unsqueeze(-1), bends)
+                weight_offsets = _weight_offsets(weight_offset, first, images, groups).unsqueeze(2)
+                columns.unflatten(1, (images, count)).addcmul_(summed.unsqueeze(-1), weight_offsets)
             _scattered(
-                columns, x, x, offset, mask, grad_x, grad_offset, grad_mask,
+                columns, x, x, sampling_offset, mask, grad_x, grad_sampling_offset, grad_mask,
                 first, images, 0, needs, False, arguments,
             )  # fmt: skip
     kernel_shape = (groups, weight.shape[0] // groups, taps, weight.shape[1])
-    return by_kernel.reshape(kernel_shape).transpose(2, 3), torch.cat(by_bend) if by_bend else by_kernel
+    by_kernel = by_kernel.reshape(kernel_shape).transpose(2, 3)
+    return by_kernel, torch.cat(by_weight_offset) if by_weight_offset else by_kernel

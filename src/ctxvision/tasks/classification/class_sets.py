@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +11,19 @@ from torchmetrics import Metric
 from ctxvision.nn import ContextualOutput
 from ctxvision.nn.class_context import class_counts
 
+if TYPE_CHECKING:
+    from ctxvision.models._contextual_net import ContextualNet
+
 
 @dataclass(frozen=True)
 class FunnelStep:
     """One step of the funnel for a batch.
 
     Attributes:
-        name: ``"stage 2"``, …, ``"head"``.
-        classes: what was scored, (B, n) int64.
-        scores: cosine similarities, (B, n), aligned with ``classes``.
-        kept: what went on, (B, m) int64; at the head the answer alone, (B, 1).
+        name: The name of the step: ``"stage 2"``, …, ``"head"``.
+        classes: The classes that were scored, (B, n) int64.
+        scores: The cosine similarities, (B, n), aligned with ``classes``.
+        kept: The classes that went on, (B, m) int64; at the head the answer alone, (B, 1).
     """
 
     name: str
@@ -36,7 +40,7 @@ class FunnelStep:
         return (self.kept == targets[:, None]).any(1)
 
 
-def is_contextual(model: nn.Module) -> bool:
+def is_contextual(model: nn.Module) -> "TypeGuard[ContextualNet]":
     """Tell whether a network narrows its classes down on the way; a design without contextual stages does not."""
     return hasattr(model, "forward_stages") and getattr(model, "context", None) is not None
 
@@ -45,13 +49,17 @@ def kept_classes(model: nn.Module, output: ContextualOutput) -> list[Tensor]:
     """Return the class set of each contextual stage, what it kept of those that it scored.
 
     Args:
-        model: for which `is_contextual` holds.
-        output: of its ``forward_stages``.
+        model: A network for which `is_contextual` holds.
+        output: The output of the network's ``forward_stages``.
 
     Returns:
-        For each of ``model.contextual_stages`` classes (B, m) int64.
+        The classes (B, m) int64 that each of ``model.contextual_stages`` kept.
+
+    Raises:
+        ValueError: The network has no class sets.
     """
-    funnel = model.context
+    if not is_contextual(model) or (funnel := model.context) is None:
+        raise ValueError("the network does not narrow its classes down, so it has no class sets")
     if funnel.selection == "reduce":
         return list(output.classes[1:])
     counts = class_counts(funnel.num_classes, funnel.ratios)
@@ -63,17 +71,19 @@ def kept_classes(model: nn.Module, output: ContextualOutput) -> list[Tensor]:
 
 def funnel_steps(model: nn.Module, output: ContextualOutput) -> list[FunnelStep]:
     """Name the steps of an output of ``model.forward_stages``, and find what each of them kept."""
-    parts = zip(model.contextual_stages, output.classes, output.scores, kept_classes(model, output), strict=False)
+    kept_by_stage = kept_classes(model, output)
+    stages = model.contextual_stages if is_contextual(model) else ()
+    parts = zip(stages, output.classes, output.scores, kept_by_stage, strict=False)
     steps = [FunnelStep(f"stage {stage}", classes, scores, kept) for stage, classes, scores, kept in parts]
     answer = output.logits.argmax(1, keepdim=True)
     return [*steps, FunnelStep("head", output.classes[-1], output.scores[-1], answer)]
 
 
 class ClassSetRecall(Metric):
-    """Share of the images whose true class is in the class set of each stage, over all processes.
+    """Measures the share of the images whose true class is in the class set of each stage, over all processes.
 
     Args:
-        stages: how many.
+        stages: The number of contextual stages.
     """
 
     full_state_update = False
@@ -89,12 +99,12 @@ class ClassSetRecall(Metric):
         """Count a batch.
 
         Args:
-            kept: of `kept_classes`, (B, m) for each stage.
-            targets: true classes, (B,).
+            kept: The classes that `kept_classes` returned, (B, m) for each stage.
+            targets: The true classes, (B,).
         """
         self.survived += torch.stack([(classes == targets[:, None]).any(1).sum() for classes in kept])
         self.images += len(targets)
 
     def compute(self) -> Tensor:
-        """Return the shares, (stages,)."""
+        """Return the share for each stage, (stages,)."""
         return self.survived / self.images

@@ -1,4 +1,4 @@
-"""Image classification: one loss per kind of network, timm's optimisers and schedules, top-1 and top-5."""
+"""Image classification: one loss per kind of network, mixup and CutMix, top-1 and top-5."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -6,22 +6,15 @@ from typing import Any, Literal
 import torch
 from timm.data import Mixup
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, SumMetric
-from torchmetrics.classification import MulticlassAccuracy
 
-from ctxvision.checkpoints import WarmStartReport, warm_start
-from ctxvision.checkpoints.sources import Source
-from ctxvision.tasks.error import TaskError
-from ctxvision.tasks.networks import create_network
-from ctxvision.tasks.optimization import ScheduleName
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.data import DataSpec
+from ctxvision.nn import ContextualLoss
+from ctxvision.tasks.classifier import Batch, ClassifierTask, logits_of
 
 from .class_sets import ClassSetRecall, is_contextual, kept_classes
 
-Batch = tuple[Tensor, Tensor]
 
-
-class ClassificationTask(TrainingTask):
+class ClassificationTask(ClassifierTask):
     """Trains one of timm's networks, or ours, on images with one class each.
 
     Networks with ``forward_stages`` (Contextual CNN) are trained by `ctxvision.nn.ContextualLoss`, others by
@@ -30,34 +23,25 @@ class ClassificationTask(TrainingTask):
     Every argument is a plain Python value and travels in the checkpoint; see `load_task`.
 
     Args:
-        model: a registered name.
-        data_spec: `ctxvision.data.DataSpec.to_dict`; the task itself needs ``class_names`` and
-            ``input_size``.
-        model_args: more arguments of the network's constructor.
-        drop_path_rate: stochastic depth.
-        dropout: before the classifier.
-        optimizer: a name of timm's; ``sgd`` is Nesterov's, ``momentum`` the plain one.
-        optimizer_args: its own arguments, such as ``betas``.
-        lr: highest learning rate.
-        weight_decay: not applied to norms, biases, and what the network's ``no_weight_decay`` names.
-        layer_decay: ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
-        schedule: of the learning rate after the warm-up.
-        schedule_args: more arguments of timm's ``create_scheduler_v2``.
-        warmup_epochs: how long the learning rate rises.
-        warmup_steps: the same in optimiser steps, instead of ``warmup_epochs``.
-        warmup_factor: from which share of ``lr``.
-        min_lr: at the end of the schedule.
-        label_smoothing: share of the target spread over all classes.
-        mixup: alpha of its beta distribution; 0 is off.
-        cutmix: likewise.
-        mixup_prob: share of the batches that are mixed, by either.
-        mixup_switch_prob: share of those that are cut and not blended, where both are on.
-        mixup_mode: one ratio for the whole ``batch``, for each ``pair`` of images, or for each image (``elem``).
-        channels_last: memory layout of the network and its input.
+        model: The registered name of the network.
+        data_spec: The fields of `ctxvision.data.DataSpec`, see its ``to_dict``; the task itself needs
+            ``class_names`` and ``input_size``.
+        model_args: More arguments of the network's constructor.
+        drop_path_rate: The probability that stochastic depth leaves out a residual branch.
+        dropout: The probability that dropout zeroes a feature before the classifier.
+        label_smoothing: The share of the target that is spread over all classes.
+        mixup: The parameter alpha of mixup's beta distribution; 0 turns mixup off.
+        cutmix: The parameter alpha of CutMix's beta distribution; 0 turns CutMix off.
+        mixup_prob: The share of the batches that are mixed, by mixup or by CutMix.
+        mixup_switch_prob: The share of the mixed batches that CutMix mixes, where both are on.
+        mixup_mode: Whether one ratio is drawn for the whole ``batch``, for each ``pair`` of images, or for each
+            image (``elem``).
+        channels_last: Whether the network and its input are channels-last in memory.
+        optimization: The fields of `ctxvision.tasks.Optimization`, by default AdamW with a cosine schedule.
 
     Raises:
-        TaskError: unknown model or optimiser, or arguments that the network, the optimiser or the schedule does
-            not take.
+        TaskError: The model or the optimiser is unknown, or arguments do not fit the network, the optimiser or the
+            schedule.
 
     Examples:
         >>> spec = {"class_names": ["cat", "dog"], "input_size": [3, 32, 32]}
@@ -67,9 +51,6 @@ class ClassificationTask(TrainingTask):
     """
 
     kind = "classification"
-    monitor = "val_top1"
-    monitor_name = "top-1"
-    columns = ("val_loss", "val_top1", "val_top5")
 
     def __init__(
         self,
@@ -79,17 +60,6 @@ class ClassificationTask(TrainingTask):
         model_args: Mapping[str, Any] | None = None,
         drop_path_rate: float = 0.0,
         dropout: float = 0.0,
-        optimizer: str = "adamw",
-        optimizer_args: Mapping[str, Any] | None = None,
-        lr: float = 5e-4,
-        weight_decay: float = 0.05,
-        layer_decay: float | None = None,
-        schedule: ScheduleName = "cosine",
-        schedule_args: Mapping[str, Any] | None = None,
-        warmup_epochs: float = 0.0,
-        warmup_steps: int | None = None,
-        warmup_factor: float = 0.0,
-        min_lr: float = 0.0,
         label_smoothing: float = 0.1,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -97,21 +67,12 @@ class ClassificationTask(TrainingTask):
         mixup_switch_prob: float = 0.5,
         mixup_mode: Literal["batch", "pair", "elem"] = "batch",
         channels_last: bool = True,
+        **optimization: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.begin(data_spec)
-        num_classes = len(self.data_spec["class_names"])
-        self.model = create_network(
-            model,
-            num_classes=num_classes,
-            in_chans=self.data_spec["input_size"][0],
-            drop_path_rate=drop_path_rate,
-            dropout=dropout,
-            model_args=model_args or {},
-        )
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model.to(memory_format=self.memory_format)
+        self.begin(data_spec, optimization)
+        self.build(drop_path_rate=drop_path_rate, dropout=dropout, channels_last=channels_last)
         self.mixup = (
             Mixup(
                 mixup,
@@ -120,53 +81,45 @@ class ClassificationTask(TrainingTask):
                 switch_prob=mixup_switch_prob,
                 mode=mixup_mode,
                 label_smoothing=label_smoothing,
-                num_classes=num_classes,
+                num_classes=len(self.class_names),
             )
             if mixup or cutmix
             else None
         )
-        self.is_contextual = hasattr(self.model, "forward_stages")
         # mixup smooths its own targets
         self.train_loss = self._make_loss(0.0 if self.mixup else label_smoothing)
         self.val_loss = self._make_loss(0.0)
-        self.val_mean, self.val_images = (
-            MeanMetric("disable").set_dtype(torch.float32),
-            SumMetric().set_dtype(torch.float32),
-        )
-        self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
-        self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
         self.val_recall: ClassSetRecall | None = None
         if is_contextual(self.model):
             stages = self.model.contextual_stages
             self.val_recall = ClassSetRecall(len(stages))
             self.columns = (*self.columns, *(f"val_recall_{stage}" for stage in stages), "temperature")
 
-    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
-        """Load trained weights into the network; see `ctxvision.checkpoints.warm_start`."""
-        return warm_start(self.model, source, partial=partial)
+    @property
+    def spec(self) -> DataSpec:
+        """The description of the images.
+
+        Raises:
+            DataError: The task was built from less than a whole description.
+        """
+        return DataSpec.from_dict(self.data_spec)
 
     def example_input(self) -> Tensor:
         """Return one black image, (1, C, H, W)."""
         return torch.zeros(1, *self.data_spec["input_size"], dtype=torch.float32, device="cpu")
 
     def _make_loss(self, label_smoothing: float) -> nn.Module:
-        if self.is_contextual:
-            from ctxvision.nn import ContextualLoss
-
+        if self.has_stage_outputs:
             return ContextualLoss(label_smoothing=label_smoothing)
         return nn.CrossEntropyLoss(label_smoothing=label_smoothing)  # of classes or of probabilities
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (B, C, H, W): logits (B, num_classes)."""
-        return self.model(images.contiguous(memory_format=self.memory_format))
-
-    def _output(self, images: Tensor) -> Any:
-        """Return what the loss takes: a `ContextualOutput`, or logits (B, num_classes)."""
-        images = images.contiguous(memory_format=self.memory_format)
-        return self.model.forward_stages(images) if self.is_contextual else self.model(images)
+        logits: Tensor = self.model(images.contiguous(memory_format=self.memory_format))
+        return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch; without images (all of them bad) it is 0, with gradients 0."""
+        """Return the loss of images (B, C, H, W) with classes (B,); of an empty batch it is `loss_of_nothing`."""
         images, targets = batch
         if not len(images):
             return self.loss_of_nothing()
@@ -176,41 +129,26 @@ class ClassificationTask(TrainingTask):
             if len(images) == 1:
                 images, targets = images.repeat(2, 1, 1, 1), targets.repeat(2)
             images, targets = self.mixup(images[:even].clone(), targets[:even])
-        loss = self.train_loss(self._output(images), targets)
+        loss: Tensor = self.train_loss(self.outputs(images), targets)
         self.log_train_loss(loss, len(images))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
-        """Score a batch; returns its logits (B, num_classes) and classes (B,) for callbacks."""
+        """Score images (B, C, H, W) with classes (B,), and return ``logits`` (B, num_classes) and ``targets``."""
         images, targets = batch
         if not len(images):
             return None
-        output = self._output(images)
-        logits = (output.logits if self.is_contextual else output).float()
-        loss = self.val_loss(output if self.is_contextual else logits, targets)
-        self.val_mean.update(loss.expand(len(images)))
-        self.val_images.update(len(images))
-        self.val_top1.update(logits, targets)
-        self.val_top5.update(logits, targets)
-        if self.val_recall is not None:
+        output = self.outputs(images)
+        logits = logits_of(output).float()
+        self.score(logits, self.val_loss(logits if isinstance(output, Tensor) else output, targets), targets)
+        if self.val_recall is not None and not isinstance(output, Tensor):
             self.val_recall.update(kept_classes(self.model, output), targets)
         return {"logits": logits, "targets": targets}
 
-    def on_validation_epoch_end(self) -> None:
-        """Report loss and accuracy over the images of all processes.
-
-        Raises:
-            TaskError: no image could be read.
-        """
-        if not self.val_images.compute() and not self.trainer.sanity_checking:
-            raise TaskError("not one validation image could be read")
-        self.log("val_loss", self.val_mean.compute())
-        self.log("val_top1", self.val_top1.compute(), prog_bar=True)
-        self.log("val_top5", self.val_top5.compute())
-        if self.val_recall is not None:
+    def report_more(self) -> None:
+        """Report how often the true class was in the class set of each stage, and the temperature."""
+        if self.val_recall is not None and is_contextual(self.model) and self.model.context is not None:
             recalls = zip(self.model.contextual_stages, self.val_recall.compute(), strict=True)
             self.log_dict({f"val_recall_{stage}": share for stage, share in recalls})
             self.log("temperature", self.model.context.temperature.detach())
             self.val_recall.reset()
-        for metric in (self.val_mean, self.val_images, self.val_top1, self.val_top5):
-            metric.reset()

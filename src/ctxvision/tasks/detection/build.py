@@ -22,13 +22,18 @@ from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.features import FeatureBackbone, NormName
 from ctxvision.tasks.pyramid import LayerKind, make_fpn
 
-from .box_head import BoxHeadName, ClassAgnosticPredictor, make_box_head, make_box_predictor
 from .cascade import BOX_WEIGHTS, IOU_THRESHOLDS, CascadeRoIHeads
-from .detector import Detector
-from .mask_head import make_mask_head, make_mask_predictor
+from .detector import Detector, PyramidBackbone
+from .heads import (
+    BoxHeadName,
+    ClassAgnosticPredictor,
+    make_box_head,
+    make_box_predictor,
+    make_mask_head,
+    make_mask_predictor,
+    make_rpn_head,
+)
 from .precision import in_full_precision, in_own_precision
-from .pyramid_backbone import PyramidBackbone
-from .rpn import make_rpn_head
 
 DetectorName = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"]
 
@@ -72,41 +77,45 @@ def build_detector(
     ``hidden``, the proposals and ``sampled_rois``.
 
     Args:
-        detector: which.
-        backbone: a registered name of timm or ours, with feature maps of strides 4 to 32 (RetinaNet: 8 to 32).
-        num_classes: without background; labels are 1 to ``num_classes``.
-        in_chans: channels of the images.
-        neck: ``"involution"`` replaces the FPN's 3x3 output convolutions by 7x7 involutions.
-        head: ``"involution"`` replaces the 3x3 convolutions of the region proposal network and of the mask head.
-        box_head: see `make_box_head`.
-        width: channels of the FPN and of the heads' convolutions.
-        hidden: width of the box head's linear layers.
-        norm: what the backbone's batch norms do, see `FeatureBackbone`; with ``"sync"`` all of the detector's
-            are synchronised.
-        norm_in_heads: batch norm also in the FPN, in ``"4conv1fc"`` and in the mask head (ResNeSt's detectors,
-            whose settings CoTNet took over).
-        frozen_stages: of the backbone, see `FeatureBackbone`.
-        extra_levels_from: whether RetinaNet's level P6 is computed from the backbone's last feature map (the
+        detector: The kind of detector.
+        backbone: The registered name of a network of timm or ours, with feature maps of strides 4 to 32
+            (RetinaNet: 8 to 32).
+        num_classes: The number of classes without the background; labels are 1 to ``num_classes``.
+        in_chans: The number of channels of the images.
+        neck: The output layers of the FPN; ``"involution"`` replaces its 3x3 convolutions by 7x7 involutions.
+        head: The layers of the region proposal network and of the mask head; ``"involution"`` replaces their 3x3
+            convolutions.
+        box_head: The layers of the box head, see `make_box_head`.
+        width: The number of channels of the FPN and of the heads' convolutions.
+        hidden: The width of the box head's linear layers.
+        norm: What the backbone's batch norms do, see `FeatureBackbone`; with ``"sync"`` all of the detector's
+            batch norms are synchronised.
+        norm_in_heads: Whether there is batch norm also in the FPN, in ``"4conv1fc"`` and in the mask head
+            (ResNeSt's detectors, whose settings CoTNet took over).
+        frozen_stages: The number of the backbone's stages that are not trained, see `FeatureBackbone`.
+        extra_levels_from: Whether RetinaNet's level P6 is computed from the backbone's last feature map (the
             paper) or from the pyramid's (torchvision's default).
-        anchor_sizes: side in pixels of the resized image, one for each of the five levels.
-        aspect_ratios: height over width of the anchors.
-        train_proposals: boxes of an image that the region proposal network hands on in training.
-        test_proposals: likewise in evaluation.
-        sampled_rois: of these, how many of an image train the heads.
-        score_threshold: detections with a lower score are left out.
-        nms_threshold: of two detections of a class with a higher IoU the lower score is left out.
-        detections: at most in an image.
-        min_size: shorter side of the resized image; of several, each training image gets one at random from
-            torch's generator, and evaluation uses the last.
-        max_size: the longer side is at most this.
-        image_mean: subtracted from the image, one for each channel; ImageNet's by default, or their mean where
-            there are not three channels.
-        image_std: likewise divided by.
-        drop_path_rate: stochastic depth of the backbone.
-        model_args: more arguments of the backbone's constructor.
+        anchor_sizes: The side of the anchors of each of the five levels, in pixels of the resized image.
+        aspect_ratios: The ratios of an anchor's height to its width.
+        train_proposals: The number of boxes of an image that the region proposal network hands on in training.
+        test_proposals: The number of boxes of an image that the region proposal network hands on in evaluation.
+        sampled_rois: The number of proposals of an image that train the heads.
+        score_threshold: The lowest score of a detection; those below are left out.
+        nms_threshold: The highest IoU of two detections of a class; above it, the one with the lower score is left
+            out.
+        detections: The largest number of detections in an image.
+        min_size: The shorter side of the resized image in pixels; of several, each training image gets one at
+            random from torch's generator, and evaluation uses the last.
+        max_size: The largest length of the longer side of the resized image in pixels.
+        image_mean: The mean of each channel, which is subtracted from the image; by default ImageNet's, or their
+            mean where there are not three channels.
+        image_std: The standard deviation of each channel, by which the image is divided; by default ImageNet's, or
+            their mean where there are not three channels.
+        drop_path_rate: The probability that stochastic depth leaves out a residual branch of the backbone.
+        model_args: More arguments of the backbone's constructor.
 
     Raises:
-        TaskError: unknown names, a backbone without feature maps, or settings that contradict each other.
+        TaskError: Names are unknown, the backbone has no feature maps, or settings contradict each other.
 
     Examples:
         >>> import torch

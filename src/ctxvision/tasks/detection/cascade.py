@@ -28,7 +28,7 @@ class CascadeRoIHeads(nn.Module):
     Args:
         stages: RoI heads with a `ClassAgnosticPredictor` each; thresholds, box coders and, for masks, mask heads
             are theirs.
-        loss_weights: of the stages.
+        loss_weights: The weight of each stage's loss.
     """
 
     def __init__(self, stages: Sequence[RoIHeads], loss_weights: Sequence[float] = LOSS_WEIGHTS) -> None:
@@ -38,16 +38,20 @@ class CascadeRoIHeads(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.loss_weights = tuple(loss_weights)
 
+    def in_order(self) -> list[RoIHeads]:
+        """Return the stages, the first one first."""
+        return list(self.stages)
+
     def forward(
         self, features: Features, proposals: list[Tensor], image_shapes: Sizes, targets: Targets | None = None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Return detections in evaluation, losses by name and stage in training.
 
         Args:
-            features: the pyramid.
-            proposals: boxes ``(n, 4)`` of each image.
-            image_shapes: height and width of the images before padding.
-            targets: in training: "boxes", "labels" and, for masks, "masks" of each image.
+            features: The maps of the pyramid by name, each (B, width, H, W).
+            proposals: The boxes of each image, ``(n, 4)`` as x0, y0, x1, y1.
+            image_shapes: The height and width of each image before padding.
+            targets: The "boxes", "labels" and, for masks, "masks" of each image, in training.
         """
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets or [])
@@ -57,7 +61,7 @@ class CascadeRoIHeads(nn.Module):
         self, features: Features, proposals: list[Tensor], image_shapes: Sizes, targets: Targets
     ) -> dict[str, Tensor]:
         losses = {}
-        for number, (stage, weight) in enumerate(zip(self.stages, self.loss_weights, strict=True), 1):
+        for number, (stage, weight) in enumerate(zip(self.in_order(), self.loss_weights, strict=True), 1):
             boxes, matches, labels, goals = stage.select_training_samples(proposals, targets)
             logits, codes = _predict(stage, features, boxes, image_shapes)
             loss_classifier, loss_boxes = fastrcnn_loss(logits, codes, labels, goals)
@@ -86,7 +90,7 @@ class CascadeRoIHeads(nn.Module):
         self, features: Features, proposals: list[Tensor], image_shapes: Sizes
     ) -> list[dict[str, Tensor]]:
         probabilities = []
-        for number, stage in enumerate(self.stages, 1):
+        for number, stage in enumerate(self.in_order(), 1):
             logits, codes = _predict(stage, features, proposals, image_shapes)
             probabilities.append(logits.softmax(-1))
             if number < len(self.stages):
@@ -100,7 +104,7 @@ class CascadeRoIHeads(nn.Module):
         if stage.has_mask():
             of_stages = [
                 maskrcnn_inference(_mask_logits(stage, features, boxes, image_shapes), labels)
-                for stage in self.stages
+                for stage in self.in_order()
             ]
             for detection, masks in zip(detections, zip(*of_stages, strict=True), strict=True):
                 detection["masks"] = torch.stack(masks).mean(0)
@@ -110,11 +114,15 @@ class CascadeRoIHeads(nn.Module):
 def _predict(
     stage: RoIHeads, features: Features, boxes: list[Tensor], image_shapes: Sizes
 ) -> tuple[Tensor, Tensor]:
-    return stage.box_predictor(stage.box_head(stage.box_roi_pool(features, boxes, image_shapes)))
+    predicted: tuple[Tensor, Tensor]
+    predicted = stage.box_predictor(stage.box_head(stage.box_roi_pool(features, boxes, image_shapes)))
+    return predicted
 
 
 def _mask_logits(stage: RoIHeads, features: Features, boxes: list[Tensor], image_shapes: Sizes) -> Tensor:
-    return stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, boxes, image_shapes)))
+    logits: Tensor
+    logits = stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, boxes, image_shapes)))
+    return logits
 
 
 def _refine(stage: RoIHeads, codes: Tensor, boxes: list[Tensor], image_shapes: Sizes) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What one image costs a detector."""
+"""The multiply-adds that one image costs a detector."""
 
 from collections.abc import Sequence
 
@@ -23,10 +23,10 @@ def count_detector_macs(
     multiply-add is, `ctxvision.models.count_macs` says. On ``torch.device("meta")`` it takes no time.
 
     Args:
-        detector: any of `build_detector`.
-        size: height and width of the resized image; the papers that write 800 x 1333 have 800 x 1280.
-        proposals: RoIs of the box head.
-        masks: RoIs of the mask head.
+        detector: A detector that `build_detector` made.
+        size: The height and width of the resized image; the papers that write 800 x 1333 have 800 x 1280.
+        proposals: The number of RoIs of the box head.
+        masks: The number of RoIs of the mask head.
     """
     parameter, network = next(detector.parameters()), detector.network
 
@@ -48,4 +48,4 @@ def count_detector_macs(
 
 
 def _stages(heads: nn.Module) -> list[RoIHeads]:
-    return list(heads.stages) if isinstance(heads, CascadeRoIHeads) else [heads]
+    return heads.in_order() if isinstance(heads, CascadeRoIHeads) else [heads]

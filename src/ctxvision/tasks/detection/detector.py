@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.features import FeatureBackbone
@@ -14,33 +16,33 @@ Target = Mapping[str, Tensor]
 
 
 class Detector(nn.Module):
-    """torchvision's call protocol around one of its detection networks.
+    """One of torchvision's detection networks, called as torchvision calls them.
 
     In evaluation images are run together only where their padded sizes agree, so that an image's detections
     do not depend on the images beside it: convolutions and norms would see the padding.
 
     Args:
-        network: torchvision's ``GeneralizedRCNN`` or ``RetinaNet``.
-        num_classes: without background.
-        in_chans: channels of the images.
-        has_masks: whether it predicts masks and is trained by them.
-        has_background: whether the network's class 0 is the background; where it is not, as in RetinaNet, its
+        network: A ``GeneralizedRCNN`` or ``RetinaNet`` of torchvision.
+        num_classes: The number of classes without the background.
+        in_chans: The number of channels of the images.
+        has_masks: Whether the network predicts masks and is trained by them.
+        has_background: Whether the network's class 0 is the background; where it is not, as in RetinaNet, its
             classes begin at 0 and those of this module at 1 all the same.
 
     Shape:
-        A list of images ``(in_chans, H, W)`` from 0 to 1, of any sizes. In training with targets, a list of
-        dictionaries: "boxes" ``(n, 4)``, absolute x1, y1, x2, y2; "labels" ``(n,)``, 1 to ``num_classes``; with
-        masks "masks" ``(n, H, W)``, 0 or 1. To a dictionary of losses, whose sum is trained. In evaluation to a
-        list of dictionaries "boxes", "labels", "scores", sorted by score, and "masks" ``(n, 1, H, W)``,
-        probabilities.
+        The input is a list of images ``(in_chans, H, W)`` from 0 to 1, of any sizes, and in training a list of
+        targets, dictionaries with "boxes" ``(n, 4)``, absolute x1, y1, x2, y2; "labels" ``(n,)``, 1 to
+        ``num_classes``; with masks "masks" ``(n, H, W)``, 0 or 1. The output is in training a dictionary of
+        losses, whose sum is trained, and in evaluation a list of dictionaries "boxes", "labels", "scores", sorted
+        by score, and "masks" ``(n, 1, H, W)``, probabilities.
 
     Raises:
-        TaskError: images or targets that do not fit.
+        TaskError: The images or targets do not fit.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: GeneralizedRCNN | RetinaNet,
         *,
         num_classes: int,
         in_chans: int = 3,
@@ -48,7 +50,7 @@ class Detector(nn.Module):
         has_background: bool = True,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network: GeneralizedRCNN | RetinaNet = network
         self.num_classes, self.in_chans = num_classes, in_chans
         self.has_masks, self.has_background = has_masks, has_background
         network.transform.register_forward_hook(_without_flat)
@@ -56,7 +58,8 @@ class Detector(nn.Module):
     @property
     def features(self) -> FeatureBackbone:
         """The backbone, whose weights can come from a classifier."""
-        return self.network.backbone.features
+        found: FeatureBackbone = self.network.backbone.features
+        return found
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
         """Return losses in training, detections in evaluation."""
@@ -131,6 +134,26 @@ class Detector(nn.Module):
             raise TaskError(
                 f"{name}: boxes must be finite and have x1 < x2 and y1 < y2, got {boxes[flat][0].tolist()}"
             )
+
+
+class PyramidBackbone(nn.Module):
+    """A backbone with a feature pyramid on it, from images (B, C, H, W).
+
+    Args:
+        features: The backbone.
+        fpn: The pyramid, which takes and returns feature maps by name.
+        out_channels: The number of channels of every map of the pyramid.
+    """
+
+    def __init__(self, features: FeatureBackbone, fpn: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.features, self.fpn, self.out_channels = features, fpn, out_channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the pyramid (B, out_channels, H_i, W_i) by names, finest map first."""
+        maps = {str(i): feature for i, feature in enumerate(self.features(images))}
+        pyramid: dict[str, Tensor] = self.fpn(maps)
+        return pyramid
 
 
 def _without_flat(transform: nn.Module, args: Any, output: Any) -> Any:

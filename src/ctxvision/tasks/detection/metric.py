@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .results import detections_to_rows
 
-Kind = Literal["bbox", "segm"]
+IouType = Literal["bbox", "segm"]
 Row = dict[str, Any]
 
 MAX_DETECTIONS = 100  # of an image and a class, COCO's limit
@@ -23,15 +23,15 @@ class AveragePrecision:
     """COCO's averages; a value is NaN where there are no objects to find.
 
     Attributes:
-        ap: mean over IoU thresholds 0.50, 0.55, … 0.95 and over classes.
-        ap50: at IoU 0.50.
-        ap75: at IoU 0.75.
-        ap_small: of objects of fewer than 32² pixels.
-        ap_medium: between these.
-        ap_large: of more than 96² pixels.
-        recall: mean of the largest recall over the same thresholds and classes.
-        by_class: ``ap`` of every class.
-        by_class50: ``ap50`` of every class.
+        ap: The mean of the average precision over IoU thresholds 0.50, 0.55, … 0.95 and over classes.
+        ap50: The average precision at IoU 0.50.
+        ap75: The average precision at IoU 0.75.
+        ap_small: The average precision on objects of fewer than 32² pixels.
+        ap_medium: The average precision on objects of 32² to 96² pixels.
+        ap_large: The average precision on objects of more than 96² pixels.
+        recall: The mean of the largest recall over the same thresholds and classes.
+        by_class: The value of ``ap`` for every class.
+        by_class50: The value of ``ap50`` for every class.
     """
 
     ap: float
@@ -56,8 +56,8 @@ class DetectionMetric:
     pycocotools would take the box's where results have both.
 
     Args:
-        num_classes: labels are 1 to this.
-        masks: evaluate masks too.
+        num_classes: The number of classes; labels are 1 to this.
+        masks: Whether masks are evaluated too.
     """
 
     def __init__(self, num_classes: int, *, masks: bool = False) -> None:
@@ -65,17 +65,18 @@ class DetectionMetric:
         self._images: dict[Any, tuple[list[Row], list[Row]]] = {}
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget all images."""
         self._images = {}
 
     def update(self, targets: Iterable[Mapping[str, Any]], detections: Iterable[Mapping[str, Tensor]]) -> None:
-        """Add images.
+        """Add images with their truth and detections.
 
         Args:
-            targets: with ``image_id`` and ``truth``, a list of objects with ``label``, ``bbox`` (x, y, width,
-                height), ``area``, ``iscrowd`` and for masks ``segmentation``, a compressed run-length code.
-            detections: ``boxes`` (n, 4) as x0, y0, x1, y1; ``labels``; ``scores``; for masks ``masks``
-                (n, 1, H, W), probabilities.
+            targets: The truth of each image: ``image_id`` and ``truth``, a list of objects with ``label``,
+                ``bbox`` (x, y, width, height), ``area``, ``iscrowd`` and for masks ``segmentation``, a compressed
+                run-length code.
+            detections: The detections of each image: ``boxes`` (n, 4) as x0, y0, x1, y1; ``labels`` (n,);
+                ``scores`` (n,); for masks ``masks`` (n, 1, H, W), probabilities.
         """
         for target, found in zip(targets, detections, strict=True):
             self._images[target["image_id"]] = (
@@ -83,17 +84,17 @@ class DetectionMetric:
                 detections_to_rows(found, masks=self.masks),
             )
 
-    def compute(self) -> dict[Kind, AveragePrecision]:
+    def compute(self) -> dict[IouType, AveragePrecision]:
         """Evaluate the images of all processes; every process gets the result."""
         images = _of_all_processes(self._images)
-        kinds: tuple[Kind, ...] = ("bbox", "segm") if self.masks else ("bbox",)
+        iou_types: tuple[IouType, ...] = ("bbox", "segm") if self.masks else ("bbox",)
         if not _distributed():
-            return {kind: average_precision(images, self.num_classes, kind) for kind in kinds}
+            return {iou_type: average_precision(images, self.num_classes, iou_type) for iou_type in iou_types}
         result: list[Any] = [None]
         if torch.distributed.get_rank() == 0:
-            result = [{kind: average_precision(images, self.num_classes, kind) for kind in kinds}]
+            result = [{iou_type: average_precision(images, self.num_classes, iou_type) for iou_type in iou_types}]
         torch.distributed.broadcast_object_list(result)
-        found: dict[Kind, AveragePrecision] = result[0]
+        found: dict[IouType, AveragePrecision] = result[0]
         return found
 
     def __len__(self) -> int:
@@ -101,16 +102,17 @@ class DetectionMetric:
 
 
 def average_precision(
-    images: Mapping[Any, tuple[Sequence[Row], Sequence[Row]]], num_classes: int, kind: Kind
+    images: Mapping[Any, tuple[Sequence[Row], Sequence[Row]]], num_classes: int, iou_type: IouType
 ) -> AveragePrecision:
     """Evaluate detections, rows by image id: the truth, and what was found.
 
     Args:
-        images: rows as `DetectionMetric.update` describes them; those found have a ``score``.
-        num_classes: labels are 1 to this.
-        kind: boxes or masks.
+        images: The true and the found objects of each image, in rows as `DetectionMetric.update` describes them;
+            those found have a ``score``.
+        num_classes: The number of classes; labels are 1 to this.
+        iou_type: What is compared, boxes (``"bbox"``) or masks (``"segm"``).
     """
-    precision, recall = _curves(images, num_classes, kind)
+    precision, recall = _curves(images, num_classes, iou_type)
     per_class = [_mean(precision[:, :, label, 0]) for label in range(num_classes)]
     return AveragePrecision(
         ap=_mean(precision[..., 0]),
@@ -126,7 +128,7 @@ def average_precision(
 
 
 def _curves(
-    images: Mapping[Any, tuple[Sequence[Row], Sequence[Row]]], num_classes: int, kind: Kind
+    images: Mapping[Any, tuple[Sequence[Row], Sequence[Row]]], num_classes: int, iou_type: IouType
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return precision (10 thresholds, 101 recalls, classes, 4 sizes), and recall without the second axis.
 
@@ -140,7 +142,7 @@ def _curves(
     for number, image in enumerate(order, 1):
         for rows, into in zip(images[image], (truth, found), strict=True):
             # ids begin at 1: the reference takes a match with 0 for none
-            into += [_as_annotation(row, kind, number, len(into) + i) for i, row in enumerate(rows, 1)]
+            into += [_as_annotation(row, iou_type, number, len(into) + i) for i, row in enumerate(rows, 1)]
     categories = [{"id": label, "name": str(label)} for label in range(1, num_classes + 1)]
     if not order or not truth:
         return np.full((10, 101, num_classes, 4), -1.0), np.full((10, num_classes, 4), -1.0)
@@ -150,7 +152,7 @@ def _curves(
     evaluation = COCOeval_faster(
         ground,
         COCO({"images": listed, "annotations": found, "categories": categories}),
-        kind,
+        iou_type,
         print_function=_quiet,
     )
     evaluation.evaluate()
@@ -158,11 +160,11 @@ def _curves(
     return evaluation.eval["precision"][..., -1], evaluation.eval["recall"][..., -1]
 
 
-def _as_annotation(row: Row, kind: Kind, image: int, number: int) -> Row:
+def _as_annotation(row: Row, iou_type: IouType, image: int, number: int) -> Row:
     annotation = {"id": number, "image_id": image, "category_id": row["label"], "iscrowd": row.get("iscrowd", 0)}
     if "score" in row:
         annotation["score"] = row["score"]
-    if kind == "bbox":
+    if iou_type == "bbox":
         area = row["area"] if "score" not in row else row["bbox"][2] * row["bbox"][3]
         return annotation | {"bbox": row["bbox"], "area": area}
     return annotation | {"segmentation": row["segmentation"], "bbox": row["bbox"], "area": row["area"]}

@@ -14,9 +14,10 @@ def detections_to_rows(found: Mapping[str, Tensor], *, masks: bool = False) -> l
     """Turn one image's detections into rows, in their order.
 
     Args:
-        found: ``boxes`` (n, 4) as x0, y0, x1, y1; ``labels`` (n,); ``scores`` (n,); for masks ``masks``
-            (n, 1, H, W), probabilities.
-        masks: with ``segmentation``, a compressed run-length code, whose number of pixels is the ``area``.
+        found: The detections of an image: ``boxes`` (n, 4) as x0, y0, x1, y1; ``labels`` (n,); ``scores`` (n,);
+            for masks ``masks`` (n, 1, H, W), probabilities.
+        masks: Whether rows have a ``segmentation``, a compressed run-length code, whose number of pixels is the
+            ``area``.
 
     Returns:
         Rows of ``label``, ``bbox`` (x, y, width, height), ``score``, ``area``.
@@ -50,9 +51,9 @@ def coco_results(
     """Return one image's rows as entries of COCO's results file.
 
     Args:
-        image_id: as the annotation file has it.
-        rows: of `detections_to_rows`.
-        category_ids: of the labels 1, 2, …, as the annotation file has them.
+        image_id: The id of the image in the annotation file.
+        rows: The rows that `detections_to_rows` returned.
+        category_ids: The ids of the labels 1, 2, … in the annotation file.
     """
     return [
         {

@@ -15,8 +15,8 @@ class Segmentation:
     """The prediction for one image.
 
     Attributes:
-        classes: (H, W) int64, the most probable class of every pixel.
-        confidence: (H, W) float32, the softmax probability of that class.
+        classes: The most probable class of every pixel, (H, W) int64.
+        confidence: The softmax probability of that class, (H, W) float32.
     """
 
     classes: Tensor
@@ -29,9 +29,9 @@ def window_places(size: Size, window: Size, stride: Size) -> list[tuple[int, int
     Windows follow each other by ``stride``; the last of a row or column is moved back to end with the image.
 
     Args:
-        size: (H, W) of the image.
-        window: at most as large.
-        stride: at most as large as the window, so that every pixel is covered.
+        size: The height and width of the image.
+        window: The height and width of a window, at most those of the image.
+        stride: The vertical and horizontal distance of windows, at most a window, so that every pixel is covered.
 
     Examples:
         >>> window_places((4, 10), (4, 4), (3, 3))
@@ -50,14 +50,15 @@ def image_logits(
     """Compute logits (B, num_classes, H, W) of images (B, C, H, W).
 
     Args:
-        network: images to logits of the same height and width.
-        images: all of one size.
-        window: (H, W) of what the network sees at a time; where windows overlap, their logits are averaged.
-            An image that is smaller in a direction is one window there. ``None`` takes the image at once.
-        stride: between windows; by default two thirds of them.
+        network: A function from images (B, C, h, w) to logits (B, num_classes, h, w).
+        images: The images, (B, C, H, W).
+        window: The height and width of what the network sees at a time; where windows overlap, their logits are
+            averaged. An image that is smaller in a direction is one window there. ``None`` takes the image at
+            once.
+        stride: The vertical and horizontal distance of windows; by default two thirds of a window.
 
     Raises:
-        ValueError: a stride that would leave gaps between the windows.
+        ValueError: The stride would leave gaps between the windows.
     """
     if window is None:
         return network(images)
@@ -85,10 +86,10 @@ def segment(
     """Predict the class of every pixel of one image (C, H, W), normalised, with the confidence in it.
 
     Args:
-        network: in evaluation mode.
-        image: on the network's device.
-        window: see `image_logits`.
-        stride: likewise.
+        network: A network in evaluation mode, from images (B, C, h, w) to logits (B, num_classes, h, w).
+        image: The image, (C, H, W), normalised and on the network's device.
+        window: The height and width of what the network sees at a time, see `image_logits`.
+        stride: The vertical and horizontal distance of windows, see `image_logits`.
     """
     logits = image_logits(network, image[None], window=window, stride=stride)[0].float()
     confidence, classes = logits.softmax(0).max(0)

@@ -14,7 +14,7 @@ class PixelConfusion(MulticlassConfusionMatrix):
     Pixels whose truth is 255 do not count, whatever was predicted there. Images may have any sizes.
 
     Args:
-        num_classes: at least 2, at most 255.
+        num_classes: The number of classes, 2 to 255.
 
     Examples:
         >>> import torch
@@ -36,13 +36,15 @@ class PixelConfusion(MulticlassConfusionMatrix):
 
 @dataclass(frozen=True)
 class IoU:
-    """What a confusion matrix says.
+    """Intersection over union and pixel accuracy, as a confusion matrix gives them.
 
     Attributes:
-        by_class: intersection over union, NaN for a class that is neither in the truth nor in the prediction.
-        mean: over the classes that have one; NaN where none has, because every pixel is to be ignored.
-        pixel_accuracy: share of the pixels whose class is right; NaN likewise.
-        truth: pixels of each class.
+        by_class: The intersection over union of each class, NaN for a class that is neither in the truth nor in
+            the prediction.
+        mean: The mean over the classes that have a value; NaN where none has, because every pixel is to be
+            ignored.
+        pixel_accuracy: The share of the pixels whose class is right; NaN where every pixel is to be ignored.
+        truth: The number of pixels of each class.
     """
 
     by_class: tuple[float, ...]
@@ -58,7 +60,7 @@ def intersection_over_union(confusion: Tensor) -> IoU:
     official script of Cityscapes does; a class that was predicted, but does not occur, has IoU 0 and counts.
 
     Args:
-        confusion: (num_classes, num_classes) integers, true classes in rows.
+        confusion: The number of pixels by true class (rows) and predicted class, (num_classes, num_classes).
     """
     counts = confusion.double().cpu()
     right, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)

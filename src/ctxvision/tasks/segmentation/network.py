@@ -6,9 +6,8 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxvision.tasks.error import TaskError
+from ctxvision.tasks.error import TaskError, require_own
 from ctxvision.tasks.features import FeatureBackbone
-from ctxvision.tasks.passed_on import require_own
 
 from .layers import NormName, classifier, conv_norm_relu
 from .semantic_fpn import SemanticFPN
@@ -25,12 +24,12 @@ _AUXILIARY_STAGE = 2  # stride 16
 
 
 class SegmentationNetwork(nn.Module):
-    """A class for every pixel.
+    """A backbone and a decoder, which give every pixel logits.
 
     Args:
-        backbone: features of strides 4 to 32.
-        decoder: features to logits at stride 4.
-        auxiliary: head on the feature of stride 16, for training alone.
+        backbone: The backbone, whose features have strides 4 to 32.
+        decoder: The decoder, from features to logits at stride 4.
+        auxiliary: The head on the feature of stride 16, for training alone.
     """
 
     def __init__(self, backbone: FeatureBackbone, decoder: nn.Module, auxiliary: nn.Module | None = None) -> None:
@@ -66,18 +65,19 @@ def build_network(
     """Build a segmentation network; nothing is downloaded or read.
 
     Args:
-        model: backbone, any name that timm knows with features of strides 4 to 32.
-        num_classes: outputs.
-        decoder: which.
-        decoder_args: of its constructor, such as ``neck`` or ``channels``; see `SemanticFPN` and `UPerNet`.
-        auxiliary: whether a small FCN learns beside the decoder; by default it does beside UPerNet, as published.
-        in_chans: channels of the image.
-        drop_path_rate: stochastic depth of the backbone.
-        model_args: more arguments of the backbone's constructor. With ``output_stride`` 16 or 8 the last stages
+        model: The backbone: any name that timm knows with features of strides 4 to 32.
+        num_classes: The number of outputs.
+        decoder: The decoder over the backbone.
+        decoder_args: More arguments of the decoder's constructor, such as ``neck`` or ``channels``; see
+            `SemanticFPN` and `UPerNet`.
+        auxiliary: Whether a small FCN learns beside the decoder; by default it does beside UPerNet, as published.
+        in_chans: The number of channels of the image.
+        drop_path_rate: The probability that stochastic depth leaves out a residual branch of the backbone.
+        model_args: More arguments of the backbone's constructor. With ``output_stride`` 16 or 8 the last stages
             dilate instead of striding, and the decoder takes their maps as they are.
 
     Raises:
-        TaskError: unknown names, or arguments that do not fit.
+        TaskError: Names are unknown, or arguments do not fit.
 
     Examples:
         >>> import torch

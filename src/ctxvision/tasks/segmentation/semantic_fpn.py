@@ -1,6 +1,7 @@
 """Semantic FPN: a feature pyramid, each level brought to stride 4, and their sum."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,19 +19,19 @@ class SemanticFPN(nn.Module):
     doubled in size, the first at least one, and the sum at stride 4 is classified.
 
     Args:
-        in_channels: of the features, strides 4 to 32.
-        num_classes: outputs.
-        neck: what smooths the levels of the pyramid.
-        pyramid_channels: of the levels; a multiple of 16 for ``involution``.
-        channels: after the pyramid.
-        norm: of the convolutions after the pyramid.
-        dropout: of whole channels, before the classifier.
+        in_channels: The number of channels of each feature, strides 4 to 32.
+        num_classes: The number of outputs.
+        neck: The kind of the layers that smooth the levels of the pyramid.
+        pyramid_channels: The number of channels of the levels; a multiple of 16 for ``involution``.
+        channels: The number of channels after the pyramid.
+        norm: The norm of the convolutions after the pyramid.
+        dropout: The probability that dropout zeroes a whole channel before the classifier.
 
     Shape:
-        Four maps of strides 4, 8, 16, 32 to logits ``(B, num_classes, H / 4, W / 4)``.
+        The input is four maps of strides 4, 8, 16, 32; the output is logits ``(B, num_classes, H / 4, W / 4)``.
 
     Raises:
-        ValueError: an unknown neck or norm, or channels that do not divide as needed.
+        ValueError: The neck or the norm is unknown, or the channels do not divide as needed.
     """
 
     def __init__(
@@ -58,13 +59,15 @@ class SemanticFPN(nn.Module):
         self.classifier = classifier(channels, num_classes, dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return logits at the size of the first feature."""
+        """Return logits (B, num_classes, H / 4, W / 4) of four features, finest first."""
         pyramid = list(self.pyramid({str(i): x for i, x in enumerate(features)}).values())
-        total = self.levels[0][0](pyramid[0])
+        levels = cast(Sequence[Sequence[nn.Module]], self.levels)
+        total = levels[0][0](pyramid[0])
         for level in range(1, len(pyramid)):
             x = pyramid[level]
-            for block, finer in zip(self.levels[level], pyramid[level - 1 :: -1], strict=False):
+            for block, finer in zip(levels[level], pyramid[level - 1 :: -1], strict=False):
                 # twice the size, or one less where a size is odd
                 x = F.interpolate(block(x), finer.shape[2:], mode="bilinear", align_corners=False)
             total = total + x
-        return self.classifier(total)
+        logits: Tensor = self.classifier(total)
+        return logits

@@ -10,49 +10,40 @@ from torchmetrics import MeanMetric, SumMetric
 
 from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.sources import Source
+from ctxvision.data import SegmentationSpec
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.means import undefined
-from ctxvision.tasks.optimization import ScheduleName
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.tasks.task import Optimization, Task
 
 from .inference import Segmentation, image_logits, segment
 from .metric import IGNORE, IoU, PixelConfusion, intersection_over_union
-from .network import DecoderName, build_network
+from .network import DecoderName, SegmentationNetwork, build_network
 
 
-class SegmentationTask(TrainingTask):
+class SegmentationTask(Task):
     """Trains a segmentation network over one of timm's backbones, or ours.
 
     Every argument is a plain Python value and travels in the checkpoint; see `load_task`.
 
     Args:
-        model: backbone, a registered name with features of strides 4, 8, 16 and 32.
-        data_spec: `ctxvision.data.SegmentationSpec.to_dict`; the task itself needs ``class_names`` and
-            ``input_size``.
-        model_args: more arguments of the backbone's constructor.
-        drop_path_rate: stochastic depth of the backbone.
-        decoder: ``semantic_fpn`` or ``upernet``.
-        decoder_args: of its constructor, such as ``neck``, ``channels`` or ``norm``.
-        auxiliary: whether a small FCN on stage 3 learns beside the decoder; ``None``: beside UPerNet it does.
-        auxiliary_weight: of its loss.
-        window: (H, W) of a sliding window for evaluation and prediction; ``None`` takes whole images.
-        window_stride: (H, W) between windows; by default two thirds of them.
-        class_weights: of the loss, one for each class; ``None`` weighs all alike.
-        optimizer: see `ctxvision.tasks.training.Optimization`, also for what follows.
-        optimizer_args: its own arguments.
-        lr: highest learning rate.
-        weight_decay: not applied to norms and biases.
-        layer_decay: ratio of the learning rates of neighbouring layers.
-        schedule: of the learning rate after the warm-up.
-        schedule_args: more arguments of timm's schedule, such as ``decay_rate``, the power of ``poly``.
-        warmup_epochs: how long the learning rate rises.
-        warmup_steps: the same in optimiser steps.
-        warmup_factor: from which share of ``lr``.
-        min_lr: at the end of the schedule.
-        channels_last: memory layout of the network and its input.
+        model: The registered name of the backbone, which has features of strides 4, 8, 16 and 32.
+        data_spec: The fields of `ctxvision.data.SegmentationSpec`, see its ``to_dict``; the task itself needs
+            ``class_names`` and ``input_size``.
+        model_args: More arguments of the backbone's constructor.
+        drop_path_rate: The probability that stochastic depth leaves out a residual branch of the backbone.
+        decoder: The decoder over the backbone, ``semantic_fpn`` or ``upernet``.
+        decoder_args: More arguments of the decoder's constructor, such as ``neck``, ``channels`` or ``norm``.
+        auxiliary: Whether a small FCN on stage 3 learns beside the decoder; ``None`` adds it to UPerNet alone.
+        auxiliary_weight: The weight of the auxiliary loss.
+        window: The height and width of a sliding window for evaluation and prediction; ``None`` takes whole
+            images.
+        window_stride: The vertical and horizontal distance between windows; by default two thirds of a window.
+        class_weights: The weight of each class in the loss; ``None`` weighs all alike.
+        channels_last: Whether the network and its input are channels-last in memory.
+        optimization: The fields of `ctxvision.tasks.Optimization`, by default SGD with the schedule ``poly``.
 
     Raises:
-        TaskError: unknown names, or arguments that do not fit.
+        TaskError: Names are unknown, or arguments do not fit.
 
     Examples:
         >>> spec = {"class_names": ["sky", "ground"], "input_size": [3, 64, 64]}
@@ -65,6 +56,9 @@ class SegmentationTask(TrainingTask):
     monitor = "val_miou"
     monitor_name = "mIoU"
     columns = ("val_loss", "val_miou", "val_pixel_accuracy")
+    defaults = Optimization(optimizer="sgd", lr=0.01, weight_decay=5e-4, schedule="poly")
+    model: SegmentationNetwork
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -80,23 +74,13 @@ class SegmentationTask(TrainingTask):
         window: Sequence[int] | None = None,
         window_stride: Sequence[int] | None = None,
         class_weights: Sequence[float] | None = None,
-        optimizer: str = "sgd",
-        optimizer_args: Mapping[str, Any] | None = None,
-        lr: float = 0.01,
-        weight_decay: float = 5e-4,
-        layer_decay: float | None = None,
-        schedule: ScheduleName = "poly",
-        schedule_args: Mapping[str, Any] | None = None,
-        warmup_epochs: float = 0.0,
-        warmup_steps: int | None = None,
-        warmup_factor: float = 0.0,
-        min_lr: float = 0.0,
         channels_last: bool = True,
+        **optimization: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.begin(data_spec)
-        num_classes = len(self.data_spec["class_names"])
+        self.begin(data_spec, optimization)
+        num_classes = len(self.class_names)
         self.model = build_network(
             model,
             num_classes,
@@ -116,14 +100,34 @@ class SegmentationTask(TrainingTask):
         # not part of the checkpoint: it follows from the arguments
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
-        self.val_mean, self.val_images = (
-            MeanMetric("disable").set_dtype(torch.float32),
-            SumMetric().set_dtype(torch.float32),
-        )
+        self.val_mean = MeanMetric("disable").set_dtype(torch.float32)
+        self.val_images = SumMetric().set_dtype(torch.float32)
         self.val_confusion = PixelConfusion(num_classes)
 
+    @property
+    def spec(self) -> SegmentationSpec:
+        """The description of the images.
+
+        Raises:
+            DataError: The task was built from less than a whole description.
+        """
+        return SegmentationSpec.from_dict(self.data_spec)
+
+    @property
+    def decoder_name(self) -> str:
+        """The decoder over the backbone, one of `DecoderName`."""
+        return str(self.hparams["decoder"])
+
     def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
-        """Load trained weights into the backbone; see `ctxvision.checkpoints.warm_start`."""
+        """Load trained weights into the backbone; see `ctxvision.checkpoints.warm_start`.
+
+        Args:
+            source: A file, a network, or the name of one of timm's pretrained networks.
+            partial: Whether to take what fits, even of quite another network.
+
+        Raises:
+            CheckpointError: The weights cannot be used; the network is unchanged.
+        """
         return self.model.backbone.start_from(source, partial=partial)
 
     def example_input(self) -> Tensor:
@@ -131,12 +135,12 @@ class SegmentationTask(TrainingTask):
         return torch.zeros(1, *self.data_spec["input_size"], dtype=torch.float32, device="cpu")
 
     def run_once(self, sample: Tensor) -> None:
-        """Use the auxiliary head too."""
+        """Run the network on images (B, C, H, W), the auxiliary head too."""
         self(sample)
         self.model.forward_with_auxiliary(sample)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, num_classes, H, W) of images (B, C, H, W), by sliding windows if the task has one."""
+        """Return logits (B, num_classes, H, W) of images (B, C, H, W), by sliding windows if ``window`` is set."""
         return image_logits(self._network, images, window=self.window, stride=self.window_stride)
 
     def segment(self, image: Tensor) -> Segmentation:
@@ -144,7 +148,8 @@ class SegmentationTask(TrainingTask):
         return segment(self._network, image, window=self.window, stride=self.window_stride)
 
     def _network(self, images: Tensor) -> Tensor:
-        return self.model(images.contiguous(memory_format=self.memory_format))
+        logits: Tensor = self.model(images.contiguous(memory_format=self.memory_format))
+        return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of images (B, C, H, W) with classes (B, H, W), 255 where there is none."""
@@ -178,7 +183,7 @@ class SegmentationTask(TrainingTask):
         """Report loss, mean IoU and pixel accuracy over the images of all processes.
 
         Raises:
-            TaskError: no image could be read, or no pixel of them has a class.
+            TaskError: No image could be read, or no pixel of them has a class.
         """
         iou = self.validation_iou()
         if not self.trainer.sanity_checking:
@@ -188,13 +193,13 @@ class SegmentationTask(TrainingTask):
                 raise TaskError("not one pixel of the validation masks has a class: all are to be ignored (255)")
         self.log("val_loss", self.val_mean.compute())
         self.log("val_miou", iou.mean, prog_bar=True)
-        self.tell_left_out(undefined(self.data_spec["class_names"], iou.by_class))
+        self.tell_left_out(undefined(self.class_names, iou.by_class))
         self.log("val_pixel_accuracy", iou.pixel_accuracy)
         for metric in (self.val_mean, self.val_images, self.val_confusion):
             metric.reset()
 
     def validation_iou(self) -> IoU:
-        """Return IoU by class of what has been validated so far, over all processes."""
+        """Return the IoU of each class over what has been validated so far, over all processes."""
         return intersection_over_union(self.val_confusion.compute())
 
 
@@ -204,7 +209,7 @@ def _window(
     """Check and convert what may come as lists from a file.
 
     Raises:
-        TaskError: not two positive numbers, or a stride that leaves gaps.
+        TaskError: There are not two positive numbers, or the stride leaves gaps.
     """
     for name, pair in (("window", window), ("window_stride", stride)):
         if pair is not None and (len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair)):

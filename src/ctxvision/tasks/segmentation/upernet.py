@@ -10,13 +10,13 @@ from .layers import NormName, classifier, conv_norm_relu
 
 
 class PyramidPooling(nn.Module):
-    """Averages over coarse grids, brought back and fused (Zhao et al., PSPNet, CVPR 2017).
+    """Averages a feature over coarse grids, enlarges and fuses them (Zhao et al., PSPNet, CVPR 2017).
 
     Args:
-        in_channels: of the feature.
-        channels: of each pooled map and of the output.
-        pool_scales: sides of the grids.
-        norm: of the convolutions.
+        in_channels: The number of channels of the feature.
+        channels: The number of channels of each pooled map and of the output.
+        pool_scales: The sides of the grids that the feature is pooled to.
+        norm: The norm of the convolutions.
     """
 
     def __init__(self, in_channels: int, channels: int, pool_scales: Sequence[int], norm: NormName) -> None:
@@ -28,27 +28,28 @@ class PyramidPooling(nn.Module):
         self.fuse = conv_norm_relu(in_channels + len(pool_scales) * channels, channels, 3, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, channels, H, W)."""
+        """Turn a feature (B, in_channels, H, W) into (B, channels, H, W)."""
         pooled = [_resize(branch(x), x) for branch in self.branches]
-        return self.fuse(torch.cat([x, *pooled], 1))
+        fused: Tensor = self.fuse(torch.cat([x, *pooled], 1))
+        return fused
 
 
 class UPerNet(nn.Module):
     """Decoder of Xiao et al., Unified Perceptual Parsing for Scene Understanding, ECCV 2018, in its usual form.
 
     Args:
-        in_channels: of the features, strides 4 to 32.
-        num_classes: outputs.
-        channels: of all levels.
-        pool_scales: of the pyramid pooling.
-        norm: of all convolutions.
-        dropout: of whole channels, before the classifier.
+        in_channels: The number of channels of each feature, strides 4 to 32.
+        num_classes: The number of outputs.
+        channels: The number of channels of all levels.
+        pool_scales: The sides of the grids of the pyramid pooling.
+        norm: The norm of all convolutions.
+        dropout: The probability that dropout zeroes a whole channel before the classifier.
 
     Shape:
-        Four maps of strides 4, 8, 16, 32 to logits ``(B, num_classes, H / 4, W / 4)``.
+        The input is four maps of strides 4, 8, 16, 32; the output is logits ``(B, num_classes, H / 4, W / 4)``.
 
     Raises:
-        ValueError: an unknown norm, or channels that do not divide into its groups.
+        ValueError: The norm is unknown, or the channels do not divide into its groups.
     """
 
     def __init__(
@@ -69,14 +70,15 @@ class UPerNet(nn.Module):
         self.classifier = classifier(channels, num_classes, dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return logits at the size of the first feature."""
+        """Return logits (B, num_classes, H / 4, W / 4) of four features, finest first."""
         levels = [self.pooling(features[-1])]  # coarsest first
         for lateral, feature in zip(self.laterals[::-1], features[-2::-1], strict=True):
             x = lateral(feature)
             levels.append(x + _resize(levels[-1], x))
         outputs = [output(x) for output, x in zip(self.outputs, levels[:0:-1], strict=True)]
         levels = [_resize(x, features[0]) for x in (*outputs, levels[0])]  # finest first
-        return self.classifier(self.fuse(torch.cat(levels, 1)))
+        logits: Tensor = self.classifier(self.fuse(torch.cat(levels, 1)))
+        return logits
 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:

@@ -21,11 +21,11 @@ def residual_layers(model: nn.Module, layers: Sequence[str] = ()) -> dict[str, n
     to a shortcut. Blocks that say themselves that they have none (``has_skip`` of EfficientNet) are left out.
 
     Args:
-        model: any network.
-        layers: names of the layers themselves, for networks whose blocks are not known.
+        model: The network.
+        layers: The names of the layers themselves, for networks whose blocks are not known.
 
     Raises:
-        TaskError: no such block, or no such layer.
+        TaskError: There is no such block, or no such layer.
     """
     if layers:
         known = dict(model.named_modules())

@@ -23,7 +23,7 @@ class ClipOutput(NamedTuple):
 
 
 def clip_consensus(output: ContextualOutput | Tensor, frames: int) -> ClipOutput | Tensor:
-    """Combine the frames of each clip.
+    """Combine the frames of each clip to one answer (B, num_classes).
 
     Logits of a plain network are averaged, as TSN and TSM do. The frames of a contextual one have each their own
     class sets, and a class that one frame has dropped early may be clear in the next. So what is averaged is the
@@ -31,11 +31,13 @@ def clip_consensus(output: ContextualOutput | Tensor, frames: int) -> ClipOutput
     frames does, and has dropped it when all have. One frame, or copies of it, give what the network says itself.
 
     Args:
-        output: of frames, those of a clip one after the other: ``(B * frames, num_classes)``.
-        frames: of a clip.
+        output: The logits of frames, those of a clip one after the other, ``(B * frames, num_classes)``, or a
+            `ContextualOutput` of them.
+        frames: The number of frames of a clip.
     """
     if isinstance(output, Tensor):
-        return output.unflatten(0, (-1, frames)).mean(1)
+        mean: Tensor = output.unflatten(0, (-1, frames)).mean(1)
+        return mean
     rows, num_classes = output.logits.shape
     last = output.scores[0].new_zeros(rows, num_classes)
     scores, considered = [], []
@@ -59,11 +61,12 @@ class ClipLoss(nn.Module):
     by all its frames contributes zero. With one frame per clip this is `ctxvision.nn.ContextualLoss`.
 
     Args:
-        alpha: weight of all steps but the last.
-        label_smoothing: share of the target spread evenly over the classes that a step considers.
+        alpha: The weight of all steps but the last.
+        label_smoothing: The share of the target that is spread evenly over the classes that a step considers.
 
     Shape:
-        What `clip_consensus` returns, and classes ``(B,)`` or probabilities ``(B, num_classes)``, to a scalar.
+        The input is what `clip_consensus` returns, and classes ``(B,)`` or probabilities ``(B, num_classes)``;
+        the output is a scalar.
     """
 
     def __init__(self, alpha: float = 0.15, label_smoothing: float = 0.0) -> None:

@@ -17,10 +17,10 @@ class OnlineTsm:
     A stream belongs to one thing that is watched; several may share a task, one after the other.
 
     Args:
-        task: trained with ``shift="past"``, or ``"none"``; it is put into evaluation mode.
+        task: A task trained with ``shift="past"``, or ``"none"``; it is put into evaluation mode.
 
     Raises:
-        TaskError: the network also shifts from the future.
+        TaskError: The network also shifts from the future.
 
     Examples:
         >>> spec = {"class_names": ["left", "right"], "input_size": [3, 32, 32], "frames": 4}
@@ -49,10 +49,11 @@ class OnlineTsm:
         """Return the logits of the next frame, (num_classes,), or of as many streams, (B, num_classes).
 
         Args:
-            frame: (C, H, W), or (B, C, H, W) of B streams that go in step; normalised as in training.
+            frame: The frame, (C, H, W), or the frames of B streams that go in step, (B, C, H, W); normalised as in
+                training.
 
         Raises:
-            TaskError: it has another shape than the frames before.
+            TaskError: The frame has another shape than the frames before.
         """
         if frame.dim() not in (3, 4):
             raise TaskError(f"a frame must be (C, H, W) or (B, C, H, W), got {tuple(frame.shape)}")
@@ -66,17 +67,17 @@ class OnlineTsm:
         # a copy, because the first layer may be one that is lent channels of the past
         images = images.clone(memory_format=self.task.memory_format)
         with self.task.shifts.streaming(self._cache):
-            logits = self.task.model(images)
+            logits: Tensor = self.task.model(images)
         self.frames += 1
         self._sum = logits.float().softmax(1) + (0 if self._sum is None else self._sum)
         return logits if frame.dim() == 4 else logits[0]
 
     @property
     def probabilities(self) -> Tensor:
-        """Mean of the class probabilities of all frames since the beginning, (num_classes,) or (B, num_classes).
+        """The mean class probabilities of all frames since the beginning, (num_classes,) or (B, num_classes).
 
         Raises:
-            TaskError: no frame has come yet.
+            TaskError: No frame has come yet.
         """
         if self._sum is None or self._shape is None:
             raise TaskError("no frame of this stream has come yet")

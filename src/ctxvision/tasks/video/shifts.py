@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ctxvision.nn import temporal_shift
-from ctxvision.nn.temporal_shift import shifted_channels
+from ctxvision.nn.shifting import shifted_channels
 from ctxvision.tasks.error import TaskError
 
 from .blocks import residual_layers
@@ -22,20 +22,23 @@ class TemporalShifts:
     network without them load, and the other way round.
 
     Args:
-        model: changed in place, until `remove`.
-        frames: of a clip; may be set anew at any time, as the network is called with clips of another length.
-        shift: ``both`` directions; ``past`` for streams; ``none`` leaves the network alone.
-        divisor: 8 shifts an eighth of the channels each way.
-        layers: before which layers; by default the first of every residual branch, see `residual_layers`.
+        model: The network, which is changed in place until `remove`.
+        frames: The number of frames of a clip; it may be set anew at any time, as the network is called with clips
+            of another length.
+        shift: Where shifted channels come from: ``both`` directions, the ``past`` for streams; ``none`` leaves the
+            network alone.
+        divisor: The divisor of the number of channels that are shifted each way; 8 shifts an eighth.
+        layers: The names of the layers before which channels are shifted; by default the first of every residual
+            branch, see `residual_layers`.
 
     Attributes:
-        frames: of a clip.
-        shift: as given.
-        divisor: as given.
-        layers: names of the layers whose inputs are shifted.
+        frames: The number of frames of a clip.
+        shift: Where shifted channels come from.
+        divisor: The divisor of the number of channels that are shifted each way.
+        layers: The names of the layers whose inputs are shifted.
 
     Raises:
-        TaskError: nothing to shift was found, or the network has shifts already.
+        TaskError: There is nothing to shift, or the network has shifts already.
 
     Examples:
         >>> import timm, torch
@@ -80,10 +83,11 @@ class TemporalShifts:
 
     @contextmanager
     def streaming(self, cache: dict[str, Tensor]) -> Iterator[None]:
-        """Within it the network is called with single frames, whose shifted channels wait in the cache.
+        """Let the network take single frames inside the ``with`` block; shifted channels wait in the cache.
 
         Args:
-            cache: of one stream, empty at its beginning; holds ``C // divisor`` channels for each layer.
+            cache: The state of one stream, empty at its beginning; it holds ``C // divisor`` channels for each
+                layer.
         """
         self._stream = cache
         try:
@@ -103,7 +107,7 @@ class _Hook:
         x, *rest = args
         s = self.shifts
         if s._stream is None:
-            return (temporal_shift(x, s.frames, s.divisor, s.shift == "past"), *rest)
+            return (temporal_shift(x, s.frames, divisor=s.divisor, past_only=s.shift == "past"), *rest)
         # The shortcut needs x again, so that its channels are only lent to the past for as long as the layer runs:
         # three times an eighth is copied instead of everything.
         fold = shifted_channels(x, s.divisor, True)

@@ -5,23 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric, SumMetric
-from torchmetrics.classification import MulticlassAccuracy
 
-from ctxvision.checkpoints import WarmStartReport, warm_start
-from ctxvision.checkpoints.sources import Source
-from ctxvision.tasks.error import TaskError
-from ctxvision.tasks.networks import create_network
-from ctxvision.tasks.optimization import ScheduleName
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.data import ClipSpec
+from ctxvision.tasks.classifier import Batch, ClassifierTask, logits_of
+from ctxvision.tasks.task import Optimization
 
 from .consensus import ClipLoss, ClipOutput, clip_consensus
 from .shifts import Shift, TemporalShifts
 
-Batch = tuple[Tensor, Tensor]
 
-
-class VideoTask(TrainingTask):
+class VideoTask(ClassifierTask):
     """Trains one of timm's networks, or ours, on videos with one class each.
 
     The network sees every frame by itself, but for an eighth of its channels each way, which the first layer of
@@ -32,31 +25,23 @@ class VideoTask(TrainingTask):
     Every argument is a plain Python value and travels in the checkpoint; see `ctxvision.tasks.load_task`.
 
     Args:
-        model: a registered name.
-        data_spec: `ctxvision.data.ClipSpec.to_dict`; the task itself needs ``class_names``, ``input_size`` and
-            ``frames``.
-        shift: ``both`` directions, ``past`` alone for streams (`OnlineTsm`), or ``none``, which is TSN.
-        shift_divisor: 8 shifts an eighth of the channels each way.
-        shift_layers: names of layers before which channels are shifted; by default `residual_layers` finds them.
-        model_args: more arguments of the network's constructor.
-        drop_path_rate: stochastic depth.
-        dropout: before the classifier, by itself in each frame.
-        optimizer: a name of timm's; ``sgd`` is Nesterov's, ``momentum`` the plain one.
-        optimizer_args: its own arguments, such as ``betas``.
-        lr: highest learning rate.
-        weight_decay: not applied to norms, biases, and what the network's ``no_weight_decay`` names.
-        layer_decay: ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
-        schedule: of the learning rate after the warm-up.
-        schedule_args: more arguments of timm's ``create_scheduler_v2``.
-        warmup_epochs: how long the learning rate rises.
-        warmup_steps: the same in optimiser steps, instead of ``warmup_epochs``.
-        warmup_factor: from which share of ``lr``.
-        min_lr: at the end of the schedule.
-        label_smoothing: share of the target spread over all classes.
-        channels_last: memory layout of the network and its input.
+        model: The registered name of the network.
+        data_spec: The fields of `ctxvision.data.ClipSpec`, see its ``to_dict``; the task itself needs
+            ``class_names``, ``input_size`` and ``frames``.
+        shift: Where the shifted channels come from: from ``both`` directions in time, from the ``past`` alone, for
+            streams (`OnlineTsm`), or from ``none``, which is TSN.
+        shift_divisor: The divisor of the number of channels that are shifted each way; 8 shifts an eighth.
+        shift_layers: The names of the layers before which channels are shifted; by default `residual_layers` finds
+            them.
+        model_args: More arguments of the network's constructor.
+        drop_path_rate: The probability that stochastic depth leaves out a residual branch.
+        dropout: The probability that dropout zeroes a feature before the classifier, in each frame by itself.
+        label_smoothing: The share of the target that is spread over all classes.
+        channels_last: Whether the network and its input are channels-last in memory.
+        optimization: The fields of `ctxvision.tasks.Optimization`, by default SGD with a cosine schedule.
 
     Raises:
-        TaskError: unknown model or optimiser, arguments that they do not take, or a network without residual
+        TaskError: The model or the optimiser is unknown, arguments do not fit, or the network has no residual
             blocks.
 
     Examples:
@@ -67,10 +52,8 @@ class VideoTask(TrainingTask):
     """
 
     kind = "video"
-    monitor = "val_top1"
-    monitor_name = "top-1"
     sample_name = "video"
-    columns = ("val_loss", "val_top1", "val_top5")
+    defaults = Optimization(optimizer="sgd", lr=0.01, weight_decay=1e-4)
 
     def __init__(
         self,
@@ -83,47 +66,25 @@ class VideoTask(TrainingTask):
         model_args: Mapping[str, Any] | None = None,
         drop_path_rate: float = 0.0,
         dropout: float = 0.5,
-        optimizer: str = "sgd",
-        optimizer_args: Mapping[str, Any] | None = None,
-        lr: float = 0.01,
-        weight_decay: float = 1e-4,
-        layer_decay: float | None = None,
-        schedule: ScheduleName = "cosine",
-        schedule_args: Mapping[str, Any] | None = None,
-        warmup_epochs: float = 0.0,
-        warmup_steps: int | None = None,
-        warmup_factor: float = 0.0,
-        min_lr: float = 0.0,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
+        **optimization: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.begin(data_spec)
-        num_classes = len(self.data_spec["class_names"])
-        self.model = create_network(
-            model,
-            num_classes=num_classes,
-            in_chans=self.data_spec["input_size"][0],
-            drop_path_rate=drop_path_rate,
-            dropout=dropout,
-            model_args=model_args or {},
-        )
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model.to(memory_format=self.memory_format)
+        self.begin(data_spec, optimization)
+        self.build(drop_path_rate=drop_path_rate, dropout=dropout, channels_last=channels_last)
         self.shifts = TemporalShifts(self.model, self.data_spec["frames"], shift, shift_divisor, shift_layers)
-        self.is_contextual = hasattr(self.model, "forward_stages")
         self.train_loss, self.val_loss = ClipLoss(label_smoothing=label_smoothing), ClipLoss()
-        self.val_mean, self.val_videos = (
-            MeanMetric("disable").set_dtype(torch.float32),
-            SumMetric().set_dtype(torch.float32),
-        )
-        self.val_top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
-        self.val_top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
 
-    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
-        """Load trained weights into the network for images; see `ctxvision.checkpoints.warm_start`."""
-        return warm_start(self.model, source, partial=partial)
+    @property
+    def spec(self) -> ClipSpec:
+        """The description of the clips.
+
+        Raises:
+            DataError: The task was built from less than a whole description.
+        """
+        return ClipSpec.from_dict(self.data_spec)
 
     def example_input(self) -> Tensor:
         """Return one black clip, (1, T, C, H, W)."""
@@ -140,27 +101,26 @@ class VideoTask(TrainingTask):
         """Classify clips (B, T, C, H, W), as a whole and frame by frame.
 
         Returns:
-            What `ClipLoss` takes, and the logits of the frames, (B, T, num_classes).
+            The consensus of the frames, which `ClipLoss` takes, and the logits of the frames, (B, T, num_classes).
 
         Raises:
-            ValueError: the clips have another shape.
+            ValueError: The clips have another shape.
         """
         if clips.dim() != 5:
             raise ValueError(f"clips must be (B, T, C, H, W), got {tuple(clips.shape)}")
         count, frames = clips.shape[:2]
         self.shifts.frames = frames
-        images = clips.flatten(0, 1).contiguous(memory_format=self.memory_format)
-        output = self.model.forward_stages(images) if self.is_contextual else self.model(images)
-        by_frame = output.logits if self.is_contextual else output
-        return clip_consensus(output, frames), by_frame.unflatten(0, (count, frames))
+        output = self.outputs(clips.flatten(0, 1))
+        by_frame: Tensor = logits_of(output).unflatten(0, (count, frames))
+        return clip_consensus(output, frames), by_frame
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch; without clips (all of them bad) it is 0, with gradients 0."""
+        """Return the loss of clips (B, T, C, H, W) with classes (B,); of an empty one, `loss_of_nothing`."""
         clips, targets = batch
         if not len(clips):
             return self.loss_of_nothing()
         self.expect(clips.shape[0] * clips.shape[1])
-        loss = self.train_loss(self.classify(clips)[0], targets)
+        loss: Tensor = self.train_loss(self.classify(clips)[0], targets)
         self.log_train_loss(loss, len(clips))
         return loss
 
@@ -168,7 +128,7 @@ class VideoTask(TrainingTask):
         """Score a batch of videos: clips (B, T, C, H, W), or several views of each, (B, V, T, C, H, W).
 
         Returns:
-            Mean probabilities over the views, (B, num_classes), and classes (B,), for callbacks.
+            The mean ``probabilities`` over the views, (B, num_classes), and the ``targets`` (B,), for callbacks.
         """
         clips, targets = batch
         if not len(clips):
@@ -178,22 +138,5 @@ class VideoTask(TrainingTask):
         loss = self.val_loss(output, targets.repeat_interleave(views))
         logits = output if isinstance(output, Tensor) else output.logits
         probabilities = logits.float().softmax(1).unflatten(0, (-1, views)).mean(1)
-        self.val_mean.update(loss.expand(len(targets)))
-        self.val_videos.update(len(targets))
-        self.val_top1.update(probabilities, targets)
-        self.val_top5.update(probabilities, targets)
+        self.score(probabilities, loss, targets)
         return {"probabilities": probabilities, "targets": targets}
-
-    def on_validation_epoch_end(self) -> None:
-        """Report loss and accuracy over the videos of all processes.
-
-        Raises:
-            TaskError: no video could be read.
-        """
-        if not self.val_videos.compute() and not self.trainer.sanity_checking:
-            raise TaskError("not one validation video could be read")
-        self.log("val_loss", self.val_mean.compute())
-        self.log("val_top1", self.val_top1.compute(), prog_bar=True)
-        self.log("val_top5", self.val_top5.compute())
-        for metric in (self.val_mean, self.val_videos, self.val_top1, self.val_top5):
-            metric.reset()

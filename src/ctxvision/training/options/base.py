@@ -10,7 +10,7 @@ from ctxvision.training.error import OptionError
 from ctxvision.training.processes import launch as processes
 
 if TYPE_CHECKING:
-    from ctxvision.tasks.training import TrainingTask
+    from ctxvision.tasks import Task
 
 Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "trackio"]
@@ -146,7 +146,7 @@ class TrainConfig:
         """
 
     @abstractmethod
-    def build_task(self, data: Any) -> "TrainingTask":
+    def build_task(self, data: Any) -> "Task":
         """Build the task with its network.
 
         Raises:

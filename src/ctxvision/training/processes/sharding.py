@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from ctxvision.tasks.training import TrainingTask
+from ctxvision.tasks import Task
 from ctxvision.training.error import OptionError
 from ctxvision.training.options.base import TrainConfig
 
@@ -38,7 +38,7 @@ def make_sharded(config: TrainConfig) -> ModelParallelStrategy:
     )
 
 
-def shard_when_ready(task: TrainingTask, *, sync_batchnorm: bool) -> None:
+def shard_when_ready(task: Task, *, sync_batchnorm: bool) -> None:
     """Let Lightning share the network out when the processes have met.
 
     Args:

@@ -1,0 +1,173 @@
+"""The blocks and stages of the Contextual ConvNeXt and the Contextual ResNet.
+
+Parameter names are timm's for ConvNeXt and ResNet; what is contextual comes under new names.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, LayerNorm
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ctxvision.nn import ContextualConv2d
+from ctxvision.nn._checks import is_plain
+from ctxvision.ops._derivatives import add_in_place
+
+
+class PriorSequence(nn.ModuleList):
+    """The blocks of a stage, which all see the same prior.
+
+    With ``grad_checkpointing`` each block is computed again in the backward pass instead of being stored.
+    """
+
+    grad_checkpointing = False
+
+    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
+        """Return the last block's output for features ``(B, C, H, W)`` and the prior ``(B, d)``.
+
+        The result is ``(B, C', H', W')``; without a prior the blocks get the features alone.
+        """
+        for block in self:
+            if self.grad_checkpointing and self.training:
+                x = checkpoint(block, x, prior, use_reentrant=False)
+            else:
+                x = block(x) if prior is None else block(x, prior)  # hooks of other tools expect tensors
+        return x
+
+
+class PointwiseMlp(nn.Module):
+    """``Linear -> GELU -> Linear`` over the channels of ``(B, C, H, W)``.
+
+    Parameter names are those of timm's ``Mlp``.
+
+    Args:
+        channels: Number of channels in and out.
+        hidden: Number of channels between the two linear layers.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the shape ``(B, C, H, W)`` and the memory format of ``x``."""
+        layers = (self.fc1, self.fc2)
+        if x.device.type != "cpu" or not all(is_plain(layer, nn.Linear) for layer in layers):
+            y: Tensor = self.fc2(self.act(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+            return y
+        # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear
+        hidden = self.act(F.conv2d(x, self.fc1.weight[:, :, None, None], self.fc1.bias))
+        return F.conv2d(hidden, self.fc2.weight[:, :, None, None], self.fc2.bias)
+
+
+class ContextualNeXtBlock(nn.Module):
+    """ConvNeXt's block with a contextual or a plain 7x7 depthwise convolution (Contextual CNN, section 3.3).
+
+    Args:
+        channels: Number of channels in and out.
+        conv_dw: The depthwise convolution, a `ContextualConv2d` or an ``nn.Conv2d`` that keeps the shape.
+        drop_path: Probability with which stochastic depth drops the branch of an image.
+        layer_scale: Initial value of the scale of each channel of the branch.
+    """
+
+    def __init__(self, channels: int, *, conv_dw: nn.Module, drop_path: float, layer_scale: float) -> None:
+        super().__init__()
+        self.conv_dw = conv_dw
+        self.norm = LayerNorm(channels, eps=1e-6)
+        self.mlp = PointwiseMlp(channels, 4 * channels)
+        self.gamma = nn.Parameter(nn.init.constant_(self.norm.weight.new_empty(channels), layer_scale))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Return the block's output, ``(B, C, H, W)`` as ``x``; a contextual block needs the prior ``(B, d)``."""
+        y = self.conv_dw(x, prior) if isinstance(self.conv_dw, ContextualConv2d) else self.conv_dw(x)
+        y = self.mlp(self.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        return torch.addcmul(x, self.drop_path(y), self.gamma[:, None, None])
+
+
+class ContextualBottleneck(nn.Module):
+    """ResNet's bottleneck with a contextual or a plain 3x3 convolution (Contextual CNN, section 4.2).
+
+    Args:
+        in_channels: Number of channels of the input.
+        width: Number of channels of the 3x3 convolution; the output has four times as many.
+        conv2: The 3x3 convolution, a `ContextualConv2d` or an ``nn.Conv2d``.
+        shortcut: The projection in the shortcut; ``None`` for the identity.
+        drop_path: Probability with which stochastic depth drops the branch of an image.
+        prior_dim: Width ``d`` of a prior that is expanded and concatenated to the input of the first 1x1
+            convolution (Table 4, a2: context as an extra input); 0 for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        conv2: nn.Module,
+        shortcut: nn.Module | None,
+        drop_path: float,
+        prior_dim: int,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.prior = nn.Linear(prior_dim, width, bias=False) if prior_dim else None
+        self.bn1 = nn.BatchNorm2d(width)
+        self.act1 = nn.ReLU(inplace=True)
+        self.conv2 = conv2
+        self.bn2 = nn.BatchNorm2d(width)
+        self.act2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.act3 = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Return the block's output for ``x`` ``(B, C, H, W)`` and, if it is contextual, the prior ``(B, d)``.
+
+        The output is ``(B, 4 * width, H', W')``, where ``H'`` and ``W'`` are those of the 3x3 convolution.
+        """
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.conv1(x)
+        if self.prior is not None:
+            x = add_in_place(x, self.prior(prior)[:, :, None, None])
+        x = self.act1(self.bn1(x))
+        x = self.conv2(x, prior) if isinstance(self.conv2, ContextualConv2d) else self.conv2(x)
+        x = self.drop_path(self.bn3(self.conv3(self.act2(self.bn2(x)))))
+        y: Tensor = self.act3(add_in_place(x, shortcut))
+        return y
+
+
+class ConvNeXtStage(nn.Module):
+    """ConvNeXt's downsampling, then blocks that all see the same prior.
+
+    Args:
+        downsample: The layers that change resolution and width; an ``nn.Identity`` in the first stage.
+        blocks: The blocks of the stage.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = PriorSequence(blocks)
+
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Whether each block is computed again in the backward pass."""
+        return self.blocks.grad_checkpointing
+
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, enable: bool) -> None:
+        self.blocks.grad_checkpointing = enable
+
+    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
+        """Return the stage's features for ``x`` ``(B, C, H, W)`` and the prior ``(B, d)``.
+
+        The features are ``(B, C', H / 2, W / 2)``, in the first stage ``(B, C, H, W)``.
+        """
+        y: Tensor = self.blocks(self.downsample(x), prior)
+        return y

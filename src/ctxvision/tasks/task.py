@@ -1,0 +1,380 @@
+"""What every task is: a network with its loss, its metrics, its optimiser and schedule, and its checkpoint."""
+
+import dataclasses
+import inspect
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from ctxvision._version import __version__
+from ctxvision.checkpoints import WarmStartReport
+from ctxvision.checkpoints.sources import Source
+from ctxvision.data import Spec
+
+from .error import TaskError
+from .means import over_classes
+from .networks import has_stage_outputs
+from .optimization import (
+    ScheduleName,
+    build_optimizer,
+    build_schedule,
+    is_optimizer,
+    require_optimizer,
+    require_steps,
+    why_unusable,
+)
+from .single_values import keep_statistics, single_value_norms
+
+_log = logging.getLogger(__name__)
+TaskType = TypeVar("TaskType", bound="Task")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """How a task's network is optimised; every task takes these fields as arguments.
+
+    Args:
+        optimizer: The name of one of timm's optimisers; ``sgd`` is Nesterov's, ``momentum`` the plain one.
+        optimizer_args: More arguments of the optimiser, such as ``betas``.
+        lr: The highest learning rate.
+        weight_decay: The weight decay of all parameters but norms, biases, and those that a network's
+            ``no_weight_decay`` names.
+        layer_decay: The ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
+        schedule: The course of the learning rate after the warm-up.
+        schedule_args: More arguments of timm's ``create_scheduler_v2``, such as ``decay_rate``, the power of
+            ``poly``.
+        warmup_epochs: The number of epochs during which the learning rate rises.
+        warmup_steps: The number of optimiser steps during which the learning rate rises, instead of
+            ``warmup_epochs``.
+        warmup_factor: The share of ``lr`` from which the learning rate rises.
+        min_lr: The learning rate at the end of the schedule.
+    """
+
+    optimizer: str = "adamw"
+    optimizer_args: Mapping[str, Any] | None = None
+    lr: float = 5e-4
+    weight_decay: float = 0.05
+    layer_decay: float | None = None
+    schedule: ScheduleName = "cosine"
+    schedule_args: Mapping[str, Any] | None = None
+    warmup_epochs: float = 0.0
+    warmup_steps: int | None = None
+    warmup_factor: float = 0.0
+    min_lr: float = 0.0
+
+
+class Task(LightningModule, ABC):
+    """A network with its loss, metrics and optimiser: what every task is to the rooms above it.
+
+    A subclass takes plain Python values only, which travel in the checkpoint (see `load_task`). Its constructor
+    calls ``super().__init__()``, ``save_hyperparameters()``, `begin`, and sets ``model``.
+
+    Attributes:
+        kind: The name of the task, as the checkpoint and `ctxvision.tasks.registry` call it.
+        monitor: The validation metric for which a checkpoint is best; higher is better.
+        monitor_name: What a person calls this metric.
+        sample_name: What a person calls a sample.
+        defaults: How the network is optimised where the arguments do not say.
+        columns: The validation metrics for ``metrics.csv``.
+        model: The network whose parameters are trained.
+        data_spec: The description of the data as it travels in the checkpoint, see `spec`.
+        leave_out_nonfinite: Whether a callback leaves out steps whose loss is not finite, which then do not count.
+    """
+
+    kind: ClassVar[str]
+    monitor: ClassVar[str]
+    monitor_name: ClassVar[str]
+    sample_name: ClassVar[str] = "image"
+    defaults: ClassVar[Optimization] = Optimization()
+    columns: tuple[str, ...]
+    model: nn.Module
+    data_spec: dict[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A mean over samples, NaN included; every process takes part in it, also one whose samples were all bad.
+        # It is updated with one value per sample: torchmetrics 1.9 ignores weights where NaN is not checked.
+        self.train_mean = MeanMetric("disable").set_dtype(torch.float32)  # whatever torch's default dtype is
+        self.leave_out_nonfinite = False
+        self._batches_with_samples = 0
+        self._told_left_out = False
+        self._single_value_norms: tuple[str, ...] | None = None
+        self._statistics_kept = False
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Name the options that the constructor takes besides the network's name and the description of the data.
+
+        Examples:
+            >>> from ctxvision.tasks import ClassificationTask
+            >>> {"mixup", "lr"} <= set(ClassificationTask.option_names())
+            True
+        """
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        own = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        return (*own, *_OPTIMIZATION)
+
+    @classmethod
+    def from_options(cls: type[TaskType], model: str, spec: Spec, options: object) -> TaskType:
+        """Build a task from an object that has its options as attributes, such as the options of a training run.
+
+        Args:
+            model: The registered name of the network.
+            spec: The description of the data.
+            options: The object; an option that it does not have keeps its default.
+
+        Raises:
+            TaskError: Unknown names, or options that do not fit.
+        """
+        given = {name: getattr(options, name) for name in cls.option_names() if hasattr(options, name)}
+        return cls(model, spec.to_dict(), **given)  # type: ignore[call-arg] # subclasses take these
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The description of the data.
+
+        Raises:
+            DataError: The task was built from less than a whole description.
+        """
+
+    @property
+    def model_name(self) -> str:
+        """The registered name of the network, or of the backbone."""
+        return str(self.hparams["model"])
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """The arguments of the network's constructor beside those that the task itself gives."""
+        return dict(self.hparams["model_args"] or {})
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, in the order of the network's outputs."""
+        return tuple(self.data_spec["class_names"])
+
+    @property
+    def optimization(self) -> Optimization:
+        """How the network is optimised, from the task's arguments."""
+        return Optimization(**{name: self.hparams[name] for name in _OPTIMIZATION})
+
+    def begin(self, data_spec: Mapping[str, Any], optimization: Mapping[str, Any]) -> None:
+        """Keep the description of the data and how the network is optimised; find wrong settings before the run.
+
+        Args:
+            data_spec: The fields of a `Spec`.
+            optimization: The fields of `Optimization` that the task was given; ``defaults`` has the others.
+
+        Raises:
+            TaskError: The optimiser is unknown, or it or the schedule does not take its arguments.
+            TypeError: `Optimization` has no such field.
+        """
+        self.data_spec = dict(data_spec)
+        o = dataclasses.replace(self.defaults, **optimization)
+        self.hparams.update({name: getattr(o, name) for name in _OPTIMIZATION})
+        if is_optimizer(o.optimizer) and why_unusable(o.optimizer):
+            return  # a checkpoint of another machine can be looked at here, if not trained
+        try_out = dataclasses.replace(o, layer_decay=None, warmup_steps=None)
+        epochs = math.floor(o.warmup_epochs) + 1
+        optimizer = _optimizer(nn.Linear(1, 1), try_out)
+        schedule = _schedule(optimizer, try_out, epochs, steps_per_epoch=1)
+        args = {**(o.optimizer_args or {}), **(o.schedule_args or {})}
+        if args:
+            require_steps(optimizer, schedule, (o.optimizer, o.schedule), args)
+
+    @abstractmethod
+    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
+        """Load trained weights into the network, or into its backbone; see `ctxvision.checkpoints.warm_start`.
+
+        Args:
+            source: A file, a network, or the name of one of timm's pretrained networks.
+            partial: Whether to take what fits, even of quite another network.
+
+        Raises:
+            CheckpointError: The weights cannot be used; the network is unchanged.
+        """
+
+    @abstractmethod
+    def example_input(self) -> Any:
+        """Return the smallest input that `forward` takes as the task is set up: one sample of zeros."""
+
+    @abstractmethod
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of a batch; it is `loss_of_nothing` where all samples of the batch were bad."""
+
+    @abstractmethod
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Update the metrics with a batch, and return what callbacks may want to see."""
+
+    def tell_left_out(self, left_out: list[str]) -> None:
+        """Log once which classes the monitored mean leaves out.
+
+        Args:
+            left_out: The names of these classes.
+        """
+        if (
+            left_out
+            and not self._told_left_out
+            and self.trainer.is_global_zero
+            and not self.trainer.sanity_checking
+        ):
+            self._told_left_out = True
+            _log.warning("%s is %s", self.monitor_name, over_classes(len(self.class_names), left_out))
+
+    def try_out(self) -> tuple[str, ...]:
+        """Give the task one sample in evaluation mode, whatever that raises.
+
+        Returns:
+            The names of the batch norms that a single sample gives one value per channel; see
+            `single_value_norms`.
+        """
+
+        def run() -> None:
+            sample = self.example_input()
+            on_device = [s.to(self.device) for s in sample] if isinstance(sample, list) else sample.to(self.device)
+            self.run_once(on_device)
+
+        self._single_value_norms = single_value_norms(self.model, run)
+        return self._single_value_norms
+
+    def run_once(self, sample: Any) -> None:
+        """Run the network on a sample of `example_input`, through every part that training uses."""
+        self(sample)
+
+    def expect(self, samples: int) -> None:
+        """Prepare the network for a training batch: of a single sample some norms cannot take statistics.
+
+        Args:
+            samples: The number of samples of the batch.
+        """
+        if self._single_value_norms is None and samples == 1:
+            self.try_out()
+        if samples == 1 or self._statistics_kept:  # else norms are left as others have set them
+            keep_statistics(self.model, self._single_value_norms or (), samples == 1)
+        self._statistics_kept = samples == 1
+
+    def loss_of_nothing(self, name: str = "train_loss") -> Tensor:
+        """Return a loss of 0 whose gradients are 0, so that this process takes part in the all-reduce.
+
+        Args:
+            name: The name that the epoch's mean loss is logged under.
+        """
+        self._update_train_mean(torch.zeros((), dtype=torch.float32, device=self.device), 0, name)
+        start = torch.zeros((), dtype=torch.float32, device=self.device)
+        return sum((p.sum() * 0.0 for p in self.parameters() if p.requires_grad), start)
+
+    def log_train_loss(self, loss: Tensor, samples: int, name: str = "train_loss") -> None:
+        """Count the loss of a batch in the epoch's mean.
+
+        Args:
+            loss: The mean loss of the batch.
+            samples: The number of samples of the batch.
+            name: The name that the epoch's mean loss is logged under.
+        """
+        self._batches_with_samples += 1
+        self._update_train_mean(loss.detach(), samples, name)
+
+    def _update_train_mean(self, loss: Tensor, samples: int, name: str) -> None:
+        if self.leave_out_nonfinite:
+            finite = loss.isfinite()
+            loss, samples = torch.where(finite, loss, 0.0), samples * int(finite)
+        self.train_mean.update(loss.expand(samples))
+        self.log(name, self.train_mean, on_step=False, on_epoch=True, prog_bar=True)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin to count batches."""
+        self._batches_with_samples = 0
+
+    def on_train_epoch_end(self) -> None:
+        """Stop a run that has failed, before its weights overwrite a checkpoint.
+
+        Raises:
+            TaskError: The loss is not finite, or no sample could be read.
+        """
+        counted = torch.tensor(float(self._batches_with_samples), dtype=torch.float32, device=self.device)
+        if not self.trainer.strategy.reduce(counted, reduce_op="sum").item():
+            raise TaskError(f"not one training {self.sample_name} could be read in this epoch")
+        loss = self.trainer.callback_metrics.get("train_loss")
+        if loss is not None and not torch.isfinite(loss):
+            raise TaskError(
+                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}; "
+                "lower the learning rate, clip gradients or use 32-bit precision"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build timm's optimiser and schedule, which moves after every optimiser step."""
+        o = self.optimization
+        require_optimizer(o.optimizer, o.optimizer_args)
+        optimizer = _optimizer(self.model, o)
+        per_epoch = self._steps_per_epoch()
+        epochs = max(self.trainer.max_epochs or 1, 1)
+        schedule = _schedule(optimizer, o, epochs, per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _steps_per_epoch(self) -> int:
+        batches = getattr(getattr(self.trainer, "datamodule", None), "batches_per_epoch", None)
+        if batches is None:
+            return math.ceil(self.trainer.estimated_stepping_batches / max(self.trainer.max_epochs or 1, 1))
+        # the trainer's estimate would begin to read images before a resumed run knows where it stopped
+        return math.ceil(int(batches) / self.trainer.accumulate_grad_batches)
+
+    def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:
+        """Set the learning rate of the next optimiser step."""
+        scheduler.step_update(self.trainer.global_step)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Forget the schedule of a run that is resumed: it follows from the step, and from the epochs of now."""
+        checkpoint["lr_schedulers"] = []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Mark the file as a checkpoint of this library: the name of the task and the version."""
+        checkpoint["ctxvision"] = {"task": self.kind, "version": __version__}
+
+    def compile_network(self, **options: Any) -> None:
+        """Let ``torch.compile`` compile the network when it is first used; names and weights stay.
+
+        Args:
+            options: The options of ``torch.compile``.
+        """
+        if has_stage_outputs(self.model):
+            compiled = torch.compile(self.model.forward_stages, **options)
+            self.model.forward_stages = compiled  # type: ignore[method-assign]
+        else:
+            self.model.compile(**options)
+
+
+_OPTIMIZATION = tuple(field.name for field in dataclasses.fields(Optimization))
+
+
+def _optimizer(model: nn.Module, o: Optimization) -> torch.optim.Optimizer:
+    return build_optimizer(
+        model,
+        o.optimizer,
+        lr=o.lr,
+        weight_decay=o.weight_decay,
+        layer_decay=o.layer_decay,
+        args=o.optimizer_args,
+    )
+
+
+def _schedule(optimizer: torch.optim.Optimizer, o: Optimization, epochs: int, steps_per_epoch: int) -> Scheduler:
+    return build_schedule(
+        optimizer,
+        o.schedule,
+        lr=o.lr,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=o.warmup_epochs if o.warmup_steps is None else o.warmup_steps / steps_per_epoch,
+        warmup_factor=o.warmup_factor,
+        min_lr=o.min_lr,
+        args=o.schedule_args,
+    )
