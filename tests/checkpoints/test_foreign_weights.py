@@ -27,7 +27,7 @@ NETWORKS = {  # as `tools/verify_weights.py --small` asks for them
     "kecam_cotnet_average.h5": lambda: CoTNet(num_classes=10, avg_down=True, **COTNET),
     "kecam_se_cotnetd.h5": lambda: CoTNet(num_classes=10, **SE_COTNETD),
     "kecam_se_cotnetd_torch.h5": lambda: CoTNet(num_classes=10, **SE_COTNETD),
-    "paddle_rednet.pdparams": lambda: RedNet((1, 2, 1, 1), (64, 16, 32, 16), num_classes=10),
+    "paddle_rednet.pdparams": lambda: RedNet((1, 2, 1, 1), planes=(64, 16, 32, 16), num_classes=10),
 }
 
 
