@@ -7,7 +7,12 @@ _TRAIN = ("PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "s
 _EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
 _EXTRAS |= dict.fromkeys(("datasets", "webdataset"), "data")
 _EXTRAS |= dict.fromkeys(("faster_coco_eval", "pycocotools"), "detect")
-_EXTRAS |= {"av": "video", "pytorch_grad_cam": "explain", "segmentation_models_pytorch": "segment"}
+_EXTRAS |= {
+    "av": "video",
+    "h5py": "weights",
+    "pytorch_grad_cam": "explain",
+    "segmentation_models_pytorch": "segment",
+}
 _EXTRAS |= dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serve")
 
 

@@ -179,7 +179,7 @@ def test_without_a_connection_the_hub_is_asked_once(endpoint):
         ("resnet26.nonsense", "timm has no such weights; it has resnet26.bt_in1k"),
         ("resnet26.pth", "resnet26.pth: no such file"),
         ("folder/resnet26", "no such file"),
-        ("contextual_resnet50", "timm has no pretrained weights for it; give a file"),
+        ("contextual_resnet50", "nobody published weights of contextual_resnet50; start from the plain network"),
         (7, "int: weights come from a file, a timm name, a state dict or a network"),
     ],
 )

@@ -265,7 +265,7 @@ def test_code_in_a_file_is_refused(tmp_path, monkeypatch, capsys, command):
         (["models", "zzz"], "no model matches 'zzz'", 1),
         (["convert", "none.pth", "out.safetensors", "--model=rednet26"], "none.pth: no such file", 1),
         (["convert", "none.pth", "out.safetensors", "--model=rednet27"], "did you mean rednet26", 1),
-        (["convert", "none.pth", "out.safetensors"], "--model", 2),
+        (["convert", "none.pth", "out.safetensors"], "none.pth: no such file", 1),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, words, message, code):

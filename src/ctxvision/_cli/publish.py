@@ -16,7 +16,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help=".ckpt file or run folder of `ctxvision train`",
+        help=".ckpt file or run folder of `ctxvision train`, or name of a network with pretrained weights",
     )
     parser.add_argument(
         "folder",

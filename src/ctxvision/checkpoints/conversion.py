@@ -1,16 +1,18 @@
 """Published checkpoint in, safetensors for ``timm.create_model(NAME, checkpoint_path=OUT)`` out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import safetensors.torch
+from torch import Tensor
 
 from ctxvision.files import write_whole
 
 from .error import CheckpointError
 from .finite import require_finite
-from .layout import require_fit, skeleton
+from .layout import advice_on, fitting_models, require_fit, skeleton
 from .published import from_published
 from .reading import read_contents
 
@@ -44,7 +46,7 @@ class ConversionReport:
 def convert(
     source: str | PathLike[str],
     destination: str | PathLike[str],
-    model_name: str,
+    model_name: str | None = None,
     *,
     ema: bool = True,
     overwrite: bool = False,
@@ -56,10 +58,11 @@ def convert(
     the file appears whole or not at all.
 
     Args:
-        source: checkpoint of CoTNet (``.pth.tar``) or RedNet (OpenMMLab), or one in our layout; see
-            `read_state_dict`.
+        source: checkpoint of CoTNet (``.pth.tar``), RedNet (OpenMMLab), keras_cv_attention_models' CoTNet
+            (``.h5``) or PaddleClas' RedNet (``.pdparams``), or one in our layout; see `read_state_dict`.
         destination: file to write, ``*.safetensors``, in an existing folder.
-        model_name: one of our networks with published weights, e.g. ``cotnet50``.
+        model_name: one of our networks with published weights, e.g. ``cotnet50``; None takes the one whose
+            tensors these are.
         ema: prefer the moving average where the source has one.
         overwrite: replace an existing destination.
         allow_nonfinite: accept NaN and infinities.
@@ -72,22 +75,19 @@ def convert(
     """
     source, destination = Path(source), Path(destination)
     _check_destination(source, destination, overwrite)
-    model = skeleton(model_name)
+    model = None if model_name is None else skeleton(model_name)
     contents = read_contents(source, ema=ema)
     try:
-        tensors = from_published(contents.tensors, model_name)
+        tensors = from_published(contents.tensors, model_name or "the network")
     except CheckpointError as error:
         raise CheckpointError(source, str(error)) from error
+    if model is None or model_name is None:
+        model_name = _model_of(tensors, source)
+        model = skeleton(model_name)
     require_fit(tensors, model, model_name, source)
     if not allow_nonfinite:
         require_finite(tensors, source)
-    metadata = {"format": "pt", "model": model_name, "source": source.name}
-    # clones: safetensors refuses tensors that share memory
-    own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-    try:
-        write_whole(destination, safetensors.torch.save(own, metadata))
-    except OSError as error:
-        raise CheckpointError(destination, f"cannot be written ({error.strerror or error})") from error
+    write_converted(tensors, destination, model_name, source.name)
     return ConversionReport(
         destination=destination,
         model=model_name,
@@ -95,6 +95,36 @@ def convert(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         used_ema=contents.is_ema,
     )
+
+
+def _model_of(tensors: Mapping[str, Tensor], source: Path) -> str:
+    fitting = fitting_models(tensors)
+    if not fitting:
+        raise CheckpointError(source, f"no network of ours has such tensors{advice_on(tensors)}")
+    if len(fitting) > 1:
+        raise CheckpointError(source, f"several networks fit ({', '.join(fitting)}); name one of them")
+    return fitting[0]
+
+
+def write_converted(tensors: Mapping[str, Tensor], destination: Path, model_name: str, source_name: str) -> None:
+    """Write tensors by our names as safetensors, whole or not at all.
+
+    Args:
+        tensors: by the names that the network gives them.
+        destination: the file to write.
+        model_name: the network, for the file's metadata.
+        source_name: the name of the file that they come from, for the metadata.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    # clones: safetensors refuses tensors that share memory
+    own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": "pt", "model": model_name, "source": source_name}
+    try:
+        write_whole(destination, safetensors.torch.save(own, metadata))
+    except OSError as error:
+        raise CheckpointError(destination, f"cannot be written ({error.strerror or error})") from error
 
 
 def _check_destination(source: Path, destination: Path, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from typing import Any
 
 import timm
 import torch
@@ -17,8 +18,12 @@ def our_models() -> list[str]:
     return [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("ctxvision.")]
 
 
-def skeleton(model_name: str) -> nn.Module:
+def skeleton(model_name: str, **arguments: Any) -> nn.Module:
     """Build one of our networks with shapes but no values (on the meta device).
+
+    Args:
+        model_name: its registered name.
+        **arguments: of its constructor.
 
     Raises:
         CheckpointError: the name is not one of ours.
@@ -33,7 +38,7 @@ def skeleton(model_name: str) -> nn.Module:
             else f"no such network; there are {', '.join(names)}",
         )
     with torch.device("meta"):
-        model: nn.Module = timm.create_model(model_name)
+        model: nn.Module = timm.create_model(model_name, **arguments)
     return model
 
 
@@ -62,11 +67,28 @@ def describe(tensor: Tensor) -> str:
     return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
+def fitting_models(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of our networks whose tensors these are."""
+    return [name for name in our_models() if difference(tensors, skeleton(name).state_dict()) is None]
+
+
+def advice_on(tensors: Mapping[str, Tensor]) -> str:
+    """Say what to do with the tensors of a CoTNet whose shortcuts average pixels, as the authors' do not."""
+    for name in ("cotnet50", "cotnet101"):
+        if difference(tensors, skeleton(name, avg_down=True).state_dict()) is None:
+            network = f'timm.create_model("{name}", avg_down=True)'
+            return (
+                f"; they are those of a {name} whose shortcuts average pixels, which is not the authors' network: "
+                f"ctxvision.checkpoints.warm_start({network}, FILE) loads them into that"
+            )
+    return ""
+
+
 def require_fit(tensors: Mapping[str, Tensor], model: nn.Module, model_name: str, where: object) -> None:
     """Raise `CheckpointError` unless the tensors are exactly those of the model, and say whose they are."""
     problem = difference(tensors, model.state_dict())
     if problem is None:
         return
-    fitting = [name for name in our_models() if difference(tensors, skeleton(name).state_dict()) is None]
-    advice = f"; they are those of {fitting[0]}: name that model" if len(fitting) == 1 else ""
+    fitting = fitting_models(tensors)
+    advice = f"; they are those of {fitting[0]}: name that model" if len(fitting) == 1 else advice_on(tensors)
     raise CheckpointError(where, f"the tensors are not those of {model_name}: {problem}{advice}")

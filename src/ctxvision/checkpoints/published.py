@@ -1,10 +1,11 @@
 """Names of the published checkpoints → names of our networks.
 
 Sources: CoTNet, https://github.com/JDAI-CV/CoTNet (timm's ResNet names, kept by our networks); involution,
-https://github.com/d-li14/involution (OpenMMLab's names, ``backbone.*`` and ``head.fc.*``).
+https://github.com/d-li14/involution (OpenMMLab's names, ``backbone.*`` and ``head.fc.*``); and PaddleClas,
+https://github.com/PaddlePaddle/PaddleClas (the same names without ``backbone.`` and ``head.``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from torch import Tensor
 
@@ -47,6 +48,8 @@ def from_published(state_dict: Mapping[str, Tensor], model_name: str) -> dict[st
             model_name,
             "no weights were published for this family; start from a plain network with warm_start",
         )
+    if is_paddleclas(state_dict):
+        return {_from_openmmlab(name): value for name, value in state_dict.items()}
     if not any(name.startswith("backbone.") for name in state_dict):
         return {name: value for name, value in state_dict.items() if not name.endswith(".filt")}
     if not any(name.startswith("head.fc.") for name in state_dict):
@@ -60,6 +63,11 @@ def from_published(state_dict: Mapping[str, Tensor], model_name: str) -> dict[st
             model_name, f"not a classification checkpoint: {len(others)} more tensors ({name_some(others)})"
         )
     return {_from_openmmlab(name): value for name, value in state_dict.items()}
+
+
+def is_paddleclas(names: Container[str]) -> bool:
+    """Tell whether names are those of PaddleClas' RedNet, whose stem is that of OpenMMLab without a prefix."""
+    return "stem.0.conv.weight" in names
 
 
 def _from_openmmlab(name: str) -> str:

@@ -16,14 +16,19 @@ from torch import Tensor
 
 from ctxvision.runs import checkpoint_of
 
+from . import keras_file
 from .archive import ArchiveError, load_pickled
 from .error import CheckpointError, name_some
+from .kecam import from_kecam
+from .keras_file import read_layers
+from .paddle_file import read_paddle
 
 _EMA_SECTIONS = ("state_dict_ema", "model_ema")
 _RAW_SECTIONS = ("state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and its kin; torch.compile
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
+_TORCH_PICKLE = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # how torch.save began before 1.6
 
 
 class _Ignored:
@@ -56,12 +61,13 @@ class Contents(NamedTuple):
 def read_state_dict(path: str | PathLike[str], *, ema: bool = True) -> dict[str, Tensor]:
     """Read the state dict of a checkpoint file without running anything that the file may contain.
 
-    Understands safetensors, files of ``torch.save`` in either of its formats, the sections of timm, CoTNet
+    Understands safetensors; files of ``torch.save`` in either of its formats, with the sections of timm, CoTNet
     and OpenMMLab (``state_dict``, ``state_dict_ema``, ``model``, ``model_ema``, or a bare state dict), and
-    names prefixed by ``module.`` or ``_orig_mod.``.
+    names prefixed by ``module.`` or ``_orig_mod.``; Keras' ``.h5`` files of keras_cv_attention_models' CoTNets,
+    whose names become ours; and Paddle's ``.pdparams``.
 
     Args:
-        path: the file; a name that ends in ``.safetensors`` decides its format.
+        path: the file; what it is decides how it is read, not its name.
         ema: prefer the moving average where the file has one.
 
     Returns:
@@ -84,12 +90,26 @@ def read_contents(path: str | PathLike[str], *, ema: bool = True) -> Contents:
     try:
         if path.stat().st_size == 0:
             raise CheckpointError(path, "is empty; download it again")
-        if path.suffix == ".safetensors":
-            return Contents(_clean(path, _load_safetensors(path)), is_ema=False)
+        tensors = _read_other(path)
+        if tensors is not None:
+            return Contents(_clean(path, tensors), is_ema=False)
         section, is_ema = _choose_section(path, _load_pickled(path), ema)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror or error})") from error
     return Contents(_clean(path, section), is_ema)
+
+
+def _read_other(path: Path) -> Mapping[str, Tensor] | None:
+    """Read a file that ``torch.save`` did not write; None for others."""
+    with path.open("rb") as file:
+        start = file.read(len(_TORCH_PICKLE))
+    if start.startswith(keras_file.MAGIC):
+        return from_kecam(read_layers(path), path)
+    if start.startswith(_PICKLE_MAGIC) and start != _TORCH_PICKLE[: len(start)]:
+        return read_paddle(path)
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return _load_safetensors(path)
+    return None
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -12,9 +12,11 @@ import timm
 from torch import Tensor, nn
 
 from ctxvision._hub import cache_only, why_not_asked
+from ctxvision.models._weights import why_none
 
 from .error import CheckpointError, name_some
-from .published import from_published
+from .layout import our_models
+from .published import from_published, is_paddleclas
 from .reading import read_state_dict
 
 Source = nn.Module | Mapping[str, Tensor] | str | PathLike[str]
@@ -89,6 +91,8 @@ def pretrained_network(name: str, in_chans: int = 3) -> nn.Module:
         CheckpointError: There are no such weights, or they cannot be had.
     """
     architecture, _, tag = name.partition(".")
+    if architecture in our_models():
+        return _ours(name, in_chans)
     tags = [] if name.startswith(_HUB_PREFIXES) else timm.list_pretrained(f"{architecture}.*")
     if not tags and not name.startswith(_HUB_PREFIXES):
         raise CheckpointError(name, "timm has no pretrained weights for it; give a file")
@@ -106,6 +110,18 @@ def pretrained_network(name: str, in_chans: int = 3) -> nn.Module:
         raise CheckpointError(
             name, f"timm cannot get its pretrained weights ({reason}); check the connection, or give a file"
         ) from error
+    return model
+
+
+def _ours(name: str, in_chans: int) -> nn.Module:
+    """Build a network of this library with weights that other projects keep, which no hub of timm's has."""
+    architecture, _, tag = name.partition(".")
+    with_weights = timm.list_pretrained(f"{architecture}.*")
+    if not with_weights:
+        raise CheckpointError(name, why_none(architecture))
+    if tag and name not in with_weights:
+        raise CheckpointError(name, f"there are no such weights; there are {name_some(with_weights)}")
+    model: nn.Module = timm.create_model(name, pretrained=True, in_chans=in_chans)
     return model
 
 
@@ -133,7 +149,7 @@ def _under_our_names(tensors: Mapping[str, Tensor], model: nn.Module, where: obj
     own = model.state_dict()
     if _all_inside("model.", tensors) and not _any_inside("model.", own):
         tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
-    if _any_inside("backbone.", tensors) and not _any_inside("backbone.", own):
+    if is_paddleclas(tensors) or (_any_inside("backbone.", tensors) and not _any_inside("backbone.", own)):
         config: Any = getattr(model, "pretrained_cfg", None)
         try:
             tensors = from_published(tensors, (config or {}).get("architecture") or type(model).__name__)

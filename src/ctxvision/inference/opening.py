@@ -11,13 +11,14 @@ from ctxvision.checkpoints.sources import names_a_network
 from ctxvision.data.error import DataError
 from ctxvision.runs import checkpoint_of
 from ctxvision.tasks import Task, load_task
+from ctxvision.tasks.classification.pretrained import spec_of
 from ctxvision.tasks.registry import TASKS, module_of
 
 from .classification import ClassificationPredictor
 from .error import InferenceError
 from .exported import SUFFIXES, Exported, ExportError, open_exported
 from .predictor import Predictor
-from .published import is_published, open_pretrained, open_published, spec_of
+from .published import is_published, open_pretrained, open_published
 
 _CPU = torch.device("cpu")
 

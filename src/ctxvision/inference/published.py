@@ -2,18 +2,14 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import timm
-from timm.data import ImageNetInfo, resolve_data_config
 from torch import nn
 
 from ctxvision.checkpoints import read_state_dict
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.checkpoints.sources import pretrained_network
-from ctxvision.data import DataSpec
 from ctxvision.tasks import TaskError
 from ctxvision.tasks.limits import Budget, require_moderate
 
@@ -77,33 +73,6 @@ def open_pretrained(name: str) -> nn.Module:
     network = pretrained_network(name)
     require_finite(network.state_dict(), name)
     return network
-
-
-def spec_of(network: nn.Module) -> DataSpec:
-    """Return the classes of a network of timm's, and how its images are prepared, from its ``pretrained_cfg``.
-
-    Classes without names get those of the ImageNet classes, where there are as many, or else their numbers.
-    """
-    about = cast(Mapping[str, Any], network.pretrained_cfg)
-    images = resolve_data_config(pretrained_cfg=about)
-    count = int(about["num_classes"])
-    names = about.get("label_names") or _class_names(count)
-    return DataSpec(
-        class_names=tuple(map(str, names)),
-        **{name: images[name] for name in ("input_size", "mean", "std", "interpolation", "crop_pct")},
-    )
-
-
-def _class_names(count: int) -> list[str]:
-    if count != 1000:
-        return [str(index) for index in range(count)]
-    imagenet = ImageNetInfo()
-    names = [imagenet.index_to_description(index).partition(",")[0] for index in range(count)]
-    # two pairs of classes share a name, such as crane, the bird and the machine; their synsets differ
-    return [
-        name if names.count(name) == 1 else f"{name} ({imagenet.index_to_label_name(index)})"
-        for index, name in enumerate(names)
-    ]
 
 
 def _check_settings(path: Path, trust: bool) -> None:

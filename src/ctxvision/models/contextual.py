@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from timm.layers import LayerNorm2d, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ctxvision.nn import ContextualConv2d
@@ -25,6 +25,7 @@ from ctxvision.nn import ContextualConv2d
 from ._backbone import default_cfg, drop_path_rates
 from ._contextual_blocks import ContextualBottleneck, ContextualNeXtBlock, ConvNeXtStage, PriorSequence
 from ._contextual_net import ContextualNet, Design, keep_classes
+from ._pretrained import build_network
 from ._residual import LAYERS, plain_shortcut
 
 __all__ = ["ContextualConvNeXt", "ContextualNet", "ContextualResNet"]
@@ -272,7 +273,7 @@ def _create(
         # without classes to weigh the classifier is a linear layer
         overlay = {"classifier": "fc", **(kwargs.get("pretrained_cfg_overlay") or {})}
         kwargs["pretrained_cfg_overlay"] = overlay
-    model: ContextualNet = build_model_with_cfg(
+    model: ContextualNet = build_network(
         network,
         variant,
         pretrained,

@@ -9,14 +9,16 @@ from functools import partial
 from typing import Any, Literal
 
 from timm.layers import BlurPool2d
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from ctxvision.nn import CoTLayer, SplitAttention2d
 from ctxvision.nn.cot import Context
 
 from ._backbone import default_cfg
+from ._pretrained import build_network
 from ._residual import BlockPlace, ResidualNet, Spatial, Stem, average_shortcut, plain_shortcut
+from ._weights import WEIGHTS
 
 __all__ = ["CoTNet"]
 
@@ -144,16 +146,22 @@ default_cfgs = generate_default_cfgs(
         "cotnet101": _cfg(),
         "cotnext50_2x48d": _cfg(),
         "cotnext101_2x48d": _cfg(),
-        "se_cotnetd50": _cfg(first_conv="conv1.0"),
-        "se_cotnetd101": _cfg(first_conv="conv1.0"),
-        "se_cotnetd152": _cfg(first_conv="conv1.0", test_input_size=(3, 320, 320)),
+        "se_cotnetd50.in1k": _cfg(first_conv="conv1.0", url=WEIGHTS["se_cotnetd50"].url),
+        "se_cotnetd101.in1k": _cfg(first_conv="conv1.0", url=WEIGHTS["se_cotnetd101"].url),
+        # the authors' two files, trained and tested at 256 and 320 pixels
+        "se_cotnetd152.in1k": _cfg(
+            first_conv="conv1.0", input_size=(3, 256, 256), pool_size=(8, 8), crop_pct=0.888
+        ),
+        "se_cotnetd152.in1k_320": _cfg(
+            first_conv="conv1.0", input_size=(3, 320, 320), pool_size=(10, 10), crop_pct=0.909
+        ),
         "cotnet_micro": _cfg(first_conv="conv1.0", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
     }
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> CoTNet:
-    model: CoTNet = build_model_with_cfg(
+    model: CoTNet = build_network(
         CoTNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs
     )  # fmt: skip
     return model

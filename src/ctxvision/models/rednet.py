@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from ctxvision.nn import Involution2d
 
 from ._backbone import default_cfg
+from ._pretrained import build_network
 from ._residual import BlockPlace, ResidualNet, Spatial, Stem
+from ._weights import WEIGHTS
 
 __all__ = ["RedNet"]
 
@@ -80,14 +82,17 @@ _cfg = partial(
 
 default_cfgs = generate_default_cfgs(
     {
-        **{f"rednet{depth}": _cfg() for depth in (26, 38, 50, 101, 152)},
+        **{  # resized bilinearly in training and test
+            f"rednet{depth}.in1k": _cfg(interpolation="bilinear", url=WEIGHTS[f"rednet{depth}"].url)
+            for depth in (26, 38, 50, 101, 152)
+        },
         "rednet_micro": _cfg(input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
     }
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> RedNet:
-    model: RedNet = build_model_with_cfg(
+    model: RedNet = build_network(
         RedNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs
     )  # fmt: skip
     return model

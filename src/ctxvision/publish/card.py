@@ -107,8 +107,8 @@ def _introduction(facts: Facts) -> str:
     trained = f" on {markdown(facts.dataset)}" if facts.dataset else ""
     classes = facts.config["num_classes"]
     return (
-        f"{markdown_code(architecture)}{kind}, a classifier of images into {classes} classes, trained{trained} "
-        "with ctxvision.\n"
+        f"{markdown_code(architecture)}{kind}, a classifier of images into {classes} classes, trained{trained}"
+        f"{'' if facts.provenance.converted else ' with ctxvision'}.\n"
     )
 
 
@@ -168,6 +168,8 @@ def _usage(facts: Facts) -> str:
 
 def _training(facts: Facts) -> str:
     found = facts.provenance
+    if found.converted:
+        return f"{markdown(found.converted)}\n"
     if not found.settings:
         return "The settings of the training were not recorded with these weights.\n"
     recipe = f" Recipe: {markdown_code(found.recipe)}." if found.recipe else ""

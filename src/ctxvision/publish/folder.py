@@ -51,7 +51,8 @@ def publish(
         name: name of the network on the card; by default the name of the folder.
         repo: ``user/repo`` that the card says how to load it from.
         dataset: name of the data set on the card; by default the name in the provenance.
-        license: identifier of the license of the weights, such as ``apache-2.0``; without one the card says so.
+        license: identifier of the license of the weights, such as ``apache-2.0``; by default the one that the
+            provenance names, and without either the card says so.
         overwrite: replace a folder that an earlier call wrote.
 
     Returns:
@@ -66,6 +67,7 @@ def publish(
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise PublishError(f"licence {license!r}: write it as the hub does, such as apache-2.0, mit or other")
     provenance = provenance or Provenance()
+    license = license or provenance.license
     config = hub_config(task, license)
     weights = {key: value.detach().cpu().contiguous().clone() for key, value in task.model.state_dict().items()}
     require_finite(weights, folder)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxvision.files import reason
+from ctxvision.models._weights import WEIGHTS
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks.classification.pretrained import is_pretrained_name
 from ctxvision.tasks.loading import read_progress
 
 from .error import PublishError
@@ -72,6 +74,9 @@ class Provenance:
         start: pretrained weights that the training began with, if any.
         epoch: epoch after which the checkpoint was saved, counted from 1.
         scores: validation scores after that epoch.
+        converted: a sentence that says which file of which project the weights were converted from, where they
+            were not trained here.
+        license: identifier of the license that the project states for them.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -81,6 +86,8 @@ class Provenance:
     start: str | None = None
     epoch: int | None = None
     scores: tuple[Score, ...] = ()
+    converted: str | None = None
+    license: str | None = None
 
 
 def read_provenance(checkpoint: str | os.PathLike[str]) -> Provenance:
@@ -89,11 +96,14 @@ def read_provenance(checkpoint: str | os.PathLike[str]) -> Provenance:
     Paths keep their last part only: they are the author's, not the readers'.
 
     Args:
-        checkpoint: a ``.ckpt`` file; one that was taken out of its run folder has no provenance.
+        checkpoint: a ``.ckpt`` file; one that was taken out of its run folder has no provenance. Or the name of a
+            network with pretrained weights.
 
     Raises:
         CheckpointError: it is damaged. What is damaged beside it is left out, with a warning.
     """
+    if is_pretrained_name(os.fspath(checkpoint)):
+        return _of_pretrained(os.fspath(checkpoint))
     run = RunFolder.around(checkpoint)
     settings = run.read_settings()
     epoch, step = read_progress(checkpoint)
@@ -106,6 +116,19 @@ def read_provenance(checkpoint: str | os.PathLike[str]) -> Provenance:
         start=_last_part(settings.get("init_from")),
         epoch=epoch,
         scores=_validation(run, epoch, step),
+    )
+
+
+def _of_pretrained(name: str) -> Provenance:
+    architecture = name.partition(".")[0]
+    found = WEIGHTS.get(architecture)
+    if found is None:
+        return Provenance(data="ImageNet", converted=f"The weights are timm's pretrained weights {name}.")
+    return Provenance(
+        data="ImageNet",
+        converted=f"The authors trained the weights; they were converted from the file {found.url} of "
+        f"{found.project}, which states {found.top1} % top-1 accuracy. That was not measured here.",
+        license=found.license.lower(),
     )
 
 

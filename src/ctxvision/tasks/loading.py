@@ -15,6 +15,7 @@ from ctxvision.files import reason
 from ctxvision.runs import checkpoint_of
 
 from .checkpoint_file import checksum_fits
+from .classification.pretrained import is_pretrained_name, pretrained_task
 from .error import TaskError
 from .limits import Budget, require_moderate
 from .registry import TASKS, task_class
@@ -28,7 +29,8 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> Task:
     inside. Code in the file is never run.
 
     Args:
-        path: A ``.ckpt`` file, or a run folder, whose best checkpoint is taken.
+        path: A ``.ckpt`` file; a run folder, whose best checkpoint is taken; or the name of a network with
+            pretrained weights, such as ``rednet50``, where there is no file or folder of that name.
         trust: Whether the settings in the file may ask for more memory and time than a network usually does.
 
     Raises:
@@ -37,6 +39,8 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> Task:
             no numbers, or settings beyond the limits.
     """
     path = Path(checkpoint_of(path))
+    if is_pretrained_name(str(path)):
+        return pretrained_task(str(path))
     if path.suffix.lower() in (".onnx", ".pt2"):
         raise CheckpointError(path, "is an exported network; name the checkpoint that it was exported from")
     checkpoint = _read(path)

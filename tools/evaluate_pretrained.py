@@ -1,0 +1,53 @@
+"""Measure pretrained weights on ImageNet's validation images: ``python tools/evaluate_pretrained.py IMAGENET``.
+
+Prints our top-1 accuracy beside the one that the project of the weights publishes. We do not have the images:
+the table of `docs/weights.md` says "not measured by us" until somebody runs this.
+"""
+
+import argparse
+
+import timm
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+import ctxvision  # noqa: F401 - registers the networks
+from ctxvision.models._weights import WEIGHTS
+
+
+@torch.inference_mode()
+def accuracy(name: str, folder: str, device: str, workers: int, batch_size: int) -> float:
+    """Return the share of images whose class is the most probable one, in per cent."""
+    model = timm.create_model(name, pretrained=True).eval().to(device, memory_format=torch.channels_last)
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    images = ImageFolder(folder, prepare)
+    if len(images.classes) != 1000:
+        raise SystemExit(
+            f"{folder}: holds {len(images.classes)} folders, not one for each of ImageNet's 1000 classes"
+        )
+    right = 0
+    for batch, labels in DataLoader(images, batch_size, num_workers=workers):
+        logits = model(batch.to(device, memory_format=torch.channels_last))
+        right += int((logits.argmax(1).cpu() == labels).sum())
+    return 100 * right / len(images)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "imagenet", metavar="IMAGENET", help="folder with one folder of images for each WordNet id"
+    )
+    parser.add_argument("--only", nargs="*", choices=list(WEIGHTS), help="networks to measure, by default all")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--batch_size", type=int, default=64)
+    args = parser.parse_args()
+    print("| network | top-1 measured (%) | top-1 published (%) |\n|---|---|---|")
+    for name in args.only or WEIGHTS:
+        measured = accuracy(name, args.imagenet, args.device, args.workers, args.batch_size)
+        print(f"| `{name}` | {measured:.2f} | {WEIGHTS[name].top1} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
