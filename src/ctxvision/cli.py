@@ -91,7 +91,8 @@ def _dispatch(words: list[str]) -> int:
         description = f"{summary[0].upper()}{summary[1:]}."
         module.add_arguments(commands.add_parser(name, help=summary, description=description, allow_abbrev=False))
     args = parser.parse_args(words)
-    return _COMMANDS[args.command][0].run(args)
+    code: int = _COMMANDS[args.command][0].run(args)
+    return code
 
 
 def _with_underscores(words: list[str]) -> list[str]:

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ctxvision._cli import data
-from ctxvision._cli.workers import workers_for
 from ctxvision.data.module import _leave_signals
+from ctxvision.data.workers import workers_for
+from ctxvision.evaluation import DataRequest
 
 
 @pytest.mark.parametrize(
@@ -26,17 +26,14 @@ def test_one_per_processor_and_none_without_a_batch(monkeypatch, processors, ima
     ("source", "asked", "expected"), [("digits", None, 0), ("photos", None, 3), ("photos", 0, 0), ("photos", 5, 5)]
 )
 def test_digits_need_none_and_what_is_asked_for_counts(monkeypatch, source, asked, expected):
-    opened = []
+    def open_for_evaluation(name, spec, task, split, **options):
+        module = SimpleNamespace(workers=options["workers"], eval_dataset=lambda: range(1000), notes=())
+        return module, "val"
 
-    def open_data(name, task, **options):
-        opened.append(options["workers"])
-        return SimpleNamespace(fingerprint="")
-
-    monkeypatch.setattr("ctxvision.data.open.open_data", open_data)
+    monkeypatch.setattr("ctxvision.evaluation.source.open_for_evaluation", open_for_evaluation)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3), raising=False)
-    spec = SimpleNamespace(fingerprint="x")
-    data.open_for_evaluation(source, spec, None, batch_size=32, workers=asked, strict=False)
-    assert set(opened) == {expected}
+    opened = DataRequest(source, workers=asked).open(None, "classification", batch_size=32)
+    assert opened.module.workers == expected
 
 
 class Slow(torch.utils.data.Dataset):

@@ -11,8 +11,8 @@ from .errors import UserError
 from .files import require_places
 from .keeping import Keeping
 from .messages import note, quieten, say_all
+from .options import add_trust
 from .table import write_rows
-from .trust import add_trust
 
 if TYPE_CHECKING:
     import torch

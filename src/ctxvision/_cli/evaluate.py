@@ -14,10 +14,7 @@ from .errors import UserError
 from .files import require_places
 from .keeping import Keeping
 from .messages import note, quieten, say
-from .task_option import add_task, require_task
-from .trust import add_trust
-from .views import add_views, check_views
-from .workers import add_workers
+from .options import add_task, add_trust, add_views, add_workers, check_views, require_task
 
 
 def add_arguments(parser: ArgumentParser) -> None:

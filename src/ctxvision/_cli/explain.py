@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from ctxvision.files import write_folder
 from ctxvision.runs import checkpoint_of
@@ -12,9 +12,10 @@ from .errors import UserError
 from .files import require_place
 from .keeping import Keeping
 from .messages import note, quieten, say
-from .trust import add_trust
+from .options import add_trust
 
 if TYPE_CHECKING:
+    from ctxvision.data import DigitsData, ImageData
     from ctxvision.inference import Predictor
 
 
@@ -158,12 +159,10 @@ def _check(args: Namespace, network: "Predictor") -> None:
             raise UserError(f"--{option}: {error}", 2) from error
 
 
-def _opened_data(args: Namespace, network: "Predictor") -> Any:
+def _opened_data(args: Namespace, network: "Predictor") -> "DigitsData | ImageData":
     """Open DATA for a classifier, and say what is to be said of it."""
-    from .data import open_for_evaluation
+    from ctxvision.evaluation import DataRequest
 
-    options = {"batch_size": args.batch_size, "workers": args.workers, "strict": args.strict}
-    data, _ = open_for_evaluation(args.data, network.data_spec, args.split, **options)
-    for line in data.notes:
-        note(line)
-    return data
+    request = DataRequest(args.data, args.split, args.batch_size, args.workers, args.strict)
+    source = request.open(network.data_spec, network.task, batch_size=args.batch_size)
+    return cast("DigitsData | ImageData", source.module)

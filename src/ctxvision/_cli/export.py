@@ -11,7 +11,7 @@ from ctxvision.wording import plural
 
 from .errors import UserError
 from .messages import note, quieten, say
-from .trust import add_trust
+from .options import add_trust
 
 if TYPE_CHECKING:
     from torch import nn

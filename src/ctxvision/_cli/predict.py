@@ -11,11 +11,8 @@ from .errors import UserError
 from .files import make_folder, require_places
 from .keeping import Keeping
 from .messages import column, note, quieten, say_all
+from .options import add_task, add_trust, add_views, add_workers, check_views, require_task
 from .table import write_rows
-from .task_option import add_task, require_task
-from .trust import add_trust
-from .views import add_views, check_views
-from .workers import add_workers
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -105,10 +102,10 @@ def run(args: Namespace) -> int:
         note(f"skipped {plural(bad, what)} of {bad + len(entries)}")
     keeping = Keeping()
     if not_drawn:
-        path, error = not_drawn[0]
+        path, first_error = not_drawn[0]
         count = f"the pictures of {plural(len(not_drawn), 'file')}"
         with keeping.step(count if len(not_drawn) == 1 else f"{count}, the first {path},"):
-            raise error
+            raise first_error
     return keeping.exit_code if entries else 1
 
 

@@ -7,7 +7,7 @@ from ctxvision.runs import checkpoint_of
 
 from .errors import UserError
 from .messages import note, quieten, say
-from .trust import add_trust
+from .options import add_trust
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -9,9 +9,7 @@ from .errors import UserError
 from .files import require_places
 from .keeping import Keeping
 from .messages import note, quieten, say
-from .trust import add_trust
-from .views import add_views, check_views
-from .workers import add_workers
+from .options import add_trust, add_views, add_workers, check_views
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from .errors import UserError
 from .messages import note, quieten
-from .trust import add_trust
+from .options import add_trust
 
 TOKEN = "CTXVISION_TOKEN"
 

@@ -53,7 +53,7 @@ class Streams:
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
-        lasting.mode = "w"
+        vars(lasting)["mode"] = "w"  # as of any text stream; a plain attribute of the object
         setattr(sys, name, lasting)
 
     def lost(self) -> OSError | None:
