@@ -8,8 +8,6 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import ctxvision.models  # noqa: F401 - registers our networks with timm
-
 from .error import CheckpointError, name_some
 
 

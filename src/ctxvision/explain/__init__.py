@@ -3,8 +3,8 @@
 `explain` looks into a trained network of any task; the other functions compute one thing each, for any network.
 """
 
-from .cams import GradCam, grad_cam
-from .detection import BoxCam, box_cams, box_layers
+from .cams import BoxCam, FrameCams, GradCam, PixelCam, grad_cam
+from .detection import box_cams, box_layers
 from .embeddings import class_embeddings, on_a_plane, similarities
 from .explanation import Explanation, ImageExplanation, Section
 from .fates import Fates, class_fates
@@ -14,8 +14,8 @@ from .layers import LayerError, MapLayer, map_layers
 from .offsets import ClassOffsets, ContextualOffsets, contextual_layers, contextual_offsets, offsets_by_class
 from .pipeline import explain
 from .pixel_grid import PixelGrid, pixel_grids
-from .segmentation import PixelCam, pixel_cams
-from .video import FrameCams, frame_cams
+from .segmentation import pixel_cams
+from .video import frame_cams
 
 __all__ = [
     "BoxCam",

@@ -45,6 +45,54 @@ class GradCam:
     scored_by: str | None = None
 
 
+@dataclass(frozen=True)
+class BoxCam:
+    """What speaks for one box of a detector.
+
+    Attributes:
+        box: The box as the detector has it, x0, y0, x1, y1 in pixels of the image, (4,) float32.
+        label: Its class, from 1.
+        score: Its score.
+        cam: Grad-CAM; its ``target`` is the label, and its ``in_place`` shows only what this box was read from.
+    """
+
+    box: np.ndarray
+    label: int
+    score: float
+    cam: GradCam
+
+
+@dataclass(frozen=True)
+class PixelCam:
+    """What speaks for the pixels that a network takes for one class.
+
+    Attributes:
+        mask: These pixels, (H, W) bool.
+        cam: Grad-CAM; its ``target`` is the class. It is all 0 where no pixel is taken for the class.
+    """
+
+    mask: np.ndarray
+    cam: GradCam
+
+
+@dataclass(frozen=True)
+class FrameCams:
+    """What speaks for one class in the T frames of a clip.
+
+    Attributes:
+        layer: The layer whose map was weighed.
+        maps: Grad-CAM of each frame, (T, H, W) float32 from 0 to 1, the highest value of the clip: frames can be
+            compared.
+        raw: Grad-CAM as it is at the layer, (T, h, w) float32.
+        target: The class.
+    """
+
+    layer: MapLayer
+    maps: np.ndarray
+    raw: np.ndarray
+    target: int
+
+
 def grad_cam(
     model: nn.Module,
     images: Tensor,

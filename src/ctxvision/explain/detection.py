@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +20,7 @@ from ctxvision.plots.boxes import box_color, draw_boxes
 from ctxvision.plots.pixels import data_uri, seen_pixels
 from ctxvision.plots.style import short
 
-from .cams import GradCam, Score, over_images, weigh
+from .cams import BoxCam, GradCam, Score, over_images, weigh
 from .explanation import (
     ExplainedNetwork,
     ImageExplanation,
@@ -49,23 +48,6 @@ _CAPTION = (
     "Grad-CAM for the score of the box; it weighs channels, so that other objects with the same features light up "
     "too. In place: each position weighed by its own gradient, only what this box was read from."
 )
-
-
-@dataclass(frozen=True)
-class BoxCam:
-    """What speaks for one box of a detector.
-
-    Attributes:
-        box: The box as the detector has it, x0, y0, x1, y1 in pixels of the image, (4,) float32.
-        label: Its class, from 1.
-        score: Its score.
-        cam: Grad-CAM; its ``target`` is the label, and its ``in_place`` shows only what this box was read from.
-    """
-
-    box: np.ndarray
-    label: int
-    score: float
-    cam: GradCam
 
 
 def box_cams(

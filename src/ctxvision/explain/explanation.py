@@ -15,17 +15,13 @@ from ctxvision.inference.predictor import Given
 from ctxvision.plots.picture import Picture
 from ctxvision.runs import RunError
 
-from .cams import GradCam
+from .cams import BoxCam, FrameCams, GradCam, PixelCam
 from .funnel import Funnel
 from .kernels import Kernels
 from .offsets import ContextualOffsets
 
 if TYPE_CHECKING:
     from ctxvision.tasks import Task
-
-    from .detection import BoxCam
-    from .segmentation import PixelCam
-    from .video import FrameCams
 
 
 SCHEMA_VERSION = 1

@@ -1,7 +1,6 @@
 """Grad-CAM for segmentation: which places of an image speak for the pixels of a class; its answer, explained."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from ctxvision.plots.picture import Picture
 from ctxvision.plots.pixels import data_uri
 from ctxvision.plots.style import short
 
-from .cams import GradCam, explain_score
+from .cams import PixelCam, explain_score
 from .explanation import (
     ExplainedNetwork,
     ImageExplanation,
@@ -43,19 +42,6 @@ _CAPTION = (
     "Left, the pixels that are taken for the class. Grad-CAM for the sum of its logits over them. In place: each "
     "position weighed by its own gradient instead of the channel’s mean."
 )
-
-
-@dataclass(frozen=True)
-class PixelCam:
-    """What speaks for the pixels that a network takes for one class.
-
-    Attributes:
-        mask: These pixels, (H, W) bool.
-        cam: Grad-CAM; its ``target`` is the class. It is all 0 where no pixel is taken for the class.
-    """
-
-    mask: np.ndarray
-    cam: GradCam
 
 
 def pixel_cams(

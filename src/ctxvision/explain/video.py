@@ -14,7 +14,7 @@ from ctxvision.models._figures import evaluation_mode
 from ctxvision.plots.picture import Picture
 from ctxvision.plots.style import short
 
-from .cams import over_images, weigh
+from .cams import FrameCams, over_images, weigh
 from .explanation import (
     ExplainedNetwork,
     ImageExplanation,
@@ -29,29 +29,11 @@ from .explanation import (
 )
 from .figures.cams import frames_picture
 from .layer_contents import add_layer_contents
-from .layers import MapLayer, find_layer, map_layers
+from .layers import find_layer, map_layers
 
 if TYPE_CHECKING:
     from ctxvision.data.video.reading import Video
     from ctxvision.tasks.video import VideoTask
-
-
-@dataclass(frozen=True)
-class FrameCams:
-    """What speaks for one class in the T frames of a clip.
-
-    Attributes:
-        layer: The layer whose map was weighed.
-        maps: Grad-CAM of each frame, (T, H, W) float32 from 0 to 1, the highest value of the clip: frames can be
-            compared.
-        raw: Grad-CAM as it is at the layer, (T, h, w) float32.
-        target: The class.
-    """
-
-    layer: MapLayer
-    maps: np.ndarray
-    raw: np.ndarray
-    target: int
 
 
 class ClipNetwork(nn.Module):
