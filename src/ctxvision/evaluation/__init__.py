@@ -1,6 +1,6 @@
-"""How good a trained network is on a data set: its numbers, by class and by image.
+"""The quality of a trained network on a data set: its numbers, by class and by image.
 
-`evaluate` is one loop for every task; `Scores` holds what it finds.
+`evaluate` is one loop for every task; `Scores` holds its findings.
 """
 
 from .by_class import class_table, confused_pairs, confusion_matrix, mean_class_accuracy, wilson_interval

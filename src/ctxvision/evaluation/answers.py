@@ -22,12 +22,13 @@ class Answers:
     Attributes:
         num_classes: The number of outputs of the network.
         targets: The true classes, (N,) int64.
-        predictions: The most probable classes; of several the first, (N,) int64.
-        ranks: The place of the true class, from 0; equal classes in their order, (N,) int64.
-        confidences: The probabilities of the predictions, (N,) float64.
+        predictions: The most probable classes, (N,) int64; the first of several equally probable ones.
+        ranks: The rank of the true class, from 0, (N,) int64; equally probable classes are in the order of their
+            numbers.
+        confidences: The probabilities of the predicted classes, (N,) float64 from 0 to 1.
         losses: The negative logarithms of the probabilities of the true classes, (N,) float64.
-        top_classes: The k most probable classes, best first, (N, k) int64.
-        top_probabilities: Their probabilities, (N, k) float64.
+        top_classes: The k most probable classes, the most probable first, (N, k) int64.
+        top_probabilities: The probabilities of the k most probable classes, (N, k) float64 from 0 to 1.
     """
 
     num_classes: int
@@ -53,7 +54,7 @@ class Answers:
 
 
 def answer_columns(logits: Tensor, targets: Tensor) -> tuple[NDArray[Any], ...]:
-    """Return the columns of `Answers` for logits (B, N)."""
+    """Return the columns of `Answers` for logits (B, N) and true classes (B,)."""
     logs = logits.log_softmax(1)
     predictions = logits.argmax(1)
     of_truth = logits.gather(1, targets[:, None])
@@ -69,12 +70,12 @@ def answer_columns(logits: Tensor, targets: Tensor) -> tuple[NDArray[Any], ...]:
 
 
 def summary(answers: Answers, loss: float, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return what follows from the answers alone: accuracy, loss, classes, mistakes and calibration.
+    """Return the numbers that follow from the answers: accuracy, loss, classes, mistakes and calibration.
 
     Args:
-        answers: To all images.
-        loss: The mean of the loss that the network is trained with, without label smoothing; of a network that
-            is no trained task, which tells no loss, the cross-entropy.
+        answers: The answers to all images.
+        loss: The mean of the loss that the network is trained with, without label smoothing; for a network that is
+            not a trained task, and so has no known loss, the cross-entropy.
         names: The names of the classes.
     """
     count, right, among5 = len(answers.targets), int(answers.correct.sum()), answers.ranks < 5

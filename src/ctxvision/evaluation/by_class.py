@@ -1,4 +1,4 @@
-"""What a confusion matrix says: accuracy, precision and the usual mistake of every class."""
+"""Numbers from a confusion matrix: accuracy, precision and the most frequent mistake of every class."""
 
 import math
 from collections.abc import Sequence
@@ -12,29 +12,29 @@ Counts = NDArray[np.int64]
 
 
 def confusion_matrix(targets: Counts, predictions: Counts, num_classes: int) -> Counts:
-    """Count how often each true class (row) was taken for each class (column).
+    """Count how often each true class (row) was predicted as each class (column).
 
     Args:
-        targets: true classes, (N,).
-        predictions: (N,).
-        num_classes: of the network; classes without images have empty rows.
+        targets: The true classes, (N,) int64.
+        predictions: The predicted classes, (N,) int64.
+        num_classes: The number of classes of the network; classes without images have empty rows.
 
     Returns:
-        (num_classes, num_classes) int64.
+        The counts, (num_classes, num_classes) int64.
     """
     cells = np.bincount(targets * num_classes + predictions, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
 
 
 def class_table(confusion: Counts, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Describe every class, in their order.
+    """Describe every class, in the order of the classes.
 
-    A share of nothing is ``None``: the accuracy of a class without images, the precision of one that was
-    never predicted. Of classes that one is equally often taken for, the first is named.
+    A share of zero images is ``None``: the accuracy of a class without images, the precision of a class that was
+    never predicted. If several wrong classes are equally frequent, the first is named.
 
     Args:
-        confusion: (classes, classes), rows are true classes.
-        names: one per class.
+        confusion: The confusion matrix, (classes, classes) int64; rows are true classes.
+        names: The names of the classes, one per class.
     """
     images, predicted, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     wrong = confusion - np.diag(right)
@@ -55,13 +55,23 @@ def class_table(confusion: Counts, names: Sequence[str]) -> list[dict[str, Any]]
 
 
 def mean_class_accuracy(confusion: Counts) -> float:
-    """Return the mean of the accuracies of the classes that have images."""
+    """Return the mean accuracy of the classes with images in a confusion matrix (classes, classes)."""
     images = confusion.sum(1)
     return float((confusion.diagonal()[images > 0] / images[images > 0]).mean())
 
 
 def confused_pairs(confusion: Counts, names: Sequence[str], limit: int | None = None) -> list[dict[str, Any]]:
-    """List the mistakes by kind, the most frequent first, equally frequent ones in the order of the classes."""
+    """List the pairs of true and wrongly predicted class with their numbers of images, the most frequent first.
+
+    Args:
+        confusion: The confusion matrix, (classes, classes) int64; rows are true classes.
+        names: The names of the classes, one per class.
+        limit: The largest number of pairs to list; by default all are listed.
+
+    Returns:
+        The pairs, each with ``truth``, ``prediction`` and ``images``; equally frequent ones are in the order of
+        the classes.
+    """
     wrong = confusion - np.diag(confusion.diagonal())
     truths, predictions = wrong.nonzero()
     counts = wrong[truths, predictions]
@@ -72,7 +82,7 @@ def confused_pairs(confusion: Counts, names: Sequence[str], limit: int | None = 
 
 
 def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval for a share of ``right`` in ``total``.
+    """Return Wilson's score interval, two shares from 0 to 1, for a share of ``right`` in ``total``.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
 

@@ -1,4 +1,4 @@
-"""Does a network know how often it is right?"""
+"""The calibration of a classifier: whether its confidence equals its accuracy."""
 
 from typing import Any
 
@@ -9,18 +9,20 @@ from numpy.typing import NDArray
 def calibration(confidences: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 15) -> dict[str, Any]:
     """Compare confidence and accuracy in bins of equal width.
 
-    A bin holds the confidences in (from, to], the first one 0 too. The expected calibration error (ECE) is the
-    mean over all images of the difference between confidence and accuracy of their bin.
+    A bin holds the confidences in (from, to]; the first bin also holds 0. The expected calibration error (ECE) is
+    the mean over all images of the difference between confidence and accuracy of their bin.
+
     Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
 
     Args:
-        confidences: probabilities of the predicted classes, (N,) in [0, 1].
-        correct: whether each prediction is right, (N,) bool.
-        bins: how many.
+        confidences: The probabilities of the predicted classes, (N,) float64 in [0, 1].
+        correct: Whether each prediction is right, (N,) bool.
+        bins: The number of bins.
 
     Returns:
-        ``ece``; ``confidence``, the mean; ``bins`` with ``from``, ``to``, ``images`` and, where there are any,
-        mean ``confidence`` and ``top1``, else ``None``.
+        A dictionary with ``ece``; ``confidence``, the mean over all images; and ``bins``, each with ``from``,
+        ``to``, ``images``, the mean ``confidence`` and the accuracy ``top1``, which are ``None`` in a bin without
+        images.
 
     Examples:
         >>> result = calibration(np.array([0.9, 0.9, 0.6]), np.array([True, False, True]), bins=2)

@@ -1,4 +1,4 @@
-"""Classifiers: accuracy, calibration, confusion, the images with the highest losses, the funnel of the classes."""
+"""The evaluation of classifiers: accuracy, calibration, confusion, images with high losses, class funnel."""
 
 import logging
 import os
@@ -38,15 +38,16 @@ _MISTAKES = 12  # most confident ones of which the images are kept
 
 @dataclass(frozen=True)
 class StageRecall:
-    """What became of the true classes at one step of the class funnel.
+    """The number of images whose true classes were considered and kept at one step of the class funnel.
 
     Attributes:
-        name: The step, ``"stage 2"``, …, ``"head"``.
+        name: The name of the step, ``"stage 2"``, …, ``"head"``.
         scored: The number of classes that are scored for an image.
-        kept: The number of classes that go on.
-        considered: The number of images whose true class was among those scored.
-        first: The number of images whose true class scored highest of them.
-        survived: The number of images whose true class went on; at the head, of those that are right.
+        kept: The number of classes that are kept for an image.
+        considered: The number of images whose true class was among the scored classes.
+        first: The number of images whose true class had the highest score.
+        survived: The number of images whose true class was kept; at the head, the number of images with a right
+            answer.
     """
 
     name: str
@@ -69,17 +70,17 @@ class StageRecall:
 
 @dataclass(frozen=True, repr=False)
 class ClassificationScores(Scores):
-    """The scores of a classifier, with what a page about it shows.
+    """The scores of a classifier, with the images for a page about it.
 
     Attributes:
         answers: The answers to all images.
         class_names: The names of the classes.
-        files: The names of the images, in their order; empty where they have none.
+        files: The names of the images, in their order; empty if they have none.
         pictures: Normalised images (C, H, W) by position: those with the highest losses, the most confident
             mistakes, and those that are spread over the data.
-        spread: Positions that are spread over the data.
-        mean: What was subtracted from each channel of the images.
-        std: What each channel was then divided by.
+        spread: The positions of the images that are spread over the data.
+        mean: The value that was subtracted from each channel of the images.
+        std: The value by which each channel of the images was then divided.
     """
 
     answers: Answers = field(kw_only=True)
@@ -91,7 +92,7 @@ class ClassificationScores(Scores):
     std: tuple[float, ...] = field(kw_only=True)
 
     def describe(self, position: int) -> dict[str, Any]:
-        """Return what the network says about an image, and what is true, as plain values."""
+        """Return the answer to an image, and its true class, as plain values."""
         answers = self.answers
         return {
             "position": position,
@@ -143,10 +144,10 @@ class ClassificationEvaluator:
     Args:
         predictor: The network.
         source: The images and their classes.
-        examples: How many images to keep, those with the highest losses.
-        run: What is left of the training.
-        spread: How many more images to keep, spread over the data.
-        real: Labels of ImageNet-ReaL, see `read_real`.
+        examples: The number of images with the highest losses to keep.
+        run: The run of the training, with its curves and settings; ``None`` if there is none.
+        spread: The number of further images to keep, spread over the data.
+        real: The labels of ImageNet-ReaL, see `read_real`; ``None`` leaves out this comparison.
 
     Raises:
         EvaluationError: The labels of ImageNet-ReaL do not fit the images or the network.
@@ -181,12 +182,12 @@ class ClassificationEvaluator:
 
     @torch.no_grad()
     def compute(self, images: Tensor) -> Tensor | ContextualOutput:
-        """Return the logits (B, N) of images (B, C, H, W), of a network with stages what its loss takes."""
+        """Return the logits (B, N) of images (B, C, H, W), or a contextual network's output for its loss."""
         return self.predictor.raw(images) if self._task is None else self._task.outputs(images)
 
     @torch.no_grad()
     def process(self, images: Tensor, targets: Tensor, output: Tensor | ContextualOutput) -> None:
-        """Count the answers to a batch whose true classes are ``targets`` (B,).
+        """Count the answers to a batch of images (B, C, H, W) with true classes ``targets`` (B,).
 
         Raises:
             EvaluationError: An answer is NaN or infinite.
@@ -293,14 +294,14 @@ class ClassificationEvaluator:
 
 
 class _Foremost:
-    """The images with the highest values of something, as they come by."""
+    """Keeps the images with the highest values while batches are processed."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._kept: list[tuple[float, int, Tensor]] = []
 
     def add(self, values: NDArray[np.float64], positions: Sequence[int], images: Tensor) -> None:
-        """Look at a batch of images (B, C, H, W); of those with the value −∞ none is kept."""
+        """Take in the values (B,) of a batch of images (B, C, H, W); images with the value −∞ are not kept."""
         best = [i for i in np.argsort(-values, kind="stable")[: self._count].tolist() if values[i] > -np.inf]
         least = self._kept[-1][0] if len(self._kept) == self._count and self._kept else np.inf
         self._kept += [
@@ -309,12 +310,12 @@ class _Foremost:
         self._kept = sorted(self._kept, key=lambda entry: entry[:2])[: self._count]
 
     def images(self) -> dict[int, Tensor]:
-        """Return the images by position, that with the highest value first."""
+        """Return the images (C, H, W) by position, the image with the highest value first."""
         return {position: image for _, position, image in self._kept}
 
 
 def _require_real(source: Source, names: Sequence[str], real: Labels) -> None:
-    """Find out before the work whether the labels of ImageNet-ReaL can be used."""
+    """Check before the evaluation whether the labels of ImageNet-ReaL can be used."""
     samples = [path for path, _ in getattr(source.module, "eval_samples", [])]
     if not samples:
         raise EvaluationError("digits: ImageNet-ReaL is for the validation images of ImageNet")

@@ -1,4 +1,4 @@
-"""Detectors: average precision of boxes and masks by class and size, COCO's results file, examples."""
+"""The evaluation of detectors: average precision of boxes and masks by class and size, COCO results, examples."""
 
 import logging
 import math
@@ -28,13 +28,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class DetectionExample:
-    """An image with its objects.
+    """An image with its true and its found objects.
 
     Attributes:
-        pixels: The image, (C, H, W) uint8.
-        truth: The true objects: ``class``, ``label``, ``bbox`` (x, y, width, height, in pixels) and, with masks,
-            ``segmentation``, COCO's compressed run-length code.
-        found: The objects that the detector is certain of, with their ``score``.
+        pixels: The image, (C, H, W) uint8 from 0 to 255.
+        truth: The true objects: ``class``, ``label``, ``bbox`` as (x, y, width, height) in pixels and, for data
+            with masks, ``segmentation``, COCO's compressed run-length code.
+        found: The objects that the detector found with at least the threshold as score, in the same form, with
+            their ``score`` from 0 to 1.
     """
 
     pixels: Tensor
@@ -44,7 +45,7 @@ class DetectionExample:
 
 @dataclass(frozen=True, repr=False)
 class DetectionScores(Scores):
-    """The scores of a detector, with what a page about it shows.
+    """The scores of a detector, with the examples for a page about it.
 
     Attributes:
         examples: Images that are spread over the data, as ``numbers["examples"]`` names them.
@@ -74,12 +75,12 @@ class DetectionEvaluator:
 
     Args:
         predictor: The detector.
-        source: The images and their objects; with masks where the detector has masks.
-        examples: How many images to keep, spread over the data.
-        run: What is left of the training.
-        threshold: The least score of the objects in an example.
-        without_truth: Whether images without a single object will do, as of a test set whose results are sent in;
-            precision is then ``None``.
+        source: The images and their objects, with masks if the detector finds masks.
+        examples: The number of images to keep, spread over the data.
+        run: The run of the training, with its curves and settings; ``None`` if there is none.
+        threshold: The lowest score, from 0 to 1, of the found objects in an example.
+        without_truth: Whether data without a single object are accepted, such as a test set whose results are
+            submitted elsewhere; the precision is then ``None``.
     """
 
     def __init__(
@@ -107,13 +108,13 @@ class DetectionEvaluator:
         self._examples: list[DetectionExample] = []
 
     def compute(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Return what is found on images (C, H, W)."""
+        """Return the objects that the detector finds in each of the images (C, H, W)."""
         return self.predictor.raw(images)
 
     def process(
         self, images: list[Tensor], targets: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Tensor]]
     ) -> None:
-        """Collect the objects of a batch: the true ones, and what was found."""
+        """Collect the true and the found objects of a batch of images (C, H, W)."""
         names, ids = self.predictor.class_names, self.predictor.data_spec.category_ids
         for image, target, output in zip(images, targets, outputs, strict=True):
             rows = detections_to_rows(output, masks=self.predictor.has_masks)
@@ -132,7 +133,7 @@ class DetectionEvaluator:
         """Return the scores.
 
         Raises:
-            EvaluationError: There were no images, or there are no objects on any.
+            EvaluationError: There were no images, or no image has an object.
         """
         if not self._objects:
             raise EvaluationError(f"{self.source.name}: not one image could be read")

@@ -1,4 +1,4 @@
-"""ImageNet-ReaL: the validation images of ImageNet with all the labels that fit them.
+"""ImageNet-ReaL: the validation images of ImageNet, each with all labels that are right for it.
 
 Source: L. Beyer et al., Are we done with ImageNet?, arXiv 2006.07159, 2020; the file ``real.json`` of
 https://github.com/google-research/reassessed-imagenet.
@@ -27,10 +27,13 @@ Labels = list[list[int]]
 
 
 def read_real(path: str | os.PathLike[str]) -> Labels:
-    """Read the labels of every validation image, in the order of their numbers.
+    """Read the labels of every validation image, numbers from 0 to 999, in the order of the images' numbers.
+
+    Args:
+        path: The path of ``real.json``.
 
     Raises:
-        EvaluationError: no such file, or not a list of lists of classes.
+        EvaluationError: There is no such file, or it does not hold a list of lists of classes.
     """
     try:
         labels: Labels = json.loads(Path(path).read_text("utf-8"))
@@ -52,10 +55,11 @@ def class_indices(names: Sequence[str]) -> list[int] | None:
     """Return the place of each class among the sorted synsets, which is its number in ImageNet's lists.
 
     Args:
-        names: synsets (``n01440764`` or ``tench (n01440764)``) or numbers.
+        names: The names of the classes: synsets (``n01440764`` or ``tench (n01440764)``) or numbers.
 
     Returns:
-        One number per class, each once; ``None`` where the names do not say.
+        The number of each class, in the order of the names, each number once; ``None`` if the names do not
+        determine it.
 
     Examples:
         >>> class_indices(["goldfish (n01443537)", "tench (n01440764)"]), class_indices(["cat", "dog"])
@@ -78,17 +82,19 @@ def real_accuracy(
     """Count the predictions that are among the labels of their image.
 
     Args:
-        labels: of all validation images.
-        files: of the images that were predicted, in their order; matched by their ILSVRC numbers.
-        predictions: classes of the network, (N,).
-        names: the network's classes.
+        labels: The labels of all validation images.
+        files: The names of the predicted images, in their order; their ILSVRC numbers determine the labels.
+        predictions: The numbers of the predicted classes of the network, (N,) int64.
+        names: The names of the network's classes.
 
     Returns:
-        ``images`` that have labels, ``skipped`` that have none, ``right``, ``top1`` and its ``top1_interval95``;
-        the last two are ``None`` if no image has labels.
+        The number of ``images`` that have labels, the number ``skipped`` of those that have none, the number
+        ``right``, the accuracy ``top1`` and its interval ``top1_interval95``; the last two are ``None`` if no
+        image has labels.
 
     Raises:
-        EvaluationError: not ImageNet's classes, not its validation images, or more images than labels.
+        EvaluationError: The classes are not ImageNet's, the images are not its validation images, or there are
+            more images than labels.
     """
     indices = class_indices(names)
     if len(names) != CLASSES or indices is None:

@@ -36,7 +36,7 @@ class Evaluator(Protocol):
         """Run the network on the inputs of a batch."""
 
     def process(self, inputs: Any, targets: Any, outputs: Any) -> None:
-        """Take in the outputs of `compute` for a batch, and what is true of its samples."""
+        """Take in the outputs of `compute` for a batch, and the targets of its samples."""
 
     def evaluate(self, watch: Stopwatch, precision: str) -> Scores:
         """Return the scores of all batches since the last `reset`."""
@@ -55,35 +55,35 @@ def evaluate(
     run: Run | None = None,
     **options: Any,
 ) -> Scores:
-    """Run a network over a data set and measure how good its answers are.
+    """Run a network over a data set and measure the quality of its answers.
 
     Args:
         predictor: The network, see `ctxvision.inference.open_predictor`.
-        data: A DATA argument, such as a folder or ``"digits"``, which is opened as the network wants it; or a data
-            module of this library, of which the part is read that its ``val_dataloader`` gives.
-        split: The part to read, ``"val"``, ``"train"`` or, except for detectors, ``"all"``; by default what the
-            network was not trained on.
+        data: A DATA argument, such as a folder or ``"digits"``, which is opened as the network requires it; or a
+            data module of this library, of which the part that its ``val_dataloader`` yields is read.
+        split: The part to read, ``"val"``, ``"train"`` or, except for detectors, ``"all"``; by default the part
+            that the network was not trained on.
         batch_size: The number of samples that the network takes at a time; by default it depends on the task.
-        workers: The number of processes that decode; by default one for each processor, at most 8, where there is
-            enough to decode.
-        strict: Whether the first sample that cannot be used raises an error; else such samples do not count.
+        workers: The number of processes that decode; by default one for each processor, at most 8, if there are
+            enough samples to decode.
+        strict: Whether the first sample that cannot be used raises an error; by default such samples are left out.
         precision: ``"32"``, ``"16-mixed"`` or ``"bf16-mixed"``; on the CPU the last two are the same.
-        examples: How many samples a page can show: of classification those with the highest losses, of detection
-            and segmentation samples that are spread over the data.
-        run: What is left of the training; its curves and its checkpoint are named in the numbers.
-        options: What only one task has: for classification ``real`` (the path of ImageNet-ReaL's ``real.json``),
-            ``labels_by_index`` (class folders are numbers) and ``spread`` (how many more samples to keep, spread
-            over the data); for detection ``threshold`` (the least score of an object in an example) and
-            ``without_truth`` (images without a single object will do); for video ``clips`` and ``crops`` (how
-            often each video is looked at).
+        examples: The number of samples that a page can show: for classification those with the highest losses, for
+            detection and segmentation samples that are spread over the data.
+        run: The run of the training; its curves and its checkpoint are named in the numbers.
+        options: Further options of one task: for classification ``real`` (the path of ImageNet-ReaL's
+            ``real.json``), ``labels_by_index`` (whether class folders are numbers) and ``spread`` (the number of
+            further samples to keep, spread over the data); for detection ``threshold`` (the lowest score of an
+            object in an example) and ``without_truth`` (whether data without a single object are accepted); for
+            video ``clips`` and ``crops`` (the numbers of clips per video and of crops per clip).
 
     Returns:
         The scores; `ctxvision.pages.render_scores` makes a page of them.
 
     Raises:
-        DataError: The data cannot be used, or have classes that the network lacks.
-        EvaluationError: Not one sample can be read, there is nothing to find on any, or an output of a classifier
-            is NaN or infinite.
+        DataError: The data cannot be used, or have classes that the network does not have.
+        EvaluationError: No sample can be read, no sample has an object or a labelled pixel, or an output of a
+            classifier is NaN or infinite.
 
     Examples:
         >>> from ctxvision.inference import open_predictor
@@ -106,13 +106,16 @@ def score(
     precision: str = "32",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Scores:
-    """Give an evaluator every batch of a data set: the one loop of all evaluations.
+    """Give every batch of a data set to an evaluator; all evaluations use this loop.
 
     Args:
-        evaluator: Of a network, which is in evaluation mode.
-        batches: Inputs on the device of the network, never none, and what is true of them.
+        evaluator: The evaluator of a network that is in evaluation mode.
+        batches: Pairs of inputs on the device of the network, at least one sample each, and their targets.
         precision: One of `PRECISIONS`.
-        clock: Returns the time in seconds.
+        clock: A function that returns the time in seconds.
+
+    Returns:
+        The scores of all batches.
     """
     watch = Stopwatch(evaluator.device, clock)
     evaluator.reset()

@@ -14,22 +14,24 @@ from .imagenet_real import class_indices
 
 
 def folders_by_class(data: str, class_names: Sequence[str], *, forced: bool) -> tuple[str, ...] | None:
-    """Find out whether the class folders of DATA are numbers, and which belongs to which class.
+    """Find out whether the class folders of DATA are numbered, and which folder belongs to which class.
 
-    They are read by number where they are exactly 0 to C − 1 for a network of C classes none of which is called
-    so, or where that is asked for. The number is the place of the class among the sorted synsets, ImageNet's own
-    order, where all classes are synsets; else the number of the network's output.
+    Folders are read by number if they are exactly 0 to C − 1 for a network of C classes none of which has such a
+    name, or if the user requests it. If all classes are synsets, the number is the place of the class among the
+    sorted synsets, which is ImageNet's own order; else it is the number of the network's output.
 
     Args:
-        data: the DATA argument.
-        class_names: of the network.
-        forced: whether the user says so; then some of the folders suffice.
+        data: The DATA argument.
+        class_names: The names of the network's classes.
+        forced: Whether the user requests numbered folders; some of the folders are then enough.
 
     Returns:
-        The folder of every class, in the order of the network; ``None`` where folders are names.
+        The folder of every class, in the order of the network's classes; ``None`` if the folders have the names of
+        classes.
 
     Raises:
-        EvaluationError: forced, but there are other folders, or numbers beyond the network's classes.
+        EvaluationError: The user requests numbered folders, but there are other folders, or numbers beyond the
+            network's classes.
     """
     numbers = _numbered(data)
     if numbers is None:
@@ -50,7 +52,7 @@ def folders_by_class(data: str, class_names: Sequence[str], *, forced: bool) -> 
 
 
 def _numbered(data: str) -> dict[int, str] | None:
-    """Map number to name of the class folders, or return ``None`` if one is no number or there are none."""
+    """Return the names of the class folders by number; ``None`` if one is not a number or there are none."""
     if not os.path.isdir(data):
         return None
     names = subfolders(data)

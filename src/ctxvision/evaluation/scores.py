@@ -1,4 +1,4 @@
-"""What an evaluation gives: numbers for a file, lines for a person, examples for a page."""
+"""The findings of an evaluation: numbers for a file, lines for a person, examples for a page."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +8,14 @@ from ctxvision.foreign import finite_values
 
 @dataclass(frozen=True, repr=False)
 class Scores:
-    """How good a network is on a data set.
+    """The findings of the evaluation of a network on a data set.
 
     Attributes:
         task: The task of the network, one of `ctxvision.tasks.registry.TASKS`.
-        numbers: Plain Python values, as the JSON file of ``ctxvision evaluate`` has them.
-        lines: The same for a person: a line for each class, and last the number that counts most.
-        results: The answers in the field's own format, which other programs score: of a detector the entries of
-            COCO's results file, of other networks ``None``.
+        numbers: The plain Python values that the JSON file of ``ctxvision evaluate`` holds.
+        lines: The findings as text for a person: one line for each class, and last the most important number.
+        results: The answers in a standard format that other programs can score: for a detector the entries of
+            COCO's results file, for other networks ``None``.
     """
 
     task: str
@@ -25,11 +25,11 @@ class Scores:
 
     @property
     def skipped(self) -> int:
-        """The number of samples that could not be used, and do not count."""
+        """The number of samples that could not be used and were left out."""
         return len(self.numbers["bad_images"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers for a JSON file: what is not finite is ``None``."""
+        """Return the numbers for a JSON file; values that are not finite are ``None``."""
         values: dict[str, Any] = finite_values(self.numbers)
         return values
 
@@ -41,7 +41,7 @@ class Scores:
 
 
 def share(value: float | None) -> str:
-    """Write a share as a percentage with two digits; of nothing it is a dash.
+    """Write a share from 0 to 1 as a percentage with two digits; ``None`` is a dash.
 
     Examples:
         >>> share(0.5), share(None)
@@ -55,7 +55,10 @@ def spread_over(total: int, count: int) -> list[int]:
 
     Args:
         total: The number of samples.
-        count: How many to choose; if there are fewer, all are chosen.
+        count: The number of samples to choose; if there are fewer, all are chosen.
+
+    Returns:
+        The positions, from 0.
 
     Examples:
         >>> spread_over(10, 3), spread_over(2, 3)

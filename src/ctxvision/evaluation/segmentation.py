@@ -1,4 +1,4 @@
-"""Segmentation networks: intersection over union by class, the usual mistakes, examples."""
+"""The evaluation of segmentation networks: intersection over union by class, frequent mistakes, examples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ _CONFUSED = 12
 
 @dataclass(frozen=True)
 class SegmentationExample:
-    """An image with its classes.
+    """An image with its true and its predicted classes.
 
     Attributes:
         position: The place of the image among those that could be read.
-        pixels: The image, (C, H, W) uint8.
-        truth: The true class of every pixel, (H, W) uint8; 255 where there is none.
+        pixels: The image, (C, H, W) uint8 from 0 to 255.
+        truth: The true class of every pixel, (H, W) uint8; 255 where a pixel has no class.
         classes: The most probable class of every pixel, (H, W) uint8.
     """
 
@@ -48,7 +48,7 @@ class SegmentationExample:
 
 @dataclass(frozen=True, repr=False)
 class SegmentationScores(Scores):
-    """The scores of a segmentation network, with what a page about it shows.
+    """The scores of a segmentation network, with the examples for a page about it.
 
     Attributes:
         examples: Images that are spread over the data, as ``numbers["examples"]`` describes them.
@@ -71,8 +71,8 @@ class SegmentationEvaluator:
     Args:
         predictor: The network.
         source: The images and their masks.
-        examples: How many images to keep, spread over the data.
-        run: What is left of the training.
+        examples: The number of images to keep, spread over the data.
+        run: The run of the training, with its curves and settings; ``None`` if there is none.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class SegmentationEvaluator:
         self._count = 0
 
     def compute(self, images: list[Tensor]) -> list[Tensor]:
-        """Return the logits (N, H, W) of each of some images (C, H, W)."""
+        """Return the logits (N, H, W) of each of the images (C, H, W)."""
         return self.predictor.raw(images)
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class SegmentationEvaluator:
         """Return the scores.
 
         Raises:
-            EvaluationError: There were no images, or no pixel has a class.
+            EvaluationError: There were no images, or no pixel has a true class.
         """
         if not self._count:
             raise EvaluationError(f"{self.source.name}: not one image can be read")
@@ -158,7 +158,7 @@ class SegmentationEvaluator:
         return SegmentationScores("segmentation", numbers, tuple(_lines(numbers)), examples=tuple(self._examples))
 
     def _pixels(self, image: Tensor) -> Tensor:
-        """Undo the normalisation of an image (C, H, W): uint8."""
+        """Undo the normalisation of an image (C, H, W), and return it as uint8 from 0 to 255."""
         spec = self.predictor.data_spec
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1)

@@ -1,4 +1,4 @@
-"""The data set of an evaluation, opened as the network wants it."""
+"""The data set of an evaluation, opened as the network requires it."""
 
 import logging
 import os
@@ -20,11 +20,11 @@ _WORTH_A_PROCESS = 32  # samples: to start a process for fewer takes longer than
 
 @dataclass(frozen=True)
 class Source:
-    """Samples to evaluate on, with the truth about them.
+    """The samples of an evaluation, with their targets.
 
     Attributes:
-        module: Reads the samples, by its ``val_dataloader``.
-        name: What the user calls the data.
+        module: The data module whose ``val_dataloader`` yields the samples.
+        name: The name that the user gave the data.
         split: The part of the data, ``"val"``, ``"train"`` or ``"all"``.
     """
 
@@ -33,7 +33,7 @@ class Source:
     split: str
 
     def batches(self, device: torch.device) -> Iterator[tuple[Inputs, Any]]:
-        """Yield the batches that have samples: inputs on the device of the network, and what is true of them."""
+        """Yield the batches that have samples: inputs on the device of the network, and their targets."""
         for batch in self.module.val_dataloader():
             inputs, targets = self.module.on_after_batch_transfer(batch, 0)
             if len(inputs):
@@ -41,12 +41,12 @@ class Source:
                 yield on_device, targets
 
     def file_names(self) -> list[str]:
-        """Return the names of the samples that could be read so far, in their order; digits have no names."""
+        """Return the names of the samples that were read so far, in their order; digits have no names."""
         samples = getattr(self.module, "eval_samples", [])
         return [self.shown(name) for name, _ in samples if name not in self.module.bad_images]
 
     def shown(self, name: str) -> str:
-        """Return the name of a sample, of a file without the folder of the data."""
+        """Return the name of a sample; for a file, its path without the folder of the data."""
         is_file = os.path.isabs(name) or os.path.exists(name)
         return os.path.relpath(name, self.module.root) if is_file else name
 
@@ -71,11 +71,11 @@ class DataRequest:
         Args:
             spec: The description of the network's data.
             task: The task of the network.
-            batch_size: The number of samples at a time where the user does not say.
+            batch_size: The number of samples in a batch if the user does not choose it.
             options: Further options of the data module.
 
         Raises:
-            DataError: The data cannot be used, or have classes that the network lacks.
+            DataError: The data cannot be used, or have classes that the network does not have.
         """
         if isinstance(self.data, DataModule):
             return Source(self.data, self.data.source, self.split or "val")

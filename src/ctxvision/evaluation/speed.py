@@ -1,4 +1,4 @@
-"""How fast a network answered during an evaluation."""
+"""The speed of a network during an evaluation."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,11 +15,11 @@ _REPEATS = 3  # of the only batch, where there is no second one to time
 
 @dataclass(frozen=True)
 class Speed:
-    """Samples that were timed.
+    """The speed of processing samples.
 
     Attributes:
         images: The number of samples.
-        seconds: How long they took.
+        seconds: The time that these samples took, in seconds.
     """
 
     images: int
@@ -27,25 +27,25 @@ class Speed:
 
     @property
     def images_per_second(self) -> float:
-        """The rate."""
+        """The number of samples per second."""
         return self.images / self.seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields and the rate."""
+        """Return the attributes and the number of samples per second."""
         return asdict(self) | {"images_per_second": self.images_per_second}
 
 
 class Stopwatch:
-    """Adds up the seconds of loading and of answering.
+    """Adds up the seconds of loading samples and of running the network.
 
-    Rates leave out the first batch, in which everything is still set up.
+    Rates leave out the first batch, because libraries and caches are set up during it.
 
     Args:
-        device: The device of the network, which is waited for.
-        clock: Returns the time in seconds.
+        device: The device of the network; the clock is read when its work is finished.
+        clock: A function that returns the time in seconds.
 
     Attributes:
-        answering_seconds: How long the network took over all batches, the first included.
+        answering_seconds: The time in seconds that the network took for all batches, including the first.
     """
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -60,7 +60,7 @@ class Stopwatch:
         return self._clock()
 
     def loading(self, batches: Iterable[tuple[Inputs, Targets]]) -> Iterator[tuple[Inputs, Targets]]:
-        """Yield the batches, and time how long each of them took to come."""
+        """Yield the batches, and measure how long each of them took to load."""
         iterator = iter(batches)
         while True:
             start = self._now()
@@ -72,7 +72,7 @@ class Stopwatch:
             yield batch
 
     def answering(self, compute: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
-        """Run the network on a batch."""
+        """Run the network on a batch, measure how long it took, and return its outputs."""
         start = self._now()
         outputs = compute(inputs)
         seconds = self._now() - start
@@ -94,10 +94,10 @@ class Stopwatch:
 
     @property
     def with_decoding(self) -> Speed | None:
-        """Reading, decoding, moving to the device and answering; ``None`` for a single batch."""
+        """The speed of reading, decoding, moving to the device and answering; ``None`` for a single batch."""
         return Speed(self._images, max(self._loading + self._answering, 1e-9)) if self._images else None
 
     @property
     def network(self) -> Speed:
-        """Answering alone, of samples that are on the device."""
+        """The speed of answering alone, for samples that are on the device."""
         return self._repeated or Speed(self._images, max(self._answering, 1e-9))

@@ -1,4 +1,4 @@
-"""What is left of a training, for the numbers of an evaluation."""
+"""The summary of a training, for the numbers of an evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,12 +8,12 @@ from ctxvision.runs import Run
 
 
 def training_summary(run: Run, metric: str, settings: Sequence[str]) -> dict[str, Any] | None:
-    """Return what a reader should know about a training; ``None`` where nothing of it is left.
+    """Return a summary of a training for readers; ``None`` if nothing of the training is left.
 
     Args:
-        run: What is left of the training.
+        run: The run of the training.
         metric: The validation metric by which the best checkpoint was chosen, such as ``"top1"``.
-        settings: The names of the settings to tell; those that are off or 0 are left out.
+        settings: The names of the settings to list; settings that are off or 0 are left out.
     """
     if not run.epochs:
         return None

@@ -1,4 +1,4 @@
-"""Video networks: accuracy over clips and crops, by class, and clips that say much."""
+"""The evaluation of video networks: accuracy over clips and crops, by class, and instructive clips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +26,12 @@ _CLASSES = 12
 
 @dataclass(frozen=True)
 class VideoExample:
-    """A video that says much: of its class the worst mistake, or a right answer.
+    """An instructive video: the worst mistake of its class, or a right answer.
 
     Attributes:
         file: The name of the video.
-        truth: Its class.
-        clips: What each network says about it.
+        truth: The name of the true class of the video.
+        clips: The answers of each network to a clip of the video.
     """
 
     file: str
@@ -41,11 +41,11 @@ class VideoExample:
 
 @dataclass(frozen=True, repr=False)
 class VideoScores(Scores):
-    """The scores of a video network, with what a page about it shows.
+    """The scores of a video network, with the examples for a page about it.
 
     Attributes:
-        examples: Of each class the worst mistake, if there is one, and right answers.
-        data: Where the videos can be opened.
+        examples: The worst mistake of each class, if there is one, and right answers.
+        data: The data module that can open the videos.
     """
 
     examples: tuple[VideoExample, ...] = field(kw_only=True)
@@ -72,8 +72,9 @@ class VideoEvaluator:
     Args:
         predictor: The network.
         source: The videos and their classes.
-        examples: Whether to look for videos that say much; 0 for none.
-        run: What is left of the training.
+        examples: The number of examples that the user asks for; 0 keeps none, other numbers keep instructive
+            videos of each class.
+        run: The run of the training, with its curves and settings; ``None`` if there is none.
     """
 
     def __init__(
@@ -89,11 +90,11 @@ class VideoEvaluator:
         self._targets: list[NDArray[np.int64]] = []
 
     def compute(self, clips: Tensor) -> Tensor:
-        """Return the logits (B, N) of clips (B, T, C, H, W), or of several views of each video."""
+        """Return the logits (B, N) of clips (B, T, C, H, W), or of V views of videos (B, V, T, C, H, W)."""
         return self.predictor.raw(clips)
 
     def process(self, clips: Tensor, targets: Tensor, logits: Tensor) -> None:
-        """Count the answers to a batch whose true classes are ``targets`` (B,)."""
+        """Count the answers to videos, (B, T, C, H, W) or (B, V, T, C, H, W), with true classes (B,)."""
         self._probabilities.append(logits.double().softmax(1).cpu().numpy())
         self._targets.append(targets.cpu().numpy())
 
@@ -155,18 +156,21 @@ class VideoEvaluator:
 
 
 def watch_videos(predictor: VideoPredictor, data: VideoData, names: Sequence[str]) -> list[Clip]:
-    """Return what a network says about one clip of each of some videos, as a whole and frame by frame."""
+    """Return the answers of a network to one clip of each named video, for the whole clip and for each frame."""
     answers = predictor([data.open_video(name) for name in names], workers=0) if names else ()
     return [cast(Clip, answer) for answer in answers]
 
 
 def beside(scores: VideoScores, control: VideoScores, clips: Sequence[Clip]) -> VideoScores:
-    """Put the scores of a control beside those of a network, on the same videos.
+    """Put the scores of a control beside the scores of a network on the same videos.
 
     Args:
-        scores: Of the network that a page is about.
-        control: Of the other network.
-        clips: What the other network says about the examples of the first.
+        scores: The scores of the network that a page is about.
+        control: The scores of the other network.
+        clips: The answers of the other network to the examples of the first, one clip per example.
+
+    Returns:
+        The scores of both networks, with the answers of both to each example.
     """
     numbers = scores.numbers | {"networks": scores.numbers["networks"] + control.numbers["networks"]}
     examples = tuple(
@@ -177,7 +181,7 @@ def beside(scores: VideoScores, control: VideoScores, clips: Sequence[Clip]) -> 
 
 
 def _instructive(targets: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[int]:
-    """Choose of each class a right answer and, where there is one, the worst mistake."""
+    """Choose a right answer of each class and, if there is one, the worst mistake."""
     rows: list[int] = []
     right = probabilities.argmax(1) == targets
     for label in np.unique(targets)[:_CLASSES]:

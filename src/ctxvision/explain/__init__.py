@@ -1,6 +1,6 @@
-"""What a network looked at: what speaks for its answers, which classes it considers, what its layers generate.
+"""Explanations of networks: places that speak for answers, classes that are considered, generated kernels.
 
-`explain` looks into a trained network of any task; the other functions compute one thing each, for any network.
+`explain` explains a trained network of any task; each other function computes one thing, for any network.
 """
 
 from .cams import BoxCam, FrameCams, GradCam, PixelCam, grad_cam

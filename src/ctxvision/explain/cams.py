@@ -22,19 +22,20 @@ Score = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class GradCam:
-    """What speaks for one score in one image.
+    """The Grad-CAM of one score in one image.
 
     Attributes:
         layer: The layer whose map was weighed.
-        map: Grad-CAM scaled to [0, 1] and to the size of the image, (H, W) float32; all 0 if nothing speaks for
-            the score, or if the layer has one position only.
-        raw: Grad-CAM as it is at the layer, (h, w) float32: positive where the features speak for the score.
-        in_place: Like ``map``, but each position is weighed by its own gradient instead of the mean over all
-            positions (HiResCAM: Draelos and Carin, 2020), (H, W) float32: nothing is positive where the score does
-            not look.
-        target: The class; ``None`` for a score of the caller's own.
-        scored_by: The step of a contextual network that scored the class last, for example ``"head"``; else
-            ``None``.
+        map: The Grad-CAM scaled to [0, 1] and to the size of the image, (H, W) float32; all 0 if nothing speaks
+            for the score, or if the layer has one position only.
+        raw: The Grad-CAM at the size of the layer's map, not scaled, (h, w) float32: positive where the features
+            speak for the score.
+        in_place: The map of HiResCAM (Draelos and Carin, 2020), (H, W) float32 from 0 to 1: like ``map``, but each
+            position is weighed by its own gradient instead of the mean over all positions, so that only positions
+            that the score depends on are positive.
+        target: The number of the class that is explained; ``None`` if the caller gave a score of their own.
+        scored_by: The name of the step of a contextual network that scored the class last, for example ``"head"``;
+            otherwise ``None``.
     """
 
     layer: MapLayer
@@ -47,13 +48,14 @@ class GradCam:
 
 @dataclass(frozen=True)
 class BoxCam:
-    """What speaks for one box of a detector.
+    """The Grad-CAM of one box of a detector.
 
     Attributes:
-        box: The box as the detector has it, x0, y0, x1, y1 in pixels of the image, (4,) float32.
-        label: Its class, from 1.
-        score: Its score.
-        cam: Grad-CAM; its ``target`` is the label, and its ``in_place`` shows only what this box was read from.
+        box: The box that the detector found, as x0, y0, x1, y1 in pixels of the image, (4,) float32.
+        label: The number of the class of the box, from 1.
+        score: The score of the box, from 0 to 1.
+        cam: The Grad-CAM of the score; its ``target`` is the label, and its ``in_place`` shows only what this box
+            was read from.
     """
 
     box: np.ndarray
@@ -64,11 +66,12 @@ class BoxCam:
 
 @dataclass(frozen=True)
 class PixelCam:
-    """What speaks for the pixels that a network takes for one class.
+    """The Grad-CAM of the pixels that a network predicts as one class.
 
     Attributes:
-        mask: These pixels, (H, W) bool.
-        cam: Grad-CAM; its ``target`` is the class. It is all 0 where no pixel is taken for the class.
+        mask: Whether each pixel is predicted as the class, (H, W) bool.
+        cam: The Grad-CAM of these pixels; its ``target`` is the class. It is all 0 if no pixel is predicted as the
+            class.
     """
 
     mask: np.ndarray
@@ -77,14 +80,14 @@ class PixelCam:
 
 @dataclass(frozen=True)
 class FrameCams:
-    """What speaks for one class in the T frames of a clip.
+    """The Grad-CAM of one class in the T frames of a clip.
 
     Attributes:
         layer: The layer whose map was weighed.
-        maps: Grad-CAM of each frame, (T, H, W) float32 from 0 to 1, the highest value of the clip: frames can be
-            compared.
-        raw: Grad-CAM as it is at the layer, (T, h, w) float32.
-        target: The class.
+        maps: The Grad-CAM of each frame, (T, H, W) float32 from 0 to 1; 1 is the highest value of the whole clip,
+            so that frames can be compared.
+        raw: The Grad-CAM of each frame at the size of the layer's map, not scaled, (T, h, w) float32.
+        target: The number of the class that is explained.
     """
 
     layer: MapLayer
@@ -103,27 +106,28 @@ def grad_cam(
 ) -> list[GradCam]:
     """Compute Grad-CAM for classes of images with pytorch-grad-cam.
 
-    Of a contextual network the score of a class is the one that the last step gave it which considered it. A class
+    The score of a class in a contextual network is the one from the last step that considered the class. A class
     that was dropped on the way was scored by features of an earlier stage, and is explained there: nothing after
     that stage has any influence on it. (The constant that keeps its logit below all others has no gradient.)
 
     Source: Selvaraju et al., Grad-CAM, ICCV 2017; Contextual CNN, Fig. 4.
 
     Args:
-        model: Takes images (B, C, H, W), returns logits (B, classes); on the device to use.
-        images: (B, C, H, W), normalised, on that device.
-        classes: One per image, (B,); by default what the network answers.
-        layer: A name of `map_layers`; by default the end of the last stage with at least 4 × 4 positions before
-            the score.
-        score: What to explain instead of a class, for networks that return something else than logits, such as
-            maps of classes: it takes the output for one image and returns a scalar.
+        model: The network, which takes images (B, C, H, W) and returns logits (B, classes), on the device to use.
+        images: The normalised images, (B, C, H, W), on the same device.
+        classes: The number of the class to explain in each image, (B,); by default the class that the network
+            answers.
+        layer: The name of a layer that `map_layers` lists; by default the end of the last stage with at least 4 ×
+            4 positions before the score.
+        score: A function that computes the score to explain instead of a class, for networks that return something
+            else than logits, such as maps of classes: it takes the output for one image and returns a scalar.
 
     Returns:
-        One for each image.
+        One Grad-CAM for each image, in their order.
 
     Raises:
-        LayerError: There is no such layer, or the score does not depend on it.
-        ValueError: There are not as many classes as images, or a class does not exist.
+        LayerError: There is no layer of this name, or the score does not depend on it.
+        ValueError: The number of classes differs from the number of images, or a class does not exist.
 
     Examples:
         >>> import timm, ctxvision
@@ -160,7 +164,16 @@ def explain_score(
     target: int | None = None,
     scored_by: str | None = None,
 ) -> GradCam:
-    """Compute Grad-CAM for one score of one image (C, H, W); the arguments are named as in `GradCam`."""
+    """Compute the Grad-CAM of one score in one image.
+
+    Args:
+        model: The network, on the device to use.
+        image: The normalised image, (C, H, W), on the same device.
+        layer: The layer whose map is weighed.
+        score: A function that takes the output of the network for the image and returns a scalar.
+        target: The number of the class that the score belongs to, for the result; ``None`` if it belongs to none.
+        scored_by: The name of the step of a contextual network that scored the class last, for the result.
+    """
     seen = weigh(model, image[None], layer.name, score)
     in_place = over_images(seen.in_place, image.shape[1:])[0]
     return GradCam(layer, seen.scaled[0], seen.raw[0], in_place, target, scored_by)
@@ -180,7 +193,7 @@ def _targets(classes: Sequence[int] | Tensor | None, logits: Tensor) -> list[int
 
 
 def _layer_before(layers: list[MapLayer], step: str | None, name: str | None) -> MapLayer:
-    """Return the layer to use for a class that this step scored; ``"stage 3"`` reads what stage 2 ended with."""
+    """Return the layer that explains a class that ``step`` scored; ``"stage 3"`` reads the end of stage 2."""
     if step is None or step == "head":
         return find_layer(layers, name)
     end = next(layer for layer in layers if layer.stage == int(step.removeprefix("stage ")) - 1)
@@ -197,12 +210,12 @@ def _layer_before(layers: list[MapLayer], step: str | None, name: str | None) ->
 
 
 class Weighed(NamedTuple):
-    """What `weigh` finds for N images.
+    """The arrays that `weigh` returns for N images.
 
     Attributes:
-        scaled: Grad-CAM as pytorch-grad-cam scales it, (N, H, W) float32.
-        raw: Grad-CAM at the layer, (N, h, w) float32.
-        in_place: The same, but each position weighed by its own gradient, (N, h, w) float32.
+        scaled: The Grad-CAM as pytorch-grad-cam scales it, (N, H, W) float32.
+        raw: The Grad-CAM at the size of the layer's map, (N, h, w) float32.
+        in_place: The map of the layer with each position weighed by its own gradient, (N, h, w) float32.
     """
 
     scaled: np.ndarray
@@ -215,9 +228,12 @@ def weigh(model: nn.Module, images: Tensor, layer: str, score: Score) -> Weighed
 
     Args:
         model: Any network.
-        images: (N, C, H, W), which it reads together.
-        layer: Name of a layer that returns a map (N, C, h, w) or (N, h, w, C), once.
-        score: Takes the first of the network's outputs and returns a scalar.
+        images: The normalised images, (N, C, H, W), which the network reads together.
+        layer: The name of a layer that returns one map (N, C, h, w) or (N, h, w, C).
+        score: A function that takes the first of the network's outputs and returns a scalar.
+
+    Returns:
+        The weighed maps, as float32 arrays.
 
     Raises:
         LayerError: The score does not depend on the layer.
@@ -248,16 +264,18 @@ def over_images(
     inside: Sequence[int] | None = None,
     padded: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Spread maps over the images that they are of, and scale them together to [0, 1] by the highest value.
+    """Spread maps over their images, and scale them together to [0, 1] by the highest value.
 
     Args:
-        raw: (N, h, w); what is negative counts as 0.
-        size: (H, W) of the images, in pixels.
-        inside: (H, W) to which the network resized the images before it padded them; by default it did neither.
-        padded: (H, W) with the padding, below and to the right.
+        raw: The maps, (N, h, w); negative values count as 0.
+        size: The height and width (H, W) of the images, in pixels.
+        inside: The height and width in pixels to which the network resized the images before it padded them; by
+            default it did neither.
+        padded: The height and width in pixels with the padding, which is below and to the right; by default there
+            is none.
 
     Returns:
-        (N, H, W) float32.
+        The scaled maps, (N, H, W) float32 from 0 to 1.
     """
     heat = torch.from_numpy(raw).clamp(min=0)[:, None]
     if inside is not None and padded is not None:
@@ -268,14 +286,14 @@ def over_images(
 
 
 def _channels_first(map_or_gradient: Tensor, image_size: Sequence[int]) -> Tensor:
-    """Keep what a layer returned, (N, C, h, w): the next may work in place on it."""
+    """Copy the output of a layer as (N, C, h, w); the next layer may change the original in place."""
     kept = map_or_gradient.to(torch.float32, copy=True)
     return kept.permute(0, 3, 1, 2) if map_format(kept.shape, image_size) == "NHWC" else kept
 
 
 @contextmanager
 def _gradients_of_input_only(model: nn.Module) -> Iterator[None]:
-    """Spare the gradients of parameters: those that a training left there stay, and no new ones are computed."""
+    """Compute no gradients of parameters in the block; gradients that a training left there stay."""
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     with evaluation_mode(model):
         for p, _, _ in parameters:

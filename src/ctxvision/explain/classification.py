@@ -1,4 +1,4 @@
-"""What speaks for the class of an image, which classes were considered, what became of them over a data set."""
+"""Explanations of classifiers: Grad-CAM of a class, the class funnel of an image, class sets over a data set."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
@@ -51,7 +51,7 @@ class Explainer:
     """Explains what a classifier answers.
 
     Args:
-        request: About a `ClassificationTask`.
+        request: The request, whose networks are of a `ClassificationTask`.
     """
 
     def __init__(self, request: Request) -> None:
@@ -61,7 +61,7 @@ class Explainer:
 
     @cached_property
     def plane(self) -> np.ndarray:
-        """Where the class embeddings lie on a plane, (C, 2)."""
+        """The places of the class embeddings on a plane, (C, 2)."""
         return on_a_plane(class_embeddings(self.model))
 
     def look(self, source: Given, file: str, name: str) -> ImageExplanation:
@@ -147,7 +147,7 @@ class Explainer:
         """Follow the true classes of a data set.
 
         Raises:
-            RunError: Not one image can be read.
+            RunError: No image can be read.
         """
         names = self.request.network.class_names
         try:
@@ -201,7 +201,7 @@ class _ValidationBatches:
 
 
 def _folder_of(source: Given, names: Sequence[str]) -> str | None:
-    """Return the name of an image's folder where it is that of a class."""
+    """Return the name of an image's folder if it is the name of a class, else ``None``."""
     if not isinstance(source, str | PathLike):
         return None
     folder = Path(source).absolute().parent.name

@@ -1,4 +1,4 @@
-"""Grad-CAM for detectors: which places of an image speak for one box; and what a detector finds, explained."""
+"""Explanations of detectors: Grad-CAM for single boxes, and the offsets and kernels of the backbone."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -58,29 +58,29 @@ def box_cams(
     *,
     layer: str | None = None,
 ) -> list[BoxCam | None]:
-    """Compute Grad-CAM for some boxes with pytorch-grad-cam.
+    """Compute Grad-CAM for boxes of a detector with pytorch-grad-cam.
 
-    What is explained is the score of the detection that has the label and overlaps the box most, by more than half
-    (IoU). That is pytorch-grad-cam's ``FasterRCNNBoxScoreTarget``: the IoU that it adds has no gradient at the box
-    itself. Suppression of overlapping boxes leaves one such detection.
+    The explained score is that of the detection that has the label and overlaps the box most, by more than half
+    (IoU). This is pytorch-grad-cam's ``FasterRCNNBoxScoreTarget``, because the IoU that it adds has no gradient at
+    the box itself. Suppression of overlapping boxes leaves one such detection.
 
-    Grad-CAM's weights belong to channels, so that other objects with the same features light up as well;
-    ``cam.in_place`` shows what this one was read from.
+    The weights of Grad-CAM belong to channels, so that other objects with the same features light up as well;
+    ``cam.in_place`` shows only what this box was read from.
 
     Args:
         model: The detector, on the device to use.
-        image: (C, H, W) from 0 to 1, on that device.
-        boxes: (n, 4) as x0, y0, x1, y1 in pixels, such as what the detector found.
-        labels: Classes of the boxes, from 1, (n,).
-        layer: A name of `box_layers`; by default, for each box, the level of the feature pyramid on which its
-            score depends most: where the box was read from.
+        image: The image, (C, H, W) from 0 to 1, on the same device.
+        boxes: The boxes to explain, (n, 4) as x0, y0, x1, y1 in pixels, such as those that the detector found.
+        labels: The numbers of the classes of the boxes, from 1, (n,).
+        layer: The name of a layer that `box_layers` lists; by default, for each box, the level of the feature
+            pyramid on which its score depends most, from which the box was read.
 
     Returns:
-        One for each box; ``None`` where the detector finds no such object.
+        One Grad-CAM for each box; ``None`` where the detector finds no such object.
 
     Raises:
-        LayerError: There is no such layer.
-        ValueError: Boxes and labels do not fit together.
+        LayerError: There is no layer of this name.
+        ValueError: The number of labels differs from the number of boxes.
 
     Examples:
         >>> from ctxvision.tasks.detection import build_detector
@@ -117,12 +117,12 @@ def box_cams(
 
 
 def box_layers(model: "Detector", image: Tensor) -> list[MapLayer]:
-    """List the layers of a detector's backbone and pyramid that return a map of the whole image (C, H, W)."""
+    """List the layers of a detector's backbone and pyramid that return a map of the whole ``image`` (C, H, W)."""
     return [layer for layer in map_layers(model, image[None]) if layer.name.startswith("network.backbone.")]
 
 
 def same_object(found: Mapping[str, Tensor], box: Tensor, label: int) -> int | None:
-    """Return which detection of a label overlaps a box (4,) most, by more than half; ``None`` if none does."""
+    """Return the index of the detection with a label that overlaps a box (4,) most, over half; else ``None``."""
     overlaps = box_iou(box[None].to(found["boxes"]), found["boxes"].detach())[0]
     overlaps = overlaps * (found["labels"] == label)
     if not len(overlaps) or float(overlaps.max()) <= _SAME:
@@ -154,7 +154,7 @@ def _read_from(model: "Detector", image: Tensor, layers: Sequence[MapLayer], sco
 
 
 def _over_image(raw: np.ndarray, model: "Detector", image: Tensor) -> np.ndarray:
-    """Spread a map (1, h, w) of what a detector makes of an image, resized and padded, over the image."""
+    """Spread a map (1, h, w) of the image that a detector has resized and padded over the original image."""
     images, _ = model.network.transform([image])
     resized: np.ndarray = over_images(
         raw, image.shape[1:], inside=images.image_sizes[0], padded=images.tensors.shape[2:]
@@ -166,7 +166,7 @@ class Explainer:
     """Explains what a detector finds.
 
     Args:
-        request: About a `DetectionTask`.
+        request: The request, whose networks are of a `DetectionTask`.
     """
 
     def __init__(self, request: Request) -> None:
@@ -223,7 +223,7 @@ class Explainer:
         boxes: np.ndarray,
         name: str,
     ) -> None:
-        """Add what the other detector finds, and what speaks there for the same boxes (n, 4) and classes."""
+        """Add what the other detector finds, and its Grad-CAM for the same boxes (n, 4) and classes."""
         names, image = against.class_names, _as_input(against, picture)
         objects = _objects(against, image, explained.file, None, self.request.threshold)
         alt = f"the same, {len(objects)} boxes of {against.label}"
@@ -239,7 +239,7 @@ class Explainer:
             explained.notes.append(f"{against.label} finds none of the boxes that are explained.")
 
     def sections(self, data: None, data_name: str) -> dict[str, Section | None]:
-        """Return nothing: all is said of the images."""
+        """Return nothing: a detector is explained for each image only."""
         return {}
 
 
@@ -250,7 +250,7 @@ def _as_input(network: ExplainedNetwork, picture: Image.Image) -> Tensor:
 def _objects(
     network: ExplainedNetwork, image: Tensor, file: str, wanted: str | None, threshold: float
 ) -> list[dict[str, Any]]:
-    """Return the objects of a class, or of all, as ``explain.json`` has them."""
+    """Return the objects of one class, or of all classes, in the form of ``explain.json``."""
     names = network.class_names
     (found,) = network.task([image])
     require_finite({key: found[key] for key in ("boxes", "scores")}, file)
@@ -306,7 +306,7 @@ def _draw(
 
 
 class _Backbone(nn.Module):
-    """Backbone and pyramid alone, with the names that their layers have in the detector."""
+    """Run the backbone and the pyramid alone, with the names that their layers have in the detector."""
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ class _Backbone(nn.Module):
 def _add_backbone(
     explained: ImageExplanation, task: Any, image: Tensor, cams: Sequence[BoxCam | None], name: str
 ) -> None:
-    """Add offsets, kernels and contexts of the backbone and its pyramid, in what it reads: resized and padded."""
+    """Add offsets, kernels and contexts of the backbone and the pyramid in the resized and padded image."""
     transform = task.model.network.transform
     view = transform([image])[0].tensors
     pixels = seen_pixels(view[0], transform.image_mean, transform.image_std)

@@ -1,4 +1,4 @@
-"""Class embeddings: how similar the classes are to the network, and where they lie on a plane."""
+"""Class embeddings: the similarities of the classes in a network, and their places on a plane."""
 
 from typing import Any
 
@@ -11,14 +11,17 @@ from ctxvision.tasks.classification.class_sets import is_contextual
 
 
 def class_embeddings(model: nn.Module) -> np.ndarray:
-    """Return what stands for each class in a network, one row of length 1 per class, (C, d) float32.
+    """Return the embedding of each class of a network, one row of length 1 per class, (C, d) float32.
 
     These are the class embeddings of a contextual network and the rows of the last linear layer of others.
 
     Source: Contextual CNN, section 4.4.
 
+    Args:
+        model: A classifier of C classes.
+
     Raises:
-        ValueError: The network has neither.
+        ValueError: The network has neither class embeddings nor a last linear layer.
 
     Examples:
         >>> import timm, ctxvision
@@ -39,7 +42,7 @@ def class_embeddings(model: nn.Module) -> np.ndarray:
 
 
 def similarities(embeddings: np.ndarray) -> np.ndarray:
-    """Return the cosine of every pair of rows of embeddings (C, d), (C, C), in [-1, 1]."""
+    """Return the cosines (C, C), from −1 to 1, of every pair of rows of embeddings (C, d)."""
     rows = _directions(embeddings)
     cosines: np.ndarray = np.clip(rows @ rows.T, -1, 1)
     return cosines
@@ -54,12 +57,14 @@ def on_a_plane(embeddings: np.ndarray, *, perplexity: float = 30.0, seed: int = 
     """Lay out classes on a plane by t-SNE of their directions, the same for the same seed.
 
     Args:
-        embeddings: (C, d), at least one class.
-        perplexity: About how many neighbours count; at most a third of the other classes, so that few work too.
-        seed: Seed of scikit-learn's generator.
+        embeddings: The class embeddings, (C, d), of at least one class.
+        perplexity: The approximate number of neighbours that count; it is lowered to a third of the other classes
+            where there are few.
+        seed: The seed of scikit-learn's generator.
 
     Returns:
-        (C, 2) float32. Fewer than four classes have no neighbourhoods: those lie along their principal axes.
+        The places of the classes, (C, 2) float32. Fewer than four classes have no neighbourhoods: those lie along
+        their principal axes.
     """
     count = len(embeddings)
     rows = _directions(embeddings)

@@ -1,4 +1,4 @@
-"""What an explanation consists of: arrays for each image, figures drawn of them, plain numbers for a file."""
+"""The parts of an explanation: arrays for each image, figures drawn of them, plain numbers for a file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,13 +33,13 @@ Drawing = Callable[[], Picture]
 
 @dataclass(frozen=True)
 class ExplainedNetwork:
-    """A trained network that is looked into.
+    """A trained network that is explained.
 
     Attributes:
-        predictor: The network, on the device to use; it has its layers.
-        name: What the user calls it: the path of its checkpoint; empty for a network in memory.
-        layer: Name of the layer for Grad-CAM; ``None`` leaves the choice to the kind of task.
-        label: What figures call it.
+        predictor: The network with its layers, on the device to use; it is not an exported one.
+        name: The path of the network's checkpoint; empty for a network in memory.
+        layer: The name of the layer for Grad-CAM; ``None`` leaves the choice to the kind of task.
+        label: The name of the network in figures.
     """
 
     predictor: Predictor
@@ -61,15 +61,15 @@ class ExplainedNetwork:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked about every image.
+    """The request of a user: the networks to explain, and what to explain in every image.
 
     Attributes:
         network: The network that is explained.
-        against: A second one of the same task and classes, to compare with.
-        class_name: Class to explain; ``None`` for what the network answers or finds.
-        truth: True class of all images, of a classifier; ``None`` takes the name of an image's folder where there
-            is such a class.
-        threshold: Lowest score of the boxes that are explained, of a detector.
+        against: A second network of the same task and classes, to compare with; ``None`` if there is none.
+        class_name: The name of the class to explain; ``None`` explains what the network answers or finds.
+        truth: The name of the true class of all images, for a classifier; ``None`` takes the name of an image's
+            folder if there is such a class.
+        threshold: The lowest score, from 0 to 1, of the boxes of a detector that are explained.
     """
 
     network: ExplainedNetwork
@@ -89,9 +89,9 @@ class Preview:
     """A small picture of an image with what a network found on it.
 
     Attributes:
-        uri: Data URI.
-        alt: What it shows, for readers who do not see it.
-        caption: Words above it, or empty.
+        uri: The picture as a data URI.
+        alt: A text that describes the picture for readers who do not see it.
+        caption: The words above the picture; empty if there are none.
         pixelated: Whether the image has so few pixels that it is best enlarged without smoothing.
     """
 
@@ -103,12 +103,12 @@ class Preview:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table of what was found.
+    """A row of a table of the results of a network.
 
     Attributes:
-        name: A class, and more where one name is not enough.
-        share: Probability, score or share of the pixels, from 0 to 1.
-        color: Its colour in the pictures, ``#rrggbb``; empty without.
+        name: The name of a class, with further words where the name alone is ambiguous.
+        share: The probability, the score or the share of the pixels, from 0 to 1.
+        color: The colour of the class in the pictures, ``#rrggbb``; empty if it has none.
     """
 
     name: str
@@ -118,11 +118,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What one network found on an image.
+    """The results of one network on an image.
 
     Attributes:
-        heading: What the rows are.
-        rows: The most important first.
+        heading: The heading of the table, which names the rows.
+        rows: The rows, the most important first.
     """
 
     heading: str
@@ -131,21 +131,21 @@ class Table:
 
 @dataclass
 class ImageExplanation:
-    """What was found about one image or video: arrays first; figures are drawn when they are first asked for.
+    """The explanation of one image or video: arrays first; figures are drawn when they are first asked for.
 
     Attributes:
-        file: What the image is called.
-        cams: What speaks for the class, for each box (``None`` where it is not found again), for the pixels of
-            each class, or for the class in each frame of a clip.
-        against_cams: The same in the second network.
-        funnel: Which classes each step considered; only of contextual classifiers.
-        offsets: Where contextual convolutions read, layer by layer.
-        kernels: What involution and CoT layers generated, layer by layer.
-        entry: Plain values, what ``explain.json`` holds of the image.
-        previews: The image, or what was found on it.
-        tables: What each network found.
-        notes: Sentences on what could not be explained.
-        drawings: The figures, not drawn yet.
+        file: The name of the image or video.
+        cams: The Grad-CAM of the class, of each box (``None`` where the box is not found again), of the pixels of
+            each class, or of the class in each frame of a clip.
+        against_cams: The Grad-CAM of the same classes, boxes, pixels or frames in the second network.
+        funnel: The classes that each step considered; ``None`` for all but contextual classifiers.
+        offsets: The offsets of contextual convolutions, which tell where they read the image, layer by layer.
+        kernels: The kernels that involution and CoT layers generated, layer by layer.
+        entry: The entry of the image in ``explain.json``, as plain values.
+        previews: Small pictures of the image, or of what was found on it.
+        tables: The results of each network, as tables.
+        notes: Sentences about what could not be explained.
+        drawings: Functions that draw the figures, which are not drawn yet.
     """
 
     file: str
@@ -167,18 +167,18 @@ class ImageExplanation:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What ``explain.json`` holds of the image."""
+        """The plain values that ``explain.json`` holds of the image."""
         names = [picture.file for picture in self.figures]
         return {"file": self.file, **self.entry, "notes": self.notes, "figures": names}
 
 
 @dataclass
 class Section:
-    """What was found beyond the images: about the classes, or over a data set.
+    """The explanation of the classes as a whole, or of a data set, beyond single images.
 
     Attributes:
-        numbers: Plain values, what ``explain.json`` holds of it.
-        drawings: The figures, not drawn yet.
+        numbers: The plain values that ``explain.json`` holds of the section.
+        drawings: Functions that draw the figures, which are not drawn yet.
     """
 
     numbers: dict[str, Any]
@@ -192,14 +192,14 @@ class Section:
 
 @dataclass
 class Explanation:
-    """What networks looked at, of `explain`.
+    """The result of `explain`.
 
     Attributes:
-        request: What was asked.
-        images: One for each image that could be read.
-        sections: What was found beyond the images, by its name in ``explain.json``; ``None`` where there is
-            nothing.
-        bad_images: Path and reason of each file that could not be read.
+        request: The request that was answered.
+        images: One explanation for each image that could be read.
+        sections: The explanations beyond single images, by their names in ``explain.json``; ``None`` where there
+            is nothing to explain.
+        bad_images: The ``path`` of each file that could not be read, and the ``reason``.
     """
 
     request: Request
@@ -215,7 +215,7 @@ class Explanation:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Plain values, what ``explain.json`` holds."""
+        """The plain values that ``explain.json`` holds."""
         network, against = self.request.network, self.request.against
         spec = network.task.data_spec
         return {
@@ -240,7 +240,7 @@ class Explanation:
         }
 
     def files(self) -> dict[str, bytes]:
-        """Return ``explain.json`` and every figure, as a folder holds them: contents by name."""
+        """Return the contents of ``explain.json`` and of every figure, by the name of the file."""
         files = {f"figures/{figure.file}": figure.data for figure in self.figures}
         files["explain.json"] = (json_text(self.numbers, indent=1, allow_nan=False) + "\n").encode()
         return files
@@ -256,24 +256,31 @@ class Explainer(Protocol):
 
         Args:
             source: The image or video, as a predictor takes it.
-            file: What to call it.
-            name: How the names of its figures begin.
+            file: The name of the image in the explanation.
+            name: The beginning of the names of its figures.
+
+        Returns:
+            The explanation of the image.
 
         Raises:
-            BadImageError: It cannot be read.
-            RunError: An output of a network is not a number.
+            BadImageError: The image cannot be read.
+            RunError: An output of a network is NaN or infinite.
             LayerError: The layer that was asked for cannot be used.
         """
 
     def sections(self, data: Any, data_name: str) -> dict[str, Section | None]:
-        """Return what there is to say beyond the images; the arguments are those of `explain`."""
+        """Return the sections beyond single images; the arguments are those of `explain`."""
 
 
 def require_finite(outputs: Mapping[str, Tensor] | Tensor, file: str) -> None:
-    """Refuse the output of a network for an image that is not a number.
+    """Raise an error if an output of a network for an image is not a finite number.
+
+    Args:
+        outputs: The output of a network, of any shape, or several outputs by name.
+        file: The name of the image, for the message.
 
     Raises:
-        RunError: It is NaN or infinite.
+        RunError: An output is NaN or infinite.
     """
     tensors = outputs.values() if isinstance(outputs, Mapping) else [outputs]
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
@@ -281,17 +288,17 @@ def require_finite(outputs: Mapping[str, Tensor] | Tensor, file: str) -> None:
 
 
 def ranked(chances: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the five most probable classes of probabilities (num_classes,), as ``explain.json`` has them."""
+    """Return the five most probable classes of probabilities (num_classes,), in the form of ``explain.json``."""
     order = np.argsort(-chances, kind="stable")[:_TOP].tolist()
     return [{"class": names[c], "probability": float(chances[c])} for c in order]
 
 
 def rounded(raw: np.ndarray) -> list[Any]:
-    """Turn a map (h, w), or several, into the lists that a JSON file holds, with five digits."""
+    """Turn a map (h, w), or maps (n, h, w), into lists for a JSON file, with five significant digits."""
     return [rounded(part) if part.ndim else float(f"{part:.5g}") for part in raw]
 
 
 def where_most(heat: np.ndarray) -> tuple[float, float]:
-    """Return the pixel (y, x) where a map (H, W) is highest, or the middle of one that is all 0."""
+    """Return the pixel (y, x) where a map (H, W) is highest, or the middle of a map that is all 0."""
     y, x = np.unravel_index(heat.argmax(), heat.shape) if heat.max() > 0 else np.array(heat.shape) / 2
     return float(y), float(x)

@@ -1,4 +1,4 @@
-"""The class funnel over a data set: when the true class was lost, and to which classes."""
+"""The class funnel over a data set: the step at which the true class was lost, and to which classes."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,26 +15,28 @@ from ctxvision.tasks.classification.class_sets import FunnelStep, funnel_steps, 
 
 @dataclass(frozen=True)
 class Fates:
-    """What became of the true class of N images at the S steps of a funnel of C classes.
+    """The fate of the true class of N images at the S steps of a funnel of C classes.
 
     A class is lost at the first step from which on it is never kept; at the head only the answer is kept. With
     ``selection="rerank"`` a class may come back, and is then not lost yet.
 
     Attributes:
-        steps: Names of the steps, ``"stage 2"``, …, ``"head"``.
-        scored: How many classes are scored at each step, S numbers.
-        kept: How many classes are kept at each step, S numbers.
-        num_classes: C.
-        targets: True classes, (N,) int64.
-        answers: Classes that the network answers, (N,) int64.
-        ranks: Place of the true class among those scored, from 1, (N, S) int64; 0 where it was not considered.
-        scores: Cosines of the true class, (N, S) float32; NaN where it was not considered.
-        cutoffs: Lowest score among the classes kept, (N, S) float32.
-        lost: Index of the step where the true class was lost, (N,) int64; S if the answer is right.
-        winners: The class that scored highest at that step, at the head the answer, (N,) int64; so it is the true
-            class if the answer is right.
-        replaced_by: The last class that was kept at that step, which has the place that the true one lacked, (N,)
-            int64; the true class if the answer is right.
+        steps: The names of the steps, ``"stage 2"``, …, ``"head"``.
+        scored: The number of classes that are scored at each step, S numbers.
+        kept: The number of classes that are kept at each step, S numbers.
+        num_classes: The number C of classes of the network.
+        targets: The true classes, (N,) int64.
+        answers: The classes that the network answers, (N,) int64.
+        ranks: The rank of the true class among the scored classes, from 1, (N, S) int64; 0 where it was not
+            considered.
+        scores: The cosine similarities of the true class, (N, S) float32 from −1 to 1; NaN where it was not
+            considered.
+        cutoffs: The lowest cosine similarity among the classes that were kept, (N, S) float32.
+        lost: The index of the step where the true class was lost, (N,) int64; S if the answer is right.
+        winners: The class with the highest score at the step where the true class was lost, at the head the
+            answer, (N,) int64; the true class if the answer is right.
+        replaced_by: The last class that was kept at the step where the true class was lost, and so took its place,
+            (N,) int64; the true class if the answer is right.
     """
 
     steps: tuple[str, ...]
@@ -56,13 +58,13 @@ class Fates:
         return shares
 
     def lost_by_class(self) -> np.ndarray:
-        """Count images by true class and step where it was lost, (C, S + 1) int64; the last column is right."""
+        """Count images by true class and step where it was lost, (C, S + 1) int64; right answers come last."""
         columns = len(self.steps) + 1
         cells = np.bincount(self.targets * columns + self.lost, minlength=self.num_classes * columns)
         return cells.reshape(self.num_classes, columns)
 
     def lost_to(self) -> list[tuple[int, int, int, int]]:
-        """List true class, step, winner and number of images, the most frequent first."""
+        """List (true class, index of the step, winner, number of images), the most frequent first."""
         wrong = self.lost < len(self.steps)
         found = Counter(zip(*(a[wrong].tolist() for a in (self.targets, self.lost, self.winners)), strict=True))
         return [(*key, count) for key, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
@@ -73,7 +75,10 @@ def class_fates(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> F
 
     Args:
         model: A contextual network, on the device to use.
-        batches: Images (B, C, H, W) and their classes (B,), on that device.
+        batches: Batches of normalised images (B, C, H, W) and their true classes (B,), on the same device.
+
+    Returns:
+        The fates of the true classes of all images.
 
     Raises:
         ValueError: The network is not contextual, or there are no images.

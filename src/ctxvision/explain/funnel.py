@@ -16,11 +16,11 @@ class StageView:
     """One step of the funnel for one image.
 
     Attributes:
-        name: Name of the step, as in `FunnelStep`.
-        classes: The classes that were scored, best first.
-        scores: Their cosine similarities.
-        kept: Whether each of them went on; at the head, whether it is the answer.
-        true_rank: Place of the true class, from 1; ``None`` if it was dropped before.
+        name: The name of the step, as in `FunnelStep`.
+        classes: The numbers of the classes that were scored, the one with the highest score first.
+        scores: The cosine similarities of these classes, from −1 to 1.
+        kept: Whether each of these classes was kept; at the head, whether it is the answer.
+        true_rank: The rank of the true class, from 1; ``None`` if it was dropped at an earlier step.
     """
 
     name: str
@@ -31,13 +31,14 @@ class StageView:
 
 
 class Loss(NamedTuple):
-    """Where the funnel lost a class.
+    """The step of the funnel where a class was lost, and the classes that displaced it.
 
     Attributes:
-        step: Name of the first step from which on the class is never kept; with ``selection="rerank"`` it may come
-            back before.
-        to: The class that scored highest at that step; at the head the answer.
-        replaced_by: The last class that was kept at that step, which has the place that the lost one lacked.
+        step: The name of the first step from which on the class is never kept; with ``selection="rerank"`` it may
+            be dropped and come back before that step.
+        to: The number of the class with the highest score at that step; at the head the answer.
+        replaced_by: The number of the last class that was kept at that step, and so took the place of the lost
+            class.
     """
 
     step: str
@@ -47,12 +48,12 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Funnel:
-    """How the classes of one image were narrowed down.
+    """The class sets of one image at each step.
 
     Attributes:
-        target: The true class.
-        prediction: The answer.
-        stages: The steps, first to last.
+        target: The number of the true class, or of another class that is followed.
+        prediction: The number of the class that the network answers.
+        stages: The steps, from the first to the last.
     """
 
     target: int
@@ -60,7 +61,7 @@ class Funnel:
     stages: tuple[StageView, ...]
 
     def loss(self) -> Loss | None:
-        """Return where the true class was lost, to whom, and who has its place; ``None`` if it is the answer."""
+        """Return where the true class was lost, and to which classes; ``None`` if it is the answer."""
         lost = None
         for stage in reversed(self.stages):
             kept = [c for c, keep in zip(stage.classes, stage.kept, strict=True) if keep]
@@ -72,18 +73,18 @@ class Funnel:
 
 
 def class_funnel(model: nn.Module, images: Tensor, targets: Tensor | Sequence[int]) -> list[Funnel]:
-    """Follow the class sets of some images through a contextual network.
+    """Follow the class sets of images through a contextual network.
 
     Args:
-        model: A contextual network.
-        images: (B, C, H, W), normalised.
-        targets: Their true classes, or others to follow, (B,).
+        model: A contextual network, on the device to use.
+        images: The normalised images, (B, C, H, W), on the same device.
+        targets: The true classes of the images, or other classes to follow, (B,).
 
     Returns:
-        One for each image.
+        One funnel for each image, in their order.
 
     Raises:
-        ValueError: The network is not contextual, or there are not as many targets as images.
+        ValueError: The network is not contextual, or the number of targets differs from the number of images.
 
     Examples:
         >>> import timm, ctxvision

@@ -1,4 +1,4 @@
-"""What involution and CoT layers make of an image: kernels at every position, static and dynamic context."""
+"""The kernels at every position that involution and CoT layers generate, and the static and dynamic contexts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class Kernels:
     """The kernels that one layer generated, one for each of G groups and each position.
 
     Attributes:
-        name: Name of the layer.
-        kernel: Size of a kernel, (k, k).
-        kernels: (B, G, K, H', W') float32, taps row by row over the kernel: involution's kernels, or CoT's
-            attention maps. Both are signed and need not add up to one.
+        name: The name of the layer.
+        kernel: The size of a kernel, (k, k).
+        kernels: The kernels of involution, or the attention maps of CoT, (B, G, K, H', W') float32; the K = k²
+            taps are in the order of the rows of the kernel. Both are signed and need not add up to one.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Kernels:
     kernels: np.ndarray
 
     def sums(self) -> np.ndarray:
-        """Return the sum of each kernel, (B, G, H', W'): what it makes of a constant neighbourhood.
+        """Return the sum of each kernel, (B, G, H', W'), which is the kernel's effect on a constant neighbourhood.
 
         Source: the heat maps of Li et al., Involution, CVPR 2021.
         """
@@ -39,13 +39,15 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Contexts(Kernels):
-    """A CoT layer's attention, and the two contexts that it fuses.
+    """The attention of a CoT layer, and the two contexts that it fuses.
 
     Attributes:
-        static: Strength of the static context K1: root of the mean square over the channels, (B, H, W) float32.
-        dynamic: Strength of the dynamic context K2: root of the mean square over the channels, (B, H, W) float32.
-        dynamic_share: Weight that the fusion gives the dynamic context in each channel, α0 = 1 − α1, (B, C)
-            float32; ``None`` in the ablations that do not weigh the two.
+        static: The strength of the static context K1, the root of the mean square over the channels, (B, H, W)
+            float32.
+        dynamic: The strength of the dynamic context K2, the root of the mean square over the channels, (B, H, W)
+            float32.
+        dynamic_share: The weight, from 0 to 1, that the fusion gives the dynamic context in each channel, α0 = 1 −
+            α1, (B, C) float32; ``None`` in the ablations that do not weigh the two contexts.
     """
 
     static: np.ndarray
@@ -54,7 +56,7 @@ class Contexts(Kernels):
 
 
 def kernel_layers(model: nn.Module) -> list[str]:
-    """Name the involution layers, and the CoT layers that attend, in the order in which they were built."""
+    """List the names of involution layers and of CoT layers with attention, in the order of construction."""
     return [name for name, module in model.named_modules() if _generates(module)]
 
 
@@ -65,20 +67,21 @@ def _generates(module: nn.Module) -> bool:
 def generated_kernels(
     model: nn.Module, images: Tensor, layers: Sequence[str] | None = None
 ) -> list[Kernels | Contexts]:
-    """Look at the kernels and contexts of some layers while a network reads images.
+    """Return the kernels and contexts that layers generate while a network reads images.
 
-    CoT layers compute their attention a second time for it; involution layers are only watched.
+    CoT layers compute their attention a second time for this; involution layers are only observed.
 
     Args:
-        model: A network with `Involution2d` or `CoTLayer`.
-        images: (B, C, H, W); the result holds G · K · H' · W' numbers for each image and layer.
-        layers: Names of `kernel_layers`; by default all.
+        model: A network with `Involution2d` or `CoTLayer` modules.
+        images: The normalised images, (B, C, H, W), on the network's device; the result holds G · K · H' · W'
+            numbers for each image and layer.
+        layers: The names of layers that `kernel_layers` lists; by default all of them.
 
     Returns:
-        One for each layer that has run.
+        The kernels of each layer that has run.
 
     Raises:
-        ValueError: A name is not one of those.
+        ValueError: A name is not one that `kernel_layers` lists.
 
     Examples:
         >>> import timm, ctxvision

@@ -1,4 +1,4 @@
-"""What layers that depend on the image do in it: offsets, kernels and contexts, of an image or a clip's frame."""
+"""Offsets, kernels and contexts of the layers that depend on the image, for an image or a frame of a clip."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -36,15 +36,15 @@ def add_layer_contents(
     """Add the offsets and kernels of a network's layers to an explanation: arrays, numbers and figures.
 
     Args:
-        explained: Of the image.
+        explained: The explanation of the image, which is extended in place.
         model: The network, or the part of it that has maps of the whole image.
-        view: What it reads, (B, C, H, W).
-        pixels: The same image as a reader can look at it, (H, W, 3).
-        at: The pixel (y, x) whose taps are drawn: where the evidence is.
-        name: How the names of the figures begin.
-        row: Which image of the batch is explained.
-        prefix: What ``model`` puts before the names that layers have in the network.
-        frame: Number of the frame that the view shows, in a video.
+        view: The normalised input of ``model``, (B, C, H, W).
+        pixels: The same image for readers, RGB from 0 to 1, (H, W, 3).
+        at: The pixel (y, x) whose taps are drawn, where the evidence for the answer is strongest.
+        name: The beginning of the names of the figures.
+        row: The index of the explained image in the batch.
+        prefix: The beginning of the names of layers in ``model`` that the names in the explanation leave out.
+        frame: The number of the frame in the video; ``None`` for an image.
     """
     title = "" if frame is None else f", frame {frame}"
     if contextual_layers(model):
@@ -63,7 +63,7 @@ def add_layer_contents(
 
 
 def of_stages(model: nn.Module, found: Sequence[Any], prefix: str = "") -> list[tuple[int, Any]]:
-    """Choose what was found at the last layer of each stage, with the number of the stage."""
+    """Choose the results of the last layer of each stage, and return them with the number of the stage."""
     by_name = {f"{prefix}{layer.name}": layer for layer in found}
     return [(stage, by_name[layer]) for stage, layer in last_of_each_stage(model, list(by_name))]
 
@@ -74,7 +74,7 @@ def _titled(draw: Any, more: str) -> Picture:
 
 
 def _of_one(found: Contents, row: int, prefix: str) -> Contents:
-    """Keep one image of a batch."""
+    """Return the results for one image of a batch."""
     of_batch: dict[str, Any] = {
         part.name: value[row : row + 1]
         for part in fields(found)
@@ -94,7 +94,7 @@ def _offset_numbers(found: ContextualOffsets) -> dict[str, Any]:
 
 
 def _kernel_drawings(found: list[Kernels], chosen: list[Kernels], pixels: Pixels, name: str) -> list[Any]:
-    """Return what draws the kernels, and the contexts of CoT layers."""
+    """Return functions that draw the kernels, and the contexts of CoT layers."""
     if not found:
         return []
     fine = [layer for layer in chosen if min(layer.kernels.shape[3:]) >= MIN_SIDE] or chosen[:1]

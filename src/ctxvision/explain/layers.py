@@ -1,4 +1,4 @@
-"""The layers of a network whose output is a map, and the one whose map an answer was read from."""
+"""The layers of a network whose output is a map, and the choice of the layer to explain."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ Hook = Callable[[Any, Any, Any], None]
 
 
 class LayerError(ValueError):
-    """A layer cannot be used for what was asked; the message is one line that names those which can."""
+    """A layer cannot be used for an explanation; the message is one line that names usable layers."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class MapLayer:
     """A layer that returned a map.
 
     Attributes:
-        name: Its name in the network, as ``get_submodule`` takes it.
-        channels: Number of channels of the map.
-        size: Positions of the map, (H, W).
-        stage: Number of the stage that ends with it, from 1; 0 for the stem of a contextual network, else
-            ``None``.
+        name: The name of the layer in the network, as ``get_submodule`` takes it.
+        channels: The number of channels of the map.
+        size: The height and width (H, W) of the map, in positions.
+        stage: The number of the stage that ends with the layer, from 1; 0 for the stem of a contextual network;
+            ``None`` for other layers.
     """
 
     name: str
@@ -42,11 +42,11 @@ class MapLayer:
 
 @contextmanager
 def watching(model: nn.Module, watched: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
-    """Watch a network in evaluation mode, without gradients, until the block ends; it is then as it was.
+    """Put a network into evaluation mode, without gradients and with hooks, until the block ends, and restore it.
 
     Args:
         model: Any network.
-        watched: Modules of it, each with the hook that is called whenever the module has run.
+        watched: Modules of the network, each with the hook that is called whenever the module has run.
     """
     with evaluation_mode(model), ExitStack() as hooks:
         for module, hook in watched:
@@ -55,13 +55,17 @@ def watching(model: nn.Module, watched: Iterable[tuple[nn.Module, Hook]]) -> Ite
 
 
 def map_format(shape: Sequence[int], image_size: Sequence[int]) -> Literal["NCHW", "NHWC"] | None:
-    """Tell in which axes of a layer's output the image's rows and columns are, by the image's proportions.
+    """Return in which axes of a layer's output the image's rows and columns are, by the image's proportions.
 
-    timm's Swin, MambaOut and others compute in NHWC, and so do parts of its ConvNeXt; attention has neither.
+    Networks of timm such as Swin and MambaOut compute in NHWC, and so do parts of its ConvNeXt; the output of
+    attention has neither format.
 
     Args:
-        shape: The output's, four numbers.
-        image_size: (H, W) of what the network read, in pixels.
+        shape: The shape of the layer's output, four numbers.
+        image_size: The height and width (H, W) of the network's input, in pixels.
+
+    Returns:
+        ``"NCHW"`` or ``"NHWC"``; ``None`` if no axes have the proportions of the image.
     """
     _, second, third, last = shape
     if _has_proportions(third, last, image_size):
@@ -80,7 +84,10 @@ def map_layers(model: nn.Module, images: Tensor) -> list[MapLayer]:
 
     Args:
         model: Any network.
-        images: (B, C, H, W); one is enough.
+        images: The normalised images, (B, C, H, W), on the network's device; one image is enough.
+
+    Returns:
+        The layers, with the shapes of their maps.
     """
     names = {module: name for name, module in model.named_modules() if name}
     sizes: dict[str, tuple[int, tuple[int, int]]] = {}
@@ -122,7 +129,7 @@ def _stage_ends(model: nn.Module, finished: list[str]) -> list[str]:
 
 
 def stage_places(model: nn.Module) -> list[list[str]]:
-    """Return what each stage of a network may be called in it, by timm's ``feature_info``; empty without one.
+    """Return the possible names of each stage of a network, by timm's ``feature_info``; empty without it.
 
     The network may be part of a larger one, such as a detector, and cut open by timm's ``features_only``, which
     renames the stages.
@@ -141,17 +148,18 @@ def stage_places(model: nn.Module) -> list[list[str]]:
 
 
 def find_layer(layers: Sequence[MapLayer], name: str | None) -> MapLayer:
-    """Return the layer of a name, or by default the one that an answer is best explained at.
+    """Return the layer with a name, or by default the layer that explains an answer best.
 
-    That is the end of the last stage whose map has at least 4 × 4 positions, else the largest of the ends; of
-    networks that do not say where their stages end (timm's ``feature_info``), it is the last layer with so many.
+    The default is the end of the last stage whose map has at least 4 × 4 positions, or else the largest of the
+    ends. In networks that do not tell where their stages end (by timm's ``feature_info``), it is the last layer
+    with at least 4 × 4 positions.
 
     Args:
-        layers: What `map_layers` returned.
-        name: Name of one of them.
+        layers: The layers that `map_layers` returned.
+        name: The name of one of these layers; ``None`` for the default.
 
     Raises:
-        LayerError: There is no such layer, or the network has no maps.
+        LayerError: There is no layer of this name, or the network has no maps.
     """
     if name is not None:
         for layer in layers:
@@ -177,16 +185,16 @@ def _candidates(layers: Sequence[MapLayer], name: str) -> str:
 
 
 def last_of_each_stage(model: nn.Module, names: Sequence[str], limit: int = 4) -> list[tuple[int, str]]:
-    """Choose the last of some layers in each stage.
+    """Choose the last of the named layers in each stage.
 
     Args:
-        model: A network, or one that has it for a backbone, with timm's ``feature_info``; without it the layers
-            are chosen evenly, and numbered.
-        names: Names of the layers, in the network's order.
-        limit: How many to choose at most; the last stages are kept.
+        model: A network with timm's ``feature_info``, or one that has such a network for a backbone; without
+            ``feature_info`` the layers are chosen evenly, and numbered.
+        names: The names of the layers, in the network's order.
+        limit: The largest number of layers to choose; those of the last stages are kept.
 
     Returns:
-        For each layer that was chosen the number of its stage, from 1, and its name.
+        The number of the stage, from 1, and the name of each layer that was chosen.
     """
     chosen = []
     for number, places in enumerate(stage_places(model)[-4:], 1):

@@ -1,4 +1,4 @@
-"""What contextual convolutions do in an image: where their taps read it (Δp), how their kernels change (Δw)."""
+"""The offsets of contextual convolutions: where their taps read an image (Δp), how their kernels change (Δw)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,16 +21,16 @@ class ContextualOffsets:
     """The offsets that one contextual convolution of K taps generates for a batch.
 
     Attributes:
-        name: Name of the layer.
-        kernel: Size of its kernel, (kh, kw).
-        regular: Where the taps of the plain convolution would read, (K, H', W', 2) float32, (y, x) in pixels of
-            the image; taps row by row over the kernel.
-        sampled: Where the taps do read, with their sampling offsets Δp, (B, K, H', W', 2) float32, (y, x) in
-            pixels of the image.
-        mask: Modulation of each tap, (B, K, H', W') float32; ``None`` if the layer has none.
-        weight_offset: Norm of the weight offset Δw over the norm of the kernel, (B,) float32; ``None`` if the
-            layer has no weight offset.
-        grid: Where the positions of the layer's input lie in the image.
+        name: The name of the layer.
+        kernel: The size of its kernel, (kh, kw).
+        regular: The places where the taps of the plain convolution would read, (K, H', W', 2) float32, as (y, x)
+            in pixels of the image; the taps are in the order of the rows of the kernel.
+        sampled: The places where the taps read with their sampling offsets Δp, (B, K, H', W', 2) float32, as (y,
+            x) in pixels of the image.
+        mask: The modulation of each tap, (B, K, H', W') float32; ``None`` if the layer has none.
+        weight_offset: The norm of the weight offset Δw divided by the norm of the kernel, (B,) float32; ``None``
+            if the layer has no weight offset.
+        grid: The grid that gives the places of the positions of the layer's input in the image.
     """
 
     name: str
@@ -43,20 +43,22 @@ class ContextualOffsets:
 
     @property
     def sampling_offset(self) -> np.ndarray:
-        """How far each tap reads from its regular place, the length of Δp in pixels, (B, K, H', W')."""
+        """The distance of each tap from its regular place, the length of Δp in pixels, (B, K, H', W')."""
         lengths: np.ndarray = np.linalg.norm(self.sampled - self.regular, axis=-1)
         return lengths
 
 
 @dataclass(frozen=True)
 class ClassOffsets:
-    """The mean offsets of one contextual convolution over the images that the network takes for a class.
+    """The mean offsets of one contextual convolution over the images that are predicted as each of C classes.
 
     Attributes:
-        name: Name of the layer.
-        images: Numbers of images by predicted class, (C,) int64.
-        sampling_offset: Mean length of Δp in pixels of the image, (C,); NaN without images.
-        weight_offset: Mean norm of Δw over the norm of the kernel, (C,); NaN without images or weight offsets.
+        name: The name of the layer.
+        images: The number of images by predicted class, (C,) int64.
+        sampling_offset: The mean length of Δp in pixels of the image, by predicted class, (C,); NaN for classes
+            without images.
+        weight_offset: The mean norm of Δw divided by the norm of the kernel, by predicted class, (C,); NaN for
+            classes without images and for layers without weight offset.
     """
 
     name: str
@@ -66,25 +68,26 @@ class ClassOffsets:
 
 
 def contextual_layers(model: nn.Module) -> list[str]:
-    """Name the contextual convolutions of a network, in the order in which they were built."""
+    """List the names of the contextual convolutions of a network, in the order of construction."""
     return [name for name, module in model.named_modules() if isinstance(module, ContextualConv2d)]
 
 
 def contextual_offsets(
     model: nn.Module, images: Tensor, layers: Sequence[str] | None = None
 ) -> list[ContextualOffsets]:
-    """Look at the offsets of contextual convolutions while a network reads some images.
+    """Return the offsets of contextual convolutions while a network reads images.
 
     Args:
         model: A contextual network, or one with contextual convolutions from `ctxvision.nn.replace_convs`.
-        images: (B, C, H, W); the result holds 2 · K · H' · W' numbers for each image and layer.
-        layers: Names of `contextual_layers`; by default all.
+        images: The normalised images, (B, C, H, W), on the network's device; the result holds 2 · K · H' · W'
+            numbers for each image and layer.
+        layers: The names of layers that `contextual_layers` lists; by default all of them.
 
     Returns:
-        One for each layer that has run.
+        The offsets of each layer that has run.
 
     Raises:
-        ValueError: A name is not one of those.
+        ValueError: A name is not one that `contextual_layers` lists.
 
     Examples:
         >>> import timm, ctxvision
@@ -119,18 +122,21 @@ def offsets_by_class(
 ) -> list[ClassOffsets]:
     """Average the offsets of contextual convolutions for each predicted class, over a data set.
 
-    Only sums are kept, whatever the number of images.
+    The memory does not grow with the number of images, because only sums are kept.
 
     Args:
-        model: As for `contextual_offsets`, and it returns logits (B, classes).
-        batches: Images (B, C, H, W) and anything, as a data loader yields them.
-        layers: Names of `contextual_layers`; by default all.
+        model: A contextual network, or one with contextual convolutions from `ctxvision.nn.replace_convs`, that
+            returns logits (B, classes).
+        batches: Pairs of normalised images (B, C, H, W) and their classes (B,), as a data loader yields them; the
+            classes are ignored and may be ``None``.
+        layers: The names of layers that `contextual_layers` lists; by default all of them.
 
     Returns:
-        One for each layer that has run.
+        The mean offsets of each layer that has run.
 
     Raises:
-        ValueError: A name is not one of those, or there are no images.
+        ValueError: A name is not one that `contextual_layers` lists, there are no images, or no contextual
+            convolution has run.
     """
     names = _checked(model, layers)
     sums: dict[str, np.ndarray] = {}
@@ -171,7 +177,7 @@ def _checked(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
 
 @dataclass
 class _Seen:
-    """What was seen at one layer in the last batch."""
+    """The observations at one layer in the last batch."""
 
     size: tuple[int, int] = (1, 1)
     out_size: tuple[int, int] = (1, 1)
@@ -192,7 +198,7 @@ class _Seen:
 
 @contextmanager
 def _watched_offsets(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Seen]]:
-    """Note what the offset generators return, by layer, without computing anything again."""
+    """Record the outputs of the offset generators by layer, without computing anything again."""
     seen: dict[str, _Seen] = {}
     with watching(model, [pair for name in names for pair in _hooks(model.get_submodule(name), name, seen)]):
         yield seen

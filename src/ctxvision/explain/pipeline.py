@@ -1,4 +1,4 @@
-"""Looks into a trained network of any task while it reads some images."""
+"""Explain a trained network of any task while it reads images."""
 
 import logging
 import os
@@ -39,37 +39,44 @@ def explain(
     against_name: str = "",
     data_name: str = "data",
 ) -> Explanation:
-    """Look into a trained network while it reads some images or videos.
+    """Explain a trained network while it reads images or videos.
 
     The arrays are computed now; figures are drawn when they are first asked for. What the page and the files of
     ``ctxvision explain`` show is made from the result.
 
     Args:
-        network: What `ctxvision.inference.open_predictor` opened of a training, or a task, on the device to use.
-            Exported networks cannot be explained.
-        images: What a predictor takes: paths of files and folders, or images or videos in memory.
-        class_name: Class to explain in every image; by default what the network answers or finds.
-        layer: Name of a layer for Grad-CAM; by default see `grad_cam`, `box_cams`, `pixel_cams` and `frame_cams`.
+        network: A network of a training that `ctxvision.inference.open_predictor` has opened, or a task, on the
+            device to use. Exported networks cannot be explained.
+        images: The images or videos, as a predictor takes them: paths of files and folders, or images or videos in
+            memory.
+        class_name: The name of the class to explain in every image; by default the class that the network answers,
+            or the classes that it finds.
+        layer: The name of the layer for Grad-CAM; for the default see `grad_cam`, `box_cams`, `pixel_cams` and
+            `frame_cams`.
         against: A second network of the same task and classes, to compare with.
-        against_layer: Name of its layer for Grad-CAM.
-        truth: True class of all the images, for a classifier; by default the name of an image's folder, where
-            there is such a class.
-        threshold: Lowest score, from 0 to 1, of the boxes of a detector that are explained.
-        data: A data set to follow the classes through a contextual classifier: a data module, of which the
-            validation part is taken, or batches of images (B, C, H, W) and their classes (B,) on the network's
-            device, which are gone through more than once.
-        limit: How many images to explain at most; of more, these are spread evenly, with a warning.
-        strict: Whether an image that cannot be read is an error; by default it is left out, with a warning, and
-            listed in ``bad_images``.
-        network_name: What to call the network in the numbers, such as the path of its checkpoint.
-        against_name: What to call the second network.
-        data_name: What to call ``data``.
+        against_layer: The name of the second network's layer for Grad-CAM.
+        truth: The name of the true class of all images, for a classifier; by default the name of an image's
+            folder, if there is such a class.
+        threshold: The lowest score, from 0 to 1, of the boxes of a detector that are explained.
+        data: A data set whose classes are followed through a contextual classifier: a data module, of which the
+            validation part is used, or batches of images (B, C, H, W) and their classes (B,) on the network's
+            device, which are iterated more than once.
+        limit: The largest number of images to explain; of more images, this number is chosen evenly, with a
+            warning. By default all are explained.
+        strict: Whether an image that cannot be read raises an error; by default it is left out, with a warning,
+            and listed in ``bad_images``.
+        network_name: The name of the network in ``explain.json``, such as the path of its checkpoint.
+        against_name: The name of the second network in ``explain.json``.
+        data_name: The name of ``data`` in ``explain.json``.
+
+    Returns:
+        The explanations of all images that could be read, and of the data set.
 
     Raises:
-        RunError: The networks cannot be explained or compared, or an output is not a number.
+        RunError: The networks cannot be explained or compared, or an output is NaN or infinite.
         LayerError: The layer that was asked for cannot be used.
         BadImageError: An image cannot be read, and ``strict`` is set.
-        InferenceError: There are no images in a folder, or an array in memory is no image.
+        InferenceError: There are no images in a folder, or an array in memory is not an image.
         ValueError: There is no such class, or ``data`` is given for a network without a class funnel.
 
     Examples:
@@ -114,10 +121,10 @@ def explain(
 
 
 def require_class(name: str | None, class_names: list[str]) -> None:
-    """Refuse a name that is not one of a network's classes.
+    """Raise an error if a name is not one of a network's classes.
 
     Raises:
-        ValueError: The name is not ``None`` and not one of them.
+        ValueError: The name is not ``None`` and not a name of a class.
     """
     if name is not None and name not in class_names:
         shown = ", ".join(class_names[:5]) + (", …" if len(class_names) > 5 else "")
@@ -125,7 +132,7 @@ def require_class(name: str | None, class_names: list[str]) -> None:
 
 
 def follows_classes(task: Task) -> bool:
-    """Tell whether classes can be followed through a network: a contextual classifier."""
+    """Return whether classes can be followed through a network, which must be a contextual classifier."""
     return task.kind == "classification" and is_contextual(task.model)
 
 
@@ -135,7 +142,7 @@ def _explained(
     """Put a network into evaluation mode, without gradients, until the stack is closed.
 
     Raises:
-        RunError: It is not of a training.
+        RunError: The network is not of a training.
     """
     module = network if isinstance(network, Task) else network.module
     if module is None:
@@ -150,10 +157,10 @@ def _explained(
 def _labelled(
     first: ExplainedNetwork, second: ExplainedNetwork | None
 ) -> tuple[ExplainedNetwork, ExplainedNetwork | None]:
-    """Name the two networks for the figures, with letters before the names where these are the same.
+    """Name the two networks for the figures, with letters before the names if these are the same.
 
     Raises:
-        RunError: They are not of the same task and classes.
+        RunError: The networks differ in their task or their classes.
     """
     one = first.predictor.model_name
     if second is None:
@@ -169,7 +176,7 @@ def _labelled(
 
 
 def _evenly_spread(sources: list[Given], limit: int | None, thing: str) -> list[tuple[int, Given]]:
-    """Take at most so many images, and say so where there are more; they are numbered from 1."""
+    """Choose at most ``limit`` sources evenly, with a warning if there are more; numbers start at 1."""
     numbered, count = list(enumerate(sources, 1)), len(sources)
     if limit is None or count <= limit:
         return numbered

@@ -1,4 +1,4 @@
-"""Which pixel of an image the positions of a feature map stand for."""
+"""The places of the positions of a feature map in the image, in pixels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,15 +12,15 @@ from .layers import watching
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """Where the positions of a map lie in the image: ``position · step + start``, in pixels, for y and x.
+    """The places of a map's positions in the image: ``position · step + start``, in pixels, for y and x.
 
-    The centre of a pixel has a whole number: the first is 0.
+    The centre of a pixel has whole numbers as coordinates; the first pixel is at 0.
 
     Attributes:
-        step: Pixels between neighbouring positions, (y, x).
+        step: The distance between neighbouring positions in pixels, (y, x).
         start: The pixel of position 0, (y, x).
-        exact: Whether it was followed through the strides and paddings of the layers; else it is guessed from the
-            sizes alone.
+        exact: Whether the grid was computed from the strides and paddings of the layers; if not, it is estimated
+            from the sizes alone.
     """
 
     step: tuple[float, float]
@@ -29,14 +29,17 @@ class PixelGrid:
 
 
 def pixel_grids(model: nn.Module, images: Tensor) -> dict[tuple[int, int], PixelGrid]:
-    """Find the grid of every size of map that convolutions and poolings of a network return, by (H, W).
+    """Return the grid of every size (H, W) of map that convolutions and poolings of a network return.
 
-    A position lies at the centre of its receptive field. Where branches of different kernels lead to maps of one
-    size, the largest kernel decides; a shortcut is narrower than what it goes round.
+    A position lies at the centre of its receptive field. Where branches with different kernels lead to maps of one
+    size, the largest kernel decides, because a shortcut has a narrower kernel than the branch beside it.
 
     Args:
         model: Any network.
-        images: (B, C, H, W); one is enough.
+        images: The normalised images, (B, C, H, W), on the network's device; one image is enough.
+
+    Returns:
+        The grids by the size (H, W) of the map.
 
     Examples:
         >>> import torch
@@ -70,7 +73,7 @@ def pixel_grids(model: nn.Module, images: Tensor) -> dict[tuple[int, int], Pixel
 
 
 def _geometry(module: nn.Module) -> tuple[list[int], ...] | None:
-    """Return kernel size, stride, padding and dilation of a layer that looks at a window, each (y, x)."""
+    """Return kernel size, stride, padding and dilation of a layer, each (y, x); ``None`` without a window."""
     if isinstance(module, nn.ConvTranspose2d):
         return None
     weight = getattr(module, "weight", None)
@@ -90,7 +93,7 @@ def _geometry(module: nn.Module) -> tuple[list[int], ...] | None:
 
 
 def grid_of(grids: dict[tuple[int, int], PixelGrid], size: tuple[int, int], image: tuple[int, int]) -> PixelGrid:
-    """Return the grid of maps of a size, guessed where no layer is known that makes them."""
+    """Return the grid of maps of a size (H, W), estimated from the image's (H, W) if no layer is known."""
     if size in grids:
         return grids[size]
     step = (image[0] / size[0], image[1] / size[1])

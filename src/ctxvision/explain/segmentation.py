@@ -1,4 +1,4 @@
-"""Grad-CAM for segmentation: which places of an image speak for the pixels of a class; its answer, explained."""
+"""Explanations of segmentation networks: Grad-CAM for the pixels of a class."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -47,26 +47,29 @@ _CAPTION = (
 def pixel_cams(
     model: nn.Module, image: Tensor, classes: Sequence[int] | Tensor | None = None, *, layer: str | None = None
 ) -> list[PixelCam]:
-    """Compute Grad-CAM for classes of pixels with pytorch-grad-cam.
+    """Compute Grad-CAM for the pixels of classes with pytorch-grad-cam.
 
-    What is explained is the sum of the logits of a class over the pixels that are predicted as it, which is
-    pytorch-grad-cam's ``SemanticSegmentationTarget``.
+    The explained score is the sum of the logits of a class over the pixels that are predicted as this class, which
+    is pytorch-grad-cam's ``SemanticSegmentationTarget``.
 
     Source: Vinogradova, Dibrov and Myers, Towards Interpretable Semantic Segmentation via Gradient-weighted Class
     Activation Mapping, AAAI 2020.
 
     Args:
-        model: Takes images (B, C, H, W), returns logits (B, classes, H, W); on the device to use.
-        image: (C, H, W), normalised, on that device; the network sees it at once, not through windows.
-        classes: Classes to explain; by default those that occur, the most frequent first.
-        layer: A name of `map_layers`; by default the end of the backbone's last stage with at least 4 × 4
-            positions, after the layer norm that reads it, if one does.
+        model: The network, which takes images (B, C, H, W) and returns logits (B, classes, H, W), on the device to
+            use.
+        image: The normalised image, (C, H, W), on the same device; the network reads it as a whole, not in
+            windows.
+        classes: The numbers of the classes to explain, (n,); by default the classes that are predicted, the most
+            frequent first.
+        layer: The name of a layer that `map_layers` lists; by default the end of the backbone's last stage with at
+            least 4 × 4 positions, or the layer norm that reads this end.
 
     Returns:
-        One for each class.
+        One Grad-CAM for each class, in their order.
 
     Raises:
-        LayerError: There is no such layer.
+        LayerError: There is no layer of this name.
         ValueError: A class does not exist.
 
     Examples:
@@ -102,8 +105,8 @@ def pixel_cams(
 def _after_norm(model: nn.Module, layers: Sequence[MapLayer], stage: MapLayer) -> MapLayer:
     """Return the layer norm of a backbone that reads the end of a stage, or the end itself.
 
-    What a layer norm reads cannot be weighed in place: a position's gradient is at right angles to its features,
-    because the norm does not see their size.
+    The input of a layer norm cannot be weighed in place: a position's gradient is at right angles to its features,
+    because the layer norm ignores their length.
     """
     for layer in layers:
         if layer.name.startswith("backbone.norms.") and (layer.size, layer.channels) == (
@@ -118,7 +121,7 @@ class Explainer:
     """Explains which class a segmentation network gives to the pixels of an image.
 
     Args:
-        request: About a `SegmentationTask`.
+        request: The request, whose networks are of a `SegmentationTask`.
     """
 
     def __init__(self, request: Request) -> None:
@@ -172,14 +175,14 @@ class Explainer:
         return explained
 
     def sections(self, data: None, data_name: str) -> dict[str, Section | None]:
-        """Return nothing: all is said of the images."""
+        """Return nothing: a segmentation network is explained for each image only."""
         return {}
 
 
 def _predict(
     network: ExplainedNetwork, spec: SegmentationSpec, picture: Image.Image, file: str
 ) -> tuple[Tensor, np.ndarray]:
-    """Return what the network reads, (C, H, W), and the class of every pixel, (H, W)."""
+    """Return the network's input, (C, H, W), and the predicted class of every pixel, (H, W)."""
     image = spec.eval_transform()(picture).to(network.task.device)
     logits = network.task.model(image[None])[0]
     require_finite(logits, file)
@@ -201,7 +204,7 @@ def _add_cams(
     classes: Sequence[str],
     name: str,
 ) -> list[PixelCam]:
-    """Explain some classes, with a figure of those that occur and a note for those that do not."""
+    """Explain the named classes, with a figure of those that are predicted and a note about the others."""
     names = network.class_names
     targets = [names.index(wanted) for wanted in classes]
     cams = pixel_cams(network.task.model, image, targets, layer=network.layer)

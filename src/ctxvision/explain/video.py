@@ -1,4 +1,4 @@
-"""Grad-CAM for video: which places of which frames speak for the class of a clip; and its answer, explained."""
+"""Explanations of video networks: Grad-CAM for the class of a clip, in every frame."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 class ClipNetwork(nn.Module):
-    """The network of a video task, ``model``, for one clip, whose frames come as a batch (T, C, H, W).
+    """The network of a video task, ``model``, for one clip whose frames are a batch (T, C, H, W).
 
     Args:
-        task: The task whose weights it shares.
+        task: The task that shares its weights with this network.
     """
 
     def __init__(self, task: "VideoTask") -> None:
@@ -49,7 +49,7 @@ class ClipNetwork(nn.Module):
         self._classify = task.classify
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Return the logits of the clip, (1, num_classes)."""
+        """Return the logits (1, num_classes) of the clip whose frames are (T, C, H, W)."""
         output = self._classify(frames[None])[0]
         return output if isinstance(output, Tensor) else output.logits
 
@@ -59,18 +59,22 @@ def frame_cams(
 ) -> FrameCams:
     """Compute Grad-CAM for the class of a clip, for all its frames at once, with pytorch-grad-cam.
 
-    What is explained is the logit of the clip. What a frame lends its neighbours by the temporal shift counts
-    where it was seen. Each frame is weighed by its own gradients, as a batch of images is.
+    The explained score is the logit of the clip. Features that a frame passes to its neighbours by the temporal
+    shift count in the frame where they were seen. Each frame is weighed by its own gradients, like each image of a
+    batch.
 
     Args:
         model: The video task, which holds the network and its temporal shifts, on the device to use.
-        clip: (T, C, H, W), normalised, on that device.
-        target: The class; by default what the network answers.
-        layer: A name of `map_layers` of ``model.model``; by default the end of the last stage with at least 4 × 4
-            positions.
+        clip: The normalised frames, (T, C, H, W), on the same device.
+        target: The number of the class; by default the class that the network answers.
+        layer: The name of a layer that `map_layers` lists for ``model.model``; by default the end of the last
+            stage with at least 4 × 4 positions.
+
+    Returns:
+        The Grad-CAM of all frames.
 
     Raises:
-        LayerError: There is no such layer.
+        LayerError: There is no layer of this name.
         ValueError: The class does not exist.
 
     Examples:
@@ -98,14 +102,14 @@ def frame_cams(
 
 @dataclass(frozen=True)
 class _Answer:
-    """What one network says of a clip, and why.
+    """The answer of one network for a clip, with its Grad-CAM.
 
     Attributes:
-        chances: Probabilities of the classes, (num_classes,).
-        frames: Numbers of the frames in the video.
-        pixels: These frames as the network saw them, (T, H, W, 3) from 0 to 1.
-        clip: What the network read, (T, C, H, W).
-        cams: What speaks for the class that is explained.
+        chances: The probabilities of the classes, (num_classes,).
+        frames: The numbers of the T frames in the video.
+        pixels: The frames as the network saw them, RGB from 0 to 1, (T, H, W, 3).
+        clip: The network's input, (T, C, H, W).
+        cams: The Grad-CAM of the class that is explained.
     """
 
     chances: np.ndarray
@@ -119,7 +123,7 @@ class Explainer:
     """Explains what a video network answers.
 
     Args:
-        request: About a `VideoTask`.
+        request: The request, whose networks are of a `VideoTask`.
     """
 
     def __init__(self, request: Request) -> None:
@@ -148,7 +152,7 @@ class Explainer:
         return explained
 
     def sections(self, data: None, data_name: str) -> dict[str, Section | None]:
-        """Return nothing: all is said of the videos."""
+        """Return nothing: a video network is explained for each video only."""
         return {}
 
 
@@ -200,7 +204,7 @@ def _draw(answer: _Answer, network: ExplainedNetwork, name: str) -> Picture:
 
 
 def _add_layers(explained: ImageExplanation, task: Any, answer: _Answer, name: str) -> None:
-    """Add offsets and kernels in the frame that says most for the class."""
+    """Add the offsets and kernels in the frame with the strongest evidence for the class."""
     place = int(answer.cams.maps.max((1, 2)).argmax())
     frame, at = answer.frames[place], where_most(answer.cams.maps[place])
     before = len(explained.drawings)

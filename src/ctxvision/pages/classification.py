@@ -18,16 +18,16 @@ _ROWS = 30  # of such lists
 
 
 def render(scores: ClassificationScores) -> str:
-    """Return the page."""
+    """Return the HTML page about the scores of a classifier."""
     return page_template("classification.html.j2").render(page_values(scores, scores.numbers))
 
 
 def page_values(scores: ClassificationScores, numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the template, and those that extend it, need.
+    """Return the values for the template and for templates that extend it.
 
     Args:
-        scores: What the evaluation found.
-        numbers: Their numbers, and perhaps more.
+        scores: The findings of the evaluation.
+        numbers: The numbers of the scores, with further numbers in a report.
     """
     classes, mean, std = numbers["classes"], scores.mean, scores.std
     few = len(classes) <= _MATRIX
@@ -51,7 +51,7 @@ def page_values(scores: ClassificationScores, numbers: Mapping[str, Any]) -> dic
 
 
 def _weakest(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return all classes in their order, or of many the least accurate."""
+    """Return all classes in their order; of many classes, those with the lowest accuracy."""
     if len(classes) <= _ROWS:
         return classes
     return sorted((c for c in classes if c["images"]), key=lambda c: float(c["top1"]))[:_ROWS]

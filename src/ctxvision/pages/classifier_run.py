@@ -30,7 +30,7 @@ _BARS = 10  # classes of a funnel's stage
 
 
 def run_numbers(predictor: Predictor, scores: ClassificationScores, run: Run) -> dict[str, Any]:
-    """Return the numbers of a classifier's report: its scores, its training, and answers about some images."""
+    """Return the numbers of a classifier's report: its scores, its training, and answers to selected images."""
     answers, spec, task = scores.answers, predictor.data_spec, predictor.module
     contextual = isinstance(task, ClassificationTask) and is_contextual(task.model)
     confusion = np.array(scores.numbers["confusion"])
@@ -51,7 +51,7 @@ def run_numbers(predictor: Predictor, scores: ClassificationScores, run: Run) ->
 
 
 def render_run(scores: ClassificationScores, numbers: Mapping[str, Any]) -> str:
-    """Return the page about a classifier's run: its scores with the numbers of a `Report`."""
+    """Return the HTML page about a classifier's run: its scores with the numbers of a `Report`."""
     training = numbers["training"]
     values = page_values(scores, numbers) | {
         "drawings": _curves(training) if training else [],
@@ -64,7 +64,7 @@ def render_run(scores: ClassificationScores, numbers: Mapping[str, Any]) -> str:
 
 
 def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
-    """Draw the curves; the label is a sentence for readers who do not see them."""
+    """Draw the curves; each label is a sentence for readers who do not see them."""
     rows = training["curve"]
     top1, losses = [r["val_top1"] for r in rows], [r["val_loss"] for r in rows]
     accuracy = f"Validation accuracy over {len(rows)} epochs"
@@ -101,7 +101,7 @@ def _funnel_images(task: ClassificationTask, scores: ClassificationScores) -> li
 
 
 def _instructive(scores: ClassificationScores) -> list[int]:
-    """Choose the worst mistakes, then right answers, each of another class as far as possible."""
+    """Choose the worst mistakes, then right answers, from as many different classes as possible."""
     answers = scores.answers
     mistakes = [p for p in answers.mistakes()[: _FUNNELS // 2] if p in scores.pictures]
     by_class: dict[int, list[int]] = {}
@@ -133,7 +133,7 @@ def _named(position: int, funnel: Funnel, names: tuple[str, ...]) -> dict[str, A
 
 
 def _bars(stage: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the best classes of a stage and, wherever it stands, the true one, with their ranks."""
+    """Return the best classes of a stage and the true class, wherever it ranks, with their ranks."""
     ranked = [entry | {"rank": rank} for rank, entry in enumerate(stage["classes"], 1)]
     return [entry for entry in ranked if entry["rank"] <= _BARS or entry["true"]]
 

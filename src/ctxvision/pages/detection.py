@@ -18,7 +18,7 @@ _SMALL = 128  # pixels of an image that is shown without any loss
 
 
 def render(scores: DetectionScores) -> str:
-    """Return the page."""
+    """Return the HTML page about the scores of a detector."""
     numbers = scores.numbers
     parts = [part for part in ("box", "mask") if part in numbers]
     pictures = [
@@ -56,7 +56,7 @@ def _rows(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _curves(rows: list[dict[str, float | None]]) -> list[tuple[str, Markup]]:
-    """Draw the curves; the label is a sentence for readers who do not see them."""
+    """Draw the curves; each label is a sentence for readers who do not see them."""
     if not rows:
         return []
     drawings = []

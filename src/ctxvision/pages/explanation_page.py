@@ -20,7 +20,7 @@ _NO_FUNNEL = {
 
 
 def render(explanation: Explanation) -> str:
-    """Return the page."""
+    """Return the HTML page about an explanation."""
     task = explanation.request.network.task
     contextual = bool(contextual_layers(task.model))  # only then readers may look for a class funnel
     return page_template("explanation.html.j2").render(
@@ -41,5 +41,5 @@ def _drawing(picture: Picture) -> Markup:
 
 
 def _last_parts(file: str) -> str:
-    """Return the name of a file and its folder, which often is a class."""
+    """Return the name of a file and of its folder, which is often the name of a class."""
     return "/".join(Path(file).parts[-2:])

@@ -1,4 +1,4 @@
-"""The page about a training run: its curves, how good the network is, and what it considered on the way."""
+"""The page about a training run: its curves, the scores of the network, and the classes that it considered."""
 
 import logging
 import os
@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report says.
+    """The contents of a report on a training run.
 
     Attributes:
-        numbers: Plain Python values, what the JSON file beside the page holds.
-        scores: What the evaluation found.
-        render: Returns the page.
+        numbers: The plain Python values that the JSON file beside the page holds.
+        scores: The findings of the evaluation.
+        render: A function that returns the HTML page.
     """
 
     numbers: dict[str, Any]
@@ -39,11 +39,11 @@ class Report:
     render: Callable[[], str]
 
     def write_numbers(self, path: str | os.PathLike[str]) -> None:
-        """Write the numbers as JSON; raises `WriteError` where that cannot be done."""
+        """Write the numbers as JSON; raises `WriteError` if the file cannot be written."""
         write_whole(path, json_text(finite_values(self.numbers), indent=1) + "\n")
 
     def write_page(self, path: str | os.PathLike[str]) -> None:
-        """Draw the page and write it; raises `WriteError` where that cannot be done."""
+        """Draw the page and write it; raises `WriteError` if the file cannot be written."""
         write_whole(path, self.render())
 
 
@@ -64,22 +64,25 @@ def make_report(
     trust: bool = False,
     **options: Any,
 ) -> Report:
-    """Evaluate the best network of a run, and put together what a reader should know about it.
+    """Evaluate the best network of a run, and collect the contents of a report on it.
 
     Args:
-        run_folder: The path of a run folder, or of a checkpoint, which need not lie in one.
-        data: A DATA argument, or a data module of this library; by default what the run was trained on.
+        run_folder: The path of a run folder, or of a checkpoint, which need not be in one.
+        data: A DATA argument, or a data module of this library; by default the data that the run was trained on.
         predictor: The network of the run, if it is open already.
-        against: Of videos: the path of another run to show beside this one.
-        images: How many samples to show, spread over the data.
-        device: The device that computes.
-        trust: See `ctxvision.inference.open_predictor`.
+        against: The path of another run to show beside this one, for video networks only.
+        images: The number of samples to show, spread over the data.
+        device: The device that computes, such as ``"cpu"`` or ``"cuda"``.
+        trust: Whether the checkpoint is trusted; see `ctxvision.inference.open_predictor`.
         options: Further arguments of `ctxvision.evaluation.evaluate`, such as ``batch_size``.
+
+    Returns:
+        The report, which can write its page and its numbers.
 
     Raises:
         RunError: There is no such run, or nothing to evaluate.
         CheckpointError: The checkpoint cannot be used.
-        DataError: The data cannot be used, or have classes that the network lacks.
+        DataError: The data cannot be used, or have classes that the network does not have.
     """
     run = read_run(run_folder)
     data = data or run.settings.get("data")
@@ -111,15 +114,15 @@ def write_report(
     """Write the report on a run: a page, and its numbers beside it as JSON.
 
     Args:
-        run_folder: The path of a run folder, or of a checkpoint, which need not lie in one.
+        run_folder: The path of a run folder, or of a checkpoint, which need not be in one.
         out: The path of the page, which ends with ``.html``.
-        data: A DATA argument, or a data module of this library; by default what the run was trained on.
-        required: Whether what goes wrong raises an error. If not, it is a warning: a training that has succeeded
-            is not lost for its report.
+        data: A DATA argument, or a data module of this library; by default the data that the run was trained on.
+        required: Whether a failure raises an error; if not, it causes a warning, so that a successful training is
+            not lost because of its report.
         options: Further arguments of `make_report`.
 
     Returns:
-        The report; ``None`` if it could not be made, or not be written.
+        The report; ``None`` if it could not be made or written.
 
     Raises:
         RunError: There is no such run, or nothing to evaluate.

@@ -20,7 +20,7 @@ _SMALL = 160  # pixels of an image that is shown without any loss
 
 
 def render(scores: SegmentationScores) -> str:
-    """Return the page."""
+    """Return the HTML page about the scores of a segmentation network."""
     numbers = scores.numbers
     colors = [row["color"] for row in numbers["classes"]]
     return page_template("segmentation.html.j2").render(
@@ -33,7 +33,7 @@ def render(scores: SegmentationScores) -> str:
 
 
 def _pictures(example: SegmentationExample, colors: Sequence[Color]) -> list[str]:
-    """Draw the image, the truth over it, the prediction over it, and where they differ."""
+    """Draw the image, the truth over it, the prediction over it, and the pixels where these differ."""
     plain = to_picture(example.pixels).convert("RGB")
     differ = (example.classes != example.truth) & (example.truth != _IGNORE)
     mistakes = np.where(
@@ -51,7 +51,7 @@ def _pictures(example: SegmentationExample, colors: Sequence[Color]) -> list[str
 
 
 def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
-    """Draw the curves; the label is a sentence for readers who do not see them."""
+    """Draw the curves; each label is a sentence for readers who do not see them."""
     rows = training["curve"]
     quality = f"Mean IoU on validation images over {len(rows)} epochs"
     if training["best_epoch"]:

@@ -1,4 +1,4 @@
-"""How a page becomes HTML that needs nothing else: no script, no font, no other file."""
+"""The templates of pages: HTML that needs no script, no font and no other file."""
 
 from functools import cache
 from importlib.resources import files
@@ -15,17 +15,18 @@ from ctxvision.wording import percent
 def page_template(name: str) -> Template:
     """Open a template of this folder.
 
-    It escapes what is put in, shows names of others as `visible` does, and has filters that write numbers for
-    people: ``percent``, ``duration``, ``count`` and ``score``; ``breakable`` lets a name break after underscores.
+    The template escapes inserted values, shows user-given names as `visible` does, and has filters that write
+    numbers for people: ``percent``, ``duration``, ``count`` and ``score``; ``breakable`` lets a name break after
+    underscores.
 
     Args:
-        name: of the file, such as ``"detection.html.j2"``.
+        name: The name of the file, such as ``"detection.html.j2"``.
     """
     return _environment().get_template(name)
 
 
 def data_words(split: str, samples: str) -> str:
-    """Say which part of a data set a page is about.
+    """Return words for the part of a data set that a page is about.
 
     Examples:
         >>> data_words("val", "images")
@@ -64,14 +65,14 @@ def _environment() -> Environment:
 
 
 def _finalized(value: object) -> object:
-    """Show names of others as `visible` does; what is a piece of a page already keeps its lines."""
+    """Show user-given names as `visible` does; values that are HTML already stay unchanged."""
     if isinstance(value, Markup):
         return Markup(visible(value, lines=True))
     return visible(value) if isinstance(value, str) else value
 
 
 def _count(number: int | None) -> str:
-    """Write a number with its thousands apart; what is not known, as of an exported file, is a dash."""
+    """Write a number with separated thousands; an unknown number, such as that of an exported file, is a dash."""
     return "–" if number is None else f"{number:,}"
 
 

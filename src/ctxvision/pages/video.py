@@ -1,4 +1,4 @@
-"""The page about the scores of a video network, perhaps beside a control."""
+"""The page about the scores of a video network, with or without a control."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .template import data_words, page_template
 
 
 def render(scores: VideoScores) -> str:
-    """Return the page."""
+    """Return the HTML page about the scores of a video network."""
     numbers, networks = scores.numbers, scores.numbers["networks"]
     label = "; ".join(f"{n['name']}: {100 * n['top1']:.1f} % of the videos right" for n in networks)
     curves = {n["name"]: n["curve"] for n in networks if n["curve"]}

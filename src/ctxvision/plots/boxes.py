@@ -33,15 +33,16 @@ def draw_boxes(
     Colours repeat after seven classes; the names tell them apart. Small images are enlarged, pixel by pixel.
 
     Args:
-        picture: The image, of any mode; it is left as it is.
-        boxes: N boxes as (x, y, width, height) in pixels.
-        labels: N class numbers from 1; they choose the colours.
-        names: N texts to write at the boxes, the names of their classes.
-        scores: N numbers to write behind the names; the truth has none.
-        masks: N masks as large as the image, as COCO's compressed run-length codes.
+        picture: The image, of any mode; it is not changed.
+        boxes: The N boxes as (x, y, width, height) in pixels.
+        labels: The N class numbers, from 1; they choose the colours.
+        names: The N texts to write at the boxes, usually the names of their classes.
+        scores: The N scores, from 0 to 1, to write behind the names; ``None`` for true objects, which have no
+            scores.
+        masks: The N masks as large as the image, as COCO's compressed run-length codes.
 
     Returns:
-        A new image in mode RGB.
+        A new image in mode RGB, with its size in pixels unchanged or enlarged.
     """
     scale = max(1, -(-_SHOWN_SIDE // max(min(picture.size), 1)))
     size = (picture.width * scale, picture.height * scale)
@@ -70,7 +71,7 @@ def _label(
     texts: Sequence[str],
     size: tuple[int, int],
 ) -> None:
-    """Write the texts above the boxes, or where they hide no other text."""
+    """Write the texts above the boxes, or at places where they cover no other text."""
     taken: list[tuple[float, float, float, float]] = []
     for (x0, y0, x1, y1), colour, text in zip(boxes, colours, texts, strict=True):
         font = font_for(text, max(_FONT, round(min(size) / 40)))
@@ -97,7 +98,7 @@ def _veil(canvas: Image.Image, code: Mapping[str, Any], colour: str) -> Image.Im
 
 
 def box_color(label: int) -> str:
-    """Return the colour in which `draw_boxes` shows the class of a number from 1."""
+    """Return the colour, ``#rrggbb``, in which `draw_boxes` shows the class with a number from 1."""
     return OKABE_ITO[(label - 1) % len(OKABE_ITO)]
 
 

@@ -1,4 +1,4 @@
-"""Frames of a clip with what a network says written below them."""
+"""Frames of a clip with the answers of a network written below them."""
 
 from collections.abc import Sequence
 
@@ -23,19 +23,19 @@ def labelled_frames(
     truth: str | None = None,
     top: int = 3,
 ) -> NDArray[np.uint8]:
-    """Write below each frame what the frame says, and below that what the clip says.
+    """Write the answer for each frame below it, and below that the answer for the clip.
 
     Args:
-        pixels: The T frames, (T, H, W, 3).
-        probabilities: The probabilities of the N classes for the clip, (N,).
-        by_frame: The probabilities of the N classes for each frame, (T, N).
+        pixels: The T frames, RGB from 0 to 255, (T, H, W, 3) uint8.
+        probabilities: The probabilities of the N classes for the clip, (N,), from 0 to 1.
+        by_frame: The probabilities of the N classes for each frame, (T, N), from 0 to 1.
         class_names: The names of the N classes.
         numbers: The numbers of the T frames in their video; by default they count from 0.
-        truth: The name of the true class, where it is known.
-        top: How many classes of the clip are written.
+        truth: The name of the true class; ``None`` if it is not known.
+        top: The number of most probable classes of the clip to write.
 
     Returns:
-        Frames (T, H', W', 3), for `ctxvision.data.video.writing.write_video`.
+        The frames with text, (T, H', W', 3) uint8, for `ctxvision.data.video.writing.write_video`.
     """
     class_names = [visible(name) for name in class_names]
     height, width = pixels.shape[1:3]

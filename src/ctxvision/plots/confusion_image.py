@@ -11,14 +11,15 @@ _BLUE, _ORANGE = (56, 132, 214), (214, 110, 34)  # legible on white and on black
 
 
 def confusion_picture(confusion: NDArray[np.int64], side: int = 500) -> str:
-    """Draw a confusion matrix of many classes as a PNG with a transparent background, a data URI.
+    """Draw a confusion matrix of many classes as a PNG with a transparent background, and return its data URI.
 
-    What is right is blue, mistakes are orange; the opacity is the square root of the share of the row, so that
-    single mistakes still show.
+    Right answers are blue, mistakes are orange; the opacity grows with the square root of the share of the row, so
+    that single mistakes are visible.
 
     Args:
-        confusion: Numbers of images, (classes, classes); rows are true classes.
-        side: The most pixels of a side; of more classes, neighbours share a pixel.
+        confusion: The numbers of images, (classes, classes) int64; rows are true classes.
+        side: The largest width and height in pixels; if there are more classes, neighbouring classes share a
+            pixel.
     """
     size = len(confusion)
     block = -(-size // side)

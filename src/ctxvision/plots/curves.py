@@ -1,4 +1,4 @@
-"""Curves over the epochs of a run: one panel as a part of a page, or all that was measured as one PNG."""
+"""Curves over the epochs of a run: one panel as a part of a page, or all measurements as one PNG."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,10 +24,10 @@ def curve(curves: Mapping[str, Values], label: str, name: str, *, percent: bool 
     """Draw curves over epochs 1, 2, … as an SVG element in the page's font and colours.
 
     Args:
-        curves: Values by the name of the curve.
-        label: What the figure shows, for readers who do not see it.
-        name: A word that is unique in the page, for the ids inside.
-        percent: Whether 0.5 is shown as 50 %.
+        curves: The values of each curve by its name, one for each epoch; ``None`` where an epoch has no value.
+        label: A text that describes the figure for readers who do not see it.
+        name: A name that is unique in the page, for the ids inside the SVG.
+        percent: Whether values are shown as percentages: 0.5 as 50 %.
     """
 
     def draw(ink: Ink) -> Figure:
@@ -43,8 +43,12 @@ def draw_curves(epochs: Sequence[int], columns: Mapping[str, Values]) -> bytes:
     """Draw the columns of ``metrics.csv`` as a PNG, one panel for each kind of quantity.
 
     Args:
-        epochs: Numbers on the x-axis.
-        columns: Values by the names that ``metrics.csv`` has for them.
+        epochs: The numbers of the epochs on the x-axis.
+        columns: The values of each column by its name in ``metrics.csv``, one for each epoch; ``None`` where an
+            epoch has no value.
+
+    Returns:
+        The contents of the PNG.
     """
     panels = _panels({name: values for name, values in columns.items() if any(v is not None for v in values)})
 
@@ -64,7 +68,7 @@ def draw_curves(epochs: Sequence[int], columns: Mapping[str, Values]) -> bytes:
 
 
 def _panels(columns: Mapping[str, Values]) -> dict[str, dict[str, Values]]:
-    """Group the columns: curves by the title of their panel."""
+    """Group the columns by the title of their panel."""
     panels: dict[str, dict[str, Values]] = {}
     for name, values in columns.items():
         if name.endswith("loss"):

@@ -12,7 +12,7 @@ _SMALL = 64  # pixels of a frame that is shown without any loss
 
 
 def filmstrip(pixels: NDArray[np.uint8]) -> str:
-    """Put frames (T, H, W, 3) uint8 beside each other as a data URI."""
+    """Put frames, RGB from 0 to 255, (T, H, W, 3) uint8, beside each other, and return their data URI."""
     count, height, width = pixels.shape[:3]
     gap = max(height // 16, 1)
     row = np.full((height, count * (width + gap) - gap, 3), 255, np.uint8)

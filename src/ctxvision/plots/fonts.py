@@ -1,4 +1,4 @@
-"""Fonts for class names in any script: what matplotlib brings, and what the system has beside it."""
+"""Fonts for class names in any script: the font of matplotlib, and fonts of the system."""
 
 import logging
 from collections.abc import Iterable
@@ -41,16 +41,16 @@ OTHERS = (
 
 
 def families() -> list[str]:
-    """Return fonts for matplotlib's ``font.family``; a character comes from the first that has it."""
+    """Return fonts for matplotlib's ``font.family``; the first font that has a character draws it."""
     return [OURS, *_installed()]
 
 
 def font_for(text: str, size: float) -> ImageFont.FreeTypeFont:
-    """Open the first font that has all characters of a text; without any, the one with the most.
+    """Open the first font that has all characters of a text, or else the font that has most of them.
 
     Args:
-        text: in any script.
-        size: in pixels.
+        text: The text to draw, in any script.
+        size: The size of the font in pixels.
     """
     say_what_is_missing([text])
     needed = _needed(text)
@@ -59,7 +59,7 @@ def font_for(text: str, size: float) -> ImageFont.FreeTypeFont:
 
 
 def say_what_is_missing(texts: Iterable[str]) -> None:
-    """Warn, once for each character, that no font has what is about to be drawn."""
+    """Warn, once for each character, about characters of texts that no font has."""
     needed = _needed("".join(texts))
     missing = {chr(code) for code in needed.difference(*map(_characters, families()))} - _said
     if missing:
@@ -72,7 +72,7 @@ def say_what_is_missing(texts: Iterable[str]) -> None:
 
 
 def _needed(text: str) -> set[int]:
-    """Return what is seen of a text: no line breaks, nothing that only joins characters."""
+    """Return the codes of the visible characters of a text, without line breaks and joiners."""
     return {ord(character) for character in text if character.isprintable()}
 
 

@@ -1,4 +1,4 @@
-"""Classes of pixels as pictures: colours over the image, a legend, and a file that holds the classes."""
+"""Pictures of the classes of pixels: colours over the image, a legend, and a file that holds the classes."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,14 @@ _ROW, _SWATCH, _MARGIN = 18, 12, 6  # pixels of a legend
 
 
 def colorize(classes: ArrayLike, colors: Sequence[Color]) -> NDArray[np.uint8]:
-    """Return the colours (H, W, 3) of classes (H, W); black where there is none (255).
+    """Return the colours (H, W, 3) uint8 of classes (H, W); pixels without class (255) are black.
+
+    Args:
+        classes: The class of every pixel, (H, W), from 0; 255 where a pixel has no class.
+        colors: The colours of the classes as (red, green, blue) from 0 to 255, one per class.
 
     Raises:
-        ValueError: a class without a colour.
+        ValueError: A class has no colour.
     """
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colors)] = colors
@@ -27,16 +31,19 @@ def colorize(classes: ArrayLike, colors: Sequence[Color]) -> NDArray[np.uint8]:
 
 
 def overlay(image: Image.Image, classes: ArrayLike, colors: Sequence[Color], opacity: float = 0.55) -> Image.Image:
-    """Lay the colours of classes over an image of the same size; where there is no class the image is darkened.
+    """Lay the colours of classes over an image of the same size; pixels without class are darkened.
 
     Args:
-        image: in any mode.
-        classes: (H, W), 255 for none.
-        colors: one per class.
-        opacity: of the colours, 0 to 1.
+        image: The image, of any mode, H pixels high and W wide.
+        classes: The class of every pixel, (H, W), from 0; 255 where a pixel has no class.
+        colors: The colours of the classes as (red, green, blue) from 0 to 255, one per class.
+        opacity: The opacity of the colours, from 0 to 1.
+
+    Returns:
+        A new image in mode RGB.
 
     Raises:
-        ValueError: another size, or a class without a colour.
+        ValueError: The classes have another size than the image, or a class has no colour.
     """
     painted = Image.fromarray(colorize(classes, colors))
     if painted.size != image.size:
@@ -45,12 +52,17 @@ def overlay(image: Image.Image, classes: ArrayLike, colors: Sequence[Color], opa
 
 
 def class_map(classes: ArrayLike, colors: Sequence[Color]) -> Image.Image:
-    """Return a palette image whose values are the classes and whose colours are theirs; save it as PNG.
+    """Return a palette image whose values are classes and whose palette holds their colours; save it as PNG.
 
-    Read back with ``numpy.asarray(Image.open(file))`` it gives the classes; as a mask for training it is ready.
+    Opened again, ``numpy.asarray(Image.open(file))`` gives the classes, so that the file can be used as a mask for
+    training.
+
+    Args:
+        classes: The class of every pixel, (H, W), from 0; 255 where a pixel has no class.
+        colors: The colours of the classes as (red, green, blue) from 0 to 255, one per class.
 
     Raises:
-        ValueError: a class without a colour.
+        ValueError: A class has no colour.
     """
     values = _checked(classes, len(colors)).astype(np.uint8)
     picture = Image.frombytes("P", values.shape[::-1], values.tobytes())
@@ -63,13 +75,13 @@ def class_map(classes: ArrayLike, colors: Sequence[Color]) -> Image.Image:
 def with_legend(
     picture: Image.Image, classes: ArrayLike, class_names: Sequence[str], colors: Sequence[Color]
 ) -> Image.Image:
-    """Put the names and shares of the classes that occur to the right of a picture, the most frequent first.
+    """Put the names and shares of the classes in a picture to its right, the most frequent first.
 
     Args:
-        picture: as `overlay` returns it.
-        classes: (H, W), what it shows.
-        class_names: one per class.
-        colors: likewise.
+        picture: The picture that `overlay` returned.
+        classes: The class of every pixel of the picture, (H, W), from 0; 255 where a pixel has no class.
+        class_names: The names of the classes, one per class.
+        colors: The colours of the classes as (red, green, blue) from 0 to 255, one per class.
     """
     counts = np.bincount(_checked(classes, len(colors)).ravel(), minlength=256)[: len(colors)]
     order = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]

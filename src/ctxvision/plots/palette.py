@@ -1,4 +1,4 @@
-"""Every colour of the figures: on a page in light and dark, in print, of heat maps, of things that are many."""
+"""All colours of the figures: on a page in light and dark, in print, of heat maps, of many classes."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ class Ink(NamedTuple):
     """The colours of one figure, as ``#rrggbb``.
 
     Attributes:
-        text: Words, and the lines that matter.
-        line: Axes and grids.
-        soft: What matters less than the rest.
-        page: The ground.
-        true: What is marked as the truth.
-        answer: What the network answers.
-        stages: Stages 1 to 4 of a network.
+        text: The colour of words and of important lines.
+        line: The colour of axes and grids.
+        soft: The colour of parts that are less important than the others.
+        page: The colour of the background.
+        true: The colour that marks the true class.
+        answer: The colour that marks the answer of the network.
+        stages: The colours of stages 1 to 4 of a network.
     """
 
     text: str

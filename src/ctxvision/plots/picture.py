@@ -27,12 +27,12 @@ class Picture:
     """A figure as part of a page and as a file; notebooks show it.
 
     Attributes:
-        title: A few words.
-        caption: A sentence or two that say how to read it.
-        alt: What it shows, for readers who do not see it.
-        element: SVG in the colours of the page.
-        file: Name of the file, ``….svg``, or ``….png`` where it shows pixels.
-        data: What the file holds, in colours for print.
+        title: The title, in a few words.
+        caption: One or two sentences that explain how to read the figure.
+        alt: A text that describes the figure for readers who do not see it.
+        element: The figure as an SVG element in the colours of the page.
+        file: The name of the file, ``….svg``, or ``….png`` for figures that show pixels.
+        data: The contents of the file, in colours for print.
     """
 
     title: str
@@ -51,15 +51,16 @@ class Picture:
 def make_picture(
     draw: Callable[[Ink], Figure], name: str, *, title: str, caption: str, alt: str, pixels: bool = False
 ) -> Picture:
-    """Draw a figure twice, for the page and for print.
+    """Draw a figure twice: for the page and for print.
 
     Args:
-        draw: Makes the figure in the colours given.
-        name: A name that is unique in the page; the file's name follows from it.
-        title: A few words.
-        caption: A sentence or two that say how to read the figure.
-        alt: What the figure shows, for readers who do not see it.
-        pixels: Whether it shows images or heat maps: the file is then a PNG of 300 dots per inch, else SVG.
+        draw: A function that draws the figure in the colours that it is given.
+        name: A name that is unique in the page; the name of the file follows from it.
+        title: The title, in a few words.
+        caption: One or two sentences that explain how to read the figure.
+        alt: A text that describes the figure for readers who do not see it.
+        pixels: Whether the figure shows images or heat maps: the file is then a PNG of 300 dots per inch, else an
+            SVG.
     """
     element = page_element(draw, name, alt)
     if pixels:
@@ -74,9 +75,9 @@ def page_element(draw: Callable[[Ink], Figure], name: str, alt: str) -> str:
     """Draw a figure as an SVG element in the page's font and colours.
 
     Args:
-        draw: Makes the figure in the colours given.
-        name: A name that is unique in the page, for the ids inside.
-        alt: What the figure shows, for readers who do not see it.
+        draw: A function that draws the figure in the colours that it is given.
+        name: A name that is unique in the page, for the ids inside the SVG.
+        alt: A text that describes the figure for readers who do not see it.
     """
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -103,11 +104,11 @@ def page_element(draw: Callable[[Ink], Figure], name: str, alt: str) -> str:
 
 
 def png(draw: Callable[[Ink], Figure], name: str) -> bytes:
-    """Draw a figure in colours for print as a PNG of 300 dots per inch, without the date.
+    """Draw a figure in colours for print, and return the contents of a PNG of 300 dots per inch without date.
 
     Args:
-        draw: Makes the figure in the colours given.
-        name: Of the figure.
+        draw: A function that draws the figure in the colours that it is given.
+        name: The name of the figure.
     """
     file = io.BytesIO()
     with rc_context(settings(name)):

@@ -21,20 +21,20 @@ _SMALL = 64  # pixels of the longer side up to which a reader wants to see each 
 
 
 def is_small(image: Tensor) -> bool:
-    """Tell whether an image (C, H, W) has so few pixels that a reader wants to see each of them."""
+    """Return whether an image (C, H, W) has so few pixels that each of them should be visible when it is shown."""
     return max(image.shape[1:]) <= _SMALL
 
 
 def seen_pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Pixels:
-    """Turn a normalised image into what a reader can look at.
+    """Undo the normalisation of an image for readers.
 
     Args:
-        image: Input of a network, (C, H, W) with one or three channels, on any device.
-        mean: What was subtracted from each channel.
-        std: What each channel was then divided by.
+        image: The input of a network, (C, H, W) with one or three channels, on any device.
+        mean: The value that was subtracted from each channel, one or three numbers.
+        std: The value by which each channel was then divided, one or three numbers.
 
     Returns:
-        RGB from 0 to 1, (H, W, 3) float32; grey images have three equal channels.
+        The image, RGB from 0 to 1, (H, W, 3) float32; grey images have three equal channels.
 
     Examples:
         >>> import torch
@@ -47,13 +47,16 @@ def seen_pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> P
 
 
 def enlarged(pixels: Pixels, side: int = 224) -> Pixels:
-    """Bring the longer side of an image near ``side``, or a large one to at most twice that.
+    """Resize an image so that its longer side is near ``side``; large images keep up to twice that size.
 
-    Small images are enlarged pixel by pixel: viewers that smooth would blur them.
+    Small images are enlarged pixel by pixel, because programs that smooth them would blur them.
 
     Args:
-        pixels: RGB, (H, W, 3).
-        side: Pixels to aim at.
+        pixels: The image, RGB from 0 to 1, (H, W, 3).
+        side: The desired length of the longer side, in pixels.
+
+    Returns:
+        The resized image, RGB from 0 to 1, (H', W', 3).
     """
     times = max(1, side // max(pixels.shape[:2]))
     every = -(-max(pixels.shape[:2]) // (2 * side))
@@ -68,25 +71,25 @@ def enlarged(pixels: Pixels, side: int = 224) -> Pixels:
 
 
 def heat_colors(heat: np.ndarray) -> Pixels:
-    """Return the colours (H, W, 3) of a heat map (H, W) from 0 to 1."""
+    """Return the colours, RGB from 0 to 1, (H, W, 3) float32, of a heat map (H, W) from 0 to 1."""
     colors: Pixels = colormaps[HEAT](heat)[..., :3].astype(np.float32)
     return colors
 
 
 def under_heat(pixels: Pixels, heat: np.ndarray) -> Pixels:
-    """Lay a heat map (H, W) from 0 to 1 over an image (H, W, 3), of which the brightness remains."""
+    """Lay a heat map (H, W) from 0 to 1 over an image (H, W, 3) from 0 to 1, and keep the image's brightness."""
     grey = pixels.mean(2, keepdims=True)
     blended: Pixels = np.clip(0.45 * grey + 0.55 * heat_colors(heat), 0, 1)
     return blended
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
-    """Turn an image (1 or 3, H, W) uint8 into a picture, grey or RGB."""
+    """Turn an image (C, H, W) uint8 with one or three channels into a picture, grey or RGB."""
     return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
 
 
 def data_uri(picture: Image.Image, *, lossless: bool, side: int = _SIDE) -> str:
-    """Return a picture as a part of a page, at most ``side`` pixels wide and high: PNG if lossless, else JPEG."""
+    """Return a picture as a data URI, at most ``side`` pixels wide and high: PNG if ``lossless``, else JPEG."""
     picture = picture.copy()
     picture.thumbnail((side, side))
     file, kind = io.BytesIO(), "png" if lossless else "jpeg"
@@ -100,13 +103,16 @@ def data_uri(picture: Image.Image, *, lossless: bool, side: int = _SIDE) -> str:
 def thumbnail(image: Tensor, mean: Sequence[float], std: Sequence[float], size: int = 160) -> str:
     """Turn a normalised image (C, H, W) into a data URI, at most ``size`` pixels wide and high.
 
-    Small images become PNG without any loss, larger ones JPEG.
+    Small images become lossless PNGs, larger images JPEGs.
 
     Args:
-        image: Input of a network, (C, H, W).
-        mean: What was subtracted from each channel.
-        std: What each channel was then divided by.
-        size: Pixels of the longer side.
+        image: The input of a network, (C, H, W) with one or three channels.
+        mean: The value that was subtracted from each channel, one or three numbers.
+        std: The value by which each channel was then divided, one or three numbers.
+        size: The largest length of the longer side, in pixels.
+
+    Returns:
+        The data URI.
     """
     pixels = (seen_pixels(image, mean, std) * 255).round().astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)

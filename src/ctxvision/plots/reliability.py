@@ -1,4 +1,4 @@
-"""How sure a classifier is beside how often it is right, as a part of a page."""
+"""A diagram of the accuracy of a classifier over its confidence, as a part of a page."""
 
 from typing import Any
 
@@ -10,12 +10,13 @@ _GAP = 22
 
 
 def reliability_diagram(calibration: dict[str, Any]) -> str:
-    """Draw accuracy over confidence, and below it how many images there are, as an SVG element.
+    """Draw accuracy over confidence, and below it the number of images, as an SVG element.
 
-    Nothing but numbers and our own words is in it; its colours and its font are those of the page.
+    The element holds only numbers and fixed words, no text of others; its colours and its font are those of the
+    page.
 
     Args:
-        calibration: What `ctxvision.evaluation.calibration` found.
+        calibration: The values that `ctxvision.evaluation.calibration` returned.
     """
     bins = calibration["bins"]
     width = _SIDE / len(bins)

@@ -1,4 +1,4 @@
-"""How figures look: one width, one set of font sizes, axes with and without numbers, colour bars, short names."""
+"""The style of figures: one width, font sizes, axes with and without numbers, colour bars, short names."""
 
 import re
 from typing import Any, Literal
@@ -26,7 +26,7 @@ def settings(name: str) -> Any:
     """Return matplotlib's settings for a figure, for ``matplotlib.rc_context``.
 
     Args:
-        name: Of the figure; the ids inside its SVG follow from it.
+        name: The name of the figure; the ids inside its SVG follow from it.
     """
     return {
         "font.family": families(),
@@ -43,12 +43,12 @@ def settings(name: str) -> Any:
 
 
 def new_figure(height: float) -> Figure:
-    """Return an empty figure of the common width; the height is in inches."""
+    """Return an empty figure of the common width; ``height`` is in inches."""
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def bare(axes: Axes, ink: Ink, title: str = "") -> None:
-    """Leave out ticks; they would number pixels, or nothing."""
+    """Style axes that show an image: a title, no ticks and no numbers."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(visible(title, lines=True), color=ink.text)
@@ -57,7 +57,13 @@ def bare(axes: Axes, ink: Ink, title: str = "") -> None:
 
 
 def plain(axes: Axes, ink: Ink, *, grid: Literal["both", "x", "y"] = "both") -> None:
-    """Dress axes with numbers."""
+    """Style axes that have numbers.
+
+    Args:
+        axes: The axes to style.
+        ink: The colours of words and lines.
+        grid: The axes whose values have grid lines.
+    """
     axes.grid(color=ink.line, linewidth=0.6, axis=grid)
     axes.set_axisbelow(True)
     axes.tick_params(colors=ink.line, labelcolor=ink.text)
@@ -70,16 +76,16 @@ def plain(axes: Axes, ink: Ink, *, grid: Literal["both", "x", "y"] = "both") -> 
 def color_bar(
     figure: Figure, axes: Axes | np.ndarray, ink: Ink, colors: str, low: float, high: float, label: str
 ) -> None:
-    """Add the scale of a heat map below some axes.
+    """Add the scale of a heat map below axes.
 
     Args:
-        figure: That the axes belong to.
-        axes: One, or an array of them.
-        ink: Colours of words and lines.
-        colors: matplotlib's name of the colour map.
-        low: Value of its first colour.
-        high: Value of its last colour.
-        label: What the values are.
+        figure: The figure that the axes belong to.
+        axes: The axes, or an array of several axes.
+        ink: The colours of words and lines.
+        colors: The name of the colour map in matplotlib.
+        low: The value of the first colour.
+        high: The value of the last colour.
+        label: The name of the quantity on the scale.
     """
     bar = figure.colorbar(
         ScalarMappable(Normalize(low, high), colors),
@@ -99,18 +105,18 @@ def color_bar(
 
 
 def in_backbone(layer: str) -> str:
-    """Leave out where the backbone lies in a larger network: a name that fits into a picture."""
+    """Shorten the name of a layer for a picture: leave out the path of the backbone in a larger network."""
     return _BACKBONE.sub("", layer)
 
 
 def short(name: str, length: int = 18) -> str:
-    """Cut a name that would not fit; see `visible`."""
+    """Cut a name that is longer than ``length`` characters; see `visible`."""
     name = visible(name)
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def spread(count: int, limit: int = _POINTS) -> list[int]:
-    """Choose at most ``limit`` of ``count`` things, evenly.
+    """Choose at most ``limit`` of ``count`` positions evenly.
 
     Examples:
         >>> spread(10, 3)
@@ -121,7 +127,7 @@ def spread(count: int, limit: int = _POINTS) -> list[int]:
 
 
 def decimal(value: float) -> str:
-    """Write two decimals, never minus nought.
+    """Write a number with two decimals, and never as minus zero.
 
     Examples:
         >>> decimal(-0.001), decimal(-1.5)

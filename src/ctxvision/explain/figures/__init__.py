@@ -1,1 +1,1 @@
-"""Figures of what a network looked at: drawn from arrays, in the colours of the page and for print."""
+"""Figures of explanations: drawn from arrays, in the colours of the page and for print."""

@@ -1,4 +1,4 @@
-"""Grad-CAM over an image: for its class in one network or two, for parts of it, for the frames of a clip."""
+"""Figures of Grad-CAM over an image: for a class in one network or two, for parts, for frames of a clip."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _COLUMNS = 4  # frames in a row
 
 @dataclass(frozen=True)
 class CamPanel:
-    """What one network sees in an image.
+    """The answer of one network for an image, with its Grad-CAM.
 
     Attributes:
-        network: What to call the network.
-        image: What it saw, RGB from 0 to 1, (H, W, 3).
-        cam: What spoke for the class.
-        class_name: Name of that class.
-        probability: Its probability.
+        network: The name of the network.
+        image: The image as the network saw it, RGB from 0 to 1, (H, W, 3).
+        cam: The Grad-CAM of the class.
+        class_name: The name of the class.
+        probability: The probability of the class, from 0 to 1.
     """
 
     network: str
@@ -42,10 +42,10 @@ class Part:
     """One row of `parts_picture`.
 
     Attributes:
-        words: What the part is, a few words.
-        box: The part as a box, x0, y0, x1, y1 in pixels, (4,); or ``None``.
-        mask: The part as pixels, (H, W) bool; or ``None``.
-        cam: What speaks for the part; ``None`` where there is nothing to explain.
+        words: A few words that name the part.
+        box: The part as a box, x0, y0, x1, y1 in pixels, (4,); ``None`` if it is not a box.
+        mask: The part as pixels, (H, W) bool; ``None`` if it is not a mask.
+        cam: The Grad-CAM of the part; ``None`` where there is nothing to explain.
     """
 
     words: str
@@ -55,7 +55,7 @@ class Part:
 
 
 def cam_picture(panels: Sequence[CamPanel], name: str) -> Picture:
-    """Draw the image and what speaks for a class in it, for one network or for two (paper, Fig. 4)."""
+    """Draw an image and the Grad-CAM of a class in it, for one network or for two (paper, Fig. 4)."""
     first = panels[0]
 
     def draw(ink: Ink) -> Figure:
@@ -98,16 +98,16 @@ def parts_picture(
     caption: str,
     missing: str,
 ) -> Picture:
-    """Draw parts of an image, one in a row, beside what speaks for them.
+    """Draw parts of an image, one in each row, beside their Grad-CAMs.
 
     Args:
-        picture: The image.
-        parts: At least one.
-        name: Name of the picture.
-        network: What to call the network.
-        title: A few words.
-        caption: How to read it; the layers are added.
-        missing: Words for rows without maps.
+        picture: The image, of any mode.
+        parts: The parts, at least one.
+        name: The name of the picture.
+        network: The name of the network.
+        title: The title of the figure, in a few words.
+        caption: A sentence that explains how to read the figure; the names of the layers are added.
+        missing: The words that are shown in rows without Grad-CAM.
     """
     image = np.asarray(picture.convert("RGB"), np.float32) / 255
     height, width = image.shape[:2]
@@ -150,15 +150,15 @@ def parts_picture(
 def frames_picture(
     frames: np.ndarray, maps: np.ndarray, names: Sequence[str], name: str, *, title: str, caption: str
 ) -> Picture:
-    """Draw the frames of a clip, each above what speaks for the class in it.
+    """Draw the frames of a clip, each above its Grad-CAM.
 
     Args:
-        frames: RGB from 0 to 1, (T, H, W, 3).
-        maps: Grad-CAM from 0 to 1, (T, H, W).
-        names: One per frame.
-        name: Name of the picture.
-        title: A few words.
-        caption: How to read it.
+        frames: The T frames, RGB from 0 to 1, (T, H, W, 3).
+        maps: The Grad-CAMs of the frames, (T, H, W) from 0 to 1.
+        names: The names of the T frames.
+        name: The name of the picture.
+        title: The title of the figure, in a few words.
+        caption: A sentence that explains how to read the figure.
     """
     columns = max(min(len(frames), _COLUMNS), 2)
     rows = -(-len(frames) // columns)
@@ -194,7 +194,7 @@ def _show(place: Axes, image: Pixels) -> None:
 
 
 def _dimmed(image: Pixels, mask: np.ndarray) -> Pixels:
-    """Make what is not of a mask (H, W) dark and grey."""
+    """Make the pixels of an image (H, W, 3) that are not in a mask (H, W) dark and grey."""
     grey = np.repeat(image.mean(2, keepdims=True), 3, 2)
     return np.where(mask[..., None], image, 0.25 * grey)
 
@@ -210,7 +210,7 @@ def _read_at(network: str, cam: GradCam) -> str:
 
 
 def _where(heat: np.ndarray, nowhere: str, how: str = "") -> str:
-    """Say where a map (H, W) is highest."""
+    """Describe in words where a map (H, W) is highest."""
     if not heat.max() > 0:
         return nowhere
     y, x = np.unravel_index(heat.argmax(), heat.shape)

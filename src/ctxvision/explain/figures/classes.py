@@ -1,4 +1,4 @@
-"""Class embeddings on a plane, their similarities, and what became of the true classes of a data set."""
+"""Figures of class embeddings: the classes on a plane, and the similarities of all pairs of classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +19,11 @@ def plane_picture(
     """Mark the classes that each step kept on the t-SNE plane of the class embeddings (paper, Fig. 5 left).
 
     Args:
-        plane: of `on_a_plane`, (C, 2).
-        funnel: of one image.
-        names: Names of the classes.
-        name: Name of the picture.
-        what: what ``funnel.target`` is, e.g. ``"true class"``; ``None`` if it is the answer alone.
+        plane: The places of the C classes on a plane, (C, 2), as `on_a_plane` returns them.
+        funnel: The funnel of one image.
+        names: The names of the C classes.
+        name: The name of the picture.
+        what: The role of ``funnel.target``, e.g. ``"true class"``; ``None`` if it is only the answer.
     """
     low, high = plane.min(0), plane.max(0)
     margin = 0.12 * np.maximum(high - low, 1e-3)
@@ -98,9 +98,10 @@ def similarity_picture(
     """Draw the cosines of all pairs of classes, for one network or for two (paper, Fig. 5 right).
 
     Args:
-        matrices: what to call the network, and its (C, C) cosines.
-        names: Names of the classes.
-        name: Name of the picture.
+        matrices: Pairs, one for each network, of its name and the cosine similarities of its classes, (C, C) from
+            −1 to 1.
+        names: The names of the C classes.
+        name: The name of the picture.
     """
 
     def draw(ink: Ink) -> Figure:
@@ -134,5 +135,5 @@ def similarity_picture(
 
 
 def off_diagonal(matrix: np.ndarray) -> np.ndarray:
-    """Return the entries of a square matrix off its diagonal."""
+    """Return the entries of a square matrix (C, C) off its diagonal, (C · (C − 1),)."""
     return matrix[~np.eye(len(matrix), dtype=bool)]

@@ -1,4 +1,4 @@
-"""What became of the true classes of a data set: how many survive, and to which classes others are lost."""
+"""Figures of the true classes of a data set: how many survive, and to which classes others are lost."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from ctxvision.plots.style import FEW, bare, color_bar, new_figure, plain, short
 
 
 def recall_picture(fates: Fates, name: str = "recall") -> Picture:
-    """Draw how many true classes are still there after each step."""
+    """Draw the share of the images whose true class was kept up to each step."""
     recall = fates.recall()
 
     def draw(ink: Ink) -> Figure:
@@ -44,7 +44,7 @@ def recall_picture(fates: Fates, name: str = "recall") -> Picture:
 
 
 def lost_picture(fates: Fates, names: Sequence[str], name: str = "lost") -> Picture:
-    """Draw at which step the images of each class lost it; of many classes, those that lose most."""
+    """Draw at which step the true class of images was lost, by class; of many classes, those with most losses."""
     counts = fates.lost_by_class()
     order = shown_classes(counts)
     shares = counts[order] / np.maximum(counts[order].sum(1, keepdims=True), 1)
@@ -77,7 +77,7 @@ def lost_picture(fates: Fates, names: Sequence[str], name: str = "lost") -> Pict
 
 
 def shown_classes(counts: np.ndarray, limit: int = FEW) -> list[int]:
-    """Choose rows of `Fates.lost_by_class` to show: all with images, or those that lose the largest share."""
+    """Choose rows of counts (C, S + 1) to show: all that have images, or those that lose the largest share."""
     present = np.flatnonzero(counts.sum(1))
     if len(present) <= limit:
         return present.tolist()
@@ -86,7 +86,7 @@ def shown_classes(counts: np.ndarray, limit: int = FEW) -> list[int]:
 
 
 def lost_to_picture(fates: Fates, names: Sequence[str], name: str = "lost_to") -> Picture | None:
-    """Draw to which class each true class was lost; ``None`` where no class was, or there are too many to draw."""
+    """Draw to which class each true class was lost; ``None`` if none was lost or there are too many to draw."""
     pairs = fates.lost_to()
     rows = sorted({true for true, *_ in pairs})
     columns = sorted({winner for _, _, winner, _ in pairs})

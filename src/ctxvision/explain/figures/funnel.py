@@ -1,4 +1,4 @@
-"""The class funnel of one image: which classes each stage scored how, and which it kept."""
+"""The class funnel of one image as a figure: the scores of the classes at each stage, and which are kept."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +20,10 @@ def funnel_picture(funnel: Funnel, names: Sequence[str], name: str, *, what: str
     """Draw the scores of all classes at all steps; the classes that reach the head are joined by lines.
 
     Args:
-        funnel: of one image.
-        names: Names of the classes.
-        name: Name of the picture.
-        what: what ``funnel.target`` is, e.g. ``"true class"``; ``None`` if it is the answer alone.
+        funnel: The funnel of one image.
+        names: The names of the C classes.
+        name: The name of the picture.
+        what: The role of ``funnel.target``, e.g. ``"true class"``; ``None`` if it is only the answer.
     """
     reached = funnel.stages[-1].classes
 
@@ -113,7 +113,7 @@ def _label_ends(
     ink: Ink,
     what: str | None,
 ) -> None:
-    """Write names beside the head, moved apart where they would touch."""
+    """Write the names of classes beside the head, moved apart where they would touch."""
     bottom, top = axes.get_ylim()
     gap, free = (top - bottom) * 0.075, float("inf")
     for c in sorted(set(classes), key=lambda c: -last[c]):

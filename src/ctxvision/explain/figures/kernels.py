@@ -20,9 +20,9 @@ def sums_picture(layers: Sequence[Kernels], image: Pixels, name: str) -> Picture
     """Draw the sum of each kernel at every position, one row per layer and one column per group.
 
     Args:
-        layers: of one image, at most four.
-        image: RGB from 0 to 1, (H, W, 3).
-        name: Name of the picture.
+        layers: The kernels of at most four layers for one image.
+        image: The image, RGB from 0 to 1, (H, W, 3).
+        name: The name of the picture.
     """
     what = _what(layers[0])
 
@@ -60,11 +60,11 @@ def sums_picture(layers: Sequence[Kernels], image: Pixels, name: str) -> Picture
 
 
 def mosaic_picture(layer: Kernels, name: str) -> Picture:
-    """Draw the kernels themselves, at up to 5 × 5 positions of up to four groups.
+    """Draw the kernels at up to 5 × 5 positions of up to four groups.
 
     Args:
-        layer: of one image.
-        name: Name of the picture.
+        layer: The kernels of one layer for one image.
+        name: The name of the picture.
     """
     what, k = _what(layer), layer.kernel[0]
     kernels = layer.kernels[0]
@@ -94,12 +94,12 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
 
 
 def contexts_picture(layers: Sequence[Contexts], image: Pixels, name: str) -> Picture:
-    """Draw how strong static and dynamic context are at every position, one row per layer.
+    """Draw the strengths of the static and the dynamic context at every position, one row per layer.
 
     Args:
-        layers: CoT layers that look at one image, at most four.
-        image: RGB from 0 to 1, (H, W, 3).
-        name: Name of the picture.
+        layers: The contexts of at most four CoT layers for one image.
+        image: The image, RGB from 0 to 1, (H, W, 3).
+        name: The name of the picture.
     """
 
     def draw(ink: Ink) -> Figure:
@@ -140,8 +140,8 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
     """Draw the weight that the fusion gives the dynamic context, for every channel of every CoT layer.
 
     Args:
-        layers: of one image, all with `Contexts.dynamic_share`.
-        name: Name of the picture.
+        layers: The contexts of CoT layers for one image; each has a `Contexts.dynamic_share`.
+        name: The name of the picture.
     """
 
     def draw(ink: Ink) -> Figure:
@@ -172,7 +172,7 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
 
 
 def mosaic(tiles: np.ndarray) -> np.ndarray:
-    """Lay kernels (k, k, rows, columns) side by side with gaps of one NaN, each where its position is."""
+    """Lay kernels (k, k, rows, columns) side by side, each at its position, with gaps of one NaN between them."""
     k, _, rows, columns = tiles.shape
     laid = np.full((rows, k + 1, columns, k + 1), np.nan, np.float32)
     laid[:, :k, :, :k] = tiles.transpose(2, 0, 3, 1)
@@ -180,12 +180,12 @@ def mosaic(tiles: np.ndarray) -> np.ndarray:
 
 
 def _jitter(count: int) -> np.ndarray:
-    """Spread points over the height of a row so that they do not hide each other, always alike."""
+    """Spread points over the height of a row so that none hides another; equal counts give equal places."""
     return (np.arange(count) * 0.618 % 1 - 0.5) * 0.6
 
 
 def _shares(layer: Contexts) -> np.ndarray:
-    """Return the weight of the dynamic context in each channel, (C,), of a layer that weighs the two."""
+    """Return the weight of the dynamic context in each channel, (C,), of a layer that fuses two contexts."""
     assert layer.dynamic_share is not None
     shares: np.ndarray = layer.dynamic_share[0]
     return shares

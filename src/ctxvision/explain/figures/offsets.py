@@ -1,4 +1,4 @@
-"""Where the taps of contextual convolutions read, and the mean offsets by class."""
+"""Figures of the places that the taps of contextual convolutions read, and of the mean offsets by class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +19,14 @@ _MARKERS = ("o", "s", "^", "D")
 def taps_picture(
     layers: Sequence[tuple[int, ContextualOffsets]], image: Pixels, at: tuple[float, float], name: str
 ) -> Picture:
-    """Draw where the taps of one output position read, and how far taps move at every position.
+    """Draw where the taps of one output position read, and how far the taps move at every position.
 
     Args:
-        layers: Number of a stage and the offsets of a layer of it for one image, at most four.
-        image: RGB from 0 to 1, (H, W, 3).
+        layers: Pairs, one for each of at most four layers, of the number of the layer's stage and its offsets for
+            one image.
+        image: The image, RGB from 0 to 1, (H, W, 3).
         at: The pixel (y, x) whose nearest output position is shown.
-        name: Name of the picture.
+        name: The name of the picture.
     """
     height, width = image.shape[:2]
     farthest = max(float(found.sampling_offset.mean(1).max()) for _, found in layers) or 1.0
@@ -96,9 +97,10 @@ def class_offsets_picture(
     """Draw the mean offsets for each predicted class; of many classes, those that differ most from the mean.
 
     Args:
-        layers: Number of a stage and the mean offsets of a layer of it, at most four.
-        names: Names of the classes.
-        name: Name of the picture.
+        layers: Pairs, one for each of at most four layers, of the number of the layer's stage and its mean offsets
+            by class.
+        names: The names of the C classes.
+        name: The name of the picture.
     """
     lengths = np.stack([found.sampling_offset for _, found in layers])  # (L, C)
     present = np.flatnonzero(layers[0][1].images)
