@@ -27,17 +27,17 @@ from ._version import __version__
 from .files import reason
 
 _COMMANDS = {
-    "evaluate": (evaluate, "accuracy of a checkpoint on a data set"),
-    "predict": (predict, "the most probable classes of images"),
-    "report": (report, "a page about a training run: curves, mistakes, the classes that each stage kept"),
-    "explain": (explain, "what a trained network looked at: Grad-CAM, classes kept, offsets, kernels"),
-    "models": (models, "the networks: size, cost, accuracy in the papers"),
-    "recipes": (recipes, "the settings that the papers' results were trained with"),
-    "export": (export, "a checkpoint to ONNX or .pt2, checked against torch"),
-    "serve": (serve, "a page and an HTTP API in front of trained classifiers"),
-    "publish": (publish, "a checkpoint as a folder for timm and the Hugging Face Hub, with a model card"),
-    "benchmark": (benchmark, "images per second, latency and memory of networks, in the same run"),
-    "convert": (convert, "published checkpoints to safetensors"),
+    "evaluate": (evaluate, "measure the accuracy of a checkpoint on a data set"),
+    "predict": (predict, "answer about images and videos: classes, objects or classes of pixels"),
+    "report": (report, "write a page about a training run: curves, mistakes, the classes that each stage kept"),
+    "explain": (explain, "show what a trained network looked at: Grad-CAM, classes kept, offsets, kernels"),
+    "models": (models, "list the networks: size, cost, accuracy in the papers"),
+    "recipes": (recipes, "list the settings that the papers' results were trained with"),
+    "export": (export, "write a checkpoint as an ONNX or .pt2 file, checked against torch"),
+    "serve": (serve, "serve trained classifiers by a page and an HTTP API"),
+    "publish": (publish, "write a checkpoint as a folder for timm and the Hugging Face Hub, with a model card"),
+    "benchmark": (benchmark, "measure images per second, latency and memory of networks, in the same run"),
+    "convert": (convert, "convert published checkpoints to safetensors"),
 }
 
 
@@ -86,7 +86,7 @@ def _dispatch(words: list[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("train", help="train a network on images or on the embedded digits", add_help=False)
+    commands.add_parser("train", help="train a network on images, videos or embedded data", add_help=False)
     for name, (module, summary) in _COMMANDS.items():
         description = f"{summary[0].upper()}{summary[1:]}."
         module.add_arguments(commands.add_parser(name, help=summary, description=description, allow_abbrev=False))

@@ -157,7 +157,7 @@ def keep_aside(path: Path) -> str:
     """Give a damaged file, or what else has its name, the name ``NAME-damaged-1.SUFFIX`` or the next that is free.
 
     Returns:
-        What to say about it, to be added to a sentence: nothing where there is no such file.
+        The words that tell about it, to be added to a sentence: an empty text where there is no such file.
     """
     if not os.path.lexists(path):
         return ""

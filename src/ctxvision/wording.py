@@ -21,8 +21,8 @@ def percent(share: float | None, digits: int = 1) -> str:
     """Write a share as a percentage; it is never rounded to certainty, and ``None`` is a dash.
 
     Args:
-        share: from 0 to 1.
-        digits: after the decimal point.
+        share: Share from 0 to 1.
+        digits: Number of digits after the decimal point.
     """
     if share is None:
         return "–"

@@ -28,8 +28,8 @@ def save_pictures(folder: Path, answer: Answer, predictor: Predictor, taken: set
     Args:
         folder: The folder to write to, which exists.
         answer: An answer about a file, without an error.
-        predictor: The network that gave it.
-        taken: Names that other files of this command have; one is added.
+        predictor: The network that gave the answer.
+        taken: The names that other files of this command have; one is added.
 
     Returns:
         The paths of the pictures.

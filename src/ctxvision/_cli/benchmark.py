@@ -42,44 +42,68 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="MODEL",
         nargs="+",
         type=checkpoint_of,
-        help="any network of timm or `ctxvision models`, local-dir:DIR, a run folder, a .ckpt, .onnx "
-        "or .pt2 file (of `export --aot`: with --trust)",
+        help="network to time: any network of timm or `ctxvision models`, local-dir:DIR, a run folder, a .ckpt, "
+        ".onnx or .pt2 file (of `export --aot`: with --trust)",
     )
     add(
         "--against",
         metavar="MODEL",
         type=checkpoint_of,
-        help="compare the others with this one at its fastest, such as resnet50",
+        help="network that the others are compared with, by its fastest row, such as resnet50",
     )
-    add("--device", default="cpu", help="cpu (default), cuda, cuda:1")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: %(default)s")
-    add("--size", type=_positive, metavar="PX", help="of the images; default: 224, of files what they say")
+    add("--device", default="cpu", help="device to compute on: cpu, cuda or cuda:1; default: %(default)s")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="data type of weights and images; default: %(default)s",
+    )
+    add(
+        "--size",
+        type=_positive,
+        metavar="PX",
+        help="height and width of the images in pixels; default: 224, or the size that a file names",
+    )
     add(
         "--batch_size",
         type=_batches,
         default=(1, 8),
         metavar="N,N",
-        help="images at a time, one or several numbers; default: 1,8",
+        help="number of images computed at a time; several numbers are timed one after the other; default: 1,8",
     )
     layouts = parser.add_mutually_exclusive_group()
-    layouts.add_argument("--channels_last", action="store_true", help="default: the faster layout of each")
-    layouts.add_argument("--contiguous", action="store_true", help="likewise")
+    layouts.add_argument(
+        "--channels_last",
+        action="store_true",
+        help="time the memory layout channels-last alone; default: the faster layout of each network",
+    )
+    layouts.add_argument(
+        "--contiguous",
+        action="store_true",
+        help="time the contiguous memory layout (NCHW) alone; default: the faster layout of each network",
+    )
     add("--compile", action="store_true", help="time torch.compile as well; takes minutes")
     add("--onnx", action="store_true", help="time onnxruntime as well, on the CPU in float32")
-    add("--repeats", type=_positive, default=200, metavar="N", help="samples of each row; default: %(default)s")
+    add(
+        "--repeats",
+        type=_positive,
+        default=200,
+        metavar="N",
+        help="largest number of samples of each row; default: %(default)s",
+    )
     add(
         "--seconds",
         type=float,
         default=10.0,
         metavar="S",
-        help="for each row; stop after that, once there are five samples; default: %(default)g",
+        help="seconds for each row, after which no sample begins once there are five; default: %(default)g",
     )
-    add("--threads", type=_positive, metavar="N", help="on the CPU; default: torch's own choice")
+    add("--threads", type=_positive, metavar="N", help="number of threads on the CPU; default: torch's own choice")
     add("--skip_memory", action="store_true", help="do not measure memory, which takes a process for each row")
     add_trust(parser)
     add("--csv", metavar="FILE", help="write the rows to FILE, with more columns")
     add("--json", metavar="FILE", help="write the rows to FILE as JSON")
-    add("--plot", metavar="FILE", help="draw the rows: .svg, .png or .pdf")
+    add("--plot", metavar="FILE", help="draw the rows into FILE, a .svg, .png or .pdf file")
 
 
 def run(args: Namespace) -> int:

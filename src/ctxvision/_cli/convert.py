@@ -10,14 +10,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="IN",
-        help="published checkpoint: CoTNet's (.pth.tar) or RedNet's (.pth) of the authors, CoTNet's of "
+        help="published checkpoint to convert: CoTNet's (.pth.tar) or RedNet's (.pth) of the authors, CoTNet's of "
         "keras_cv_attention_models (.h5), RedNet's of PaddleClas (.pdparams)",
     )
     parser.add_argument("destination", metavar="OUT", help=".safetensors file to write")
     parser.add_argument(
-        "--model", metavar="NAME", help="name of the network, see `ctxvision models`; by default the one that fits"
+        "--model", metavar="NAME", help="name of the network, see `ctxvision models`; default: the one that fits"
     )
-    parser.add_argument("--no_ema", action="store_true", help="do not prefer the moving average of the weights")
+    parser.add_argument(
+        "--no_ema",
+        action="store_true",
+        help="take the weights themselves even where the file has their moving average",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 

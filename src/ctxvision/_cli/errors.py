@@ -7,7 +7,7 @@ class UserError(Exception):
     """What the user can put right.
 
     Attributes:
-        exit_code: 2 for a wrong command line, else 1.
+        exit_code: The exit code of the command, 2 for a wrong command line, else 1.
     """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:

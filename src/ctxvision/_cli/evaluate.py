@@ -23,13 +23,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export`",
+        help="network to evaluate: .ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of "
+        "`ctxvision export`",
     )
-    parser.add_argument("data", metavar="DATA", help="folder of images, or digits; see the page on data")
+    parser.add_argument(
+        "data", metavar="DATA", help="data to evaluate on, a folder of images, or digits; see the page on data"
+    )
     parser.add_argument(
         "--split",
         choices=("val", "train", "all"),
-        help="which images; default: those not trained on, or all of a folder that the network never saw",
+        help="part of the images to evaluate on; default: those not trained on, or all of a folder that the "
+        "network never saw",
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
     parser.add_argument("--html", metavar="FILE", help="write a page with figures and pictures to FILE as well")
@@ -38,25 +42,42 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=24,
         metavar="N",
-        help="images with the highest losses to show; default: %(default)s",
+        help="number of images with the highest losses to show; default: %(default)s",
     )
     parser.add_argument("--real", metavar="FILE", help="real.json of ImageNet-ReaL: score against its labels too")
     parser.add_argument(
         "--labels_by_index",
         action="store_true",
-        help="class folders are numbers, as in ImageNet-V2; understood by itself where they are 0 to C - 1",
+        help="take the names of class folders as class numbers, as in ImageNet-V2; names from 0 "
+        "to C - 1 are understood without this option",
     )
     add_task(parser)
     parser.add_argument(
-        "--results", metavar="FILE", help="of a detector: write its detections as COCO's results file"
+        "--results",
+        metavar="FILE",
+        help="write the detections of a detector to FILE, in COCO's format for results",
     )
-    parser.add_argument("--batch_size", type=int, metavar="N", help="default: by task, 128 for classification")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        metavar="N",
+        help="number of images computed at a time; default: by task, 128 for classification",
+    )
     add_views(parser)
     add_workers(parser)
-    parser.add_argument("--precision", choices=("32", "16-mixed", "bf16-mixed"), default="32")
-    parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto (default)")
+    parser.add_argument(
+        "--precision",
+        choices=("32", "16-mixed", "bf16-mixed"),
+        default="32",
+        help="number format of the arithmetic: 32 bits, 16 bits or bfloat16 mixed with 32; default: %(default)s",
+    )
+    parser.add_argument(
+        "--accelerator",
+        default="auto",
+        help="kind of device to compute on: cpu, gpu, mps or auto; default: %(default)s",
+    )
     add_trust(parser)
-    parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
+    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
 
 
 def run(args: Namespace) -> int:

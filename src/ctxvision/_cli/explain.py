@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help=".ckpt file or run folder of `ctxvision train`",
+        help="network to explain: .ckpt file or run folder of `ctxvision train`",
     )
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="image files, and folders of them; videos for a video network"
@@ -40,15 +40,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="class to explain in every image; default: what the network answers or finds",
     )
     parser.add_argument(
-        "--layer", metavar="NAME", help="layer for Grad-CAM; default: see the page on explanations"
+        "--layer",
+        metavar="NAME",
+        help="name of the layer for Grad-CAM; default: the layer that the page on explanations names",
     )
     parser.add_argument(
         "--against",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help="second network, .ckpt file or run folder, to compare",
+        help="second network to compare with, a .ckpt file or a run folder",
     )
-    parser.add_argument("--against_layer", metavar="NAME", help="layer of the second network for Grad-CAM")
+    parser.add_argument(
+        "--against_layer", metavar="NAME", help="name of the layer of the second network for Grad-CAM"
+    )
     parser.add_argument(
         "--truth",
         metavar="NAME",
@@ -60,7 +64,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="data set over which to follow the true classes through a contextual network, as for `evaluate`",
     )
     parser.add_argument(
-        "--split", choices=("val", "train", "all"), help="part of DATA; default: as for `evaluate`"
+        "--split", choices=("val", "train", "all"), help="part of DATA to read; default: as for `evaluate`"
     )
     parser.add_argument(
         "--threshold",
@@ -73,17 +77,27 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=12,
         metavar="N",
-        help="images to explain; of more, these are spread evenly; default: %(default)s",
+        help="largest number of images to explain; of more, these are spread evenly; default: %(default)s",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=128, metavar="N", help="images of DATA at a time; default: %(default)s"
+        "--batch_size",
+        type=int,
+        default=128,
+        metavar="N",
+        help="number of images of DATA computed at a time; default: %(default)s",
     )
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode DATA")
     parser.add_argument(
-        "--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps, …; default: %(default)s"
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of processes that decode DATA; default: %(default)s, which decodes in the main process",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s"
     )
     add_trust(parser)
-    parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
+    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
 
 
 def run(args: Namespace) -> int:

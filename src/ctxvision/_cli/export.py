@@ -28,18 +28,22 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help=".ckpt file or run folder of `ctxvision train`",
+        help="network to export: .ckpt file or run folder of `ctxvision train`",
     )
     parser.add_argument("out", metavar="OUT", help=".onnx or .pt2 file to write")
-    parser.add_argument("--fixed_batch", action="store_true", help="one image at a time; default: any number")
+    parser.add_argument(
+        "--fixed_batch", action="store_true", help="let the file take one image at a time; default: any number"
+    )
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
         "--dynamic_size",
         action="store_true",
-        help="images of any height and width; default for segmentation and detection",
+        help="let the file take images of any height and width; default for segmentation and detection",
     )
     sizes.add_argument(
-        "--fixed_size", action="store_true", help="images of the network's input size; default for other tasks"
+        "--fixed_size",
+        action="store_true",
+        help="let the file take images of the network's input size alone; default for other tasks",
     )
     parser.add_argument(
         "--aot",
@@ -54,10 +58,26 @@ def add_arguments(parser: ArgumentParser) -> None:
         "validation images",
     )
     parser.add_argument(
-        "--calibration", type=int, default=256, metavar="N", help="images to calibrate on; default: %(default)s"
+        "--calibration",
+        type=int,
+        default=256,
+        metavar="N",
+        help="number of images to calibrate on; default: %(default)s",
     )
-    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="number of images scored at a time; default: %(default)s",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of processes that decode images; default: %(default)s, which decodes in the main process",
+    )
     add_trust(parser)
 
 

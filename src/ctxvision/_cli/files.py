@@ -18,12 +18,12 @@ def expand(words: Iterable[str], list_files: Callable[[str], "Listing"], what: s
     """Replace folders by the files below them, and say what else lies there.
 
     Args:
-        words: files and folders.
-        list_files: finds the files below a folder.
-        what: to call them.
+        words: Paths of files and folders.
+        list_files: Function that finds the files below a folder.
+        what: Word for the files in messages.
 
     Raises:
-        UserError: a folder without any.
+        UserError: A folder holds none of them.
     """
     paths: list[str] = []
     for word in words:
@@ -50,7 +50,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     """Make a folder, and those above it, if it does not exist.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: The folder cannot be made.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -63,10 +63,10 @@ def require_places(**paths: str | os.PathLike[str] | None) -> None:
     """Find out before the work whether files can be written.
 
     Args:
-        paths: of the files by option; ``None`` where there is none.
+        paths: Paths of the files by option; ``None`` where there is none.
 
     Raises:
-        UserError: one cannot, or two are the same.
+        UserError: A file cannot be written, or two are the same.
     """
     given = [os.fspath(path) for path in paths.values() if path]
     if len({os.path.realpath(path) for path in given}) < len(given):
@@ -89,11 +89,11 @@ def require_place(folder: str | os.PathLike[str], mark: str) -> None:
     """Find out before the work whether a folder can be written.
 
     Args:
-        folder: it need not exist; what is in it must stem from an earlier call.
-        mark: a file that such a folder has.
+        folder: Path of the folder, which need not exist; what is in it must stem from an earlier call.
+        mark: Name of a file that such a folder has.
 
     Raises:
-        UserError: it cannot.
+        UserError: The folder cannot be written.
     """
     path = Path(folder)
     above = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())

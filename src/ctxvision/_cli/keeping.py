@@ -14,7 +14,7 @@ class Keeping:
     """The steps of a command after its work is done: one that fails is a line on stderr and stops no other.
 
     Attributes:
-        exit_code: 1 once something that the user asked for could not be made, else 0.
+        exit_code: Exit code of the command, 1 once something that the user asked for could not be made, else 0.
     """
 
     def __init__(self) -> None:
@@ -25,8 +25,8 @@ class Keeping:
         """Make one thing.
 
         Args:
-            what: it is, as the line calls it.
-            asked: whether the user has asked for it; what is only a decoration does not change the exit code.
+            what: Name of the thing, as the line calls it.
+            asked: Whether the user has asked for it; what is only a decoration does not change the exit code.
         """
         try:
             yield

@@ -20,8 +20,19 @@ COLUMNS = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help="part of a name, or *cot*50")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: %(default)s")
+    parser.add_argument(
+        "pattern",
+        metavar="PATTERN",
+        nargs="?",
+        default="*",
+        help="part of a name, or a pattern such as *cot*50, that the listed names match",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("table", "csv", "json"),
+        default="table",
+        help="format of the output; default: %(default)s",
+    )
 
 
 def run(args: Namespace) -> int:

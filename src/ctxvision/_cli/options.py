@@ -9,7 +9,9 @@ _TASKS = ("classify", "detect", "segment", "video")  # of the registry, which ta
 
 def add_task(parser: ArgumentParser) -> None:
     """Declare ``--task``."""
-    parser.add_argument("--task", choices=_TASKS, help="refuse networks of another task")
+    parser.add_argument(
+        "--task", choices=_TASKS, help="task that the network must have; networks of another task are refused"
+    )
 
 
 def require_task(asked: str | None, source: str, task: str) -> None:
@@ -17,11 +19,11 @@ def require_task(asked: str | None, source: str, task: str) -> None:
 
     Args:
         asked: The word of the option, or ``None``.
-        source: What the user calls the network.
-        task: The name of its task.
+        source: The name or path of the network, as the user gave it.
+        task: The name of the network's task.
 
     Raises:
-        UserError: They differ.
+        UserError: The two differ.
     """
     from ctxvision.tasks.registry import COMMAND_WORDS, task_named
 
@@ -41,17 +43,27 @@ def add_trust(parser: ArgumentParser) -> None:
 
 def add_views(parser: ArgumentParser) -> None:
     """Declare ``--clips`` and ``--crops``."""
-    parser.add_argument("--clips", type=int, default=1, metavar="N", help="clips of a video; the papers test 10")
     parser.add_argument(
-        "--crops", type=int, default=1, metavar="N", help="crops of a clip, 1 or 3; the papers test 3"
+        "--clips",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of clips, spread over a video, that are averaged; the papers test 10; default: %(default)s",
+    )
+    parser.add_argument(
+        "--crops",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of crops of a clip that are averaged, 1 or 3; the papers test 3; default: %(default)s",
     )
 
 
 def check_views(args: Namespace) -> None:
-    """Check them.
+    """Check the values of ``--clips`` and ``--crops``.
 
     Raises:
-        UserError: a number that is not possible.
+        UserError: A number is not possible.
     """
     if args.clips < 1 or args.crops not in (1, 3):
         raise UserError(f"--clips must be at least 1, --crops 1 or 3, got {args.clips} and {args.crops}", 2)
@@ -63,5 +75,5 @@ def add_workers(parser: ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that decode images; default: as many as processors, at most 8",
+        help="number of processes that decode images; default: as many as processors, at most 8",
     )

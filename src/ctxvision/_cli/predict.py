@@ -20,28 +20,48 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help=".ckpt file or run folder of `ctxvision train`, .onnx or .pt2 of `ctxvision export` (of --aot: with "
-        "--trust), folder of `ctxvision publish`, or name of a network with pretrained weights",
+        help="network that answers: .ckpt file or run folder of `ctxvision train`, .onnx or .pt2 of "
+        "`ctxvision export` (of --aot: with --trust), folder of `ctxvision publish`, or name of a network with "
+        "pretrained weights",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")
     add_task(parser)
     parser.add_argument(
-        "--top_k", type=int, default=5, metavar="K", help="classes per image; default: %(default)s"
+        "--top_k",
+        type=int,
+        default=5,
+        metavar="K",
+        help="number of classes to name for each image; default: %(default)s",
     )
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: %(default)s")
+    parser.add_argument(
+        "--format",
+        choices=("table", "csv", "json"),
+        default="table",
+        help="format of the output; default: %(default)s",
+    )
     parser.add_argument("--out", metavar="FILE", help="write to FILE instead of the terminal")
     parser.add_argument(
         "--draw", metavar="DIR", help="write pictures to DIR: boxes and masks, classes of pixels, labelled clips"
     )
-    parser.add_argument("--threshold", type=float, metavar="P", help="least score of an object; default: 0.5")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="lowest score of the objects that a detector reports; default: 0.5",
+    )
     add_views(parser)
     parser.add_argument(
-        "--batch_size", type=int, metavar="N", help="images at a time; default: 32 for a classifier, 1 for others"
+        "--batch_size",
+        type=int,
+        metavar="N",
+        help="number of images computed at a time; default: 32 for a classifier, 1 for others",
     )
     add_workers(parser)
     add_trust(parser)
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
-    parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
+    parser.add_argument(
+        "--device", default="cpu", help="device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s"
+    )
+    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
 
 
 def run(args: Namespace) -> int:

@@ -16,7 +16,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help=".ckpt file or run folder of `ctxvision train`, or name of a network with pretrained weights",
+        help="network to publish: .ckpt file or run folder of `ctxvision train`, or name of a network with "
+        "pretrained weights",
     )
     parser.add_argument(
         "folder",
@@ -24,11 +25,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="folder to make; timm.create_model('local-dir:DIR', pretrained=True) loads it",
     )
     parser.add_argument("--push", metavar="USER/REPO", help="upload the folder to the Hugging Face Hub as well")
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
-    parser.add_argument("--name", help="of the network on its card; default: that of REPO or DIR")
-    parser.add_argument("--dataset", metavar="NAME", help="on the card; default: what it was trained on")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--name", help="name of the network on its card; default: the name of REPO or DIR")
     parser.add_argument(
-        "--license", metavar="ID", help="of the weights, such as apache-2.0; the card says if none"
+        "--dataset",
+        metavar="NAME",
+        help="name of the data set on the card; default: what the network was trained on",
+    )
+    parser.add_argument(
+        "--license",
+        metavar="ID",
+        help="identifier of the license of the weights, such as apache-2.0; default: the known one, if any",
     )
     parser.add_argument(
         "--metrics",

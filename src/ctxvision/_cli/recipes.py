@@ -21,8 +21,15 @@ COLUMNS = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="print this recipe instead of listing all")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: %(default)s")
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="name of a recipe to print, instead of listing all"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("table", "csv", "json"),
+        default="table",
+        help="format of the output; default: %(default)s",
+    )
 
 
 def run(args: Namespace) -> int:

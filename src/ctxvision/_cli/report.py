@@ -16,24 +16,36 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("run", metavar="RUN", help="run folder of `ctxvision train`, or a .ckpt file")
     parser.add_argument(
-        "data", metavar="DATA", nargs="?", help="folder of images, or digits; default: what the run was trained on"
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="data to evaluate on, a folder of images, or digits; default: what the run was trained on",
     )
     parser.add_argument(
         "--out",
         metavar="FILE",
         default="report.html",
-        help="page to write, with its numbers beside it as .json; default: %(default)s",
+        help="HTML page to write, with its numbers beside it as .json; default: %(default)s",
     )
     parser.add_argument(
-        "--images", type=int, default=24, metavar="N", help="predictions to show; default: %(default)s"
+        "--images", type=int, default=24, metavar="N", help="number of predictions to show; default: %(default)s"
     )
-    parser.add_argument("--batch_size", type=int, metavar="N", help="default: by task")
-    parser.add_argument("--against", metavar="RUN", help="of videos: another run to show beside this one")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        metavar="N",
+        help="number of images computed at a time; default: by task, 128 for classification",
+    )
+    parser.add_argument(
+        "--against", metavar="RUN", help="another run to show beside this one, for video networks only"
+    )
     add_views(parser)
     add_workers(parser)
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
+    parser.add_argument(
+        "--device", default="cpu", help="device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s"
+    )
     add_trust(parser)
-    parser.add_argument("--strict", action="store_true", help="stop at the first bad image")
+    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
 
 
 def run(args: Namespace) -> int:

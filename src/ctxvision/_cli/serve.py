@@ -17,16 +17,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoints",
         metavar="CHECKPOINT",
         nargs="+",
-        help=".ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of `ctxvision export` "
-        "(of --aot: with --trust); "
+        help="network to serve: .ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of "
+        "`ctxvision export` (of --aot: with --trust); "
         "NAME=CHECKPOINT names it",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to bind to; default: %(default)s, this machine"
+        "--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine alone"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0 is any that is free; default: %(default)s")
     parser.add_argument(
-        "--token", help=f"that requests must carry; better in the environment, as {TOKEN}; at least 16 characters"
+        "--port", type=int, default=8000, help="port to listen on, 0 for any that is free; default: %(default)s"
+    )
+    parser.add_argument(
+        "--token",
+        help=f"secret of at least 16 characters that requests must carry; better given "
+        f"as {TOKEN} in the environment",
     )
     parser.add_argument(
         "--without_token", action="store_true", help="let every machine that can reach --host in, without a token"
@@ -39,21 +43,29 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="another name by which browsers know this server, as behind a proxy; may be repeated",
     )
     parser.add_argument(
-        "--max_bytes", type=int, default=10 * 2**20, metavar="N", help="of a request; default: %(default)s"
+        "--max_bytes",
+        type=int,
+        default=10 * 2**20,
+        metavar="N",
+        help="largest size of a request in bytes; default: %(default)s",
     )
     parser.add_argument(
-        "--max_pixels", type=int, default=25_000_000, metavar="N", help="of an image; default: %(default)s"
+        "--max_pixels",
+        type=int,
+        default=25_000_000,
+        metavar="N",
+        help="largest number of pixels of an image; default: %(default)s",
     )
     parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="most images that a network reads at a time; "
+        "--batch", type=int, default=16, metavar="N", help="largest number of images computed at a time; "
         "default: %(default)s"
     )  # fmt: skip
     parser.add_argument(
-        "--queue", type=int, default=64, metavar="N", help="most images that wait for a network; "
+        "--queue", type=int, default=64, metavar="N", help="largest number of images that wait for a network; "
         "more are refused; default: %(default)s"
     )  # fmt: skip
     parser.add_argument(
-        "--max_wait_ms", type=float, default=5.0, metavar="MS", help="how long an image waits for others; "
+        "--max_wait_ms", type=float, default=5.0, metavar="MS", help="milliseconds that an image waits for more; "
         "default: %(default)s"
     )  # fmt: skip
     parser.add_argument(
@@ -61,11 +73,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=float,
         default=30.0,
         metavar="S",
-        help="seconds that a request may take; default: %(default)s",
+        help="largest number of seconds that a request may take; default: %(default)s",
     )
     add_trust(parser)
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
-    parser.add_argument("--examples", metavar="DIR", help="images that the page offers to try")
+    parser.add_argument(
+        "--device", default="cpu", help="device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s"
+    )
+    parser.add_argument("--examples", metavar="DIR", help="folder of images that the page offers to try")
 
 
 def run(args: Namespace) -> int:

@@ -10,9 +10,9 @@ def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], styl
     """Format rows.
 
     Args:
-        rows: values by column.
-        heads: what the table calls each column, in order; CSV and JSON have their own names.
-        style: ``"table"``, ``"csv"`` or ``"json"``.
+        rows: Values by column, for each row.
+        heads: Words of the table for each column, in order; CSV and JSON have their own names.
+        style: Format of the text, ``"table"``, ``"csv"`` or ``"json"``.
     """
     if style == "json":
         return json_text(finite_values(rows), indent=2) + "\n"

@@ -23,8 +23,8 @@ def run(words: list[str]) -> int:
     """Parse the words after ``train``, train, and return the exit code: 0, or 128 + the signal that came.
 
     Raises:
-        OptionError: a wrong command line.
-        TrainingError: the training cannot begin, continue or end well.
+        OptionError: The command line is wrong.
+        TrainingError: The training cannot begin, continue or end well.
     """
     quieten()
     options = options_of(words)
@@ -64,7 +64,7 @@ def options_of(words: list[str]) -> TrainOptions:
     """Return the options of a command line, complete; ``--help`` and ``--print_config`` end the program.
 
     Raises:
-        OptionError: a wrong command line.
+        OptionError: The command line is wrong.
     """
     first, words = _first_look(_as_options(words))
     before = resumed_options(first)
@@ -104,7 +104,7 @@ def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Take out the options that say which others there are, and the files of ``--config``, which lie below them.
 
     Returns:
-        Options by name, and the other words.
+        The options by name, and the other words.
     """
     parser = argparse.ArgumentParser(
         prog="ctxvision train", add_help=False, allow_abbrev=False, exit_on_error=False

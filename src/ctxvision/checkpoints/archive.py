@@ -23,7 +23,7 @@ def has_whole_end(file: BinaryIO) -> bool:
     written: the record before the comment knows its length.
 
     Args:
-        file: seekable; its position changes.
+        file: File, open for reading in binary mode and seekable; its position changes.
     """
     size = file.seek(0, 2)
     tail_size = min(size, _END_SIZE + _LONGEST_COMMENT)
@@ -46,10 +46,10 @@ def open_archive(file: BinaryIO) -> zipfile.ZipFile:
     So nothing in it unpacks to more than the file's own size.
 
     Args:
-        file: seekable.
+        file: File, open for reading in binary mode and seekable.
 
     Raises:
-        ArchiveError: it is another, or no archive.
+        ArchiveError: The file is another archive than torch writes, or no archive.
     """
     size = file.seek(0, 2)
     try:
@@ -78,12 +78,12 @@ def load_pickled(file: BinaryIO) -> Any:
     Tensors are mapped from the file where it is a zip file, so that none reaches beyond it; copy what is to last.
 
     Args:
-        file: opened by its path.
+        file: File, opened by its path.
 
     Raises:
-        ArchiveError: a zip file that is not as torch writes it.
-        OSError: it cannot be read.
-        Exception: whatever torch raises about other contents.
+        ArchiveError: The file is a zip file that is not as torch writes it.
+        OSError: The file cannot be read.
+        Exception: Torch refuses the contents; the type of the exception is whatever torch raises.
     """
     is_archive = file.read(4) == b"PK\x03\x04"
     if is_archive:

@@ -22,11 +22,11 @@ class ConversionReport:
     """What `convert` wrote.
 
     Attributes:
-        destination: the file written.
-        model: name of the network that loads it.
-        tensors: how many tensors it holds, buffers included.
-        parameters: how many parameters the network has (numbers, not tensors).
-        used_ema: whether the weights are the exponential moving average.
+        destination: Path of the file written.
+        model: Name of the network that loads the file.
+        tensors: Number of tensors that the file holds, buffers included.
+        parameters: Number of parameters of the network (numbers, not tensors).
+        used_ema: Whether the weights are the exponential moving average.
     """
 
     destination: Path
@@ -58,20 +58,20 @@ def convert(
     the file appears whole or not at all.
 
     Args:
-        source: checkpoint of CoTNet (``.pth.tar``), RedNet (OpenMMLab), keras_cv_attention_models' CoTNet
+        source: Checkpoint of CoTNet (``.pth.tar``), RedNet (OpenMMLab), keras_cv_attention_models' CoTNet
             (``.h5``) or PaddleClas' RedNet (``.pdparams``), or one in our layout; see `read_state_dict`.
-        destination: file to write, ``*.safetensors``, in an existing folder.
-        model_name: one of our networks with published weights, e.g. ``cotnet50``; None takes the one whose
-            tensors these are.
-        ema: prefer the moving average where the source has one.
-        overwrite: replace an existing destination.
-        allow_nonfinite: accept NaN and infinities.
+        destination: Path of the file to write, ``*.safetensors``, in an existing folder.
+        model_name: Name of one of our networks with published weights, e.g. ``cotnet50``; ``None`` takes the
+            network whose tensors these are.
+        ema: Whether to prefer the moving average where the source has one.
+        overwrite: Whether to replace an existing destination.
+        allow_nonfinite: Whether to accept NaN and infinities.
 
     Returns:
-        What was written.
+        The report of the conversion.
 
     Raises:
-        CheckpointError: the source is unusable or of another network, or the destination cannot be written.
+        CheckpointError: The source is unusable or of another network, or the destination cannot be written.
     """
     source, destination = Path(source), Path(destination)
     _check_destination(source, destination, overwrite)
@@ -110,13 +110,13 @@ def write_converted(tensors: Mapping[str, Tensor], destination: Path, model_name
     """Write tensors by our names as safetensors, whole or not at all.
 
     Args:
-        tensors: by the names that the network gives them.
-        destination: the file to write.
-        model_name: the network, for the file's metadata.
-        source_name: the name of the file that they come from, for the metadata.
+        tensors: Tensors by the names that the network gives them.
+        destination: Path of the file to write.
+        model_name: Name of the network, for the file's metadata.
+        source_name: Name of the file that the tensors come from, for the metadata.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: The file cannot be written.
     """
     # clones: safetensors refuses tensors that share memory
     own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}

@@ -5,8 +5,8 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message is one line with the file, the reason and the way out.
 
     Args:
-        where: the file, or whatever else holds the tensors.
-        reason: what is wrong, and what to do about it.
+        where: The file, or whatever else holds the tensors.
+        reason: Description of the fault, and of the way to put it right.
     """
 
     def __init__(self, where: object, reason: str) -> None:

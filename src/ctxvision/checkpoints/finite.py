@@ -12,9 +12,9 @@ def require_finite(tensors: Mapping[str, Tensor], where: object, *, infinity: bo
     """Raise `CheckpointError` if any value is NaN or infinite, or a variance is negative.
 
     Args:
-        tensors: by name; buffers, too.
-        where: the file, for the message.
-        infinity: let it pass, as in masks.
+        tensors: Parameters and buffers by name.
+        where: The file, for the message.
+        infinity: Whether infinite values are accepted, as masks have them.
     """
     if infinity:
         broken = [name for name, value in tensors.items() if bool(torch.isnan(value).any())]

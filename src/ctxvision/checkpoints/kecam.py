@@ -55,14 +55,14 @@ def from_kecam(layers: KerasLayers, path: Path) -> dict[str, Tensor]:
     strided convolutions (``downsample.0`` and ``.1``).
 
     Args:
-        layers: of the file.
-        path: the file, for messages.
+        layers: Layers of the file, as `read_layers` returns them.
+        path: Path of the file, for messages.
 
     Returns:
         The tensors by our names, with the counters of batches, which Keras does not have, at zero.
 
     Raises:
-        CheckpointError: the layers are those of another network, or of one that no network of ours computes.
+        CheckpointError: The layers are those of another network, or of one that no network of ours computes.
     """
     _require_same_pools(layers.names, path)
     tensors, unknown = renamed(layers)

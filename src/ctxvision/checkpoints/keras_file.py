@@ -42,14 +42,14 @@ def read_layers(path: Path) -> KerasLayers:
     HDF5 is read by a process of its own with limits on memory and time, see `_hdf5_child`.
 
     Args:
-        path: the file; what it is called does not matter.
+        path: Path of the file; its name does not matter.
 
     Returns:
         The layers. Kernels are transposed to torch's layout: convolutions ``(out, in, h, w)``, dense ones
         ``(out, in)``.
 
     Raises:
-        CheckpointError: h5py is not installed, or the file is damaged or none of Keras.
+        CheckpointError: The package h5py is not installed, or the file is damaged or was not written by Keras.
     """
     if find_spec("h5py") is None:
         raise CheckpointError(path, 'a Keras file needs the package h5py: pip install "ctxvision[weights]"')

@@ -20,11 +20,11 @@ def skeleton(model_name: str, **arguments: Any) -> nn.Module:
     """Build one of our networks with shapes but no values (on the meta device).
 
     Args:
-        model_name: its registered name.
-        **arguments: of its constructor.
+        model_name: Registered name of the network.
+        **arguments: Arguments of the network's constructor.
 
     Raises:
-        CheckpointError: the name is not one of ours.
+        CheckpointError: The name is not one of ours.
     """
     names = our_models()
     if model_name not in names:

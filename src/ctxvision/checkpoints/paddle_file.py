@@ -130,15 +130,15 @@ def read_paddle(path: Path) -> dict[str, Tensor]:
     """Read a file of ``paddle.save(layer.state_dict(), path)``.
 
     Args:
-        path: the file, a pickle of protocol 2 to 4; what it is called does not matter.
+        path: Path of the file, a pickle of protocol 2 to 4; its name does not matter.
 
     Returns:
         Tensors by name as torch has them: statistics are ``running_mean`` and ``running_var``, with counters of
         batches at zero, and weights of linear layers are ``(out, in)``.
 
     Raises:
-        CheckpointError: the file is damaged, holds code, or anything else than arrays of numbers.
-        OSError: it cannot be read.
+        CheckpointError: The file is damaged, holds code, or holds anything else than arrays of numbers.
+        OSError: The file cannot be read.
     """
     data = path.read_bytes()
     try:

@@ -42,12 +42,13 @@ def fetch_weights(url: str, model_name: str, *, folder: str | os.PathLike[str] |
     Where no checksum is published, the SHA-256 of the first file is kept beside it and later ones must have it.
 
     Args:
-        url: of the original file.
-        model_name: the network of ours whose weights they are.
-        folder: to keep the files in; by default ``checkpoints`` in torch hub's folder (TORCH_HOME).
+        url: Address of the original file.
+        model_name: Name of the network of ours whose weights they are.
+        folder: Folder to keep the files in; by default ``checkpoints`` in torch hub's folder (TORCH_HOME).
 
     Raises:
-        CheckpointError: it cannot be downloaded or kept, or is not the file; nothing half-written stays.
+        CheckpointError: The file cannot be downloaded or kept, or is not the expected one; nothing half-written
+            stays.
     """
     folder = Path(folder) if folder else Path(torch.hub.get_dir(), "checkpoints")
     name = unquote(urlsplit(url).path).rpartition("/")[2]

@@ -33,15 +33,15 @@ def from_published(state_dict: Mapping[str, Tensor], model_name: str) -> dict[st
     Blur-pool filters (``*.filt``) are constants of the network and are dropped.
 
     Args:
-        state_dict: names and tensors as `read_state_dict` returns them.
-        model_name: name of the network in timm's registry, for messages and for what it rules out.
+        state_dict: Tensors by name, as `read_state_dict` returns them.
+        model_name: Name of the network in timm's registry, which messages name and which excludes some layouts.
 
     Returns:
         The tensors by our names, in the same order.
 
     Raises:
-        CheckpointError: nothing was ever published for this network, or the weights are a backbone
-            without its classifier.
+        CheckpointError: Nothing was ever published for this network, or the weights are a backbone without its
+            classifier.
     """
     if model_name.startswith("contextual_"):
         raise CheckpointError(

@@ -67,15 +67,14 @@ def read_state_dict(path: str | PathLike[str], *, ema: bool = True) -> dict[str,
     whose names become ours; and Paddle's ``.pdparams``.
 
     Args:
-        path: the file; what it is decides how it is read, not its name.
-        ema: prefer the moving average where the file has one.
+        path: Path of the file; its contents decide how it is read, not its name.
+        ema: Whether to prefer the moving average where the file has one.
 
     Returns:
         Tensors on the CPU by name, in the file's order.
 
     Raises:
-        CheckpointError: the file is missing, truncated, not a checkpoint, holds code, or holds no such
-            weights.
+        CheckpointError: The file is missing, truncated, not a checkpoint, holds code, or holds no such weights.
     """
     return read_contents(path, ema=ema).tensors
 

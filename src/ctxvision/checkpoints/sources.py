@@ -64,7 +64,7 @@ def names_a_network(source: str) -> bool:
     """Tell whether a text is a name in timm's registry or on a hub; files win, and what looks like one is one.
 
     Raises:
-        CheckpointError: The text is neither.
+        CheckpointError: The text is neither the path of a file nor the name of a network.
     """
     if source.startswith(_HUB_PREFIXES):
         return True

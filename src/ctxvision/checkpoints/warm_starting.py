@@ -20,11 +20,11 @@ class WarmStartReport:
     """What `warm_start` did, as names of tensors.
 
     Attributes:
-        source: where the weights came from.
-        loaded: tensors copied into the model.
-        new: tensors of the model that were not; they keep their values.
-        unused: tensors of the source that were left out.
-        reasons: why, for each of ``unused``.
+        source: Name or path of the source of the weights.
+        loaded: Names of the tensors that were copied into the model.
+        new: Names of the model's tensors that were not loaded; they keep their values.
+        unused: Names of the source's tensors that were left out.
+        reasons: Reason for each name in ``unused``.
     """
 
     source: str
@@ -57,19 +57,18 @@ def warm_start(
     All shared tensors are loaded or, on any error, none.
 
     Args:
-        model: the network to load into, e.g. ``timm.create_model("contextual_resnet50")``.
-        source: a network, its state dict, a checkpoint file (see `read_state_dict`), or the name of one of
-            timm's pretrained networks, ``"resnet50"`` or ``"resnet50.a1_in1k"``, which timm downloads. A file
-            of that name wins.
-        source_name: what to call the source in messages and in the report.
-        partial: load whatever fits in name and shape, and leave out the rest, from any source, e.g. a
-            CoTNet from a ResNet.
+        model: Network to load into, e.g. ``timm.create_model("contextual_resnet50")``.
+        source: Network, state dict, checkpoint file (see `read_state_dict`), or name of one of timm's pretrained
+            networks, ``"resnet50"`` or ``"resnet50.a1_in1k"``, which timm downloads. A file of that name wins.
+        source_name: Name of the source in messages and in the report.
+        partial: Whether to load whatever fits in name and shape, and to leave out the rest, from any source, e.g.
+            a CoTNet from a ResNet.
 
     Returns:
-        Which tensors were loaded, which are new, and which were left out and why.
+        Report of the tensors that were loaded, of those that are new, and of those that were left out and why.
 
     Raises:
-        CheckpointError: the source is unusable; or nothing of it fits; or, unless ``partial``, it is not the
+        CheckpointError: The source is unusable; or nothing of it fits; or, unless ``partial``, it is not the
             model's counterpart: a tensor other than the classifiers' has another shape, has no place, or is
             absent. The model is unchanged.
     """

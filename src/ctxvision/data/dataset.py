@@ -19,7 +19,7 @@ class LoadedSample(NamedTuple):
 
     Attributes:
         image: The image, (C, H, W), or the clip, (T, C, H, W).
-        target: The number of the class, a class for each pixel, (H, W), or the objects of a detection set.
+        target: The number of the class, the classes of the pixels, (H, W), or the objects of a detection set.
     """
 
     image: Tensor
@@ -31,7 +31,7 @@ class BadImage(NamedTuple):
 
     Attributes:
         path: The name of the sample.
-        reason: What is wrong with it, in one line.
+        reason: The fault, described in one line.
     """
 
     path: str

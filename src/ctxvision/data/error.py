@@ -10,7 +10,7 @@ class BadImageError(DataError):
 
     Attributes:
         path: The path of the file.
-        reason: What is wrong with the file, in one line.
+        reason: The fault of the file, described in one line.
     """
 
     def __init__(self, path: str, reason: str) -> None:

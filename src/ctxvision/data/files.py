@@ -39,7 +39,7 @@ class Listing:
         """Say in one line what was left out, the most frequent first; empty if nothing was.
 
         Args:
-            hints: What helps with entries of a kind, by suffix.
+            hints: The advice about entries of a kind, by suffix.
         """
         kinds = self.left_out.most_common()
         hints = hints or {}

@@ -73,7 +73,7 @@ class LabelledSet:
         train: The (name, label) pairs of the training samples.
         val: The (name, label) pairs of the samples that are held out.
         fingerprint: A digest of the names of a set that was split here; empty where it came in two parts.
-        notes: What a reader should know about the source, one line each.
+        notes: The lines that a reader should know about the source.
         root: The folder that names begin with, so that they can be shown without it.
         open_image: The function that makes of a name what `read_image` reads; it travels to the workers.
         image_size: The height and width of every image, where they are all alike and small; else ``None``.
@@ -113,9 +113,10 @@ def arrange(
     Args:
         train: The training samples by class.
         val: The validation samples by class; ``None`` holds out a share of ``train``.
-        where: What to call ``train`` in messages.
-        where_val: What to call ``val`` in messages.
-        split: Which samples are held out, and which classes there are; by default those that have samples.
+        where: The name of ``train`` in messages.
+        where_val: The name of ``val`` in messages.
+        split: The rule that says which samples are held out, and which classes there are; by default those that
+            have samples.
 
     Raises:
         DataError: There are no samples, or there is a class that the network or the training part lacks.
@@ -207,7 +208,7 @@ def hold_out(keys: Sequence[str], fraction: float, seed: int) -> set[str]:
         seed: The seed; another seed holds out other samples.
 
     Returns:
-        The names held out; none from a class with a single image.
+        The names that are held out; none from a class with a single image.
     """
     if len(keys) < 2:
         return set()

@@ -49,7 +49,7 @@ class DataModule(LightningDataModule, ABC):
         source: The name of the data, as the user gives it.
         batch_size: The number of samples that a process takes at a time; by default ``usual_batch_size``.
         seed: The seed of shuffling and of augmentation.
-        repeats: How often a training sample comes up in a row, each time augmented differently.
+        repeats: The number of times that a training sample comes up in a row, each time augmented differently.
         workers: The number of processes that decode; 0 decodes in the main process.
         prefetch: The number of batches that each worker keeps ready; by default ``usual_prefetch``.
         strict: Whether the first bad sample raises an error.
@@ -60,9 +60,9 @@ class DataModule(LightningDataModule, ABC):
         spec_class: The class of ``spec``.
         usual_batch_size: The batch size where none is given.
         usual_prefetch: The number of batches that each worker keeps ready where none is given.
-        sample_name: What a person calls a sample.
+        sample_name: The word for a sample, such as ``"image"``.
         spec: The description of the data that goes into the checkpoint.
-        notes: What the user should know about the source, one line each.
+        notes: The lines that the user should know about the source.
         root: The folder that sample names begin with, so that they can be shown without it.
         fingerprint: A digest of the names of a set that was split here; empty where it came in two parts.
         train_size: The number of training samples.
@@ -166,7 +166,7 @@ class DataModule(LightningDataModule, ABC):
         return self.to_input(batch.images), batch.targets
 
     def to_input(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        """Turn the images of a batch, on the device, into what the network takes."""
+        """Turn the images of a batch, (B, C, H, W) or a list of (C, H, W), into what the network takes."""
         return images
 
     @property
@@ -259,7 +259,7 @@ class DataModule(LightningDataModule, ABC):
         Args:
             train: The training samples.
             val: The samples that are held out.
-            split: Which of them are evaluated: ``"val"``, ``"train"`` or ``"all"``.
+            split: The part that is evaluated: ``"val"``, ``"train"`` or ``"all"``.
 
         Raises:
             DataError: The split is empty.

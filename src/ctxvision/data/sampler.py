@@ -34,7 +34,7 @@ class _Resumable:
 
         Args:
             epoch: The number of the epoch, from 0.
-            skip: How many of the values that `__iter__` yields in this epoch are left out.
+            skip: The number of values, of those that `__iter__` yields in this epoch, that are left out.
         """
         self._epoch, self._skip = epoch, skip
 
@@ -66,7 +66,7 @@ class EpochSampler(_Resumable, Sampler[int]):
         seed: The seed of the run.
         rank: The rank of this process.
         world_size: The number of processes.
-        repeats: How often an image comes up in a row; 1 visits every image once.
+        repeats: The number of times that an image comes up in a row; 1 visits every image once.
         length: The largest number of images of an epoch on one process; by default all.
     """
 
@@ -185,7 +185,7 @@ def resume(
     Args:
         sampler: The sampler of the training samples.
         trainer: The trainer, after it has read its checkpoint.
-        batch_size: How many values of the sampler make a batch; 1 for `AspectBatches`.
+        batch_size: The number of values of the sampler that make a batch; 1 for `AspectBatches`.
         batches_per_epoch: The number of batches of an epoch on this process.
     """
     done = (trainer.fit_loop.total_batch_idx + 1) % batches_per_epoch

@@ -38,11 +38,12 @@ def read_table(
     their paths, in whatever order they come.
 
     Args:
-        file: The table; ``.tsv`` is separated by tabs, ``.csv`` by commas or, as spreadsheets write it,
-            semicolons.
+        file: The path of the table; ``.tsv`` is separated by tabs, ``.csv`` by commas or, as spreadsheets write
+            it, semicolons.
         options: The options of DATA: ``path``, ``label`` and ``split`` name columns.
         strict: Whether the first row that would be left out raises an error.
-        split: Which rows are held out where the table names no parts, and which classes there are.
+        split: The rule that says which rows are held out where the table names no parts, and which classes there
+            are.
 
     Raises:
         DataError: There is no such file or no such column, one path has two labels or is in two parts, or there

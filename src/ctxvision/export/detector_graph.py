@@ -27,7 +27,7 @@ class DetectorGraph(nn.Module):
     """A detector for one image that has been resized, normalised and padded, without its pre- and postprocessing.
 
     Args:
-        detector: detector from `build_detector`.
+        detector: Detector from `build_detector`.
 
     Shape:
         Images ``(1, C, H, W)``, padded by zeros to multiples of 32, and ``(2,)`` int64, height and width before
@@ -60,7 +60,7 @@ class DetectorGraph(nn.Module):
             self.settings = (rpn._pre_nms_top_n["testing"], rpn._post_nms_top_n["testing"], rpn.nms_thresh)
 
     def forward(self, images: Tensor, size: Tensor) -> tuple[Tensor, ...]:
-        """Detect; see the class."""
+        """Detect objects on one image (1, C, H, W); the class describes inputs and outputs."""
         pyramid = self.backbone(images)
         limits = size.flip(0).to(images.dtype).repeat(2)  # (4,): x, y, x, y
         anchors = [

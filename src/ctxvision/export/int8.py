@@ -23,12 +23,12 @@ class Int8Report:
     """How a quantised file compares with the float32 file that it was made from.
 
     Attributes:
-        difference: largest difference between float32 file and torch, as a share of the largest logit.
-        images: number of validation images that both files were scored on.
-        float32_hits: number of those that the float32 file classifies correctly.
-        int8_hits: number of those that the quantised file classifies correctly.
-        float32_bytes: size of the float32 file.
-        bad_images: number of images that could not be read.
+        difference: Largest difference between float32 file and torch, as a share of the largest logit.
+        images: Number of validation images that both files were scored on.
+        float32_hits: Number of those that the float32 file classifies correctly.
+        int8_hits: Number of those that the quantised file classifies correctly.
+        float32_bytes: Size of the float32 file.
+        bad_images: Number of images that could not be read.
     """
 
     difference: float
@@ -52,17 +52,17 @@ def export_int8(
     """Write a quantised ONNX file, calibrated on training images, and score it beside its float32 form.
 
     Args:
-        task: trained classifier.
-        out: ``.onnx`` file to write; an existing one is replaced in one step.
-        metadata: metadata from `from_task` for any number of images.
-        data: images to calibrate and to score with, as `ctxvision.data.open_data` takes them.
-        calibration: number of training images to calibrate on, spread over all classes.
-        batch_size: number of images that are scored at a time.
-        workers: number of processes that decode images.
+        task: Trained classifier.
+        out: Path of the ``.onnx`` file to write; an existing one is replaced in one step.
+        metadata: Metadata from `from_task` for any number of images.
+        data: Images to calibrate and to score with, as `ctxvision.data.open_data` takes them.
+        calibration: Number of training images to calibrate on, spread over all classes.
+        batch_size: Number of images that are scored at a time.
+        workers: Number of processes that decode images.
 
     Raises:
-        ExportError: the network cannot be exported or quantised.
-        DataError: the data cannot be used, or no validation image could be read.
+        ExportError: The network cannot be exported or quantised.
+        DataError: The data cannot be used, or no validation image could be read.
     """
 
     def opened(split: str) -> DigitsData | ImageData:

@@ -33,20 +33,20 @@ def export_onnx(
     """Write a network as ONNX, through `torch.export`, and check the file before it gets its name.
 
     Args:
-        network: takes images (B, C, H, W) and returns logits (B, N), or what `from_task` returns for other tasks;
-            any device, exported on the CPU in float32.
-        path: file to write; an existing one is replaced in one step, and stays if anything fails.
-        metadata: goes into the file; says whether batch and size are dynamic.
-        samples: real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
-        tolerance: largest difference of an output, as a share of its largest value.
+        network: Network from images (B, C, H, W) to logits (B, N), or to what `from_task` returns for other tasks.
+            It may be on any device, and is exported on the CPU in float32.
+        path: Path of the file to write; an existing one is replaced in one step, and stays if anything fails.
+        metadata: Description that goes into the file; it says whether batch and size are dynamic.
+        samples: Real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
+        tolerance: Largest difference of an output, as a share of its largest value.
 
     Returns:
-        The largest difference that was found, as a share.
+        The largest difference that was found, as a share of the largest value of an output.
 
     Raises:
-        ExportError: it cannot be exported, or onnxruntime computes something else than torch.
-        ImportError: the extra ``[export]`` is missing.
-        OSError: it cannot be written.
+        ExportError: The network cannot be exported, or onnxruntime computes something else than torch.
+        ImportError: The extra ``[export]`` is missing.
+        OSError: The file cannot be written.
     """
     require_suffix(path, ".onnx")
     # before minutes of tracing, and not as a fault of the network

@@ -20,7 +20,11 @@ def local_aggregation(
     dilation: Sequence[int],
     interleaved: bool,
 ) -> Tensor:
-    """Return what `ctxvision.ops.local_aggregation` returns; arguments as there, already checked."""
+    """Return what `ctxvision.ops.local_aggregation` returns, (B, C, H', W').
+
+    The arguments are those of that function, with ``x`` (B, C, H, W) and ``weight`` (B, G, k*k, H', W'); they have
+    been checked.
+    """
     channels, (groups, taps, rows, columns) = x.shape[1], weight.shape[1:]
     kernel = math.isqrt(taps)
     padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
@@ -48,7 +52,10 @@ def contextual_conv2d(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """Return what `ctxvision.ops.contextual_conv2d` returns; arguments as there, already checked.
+    """Return what `ctxvision.ops.contextual_conv2d` returns, (B, O, H', W').
+
+    The arguments are those of that function, with ``x`` (B, C, H, W) and ``weight`` (O, C / groups, k_h, k_w);
+    they have been checked.
 
     The samples of one row of the kernel at a time are held: k_w times the input.
     """
@@ -76,7 +83,10 @@ def contextual_conv2d(
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: int | Sequence[int]) -> Tensor:
-    """Return what torch's ``adaptive_avg_pool2d`` returns, for maps of any size, as two matrix products."""
+    """Return what torch's ``adaptive_avg_pool2d`` returns, as two matrix products.
+
+    ``x`` is (B, C, H, W), of any size; the result is (B, C, H', W') with (H', W') = ``output_size``.
+    """
     output_size = (output_size, output_size) if isinstance(output_size, int) else output_size
     if tuple(output_size) == (1, 1):
         return x.mean((2, 3), keepdim=True)

@@ -21,16 +21,16 @@ def export_program(
     """Trace a network of images in evaluation mode; our operators become standard ones (see `portable`).
 
     Args:
-        network: takes images (B, C, H, W); it is not changed.
-        example: images to trace with, at least two where the batch is to be dynamic.
-        dynamic_batch: whether the graph takes any number of images.
-        dynamic_size: whether it takes any height and width that the network takes.
+        network: Network that takes images (B, C, H, W); it is not changed.
+        example: Images to trace with, (B, C, H, W), at least two where the batch is to be dynamic.
+        dynamic_batch: Whether the graph takes any number of images.
+        dynamic_size: Whether the graph takes any height and width that the network takes.
 
     Returns:
         The graph, in float32 unless the network is not.
 
     Raises:
-        ExportError: the network cannot be traced so.
+        ExportError: The network cannot be traced so.
     """
     dimensions: dict[int, object] = {}
     if dynamic_batch:
@@ -46,12 +46,12 @@ def trace(
     """Trace a network of any inputs.
 
     Args:
-        network: it is not changed.
-        example: its arguments.
-        dimensions: dimensions of each input that may differ between calls.
+        network: Network to trace; it is not changed.
+        example: Arguments of the network to trace with, tensors of any shapes that it takes.
+        dimensions: Dimensions of each input that may differ between calls.
 
     Raises:
-        ExportError: the network cannot be traced so.
+        ExportError: The network cannot be traced so.
     """
     network = copy.deepcopy(network).eval()
     try:

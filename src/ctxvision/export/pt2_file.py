@@ -28,20 +28,21 @@ def export_pt2(
     """Write a network as a graph of standard operators; it needs this library no more.
 
     Args:
-        network: takes images (B, C, H, W) and returns logits (B, N), or what `from_task` returns for other tasks;
-            exported on the CPU in float32.
-        path: file to write; an existing one is replaced in one step, and stays if anything fails.
-        metadata: goes into the file; says whether batch and size are dynamic.
-        samples: real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
-        tolerance: largest difference of an output, as a share of its largest value.
-        compiled: let AOTInductor translate the graph for this machine's processor; needs a C++ compiler.
+        network: Network from images (B, C, H, W) to logits (B, N), or to what `from_task` returns for other tasks.
+            It is exported on the CPU in float32.
+        path: Path of the file to write; an existing one is replaced in one step, and stays if anything fails.
+        metadata: Description that goes into the file; it says whether batch and size are dynamic.
+        samples: Real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
+        tolerance: Largest difference of an output, as a share of its largest value.
+        compiled: Whether AOTInductor translates the graph for this machine's processor, which needs a C++
+            compiler.
 
     Returns:
         The largest difference to the network, as a share of the largest value of an output.
 
     Raises:
-        ExportError: it cannot be exported or compiled, or computes something else.
-        OSError: it cannot be written.
+        ExportError: The network cannot be exported or compiled, or the file computes something else.
+        OSError: The file cannot be written.
     """
     require_suffix(path, ".pt2")
     names_of(metadata)

@@ -23,14 +23,14 @@ def quantize_onnx(
     calibration images.
 
     Args:
-        source: file of `export_onnx`.
-        path: file to write; an existing one is replaced in one step, and stays if anything fails.
-        batches: calibration images (B, C, H, W); a few hundred images are enough.
-        input_name: name of the graph's input.
+        source: Path of a file of `export_onnx`.
+        path: Path of the file to write; an existing one is replaced in one step, and stays if anything fails.
+        batches: Batches of calibration images, each (B, C, H, W); a few hundred images are enough.
+        input_name: Name of the graph's input.
 
     Raises:
-        ExportError: there are no images, or onnxruntime cannot quantise this network.
-        OSError: it cannot be written.
+        ExportError: There are no images, or onnxruntime cannot quantise this network.
+        OSError: The file cannot be written.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static

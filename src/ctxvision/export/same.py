@@ -38,7 +38,7 @@ def require_same(
     """Compare a graph with its network; return the largest difference, as a share of an output's largest value.
 
     Raises:
-        ExportError: a difference above the tolerance.
+        ExportError: The difference is above the tolerance, or the outputs have other shapes.
     """
     worst = 0.0
     objects = 0

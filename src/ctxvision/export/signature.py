@@ -25,7 +25,7 @@ def names_of(metadata: Metadata) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the graph's inputs and outputs.
 
     Raises:
-        ExportError: an unknown task, or one that does not go with the freedom asked for.
+        ExportError: The task is unknown, or does not go with the freedom asked for.
     """
     task = metadata.task
     if task not in _NAMES:

@@ -38,12 +38,12 @@ def from_task(
       normalised (``mean``, ``std``) and padded (to multiples of 32).
 
     Args:
-        task: task from `load_task`.
-        dynamic_batch: whether the graph takes any number of samples; detectors take one.
-        dynamic_size: whether it takes any height and width that the network takes; detectors always do.
+        task: Trained task, from `load_task`.
+        dynamic_batch: Whether the graph takes any number of samples; detectors take one.
+        dynamic_size: Whether the graph takes any height and width that the network takes; detectors always do.
 
     Raises:
-        ExportError: a task that has no such network.
+        ExportError: The task has no such network.
     """
     settings: dict[str, Any] = {}
     network: nn.Module = task.model
@@ -80,12 +80,12 @@ def require_same_detections(task: "Task", network: nn.Module, metadata: Metadata
     """Compare the graph of a detector with torchvision's way through the trained one, on two photographs.
 
     Args:
-        task: a `DetectionTask`, on the CPU.
-        network: exportable network that `from_task` made of the task.
-        metadata: metadata from `from_task`; its settings are compared too, since they say how images are prepared.
+        task: Trained `DetectionTask`, on the CPU.
+        network: Exportable network that `from_task` made of the task.
+        metadata: Metadata from `from_task`; its settings are compared too, since they say how images are prepared.
 
     Raises:
-        ExportError: they find other things.
+        ExportError: The two find other things.
     """
     graph = predictor_of(Exported(Path("the graph"), Metadata.from_json(metadata.to_json()), network.eval()))
     for image in pictures(2, metadata.data_spec.get("in_chans", 3)):

@@ -29,11 +29,11 @@ class FoundObject:
     Attributes:
         name: The name of its class.
         label: The number of its class, from 1.
-        score: How certain the network is, from 0 to 1.
+        score: The certainty of the network, from 0 to 1.
         bbox: Its box as (x, y, width, height) in pixels.
         area: The area of its box or, of a detector with masks, of its mask, in pixels.
         segmentation: Its mask as COCO's compressed run-length code, which ``pycocotools.mask.decode`` reads;
-            ``None`` of a detector without masks.
+            ``None`` for a detector without masks.
     """
 
     name: str
@@ -170,7 +170,7 @@ def exported_detector(exported: Exported) -> Callable[[Sequence[Tensor]], list[d
     after it, by torchvision's own transform.
 
     Args:
-        exported: The file of a detector.
+        exported: The exported file of a detector.
 
     Raises:
         KeyError: Its settings are incomplete.

@@ -35,8 +35,8 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
             pretrained weights.
         device: The device that computes, such as ``"cpu"``, ``"cuda:1"`` or ``"mps"``. Exported files run on the
             CPU.
-        trust: Let a ``.pt2`` file run code of its own, an ``.onnx`` file read other files, and settings ask for
-            more than a network usually does.
+        trust: Whether a ``.pt2`` file may run code of its own, an ``.onnx`` file may read other files, and
+            settings may ask for more than a network usually does.
 
     Raises:
         InferenceError: There is no such device, or the network cannot compute there.

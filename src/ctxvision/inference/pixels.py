@@ -24,11 +24,11 @@ def read_picture(source: Source, color_mode: str) -> Image.Image:
     Args:
         source: A path, an image of PIL's, a NumPy array (H, W), (H, W, 1) or (H, W, 3) uint8, or a torch tensor
             (H, W), (1, H, W) or (3, H, W) uint8.
-        color_mode: ``"RGB"`` or ``"L"``.
+        color_mode: The mode of the result, ``"RGB"`` or ``"L"``.
 
     Raises:
         BadImageError: The image cannot be read.
-        InferenceError: An array or a tensor of another shape or dtype.
+        InferenceError: An array or a tensor has another shape or dtype.
     """
     if isinstance(source, str | os.PathLike):
         return read_image(source, color_mode)
@@ -54,7 +54,7 @@ def as_numpy(tensor: Tensor) -> NDArray[np.uint8]:
     """Return a tensor's values as an array on the CPU.
 
     Raises:
-        InferenceError: It does not hold 8-bit pixels.
+        InferenceError: The tensor does not hold 8-bit pixels.
     """
     if tensor.dtype != torch.uint8:
         raise InferenceError(f"pixels in memory are uint8, from 0 to 255, got {tensor.dtype}")

@@ -58,12 +58,12 @@ class Predictor(ABC):
     Attributes:
         task: The task that the network was trained for, one of `ctxvision.tasks.registry.TASKS`.
         class_names: The names of the classes.
-        data_spec: What the network must know about its images or clips.
+        data_spec: The description of the images or clips that the network takes.
         module: The trained task of a checkpoint; ``None`` for a network that comes from anything else.
         network: The network itself; ``None`` for an exported file.
         exported: The exported file; ``None`` for a network that comes from anything else.
-        sample_name: What a person calls what is answered about, ``"image"`` or ``"video"``.
-        batch_size: How many images or videos a call computes at a time by default.
+        sample_name: The word for what an answer is about, ``"image"`` or ``"video"``.
+        batch_size: The number of images or videos that a call computes at a time by default.
         answer_type: The class of the answers.
     """
 
@@ -134,16 +134,17 @@ class Predictor(ABC):
         What cannot be read, and what the network has no finite number for, gets an answer with an ``error``.
 
         Args:
-            inputs: One of these, or any number of them: a path of a file; a path of a folder, which stands for the
-                files below it; of images, an image of PIL's, a NumPy array (H, W, C) or a torch tensor (C, H, W);
-                of videos, a NumPy array (T, H, W, 3) or a torch tensor (T, 3, H, W). Pixels are uint8.
-            batch_size: How many images or videos are computed at a time; by default `batch_size`.
-            workers: How many processes read files; by default one for each processor, at most 8, where there is
-                enough to read.
-            top_k: How many classes an answer about an image or a video names.
+            inputs: An input, or any number of inputs: a path of a file; a path of a folder, which stands for the
+                files below it; for images, an image of PIL's, a NumPy array (H, W, C) or a torch tensor (C, H, W);
+                for videos, a NumPy array (T, H, W, 3) or a torch tensor (T, 3, H, W). Pixels are uint8.
+            batch_size: The number of images or videos that are computed at a time; by default the attribute
+                `batch_size`.
+            workers: The number of processes that read files; by default one for each processor, at most 8, where
+                there is enough to read.
+            top_k: The number of classes that an answer about an image or a video names.
             threshold: The least score of an object that a detector reports.
-            clips: How many clips, spread over a video, are looked at and averaged.
-            crops: How many crops of a clip are looked at and averaged, 1 or 3.
+            clips: The number of clips, spread over a video, that are looked at and averaged.
+            crops: The number of crops of a clip that are looked at and averaged, 1 or 3.
 
         Returns:
             The answers in the order of the inputs, each computed when it is asked for: `Classes`, `Objects`,
@@ -166,7 +167,7 @@ class Predictor(ABC):
         """Yield the inputs one by one, and in the place of a folder the files below it.
 
         Args:
-            inputs: What a call takes.
+            inputs: The inputs, as a call takes them.
 
         Raises:
             InferenceError: A folder holds nothing that the network can answer about.

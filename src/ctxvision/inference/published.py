@@ -28,8 +28,8 @@ def open_published(model: str, *, trust: bool = False) -> nn.Module:
     """Let timm build what a published folder describes, once its weights and settings are seen to be harmless.
 
     Args:
-        model: A folder, or ``local-dir:`` or ``hf-hub:`` and a place.
-        trust: Let its settings ask for more than a network usually does.
+        model: The path of a folder, or ``local-dir:`` or ``hf-hub:`` and a place.
+        trust: Whether the settings may ask for more than a network usually does.
 
     Raises:
         InferenceError: The settings are not harmless, or timm cannot build the network.
@@ -79,7 +79,7 @@ def _check_settings(path: Path, trust: bool) -> None:
     """Check the images that a network asks for, and the arguments of its constructor.
 
     Raises:
-        TaskError: not JSON of the right kind, or beyond the limits.
+        TaskError: The file is not JSON of the right kind, or a setting is beyond the limits.
     """
     try:
         config = json.loads(path.read_bytes())

@@ -24,7 +24,7 @@ def ranking(probabilities: NDArray[np.floating], names: Sequence[str], top_k: in
     Args:
         probabilities: The probabilities of the N classes, (N,).
         names: The names of the N classes.
-        top_k: How many classes to return, if there are as many.
+        top_k: The number of classes to return, if there are as many.
     """
     best = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
     return tuple(Ranked(names[index], float(probabilities[index])) for index in best)

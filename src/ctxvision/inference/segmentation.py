@@ -114,7 +114,7 @@ def exported_segmenter(exported: Exported) -> Callable[[Tensor], Tensor]:
     The graph sees an image at once, or through the window that slides over it if the trained task has one.
 
     Args:
-        exported: The file of a segmentation network.
+        exported: The exported file of a segmentation network.
 
     Raises:
         KeyError: Its settings are incomplete.

@@ -39,7 +39,7 @@ class Clip(Answer):
         frames: The most probable class of each of the T frames of the middle view, with its probability.
         by_frame: The probabilities of all classes for these frames, (T, N).
         indices: The numbers of these frames in the video, from 0.
-        pixels: What the network saw of them, (T, H, W, 3) uint8.
+        pixels: The pixels of these frames as the network saw them, (T, H, W, 3) uint8.
     """
 
     sample_name = "video"

@@ -54,7 +54,7 @@ class Backbone(nn.Module, ABC):
         num_classes: Number of classes; 0 returns pooled features.
         in_chans: Number of channels of the image.
         drop_rate: Dropout probability before the classifier.
-        matcher: timm's patterns for layer-wise learning rates, by the names ``stem``, ``blocks`` and ``coarse``
+        matcher: Patterns of timm for layer-wise learning rates, by the names ``stem``, ``blocks`` and ``coarse``
             (whole stages).
     """
 
@@ -89,7 +89,7 @@ class Backbone(nn.Module, ABC):
         """Replace the classifier by a new one behind ``pool``.
 
         Raises:
-            ValueError: If it cannot stand there; nothing has changed then.
+            ValueError: If a classifier cannot stand there; nothing has changed then.
         """
 
     @abstractmethod
@@ -152,8 +152,9 @@ class Backbone(nn.Module, ABC):
 
         Args:
             x: Images, ``(B, in_chans, H, W)``.
-            indices: An integer ``n`` wants the last ``n`` stages, a list wants these stages, ``None`` wants all.
-            norm: Without effect, because there is no final norm over the map.
+            indices: Choice of the stages: an integer ``n`` wants the last ``n`` stages, a list wants these stages,
+                ``None`` wants all.
+            norm: Argument of timm's protocol that has no effect, because there is no final norm over the map.
             stop_early: Whether stages after the last wanted one are not computed.
             output_fmt: Layout of the features, only ``"NCHW"``.
             intermediates_only: Whether the final features are left out.

@@ -85,7 +85,7 @@ class ContextualNet(Backbone):
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
         in_chans: Number of channels of the image.
         drop_rate: Dropout probability before the head.
-        matcher: timm's patterns for layer-wise learning rates, by the names ``stem``, ``blocks`` and ``coarse``.
+        matcher: Patterns of timm for layer-wise learning rates, by the names ``stem``, ``blocks`` and ``coarse``.
     """
 
     stem_end: str
@@ -102,7 +102,7 @@ class ContextualNet(Backbone):
         """Add the class funnel and the head.
 
         Args:
-            plan: What is contextual in the network, and how wide it is.
+            plan: Plan that says what is contextual in the network, and how wide it is.
             paths: Names of the modules of the four stages.
             channels: Number of channels of the stem and of each of the four stages.
             norm: Norm of the pooled features; ``None`` if the plain network has none.
@@ -232,6 +232,13 @@ class ContextualNet(Backbone):
     def forward_stages(self, x: Tensor) -> ContextualOutput:
         """Return logits together with each stage's scores and class sets, and τ; `ContextualLoss` takes them.
 
+        Args:
+            x: Images, ``(B, in_chans, H, W)``.
+
+        Returns:
+            The logits, ``(B, num_classes)``, the scores and class sets of the stages, ``(B, N_i)`` each, and τ, a
+            scalar.
+
         Raises:
             ValueError: If the network has no classifier.
         """
@@ -254,10 +261,10 @@ class ContextualNet(Backbone):
         Args:
             number: Number of the stage, 1 to 4.
             x: Features that enter the stage, ``(B, C, H, W)``.
-            steps: What the earlier contextual stages found out; this stage's step is appended.
+            steps: Results of the earlier contextual stages; this stage's step is appended.
 
         Returns:
-            The prior, or ``None`` if the stage is not contextual.
+            The prior, ``(B, d)``, or ``None`` if the stage is not contextual.
         """
         if self.context is None or number not in self.contextual_stages:
             return None

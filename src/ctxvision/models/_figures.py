@@ -79,7 +79,7 @@ def count_macs(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> i
 
     Args:
         model: Any network that takes ``(1, C, H, W)``.
-        input_size: ``(C, H, W)`` in pixels.
+        input_size: Number of channels, height and width of the image, ``(C, H, W)``, the latter two in pixels.
     """
     parameter = next(model.parameters())
     image = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)

@@ -12,14 +12,14 @@ def build_network(network: Any, variant: str, pretrained: bool, **kwargs: Any) -
     """Build a network as `timm.models.build_model_with_cfg` does; weights behind an address are converted first.
 
     Args:
-        network: its class.
-        variant: its registered name.
-        pretrained: load the weights of its configuration.
-        **kwargs: those of `timm.models.build_model_with_cfg`.
+        network: Class of the network.
+        variant: Registered name of the network.
+        pretrained: Whether to load the weights of its configuration.
+        **kwargs: Further arguments of `timm.models.build_model_with_cfg`.
 
     Raises:
-        RuntimeError: there are no weights; the line says what to do instead.
-        CheckpointError: they cannot be had.
+        RuntimeError: There are no weights; the message says what to do instead.
+        CheckpointError: The weights cannot be had.
     """
     if not pretrained:
         return build_model_with_cfg(network, variant, False, **kwargs)

@@ -40,12 +40,12 @@ class CoTNet(ResidualNet):
         plain: The layer of all other blocks, ``"conv"`` for ResNet's 3x3 convolution or ``"se"`` for a 3x3
             split-attention convolution of radix 1 with SiLU.
         context: The contexts that the CoT layers fuse (Table 5), as in `CoTLayer`.
-        stem_width: 0 for ResNet's 7x7 stem and max-pool; otherwise the width of three 3x3 convolutions, of which
-            the last has twice as many channels. Without a max-pool every stage starts with stride 2.
+        stem_width: Width of the three 3x3 convolutions of a deep stem, of which the last has twice as many
+            channels; 0 for ResNet's 7x7 stem and max-pool. Without a max-pool every stage starts with stride 2.
         stem_pool: Whether a deep stem is followed by ResNet's max-pool.
         avg_down: Whether projection shortcuts start with an average pool, as in ResNet-D.
-        downsample: How a stride-2 block shrinks: ``"pool"`` is the convolution's stride, or an average pool before
-            a CoT layer; ``"blur"`` is a blur-pool after either layer.
+        downsample: Way in which a stride-2 block shrinks: ``"pool"`` is the convolution's stride, or an average
+            pool before a CoT layer; ``"blur"`` is a blur-pool after either layer.
         in_chans: Number of channels of the image.
         **kwargs: The other arguments of `ResidualNet`.
 

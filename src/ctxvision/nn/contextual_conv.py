@@ -185,7 +185,8 @@ class ContextualConv2d(nn.Module):
             prior: Contextual prior, ``(B, d)``; ``None`` if the layer was built without one.
 
         Returns:
-            ``Δw``, ``(B, C, k, k)``, ``Δp``, ``(B, 2 * k * k, H', W')``, and the mask, ``(B, k * k, H', W')``.
+            The weight offset ``Δw``, ``(B, C, k, k)``, the sampling offset ``Δp`` in pixels, ``(B, 2 * k * k, H',
+            W')``, and the mask, ``(B, k * k, H', W')``.
 
         Raises:
             ValueError: If a prior is missing, unexpected or of the wrong shape.

@@ -23,8 +23,8 @@ class ContextualLoss(nn.Module):
     Args:
         alpha: Weight of the losses of all stages but the last.
         label_smoothing: Share of the target that is spread evenly over the classes that a stage considers.
-        reduction: ``"mean"`` averages over the batch, including samples that contribute zero; ``"sum"`` adds;
-            ``"none"`` returns one loss per sample.
+        reduction: Way in which the losses of the samples become one: ``"mean"`` averages over the batch, including
+            samples that contribute zero; ``"sum"`` adds; ``"none"`` returns one loss per sample.
 
     Shape:
         A `ContextualOutput` and a target, ``(B,)`` class indices or ``(B, num_classes)`` probabilities, to a
@@ -59,7 +59,7 @@ class ContextualLoss(nn.Module):
             target: Class indices, ``(B,)`` integers, or probabilities, ``(B, num_classes)``.
 
         Returns:
-            A scalar, or ``(B,)`` without reduction.
+            The loss, a scalar, or ``(B,)`` without reduction.
         """
         batch, num_classes = output.logits.shape
         if target.shape not in ((batch,), (batch, num_classes)):

@@ -36,8 +36,8 @@ class CoTLayer(nn.Module):
         key_groups: Number of groups of the static context's convolution, 4, in CoTNeXt 8.
         groups: Number of groups of the three 1x1 convolutions before the fusion, 1, in CoTNeXt 2. With 2, ``x``
             and ``K1`` are interleaved channel by channel, and each half of the channels has its own maps.
-        context: ``"full"`` fuses both contexts. The ablations of Table 5 are ``"static"`` (only ``K1``),
-            ``"dynamic"`` (only ``K2``) and ``"linear"`` (``K1 + K2``).
+        context: Choice of the contexts: ``"full"`` fuses both. The ablations of Table 5 are ``"static"`` (only
+            ``K1``), ``"dynamic"`` (only ``K2``) and ``"linear"`` (``K1 + K2``).
 
     Shape:
         ``(B, C, H, W)`` to ``(B, C, H, W)``.

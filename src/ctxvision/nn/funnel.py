@@ -40,8 +40,9 @@ class ClassFunnel(nn.Module):
         head_hidden: Width inside the projection of the head.
         merge_hidden: Width inside the merging.
         ratios: Shares of ``num_classes`` that stages 1 to 4 consider.
-        selection: ``"reduce"`` narrows the classes step by step (the paper); ``"rerank"`` lets every step choose
-            among all of them again (the authors' released code, which calls it more stable).
+        selection: Choice of the classes that a step considers: ``"reduce"`` narrows the classes step by step (the
+            paper); ``"rerank"`` lets every step choose among all of them again (the authors' released code, which
+            calls it more stable).
     """
 
     def __init__(
@@ -109,11 +110,11 @@ class ClassFunnel(nn.Module):
         Args:
             stage: Number of the stage, 1 to 4.
             x: Features of the stage before, ``(B, C, H, W)``.
-            steps: What this method returned for the earlier contextual stages.
+            steps: Results of this method for the earlier contextual stages.
 
         Returns:
-            The classes that were scored, ``(B, n)``, or ``None`` if these were all, and their scores, the classes
-            that go on and the prior.
+            The classes that were scored, ``(B, n)`` int64, or ``None`` if these were all, and their scores, ``(B,
+            n)``, the classes that go on, ``(B, keep)`` int64, and the prior, ``(B, d)``.
         """
         classes = self._considered(steps)
         keep = class_counts(self.num_classes, self.ratios)[stage - 1]
@@ -125,10 +126,10 @@ class ClassFunnel(nn.Module):
 
         Args:
             x: Pooled features of the last stage, ``(B, C)``.
-            steps: What `narrow` returned for the contextual stages.
+            steps: Results of `narrow` for the contextual stages.
 
         Returns:
-            The logits, ``(B, num_classes)``, with the scores and class sets of every step.
+            The logits, ``(B, num_classes)``, with the scores and class sets of every step, each ``(B, N_i)``.
 
         Raises:
             ValueError: If the head was removed.

@@ -23,7 +23,7 @@ class ConvReplacement:
     Attributes:
         name: Name under which the network holds the convolution.
         aliases: Further names of the same convolution, if it is used several times.
-        old: The convolution, as it prints.
+        old: Text of the convolution, as it prints.
         new: Types of the layers that take its place, or ``None`` if it stays.
         reason: Why the convolution stays, or ``None`` if it is replaced.
     """
@@ -109,12 +109,12 @@ def replace_convs(model: nn.Module, kind: Kind, where: Where = None, **options: 
 
     Args:
         model: Network of timm, of torchvision or your own; load its weights first.
-        kind: ``"cot"``, ``"involution"`` or ``"contextual"``.
-        where: What to replace. ``None`` means everything outside the stem, as timm defines it; in other networks
-            the stem is the part with the first convolution, if that has at most 4 input channels. It can also be
-            one or a list of stage numbers, names of modules and patterns (``"layer3"``, ``"layer*.conv2"``), where
-            stage 1 has stride 4, as ResNet's ``layer1``, or a predicate ``(name, conv) -> bool``.
-            A convolution given by its own full name must be replaceable; whatever wider choices contain
+        kind: Kind of the new layers, ``"cot"``, ``"involution"`` or ``"contextual"``.
+        where: Choice of convolutions. ``None`` means everything outside the stem, as timm defines it; in other
+            networks the stem is the part with the first convolution, if that has at most 4 input channels. It can
+            also be one or a list of stage numbers, names of modules and patterns (``"layer3"``,
+            ``"layer*.conv2"``), where stage 1 has stride 4, as ResNet's ``layer1``, or a predicate ``(name, conv)
+            -> bool``. A convolution given by its own full name must be replaceable; whatever wider choices contain
             that cannot be replaced stays (`plan_replacements` lists it).
         **options: Options of the new layers. ``"cot"`` takes ``kernel_size``, ``groups``, ``key_groups`` and
             ``context``; ``"involution"`` takes ``kernel_size`` (7 in RedNet), ``group_channels`` and

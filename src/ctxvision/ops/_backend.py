@@ -32,9 +32,9 @@ class Backend:
     """One set of kernels on this machine.
 
     Attributes:
-        name: ``"native"``, ``"triton"`` or ``"torch"``.
+        name: Name of the backend, ``"native"``, ``"triton"`` or ``"torch"``.
         available: Whether it can run here at all.
-        reason: What it computes, or why it cannot.
+        reason: Description of what it computes, or the reason why it cannot.
     """
 
     name: Name
@@ -74,11 +74,12 @@ def use_backend(name: Name) -> Iterator[None]:
     Gradients are computed with the backend that is chosen when the backward pass runs.
 
     Args:
-        name: ``"native"``, ``"triton"`` or ``"torch"``, see `backends`.
+        name: Name of the backend, ``"native"``, ``"triton"`` or ``"torch"``, see `backends`.
 
     Raises:
         ValueError: If there is no such backend.
-        RuntimeError: If it cannot run on this machine; and, from the operator, if it cannot take the tensors.
+        RuntimeError: If the backend cannot run on this machine; and, from the operator, if it cannot take the
+            tensors.
 
     Example:
         >>> import torch

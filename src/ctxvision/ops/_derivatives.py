@@ -118,12 +118,13 @@ def fold_images(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """Fold the dimension of size ``size`` that `torch.vmap` runs over into the images, dimension 0.
 
     Args:
-        tensor: Tensor with the images in dimension 0 of each call; without ``dim`` all calls share it.
-        dim: Dimension of the calls, or ``None``.
+        tensor: Tensor ``(B, ...)`` with the images in dimension 0 of each call, and the calls in ``dim``; without
+            ``dim`` all calls share it.
+        dim: Position of the dimension of the calls, or ``None``.
         size: Number of calls.
 
     Returns:
-        A tensor with ``size`` times as many images in dimension 0.
+        A tensor ``(size * B, ...)`` with ``size`` times as many images in dimension 0.
     """
     calls = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
     return calls.flatten(0, 1)

@@ -23,7 +23,7 @@ def as_pair(value: int | Sequence[int], name: str, minimum: int) -> list[int]:
     """Return ``value`` as ``[vertical, horizontal]``.
 
     Raises:
-        ValueError: if it is not one or two integers, or one of them is below ``minimum`` or above 2³¹ - 1.
+        ValueError: If the value is not one or two integers, or one of them is below ``minimum`` or above 2³¹ - 1.
     """
     whole = (int, torch.SymInt)
     pair = list(value) if isinstance(value, Sequence) else [value, value]

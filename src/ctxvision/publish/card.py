@@ -24,15 +24,15 @@ class Facts:
     """What the card tells about a network.
 
     Attributes:
-        name: name of the published network.
-        repo: ``user/repo`` on the hub, if it goes there.
-        config: what `hub_config` returned.
-        parameters: number of parameters of the network.
-        macs: multiply-adds of one image of the network's input size.
-        provenance: what is known about the training of its checkpoint.
-        scores: measured scores, the best evidence first.
-        dataset: name of the data set; ``None`` if it is unknown.
-        license: identifier that the hub uses for the license of the weights; ``None`` if the author has not said.
+        name: Name of the published network.
+        repo: Name of the repository on the hub, ``user/repo``, if the network goes there.
+        config: Configuration that `hub_config` returned.
+        parameters: Number of parameters of the network.
+        macs: Number of multiply-adds for one image of the network's input size.
+        provenance: Facts that are known about the training of its checkpoint.
+        scores: Measured scores, the best evidence first.
+        dataset: Name of the data set; ``None`` if it is unknown.
+        license: Identifier that the hub uses for the license of the weights; ``None`` if the author has not said.
     """
 
     name: str

@@ -17,11 +17,11 @@ def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str
     """Describe a trained classifier as timm does (``architecture``, ``model_args``, ``pretrained_cfg``).
 
     Args:
-        task: task of a trained network, from `ctxvision.tasks.load_task`.
-        license: identifier of the license of its weights.
+        task: Task of a trained network, from `ctxvision.tasks.load_task`.
+        license: Identifier of the license of its weights.
 
     Raises:
-        PublishError: an argument of the network's constructor is not JSON.
+        PublishError: An argument of the network's constructor cannot be written as JSON.
     """
     spec, model = task.spec, task.model
     own = cast(Mapping[str, Any], model.pretrained_cfg)

@@ -44,23 +44,23 @@ def publish(
     images are compared with the task's, bit by bit.
 
     Args:
-        task: task from `ctxvision.tasks.load_task`, with the weights that ``ctxvision evaluate`` scores.
-        folder: path of the new folder; it may exist if it is empty.
-        provenance: facts about the training run.
-        scores: more figures that were measured, before those of the provenance.
-        name: name of the network on the card; by default the name of the folder.
-        repo: ``user/repo`` that the card says how to load it from.
-        dataset: name of the data set on the card; by default the name in the provenance.
-        license: identifier of the license of the weights, such as ``apache-2.0``; by default the one that the
+        task: Task from `ctxvision.tasks.load_task`, with the weights that ``ctxvision evaluate`` scores.
+        folder: Path of the new folder; it may exist if it is empty.
+        provenance: Facts about the training run.
+        scores: More figures that were measured, before those of the provenance.
+        name: Name of the network on the card; by default the name of the folder.
+        repo: Name of the repository, ``user/repo``, from which the card says how to load the network.
+        dataset: Name of the data set on the card; by default the name in the provenance.
+        license: Identifier of the license of the weights, such as ``apache-2.0``; by default the one that the
             provenance names, and without either the card says so.
-        overwrite: replace a folder that an earlier call wrote.
+        overwrite: Whether to replace a folder that an earlier call wrote.
 
     Returns:
-        What the card tells.
+        The facts that the card tells.
 
     Raises:
-        PublishError: it cannot be written there, or timm would load something else.
-        CheckpointError: weights are NaN or infinite.
+        PublishError: The folder cannot be written there, or timm would load something else.
+        CheckpointError: Weights are NaN or infinite.
     """
     folder = Path(folder)
     check_folder(folder, overwrite)
@@ -103,7 +103,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """Find out before the work whether the folder can be written.
 
     Raises:
-        PublishError: it cannot.
+        PublishError: The folder cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise PublishError(f"{folder}: is a file; name a folder to make")

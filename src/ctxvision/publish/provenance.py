@@ -44,13 +44,13 @@ class Score:
     """One measured figure.
 
     Attributes:
-        metric: ``"top-1 accuracy"`` or ``"top-5 accuracy"``.
-        value: score between 0 and 1.
-        split: part of the data set that was scored, such as ``"val"``.
-        measured_by: the command, for readers.
-        images: how many; ``None`` where that was not noted.
-        interval: confidence interval of 95 %, where it was computed.
-        data: name of the data set that was scored; ``None`` means the data set of the training.
+        metric: Name of the metric, ``"top-1 accuracy"`` or ``"top-5 accuracy"``.
+        value: Score between 0 and 1.
+        split: Part of the data set that was scored, such as ``"val"``.
+        measured_by: Command that measured the score, for readers.
+        images: Number of images that were scored; ``None`` where that was not noted.
+        interval: Confidence interval of 95 %, where it was computed.
+        data: Name of the data set that was scored; ``None`` means the data set of the training.
     """
 
     metric: str
@@ -67,16 +67,17 @@ class Provenance:
     """What the run folder of a checkpoint says about it.
 
     Attributes:
-        settings: of the training that another person could repeat; without paths and what belongs to a machine.
-        data: name of the data set, without its folder; ``None`` where no settings were found.
-        data_id: its name on the hub, where it comes from there.
-        recipe: its name, where one was used.
-        start: pretrained weights that the training began with, if any.
-        epoch: epoch after which the checkpoint was saved, counted from 1.
-        scores: validation scores after that epoch.
-        converted: a sentence that says which file of which project the weights were converted from, where they
-            were not trained here.
-        license: identifier of the license that the project states for them.
+        settings: Settings of the training that another person could repeat; without paths and what belongs to a
+            machine.
+        data: Name of the data set, without its folder; ``None`` where no settings were found.
+        data_id: Name of the data set on the hub, where it comes from there.
+        recipe: Name of the recipe, where one was used.
+        start: Pretrained weights that the training began with, if any.
+        epoch: Epoch after which the checkpoint was saved, counted from 1.
+        scores: Validation scores after that epoch.
+        converted: Sentence that says which file of which project the weights were converted from, where they were
+            not trained here.
+        license: Identifier of the license that the project states for them.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -96,11 +97,11 @@ def read_provenance(checkpoint: str | os.PathLike[str]) -> Provenance:
     Paths keep their last part only: they are the author's, not the readers'.
 
     Args:
-        checkpoint: a ``.ckpt`` file; one that was taken out of its run folder has no provenance. Or the name of a
-            network with pretrained weights.
+        checkpoint: Path of a ``.ckpt`` file, of which one that was taken out of its run folder has no provenance;
+            or name of a network with pretrained weights.
 
     Raises:
-        CheckpointError: it is damaged. What is damaged beside it is left out, with a warning.
+        CheckpointError: The checkpoint is damaged. What is damaged beside it is left out, with a warning.
     """
     if is_pretrained_name(os.fspath(checkpoint)):
         return _of_pretrained(os.fspath(checkpoint))
@@ -136,12 +137,12 @@ def read_scores(path: str | os.PathLike[str], task: ClassificationTask, checkpoi
     """Read what ``ctxvision evaluate --json`` has written about a checkpoint.
 
     Args:
-        path: path of the JSON file.
-        task: the checkpoint's.
-        checkpoint: its path, for comparison.
+        path: Path of the JSON file.
+        task: Task of the checkpoint.
+        checkpoint: Path of the checkpoint, for comparison.
 
     Raises:
-        PublishError: it is something else, or about another network.
+        PublishError: The file is something else, or about another network.
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ def check_upload(repo: str) -> None:
     """Find out before the work whether an upload can be tried: a name that is one, a token, a hub to reach.
 
     Raises:
-        PublishError: it cannot.
+        PublishError: The upload cannot be tried.
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -31,15 +31,15 @@ def upload(folder: str | os.PathLike[str], repo: str, *, private: bool = False) 
     """Upload all files of a folder in one commit; a model card that is there already stays.
 
     Args:
-        folder: folder that `publish` has made.
-        repo: ``user/repo``; made if it does not exist.
-        private: whether a new repository is.
+        folder: Folder that `publish` has made.
+        repo: Name of the repository, ``user/repo``; it is made if it does not exist.
+        private: Whether a new repository is private.
 
     Returns:
         The address of the repository.
 
     Raises:
-        PublishError: the hub cannot be reached, or refuses.
+        PublishError: The hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi
 

@@ -50,10 +50,10 @@ def create_app(
     """Build the application; its `Service` is ``app.state.service``, whose threads have started.
 
     Args:
-        networks: networks to serve, at least one.
-        limits: how much is taken.
-        access: who may ask; by default everybody who knows the server by a name of this machine.
-        examples: images to try.
+        networks: Networks to serve, at least one.
+        limits: Limits on what a request may take.
+        access: Rules that say who may ask; by default everybody who knows the server by a name of this machine.
+        examples: Images that the page offers to try.
 
     Examples:
         >>> import torch

@@ -28,12 +28,12 @@ class Batcher:
     """Runs a function over batches of items, in their order, on a thread of its own.
 
     Args:
-        run: a list of items to as many results.
-        batch: most items at a time.
-        queue: most items that wait; what is being run does not count.
-        max_wait: seconds that the first item of a batch waits for others.
-        observe: is told the size of every batch.
-        name: name of the worker thread.
+        run: Function from a list of items to a list of as many results.
+        batch: Largest number of items at a time.
+        queue: Largest number of items that wait; what is being run does not count.
+        max_wait: Time in seconds that the first item of a batch waits for others.
+        observe: Function that is called with the size of every batch.
+        name: Name of the worker thread.
 
     Examples:
         >>> doubled = Batcher(lambda items: [2 * item for item in items], batch=4, queue=8)
@@ -73,8 +73,8 @@ class Batcher:
         """Queue items; their futures may be cancelled as long as they wait.
 
         Raises:
-            QueueFullError: not all of them find room; then none is taken.
-            ClosedError: the thread ends.
+            QueueFullError: There is no room for all of them; then none is taken.
+            ClosedError: The thread ends.
         """
         return self._put([_Job(Future(), item) for item in items])
 
@@ -82,8 +82,8 @@ class Batcher:
         """Queue a function to be called on the thread between batches; it takes the room of one item.
 
         Raises:
-            QueueFullError: the queue has no room for it.
-            ClosedError: the thread ends.
+            QueueFullError: The queue has no room for the function.
+            ClosedError: The thread ends.
         """
         return self._put([_Job(Future(), work=work)])[0]
 

@@ -12,9 +12,9 @@ class Refusal(Exception):
 
     Attributes:
         status: HTTP status code of the answer.
-        code: a word for programs.
-        message: a line for people; nothing of what the client sent is in it.
-        headers: more headers of the answer.
+        code: Word by which programs know the reason.
+        message: Line for people; nothing of what the client sent is in it.
+        headers: Further headers of the answer.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:

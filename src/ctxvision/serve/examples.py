@@ -21,8 +21,8 @@ class ExampleImage:
     """An image as the page gets it.
 
     Attributes:
-        name: name that the page shows.
-        data: bytes of a PNG file.
+        name: Name that the page shows.
+        data: Bytes of a PNG file.
     """
 
     name: str
@@ -33,7 +33,7 @@ def of_folder(folder: str) -> list[ExampleImage]:
     """Read at most 24 images of a folder, evenly spread, scaled down to 1024 pixels.
 
     Raises:
-        ServeError: no such folder, or none that can be read.
+        ServeError: There is no such folder, or no image in it can be read.
     """
     if not Path(folder).is_dir():
         raise ServeError(f"--examples {folder}: no such folder")

@@ -33,7 +33,7 @@ def ranking(chances: Tensor, names: tuple[str, ...], top_k: int) -> list[dict[st
     """Return the most probable classes of probabilities (N,), the first in their order where they are equal.
 
     Raises:
-        FloatingPointError: they are not numbers.
+        FloatingPointError: The probabilities are not numbers.
     """
     if not chances.isfinite().all():
         raise FloatingPointError("the output of the network is NaN or infinite")
@@ -46,13 +46,13 @@ def explain(network: Network, image: Tensor, asked: int | None, top_k: int) -> b
     """Look into a network while it reads an image.
 
     Args:
-        network: one with a checkpoint.
-        image: its input, (C, H, W).
-        asked: class to explain and to follow; by default the answer.
-        top_k: classes of the ranking.
+        network: Network that has a checkpoint.
+        image: Normalised input of the network, (C, H, W).
+        asked: Class to explain and to follow; by default the answer.
+        top_k: Number of classes in the ranking.
 
     Returns:
-        JSON of `ctxvision.serve.schemas.ExplanationAnswer`.
+        The bytes of the JSON of `ctxvision.serve.schemas.ExplanationAnswer`.
     """
     task, names = network.task, network.spec.class_names
     assert task is not None

@@ -54,10 +54,10 @@ class Guard:
 
     Args:
         app: ASGI application behind the guard.
-        service: counts and the state of the server.
-        access: who may ask.
-        open_paths: paths that need no token.
-        timeout: seconds that a client may take to accept a piece of the answer.
+        service: Service that has the counts and the state of the server.
+        access: Rules that say who may ask.
+        open_paths: Paths that need no token.
+        timeout: Time in seconds that a client may take to accept a piece of the answer.
     """
 
     def __init__(

@@ -26,10 +26,10 @@ class Network:
     """A trained classifier.
 
     Attributes:
-        name: What clients call the network.
+        name: The name by which clients call the network.
         model: The registered name of the network.
-        spec: The classes, and how images are prepared.
-        compute: Returns the logits (B, N) of normalised images (B, C, H, W).
+        spec: The description of the classes, and of how images are prepared.
+        compute: The function from normalised images (B, C, H, W) to logits (B, N).
         task: The trained task of a checkpoint; a network that has none is not explained.
     """
 
@@ -61,7 +61,7 @@ def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = Fa
     """Open what a command line names: ``PATH``, or ``NAME=PATH``.
 
     Args:
-        words: Whatever `open_predictor` opens, each perhaps with a name.
+        words: The sources that `open_predictor` opens, each perhaps with a name.
         device: The device on which networks compute; exported files need the CPU.
         trust: Whether the makers of the files are trusted, see `open_predictor`.
 

@@ -39,17 +39,17 @@ def decode(data: bytes, spec: DataSpec, max_pixels: int, watch: Callable[[], Non
     What the bytes are is what the decoder finds; names and types that the client gave do not count.
 
     Args:
-        data: bytes of a file in one of `FORMATS`.
-        spec: description of the images that the network takes.
-        max_pixels: width times height, by the file's header, before any pixel is decoded.
-        watch: is called now and then; raises a `Refusal` to end the work.
+        data: Bytes of a file in one of `FORMATS`.
+        spec: Description of the images that the network takes.
+        max_pixels: Largest width times height, by the file's header, before any pixel is decoded.
+        watch: Function that is called now and then; it raises a `Refusal` to end the work.
 
     Returns:
-        Normalised, (C, H, W).
+        The normalised image, (C, H, W).
 
     Raises:
-        Refusal: 415 not such an image, 413 too many pixels, 422 damaged or of an unusable kind; or what `watch`
-            raises.
+        Refusal: The status is 415 for a file that is not such an image, 413 for too many pixels, and 422 for a
+            damaged image or one of an unusable kind; or it is what `watch` raises.
     """
     try:
         opened = open_picture(_Watched(data, watch), FORMATS)
@@ -74,7 +74,7 @@ def _require_cheap(image: ImageFile.ImageFile, data: bytes) -> None:
     """Refuse what decodes to no more pixels than others, but with far more time or memory.
 
     Raises:
-        Refusal: 415 a run-length coded BMP, 422 a JPEG of too many scans.
+        Refusal: The status is 415 for a run-length coded BMP, and 422 for a JPEG of too many scans.
     """
     # Pillow decodes them in Python, and their jumps may write hundreds of times the image's size
     if any(tile[0] == "bmp_rle" for tile in image.tile):

@@ -125,12 +125,12 @@ class Server(uvicorn.Server):
     """Ends at SIGTERM, SIGINT or SIGHUP when all that is being answered has been; new requests get 503 until then.
 
     Args:
-        config: uvicorn's configuration.
-        service: service behind the application, which is closed at the end.
-        ready: is called once connections are accepted.
+        config: Configuration of uvicorn.
+        service: Service behind the application, which is closed at the end.
+        ready: Function that is called once connections are accepted.
 
     Attributes:
-        stopped_by: the first signal.
+        stopped_by: Number of the first signal that came; ``None`` before.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], object]) -> None:
@@ -182,7 +182,7 @@ def bind(host: str, port: int) -> socket.socket:
     """Bind to an address before anything else is done.
 
     Raises:
-        ServeError: it is taken, or not of this machine.
+        ServeError: The address is taken, or not of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -214,9 +214,9 @@ def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], object]) -> in
     """Answer requests until a signal comes; returns its number.
 
     Args:
-        app: application from `create_app`.
-        bound: socket from `bind`; it is closed at the end.
-        ready: is called once connections are accepted.
+        app: Application from `create_app`.
+        bound: Socket from `bind`; it is closed at the end.
+        ready: Function that is called once connections are accepted.
     """
     service: Service = app.state.service
     # the header's size is looked at first; this is the second lock

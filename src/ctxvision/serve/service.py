@@ -30,14 +30,14 @@ class Service:
     """Some networks, each with a thread and a queue; threads that decode; counts.
 
     Args:
-        networks: networks to serve, at least one; requests that name none ask the first.
-        limits: how much is taken.
-        examples: images to try.
+        networks: Networks to serve, at least one; requests that name none ask the first.
+        limits: Limits on what a request may take.
+        examples: Images that the page offers to try.
 
     Attributes:
-        stopping: whether new requests are refused.
-        in_flight: requests that are being answered.
-        metrics: counters that the service updates.
+        stopping: Whether new requests are refused.
+        in_flight: Number of requests that are being answered.
+        metrics: Counters that the service updates.
     """
 
     def __init__(self, networks: Sequence[Network], limits: Limits, examples: Sequence[ExampleImage] = ()) -> None:
@@ -76,7 +76,7 @@ class Service:
         """Return the network that a client named, or the first.
 
         Raises:
-            Refusal: 404.
+            Refusal: There is no network of this name; the status is 404.
         """
         found = next(iter(self.networks.values())) if name is None else self.networks.get(name)
         if found is None:
@@ -178,9 +178,9 @@ class _Upload:
     """What a client sent, until nobody wants it any more.
 
     Args:
-        content_type: value of the request's Content-Type header.
-        end: deadline on the clock of `time.monotonic`.
-        timeout: seconds that it had, for the message.
+        content_type: Value of the request's Content-Type header.
+        end: Deadline in seconds on the clock of `time.monotonic`.
+        timeout: Time in seconds that the request had, for the message.
     """
 
     def __init__(self, content_type: str, end: float, timeout: float) -> None:

@@ -15,17 +15,17 @@ class Limits:
     """How much a server takes.
 
     Attributes:
-        max_bytes: largest body of a request in bytes, the headers of its parts included.
-        max_pixels: width times height of an image, before it is decoded.
-        max_images: most images in one request.
-        batch: images that the network reads at a time.
-        queue: images that may wait for a network; of more, a request is refused.
-        max_wait_ms: how long the first image of a batch waits for others.
-        timeout: seconds from the head of a request to its answer.
-        decoders: threads that read requests and decode images.
+        max_bytes: Largest body of a request in bytes, the headers of its parts included.
+        max_pixels: Largest width times height of an image, before it is decoded.
+        max_images: Largest number of images in one request.
+        batch: Number of images that the network reads at a time.
+        queue: Number of images that may wait for a network; of more, a request is refused.
+        max_wait_ms: Time in milliseconds that the first image of a batch waits for others.
+        timeout: Time in seconds from the head of a request to its answer.
+        decoders: Number of threads that read requests and decode images.
 
     Raises:
-        ServeError: a limit that lets nothing pass.
+        ServeError: A limit lets nothing pass.
     """
 
     max_bytes: int = 10 * 2**20
@@ -57,11 +57,11 @@ class Access:
     """Who may ask.
 
     Attributes:
-        token: secret that requests must carry as ``Authorization: Bearer …``; ``None`` lets everybody in.
-        hosts: names, in lower case and without port, that a ``Host`` header may have; ``None`` allows all.
+        token: Secret that requests must carry as ``Authorization: Bearer …``; ``None`` lets everybody in.
+        hosts: Names, in lower case and without port, that a ``Host`` header may have; ``None`` allows all.
 
     Raises:
-        ServeError: a token that is too short, or cannot be in a header.
+        ServeError: A token is too short, or cannot be in a header.
     """
 
     token: str | None = None
@@ -86,13 +86,13 @@ def access_for(host: str, token: str | None, allowed_hosts: tuple[str, ...], any
     """Decide who may ask a server that binds to ``host``.
 
     Args:
-        host: name or address to bind to.
-        token: see `Access`.
-        allowed_hosts: more names that browsers may know the server by.
-        anyone: whether the network may ask without a token.
+        host: Name or address to bind to.
+        token: Secret that requests must carry, see `Access`.
+        allowed_hosts: More names that browsers may know the server by.
+        anyone: Whether the network may ask without a token.
 
     Raises:
-        ServeError: others can reach it, and nothing keeps them out; or a token that does not do.
+        ServeError: Others can reach the server, and nothing keeps them out; or a token is not good enough.
     """
     here = is_loopback(host)
     if not here and token is None and not anyone:

@@ -101,15 +101,15 @@ def image_files(content_type: str, body: bytes, most: int, end: float, timeout: 
     """Take the files called ``image`` out of a multipart form.
 
     Args:
-        content_type: header of the request.
-        body: complete body of the request.
-        most: largest number of files.
-        end: deadline on the clock of ``time.monotonic``.
-        timeout: message for when that deadline has passed.
+        content_type: Value of the request's Content-Type header.
+        body: Complete body of the request.
+        most: Largest number of files.
+        end: Deadline in seconds on the clock of ``time.monotonic``.
+        timeout: Time in seconds that the request had, for the message.
 
     Raises:
-        Refusal: 415 another type, 400 not well formed, 422 too many files, none, an empty one or other parts,
-            503 too late.
+        Refusal: The status is 415 for another type, 400 for a form that is not well formed, 422 for too many
+            files, none, an empty one or other parts, and 503 where it is too late.
     """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":

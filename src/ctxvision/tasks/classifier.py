@@ -91,7 +91,7 @@ class ClassifierTask(Task):
 
         Args:
             scores: The logits or probabilities, (B, num_classes).
-            loss: The mean loss of the batch.
+            loss: The mean loss of the batch, a scalar.
             targets: The true classes, (B,).
         """
         self.val_mean.update(loss.expand(len(targets)))

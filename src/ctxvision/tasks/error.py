@@ -12,9 +12,9 @@ def require_own(what: str, args: Mapping[str, Any], taken: Mapping[str, str]) ->
     """Refuse what a task gives itself: passed on, it would collide, or silently lose.
 
     Args:
-        what: What the arguments are for, to be named in messages.
+        what: The purpose of the arguments, which messages name.
         args: The arguments as the user gave them.
-        taken: What to do instead, by the name of each argument that a task gives itself.
+        taken: The advice for each argument that a task gives itself, by its name.
 
     Raises:
         TaskError: One of those is among the arguments, or a name is not a text.

@@ -29,8 +29,9 @@ class FeatureBackbone(nn.Module):
         strides: The strides of the wanted feature maps, finest first; one that comes up twice stands for the last
             two maps of this stride, as networks have them whose later stages dilate.
         in_chans: The number of channels of the image.
-        norm: What the network's batch norms do: ``"frozen"`` has statistics, scale and shift fixed (Detectron),
-            ``"eval"`` only the statistics (MMDetection's ``norm_eval``), ``"batch"`` and ``"sync"`` train.
+        norm: The mode of the network's batch norms: ``"frozen"`` has statistics, scale and shift fixed
+            (Detectron), ``"eval"`` only the statistics (MMDetection's ``norm_eval``), ``"batch"`` and ``"sync"``
+            train.
         frozen_stages: The number of stages that are not trained: 1 fixes the stem and the first stage, 2 the
             second too, 0 trains all.
         drop_path_rate: The probability that stochastic depth leaves out a residual branch.
@@ -107,7 +108,7 @@ class FeatureBackbone(nn.Module):
             partial: Whether to load what fits, even of quite another network.
 
         Returns:
-            What was loaded into the whole network, whose classifier the backbone lacks.
+            The report of what was loaded into the whole network, whose classifier the backbone lacks.
 
         Raises:
             CheckpointError: The source is unusable or of another network; the backbone is unchanged.

@@ -96,7 +96,7 @@ def build_optimizer(
 
     Args:
         model: The network whose parameters are trained.
-        name: timm's.
+        name: The name of the optimiser in timm.
         lr: The highest learning rate.
         weight_decay: The weight decay of the other parameters.
         layer_decay: The ratio of the learning rates of neighbouring layers, as the model's ``group_matcher``
@@ -151,7 +151,7 @@ def build_schedule(
 
     Args:
         optimizer: The optimiser, whose groups all have ``lr``, or a ``lr_scale`` on it.
-        name: timm's.
+        name: The name of the schedule in timm.
         lr: The highest learning rate.
         epochs: The number of epochs of the run, warm-up included.
         steps_per_epoch: The number of optimiser steps of an epoch.

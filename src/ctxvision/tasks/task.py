@@ -81,9 +81,9 @@ class Task(LightningModule, ABC):
     Attributes:
         kind: The name of the task, as the checkpoint and `ctxvision.tasks.registry` call it.
         monitor: The validation metric for which a checkpoint is best; higher is better.
-        monitor_name: What a person calls this metric.
-        sample_name: What a person calls a sample.
-        defaults: How the network is optimised where the arguments do not say.
+        monitor_name: The words for this metric in messages.
+        sample_name: The word for a sample, such as ``"image"``.
+        defaults: The fields of `Optimization` where the arguments do not say.
         columns: The validation metrics for ``metrics.csv``.
         model: The network whose parameters are trained.
         data_spec: The description of the data as it travels in the checkpoint, see `spec`.
@@ -133,7 +133,7 @@ class Task(LightningModule, ABC):
             options: The object; an option that it does not have keeps its default.
 
         Raises:
-            TaskError: Unknown names, or options that do not fit.
+            TaskError: A name is unknown, or options do not fit.
         """
         given = {name: getattr(options, name) for name in cls.option_names() if hasattr(options, name)}
         return cls(model, spec.to_dict(), **given)  # type: ignore[call-arg] # subclasses take these
@@ -276,7 +276,7 @@ class Task(LightningModule, ABC):
         """Count the loss of a batch in the epoch's mean.
 
         Args:
-            loss: The mean loss of the batch.
+            loss: The mean loss of the batch, a scalar.
             samples: The number of samples of the batch.
             name: The name that the epoch's mean loss is logged under.
         """
@@ -297,7 +297,7 @@ class Task(LightningModule, ABC):
         """Count what was counted before the run was interrupted in the middle of this epoch.
 
         Args:
-            sums: `epoch_sums` of that time, added up over all processes.
+            sums: The values that `epoch_sums` returned at that time, added up over all processes.
         """
         mean = self.train_mean
         mean.mean_value = torch.as_tensor(mean.mean_value) + sums["loss"]

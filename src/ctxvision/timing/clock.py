@@ -75,15 +75,15 @@ def take_turns(
     """Time all candidates in rounds, A B C A B C.
 
     Args:
-        candidates: functions to time, by name.
-        device: device on which they compute.
-        repeats: Rounds, each with one sample per candidate.
-        seconds: No further round is started after this long, once there are `MIN_ROUNDS`.
-        one_call: Let a sample be one call, as percentiles of the latency need it, instead of the mean of as many
-            as `MIN_SAMPLE` asks for.
+        candidates: Functions to time, by name.
+        device: Device on which the functions compute.
+        repeats: Number of rounds, each with one sample per candidate.
+        seconds: Time in seconds after which no further round is started, once there are `MIN_ROUNDS`.
+        one_call: Whether a sample is one call, as percentiles of the latency need it, instead of the mean of as
+            many calls as `MIN_SAMPLE` asks for.
 
     Returns:
-        Seconds of one call, a sample for every round; those of one round stand at the same place.
+        Seconds of one call by candidate, a sample for every round; those of one round stand at the same place.
     """
     least = MIN_SAMPLE.get(device.type, MIN_SAMPLE["cpu"])
     once = {name: _once(candidate, device, least) for name, candidate in candidates.items()}

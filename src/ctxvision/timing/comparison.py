@@ -34,20 +34,21 @@ class Settings:
     """How networks are compared.
 
     Attributes:
-        models: names or paths of the networks to time, in the order of the table.
-        against: one of them that the others are compared with, by the fastest of its rows.
-        device: ``cpu`` or ``cuda``.
-        dtype: data type of weights and images.
-        size: height and width of the images in pixels; ``None`` means 224, or what a file says.
-        batches: images at a time, one run after the other.
-        layout: ``channels_last``, ``nchw``, or ``best`` of both for each network and batch.
-        compile: time what ``torch.compile`` makes of each network as well.
-        onnx: time what onnxruntime makes of each network as well.
-        repeats: rounds at most.
-        seconds: time for each row; no further round is started after that, once there are five.
-        threads: number of threads on the CPU.
-        memory: whether to measure it.
-        trust: model files, see `open_subject`.
+        models: Names or paths of the networks to time, in the order of the table.
+        against: Name or path of the network that the others are compared with, by the fastest of its rows.
+        device: Kind of device, ``cpu`` or ``cuda``.
+        dtype: Data type of weights and images.
+        size: Height and width of the images in pixels; ``None`` means 224, or the size that a file names.
+        batches: Numbers of images computed at a time, one run after the other.
+        layout: Memory layout of weights and images, ``channels_last``, ``nchw``, or ``best`` of both for each
+            network and batch.
+        compile: Whether to time what ``torch.compile`` makes of each network as well.
+        onnx: Whether to time what onnxruntime makes of each network as well.
+        repeats: Largest number of rounds.
+        seconds: Time for each row in seconds; no further round is started after it, once there are five.
+        threads: Number of threads on the CPU.
+        memory: Whether to measure the memory.
+        trust: Whether the makers of model files are trusted, see `open_subject`.
     """
 
     models: Sequence[str]
@@ -71,12 +72,12 @@ class _Entry:
     """One row in the making.
 
     Attributes:
-        model: name or path that the user gave.
-        runner: network that computes.
-        subject: the network, unless it could not be opened.
-        compute: function that `runner` has made, if it is not the network itself.
-        file: file that another process opens it from.
-        error: why there is nothing to time.
+        model: Name or path that the user gave.
+        runner: Name of what computes the network, one of `TORCH`, `COMPILED` and `ONNX`.
+        subject: The network, unless it could not be opened.
+        compute: Function that the runner has made, if it is not the network itself.
+        file: Path of the file that another process opens the network from.
+        error: Reason why there is nothing to time.
     """
 
     model: str
@@ -91,8 +92,8 @@ def compare(settings: Settings, say: Callable[[str], None] = lambda line: None) 
     """Time networks in turns; what fails has a row with its reason, and the others go on.
 
     Args:
-        settings: settings of the comparison.
-        say: is told what happens, where that takes long.
+        settings: Settings of the comparison.
+        say: Function that is called with a line about the progress, where that takes long.
 
     Returns:
         Rows with `COLUMNS`, by batch, network and runner.

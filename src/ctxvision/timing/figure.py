@@ -37,8 +37,8 @@ def draw(rows: Sequence[Row], format: str) -> bytes:
     """Draw rows that were timed, in their order, from top to bottom.
 
     Args:
-        rows: rows from `compare`.
-        format: ``"svg"``, ``"png"`` or ``"pdf"``.
+        rows: Rows from `compare`.
+        format: Format of the picture, ``"svg"``, ``"png"`` or ``"pdf"``.
     """
     # a gap where the batch changes
     places = [n + 0.6 * (len({row["batch"] for row in rows[: n + 1]}) - 1) for n in range(len(rows))]

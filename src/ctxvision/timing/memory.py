@@ -51,7 +51,7 @@ def peak_in_fresh_process(arguments: Mapping[str, Any]) -> float:
     """Return what `peak` measures, in a process that has held nothing else.
 
     Raises:
-        RuntimeError: it failed there; the message is the last line that it wrote.
+        RuntimeError: The measurement failed in that process; the message is the last line that it wrote.
     """
     command = [sys.executable, "-m", __name__, json.dumps(dict(arguments))]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -76,14 +76,14 @@ def peak(
     This process must not have held anything large before.
 
     Args:
-        file: name or path that `open_subject` takes.
-        size: height and width of the images in pixels.
-        device: device on which the network computes.
-        dtype: data type of weights and images.
-        layout: memory format of weights and images.
-        batch: images at a time.
-        threads: number of threads on the CPU.
-        trust: the file, see `open_subject`.
+        file: Name or path that `open_subject` takes.
+        size: Height and width of the images in pixels.
+        device: Device on which the network computes.
+        dtype: Data type of weights and images.
+        layout: Memory format of weights and images.
+        batch: Number of images computed at a time.
+        threads: Number of threads on the CPU.
+        trust: Whether the maker of the file is trusted, see `open_subject`.
     """
     from .subjects import open_subject
 

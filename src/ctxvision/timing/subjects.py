@@ -28,14 +28,14 @@ class Subject:
     """A network that is ready for images of one size.
 
     Attributes:
-        model: what the user calls it.
-        compute: of images (B, C, H, W).
-        input_size: (C, H, W).
-        device: where it computes.
-        dtype: of its images.
-        network: the module, or ``None`` where there is only a graph.
-        params: parameters, likewise.
-        macs: multiply-adds of one image, likewise.
+        model: Name or path of the network, as the user gave it.
+        compute: Function from images (B, C, H, W) to the network's output.
+        input_size: Number of channels, height and width of an image, (C, H, W), the latter two in pixels.
+        device: Device on which the network computes.
+        dtype: Data type of the weights and the images.
+        network: The module, or ``None`` where there is only a graph.
+        params: Number of parameters of the network, or ``None`` where there is only a graph.
+        macs: Number of multiply-adds for one image, or ``None`` where they were not counted.
     """
 
     model: str
@@ -53,9 +53,10 @@ class Subject:
         """Return a function that runs a batch of random images through the network, and waits for nothing.
 
         Args:
-            batch: images.
-            layout: of weights and images.
-            compute: instead of the network itself: what has been compiled from it.
+            batch: Number of images, B.
+            layout: Memory layout of the weights and the images, ``channels_last`` or ``nchw``.
+            compute: Function from images (B, C, H, W), compiled from the network, that is called instead of it; by
+                default the network itself is called.
         """
         images = torch.randn(
             batch, *self.input_size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
@@ -77,8 +78,8 @@ def check_name(model: str) -> None:
     """Find out before the work whether there is such a network.
 
     Raises:
-        TimingError: no such file.
-        TaskError: no such name; it suggests others.
+        TimingError: There is no such file.
+        TaskError: There is no network of this name; the message suggests others.
     """
     if Path(model).suffix.lower() in (".ckpt", *SUFFIXES):
         if not Path(model).is_file():
@@ -93,19 +94,19 @@ def open_subject(
     """Open a network for inference.
 
     Args:
-        model: a name of timm's, ours included, which gets random weights; ``local-dir:`` or ``hf-hub:`` and a
-            place; a ``.ckpt``, ``.onnx`` or ``.pt2`` file of this library.
-        size: height and width of the images; by default 224, or what a file says.
-        device: where it computes.
-        dtype: of weights and images.
-        settled: give random weights values with which every branch works, and count multiply-adds; both need
-            memory of their own.
-        trust: of files, see `ctxvision.inference.open_predictor`.
+        model: Name of a network of timm's, ours included, which gets random weights; ``local-dir:`` or ``hf-hub:``
+            and a place; or path of a ``.ckpt``, ``.onnx`` or ``.pt2`` file of this library.
+        size: Height and width of the images in pixels; by default 224, or the size that a file names.
+        device: Device on which the network computes.
+        dtype: Data type of the weights and the images.
+        settled: Whether to give random weights values with which every branch works, and to count multiply-adds;
+            both need memory of their own.
+        trust: Whether the maker of the file is trusted, see `ctxvision.inference.open_predictor`.
 
     Raises:
-        TimingError: it does not compute there, or so.
-        CheckpointError: the checkpoint cannot be used.
-        ExportError: the exported file cannot be used.
+        TimingError: The network does not compute on this device, with this data type or at this size.
+        CheckpointError: The checkpoint cannot be used.
+        ExportError: The exported file cannot be used.
     """
     if Path(model).suffix.lower() in SUFFIXES:  # of which no more is asked than the size of its images
         return _of_exported(model, open_exported(model, trust=trust), size, device, dtype)

@@ -33,16 +33,16 @@ def solve(
     """Share out a global batch exactly.
 
     Args:
-        batch_size: number of images per optimiser step, over all devices.
-        devices: number of devices on each node.
-        nodes: number of machines.
-        micro_batch: largest number of images that a device may compute with at a time; the largest part that
+        batch_size: Number of images per optimiser step, over all devices.
+        devices: Number of devices on each node.
+        nodes: Number of machines.
+        micro_batch: Largest number of images that a device may compute with at a time; the largest part that
             divides a device's share equally is taken, unless it is less than half of this limit. ``None`` is no
             limit.
-        accumulate: number of parts of a device's share; ``None`` lets it follow from the limit.
+        accumulate: Number of parts of a device's share; ``None`` lets it follow from the limit.
 
     Raises:
-        OptionError: it cannot be done; the message names the nearest sizes that can.
+        OptionError: The batch cannot be shared out so; the message names the nearest sizes that can.
     """
     everywhere = devices * nodes
     if batch_size % everywhere:

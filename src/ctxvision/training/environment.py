@@ -46,10 +46,10 @@ class Environment:
         Where the file cannot be written this is said: a run must not end for it.
 
         Args:
-            run: folder of the run.
-            trainer: trainer of the run, which knows the devices.
-            resumed: checkpoint that the run continues from, if any.
-            settings: options of the run; from here they come back if ``config.yaml`` is lost.
+            run: Folder of the run.
+            trainer: Trainer of the run, which knows the devices.
+            resumed: Checkpoint that the run continues from, if any.
+            settings: Options of the run; from here they come back if ``config.yaml`` is lost.
         """
         try:
             self._write(run, trainer, resumed, settings or {})

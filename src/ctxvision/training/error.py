@@ -21,8 +21,8 @@ class TrainingStopped(KeyboardInterrupt):
     """A signal, such as that of Ctrl-C, has ended a run where its state was whole.
 
     Args:
-        message: where the run stopped, and how it goes on.
-        signal_number: the signal.
+        message: Text that says where the run stopped, and how it goes on.
+        signal_number: Number of the signal.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -29,7 +29,7 @@ def read_git_state(folder: Path) -> GitState | None:
     It never fails: where git does not answer in time, the facts are ``None``.
 
     Returns:
-        ``None`` if there is no git, or the folder is in no repository.
+        The state of the repository; ``None`` if there is no git, or the folder is in no repository.
     """
     ends = time.monotonic() + _SECONDS
     root = _line(_ask(folder, ends, "rev-parse", "--show-toplevel"))

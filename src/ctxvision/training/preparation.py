@@ -37,19 +37,19 @@ def prepare(
     """Open the data, build the task and its network, and load the weights to start from.
 
     Args:
-        options: options of the run, complete.
-        plan: how the batch is shared out.
-        run: folder of the run.
-        resumed: checkpoint that the run continues from, if any; Lightning loads it later.
+        options: Options of the run, complete.
+        plan: Plan by which the batch is shared out.
+        run: Folder of the run.
+        resumed: Checkpoint that the run continues from, if any; Lightning loads it later.
 
     Returns:
         The options with the image size that the data have chosen, the data and the task.
 
     Raises:
-        TrainingError: the network does not take the images, or a resumed run would become another one.
-        DataError: the data cannot be used.
-        TaskError: a name or an argument is unknown, or the optimiser cannot train here.
-        CheckpointError: the weights to start from cannot be used.
+        TrainingError: The network does not take the images, or a resumed run would become another one.
+        DataError: The data cannot be used.
+        TaskError: A name or an argument is unknown, or the optimiser cannot train here.
+        CheckpointError: The weights to start from cannot be used.
     """
     data = options.open_data(plan.images)
     if resumed:
@@ -85,12 +85,12 @@ def build_task(options: TrainOptions, data: DataModule) -> Task:
     """Build the task with its network.
 
     Args:
-        options: options of the run, complete.
-        data: what ``options.open_data`` returned.
+        options: Options of the run, complete.
+        data: Data module that ``options.open_data`` returned.
 
     Raises:
-        TrainingError: the network cannot recompute its activations.
-        TaskError: a name or an argument is unknown, or the optimiser cannot train here.
+        TrainingError: The network cannot recompute its activations.
+        TaskError: A name or an argument is unknown, or the optimiser cannot train here.
     """
     require_optimizer(options.optimizer, options.optimizer_args)
     task = options.build_task(data)
@@ -111,7 +111,7 @@ def _require_fit(task: Task) -> tuple[str, ...]:
         Names of the batch norms that a single sample gives one value per channel.
 
     Raises:
-        TrainingError: the network refuses the sample.
+        TrainingError: The network refuses the sample.
     """
     given = task.hparams["model_args"]
     of_arguments = (TypeError, LookupError, AttributeError) if given else ()
@@ -140,7 +140,7 @@ def _require_same_options(options: TrainOptions, run: RunFolder) -> None:
     Where the options of the run cannot be read, its checkpoint alone says what the run is.
 
     Raises:
-        TrainingError: an option has changed.
+        TrainingError: An option has changed.
     """
     before = run.read_settings()
     for name, value in dataclasses.asdict(options).items():
@@ -156,8 +156,8 @@ def _require_same_task(task: Task, checkpoint: Path) -> None:
     """Refuse another network, or images of other classes or sizes.
 
     Raises:
-        TrainingError: the checkpoint is of another task.
-        CheckpointError: the checkpoint cannot be read.
+        TrainingError: The checkpoint is of another task.
+        CheckpointError: The checkpoint cannot be read.
     """
     previous = load_task(checkpoint, trust=True)
     if previous.kind != task.kind:

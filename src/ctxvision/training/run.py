@@ -30,26 +30,26 @@ def train(
     (level INFO), notes too (level WARNING).
 
     Args:
-        model: name of the network, as `ctxvision models` lists it.
-        data: folder of images or another source, or the name of embedded data such as ``"digits"``.
-        recipe: name of a paper's settings, as `ctxvision recipes` lists them.
-        out: run folder; ``None`` makes ``runs/MODEL-DATA-N`` with the first free number N.
-        task: name of the task, such as ``"detection"``; ``None`` takes the task of ``options`` or of the recipe,
+        model: Name of the network, as `ctxvision models` lists it.
+        data: Folder of images or another source, or the name of embedded data such as ``"digits"``.
+        recipe: Name of a paper's settings, as `ctxvision recipes` lists them.
+        out: Run folder; ``None`` makes ``runs/MODEL-DATA-N`` with the first free number N.
+        task: Name of the task, such as ``"detection"``; ``None`` takes the task of ``options`` or of the recipe,
             or classification.
-        resume: run folder, or checkpoint in one, to continue from; its settings then need not be repeated.
-        init_from: file, run folder or name of one of timm's pretrained networks whose weights the training starts
+        resume: Run folder, or checkpoint in one, to continue from; its settings then need not be repeated.
+        init_from: File, run folder or name of one of timm's pretrained networks whose weights the training starts
             from.
-        options: options of the task, such as `DetectionOptions`; those that differ from their defaults count.
-        more: single options by name, such as ``epochs=3``: the fields of the options class of the task.
+        options: Options of the task, such as `DetectionOptions`; those that differ from their defaults count.
+        more: Single options by name, such as ``epochs=3``: the fields of the options class of the task.
 
     Raises:
-        OptionError: an option is unknown, or has a value that it cannot have.
-        TrainingError: the run folder is in use, nothing can be resumed, or the training has failed.
-        TrainingStopped: a signal such as that of Ctrl-C (it is a `KeyboardInterrupt`) has ended the run; what it
+        OptionError: An option is unknown, or has a value that it cannot have.
+        TrainingError: The run folder is in use, nothing can be resumed, or the training has failed.
+        TrainingStopped: A signal such as that of Ctrl-C (it is a `KeyboardInterrupt`) has ended the run; what it
             has left can be resumed.
-        DataError: the data cannot be used.
-        TaskError: the network is unknown, or the training has failed.
-        CheckpointError: the weights to start from cannot be used.
+        DataError: The data cannot be used.
+        TaskError: The network is unknown, or the training has failed.
+        CheckpointError: The weights to start from cannot be used.
 
     Examples:
         >>> run = train("cotnet_micro", "digits", epochs=3, out="runs/first")  # doctest: +SKIP

@@ -36,13 +36,13 @@ def choose(options: TrainOptions) -> tuple[RunFolder, Path | None]:
     """Find the folder of a run; `held` makes it.
 
     Args:
-        options: options of the run.
+        options: Options of the run.
 
     Returns:
         The run folder, and the checkpoint to resume from if there is any.
 
     Raises:
-        TrainingError: the folder is in use, or holds nothing to resume.
+        TrainingError: The folder is in use, or holds nothing to resume.
     """
     if options.resume:
         return _resumed(Path(options.out or ".") if options.resume == "last" else Path(options.resume))
@@ -74,10 +74,10 @@ def held(run: RunFolder) -> Iterator[None]:
     is none.
 
     Args:
-        run: folder of the run.
+        run: Folder of the run.
 
     Raises:
-        TrainingError: the folder cannot be made, or another process is training there.
+        TrainingError: The folder cannot be made, or another process is training there.
     """
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -99,11 +99,11 @@ def locked(run: RunFolder, name: str = "") -> Iterator[None]:
     """Lock a run folder while this block lasts.
 
     Args:
-        run: run folder, which exists.
-        name: name of the run to remember there.
+        run: Run folder, which exists.
+        name: Name of the run to remember there.
 
     Raises:
-        TrainingError: another process holds the lock.
+        TrainingError: Another process holds the lock.
     """
     try:
         file = run.lock_file.open("a+")

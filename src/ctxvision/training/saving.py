@@ -28,7 +28,7 @@ class RunCheckpointIO(TorchCheckpointIO):
     What was ``last.ckpt`` becomes ``previous.ckpt``.
 
     Args:
-        run: folder of the run; it is not made anew if somebody has removed it.
+        run: Folder of the run; it is not made anew if somebody has removed it.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -38,12 +38,12 @@ class RunCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint in one step.
 
         Args:
-            checkpoint: what ``torch.save`` takes.
-            path: path of the checkpoint.
-            storage_options: not used.
+            checkpoint: Values of the checkpoint, as ``torch.save`` takes them.
+            path: Path of the checkpoint.
+            storage_options: Options of Lightning's interface, which are not used.
 
         Raises:
-            TrainingError: the file cannot be written; the older checkpoints are as they were.
+            TrainingError: The file cannot be written; the older checkpoints are as they were.
         """
         path = Path(path)
         try:
@@ -69,11 +69,11 @@ def set_aside(run: RunFolder, checkpoint: Path) -> None:
     The process can be killed between any two steps: until the last one the run continues as if it had not begun.
 
     Args:
-        run: folder of the run.
-        checkpoint: checkpoint that the run continues from; nothing happens if it is the newest.
+        run: Folder of the run.
+        checkpoint: Checkpoint that the run continues from; nothing happens if it is the newest.
 
     Raises:
-        TrainingError: a file cannot be written.
+        TrainingError: A file cannot be written.
     """
     last = run.last
     if checkpoint.name == last.name:
@@ -105,10 +105,10 @@ def disk_errors_explained(folder: Path) -> Iterator[None]:
     TensorBoard writes in a thread, whose error comes up again in the main thread and is not shown twice.
 
     Args:
-        folder: the run folder.
+        folder: The run folder.
 
     Raises:
-        TrainingError: the folder is gone, or a file in it cannot be written.
+        TrainingError: The folder is gone, or a file in it cannot be written.
     """
     before = threading.excepthook
 

@@ -41,14 +41,14 @@ def train_with(options: TrainOptions) -> Run:
     Afterwards signal handlers, environment variables and the states of the random number generators are as before.
 
     Args:
-        options: options of the run, complete.
+        options: Options of the run, complete.
 
     Raises:
-        TrainingError: the run folder is in use, nothing can be resumed, or the training has failed.
-        TrainingStopped: a signal has ended the run, which can be resumed.
-        DataError: the data cannot be used.
-        TaskError: the model is unknown, or the training has failed.
-        CheckpointError: the weights to start from cannot be used.
+        TrainingError: The run folder is in use, nothing can be resumed, or the training has failed.
+        TrainingStopped: A signal has ended the run, which can be resumed.
+        DataError: The data cannot be used.
+        TaskError: The model is unknown, or the training has failed.
+        CheckpointError: The weights to start from cannot be used.
     """
     with ExitStack() as until_end, _surroundings_restored():
         return _train(options, until_end)

@@ -27,11 +27,11 @@ def complete(given: Mapping[str, Any], kind: type[TrainOptions]) -> TrainOptions
     """Return the checked options of a run, with nothing left open.
 
     Args:
-        given: options by name, as the user and a resumed run have set them; they change what a recipe sets.
-        kind: options class of the task, see `options_class_of`.
+        given: Options by name, as the user and a resumed run have set them; they change what a recipe sets.
+        kind: Options class of the task, see `options_class_of`.
 
     Raises:
-        OptionError: an option is unknown, missing or has a value that it cannot have, or the recipe is unknown or
+        OptionError: An option is unknown, missing or has a value that it cannot have, or the recipe is unknown or
             does not fit.
     """
     from ctxvision.recipes import RecipeError, load_recipe
@@ -58,10 +58,10 @@ def options_class_of(given: Mapping[str, Any]) -> type[TrainOptions]:
     """Return the options class of a run's task: the task that is given, else the recipe's, else classification.
 
     Args:
-        given: options by name, among them perhaps ``task`` and ``recipe``.
+        given: Options by name, among them perhaps ``task`` and ``recipe``.
 
     Raises:
-        OptionError: there is no such task.
+        OptionError: There is no such task.
     """
     from ctxvision.recipes import RecipeError, load_recipe
 
@@ -82,10 +82,10 @@ def read_config(path: str) -> dict[str, Any]:
     """Read the options in a YAML file; no code in it is run.
 
     Args:
-        path: path of the file.
+        path: Path of the file.
 
     Raises:
-        OptionError: the file cannot be read, or holds no options.
+        OptionError: The file cannot be read, or holds no options.
     """
     from ctxvision.data.files import in_words
     from ctxvision.tasks.settings_file import SettingsFileError, read_settings_file
@@ -102,11 +102,11 @@ def resumed_options(given: Mapping[str, Any]) -> dict[str, Any]:
     A ``config.yaml`` that is damaged is mended from ``environment.json``, which has noted the options too.
 
     Args:
-        given: options by name; ``resume``, ``out`` and ``model`` count.
+        given: Options by name, of which ``resume``, ``out`` and ``model`` count.
 
     Raises:
         OptionError: ``resume`` and ``out`` name different folders, or no folder.
-        TrainingError: there is no run to resume, or its options are lost and ``given`` names none.
+        TrainingError: There is no run to resume, or its options are lost and ``given`` names none.
     """
     resume, out = given.get("resume"), given.get("out")
     if not resume:
@@ -151,7 +151,7 @@ def _typed(kind: type[TrainOptions], settings: Mapping[str, Any]) -> TrainOption
     """Return options whose values have the types that the class declares, as YAML and people write them.
 
     Raises:
-        OptionError: an option is unknown, or its value is of another type.
+        OptionError: An option is unknown, or its value is of another type.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
@@ -174,7 +174,7 @@ def explain_type(message: str) -> str:
     """Shorten jsonargparse's account of an option whose value is of the wrong type.
 
     Args:
-        message: what jsonargparse says; where it is about something else it comes back as it is.
+        message: Message of jsonargparse; where it is about something else it comes back as it is.
     """
     fields = (field for task in TASKS for field in dataclasses.fields(options_class(task)))
     types = {field.name: str(field.type) for field in fields}

@@ -25,16 +25,16 @@ class Trackers:
     """The loggers of a run, and the names under which its trackers know it.
 
     Args:
-        names: names of trackers, any of ``tensorboard`` and ``wandb``; ``csv`` stands for nothing beside
+        names: Names of trackers, any of ``tensorboard`` and ``wandb``; ``csv`` stands for nothing beside
             ``metrics.csv``. ``None`` is TensorBoard where it is installed.
-        run: folder of the run; a run that was tracked before continues under the same id.
-        settings: options of the run, which the trackers show.
+        run: Folder of the run; a run that was tracked before continues under the same id.
+        settings: Options of the run, which the trackers show.
 
     Attributes:
-        loggers: the loggers for Lightning's trainer.
+        loggers: Loggers for Lightning's trainer.
 
     Raises:
-        OptionError: a package is missing.
+        OptionError: A package is missing.
     """
 
     def __init__(self, names: Sequence[str] | None, run: RunFolder, settings: Mapping[str, Any]) -> None:

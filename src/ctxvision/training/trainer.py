@@ -36,12 +36,12 @@ def make_trainer(
     """Build the trainer of a run.
 
     Args:
-        options: options of the run, complete.
-        plan: how the batch is shared out.
-        epochs: number of epochs.
-        run: folder of the run.
-        task: task that will be trained; with the strategy fsdp its network is sharded when the processes have met.
-        loggers: loggers of the trackers.
+        options: Options of the run, complete.
+        plan: Plan by which the batch is shared out.
+        epochs: Number of epochs.
+        run: Folder of the run.
+        task: Task that will be trained; with the strategy fsdp its network is sharded when the processes have met.
+        loggers: Loggers of the trackers.
 
     Returns:
         The trainer, and the two of its callbacks that know how the run went.

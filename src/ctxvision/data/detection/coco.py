@@ -75,7 +75,7 @@ class CocoSet:
         category_ids: The id of each class in the annotation file; ids may have gaps.
         images: The images, in the order of the annotation file.
         annotations: The annotations of each image.
-        notes: What was wrong with the file, and what else a reader should know, one line each.
+        notes: The faults of the file, and what else a reader should know, one line each.
         open_image: The function that makes of a name what `read_image` reads; it travels to the workers.
         fingerprint: A digest of the names of the images, where they were split here.
         turned: Whether images are turned by an EXIF orientation of which their listed size does not tell.

@@ -35,7 +35,7 @@ def find_parts(root: Path, options: Mapping[str, str]) -> CocoPart | dict[str, C
     - Label Studio, FiftyOne, labelme: one ``.json`` in the folder itself, the images beside or below it.
 
     Args:
-        root: The folder.
+        root: The path of the folder.
         options: The options of DATA; ``train`` and ``val`` name the parts of COCO's layout.
 
     Returns:
@@ -115,7 +115,7 @@ class ImageFiles:
     an upload's prefix, other case or composition of accents. No spelling leads out of the folder.
 
     Args:
-        root: The folder.
+        root: The path of the folder that images are looked for in.
     """
 
     def __init__(self, root: Path) -> None:

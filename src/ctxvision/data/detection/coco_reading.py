@@ -50,7 +50,7 @@ def read_coco(
         masks: Whether objects need masks too.
         strict: Whether the first entry that would be left out raises an error.
         single_crowds: Whether objects that the file calls crowds are taken as single objects.
-        exif: What to do with EXIF orientations that no listed size tells about, see `find_turned`.
+        exif: The treatment of EXIF orientations that no listed size tells about, see `find_turned`.
 
     Raises:
         DataError: The file cannot be read, is not of this format, or has no usable images.

@@ -28,7 +28,7 @@ class DetectionDataset(Dataset[LoadedSample | BadImage]):
 
     Args:
         samples: The annotated images.
-        color_mode: PIL's mode.
+        color_mode: The mode of PIL's that an image is converted to.
         masks: Whether targets have masks.
         train: Whether targets are those for training; else they are those for evaluation.
         flip: The probability that a training image is mirrored.

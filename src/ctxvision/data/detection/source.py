@@ -23,7 +23,7 @@ class DetectionSource:
     """Where a detector's training and validation images come from; each part is read when it is first asked for.
 
     Attributes:
-        name: What the user called the source.
+        name: The name of the source, as the user gave it.
         read: The function that returns a part, ``"train"`` or ``"val"``.
         root: The folder that names begin with, so that they can be shown without it.
         may_flip: Whether an object seen in a mirror is still of its class; digits are not.
@@ -58,7 +58,7 @@ def find_detection(
         data: The DATA argument, the name of the source.
         masks: Whether objects need masks too.
         strict: Whether the first entry that cannot be used raises an error.
-        split: Which images of a single annotation file are held out.
+        split: The rule that says which images of a single annotation file are held out.
 
     Raises:
         DataError: There is no such source.

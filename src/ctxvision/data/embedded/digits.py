@@ -35,13 +35,13 @@ class DigitsData(DataModule):
     ``sklearn.datasets.load_digits`` ships it).
 
     Args:
-        image_size: The height and width after the enlargement.
+        image_size: The height and width after the enlargement, in pixels.
         in_chans: The number of channels: 3 repeats the grey channel, 1 keeps it.
         batch_size: The number of images that a process takes at a time.
         val_fraction: The share of each digit to hold out.
         split_seed: The seed that chooses which images are held out.
         seed: The seed of shuffling and of augmentation.
-        repeats: How often a training image comes up in a row, see `EpochSampler`.
+        repeats: The number of times that a training image comes up in a row, see `EpochSampler`.
         spec: The description of a trained network's data, whose size, channels and split replace those above.
         eval_split: The part that ``val_dataloader`` reads.
 
@@ -205,7 +205,7 @@ def held_out_digits(keys: Sequence[str], rule: SplitRule = DEFAULT_SPLIT) -> Ten
 
     Args:
         keys: The names that `digit_keys` returned.
-        rule: Which digits are held out.
+        rule: The rule that says which digits are held out.
     """
     held_out: set[str] = set()
     for name in CLASS_NAMES:

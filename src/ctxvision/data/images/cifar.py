@@ -63,7 +63,7 @@ def read_cifar(name: str, folder: str, *, split: SplitRule = DEFAULT_SPLIT) -> L
     Args:
         name: The name of the set, ``cifar10`` or ``cifar100`` (its 100 fine classes).
         folder: The folder that the archive was unpacked in, or the folder that came out of it.
-        split: Which classes there are; nothing is held out, since the test images are for validation.
+        split: The rule that names the classes; it holds nothing out, since the test images are for validation.
 
     Raises:
         DataError: The files are missing or damaged.

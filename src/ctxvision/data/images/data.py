@@ -28,14 +28,14 @@ class ImageData(DataModule):
 
     Args:
         source: A folder, a ``.csv`` or ``.tar`` file, ``hf:NAME``, or another source of `find_images`.
-        image_size: The height and width of the network's input; by default those of the images where all are alike
-            and small (CIFAR: 32), else 224.
+        image_size: The height and width of the network's input in pixels; by default those of the images where all
+            are alike and small (CIFAR: 32), else 224.
         in_chans: The number of channels: 3 for RGB, 1 for grey.
         val_fraction: The share of each class to hold out where the source has no validation part.
         split_seed: The seed that chooses which images are held out.
-        repeats: How often a training image comes up in a row, each time augmented differently; an epoch keeps its
-            length and so sees fewer images (repeated augmentation, see `EpochSampler`).
-        auto_augment: timm's augmentation policy for training, as a string; ``None`` applies none.
+        repeats: The number of times that a training image comes up in a row, each time augmented differently; an
+            epoch keeps its length and so sees fewer images (repeated augmentation, see `EpochSampler`).
+        auto_augment: The augmentation policy for training, in timm's notation; ``None`` applies none.
         color_jitter: The strength of random colour changes in training.
         random_erasing: The probability that a rectangle of a training image is replaced by noise.
         crop_scale: The smallest share of an image that a training crop covers.

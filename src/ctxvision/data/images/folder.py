@@ -19,9 +19,9 @@ class FileKind(NamedTuple):
     """A kind of files that classes are made of.
 
     Attributes:
-        name: What a person calls one.
+        name: The word for one such file.
         is_wanted: The function that tells by the name of a file whether it is one.
-        hints: What helps with other files, by suffix.
+        hints: The advice about other files, by suffix.
     """
 
     name: str
@@ -40,8 +40,9 @@ def scan_folder(root: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLI
     that Kaggle's archive makes, and ``val/`` may be flat, see `imagenet`.
 
     Args:
-        root: The folder.
-        split: Which images are held out where there is no validation folder, and which classes there are.
+        root: The path of the folder.
+        split: The rule that says which images are held out where there is no validation folder, and which classes
+            there are.
 
     Raises:
         DataError: There is no such folder, it holds no classes or no images, or it has classes that the network or
@@ -99,7 +100,7 @@ def by_class(root: Path, notes: list[str], files: FileKind) -> Found:
 
     Args:
         root: The folder of the class folders.
-        notes: What a reader should know; what is left out is added.
+        notes: The lines that a reader should know; what is left out is added.
         files: The kind of files that are wanted.
 
     Raises:

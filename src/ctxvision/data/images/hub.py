@@ -32,8 +32,8 @@ def read_hub(
         name: A path, of what ``save_to_disk`` wrote, a Parquet file, or a folder of these or of images; or else a
             name on the hub, with ``:CONFIG`` after it where it has several.
         options: The options of DATA: ``image`` and ``label`` name columns, ``train`` and ``val`` name splits.
-        split: Which samples are held out where only one split has labels, and which classes there are. Rows are
-            known by their numbers.
+        split: The rule that says which samples are held out where only one split has labels, and which classes
+            there are. Rows are known by their numbers.
 
     Raises:
         DataError: The package is missing, the data set cannot be loaded, or its columns cannot be told.

@@ -45,7 +45,8 @@ def names_of(folders: Iterable[str], root: Path, class_names: Sequence[str] | No
         class_names: The classes of a trained network, whose names win.
 
     Returns:
-        Class name by synset; the synset itself where no words are at hand. Empty for any other folder.
+        The class name by synset; the synset itself where no words are at hand. The result is empty for any other
+        folder.
     """
     folders = list(folders)
     if not folders or not all(map(_SYNSET.fullmatch, folders)):
@@ -63,7 +64,7 @@ def flat_validation(folder: Path, root: Path) -> Found | None:
     line, torchvision's ``meta.bin``, or the development kit's ground truth with its ``meta.mat``.
 
     Returns:
-        Images by synset; ``None`` where the images lie in class folders.
+        The images by synset; ``None`` where the images lie in class folders.
 
     Raises:
         DataError: There is no such file, or it does not fit the images.

@@ -86,7 +86,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
     Hidden files and folders are left out; links are followed, loops of links are not.
 
     Returns:
-        Paths that begin with ``folder``, sorted.
+        The paths of the images, which begin with ``folder``, sorted.
     """
     return list_image_files(folder).files
 
@@ -116,7 +116,7 @@ def read_image(
         source: The path or the open file of an image in one of `FORMATS`, whatever its suffix says; or an image of
             PIL's.
         color_mode: The mode to convert the image to, ``"RGB"`` or ``"L"``.
-        name: What to call the image in errors; by default its path.
+        name: The name of the image in errors; by default its path.
         size: The width and height that annotations are for: where only the picture as it is stored has them, it is
             not turned by its EXIF orientation.
         turned: Whether the image is turned where the stored and the turned picture both have that size.

@@ -84,8 +84,8 @@ def scan_shard(
         label: The suffix of the labels, or ``json.FIELD``.
 
     Returns:
-        The samples that have an image, how many other files there are by kind, and what is wrong with the tar
-        file: empty if nothing is.
+        The samples that have an image, the number of other files by kind, and the fault of the tar file: empty if
+        there is none.
     """
     from webdataset.tariterators import base_plus_ext
 

@@ -45,8 +45,8 @@ def read_shards(
             there); ``image`` and ``label`` are the suffixes of these files, and ``label=json.FIELD`` a field;
             ``classes`` is a file with the names of the classes 0, 1, …, one per line.
         strict: Whether a shard that is truncated, or a sample without an image or a label, raises an error.
-        split: Which samples are held out where no shards are named for validation, and which classes there are.
-            Samples are known by the names of their shards and files.
+        split: The rule that says which samples are held out where no shards are named for validation, and which
+            classes there are. Samples are known by the names of their shards and files.
 
     Raises:
         DataError: The package is missing, there are no such shards, none of the samples has a label, or two have

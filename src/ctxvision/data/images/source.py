@@ -35,7 +35,8 @@ def find_images(
 
     Args:
         data: The DATA argument, the name of the source.
-        split: Which samples are held out where the source has no validation part, and which classes there are.
+        split: The rule that says which samples are held out where the source has no validation part, and which
+            classes there are.
         strict: Whether a sample that is listed but cannot be used raises an error.
 
     Raises:

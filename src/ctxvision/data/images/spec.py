@@ -57,13 +57,14 @@ class DataSpec(ImageSpec):
         """Return timm's transform for training: a random resized crop, a horizontal flip, and more on request.
 
         Args:
-            auto_augment: timm's policy as a string, for example ``rand-m9-mstd0.5-inc1``; ``None`` applies none.
+            auto_augment: The policy of augmentation in timm's notation, for example ``rand-m9-mstd0.5-inc1``;
+                ``None`` applies none.
             color_jitter: The strength of random changes of brightness, contrast and saturation.
             random_erasing: The probability that a rectangle of an image is replaced by noise.
             crop_scale: The smallest share of an image that a crop covers; the largest is all of it.
 
         Returns:
-            A function that makes a PIL image (C, H, W).
+            A function from a PIL image to a tensor (C, H, W).
         """
         transform: Transform = create_transform(
             self.input_size,

@@ -25,11 +25,11 @@ def find_turned(listed: Listed, exif: Exif) -> tuple[bool, list[str]]:
     Args:
         listed: The path of each image, and the (width, height) that its annotations are for, or the path of its
             mask.
-        exif: What to do with images whose sizes do not tell: ``apply`` turns them, ``ignore`` does not, ``auto``
+        exif: The treatment of images whose sizes do not tell: ``apply`` turns them, ``ignore`` does not, ``auto``
             does as the others of the set.
 
     Returns:
-        Whether images whose sizes do not tell are to be turned; and what a reader should know.
+        Whether images whose sizes do not tell are to be turned; and the lines that a reader should know.
     """
     told: dict[bool, list[str]] = {True: [], False: []}
     untold: list[str] = []

@@ -20,8 +20,8 @@ class PixelAugmentation:
     All random numbers come from torch's global generator, so that who seeds it fixes the result.
 
     Args:
-        crop_size: The height and width of the result; smaller images are padded at the right and below with 255 in
-            the mask.
+        crop_size: The height and width of the result in pixels; smaller images are padded at the right and below
+            with 255 in the mask.
         scale: The smallest and the largest factor on both sides.
         max_category_ratio: The largest share of the labelled pixels that one class may take; a crop in which it
             takes more is drawn again, up to ten times.

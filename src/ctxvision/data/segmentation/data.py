@@ -42,7 +42,7 @@ def find_pixels(data: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLI
 
     Args:
         data: The DATA argument, the name of the source.
-        split: Which images are held out where a folder has no validation part.
+        split: The rule that says which images are held out where a folder has no validation part.
 
     Raises:
         DataError: There is no such source, or its contents cannot be used.
@@ -71,8 +71,8 @@ class SegmentationData(DataModule):
 
     Args:
         source: A source of `find_pixels`.
-        crop_size: The height and width of training crops; by default what the source suggests, or the size of the
-            first image up to 512.
+        crop_size: The height and width of training crops in pixels; by default what the source suggests, or the
+            size of the first image up to 512.
         in_chans: The number of channels: 3 for RGB, 1 for grey.
         eval_batch_size: The number of images that a process evaluates at a time.
         scale: The smallest and the largest random factor on the size of a training image.
@@ -192,7 +192,7 @@ class PixelDataset(Dataset[LoadedSample | BadImage]):
     """Reads images with their masks, checks and transforms them.
 
     Args:
-        found: The set that the pairs are of: how names are opened, and what the values of masks mean.
+        found: The set that the pairs belong to; it says how names are opened, and what the values of masks mean.
         pairs: The names of the images and of their masks.
         spec: The colour mode and the normalisation.
         augmentation: The augmentation for training; ``None`` leaves images and masks as they are.

@@ -30,7 +30,7 @@ def read_mask(source: str | Image.Image, table: NDArray[np.int16], name: str) ->
     Args:
         source: The path of a PNG, BMP, GIF or TIFF file, or an image of PIL's.
         table: The class of each value, (256,), below 0 for values that no mask may have.
-        name: What to call the mask in errors.
+        name: The name of the mask in errors.
 
     Returns:
         An image of 8 bits: classes, and 255 where there is none.

@@ -44,7 +44,7 @@ class PixelSet:
         tables: Tables (256,) from a mask's values to classes, by the end of the mask's name, -1 for values that no
             mask may have; other masks hold classes.
         bad: The reason by name, for files that have no counterpart.
-        notes: What a reader should know about the source, one line each.
+        notes: The lines that a reader should know about the source.
         fingerprint: A digest of the names of a set that was split here; empty where it came in two parts.
         turned: Whether images are turned by an EXIF orientation of which their mask's size does not tell.
         may_flip: Whether the mirror image of an object is still of its class.
@@ -83,8 +83,8 @@ def scan_pixel_folder(root: Path, *, split: SplitRule = DEFAULT_SPLIT) -> PixelS
     every pixel, or 255. The classes are the lines of ``classes.txt``.
 
     Args:
-        root: The folder.
-        split: Which images are held out where there is no validation folder.
+        root: The path of the folder.
+        split: The rule that says which images are held out where there is no validation folder.
 
     Raises:
         DataError: A folder or a file is missing, or nothing is left to train on or to validate on.

@@ -31,7 +31,7 @@ class Survey:
         ignored: Whether a pixel of a mask that can be used is 255.
         empty: The masks without a class.
         bad: The reason by name, for masks that cannot be used.
-        palettes: For each value, the first mask with a palette that shows it, and its colour there.
+        palettes: The first mask with a palette that shows a value, and its colour there, for each value.
         clash: Two masks that show a value in different colours, as a text; empty if there are none.
     """
 

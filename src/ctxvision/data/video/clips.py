@@ -82,7 +82,7 @@ def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, 
 
     Args:
         pixels: The frames, (T, H, W, 3) uint8.
-        size: The height and width of the result.
+        size: The height and width of the result in pixels.
         generator: The generator of the random numbers.
         flip: Whether half of the clips are mirrored left and right; they must not be where a class is a direction.
         crop: Whether a random part is cut out; otherwise the centre is.
@@ -117,7 +117,7 @@ def view_crops(pixels: Frames, size: Sequence[int], crop_pct: float, crops: int)
 
     Args:
         pixels: The frames, (T, H, W, 3) uint8.
-        size: The height and width of the result.
+        size: The height and width of the result in pixels.
         crop_pct: The share of a picture that a crop keeps: pictures are resized to ``size / crop_pct`` before.
         crops: The number of parts, 1 or 3.
 

@@ -33,13 +33,14 @@ class VideoData(DataModule):
 
     Args:
         source: A folder, a ``.csv`` or ``.tsv`` file, or ``moving-digits``.
-        image_size: The height and width of the network's input; by default 224, and that of the embedded clips.
+        image_size: The height and width of the network's input in pixels; by default 224, and that of the embedded
+            clips.
         frames: The number of frames of a clip.
         val_fraction: The share of each class to hold out where the source has no validation part.
         split_seed: The seed that chooses which videos are held out.
         flip: Whether half of the training videos are mirrored; by default they are, unless the classes are
             directions as those of the embedded clips are.
-        crop: Whether training crops at random; by default it does, unless the classes are directions.
+        crop: Whether random parts are cut out in training; by default they are, unless the classes are directions.
         test_clips: The number of clips spread over each video that is evaluated; their probabilities are averaged.
         test_crops: The number of parts cut out of each of these clips: 1, the centre, or 3 along the long side.
         class_names: The classes in the order of a run that is resumed; by default in the order of the source.

@@ -26,7 +26,7 @@ class Index(NamedTuple):
     """The frames of a video by number.
 
     Attributes:
-        times: The time at which each frame is shown, increasing.
+        times: The time at which each frame is shown, increasing, in units of the track's time base.
         keys: The frames from which decoding can begin.
     """
 
@@ -101,7 +101,7 @@ def count_frames(path: str, size: int, changed: int) -> int:
     Args:
         path: The path of the file.
         size: The size of the file in bytes.
-        changed: When the file was changed, in nanoseconds; a file that has changed is counted anew.
+        changed: The time at which the file was changed, in nanoseconds; a file that has changed is counted anew.
 
     Raises:
         BadVideoError: There is no frame, or there are more than `MAX_FRAMES`.

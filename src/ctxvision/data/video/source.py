@@ -79,7 +79,8 @@ def find_videos(
 
     Args:
         data: The DATA argument, the name of the source.
-        split: Which samples are held out where the source has no validation part, and which classes there are.
+        split: The rule that says which samples are held out where the source has no validation part, and which
+            classes there are.
         strict: Whether a video that is listed but cannot be used raises an error.
         frames: The number of frames of each video that are looked at.
 

@@ -26,7 +26,7 @@ class BadVideoError(BadImageError):
 
     Attributes:
         path: The path of the file.
-        reason: What is wrong with the file, in one line.
+        reason: The fault of the file, described in one line.
     """
 
 

@@ -26,15 +26,15 @@ class Metadata:
     """Plain values, stored as JSON under the key ``ctxvision``.
 
     Attributes:
-        model: registered name of the network.
-        task: kind of task that it was trained for, as `ctxvision.tasks` calls it.
-        data_spec: ``to_dict`` of the task's `DataSpec`, `SegmentationSpec`, `ClipSpec` or `DetectionSpec`: class
-            names and, except for detection, input size and normalisation.
-        dynamic_batch: whether it takes any number of images.
-        dynamic_size: whether it takes any height and width.
-        quantization: ``"int8"``, or ``"none"``.
-        version: version of this library that wrote the file.
-        settings: further settings that a task needs around the graph, see `ctxvision.export.from_task`.
+        model: Registered name of the network.
+        task: Kind of task that the network was trained for, as `ctxvision.tasks` calls it.
+        data_spec: Description of the data, ``to_dict`` of the task's `DataSpec`, `SegmentationSpec`, `ClipSpec` or
+            `DetectionSpec`: class names and, except for detection, input size and normalisation.
+        dynamic_batch: Whether the graph takes any number of images.
+        dynamic_size: Whether the graph takes any height and width.
+        quantization: Kind of quantisation, ``"int8"``, or ``"none"``.
+        version: Version of this library that wrote the file.
+        settings: Further settings that a task needs around the graph, see `ctxvision.export.from_task`.
     """
 
     model: str
@@ -55,12 +55,12 @@ class Metadata:
         """Read what `to_json` wrote.
 
         Args:
-            text: JSON text.
-            where: the file, for messages.
-            trust: let its settings ask for more than a network usually does.
+            text: Text in JSON that `to_json` returned.
+            where: The file, for messages.
+            trust: Whether the settings may ask for more than a network usually does.
 
         Raises:
-            ExportError: it is something else.
+            ExportError: The text is something else.
         """
         try:
             values = json.loads(text)

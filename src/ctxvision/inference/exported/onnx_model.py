@@ -30,8 +30,8 @@ def require_harmless(path: str | os.PathLike[str]) -> None:
     """Refuse a graph that reads other files, repeats itself without end, or whose weights are no numbers.
 
     Raises:
-        ExportError: it does, or it is damaged.
-        ImportError: the extra ``[export]`` is missing.
+        ExportError: The graph does one of these, or the file is damaged.
+        ImportError: The extra ``[export]`` is missing.
     """
     import onnx
 

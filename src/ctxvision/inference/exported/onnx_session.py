@@ -17,7 +17,7 @@ def open_session(path: str | os.PathLike[str]) -> "onnxruntime.InferenceSession"
     """Open an ONNX file with onnxruntime on the CPU, with as many threads as torch uses.
 
     Raises:
-        ExportError: it is none, or damaged.
+        ExportError: The file is not an ONNX file, or is damaged.
     """
     import onnxruntime
 
@@ -34,7 +34,7 @@ def run_session(session: "onnxruntime.InferenceSession", *inputs: Tensor) -> tup
     """Compute what the graph returns, for images (B, C, H, W): logits (B, N).
 
     Raises:
-        ExportError: it takes other images.
+        ExportError: The graph takes images of another shape.
     """
     named = zip(session.get_inputs(), inputs, strict=True)
     feed = {place.name: np.ascontiguousarray(given.numpy()) for place, given in named}

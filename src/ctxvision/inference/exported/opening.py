@@ -18,9 +18,10 @@ class Exported:
     """A network that needs neither its checkpoint nor its code.
 
     Attributes:
-        path: of its file.
-        metadata: what the file says about itself.
-        run: the graph's outputs for its inputs, on the CPU; for detectors see `DetectorGraph`.
+        path: Path of the exported file.
+        metadata: Description of the network that the file holds.
+        run: Function that computes the graph's outputs from its inputs, on the CPU. It maps images (B, C, H, W) or
+            clips (B, T, C, H, W) to logits first; for detectors see `DetectorGraph`.
     """
 
     path: Path
@@ -28,28 +29,34 @@ class Exported:
     run: Callable[..., tuple[Tensor, ...]]
 
     def compute(self, images: Tensor) -> Tensor:
-        """Return the graph's first output, as the graph takes batches."""
+        """Return the graph's first output for images (B, C, H, W) or clips (B, T, C, H, W), all of them at once.
+
+        The output is logits, (B, N), or of a segmentation network (B, N, H, W). B must be 1 where the file
+        takes no batches.
+        """
         return self.run(images)[0]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits of normalised images or clips; one by one where the file takes no batches.
 
         Args:
-            images: (B, C, H, W), of clips (B, T, C, H, W).
+            images: Normalised images, (B, C, H, W), or clips, (B, T, C, H, W).
 
         Returns:
-            (B, N), of segmentation (B, N, H, W).
+            Logits of N classes, (B, N), or of a segmentation network (B, N, H, W).
 
         Raises:
-            ExportError: images of another size.
+            ExportError: The images have another size than the graph takes.
         """
         return self.all_outputs(images)[0]
 
     def all_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return all outputs; of clips the logits of their frames (B, T, N) come second.
+        """Return all outputs for images (B, C, H, W), or clips (B, T, C, H, W).
+
+        The logits of clips, (B, N), are followed by the logits of their frames, (B, T, N).
 
         Raises:
-            ExportError: images of another size.
+            ExportError: The images have another size than the graph takes.
         """
         if self.metadata.dynamic_batch or len(images) == 1:
             return self.run(images)
@@ -63,12 +70,13 @@ def open_exported(path: str | os.PathLike[str], *, trust: bool = False) -> Expor
     """Open a ``.onnx`` or ``.pt2`` file of `ctxvision export`, which need not be trusted.
 
     Args:
-        path: path of the file.
-        trust: let a ``.pt2`` file run code of its own, an ``.onnx`` file read others, and their settings ask for
-            more than a network usually does.
+        path: Path of the file.
+        trust: Whether a ``.pt2`` file may run code of its own, an ``.onnx`` file may read other files, and their
+            settings may ask for more than a network usually does.
 
     Raises:
-        ExportError: no such file, not one of ours, damaged, its weights are no numbers, or it needs trust.
+        ExportError: There is no such file, it was not written by this library, it is damaged, its weights are no
+            numbers, or it needs trust.
     """
     path = Path(path)
     if not path.is_file():

@@ -34,10 +34,10 @@ class Parts(NamedTuple):
     """An archive's contents.
 
     Attributes:
-        program: the graph and what belongs to it, as JSON.
-        weights: parameters and buffers by name.
-        constants: other tensors by name.
-        metadata: text of ours, or empty.
+        program: Graph and all that belongs to it, as JSON.
+        weights: Parameters and buffers by name.
+        constants: Other tensors by name.
+        metadata: Text that this library wrote, or an empty text.
     """
 
     program: dict[str, Any]
@@ -50,12 +50,12 @@ def read_parts(file: BinaryIO) -> Parts:
     """Read an archive.
 
     Args:
-        file: seekable.
+        file: Archive, open for reading in binary mode and seekable.
 
     Raises:
-        NeedsTrustError: it holds more than a graph and plain tensors.
-        ArchiveError: it is damaged, or no such archive.
-        Exception: whatever wrong values in it lead to.
+        NeedsTrustError: The archive holds more than a graph and plain tensors.
+        ArchiveError: The file is damaged, or no such archive.
+        Exception: A value in the archive is wrong; the type of the exception depends on the value.
     """
     with open_archive(file) as archive:
         names = archive.namelist()

@@ -61,11 +61,11 @@ class Graph:
     """A function of tensors.
 
     Args:
-        parts: of a file.
+        parts: Contents of an archive, as `read_parts` returns them.
 
     Raises:
-        NeedsTrustError: it asks for more than operators on tensors.
-        Exception: whatever wrong values in it lead to.
+        NeedsTrustError: The graph asks for more than operators on tensors.
+        Exception: A value in the graph is wrong; the type of the exception depends on the value.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -99,8 +99,8 @@ class Graph:
         """Compute.
 
         Raises:
-            AssertionError: inputs of other shapes than the graph was traced for.
-            RuntimeError: of torch.
+            AssertionError: The inputs have other shapes than the graph was traced for.
+            RuntimeError: Torch cannot compute an operator.
         """
         assert len(inputs) == len(self.inputs), f"takes {len(self.inputs)} inputs"
         for name, given, dtype in zip(self.inputs, inputs, self._dtypes, strict=True):
@@ -113,9 +113,9 @@ class _Body:
     """The nodes of a graph, in their order.
 
     Args:
-        graph: as JSON.
-        depth: how many graphs it lies in.
-        keep: names whose values stay, as weights do.
+        graph: Graph as JSON.
+        depth: Number of graphs that this graph lies in.
+        keep: Names of the values that stay in memory, as weights do.
     """
 
     def __init__(self, graph: Mapping[str, Any], depth: int, keep: set[str]) -> None:
@@ -209,7 +209,7 @@ def _operator(target: str) -> Any:
     """Find an operator on tensors.
 
     Raises:
-        NeedsTrustError: anything else.
+        NeedsTrustError: The target is anything else.
     """
     found = _ATEN.fullmatch(target)
     if found:

@@ -35,13 +35,13 @@ class Guards:
     """Tells whether inputs have the shapes that a graph was traced for.
 
     Args:
-        names: of the inputs, in their order.
-        metas: what the graph says about each, as JSON.
-        ranges: of the symbols that stand for free dimensions, as JSON.
+        names: Names of the inputs, in their order.
+        metas: Description of each input in the graph, as JSON.
+        ranges: Smallest and largest value of each symbol that stands for a free dimension, as JSON.
         conditions: Python expressions of ``L['name'].size()[0]``.
 
     Raises:
-        NeedsTrustError: a condition is more than arithmetic of sizes.
+        NeedsTrustError: A condition is more than arithmetic of sizes.
     """
 
     def __init__(

@@ -25,11 +25,11 @@ def open_pt2(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[Any,
     Files that hold more, as those that AOTInductor compiled, are refused unless they are trusted.
 
     Args:
-        path: path of the file.
-        trust: let what is in the file run as code.
+        path: Path of the file.
+        trust: Whether code in the file may run.
 
     Raises:
-        ExportError: it is none, or damaged, holds code, or weights that are no numbers.
+        ExportError: The file is not a ``.pt2`` file, is damaged, or holds code, or weights that are no numbers.
     """
     path = Path(path)
     try:

@@ -60,7 +60,8 @@ def load(level: str | None = None) -> Library | str:
     """Return the kernels for this processor, or why there are none.
 
     Args:
-        level: ``"avx512"``, ``"avx2"`` or ``"baseline"``; ``None`` chooses as torch does for its own kernels.
+        level: Name of the instruction set, ``"avx512"``, ``"avx2"`` or ``"baseline"``; ``None`` chooses as torch
+            does for its own kernels.
     """
     if level is None:
         level = LEVELS.get(torch.backends.cpu.get_cpu_capability(), "baseline")

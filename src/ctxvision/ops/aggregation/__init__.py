@@ -39,11 +39,11 @@ def local_aggregation(
         padding: Number of zeros on each side, in pixels, one integer or ``(vertical, horizontal)``; ``None`` means
             ``dilation * (k - 1) // 2``, which keeps the size for odd ``k``.
         dilation: Distance between taps in pixels, one integer or ``(vertical, horizontal)``.
-        grouping: Which channels share a map: ``"blocked"``, ``g(c) = c // (C / G)``, or
+        grouping: Assignment of the ``C`` channels to the ``G`` maps: ``"blocked"``, ``g(c) = c // (C / G)``, or
             ``"interleaved"``, ``g(c) = c mod G``.
 
     Returns:
-        ``(B, C, H', W')`` with ``H' = (H + 2p - d(k - 1) - 1) // s + 1``.
+        The sums, ``(B, C, H', W')`` with ``H' = (H + 2p - d(k - 1) - 1) // s + 1``, and ``W'`` in the same way.
 
     Raises:
         ValueError: If the shapes, dtypes or devices do not fit; the message names both shapes and the rule.

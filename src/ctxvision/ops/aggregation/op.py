@@ -93,7 +93,7 @@ def aggregate_input_grad(
     dilation: Ints,
     interleaved: bool,
 ) -> Tensor:
-    """Adjoint of `aggregate` in x."""
+    """Return the adjoint of `aggregate` in x, (B, C, H, W), of a gradient (B, C, H', W')."""
     check_input_grad(grad, weight, input_size, stride, padding, dilation)
     grad_x: Tensor = kernels(PACKAGE, grad, weight).input_grad(
         grad, weight, input_size, stride, padding, dilation, interleaved
@@ -149,7 +149,7 @@ def aggregate_weight_grad(
     dilation: Ints,
     interleaved: bool,
 ) -> Tensor:
-    """Adjoint of `aggregate` in the weight."""
+    """Return the adjoint of `aggregate` in the weight, (B, G, k*k, H', W'), of a gradient (B, C, H', W')."""
     check_weight_grad(x, grad, groups, taps, stride, padding, dilation)
     grad_weight: Tensor = kernels(PACKAGE, x, grad).weight_grad(
         x, grad, groups, taps, stride, padding, dilation, interleaved

@@ -52,7 +52,8 @@ def contextual_conv2d(
         groups: Number of channel groups; ``groups = C`` is the depthwise convolution of ConvNeXt.
 
     Returns:
-        ``(B, O, H', W')`` with ``H' = (H + 2p - d(k - 1) - 1) // s + 1``.
+        The convolved images, ``(B, O, H', W')`` with ``H' = (H + 2p - d(k - 1) - 1) // s + 1``, and ``W'`` in the
+        same way.
 
     Raises:
         ValueError: If the shapes, dtypes or devices do not fit; the message names both shapes and the rule.

@@ -245,7 +245,10 @@ def backward(
     groups: int,
     needs: Sequence[bool],
 ) -> Grads:
-    """Return the gradients in x, weight, both offsets and mask; ``needs`` says which, the others are empty."""
+    """Return the gradients in x, weight, both offsets and mask; ``needs`` says which, the others are empty.
+
+    ``grad`` is ``(B, O, H', W')``; each gradient has the shape of its argument.
+    """
     problem = _Problem(x, weight, sampling_offset, mask, stride, padding, dilation, groups)
     results = (
         empty_like_layout(x, x.shape) if needs[0] else x.new_empty(0),

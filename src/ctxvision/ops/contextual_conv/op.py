@@ -89,7 +89,7 @@ def _tangent_forward(args: Sequence[Any], tangents: Tangents) -> Tensor:
 
 
 def _tangent_by_sampling_offset(by_sampling_offset: Tensor, args: Sequence[Any]) -> Tensor:
-    """Move the samples: between two rows of pixels they change by the difference of the rows, columns likewise."""
+    """Move the samples: between two rows of pixels they change by the rows' difference; so do columns."""
     dtype = accumulation_dtype(args[0].dtype)  # differences of rounded numbers are worth little
     tensors: list[Any] = [None if tensor is None else tensor.to(dtype) for tensor in args[:5]]
     x, weight, sampling_offset, weight_offset, mask = tensors
@@ -138,7 +138,10 @@ def contextual_conv_backward(
     weight_offset: Tensor | None, mask: Tensor | None,
     stride: Ints, padding: Ints, dilation: Ints, groups: int, needs: Sequence[bool],
 ) -> Grads:  # fmt: skip
-    """Gradients of `contextual_conv` in its first five arguments; empty where ``needs`` is false."""
+    """Return the gradients of `contextual_conv` in its first five arguments; empty where ``needs`` is false.
+
+    ``grad`` is ``(B, O, H', W')``; each gradient has the shape of its argument.
+    """
     check_backward(grad, x, weight, sampling_offset, weight_offset, mask, stride, padding, dilation, groups, needs)
     grads: Grads = kernels(PACKAGE, grad, x, weight, sampling_offset, weight_offset, mask).backward(
         grad, x, weight, sampling_offset, weight_offset, mask, stride, padding, dilation, groups, needs

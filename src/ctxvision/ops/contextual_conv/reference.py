@@ -153,7 +153,10 @@ def backward(
     groups: int,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients in x, weight, both offsets and mask; ``needs`` says which, the others are empty."""
+    """Return the gradients in x, weight, both offsets and mask; ``needs`` says which, the others are empty.
+
+    ``grad`` is ``(B, O, H', W')``; each gradient has the shape of its argument.
+    """
     size, kernel, taps = x.shape[2:], weight.shape[2:], weight.shape[2:].numel()
     rows = _rows(x)
     accumulate = rows.dtype

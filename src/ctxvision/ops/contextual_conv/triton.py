@@ -181,7 +181,10 @@ def backward(
     groups: int,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients in x, weight, both offsets and mask; ``needs`` says which, the others are empty."""
+    """Return the gradients in x, weight, both offsets and mask; ``needs`` says which, the others are empty.
+
+    ``grad`` is ``(B, O, H', W')``; each gradient has the shape of its argument.
+    """
     tensors = (grad, x, weight, sampling_offset, weight_offset, mask)
     geometry = (stride, padding, dilation, groups)
     if grad.numel() == 0 or x.numel() == 0:

@@ -88,14 +88,15 @@ def build_detector(
         box_head: The layers of the box head, see `make_box_head`.
         width: The number of channels of the FPN and of the heads' convolutions.
         hidden: The width of the box head's linear layers.
-        norm: What the backbone's batch norms do, see `FeatureBackbone`; with ``"sync"`` all of the detector's
+        norm: The mode of the backbone's batch norms, see `FeatureBackbone`; with ``"sync"`` all of the detector's
             batch norms are synchronised.
         norm_in_heads: Whether there is batch norm also in the FPN, in ``"4conv1fc"`` and in the mask head
             (ResNeSt's detectors, whose settings CoTNet took over).
         frozen_stages: The number of the backbone's stages that are not trained, see `FeatureBackbone`.
         extra_levels_from: Whether RetinaNet's level P6 is computed from the backbone's last feature map (the
             paper) or from the pyramid's (torchvision's default).
-        anchor_sizes: The side of the anchors of each of the five levels, in pixels of the resized image.
+        anchor_sizes: The sides of the anchors, one or several for each of the five levels, in pixels of the
+            resized image.
         aspect_ratios: The ratios of an anchor's height to its width.
         train_proposals: The number of boxes of an image that the region proposal network hands on in training.
         test_proposals: The number of boxes of an image that the region proposal network hands on in evaluation.

@@ -50,8 +50,9 @@ class CascadeRoIHeads(nn.Module):
         Args:
             features: The maps of the pyramid by name, each (B, width, H, W).
             proposals: The boxes of each image, ``(n, 4)`` as x0, y0, x1, y1.
-            image_shapes: The height and width of each image before padding.
-            targets: The "boxes", "labels" and, for masks, "masks" of each image, in training.
+            image_shapes: The height and width of each image before padding, in pixels.
+            targets: The targets of each image in training: "boxes" ``(n, 4)``, "labels" ``(n,)`` and, for masks,
+                "masks" ``(n, H, W)``.
         """
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets or [])

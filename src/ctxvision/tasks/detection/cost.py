@@ -24,7 +24,8 @@ def count_detector_macs(
 
     Args:
         detector: A detector that `build_detector` made.
-        size: The height and width of the resized image; the papers that write 800 x 1333 have 800 x 1280.
+        size: The height and width of the resized image in pixels; the papers that write 800 x 1333 have 800 x
+            1280.
         proposals: The number of RoIs of the box head.
         masks: The number of RoIs of the mask head.
     """

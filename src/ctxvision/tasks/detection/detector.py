@@ -62,7 +62,7 @@ class Detector(nn.Module):
         return found
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
-        """Return losses in training, detections in evaluation."""
+        """Return losses in training, detections in evaluation, of images (C, H, W); the class describes them."""
         self._check_images(images)
         if not self.training:
             return self._detect(images)

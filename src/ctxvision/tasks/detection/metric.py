@@ -110,7 +110,7 @@ def average_precision(
         images: The true and the found objects of each image, in rows as `DetectionMetric.update` describes them;
             those found have a ``score``.
         num_classes: The number of classes; labels are 1 to this.
-        iou_type: What is compared, boxes (``"bbox"``) or masks (``"segm"``).
+        iou_type: The kind of shapes that are compared, boxes (``"bbox"``) or masks (``"segm"``).
     """
     precision, recall = _curves(images, num_classes, iou_type)
     per_class = [_mean(precision[:, :, label, 0]) for label in range(num_classes)]

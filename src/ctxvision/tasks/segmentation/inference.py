@@ -29,9 +29,10 @@ def window_places(size: Size, window: Size, stride: Size) -> list[tuple[int, int
     Windows follow each other by ``stride``; the last of a row or column is moved back to end with the image.
 
     Args:
-        size: The height and width of the image.
-        window: The height and width of a window, at most those of the image.
-        stride: The vertical and horizontal distance of windows, at most a window, so that every pixel is covered.
+        size: The height and width of the image in pixels.
+        window: The height and width of a window in pixels, at most those of the image.
+        stride: The vertical and horizontal distance between windows in pixels, at most a window, so that every
+            pixel is covered.
 
     Examples:
         >>> window_places((4, 10), (4, 4), (3, 3))
@@ -52,10 +53,10 @@ def image_logits(
     Args:
         network: A function from images (B, C, h, w) to logits (B, num_classes, h, w).
         images: The images, (B, C, H, W).
-        window: The height and width of what the network sees at a time; where windows overlap, their logits are
-            averaged. An image that is smaller in a direction is one window there. ``None`` takes the image at
-            once.
-        stride: The vertical and horizontal distance of windows; by default two thirds of a window.
+        window: The height and width in pixels of what the network sees at a time; where windows overlap, their
+            logits are averaged. An image that is smaller in a direction is one window there. ``None`` takes the
+            image at once.
+        stride: The vertical and horizontal distance between windows in pixels; by default two thirds of a window.
 
     Raises:
         ValueError: The stride would leave gaps between the windows.
@@ -88,8 +89,8 @@ def segment(
     Args:
         network: A network in evaluation mode, from images (B, C, h, w) to logits (B, num_classes, h, w).
         image: The image, (C, H, W), normalised and on the network's device.
-        window: The height and width of what the network sees at a time, see `image_logits`.
-        stride: The vertical and horizontal distance of windows, see `image_logits`.
+        window: The height and width in pixels of what the network sees at a time, see `image_logits`.
+        stride: The vertical and horizontal distance between windows in pixels, see `image_logits`.
     """
     logits = image_logits(network, image[None], window=window, stride=stride)[0].float()
     confidence, classes = logits.softmax(0).max(0)

@@ -16,7 +16,8 @@ def conv_norm_relu(in_channels: int, channels: int, kernel_size: int, norm: Norm
         in_channels: The number of channels of the input.
         channels: The number of channels of the output; a multiple of 32 for ``group``.
         kernel_size: The side of the kernel, an odd number.
-        norm: Whether to normalise over the ``batch``, or over each of 32 ``group``s of channels of each image.
+        norm: The kind of the normalisation, over the ``batch``, or over each of 32 ``group``s of channels of each
+            image.
 
     Raises:
         ValueError: The norm is unknown, or the channels do not divide into groups.

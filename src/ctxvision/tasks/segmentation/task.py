@@ -35,9 +35,10 @@ class SegmentationTask(Task):
         decoder_args: More arguments of the decoder's constructor, such as ``neck``, ``channels`` or ``norm``.
         auxiliary: Whether a small FCN on stage 3 learns beside the decoder; ``None`` adds it to UPerNet alone.
         auxiliary_weight: The weight of the auxiliary loss.
-        window: The height and width of a sliding window for evaluation and prediction; ``None`` takes whole
-            images.
-        window_stride: The vertical and horizontal distance between windows; by default two thirds of a window.
+        window: The height and width in pixels of a sliding window for evaluation and prediction; ``None`` takes
+            whole images.
+        window_stride: The vertical and horizontal distance between windows in pixels; by default two thirds of a
+            window.
         class_weights: The weight of each class in the loss; ``None`` weighs all alike.
         channels_last: Whether the network and its input are channels-last in memory.
         optimization: The fields of `ctxvision.tasks.Optimization`, by default SGD with the schedule ``poly``.

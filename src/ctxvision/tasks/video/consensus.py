@@ -74,7 +74,7 @@ class ClipLoss(nn.Module):
         self.alpha, self.label_smoothing = alpha, label_smoothing
 
     def forward(self, output: ClipOutput | Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss of a batch."""
+        """Return the mean loss of a batch of B clips, a scalar; the class describes the arguments."""
         if isinstance(output, Tensor):
             return F.cross_entropy(output.float(), target, label_smoothing=self.label_smoothing)
         wanted = F.one_hot(target, output.logits.shape[1]) if target.dim() == 1 else target

@@ -25,15 +25,16 @@ class TemporalShifts:
         model: The network, which is changed in place until `remove`.
         frames: The number of frames of a clip; it may be set anew at any time, as the network is called with clips
             of another length.
-        shift: Where shifted channels come from: ``both`` directions, the ``past`` for streams; ``none`` leaves the
-            network alone.
+        shift: The frames that shifted channels come from: the frames in ``both`` directions, or in the ``past``
+            for streams; ``none`` leaves the network alone.
         divisor: The divisor of the number of channels that are shifted each way; 8 shifts an eighth.
         layers: The names of the layers before which channels are shifted; by default the first of every residual
             branch, see `residual_layers`.
 
     Attributes:
         frames: The number of frames of a clip.
-        shift: Where shifted channels come from.
+        shift: The frames that shifted channels come from: the frames in ``both`` directions, or in the ``past``
+            for streams; ``none`` leaves the network alone.
         divisor: The divisor of the number of channels that are shifted each way.
         layers: The names of the layers whose inputs are shifted.
 
@@ -86,8 +87,8 @@ class TemporalShifts:
         """Let the network take single frames inside the ``with`` block; shifted channels wait in the cache.
 
         Args:
-            cache: The state of one stream, empty at its beginning; it holds ``C // divisor`` channels for each
-                layer.
+            cache: The state of one stream, empty at its beginning; it holds for each layer the ``C // divisor``
+                channels, ``(B, C // divisor, ...)``, of the frame before.
         """
         self._stream = cache
         try:

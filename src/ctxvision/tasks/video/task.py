@@ -28,8 +28,8 @@ class VideoTask(ClassifierTask):
         model: The registered name of the network.
         data_spec: The fields of `ctxvision.data.ClipSpec`, see its ``to_dict``; the task itself needs
             ``class_names``, ``input_size`` and ``frames``.
-        shift: Where the shifted channels come from: from ``both`` directions in time, from the ``past`` alone, for
-            streams (`OnlineTsm`), or from ``none``, which is TSN.
+        shift: The direction that shifted channels come from: ``both`` directions in time, the ``past`` alone, for
+            streams (`OnlineTsm`), or ``none``, which is TSN.
         shift_divisor: The divisor of the number of channels that are shifted each way; 8 shifts an eighth.
         shift_layers: The names of the layers before which channels are shifted; by default `residual_layers` finds
             them.

@@ -24,9 +24,9 @@ class Curves(Callback):
     is said in a line.
 
     Args:
-        path: path of the picture, a PNG file.
-        metrics: callback that has the rows; it stands before this one in the trainer's list.
-        clock: function that returns seconds.
+        path: Path of the picture, a PNG file.
+        metrics: Callback that has the rows; it stands before this one in the trainer's list.
+        clock: Function that returns the time in seconds.
     """
 
     def __init__(self, path: Path, metrics: MetricsFile, clock: Callable[[], float] = time.monotonic) -> None:

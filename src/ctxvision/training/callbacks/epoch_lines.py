@@ -11,8 +11,8 @@ class EpochLines(Callback):
     """Logs one line per epoch (level INFO), with the losses and the metric that counts.
 
     Args:
-        monitor: name of a validation metric that the module logs, a share from 0 to 1; ``None`` leaves it out.
-        monitor_name: what a person calls the metric.
+        monitor: Name of a validation metric that the module logs, a share from 0 to 1; ``None`` leaves it out.
+        monitor_name: Words for the metric in the line.
     """
 
     def __init__(self, monitor: str | None = None, monitor_name: str | None = None) -> None:

@@ -26,11 +26,11 @@ class FiniteSteps(Callback):
     out, so that it does not count their loss.
 
     Args:
-        skip: number of steps of the run that may be left out.
-        checkpoint: path of the newest checkpoint, which is named where the run ends; ``None`` names none.
+        skip: Number of steps of the run that may be left out.
+        checkpoint: Path of the newest checkpoint, which is named where the run ends; ``None`` names none.
 
     Attributes:
-        skipped: number of steps left out so far.
+        skipped: Number of steps left out so far.
     """
 
     def __init__(self, skip: int = 0, checkpoint: Path | None = None) -> None:
@@ -61,7 +61,7 @@ class FiniteSteps(Callback):
         """Look at the gradient, in all processes; end the run or leave the step out where it is not finite.
 
         Raises:
-            TaskError: the step is not finite, and no more may be left out.
+            TaskError: The step is not finite, and no more may be left out.
         """
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         loss_is_finite, self._loss_is_finite = self._loss_is_finite, None

@@ -37,10 +37,10 @@ class GracefulStop(Callback):
     the main thread Python lets nobody catch signals; there this callback does nothing.
 
     Args:
-        checkpoint: path of the checkpoint that is written.
+        checkpoint: Path of the checkpoint that is written.
 
     Attributes:
-        signal_number: the signal that came, to this process or another, or 0.
+        signal_number: Number of the signal that came, to this process or another, or 0.
     """
 
     def __init__(self, checkpoint: Path) -> None:

@@ -21,11 +21,11 @@ class MetricsFile(Callback):
     Lightning's CSVLogger deletes the file that it finds.
 
     Args:
-        run: folder of the run, in which ``metrics.csv`` is written.
-        columns: names of the validation metrics that get a column; ``None`` takes all that the module logs.
+        run: Folder of the run, in which ``metrics.csv`` is written.
+        columns: Names of the validation metrics that get a column; ``None`` takes all that the module logs.
 
     Attributes:
-        rows: the rows so far, cells by column.
+        rows: Rows so far, with the cells by column.
     """
 
     def __init__(self, run: RunFolder, columns: Sequence[str] | None = None) -> None:

@@ -25,14 +25,14 @@ class RunCheckpoints(Checkpoint):
     both.
 
     Args:
-        run: folder of the run.
-        monitor: name of the validation metric that is highest for the best state.
-        minutes: minutes between two writes of ``last.ckpt`` within an epoch; 0 writes it at the end of epochs
+        run: Folder of the run.
+        monitor: Name of the validation metric that is highest for the best state.
+        minutes: Minutes between two writes of ``last.ckpt`` within an epoch; 0 writes it at the end of epochs
             only.
 
     Attributes:
-        best_value: highest value of the metric so far.
-        best_epoch: number of the epoch with this value, from 1; 0 before the first validation.
+        best_value: Highest value of the metric so far.
+        best_epoch: Number of the epoch with this value, from 1; 0 before the first validation.
     """
 
     def __init__(self, run: RunFolder, monitor: str, minutes: float = 0.0) -> None:

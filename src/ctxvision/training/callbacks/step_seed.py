@@ -13,7 +13,7 @@ class StepSeed(Callback):
     """Seeds every training step by itself, so that a resumed run repeats an uninterrupted one.
 
     Args:
-        seed: seed of the run.
+        seed: Seed of the run.
     """
 
     def __init__(self, seed: int) -> None:

@@ -13,8 +13,8 @@ class TrackedRate(Callback):
     Lightning itself sends them what the module logs.
 
     Args:
-        metrics: callback that measures the time of epochs; it stands before this one in the trainer's list.
-        every: number of optimiser steps between two points of the learning rate.
+        metrics: Callback that measures the time of epochs; it stands before this one in the trainer's list.
+        every: Number of optimiser steps between two points of the learning rate.
     """
 
     def __init__(self, metrics: MetricsFile, every: int = 10) -> None:

@@ -9,10 +9,10 @@ def options_class(task: str) -> type[TrainOptions]:
     """Return the options class of a task, such as `ctxvision.training.DetectionOptions`.
 
     Args:
-        task: name of the task, for example ``"detection"``, or the word of the command line for it, ``"detect"``.
+        task: Name of the task, for example ``"detection"``, or the word of the command line for it, ``"detect"``.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: There is no such task.
 
     Examples:
         >>> options_class("detect").__name__

@@ -31,8 +31,8 @@ class TrainOptions(ABC):
         model: Name of the network, as `ctxvision models` lists it. On the command line it is the first word.
         data: Folder of images, table, shards or another source, or the name of embedded data, such as "digits". On
             the command line it is the second word.
-        task: What the network learns, by the task's name or its short word. Each task has options of its own,
-            which `ctxvision train --task TASK --help` lists.
+        task: Name of what the network learns, or its short word. Each task has options of its own, which
+            `ctxvision train --task TASK --help` lists.
         recipe: Name of a paper's settings, as `ctxvision recipes` lists them. Options that are set beside the
             recipe change it.
         out: Folder that the run writes to. If it is null, the run makes runs/MODEL-DATA-N, with the first free
@@ -96,8 +96,8 @@ class TrainOptions(ABC):
             started processes for.
         nodes: Number of machines. If it is null, it is one, or as many as torchrun or SLURM have started processes
             on.
-        strategy: How several devices share the work. With fsdp they share out parameters and optimiser state; with
-            auto each device keeps a copy.
+        strategy: Way in which several devices share the work. With fsdp they share out parameters and optimiser
+            state; with auto each device keeps a copy.
         sync_batchnorm: Whether batch norms take their statistics over all GPUs instead of each GPU by itself.
         channels_last: Whether images and weights lie in memory in the channels-last layout, which is faster for
             these networks.
@@ -167,7 +167,7 @@ class TrainOptions(ABC):
         """Return the values of options that are null.
 
         Args:
-            processors: number of processors that this process may use.
+            processors: Number of processors that this process may use.
         """
 
     @abstractmethod
@@ -175,13 +175,13 @@ class TrainOptions(ABC):
         """Open the data as a LightningDataModule.
 
         Args:
-            batch_size: number of samples that a device computes with at a time.
-            class_names: the classes of the data in the order that a resumed run began with; tasks whose data fix
-                the order of the classes have no use for it.
+            batch_size: Number of samples that a device computes with at a time.
+            class_names: Names of the classes of the data in the order that a resumed run began with; tasks whose
+                data fix the order of the classes have no use for it.
 
         Raises:
-            OptionError: an option is set that these data do not have.
-            DataError: the data cannot be used.
+            OptionError: An option is set that these data do not have.
+            DataError: The data cannot be used.
         """
 
     @abstractmethod
@@ -189,27 +189,27 @@ class TrainOptions(ABC):
         """Build the LightningModule of the task, with its network.
 
         Args:
-            data: what `open_data` returned.
+            data: Data module that `open_data` returned.
 
         Raises:
-            TaskError: a name or an argument is unknown.
+            TaskError: A name or an argument is unknown.
         """
 
     def check(self) -> None:  # noqa: B027 - many tasks have nothing to check
         """Check options of the task that have no simple range.
 
         Raises:
-            OptionError: a value cannot be used.
+            OptionError: A value cannot be used.
         """
 
     def completed(self, processors: int) -> "TrainOptions":
         """Return the options with every null that depends on network and data filled in, and all values checked.
 
         Args:
-            processors: number of processors that this process may use.
+            processors: Number of processors that this process may use.
 
         Raises:
-            OptionError: a value is missing or out of range.
+            OptionError: A value is missing or out of range.
         """
         if not self.model:
             raise OptionError("name a model, for example `ctxvision train cotnet_micro digits`")

@@ -32,7 +32,7 @@ class DetectionOptions(TrainOptions):
         box_head: Layers of the box head, either two linear layers or four convolutions and a linear layer.
         width: Number of channels of the feature pyramid and of the convolutions in the heads.
         hidden: Number of outputs of each of the box head's linear layers.
-        norm: What the backbone's batch norms do. They are frozen, keep their statistics and train scale and shift
+        norm: Mode of the backbone's batch norms. They are frozen, keep their statistics and train scale and shift
             (eval), train (batch), or train with statistics over all devices (sync).
         norm_in_heads: Whether the feature pyramid and the heads have batch norms too.
         frozen_stages: Number of the backbone's first stages that are not trained. The value 1 means the stem and

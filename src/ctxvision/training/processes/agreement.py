@@ -26,8 +26,8 @@ class Agreement:
         """Tell whether an all-reduce follows this batch; every rank calls this after every batch.
 
         Args:
-            trainer: trainer of the run.
-            batch_idx: number of the batch in its epoch, from 0.
+            trainer: Trainer of the run.
+            batch_idx: Number of the batch in its epoch, from 0.
         """
         # the last batch of an epoch is followed by validation and by a checkpoint
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
@@ -39,8 +39,8 @@ class Agreement:
         """Return the maximum of a value over all ranks, by an all-reduce that every rank must call.
 
         Args:
-            trainer: trainer of the run.
-            value: value of this rank.
+            trainer: Trainer of the run.
+            value: Value of this rank.
         """
         if trainer.world_size == 1:
             return value

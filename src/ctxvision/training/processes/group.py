@@ -29,7 +29,7 @@ def join(device: torch.device) -> None:
     own, below which the store is empty.
 
     Args:
-        device: device that this process computes with.
+        device: Device that this process computes with.
     """
     own_rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
     if size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -51,12 +51,12 @@ def agree_on_attempt(store: dist.Store, own_rank: int, size: int) -> str:
     those of dead processes, until all other ranks of this attempt have thanked it.
 
     Args:
-        store: rendezvous store, in which earlier attempts may have left anything.
-        own_rank: rank of this process.
-        size: world size.
+        store: Rendezvous store, in which earlier attempts may have left anything.
+        own_rank: Rank of this process.
+        size: Number of processes of this attempt, the world size.
 
     Raises:
-        TrainingError: not all ranks have come in time.
+        TrainingError: Not all ranks have come in time.
     """
     own = uuid.uuid4().hex
     if own_rank:

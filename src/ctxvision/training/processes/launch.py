@@ -35,7 +35,7 @@ def launched() -> Launch | None:
         The launcher; ``None`` where Lightning itself starts the other processes.
 
     Raises:
-        OptionError: nodes have different numbers of processes, or a variable is no number.
+        OptionError: Nodes have different numbers of processes, or a variable is no number.
     """
     e = os.environ
     if "TORCHELASTIC_RUN_ID" in e:
@@ -58,11 +58,11 @@ def counts(devices: int | None, nodes: int | None) -> tuple[int, int]:
     """Complete the numbers of devices per node and of nodes.
 
     Args:
-        devices: number of devices on each node as the user has set it, or ``None``.
-        nodes: number of nodes as the user has set it, or ``None``.
+        devices: Number of devices on each node as the user has set it, or ``None``.
+        nodes: Number of nodes as the user has set it, or ``None``.
 
     Raises:
-        OptionError: the launcher has started another number of processes.
+        OptionError: The launcher has started another number of processes.
     """
     launch = launched()
     if launch is None:

@@ -28,10 +28,10 @@ def make_sharded(options: TrainOptions) -> ModelParallelStrategy:
     """Build Lightning's strategy for a sharded network; its checkpoints are whole, and written by rank 0.
 
     Args:
-        options: options of the run, complete.
+        options: Options of the run, complete.
 
     Raises:
-        OptionError: an option does not go together with a sharded network.
+        OptionError: An option does not go together with a sharded network.
     """
     devices = (options.devices or 1) * (options.nodes or 1)
     if devices == 1:
@@ -52,8 +52,8 @@ def shard_when_ready(task: Task, *, sync_batchnorm: bool) -> None:
     """Let Lightning shard the network once the process group exists.
 
     Args:
-        task: task whose network is whole and has the same weights in all processes.
-        sync_batchnorm: whether batch norms take their statistics over all GPUs.
+        task: Task whose network is whole and has the same weights in all processes.
+        sync_batchnorm: Whether batch norms take their statistics over all GPUs.
     """
 
     def configure_model() -> None:
@@ -71,9 +71,9 @@ def shard(network: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) ->
     """Shard a network block by block, so that an all-gather makes only one block whole at a time.
 
     Args:
-        network: network of timm or ours.
-        mesh: device mesh of all processes.
-        policy: precision in which parameters are used.
+        network: Network of timm or ours.
+        mesh: Device mesh of all processes.
+        policy: Precision in which parameters are used.
     """
     # parameters in channels-last order cannot be cut; the images stay in it
     network.to(memory_format=torch.contiguous_format)
