@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import ctxvision.models  # noqa: F401, registers our networks
 from ctxvision.nn import ContextualLoss
-from ctxvision.timing.preparation import LAYOUTS, Layout, wake
+from ctxvision.timing.preparation import LAYOUTS, Layout, fill_zero_weights
 
 SE_PEER = "seresnet50d_poolfree"
 CONVOLUTIONAL_PEER = "convnext_tiny_conv_mlp"  # 1x1 convolutions instead of linear layers: faster on some CPUs
@@ -47,7 +47,7 @@ def selected(only: list[str] | None, default: tuple[str, ...]) -> list[str]:
 def build(name: str) -> nn.Module:
     """Return a network with random weights in which every branch contributes."""
     model: nn.Module = _VARIANTS[name]() if name in _VARIANTS else timm.create_model(name)
-    wake(model)
+    fill_zero_weights(model)
     return model
 
 

@@ -24,7 +24,7 @@ from benchmarks.models.report import best, network_table, sweep_table, target_ta
 from benchmarks.settings import Settings
 from ctxvision.models import count_macs
 from ctxvision.timing.clock import Candidate, Quantiles, quantiles, take_turns
-from ctxvision.timing.preparation import LAYOUTS, Layout, settle, to_layout
+from ctxvision.timing.preparation import LAYOUTS, Layout, set_batch_norm_statistics, to_layout
 
 COLUMNS = (
     *machine.COLUMNS,
@@ -98,7 +98,7 @@ def _prepare(names: Sequence[str], settings: Settings, out: Path) -> dict[str, S
         print(f"gate {number}/{len(names)}: {name}", flush=True)
         size = OWN_SIZE.get(name, settings.resolution)
         model = build(name).to(settings.device)
-        settle(model, size)
+        set_batch_norm_statistics(model, size)
         networks[name] = Steps(model, settings.dtype == torch.bfloat16)
         check_network(name, networks[name], size)
     print("gate green: finite, equal in both memory formats and with both backends\n", flush=True)

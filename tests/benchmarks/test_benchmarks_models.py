@@ -22,7 +22,7 @@ from benchmarks.models.networks import (
 from benchmarks.settings import Settings
 from ctxvision.models import count_macs
 from ctxvision.ops import _backend
-from ctxvision.timing.preparation import settle, to_layout
+from ctxvision.timing.preparation import set_batch_norm_statistics, to_layout
 
 MICRO = "cotnet_micro"
 STATED = Settings(torch.device("cpu"), torch.float32, threads=2, batch=8, repeats=1, seconds=0)
@@ -83,7 +83,7 @@ def test_every_branch_of_a_built_network_contributes():
 
 def test_settling_keeps_activations_in_range():
     model = build("rednet26")
-    settle(model, 32)
+    set_batch_norm_statistics(model, 32)
     steps = Steps(model.eval(), autocast=False)
     assert steps.infer(random_batch(32, 2, "nchw", steps.device)).abs().max() < 1e4
 

@@ -203,7 +203,9 @@ def test_what_fails_has_a_reason_and_the_others_go_on(monkeypatch, capsys, tmp_p
 
 def test_numbers_that_are_not_finite_are_an_error(monkeypatch):
     monkeypatch.setattr(
-        subjects, "settle", lambda network, *_: network.get_classifier().bias.data.fill_(torch.nan)
+        subjects,
+        "set_batch_norm_statistics",
+        lambda network, *_: network.get_classifier().bias.data.fill_(torch.nan),
     )
     rows = compare(Settings([TINY], **FAST))
     assert "NaN" in rows[0]["error"]

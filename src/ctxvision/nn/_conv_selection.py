@@ -24,7 +24,7 @@ class NamedConv:
 
 
 @dataclass(frozen=True)
-class Selection:
+class ConvSelection:
     """The places that are meant, and those that were left out with the reason."""
 
     chosen: list[NamedConv]
@@ -35,7 +35,7 @@ class Selection:
     """Names of single convolutions that were asked for by name: they must be replaceable."""
 
 
-def select(model: nn.Module, where: Where, own_layers: tuple[type[nn.Module], ...]) -> Selection:
+def select(model: nn.Module, where: Where, own_layers: tuple[type[nn.Module], ...]) -> ConvSelection:
     """Return the spatial convolutions that ``where`` means; those inside ``own_layers`` are not looked at.
 
     Raises:
@@ -48,11 +48,11 @@ def select(model: nn.Module, where: Where, own_layers: tuple[type[nn.Module], ..
         left = [(place, "it belongs to the stem; name it in where to replace it") for place in places
                 if set(place.names) & stem]  # fmt: skip
         chosen = [place for place in places if not set(place.names) & stem]
-        return Selection(chosen, left, [("the network outside its stem", chosen)], set())
+        return ConvSelection(chosen, left, [("the network outside its stem", chosen)], set())
     if callable(where):
         chosen = [place for place in places if isinstance(place.conv, nn.Conv2d)
                   and any(where(name, place.conv) for name in place.names)]  # fmt: skip
-        return Selection(chosen, [], [("the predicate", chosen)], set())
+        return ConvSelection(chosen, [], [("the predicate", chosen)], set())
     entries, exact = [], set[str]()
     for item in [where] if isinstance(where, int | str) else list(where):
         if isinstance(item, bool) or not isinstance(item, int | str):
@@ -72,7 +72,7 @@ def select(model: nn.Module, where: Where, own_layers: tuple[type[nn.Module], ..
     if not entries:
         raise ValueError("replace_convs: where is empty, nothing is asked for")
     chosen = [place for place in places if any(place in found for _, found in entries)]
-    return Selection(chosen, [], entries, exact)
+    return ConvSelection(chosen, [], entries, exact)
 
 
 def _spatial_convs(model: nn.Module, own_layers: tuple[type[nn.Module], ...]) -> Iterator[NamedConv]:

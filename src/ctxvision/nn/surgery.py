@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ._conv_selection import NamedConv, Selection, Where, select
+from ._conv_selection import ConvSelection, NamedConv, Where, select
 from ._conv_successors import OPTIONS, Kind, is_channels_last, successor
 from .contextual_conv import ContextualConv2d
 from .cot import CoTLayer
@@ -162,7 +162,7 @@ def replace_convs(model: nn.Module, kind: Kind, where: Where = None, **options: 
     return model
 
 
-def _plan(model: nn.Module, kind: Kind, options: dict[str, Any], selection: Selection) -> ReplacementPlan:
+def _plan(model: nn.Module, kind: Kind, options: dict[str, Any], selection: ConvSelection) -> ReplacementPlan:
     if kind not in OPTIONS:
         raise ValueError(f"replace_convs: kind must be {', '.join(map(repr, OPTIONS))}, got {kind!r}")
     unknown = [name for name in options if name not in OPTIONS[kind]]
@@ -193,7 +193,7 @@ def _item(place: NamedConv, layer: nn.Module | None, reason: str | None) -> Conv
     return ConvReplacement(place.names[0], place.names[1:], str(place.conv), new, reason)
 
 
-def _require_all(plan: ReplacementPlan, selection: Selection) -> None:
+def _require_all(plan: ReplacementPlan, selection: ConvSelection) -> None:
     """Raise unless every named convolution can be replaced, and at least one of every wider choice."""
     left = {item.name: item for item in plan.left}
     for place in selection.chosen:

@@ -3,7 +3,7 @@
 from .app import create_app
 from .batcher import Batcher
 from .error import ServeError
-from .network import Network, open_networks
+from .network import ServedNetwork, open_networks
 from .server import bind, serve, url_of
 from .settings import Access, Limits, access_for
 
@@ -11,8 +11,8 @@ __all__ = [
     "Access",
     "Batcher",
     "Limits",
-    "Network",
     "ServeError",
+    "ServedNetwork",
     "access_for",
     "bind",
     "create_app",

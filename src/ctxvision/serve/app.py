@@ -18,7 +18,7 @@ from ctxvision.foreign import json_text
 from .error import Refusal
 from .examples import ExampleImage
 from .guard import Guard
-from .network import Network
+from .network import ServedNetwork
 from .schemas import Examples, ExplanationAnswer, Health, Models, Predictions, problems
 from .service import Service
 from .settings import Access, Limits
@@ -41,7 +41,7 @@ TopK = Annotated[int, Query(ge=1, le=1000, description="classes of the ranking")
 
 
 def create_app(
-    networks: Sequence[Network],
+    networks: Sequence[ServedNetwork],
     *,
     limits: Limits | None = None,
     access: Access | None = None,
@@ -58,9 +58,9 @@ def create_app(
     Examples:
         >>> import torch
         >>> from ctxvision.data import DataSpec
-        >>> from ctxvision.serve import Network, create_app
+        >>> from ctxvision.serve import ServedNetwork, create_app
         >>> spec = DataSpec(("cat", "dog"), (3, 32, 32), (0.5,) * 3, (0.5,) * 3)
-        >>> app = create_app([Network("mean", "mean", spec, lambda images: images.mean((2, 3))[:, :2])])
+        >>> app = create_app([ServedNetwork("mean", "mean", spec, lambda images: images.mean((2, 3))[:, :2])])
         >>> app.state.service.close()
     """
     limits, access = limits or Limits(), access or Access()

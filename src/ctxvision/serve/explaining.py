@@ -24,7 +24,7 @@ from ctxvision.plots.pixels import data_uri, heat_colors, thumbnail
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
 
-from .network import Network
+from .network import ServedNetwork
 
 _VIEW = 1024  # pixels of the longer side of what the page shows
 
@@ -42,11 +42,11 @@ def ranking(chances: Tensor, names: tuple[str, ...], top_k: int) -> list[dict[st
     return [{"class": names[c], "probability": value} for c, value in pairs]
 
 
-def explain(network: Network, image: Tensor, asked: int | None, top_k: int) -> bytes:
+def explain(network: ServedNetwork, image: Tensor, asked: int | None, top_k: int) -> bytes:
     """Look into a network while it reads an image.
 
     Args:
-        network: Network that has a checkpoint.
+        network: ServedNetwork that has a checkpoint.
         image: Normalised input of the network, (C, H, W).
         asked: Class to explain and to follow; by default the answer.
         top_k: Number of classes in the ranking.

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
-class Network:
+class ServedNetwork:
     """A trained classifier.
 
     Attributes:
@@ -57,7 +57,7 @@ class Network:
         }
 
 
-def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = False) -> list[Network]:
+def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = False) -> list[ServedNetwork]:
     """Open what a command line names: ``PATH``, or ``NAME=PATH``.
 
     Args:
@@ -69,7 +69,7 @@ def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = Fa
         ServeError: A name comes twice, a network is no classifier, or its output is no number.
         InferenceError: There is no such device; see `open_predictor`, for the errors of its files too.
     """
-    networks: list[Network] = []
+    networks: list[ServedNetwork] = []
     for word in words:
         name, named, path = word.partition("=")
         if not named or Path(word).exists() or not _NAME.fullmatch(name):
@@ -82,7 +82,9 @@ def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = Fa
             raise ServeError(f"{word}: two networks are called {name!r}; choose another name")
         task = predictor.module if isinstance(predictor.module, ClassificationTask) else None
         model = predictor.model_name
-        networks.append(Network(name or _free(model, taken), model, predictor.data_spec, predictor.raw, task))
+        networks.append(
+            ServedNetwork(name or _free(model, taken), model, predictor.data_spec, predictor.raw, task)
+        )
         (chances,) = networks[-1].probabilities(
             [torch.zeros(predictor.data_spec.input_size, dtype=torch.float32, device="cpu")]
         )  # also sets much up

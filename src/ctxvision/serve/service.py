@@ -17,7 +17,7 @@ from .error import Refusal, busy, too_late
 from .examples import ExampleImage
 from .explaining import explain, ranking
 from .metrics import Metrics
-from .network import Network
+from .network import ServedNetwork
 from .picture import decode
 from .settings import Limits
 from .upload import image_files, read_body
@@ -40,7 +40,9 @@ class Service:
         metrics: Counters that the service updates.
     """
 
-    def __init__(self, networks: Sequence[Network], limits: Limits, examples: Sequence[ExampleImage] = ()) -> None:
+    def __init__(
+        self, networks: Sequence[ServedNetwork], limits: Limits, examples: Sequence[ExampleImage] = ()
+    ) -> None:
         self.networks = {network.name: network for network in networks}
         self.limits = limits
         self.examples = tuple(examples)
@@ -53,7 +55,7 @@ class Service:
         self._batchers = {name: self._batcher(network) for name, network in self.networks.items()}
         self.metrics.watch_requests(lambda: self.in_flight)
 
-    def _batcher(self, network: Network) -> Batcher:
+    def _batcher(self, network: ServedNetwork) -> Batcher:
         batcher = Batcher(
             network.probabilities,
             batch=self.limits.batch,
@@ -72,7 +74,7 @@ class Service:
         for batcher in self._batchers.values():
             batcher.close(timeout)
 
-    def network(self, name: str | None) -> Network:
+    def network(self, name: str | None) -> ServedNetwork:
         """Return the network that a client named, or the first.
 
         Raises:
@@ -110,7 +112,7 @@ class Service:
     def _end(self, request: Request) -> float:
         return float(request.scope["ctxvision"]["start"]) + self.limits.timeout
 
-    async def _images(self, request: Request, network: Network, most: int, end: float) -> list[Tensor]:
+    async def _images(self, request: Request, network: ServedNetwork, most: int, end: float) -> list[Tensor]:
         """Read and decode what a client sent, off the event loop."""
         held = 0
 
@@ -145,7 +147,7 @@ class Service:
             upload.drop()
         return list(images)
 
-    def _decode(self, upload: "_Upload", network: Network, most: int) -> list[Tensor]:
+    def _decode(self, upload: "_Upload", network: ServedNetwork, most: int) -> list[Tensor]:
         upload.watch()
         parts = image_files(upload.content_type, upload.body, most, upload.end, self.limits.timeout)
         return [decode(data, network.spec, self.limits.max_pixels, upload.watch) for data in parts]

@@ -17,7 +17,7 @@ from .clock import Candidate, percentiles, take_turns
 from .machine import device_name
 from .memory import peak_in_fresh_process
 from .preparation import LAYOUTS
-from .subjects import Subject, open_subject
+from .subjects import TimedNetwork, open_subject
 
 TORCH, COMPILED, ONNX = "torch", "compile", "onnx"
 COLUMNS = (
@@ -82,7 +82,7 @@ class _Entry:
 
     model: str
     runner: str
-    subject: Subject | None = None
+    subject: TimedNetwork | None = None
     compute: Callable[[Tensor], Any] | None = None
     file: str = ""
     error: str = ""
@@ -141,7 +141,7 @@ def _open(model: str, settings: Settings, folder: Path, say: Callable[[str], Non
             yield _Entry(model, ONNX, error=_line(error))
 
 
-def _export(subject: Subject, folder: Path) -> Path:
+def _export(subject: TimedNetwork, folder: Path) -> Path:
     from ctxvision.export import Metadata, export_onnx
 
     assert subject.network is not None
@@ -201,7 +201,7 @@ def _compare_batch(
     return list(rows.values())
 
 
-def _layout(subject: Subject, batch: int, settings: Settings) -> str:
+def _layout(subject: TimedNetwork, batch: int, settings: Settings) -> str:
     """Choose the faster layout by a short trial, in turns."""
     if settings.layout != "best":
         return settings.layout
@@ -213,7 +213,7 @@ def _layout(subject: Subject, batch: int, settings: Settings) -> str:
     return min(samples, key=lambda layout: float(np.median(samples[layout])))
 
 
-def _laying_out(subject: Subject, batch: int, layout: str) -> Callable[[], object]:
+def _laying_out(subject: TimedNetwork, batch: int, layout: str) -> Callable[[], object]:
     return lambda: subject.inference(batch, layout)
 
 

@@ -13,7 +13,7 @@ LAYOUTS: dict[Layout, torch.memory_format] = {
 
 
 @torch.no_grad()
-def wake(model: nn.Module) -> None:
+def fill_zero_weights(model: nn.Module) -> None:
     """Fill weights that start at, or nearly at, zero.
 
     Zero-initialised norms, layer scales and offset generators would hide a broken operator from a comparison, and
@@ -32,7 +32,7 @@ def wake(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def settle(model: nn.Module, size: int, channels: int = 3) -> None:
+def set_batch_norm_statistics(model: nn.Module, size: int, channels: int = 3) -> None:
     """Set the batch norms' statistics from one small random batch, so that no activation explodes."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]

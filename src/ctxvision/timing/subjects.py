@@ -16,7 +16,7 @@ from ctxvision.models import count_macs
 from ctxvision.tasks.networks import require_model
 
 from .error import TimingError
-from .preparation import LAYOUTS, Layout, settle, to_layout, wake
+from .preparation import LAYOUTS, Layout, fill_zero_weights, set_batch_norm_statistics, to_layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SIZE = 224
@@ -24,7 +24,7 @@ _SOURCES = ("local-dir:", "hf-hub:")
 
 
 @dataclass(frozen=True)
-class Subject:
+class TimedNetwork:
     """A network that is ready for images of one size.
 
     Attributes:
@@ -90,7 +90,7 @@ def check_name(model: str) -> None:
 
 def open_subject(
     model: str, size: int | None, device: torch.device, dtype: str, *, settled: bool = True, trust: bool = False
-) -> Subject:
+) -> TimedNetwork:
     """Open a network for inference.
 
     Args:
@@ -121,11 +121,11 @@ def open_subject(
     channels, height, _ = input_size
     macs = count_macs(network, input_size) if settled else None
     if settled and not _is_file(model):
-        wake(network)
-        settle(network, height, channels)
+        fill_zero_weights(network)
+        set_batch_norm_statistics(network, height, channels)
     network = network.eval().requires_grad_(False).to(device, DTYPES[dtype])
     params = sum(parameter.numel() for parameter in network.parameters())
-    return Subject(model, network, input_size, device, DTYPES[dtype], network, params, macs)
+    return TimedNetwork(model, network, input_size, device, DTYPES[dtype], network, params, macs)
 
 
 def _is_file(model: str) -> bool:
@@ -145,11 +145,13 @@ def _create(model: str, size: int | None) -> tuple[nn.Module, tuple[int, int, in
     return network, (network.pretrained_cfg["input_size"][0], height, height)
 
 
-def _of_exported(path: str, exported: Exported, size: int | None, device: torch.device, dtype: str) -> Subject:
+def _of_exported(
+    path: str, exported: Exported, size: int | None, device: torch.device, dtype: str
+) -> TimedNetwork:
     if device.type != "cpu" or dtype != "float32":
         raise TimingError(f"{path}: exported networks run on the CPU in float32 here, not on {device} in {dtype}")
     input_size: tuple[int, int, int] = tuple(exported.metadata.data_spec["input_size"])
     if size and input_size[1:] != (size, size) and not exported.metadata.dynamic_size:
         height, width = input_size[1:]
         raise TimingError(f"{path}: takes images of {height} × {width} only, not of {size}")
-    return Subject(path, exported, _sized(input_size, size), device, torch.float32, None, None, None)
+    return TimedNetwork(path, exported, _sized(input_size, size), device, torch.float32, None, None, None)
