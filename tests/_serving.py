@@ -16,7 +16,7 @@ from PIL import Image
 
 from _processes import ABSENT
 from ctxvision.data import DataSpec
-from ctxvision.serve import Limits, Network, create_app
+from ctxvision.serve import Limits, ServedNetwork, create_app
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.checkpoint_file import save_checkpoint
 
@@ -63,7 +63,7 @@ def plain_network(compute=None, name="plain", spec=SPEC):
     def means(images):
         return torch.nn.functional.adaptive_avg_pool2d(images, (2, 5)).mean(1).flatten(1)
 
-    return Network(name, name, spec, compute or means)
+    return ServedNetwork(name, name, spec, compute or means)
 
 
 class Blocked:
