@@ -55,12 +55,11 @@ def root(tmp_path_factory):
 def test_training_leaves_files_that_can_be_read(root):
     folder = root / "run"
     assert yaml.safe_load(read(folder / "config.yaml"))["data"] == str(root / "data")
-    assert {name_in(row[0]) for row in cells(read(folder / "confusion.csv"))[1:]} == set(CLASSES)
-    for name in ("worst.json", "environment.json"):
+    for name in ("report.json", "environment.json"):
         text = read(folder / name)
         assert_plain(text)
         json.loads(text)
-    assert {row["truth"] for row in json.loads(read(folder / "worst.json"))} <= set(CLASSES)
+    assert {row["name"] for row in json.loads(read(folder / "report.json"))["classes"]} == set(CLASSES)
 
 
 def test_evaluate_and_report(root, capsys):

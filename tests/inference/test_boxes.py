@@ -12,7 +12,8 @@ from ctxvision.data.detection.coco_masks import encode_masks
 from ctxvision.data.detection.scenes import export_coco
 from ctxvision.data.embedded.scenes import make_scene
 from ctxvision.inference import predictor_of
-from ctxvision.plots.boxes import PALETTE, _ink, _meet, draw_boxes
+from ctxvision.plots.boxes import _ink, _meet, draw_boxes
+from ctxvision.plots.palette import OKABE_ITO
 from ctxvision.tasks.detection import DetectionTask
 
 
@@ -132,7 +133,7 @@ def test_labels_are_readable_on_every_colour():
         linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
         return linear[0] * 0.2126 + linear[1] * 0.7152 + linear[2] * 0.0722
 
-    for colour in PALETTE:
+    for colour in OKABE_ITO:
         ink = {"black": 0.0, "white": 1.0}[_ink(colour)]
         high, low = sorted([ink, luminance(colour)], reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 4.5

@@ -19,6 +19,7 @@ from .speed import Stopwatch
 
 _LOW_PRECISION = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 PRECISIONS = ("32", *_LOW_PRECISION)
+"""Precisions that a network can be evaluated in; the last two are those of Lightning's mixed precision."""
 
 
 class Evaluator(Protocol):

@@ -44,9 +44,10 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
         ExportError: The exported file cannot be used.
 
     Examples:
-        >>> predictor = open_predictor("runs/photos")  # doctest: +SKIP
-        >>> for answer in predictor(["a.jpg", "photos"], top_k=3):  # doctest: +SKIP
-        ...     print(answer.path, answer.error or answer.top)
+        ::
+
+            predictor = open_predictor("runs/photos")
+            found = {answer.path: answer.top for answer in predictor(["a.jpg", "photos"], top_k=3)}
     """
     text = os.fspath(source)
     path = Path(checkpoint_of(source))

@@ -129,7 +129,9 @@ def write_report(
         WriteError: A file cannot be written.
 
     Examples:
-        >>> write_report("runs/first", "report.html")  # doctest: +SKIP
+        ::
+
+            write_report("runs/first", "report.html")
     """
     try:
         report = make_report(run_folder, data, **options)

@@ -68,12 +68,13 @@ def make_trainer(
         callbacks.append(EMAWeightAveraging(decay=options.ema))
     callbacks += [stop, checkpoints]  # after the average has been updated
     sharded, synchronized = options.strategy == "fsdp", synchronizes_norms(options)
+    strategy = make_sharded(options) if sharded else "auto"
     if sharded:
         shard_when_ready(task, sync_batchnorm=synchronized)
     try:
         trainer = Trainer(
             accelerator=options.accelerator,
-            strategy=make_sharded(options) if sharded else "auto",
+            strategy=strategy,
             devices=options.devices or 1,
             num_nodes=options.nodes or 1,
             precision="32" if sharded and options.precision == "64-true" else options.precision,

@@ -18,7 +18,7 @@ from .source import find_detection
 from .spec import DetectionSpec
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing import Unpack
 
 
 class DetectionData(DataModule):

@@ -17,7 +17,7 @@ from .source import find_images
 from .spec import DataSpec, Transform
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing import Unpack
 
 
 class ImageData(DataModule):

@@ -26,7 +26,7 @@ from .spec import SegmentationSpec, to_pixels
 from .survey import evaluation_notes, survey, training_notes
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing import Unpack
 
 _LARGEST_CROP = 512  # of images whose source says nothing
 

@@ -20,7 +20,7 @@ from .reading import Video, VideoOpener
 from .source import find_videos
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing import Unpack
 
 
 class VideoData(DataModule):

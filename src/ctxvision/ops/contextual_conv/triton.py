@@ -130,7 +130,7 @@ def contextual_conv(
         with torch.cuda.device_of(x):
             _forward_kernel[(batch * tiles,)](
                 x, kernels, sampling_offset, sampling_offset if mask is None else mask,
-                kernels if bias is None else bias, result,
+                kernels if bias is None else bias.contiguous(), result,
                 first=0, images=batch, per_image=int(weight_offset is not None), DEPTHWISE=True,
                 HAS_BIAS=bias is not None, **arguments,
             )  # fmt: skip

@@ -80,7 +80,8 @@ class GracefulStop(Callback):
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:  # else Lightning has already given it back
+                signal.signal(number, handler)
         self._caught, self._before = (), {}
 
     def _catch(self) -> dict[int, Any]:

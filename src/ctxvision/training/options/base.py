@@ -34,7 +34,7 @@ class TrainOptions(ABC):
         task: Name of what the network learns, or its short word. Each task has options of its own, which
             `ctxvision train --task TASK --help` lists.
         recipe: Name of a paper's settings, as `ctxvision recipes` lists them. Options that are set beside the
-            recipe change it.
+            recipe change it. If it is null, the options have their own defaults.
         out: Folder that the run writes to. If it is null, the run makes runs/MODEL-DATA-N, with the first free
             number N.
         resume: Run folder, or checkpoint in one, that the run continues from. The option without a value continues
