@@ -37,7 +37,7 @@ LAYERS = {
     "cotnext": lambda: CoTLayer(32, key_groups=8, groups=2),
     "depthwise": lambda: WithPrior(4, 4, kernel_size=3, padding=1, groups=4),
     "dense, modulated": lambda: WithPrior(4, 3, kernel_size=2, modulation=True),
-    "unsampled": lambda: WithPrior(4, 4, 3, padding=1, groups=4, sampling=False),
+    "unsampled": lambda: WithPrior(4, 4, kernel_size=3, padding=1, groups=4, sampling=False),
 }
 
 
