@@ -47,10 +47,10 @@ demo-video: $(INSTALLED) ## train with and without temporal shifts on moving dig
 	$(BIN)/ctxvision train cotnet_micro moving-digits --task video --recipe demo-video --shift none --out demo-video/control
 	$(BIN)/ctxvision report demo-video/run --against demo-video/control --out demo-video/report.html
 
-test: $(INSTALLED) ## all the tests, some ten minutes on two cores
+test: $(INSTALLED) ## all the tests, about half an hour on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 
-test-fast: $(INSTALLED) ## the tests for everyday work, under three minutes: none that is slow or starts processes
+test-fast: $(INSTALLED) ## the tests for everyday work, a few minutes: none that is slow or starts processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not process"
 
 lint: $(INSTALLED) ## format check, lint, types
