@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from _hostile_names import CLASSES, FILES
+from ctxvision import wording
 from ctxvision._cli import messages, models, streams
 from ctxvision._cli.answer_pictures import save_pictures
 from ctxvision._cli.table import write_rows
@@ -53,8 +54,8 @@ def test_terminal_and_pipe(monkeypatch):
 
 
 def test_a_long_name_does_not_widen_a_column():
-    assert messages.column(["a" * 10_000]) == 60
-    assert messages.column([]) == 0
+    assert wording.column(["a" * 10_000]) == 60
+    assert wording.column([]) == 0
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])

@@ -7,7 +7,6 @@ import sys
 import warnings
 
 from ctxvision.foreign import visible
-from ctxvision.wording import column  # noqa: F401 - commands take it from here
 
 
 def note(message: str) -> None:

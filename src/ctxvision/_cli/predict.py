@@ -5,12 +5,12 @@ from typing import Any
 
 from ctxvision.files import write_whole
 from ctxvision.foreign import json_text, visible
-from ctxvision.wording import plural
+from ctxvision.wording import column, plural
 
 from .errors import UserError
 from .files import make_folder, require_places
 from .keeping import Keeping
-from .messages import column, note, quieten, say_all
+from .messages import note, quieten, say_all
 from .options import add_task, add_trust, add_views, add_workers, check_views, require_task
 from .table import write_rows
 
