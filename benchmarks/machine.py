@@ -8,7 +8,7 @@ from importlib.metadata import version
 from benchmarks.settings import ROOT, Settings
 from ctxvision.ops import backends
 from ctxvision.ops._backend import choose
-from ctxvision.timing.machine import device_name
+from ctxvision.timing.clock import device_name
 
 COLUMNS = (
     "date", "commit", "dirty", "device", "threads", "python", "torch", "torchvision", "timm", "ctxvision",

@@ -10,7 +10,6 @@ _EXTRAS |= dict.fromkeys(("faster_coco_eval", "pycocotools"), "detect")
 _EXTRAS |= {
     "av": "video",
     "h5py": "weights",
-    "pytorch_grad_cam": "explain",
     "segmentation_models_pytorch": "segment",
 }
 _EXTRAS |= dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serve")

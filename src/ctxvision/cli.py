@@ -20,8 +20,7 @@ from ._cli import (
     serve,
     train,
 )
-from ._cli.errors import UserError, explain_error
-from ._cli.messages import debugging, note
+from ._cli.messages import UserError, debugging, explain_error, note
 from ._cli.streams import lasting
 from ._version import __version__
 from .files import reason

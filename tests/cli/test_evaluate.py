@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from _pictures import make_folder, picture
-from ctxvision._cli.evaluate import as_json
+from ctxvision._cli.messages import as_json
 from ctxvision.cli import main
 from ctxvision.evaluation import EvaluationError
 from ctxvision.evaluation.numbered_folders import folders_by_class
@@ -153,7 +153,7 @@ def test_a_full_disk_leaves_the_old_files(capsys, tmp_path, monkeypatch):
         ("--json none/e.json", "none/e.json: cannot be written (no such file or directory)", 1),
         ("--html .", ".: cannot be written (is a folder)", 1),
         ("--html e --json ./e", "must be different files", 2),
-        ("--worst=-1", "--worst at least 0", 2),
+        ("--worst=-1", "--worst: must be a whole number of at least 0, got '-1'", 2),
         ("--real none.json", "none.json: no such file or directory", 1),
         ("--real real.json", "needs a network of ImageNet's 1000 classes", 1),
         ("--labels-by-index", "needs a folder of folders", 1),

@@ -223,7 +223,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_numbers(network, places, files,
 @pytest.mark.parametrize("network", ["faster_rcnn"], indirect=True)
 def test_a_file_that_cannot_be_written_costs_no_other(network, tmp_path, capsys, monkeypatch):
     from ctxvision._cli import evaluate
-    from ctxvision._cli.errors import UserError
+    from ctxvision._cli.messages import UserError
 
     def full(path, text):
         if str(path).endswith("e.json"):

@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -224,9 +223,3 @@ def test_networks_of_other_classes_cannot_be_compared(trained_plain, trained, ph
     assert explain(trained_plain, photos / "c.png", "--out", out, "--against", tmp_path / "other.ckpt") == 1
     assert "has not the same classes" in capsys.readouterr().err
     assert not out.exists()
-
-
-def test_a_missing_package_is_named_with_its_extra(trained_plain, photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
-    assert explain(trained_plain, photos / "c.png", "--out", tmp_path / "out") == 1
-    assert 'needs the package pytorch_grad_cam: pip install "ctxvision[explain]"' in capsys.readouterr().err

@@ -53,4 +53,4 @@ def test_who_cannot_have_any_size_is_told_how_to_have_one(kind, options, way, tm
 def test_a_folder_in_the_place_of_the_file(tmp_path, capsys):
     (tmp_path / "net.onnx").mkdir()
     assert main(["export", "nothing.ckpt", str(tmp_path / "net.onnx")]) == 1
-    assert "cannot be written (it is a folder)" in capsys.readouterr().err
+    assert "cannot be written (is a folder)" in capsys.readouterr().err

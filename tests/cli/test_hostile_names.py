@@ -144,7 +144,7 @@ def test_publish(root, capsys):
 
 def test_serve(root):
     from ctxvision.serve import open_networks
-    from ctxvision.serve.examples import of_folder
+    from ctxvision.serve.network import of_folder
 
     shutil.copy(root / "run" / "checkpoints" / "best.ckpt", root / "net.ckpt")
     app = app_of(*open_networks([str(root / "net.ckpt")]), examples=of_folder(str(root / "files")))

@@ -14,7 +14,7 @@ from _hostile_names import CLASSES, FILES
 from ctxvision import wording
 from ctxvision._cli import messages, models, streams
 from ctxvision._cli.answer_pictures import save_pictures
-from ctxvision._cli.table import write_rows
+from ctxvision._cli.messages import write_rows
 from ctxvision.cli import main
 from ctxvision.inference import Clip
 

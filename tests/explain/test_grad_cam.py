@@ -189,3 +189,25 @@ def test_layers_are_listed_in_the_order_in_which_they_finish():
     assert names.index("layer2.0.conv2.span") < names.index("layer2.0.conv2") < names.index("layer2.0")
     assert {layer.name: layer.size for layer in layers}["layer2"] == (8, 8)
     assert [layer.name for layer in layers if layer.stage] == ["layer1", "layer2", "layer3", "layer4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("cotnet_micro", "layer3.0.bn3"),  # followed by an addition in place
+        ("rednet_micro", "layer4"),
+        ("contextual_convnext_micro", "stages.1.blocks.1.conv_dw"),
+        ("swin_tiny_patch4_window7_224", "layers.2"),  # NHWC
+    ],
+)
+def test_it_is_what_pytorch_grad_cam_computes(name, layer):
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model, images = lively(name), torch.randn(2, 3, *(2 * [224] if "swin" in name else (96, 64)))
+    arrange = (0, 3, 1, 2) if "swin" in name else (0, 1, 2, 3)
+    with GradCAM(model, [model.get_submodule(layer)], lambda maps: maps.permute(arrange).clone()) as theirs:
+        expected = theirs(images, [ClassifierOutputTarget(3)] * 2)
+    for cam, scaled in zip(grad_cam(model, images, [3, 3], layer=layer), expected, strict=True):
+        assert scaled.max() > 0.99
+        np.testing.assert_allclose(cam.map, scaled, rtol=0, atol=2e-5)

@@ -5,7 +5,7 @@ from torch import nn
 
 import ctxvision  # noqa: F401
 from ctxvision.explain import pixel_grids
-from ctxvision.explain.pixel_grid import grid_of
+from ctxvision.explain.layers import grid_of
 from ctxvision.nn import ContextualConv2d, Involution2d
 
 

@@ -143,7 +143,7 @@ def test_file_that_differs_from_torch_is_not_kept(small, tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
     path.write_bytes(b"what was there")
     monkeypatch.setattr(
-        "ctxvision.inference.exported.onnx_session.run_session",
+        "ctxvision.inference.exported.onnx_reading.run_session",
         lambda session, images: (net(images).detach() + 0.1,),
     )
     with pytest.raises(ExportError, match="differs from torch's by"):

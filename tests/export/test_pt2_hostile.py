@@ -13,9 +13,8 @@ from torch import nn
 from _hostile_files import Trap, edit_json, pickled, rewritten
 from ctxvision.cli import main
 from ctxvision.export import ExportError, Metadata, export_pt2, open_exported
-from ctxvision.inference.exported.pt2_archive import NeedsTrustError, read_parts
+from ctxvision.inference.exported.pt2_contents import Guards, NeedsTrustError, read_parts
 from ctxvision.inference.exported.pt2_graph import Graph
-from ctxvision.inference.exported.pt2_guards import Guards
 
 pytestmark = pytest.mark.slow
 

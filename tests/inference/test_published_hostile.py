@@ -8,8 +8,8 @@ import timm
 import torch
 
 from ctxvision.checkpoints import CheckpointError
-from ctxvision.inference.error import InferenceError
-from ctxvision.inference.published import open_published
+from ctxvision.inference.answer import InferenceError
+from ctxvision.inference.opening import open_published
 
 
 @pytest.fixture

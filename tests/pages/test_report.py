@@ -13,7 +13,7 @@ from _page import Page
 from ctxvision.cli import main
 from ctxvision.evaluation import wilson_interval
 from ctxvision.pages import make_report, write_report
-from ctxvision.pages.classifier_run import render_run
+from ctxvision.pages.classification import render_run
 from ctxvision.pages.template import duration
 from ctxvision.plots.curves import curve
 from ctxvision.plots.pixels import thumbnail

@@ -16,7 +16,7 @@ from ctxvision.data import export_coco
 from ctxvision.evaluation.video import beside, watch_videos
 from ctxvision.inference import predictor_of
 from ctxvision.pages import render_scores
-from ctxvision.plots.filmstrip import filmstrip
+from ctxvision.plots.clips import filmstrip
 from ctxvision.runs import RunFolder
 
 

@@ -18,7 +18,7 @@ from ctxvision.publish import (
     read_provenance,
     read_scores,
 )
-from ctxvision.publish.citations import bibtex, family_of
+from ctxvision.publish.card import bibtex, family_of
 from ctxvision.tasks import load_task
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from ctxvision.checkpoints import CheckpointError
 from ctxvision.explain import class_funnel, contextual_offsets, grad_cam
 from ctxvision.export import Metadata, export_onnx, export_pt2
 from ctxvision.serve import ServeError, create_app, open_networks
-from ctxvision.serve.examples import of_digits, of_folder
+from ctxvision.serve.network import of_digits, of_folder
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ from PIL import Image
 
 from _serving import SPEC, app_of, ask, client_of, encoded, pixels
 from ctxvision.data import BadImageError, read_image
-from ctxvision.serve import picture, service
-from ctxvision.serve.error import Refusal
-from ctxvision.serve.examples import of_folder
-from ctxvision.serve.network import open_networks
+from ctxvision.serve import service, upload
+from ctxvision.serve.network import of_folder, open_networks
+from ctxvision.serve.settings import Refusal
 
 
 def bmp(width, codes):
@@ -66,11 +65,11 @@ def test_scans_are_counted_and_bounded(app, subsampling):
     image = Image.fromarray(photograph())
     plain = encoded(image, "JPEG", quality=95, subsampling=subsampling)
     progressive = encoded(image, "JPEG", quality=95, subsampling=subsampling, progressive=True)
-    assert picture._scans(plain) == 1
-    assert picture._scans(progressive) == progressive.count(b"\xff\xda") > 5
-    assert picture._scans(plain + 500 * b"\xff\xda\x00\x02") == 1  # after the image's end
+    assert upload._scans(plain) == 1
+    assert upload._scans(progressive) == progressive.count(b"\xff\xda") > 5
+    assert upload._scans(plain + 500 * b"\xff\xda\x00\x02") == 1  # after the image's end
     inside = plain[:2] + b"\xff\xe5" + struct.pack(">H", 2 + 1200) + 300 * b"\xff\xda\x00\x02" + plain[2:]
-    assert picture._scans(inside) == 1  # inside another segment
+    assert upload._scans(inside) == 1  # inside another segment
     assert send(app, inside).status_code == 200
     assert send(app, with_scans(progressive, 100)).status_code == 200
     answer = send(app, with_scans(progressive, 101))
@@ -102,7 +101,7 @@ def test_decoding_ends_when_nobody_wants_it(kind):
             raise Refusal(503, "deadline", "too late")
 
     with pytest.raises(Refusal, match="too late"):
-        picture.decode(encoded(Image.fromarray(noise), kind), SPEC, 10**6, watch)
+        upload.decode(encoded(Image.fromarray(noise), kind), SPEC, 10**6, watch)
 
 
 class Slow:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from _serving import app_of, ask, encoded, pixels
 from ctxvision.serve import Access, open_networks
-from ctxvision.serve.examples import ExampleImage
+from ctxvision.serve.network import ExampleImage
 
 pytestmark = pytest.mark.slow
 

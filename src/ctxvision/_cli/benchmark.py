@@ -1,18 +1,14 @@
 """``ctxvision benchmark``: how fast networks are, against each other in the same run."""
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxvision.files import write_whole
 from ctxvision.runs import checkpoint_of
 
-from .errors import UserError
 from .files import require_places
-from .keeping import Keeping
-from .messages import note, quieten, say_all
-from .options import add_trust
-from .table import write_rows
+from .messages import Keeping, UserError, note, quieten, say_all, write_rows
+from .options import add_shared, whole
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add(
         "--size",
-        type=_positive,
+        type=whole(1),
         metavar="PX",
         help="height and width of the images in pixels; default: 224, or the size that a file names",
     )
@@ -86,7 +82,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--onnx", action="store_true", help="time onnxruntime as well, on the CPU in float32")
     add(
         "--repeats",
-        type=_positive,
+        type=whole(1),
         default=200,
         metavar="N",
         help="largest number of samples of each row; default: %(default)s",
@@ -98,9 +94,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="S",
         help="seconds for each row, after which no sample begins once there are five; default: %(default)g",
     )
-    add("--threads", type=_positive, metavar="N", help="number of threads on the CPU; default: torch's own choice")
+    add("--threads", type=whole(1), metavar="N", help="number of threads on the CPU; default: torch's own choice")
     add("--skip_memory", action="store_true", help="do not measure memory, which takes a process for each row")
-    add_trust(parser)
+    add_shared(parser, "trust")
     add("--csv", metavar="FILE", help="write the rows to FILE, with more columns")
     add("--json", metavar="FILE", help="write the rows to FILE as JSON")
     add("--plot", metavar="FILE", help="draw the rows into FILE, a .svg, .png or .pdf file")
@@ -147,18 +143,11 @@ def run(args: Namespace) -> int:
     timed = [row for row in rows if not row["error"]]
     heads = _HEADS | ({"ratio": f"× {args.against}"} if args.against else {})
     keeping = Keeping()
-    if args.csv:
-        with keeping.step(args.csv):
-            write_whole(args.csv, write_rows(rows, dict.fromkeys(COLUMNS, ""), "csv"))
-    if args.json:
-        with keeping.step(args.json):
-            write_whole(args.json, write_rows(rows, {}, "json"))
+    keeping.write(args.csv, lambda: write_rows(rows, dict.fromkeys(COLUMNS, ""), "csv"))
+    keeping.write(args.json, lambda: write_rows(rows, {}, "json"))
     say_all(write_rows([_shown(row) for row in timed], heads, "table") if timed else "")
-    if args.plot and timed:
-        with keeping.step(args.plot):
-            from ctxvision.timing.figure import draw
-
-            write_whole(args.plot, draw(timed, Path(args.plot).suffix[1:].lower()))
+    if timed:
+        keeping.write(args.plot, lambda: _plotted(timed, args.plot))
     if len({row["size"] for row in timed}) > 1:
         note("the images are not all of one size; --size makes them so")
     for row in rows:
@@ -181,24 +170,20 @@ def _rounded(value: float) -> float | int:
     return round(value) if abs(value) >= 100 else float(f"{value:.3g}")
 
 
-def _device(name: str) -> "torch.device":
-    import torch
+def _plotted(rows: list[dict[str, Any]], path: str) -> bytes:
+    from ctxvision.timing.figure import draw
 
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return draw(rows, Path(path).suffix[1:].lower())
+
+
+def _device(name: str) -> "torch.device":
+    from ctxvision.inference.opening import device_named
+
+    device = device_named(name)
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device must be cpu or cuda, got {name}", 2)
     return device
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
-    return int(text)
-
-
 def _batches(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_positive(part.strip()) for part in text.split(",")))
+    return tuple(dict.fromkeys(map(whole(1), text.split(","))))

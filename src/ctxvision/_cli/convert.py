@@ -7,22 +7,21 @@ from .messages import say
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "source",
         metavar="IN",
         help="published checkpoint to convert: CoTNet's (.pth.tar) or RedNet's (.pth) of the authors, CoTNet's of "
         "keras_cv_attention_models (.h5), RedNet's of PaddleClas (.pdparams)",
     )
-    parser.add_argument("destination", metavar="OUT", help=".safetensors file to write")
-    parser.add_argument(
-        "--model", metavar="NAME", help="name of the network, see `ctxvision models`; default: the one that fits"
-    )
-    parser.add_argument(
+    add("destination", metavar="OUT", help=".safetensors file to write")
+    add("--model", metavar="NAME", help="name of the network, see `ctxvision models`; default: the one that fits")
+    add(
         "--no_ema",
         action="store_true",
         help="take the weights themselves even where the file has their moving average",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    add("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
 def run(args: Namespace) -> int:

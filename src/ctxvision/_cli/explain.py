@@ -8,11 +8,9 @@ from ctxvision.files import write_folder
 from ctxvision.runs import checkpoint_of
 from ctxvision.wording import plural
 
-from .errors import UserError
 from .files import require_place
-from .keeping import Keeping
-from .messages import note, quieten, say
-from .options import add_trust
+from .messages import Keeping, UserError, note, quieten, say
+from .options import add_shared, share, whole
 
 if TYPE_CHECKING:
     from ctxvision.data import DigitsData, ImageData
@@ -21,94 +19,80 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
         help="network to explain: .ckpt file or run folder of `ctxvision train`",
     )
-    parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="image files, and folders of them; videos for a video network"
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", required=True, help="folder for explain.html, explain.json and the figures"
-    )
-    parser.add_argument(
+    add("images", metavar="IMAGE", nargs="+", help="image files, and folders of them; videos for a video network")
+    add("--out", metavar="DIR", required=True, help="folder for explain.html, explain.json and the figures")
+    add(
         "--class",
         dest="asked",
         metavar="NAME",
         help="class to explain in every image; default: what the network answers or finds",
     )
-    parser.add_argument(
+    add(
         "--layer",
         metavar="NAME",
         help="name of the layer for Grad-CAM; default: the layer that the page on explanations names",
     )
-    parser.add_argument(
+    add(
         "--against",
         metavar="CHECKPOINT",
         type=checkpoint_of,
         help="second network to compare with, a .ckpt file or a run folder",
     )
-    parser.add_argument(
-        "--against_layer", metavar="NAME", help="name of the layer of the second network for Grad-CAM"
-    )
-    parser.add_argument(
+    add("--against_layer", metavar="NAME", help="name of the layer of the second network for Grad-CAM")
+    add(
         "--truth",
         metavar="NAME",
         help="true class of the images; default: the name of an image's folder, where there is such a class",
     )
-    parser.add_argument(
+    add(
         "--data",
         metavar="DATA",
         help="data set over which to follow the true classes through a contextual network, as for `evaluate`",
     )
-    parser.add_argument(
-        "--split", choices=("val", "train", "all"), help="part of DATA to read; default: as for `evaluate`"
-    )
-    parser.add_argument(
+    add("--split", choices=("val", "train", "all"), help="part of DATA to read; default: as for `evaluate`")
+    add(
         "--threshold",
-        type=float,
+        type=share,
         metavar="S",
         help="lowest score of the boxes of a detector that are explained; default: 0.5",
     )
-    parser.add_argument(
+    add(
         "--limit",
-        type=int,
+        type=whole(1),
         default=12,
         metavar="N",
         help="largest number of images to explain; of more, these are spread evenly; default: %(default)s",
     )
-    parser.add_argument(
+    add(
         "--batch_size",
-        type=int,
+        type=whole(1),
         default=128,
         metavar="N",
         help="number of images of DATA computed at a time; default: %(default)s",
     )
-    parser.add_argument(
+    add(
         "--workers",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="number of processes that decode DATA; default: %(default)s, which decodes in the main process",
     )
-    parser.add_argument(
-        "--device", default="cpu", help="device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s"
-    )
-    add_trust(parser)
-    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
+    add_shared(parser, "device", "trust", "strict")
 
 
 def run(args: Namespace) -> int:
     """Write the page and print its path; 1 if no image could be read. See `ctxvision explain --help`."""
-    if min(args.limit, args.batch_size) < 1 or args.workers < 0:
-        raise UserError("--limit and --batch_size must be at least 1, --workers at least 0", 2)
     if args.against_layer and not args.against:
         raise UserError("--against_layer is a layer of the network that --against names", 2)
     require_place(args.out, "explain.json")
     quieten()
-    import pytorch_grad_cam  # noqa: F401 - before the work, not after it
 
     from ctxvision.explain import explain
     from ctxvision.inference import open_predictor
@@ -158,8 +142,6 @@ def _check(args: Namespace, network: "Predictor") -> None:
             raise UserError(f"--{option} is for classification; {what}", 2)
     if args.threshold is not None and network.task != "detection":
         raise UserError(f"--threshold is for detectors; {what}", 2)
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise UserError(f"--threshold must be from 0 to 1, got {args.threshold}", 2)
     if network.module is None:
         raise UserError(f"{args.checkpoint}: is not the checkpoint of a training, whose layers can be looked into")
     if args.data and not follows_classes(network.module):

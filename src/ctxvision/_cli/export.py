@@ -1,6 +1,5 @@
 """``ctxvision export``: a trained network as an ONNX or ``.pt2`` file, checked before it gets its name."""
 
-import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -9,9 +8,9 @@ from ctxvision.files import reason
 from ctxvision.runs import checkpoint_of
 from ctxvision.wording import plural
 
-from .errors import UserError
-from .messages import note, quieten, say
-from .options import add_trust
+from .files import require_places
+from .messages import UserError, note, quieten, say
+from .options import add_shared, whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,16 +23,15 @@ _OUTPUTS = {"detection": "box coordinate, score or mask"}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
         help="network to export: .ckpt file or run folder of `ctxvision train`",
     )
-    parser.add_argument("out", metavar="OUT", help=".onnx or .pt2 file to write")
-    parser.add_argument(
-        "--fixed_batch", action="store_true", help="let the file take one image at a time; default: any number"
-    )
+    add("out", metavar="OUT", help=".onnx or .pt2 file to write")
+    add("--fixed_batch", action="store_true", help="let the file take one image at a time; default: any number")
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
         "--dynamic_size",
@@ -45,46 +43,44 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="let the file take images of the network's input size alone; default for other tasks",
     )
-    parser.add_argument(
+    add(
         "--aot",
         action="store_true",
         help="compile the .pt2 file for this machine (AOTInductor; takes minutes); the file is code, which other "
         "commands run only with --trust",
     )
-    parser.add_argument(
+    add(
         "--int8",
         metavar="DATA",
         help="quantise the .onnx file, calibrated on training images of DATA; prints both accuracies on its "
         "validation images",
     )
-    parser.add_argument(
+    add(
         "--calibration",
-        type=int,
+        type=whole(1),
         default=256,
         metavar="N",
         help="number of images to calibrate on; default: %(default)s",
     )
-    parser.add_argument(
+    add(
         "--batch_size",
-        type=int,
+        type=whole(1),
         default=32,
         metavar="N",
         help="number of images scored at a time; default: %(default)s",
     )
-    parser.add_argument(
+    add(
         "--workers",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="number of processes that decode images; default: %(default)s, which decodes in the main process",
     )
-    add_trust(parser)
+    add_shared(parser, "trust")
 
 
 def run(args: Namespace) -> int:
     """Write the file and say how it compares; see `ctxvision export --help`."""
-    if min(args.calibration, args.batch_size) < 1 or args.workers < 0:
-        raise UserError("--calibration and --batch_size must be at least 1, --workers at least 0", 2)
     out = Path(args.out)
     suffix = out.suffix.lower()
     if suffix not in (".onnx", ".pt2"):
@@ -93,11 +89,7 @@ def run(args: Namespace) -> int:
         raise UserError("--aot compiles .pt2 files, OUT is ONNX", 2)
     if args.int8 and (suffix != ".onnx" or args.fixed_batch):
         raise UserError("--int8 is for .onnx files that take any number of images", 2)
-    if not out.resolve().parent.is_dir():
-        raise UserError(f"{out}: cannot be written (there is no folder {out.parent})")
-    if out.is_dir() or not os.access(out.resolve().parent, os.W_OK):
-        why = "it is a folder" if out.is_dir() else f"no permission in {out.parent}"
-        raise UserError(f"{out}: cannot be written ({why})")
+    require_places(out=out)
     quieten()
     from ctxvision.export import ExportError, from_task
     from ctxvision.export.trained import require_same_detections

@@ -1,49 +1,11 @@
-"""Files that a command is to read, and places that it is to write to."""
+"""Places that a command is to write to."""
 
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ctxvision.files import reason
 
-from .errors import UserError
-from .messages import note
-
-if TYPE_CHECKING:
-    from ctxvision.data.files import Listing
-
-
-def expand(words: Iterable[str], list_files: Callable[[str], "Listing"], what: str = "images") -> list[str]:
-    """Replace folders by the files below them, and say what else lies there.
-
-    Args:
-        words: Paths of files and folders.
-        list_files: Function that finds the files below a folder.
-        what: Word for the files in messages.
-
-    Raises:
-        UserError: A folder holds none of them.
-    """
-    paths: list[str] = []
-    for word in words:
-        if not Path(word).is_dir():
-            paths.append(word)
-            continue
-        found, hints = list_files(word), _hints()
-        summary = found.summary(hints)
-        if not found.files:
-            raise UserError(f"{word}: no {what} in this folder" + (f"; {summary}" if summary else ""))
-        if summary:
-            note(f"{word}: {summary}")
-        paths += found.files
-    return paths
-
-
-def _hints() -> dict[str, str]:
-    from ctxvision.data.images.reading import HINTS
-
-    return HINTS
+from .messages import UserError
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:

@@ -1,12 +1,44 @@
-"""What the commands say: results on stdout, all else on stderr; names of others are shown as `visible` does."""
+"""What the commands say: results and tables on stdout, all else on stderr, a mistake as one line."""
 
 import contextlib
 import logging
 import os
 import sys
+import traceback
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from ctxvision.foreign import visible
+from ctxvision._extras import explain_import
+from ctxvision.files import WriteError, write_whole
+from ctxvision.foreign import csv_text, finite_values, json_text, visible
+
+
+class UserError(Exception):
+    """What the user can put right.
+
+    Attributes:
+        exit_code: The exit code of the command, 2 for a wrong command line, else 1.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+
+def explain_error(error: Exception) -> str:
+    """Say in one line what went wrong, and for our own bugs how to see where."""
+    message = " ".join(str(error).split())
+    if type(error).__module__.startswith("ctxvision."):
+        return message
+    if isinstance(error, ImportError) and (wanted := explain_import(error)):
+        return f"this command {wanted}" if wanted.startswith("needs") else wanted
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "out of memory; lower --micro_batch (train), --batch_size or --image_size"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+    return f"unexpected {type(error).__name__}: {message} (CTXVISION_DEBUG=1 shows where)"
 
 
 def note(message: str) -> None:
@@ -52,3 +84,81 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         (note if record.levelno >= logging.WARNING else say)(record.getMessage())
+
+
+class Keeping:
+    """The steps of a command after its work is done: one that fails is a line on stderr and stops no other.
+
+    Attributes:
+        exit_code: Exit code of the command, 1 once something that the user asked for could not be made, else 0.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+
+    @contextmanager
+    def step(self, what: str, *, asked: bool = True) -> Iterator[None]:
+        """Make one thing.
+
+        Args:
+            what: Name of the thing, as the line calls it.
+            asked: Whether the user has asked for it; what is only a decoration does not change the exit code.
+        """
+        try:
+            yield
+        except Exception as error:
+            if debugging():
+                traceback.print_exc()
+            reason = explain_error(error)
+            # what can be put right says itself what it is about
+            line = reason if isinstance(error, UserError | WriteError) else f"{what} could not be made: {reason}"
+            note(f"error: {line}" if asked else line)
+            if asked:
+                self.exit_code = 1
+
+    def write(self, path: str | None, make: Callable[[], str | bytes]) -> None:
+        """Make the contents of a file and write it, if the user asked for the file by a path."""
+        if path:
+            with self.step(path):
+                write_whole(path, make())
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], style: str) -> str:
+    """Format rows.
+
+    Args:
+        rows: Values by column, for each row.
+        heads: Words of the table for each column, in order; CSV and JSON have their own names.
+        style: Format of the text, ``"table"``, ``"csv"`` or ``"json"``.
+    """
+    if style == "json":
+        return json_text(finite_values(rows), indent=2) + "\n"
+    if style == "csv":
+        return csv_text([list(heads), *([row[column] for column in heads] for row in rows)])
+    cells = [["–" if row[column] is None else visible(row[column]) for column in heads] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads.values(), *cells, strict=True)]
+    is_number = [any(isinstance(row[column], int | float) for row in rows) for column in heads]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, is_number, strict=True)
+        )
+        for line in (list(heads.values()), *cells)
+    ]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def as_json(numbers: Mapping[str, Any]) -> str:
+    """Write one line for each entry, and of lists one for each element: a matrix stays a matrix."""
+
+    def written(value: object) -> str:
+        return json_text(value, allow_nan=False)
+
+    def entry(name: str, value: object) -> str:
+        if isinstance(value, list) and any(isinstance(element, list | dict) for element in value):
+            value_text = "[\n  " + ",\n  ".join(map(written, value)) + "\n ]"
+        else:
+            value_text = written(value)
+        return f" {written(name)}: {value_text}"
+
+    return "{\n" + ",\n".join(entry(name, value) for name, value in numbers.items()) + "\n}\n"

@@ -4,9 +4,8 @@ import fnmatch
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from .errors import UserError
-from .messages import say_all
-from .table import write_rows
+from .messages import UserError, say_all, write_rows
+from .options import add_shared
 
 COLUMNS = {
     "name": "model",
@@ -27,12 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="*",
         help="part of a name, or a pattern such as *cot*50, that the listed names match",
     )
-    parser.add_argument(
-        "--format",
-        choices=("table", "csv", "json"),
-        default="table",
-        help="format of the output; default: %(default)s",
-    )
+    add_shared(parser, "format")
 
 
 def run(args: Namespace) -> int:

@@ -1,17 +1,88 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the kinds of value that options take."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from typing import Any
 
-from .errors import UserError
-
-_TASKS = ("classify", "detect", "segment", "video")  # of the registry, which takes long to import
+from .messages import UserError
 
 
-def add_task(parser: ArgumentParser) -> None:
-    """Declare ``--task``."""
-    parser.add_argument(
-        "--task", choices=_TASKS, help="task that the network must have; networks of another task are refused"
-    )
+def whole(least: int) -> Callable[[str], int]:
+    """Return the type of options that take whole numbers from ``least`` on."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+        return value
+
+    return parse
+
+
+def share(text: str) -> float:
+    """Take a number from 0 to 1; this is the type of an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
+    return value
+
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "task": {
+        "choices": ("classify", "detect", "segment", "video"),  # of the registry, which takes long to import
+        "help": "task that the network must have; networks of another task are refused",
+    },
+    "format": {
+        "choices": ("table", "csv", "json"),
+        "default": "table",
+        "help": "format of the output; default: %(default)s",
+    },
+    "batch_size": {
+        "type": whole(1),
+        "metavar": "N",
+        "help": "number of images computed at a time; default: by task, 128 for classification",
+    },
+    "clips": {
+        "type": whole(1),
+        "default": 1,
+        "metavar": "N",
+        "help": "number of clips, spread over a video, that are averaged; papers test 10; default: %(default)s",
+    },
+    "crops": {
+        "type": int,
+        "choices": (1, 3),
+        "default": 1,
+        "metavar": "N",
+        "help": "number of crops of a clip that are averaged, 1 or 3; papers test 3; default: %(default)s",
+    },
+    "workers": {
+        "type": whole(0),
+        "metavar": "N",
+        "help": "number of processes that decode images; default: as many as processors, at most 8",
+    },
+    "device": {
+        "default": "cpu",
+        "help": "device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s",
+    },
+    "trust": {
+        "action": "store_true",
+        "help": "only for model files of people that you trust: run the code inside .pt2 files, such as those of "
+        "`export --aot`, and lift the limits on what the settings in a file may ask for",
+    },
+    "strict": {"action": "store_true", "help": "stop at the first image that cannot be read"},
+}
+
+
+def add_shared(parser: ArgumentParser, *names: str) -> None:
+    """Declare options that several commands have, by their names without dashes."""
+    for name in names:
+        parser.add_argument(f"--{name}", **_SHARED[name])
 
 
 def require_task(asked: str | None, source: str, task: str) -> None:
@@ -29,51 +100,3 @@ def require_task(asked: str | None, source: str, task: str) -> None:
 
     if asked and task_named(asked) != task:
         raise UserError(f"{source}: its task is {COMMAND_WORDS[task]}, not {asked}; leave out --task", 2)
-
-
-def add_trust(parser: ArgumentParser) -> None:
-    """Declare ``--trust``."""
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="only for model files of people that you trust: run the code inside .pt2 files, such as those of "
-        "`export --aot`, and lift the limits on what the settings in a file may ask for",
-    )
-
-
-def add_views(parser: ArgumentParser) -> None:
-    """Declare ``--clips`` and ``--crops``."""
-    parser.add_argument(
-        "--clips",
-        type=int,
-        default=1,
-        metavar="N",
-        help="number of clips, spread over a video, that are averaged; the papers test 10; default: %(default)s",
-    )
-    parser.add_argument(
-        "--crops",
-        type=int,
-        default=1,
-        metavar="N",
-        help="number of crops of a clip that are averaged, 1 or 3; the papers test 3; default: %(default)s",
-    )
-
-
-def check_views(args: Namespace) -> None:
-    """Check the values of ``--clips`` and ``--crops``.
-
-    Raises:
-        UserError: A number is not possible.
-    """
-    if args.clips < 1 or args.crops not in (1, 3):
-        raise UserError(f"--clips must be at least 1, --crops 1 or 3, got {args.clips} and {args.crops}", 2)
-
-
-def add_workers(parser: ArgumentParser) -> None:
-    """Declare ``--workers``."""
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="number of processes that decode images; default: as many as processors, at most 8",
-    )

@@ -7,66 +7,52 @@ from ctxvision.files import write_whole
 from ctxvision.foreign import json_text, visible
 from ctxvision.wording import column, plural
 
-from .errors import UserError
 from .files import make_folder, require_places
-from .keeping import Keeping
-from .messages import note, quieten, say_all
-from .options import add_task, add_trust, add_views, add_workers, check_views, require_task
-from .table import write_rows
+from .messages import Keeping, UserError, note, quieten, say_all, write_rows
+from .options import add_shared, require_task, share, whole
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "checkpoint",
         metavar="CHECKPOINT",
         help="network that answers: .ckpt file or run folder of `ctxvision train`, .onnx or .pt2 of "
         "`ctxvision export` (of --aot: with --trust), folder of `ctxvision publish`, or name of a network with "
         "pretrained weights",
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")
-    add_task(parser)
-    parser.add_argument(
+    add("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")
+    add_shared(parser, "task")
+    add(
         "--top_k",
-        type=int,
+        type=whole(1),
         default=5,
         metavar="K",
         help="number of classes to name for each image; default: %(default)s",
     )
-    parser.add_argument(
-        "--format",
-        choices=("table", "csv", "json"),
-        default="table",
-        help="format of the output; default: %(default)s",
-    )
-    parser.add_argument("--out", metavar="FILE", help="write to FILE instead of the terminal")
-    parser.add_argument(
-        "--draw", metavar="DIR", help="write pictures to DIR: boxes and masks, classes of pixels, labelled clips"
-    )
-    parser.add_argument(
+    add_shared(parser, "format")
+    add("--out", metavar="FILE", help="write to FILE instead of the terminal")
+    add("--draw", metavar="DIR", help="write pictures to DIR: boxes and masks, classes of pixels, labelled clips")
+    add(
         "--threshold",
-        type=float,
+        type=share,
         metavar="P",
         help="lowest score of the objects that a detector reports; default: 0.5",
     )
-    add_views(parser)
-    parser.add_argument(
+    add_shared(parser, "clips", "crops")
+    add(
         "--batch_size",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="number of images computed at a time; default: 32 for a classifier, 1 for others",
     )
-    add_workers(parser)
-    add_trust(parser)
-    parser.add_argument(
-        "--device", default="cpu", help="device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s"
-    )
-    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
+    add_shared(parser, "workers", "trust", "device", "strict")
 
 
 def run(args: Namespace) -> int:
     """Print or write the predictions; 1 if no image could be read. See `ctxvision predict --help`."""
-    _check(args)
+    require_places(out=args.out)
     quieten()
     from ctxvision.inference import open_predictor
 
@@ -127,13 +113,3 @@ def run(args: Namespace) -> int:
         with keeping.step(count if len(not_drawn) == 1 else f"{count}, the first {path},"):
             raise first_error
     return keeping.exit_code if entries else 1
-
-
-def _check(args: Namespace) -> None:
-    """Find mistakes in the command line before anything is opened."""
-    if args.top_k < 1 or (1 if args.batch_size is None else args.batch_size) < 1 or (args.workers or 0) < 0:
-        raise UserError("--top_k and --batch_size must be at least 1, --workers at least 0", 2)
-    check_views(args)
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise UserError(f"--threshold must be between 0 and 1, got {args.threshold}", 2)
-    require_places(out=args.out)

@@ -5,47 +5,47 @@ from pathlib import Path
 
 from ctxvision.runs import checkpoint_of
 
-from .errors import UserError
-from .messages import note, quieten, say
-from .options import add_trust
+from .messages import UserError, note, quieten, say
+from .options import add_shared
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
         help="network to publish: .ckpt file or run folder of `ctxvision train`, or name of a network with "
         "pretrained weights",
     )
-    parser.add_argument(
+    add(
         "folder",
         metavar="DIR",
         help="folder to make; timm.create_model('local-dir:DIR', pretrained=True) loads it",
     )
-    parser.add_argument("--push", metavar="USER/REPO", help="upload the folder to the Hugging Face Hub as well")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--name", help="name of the network on its card; default: the name of REPO or DIR")
-    parser.add_argument(
+    add("--push", metavar="USER/REPO", help="upload the folder to the Hugging Face Hub as well")
+    add("--private", action="store_true", help="make a new repository private")
+    add("--name", help="name of the network on its card; default: the name of REPO or DIR")
+    add(
         "--dataset",
         metavar="NAME",
         help="name of the data set on the card; default: what the network was trained on",
     )
-    parser.add_argument(
+    add(
         "--license",
         metavar="ID",
         help="identifier of the license of the weights, such as apache-2.0; default: the known one, if any",
     )
-    parser.add_argument(
+    add(
         "--metrics",
         metavar="FILE",
         action="append",
         default=[],
         help="JSON file of `ctxvision evaluate CHECKPOINT DATA --json FILE` for the card; may be repeated",
     )
-    add_trust(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote to DIR")
+    add_shared(parser, "trust")
+    add("--overwrite", action="store_true", help="replace what an earlier call wrote to DIR")
 
 
 def run(args: Namespace) -> int:

@@ -3,9 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from .errors import UserError
-from .messages import say_all
-from .table import write_rows
+from .messages import UserError, say_all, write_rows
+from .options import add_shared
 
 COLUMNS = {
     "recipe": "recipe",
@@ -24,12 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "name", metavar="NAME", nargs="?", help="name of a recipe to print, instead of listing all"
     )
-    parser.add_argument(
-        "--format",
-        choices=("table", "csv", "json"),
-        default="table",
-        help="format of the output; default: %(default)s",
-    )
+    add_shared(parser, "format")
 
 
 def run(args: Namespace) -> int:

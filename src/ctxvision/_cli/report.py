@@ -5,54 +5,41 @@ from pathlib import Path
 
 from ctxvision.wording import plural
 
-from .errors import UserError
 from .files import require_places
-from .keeping import Keeping
-from .messages import note, quieten, say
-from .options import add_trust, add_views, add_workers, check_views
+from .messages import Keeping, UserError, note, quieten, say
+from .options import add_shared, whole
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("run", metavar="RUN", help="run folder of `ctxvision train`, or a .ckpt file")
-    parser.add_argument(
+    add = parser.add_argument
+    add("run", metavar="RUN", help="run folder of `ctxvision train`, or a .ckpt file")
+    add(
         "data",
         metavar="DATA",
         nargs="?",
         help="data to evaluate on, a folder of images, or digits; default: what the run was trained on",
     )
-    parser.add_argument(
+    add(
         "--out",
         metavar="FILE",
         default="report.html",
         help="HTML page to write, with its numbers beside it as .json; default: %(default)s",
     )
-    parser.add_argument(
-        "--images", type=int, default=24, metavar="N", help="number of predictions to show; default: %(default)s"
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=int,
+    add(
+        "--images",
+        type=whole(0),
+        default=24,
         metavar="N",
-        help="number of images computed at a time; default: by task, 128 for classification",
+        help="number of predictions to show; default: %(default)d",
     )
-    parser.add_argument(
-        "--against", metavar="RUN", help="another run to show beside this one, for video networks only"
-    )
-    add_views(parser)
-    add_workers(parser)
-    parser.add_argument(
-        "--device", default="cpu", help="device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s"
-    )
-    add_trust(parser)
-    parser.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
+    add_shared(parser, "batch_size")
+    add("--against", metavar="RUN", help="another run to show beside this one, for video networks only")
+    add_shared(parser, "clips", "crops", "workers", "device", "trust", "strict")
 
 
 def run(args: Namespace) -> int:
     """Write the page and print its path; see `ctxvision report --help`."""
-    check_views(args)
-    if (1 if args.batch_size is None else args.batch_size) < 1 or min(args.images, args.workers or 0) < 0:
-        raise UserError("--batch_size must be at least 1, --images and --workers at least 0", 2)
     page, numbers = Path(args.out), Path(args.out).with_suffix(".json")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out must end in .html, got {args.out}", 2)

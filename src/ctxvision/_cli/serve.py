@@ -4,16 +4,16 @@ import os
 import signal
 from argparse import ArgumentParser, Namespace
 
-from .errors import UserError
-from .messages import note, quieten
-from .options import add_trust
+from .messages import UserError, note, quieten
+from .options import add_shared
 
 TOKEN = "CTXVISION_TOKEN"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "checkpoints",
         metavar="CHECKPOINT",
         nargs="+",
@@ -21,65 +21,56 @@ def add_arguments(parser: ArgumentParser) -> None:
         "`ctxvision export` (of --aot: with --trust); "
         "NAME=CHECKPOINT names it",
     )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine alone"
-    )
-    parser.add_argument(
-        "--port", type=int, default=8000, help="port to listen on, 0 for any that is free; default: %(default)s"
-    )
-    parser.add_argument(
+    add("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine alone")
+    add("--port", type=int, default=8000, help="port to listen on, 0 for any that is free; default: %(default)s")
+    add(
         "--token",
         help=f"secret of at least 16 characters that requests must carry; better given "
         f"as {TOKEN} in the environment",
     )
-    parser.add_argument(
-        "--without_token", action="store_true", help="let every machine that can reach --host in, without a token"
-    )
-    parser.add_argument(
+    add("--without_token", action="store_true", help="let every machine that can reach --host in, without a token")
+    add(
         "--allow_host",
         metavar="NAME",
         action="append",
         default=[],
         help="another name by which browsers know this server, as behind a proxy; may be repeated",
     )
-    parser.add_argument(
+    add(
         "--max_bytes",
         type=int,
         default=10 * 2**20,
         metavar="N",
         help="largest size of a request in bytes; default: %(default)s",
     )
-    parser.add_argument(
+    add(
         "--max_pixels",
         type=int,
         default=25_000_000,
         metavar="N",
         help="largest number of pixels of an image; default: %(default)s",
     )
-    parser.add_argument(
+    add(
         "--batch", type=int, default=16, metavar="N", help="largest number of images computed at a time; "
         "default: %(default)s"
     )  # fmt: skip
-    parser.add_argument(
+    add(
         "--queue", type=int, default=64, metavar="N", help="largest number of images that wait for a network; "
         "more are refused; default: %(default)s"
     )  # fmt: skip
-    parser.add_argument(
+    add(
         "--max_wait_ms", type=float, default=5.0, metavar="MS", help="milliseconds that an image waits for more; "
         "default: %(default)s"
     )  # fmt: skip
-    parser.add_argument(
+    add(
         "--timeout",
         type=float,
         default=30.0,
         metavar="S",
         help="largest number of seconds that a request may take; default: %(default)s",
     )
-    add_trust(parser)
-    parser.add_argument(
-        "--device", default="cpu", help="device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s"
-    )
-    parser.add_argument("--examples", metavar="DIR", help="folder of images that the page offers to try")
+    add_shared(parser, "trust", "device")
+    add("--examples", metavar="DIR", help="folder of images that the page offers to try")
 
 
 def run(args: Namespace) -> int:
@@ -87,10 +78,8 @@ def run(args: Namespace) -> int:
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port must lie between 0 and 65535, got {args.port}", 2)
     quieten()
-    import pytorch_grad_cam  # noqa: F401 - before the first request, not in it
-
     from ctxvision.serve import Limits, access_for, bind, create_app, open_networks, serve, url_of
-    from ctxvision.serve.examples import of_digits, of_folder
+    from ctxvision.serve.network import of_digits, of_folder
 
     token = args.token or os.environ.get(TOKEN) or None
     access = access_for(args.host, token, tuple(args.allow_host), args.without_token)

@@ -4,16 +4,23 @@
 """
 
 from .cams import BoxCam, FrameCams, GradCam, PixelCam, grad_cam
+from .classes import (
+    Fates,
+    Funnel,
+    Loss,
+    StageView,
+    class_embeddings,
+    class_fates,
+    class_funnel,
+    on_a_plane,
+    similarities,
+)
 from .detection import box_cams, box_layers
-from .embeddings import class_embeddings, on_a_plane, similarities
 from .explanation import Explanation, ImageExplanation, Section
-from .fates import Fates, class_fates
-from .funnel import Funnel, Loss, StageView, class_funnel
 from .kernels import Contexts, Kernels, generated_kernels, kernel_layers
-from .layers import LayerError, MapLayer, map_layers
+from .layers import LayerError, MapLayer, PixelGrid, map_layers, pixel_grids
 from .offsets import ClassOffsets, ContextualOffsets, contextual_layers, contextual_offsets, offsets_by_class
 from .pipeline import explain
-from .pixel_grid import PixelGrid, pixel_grids
 from .segmentation import pixel_cams
 from .video import frame_cams
 

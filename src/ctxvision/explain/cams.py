@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.tasks.classification.class_sets import funnel_steps, is_contextual
 
-from .layers import LayerError, MapLayer, find_layer, map_format, map_layers
+from .layers import LayerError, MapLayer, find_layer, map_format, map_layers, watching
 
 Score = Callable[[Any], Tensor]
 """Takes the network's output for one image and returns the scalar that is to be explained."""
@@ -44,6 +44,10 @@ class GradCam:
     in_place: np.ndarray
     target: int | None = None
     scored_by: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the layer, the size of its map and the map, not scaled, as plain values for JSON."""
+        return {"layer": self.layer.name, "size": list(self.layer.size), "map": rounded(self.raw)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def grad_cam(
     layer: str | None = None,
     score: Score | None = None,
 ) -> list[GradCam]:
-    """Compute Grad-CAM for classes of images with pytorch-grad-cam.
+    """Compute Grad-CAM for classes of images.
 
     The score of a class in a contextual network is the one from the last step that considered the class. A class
     that was dropped on the way was scored by features of an earlier stage, and is explained there: nothing after
@@ -175,8 +179,10 @@ def explain_score(
         scored_by: The name of the step of a contextual network that scored the class last, for the result.
     """
     seen = weigh(model, image[None], layer.name, score)
-    in_place = over_images(seen.in_place, image.shape[1:])[0]
-    return GradCam(layer, seen.scaled[0], seen.raw[0], in_place, target, scored_by)
+    heat, in_place = (over_images(raw, image.shape[1:])[0] for raw in seen)
+    heat = heat - heat.min()
+    heat /= max(float(heat.max()), 1e-12)
+    return GradCam(layer, heat, seen.raw[0], in_place, target, scored_by)
 
 
 def _logit_of(target: int, logits: Tensor) -> Tensor:
@@ -213,18 +219,18 @@ class Weighed(NamedTuple):
     """The arrays that `weigh` returns for N images.
 
     Attributes:
-        scaled: The Grad-CAM as pytorch-grad-cam scales it, (N, H, W) float32.
         raw: The Grad-CAM at the size of the layer's map, (N, h, w) float32.
         in_place: The map of the layer with each position weighed by its own gradient, (N, h, w) float32.
     """
 
-    scaled: np.ndarray
     raw: np.ndarray
     in_place: np.ndarray
 
 
 def weigh(model: nn.Module, images: Tensor, layer: str, score: Score) -> Weighed:
-    """Weigh the map of a layer by the gradients of a score, with pytorch-grad-cam.
+    """Weigh the channels of a layer's map by the mean of a score's gradient over the positions, and add them.
+
+    Source: Selvaraju et al., Grad-CAM, ICCV 2017, equations 1 and 2, before the ReLU.
 
     Args:
         model: Any network.
@@ -238,23 +244,30 @@ def weigh(model: nn.Module, images: Tensor, layer: str, score: Score) -> Weighed
     Raises:
         LayerError: The score does not depend on the layer.
     """
-    from pytorch_grad_cam import GradCAM  # draws in much that nothing else needs
+    maps: list[np.ndarray] = []
+    gradients: list[np.ndarray] = []
 
-    with torch.inference_mode(False), _gradients_of_input_only(model), torch.enable_grad():
-        arrange = partial(_channels_first, image_size=images.shape[2:])
-        cam = GradCAM(model, [model.get_submodule(layer)], reshape_transform=arrange)
-        try:
-            scaled = cam(images.detach().clone().requires_grad_(), [score]).astype(np.float32)
-            kept = cam.activations_and_grads
-            maps, gradients = kept.activations[0].numpy(), kept.gradients[0].numpy()
-            raw = cam.get_cam_image(None, None, None, maps, gradients)
-        except AttributeError as error:
-            if cam.activations_and_grads.gradients:
-                raise
-            raise LayerError(f"the score does not depend on layer {layer!r}; name one before it") from error
-        finally:
-            cam.activations_and_grads.release()
-    return Weighed(scaled, raw.astype(np.float32), (maps * gradients).sum(1).astype(np.float32))
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if maps:  # of a layer that runs twice, the first time counts
+            return
+        maps.append(_channels_first(output, images.shape[2:]))
+        # a hook, because the next layer may change the map in place
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradients.append(_channels_first(gradient, images.shape[2:])))
+
+    watched = [(model.get_submodule(layer), keep)]
+    with (
+        torch.inference_mode(False),
+        _gradients_of_input_only(model),
+        watching(model, watched),
+        torch.enable_grad(),
+    ):
+        score(model(images.detach().clone().requires_grad_())[0]).backward()
+    if not gradients:
+        raise LayerError(f"the score does not depend on layer {layer!r}; name one before it")
+    (features,), (gradient,) = maps, gradients
+    raw = (gradient.mean((2, 3), keepdims=True) * features).sum(1)
+    return Weighed(raw, (features * gradient).sum(1))
 
 
 def over_images(
@@ -285,23 +298,36 @@ def over_images(
     return scaled
 
 
-def _channels_first(map_or_gradient: Tensor, image_size: Sequence[int]) -> Tensor:
-    """Copy the output of a layer as (N, C, h, w); the next layer may change the original in place."""
-    kept = map_or_gradient.to(torch.float32, copy=True)
-    return kept.permute(0, 3, 1, 2) if map_format(kept.shape, image_size) == "NHWC" else kept
+def rounded(raw: np.ndarray) -> list[Any]:
+    """Turn a map (h, w), or maps (n, h, w), into lists for a JSON file, with five significant digits."""
+    return [rounded(part) if part.ndim else float(f"{part:.5g}") for part in raw]
+
+
+def where_most(heat: np.ndarray) -> tuple[float, float]:
+    """Return the pixel (y, x) where a map (H, W) is highest, or the middle of a map that is all 0."""
+    y, x = np.unravel_index(heat.argmax(), heat.shape) if heat.max() > 0 else np.array(heat.shape) / 2
+    return float(y), float(x)
+
+
+def _channels_first(map_or_gradient: Tensor, image_size: Sequence[int]) -> np.ndarray:
+    """Copy the output of a layer as (N, C, h, w) float32; the next layer may change the original in place."""
+    kept = map_or_gradient.detach().to("cpu", torch.float32, copy=True)
+    arranged: np.ndarray = (
+        kept.permute(0, 3, 1, 2) if map_format(kept.shape, image_size) == "NHWC" else kept
+    ).numpy()
+    return arranged
 
 
 @contextmanager
 def _gradients_of_input_only(model: nn.Module) -> Iterator[None]:
     """Compute no gradients of parameters in the block; gradients that a training left there stay."""
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    with evaluation_mode(model):
-        for p, _, _ in parameters:
-            p.requires_grad_(False)
-            p.grad = None
-        try:
-            yield
-        finally:
-            for p, wanted, grad in parameters:
-                p.requires_grad_(wanted)
-                p.grad = grad
+    for p, _, _ in parameters:
+        p.requires_grad_(False)
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, wanted, grad in parameters:
+            p.requires_grad_(wanted)
+            p.grad = grad

@@ -10,14 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from ctxvision.data import DataSpec, DigitsData, ImageData
-from ctxvision.inference.pixels import Source, read_picture
 from ctxvision.inference.predictor import Given
 from ctxvision.plots.pixels import is_small, seen_pixels, thumbnail
 from ctxvision.runs import RunError
 from ctxvision.tasks.classification.class_sets import is_contextual
 
-from .cams import GradCam, grad_cam
-from .embeddings import class_embeddings, on_a_plane, similarities
+from .cams import grad_cam, where_most
+from .classes import Funnel, class_embeddings, class_fates, class_funnel, on_a_plane, similarities
 from .explanation import (
     ExplainedNetwork,
     ImageExplanation,
@@ -26,18 +25,14 @@ from .explanation import (
     Row,
     Section,
     Table,
+    TaskExplainer,
     ranked,
     require_finite,
-    rounded,
-    where_most,
 )
-from .fates import class_fates
 from .figures.cams import CamPanel, cam_picture
-from .figures.classes import off_diagonal, plane_picture, similarity_picture
+from .figures.classes import funnel_picture, off_diagonal, plane_picture, similarity_picture
 from .figures.fates import lost_picture, lost_to_picture, recall_picture
-from .figures.funnel import funnel_picture
-from .figures.offsets import class_offsets_picture
-from .funnel import Funnel, class_funnel
+from .figures.layers import class_offsets_picture
 from .layer_contents import add_layer_contents, of_stages
 from .offsets import contextual_layers, offsets_by_class
 
@@ -47,15 +42,11 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 _CLASSES = 100  # more have no similarity matrix in the JSON file
 
 
-class Explainer:
-    """Explains what a classifier answers.
-
-    Args:
-        request: The request, whose networks are of a `ClassificationTask`.
-    """
+class Explainer(TaskExplainer):
+    """Explains what a classifier answers."""
 
     def __init__(self, request: Request) -> None:
-        self.request = request
+        super().__init__(request)
         self.model = request.network.task.model
         self.specs = [cast(DataSpec, network.predictor.data_spec) for network in request.networks]
 
@@ -67,8 +58,9 @@ class Explainer:
     def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain the answer for one image, or the class that was asked for; see `explanation.Explainer`."""
         request, names = self.request, self.request.network.class_names
-        pictures = [read_picture(cast(Source, source), spec.color_mode) for spec in self.specs]
-        views = [spec.eval_transform()(picture) for spec, picture in zip(self.specs, pictures, strict=True)]
+        views = [
+            spec.eval_transform()(picture) for spec, picture in zip(self.specs, self.pictures(source), strict=True)
+        ]
         truth = request.truth or _folder_of(source, names)
         panels = [
             self._answer(network, spec, view, file)
@@ -215,17 +207,14 @@ def _batch(network: ExplainedNetwork, view: Tensor) -> Tensor:
 
 
 def _numbers(panel: CamPanel, chances: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    cam: GradCam = panel.cam
     return {
         "answer": names[int(chances.argmax())],
         "predictions": ranked(chances, names),
         "grad_cam": {
             "class": panel.class_name,
             "probability": panel.probability,
-            "layer": cam.layer.name,
-            "size": list(cam.layer.size),
-            "scored_by": cam.scored_by,
-            "map": rounded(cam.raw),
+            **panel.cam.to_dict(),
+            "scored_by": panel.cam.scored_by,
         },
     }
 
@@ -233,21 +222,10 @@ def _numbers(panel: CamPanel, chances: np.ndarray, names: Sequence[str]) -> dict
 def _funnel_numbers(funnel: Funnel, names: Sequence[str]) -> dict[str, Any]:
     loss = funnel.loss()
     return {
-        "followed": names[funnel.target],
+        **funnel.to_dict(names),
         "lost_at": loss and loss.step,
         "lost_to": loss and names[loss.to],
         "replaced_by": loss and names[loss.replaced_by],
-        "stages": [
-            {
-                "name": stage.name,
-                "rank": stage.true_rank,
-                "classes": [
-                    {"class": names[c], "score": score, "kept": kept}
-                    for c, score, kept in zip(stage.classes, stage.scores, stage.kept, strict=True)
-                ],
-            }
-            for stage in funnel.stages
-        ],
     }
 
 

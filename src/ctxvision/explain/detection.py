@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,27 +11,22 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from ctxvision.data import DetectionSpec
 from ctxvision.inference.detection import as_input
-from ctxvision.inference.pixels import Source, read_picture
 from ctxvision.inference.predictor import Given
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.plots.boxes import box_color, draw_boxes
 from ctxvision.plots.pixels import data_uri, seen_pixels
 from ctxvision.plots.style import short
 
-from .cams import BoxCam, GradCam, Score, over_images, weigh
+from .cams import BoxCam, GradCam, Score, over_images, weigh, where_most
 from .explanation import (
     ExplainedNetwork,
     ImageExplanation,
     Preview,
-    Request,
     Row,
-    Section,
     Table,
+    TaskExplainer,
     require_finite,
-    rounded,
-    where_most,
 )
 from .figures.cams import Part, parts_picture
 from .layer_contents import add_layer_contents
@@ -58,11 +53,11 @@ def box_cams(
     *,
     layer: str | None = None,
 ) -> list[BoxCam | None]:
-    """Compute Grad-CAM for boxes of a detector with pytorch-grad-cam.
+    """Compute Grad-CAM for boxes of a detector.
 
     The explained score is that of the detection that has the label and overlaps the box most, by more than half
-    (IoU). This is pytorch-grad-cam's ``FasterRCNNBoxScoreTarget``, because the IoU that it adds has no gradient at
-    the box itself. Suppression of overlapping boxes leaves one such detection.
+    (IoU). It has the gradient of pytorch-grad-cam's ``FasterRCNNBoxScoreTarget``, because the IoU that is added
+    there has none at the box itself. Suppression of overlapping boxes leaves one such detection.
 
     The weights of Grad-CAM belong to channels, so that other objects with the same features light up as well;
     ``cam.in_place`` shows only what this box was read from.
@@ -162,24 +157,14 @@ def _over_image(raw: np.ndarray, model: "Detector", image: Tensor) -> np.ndarray
     return resized
 
 
-class Explainer:
-    """Explains what a detector finds.
-
-    Args:
-        request: The request, whose networks are of a `DetectionTask`.
-    """
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
+class Explainer(TaskExplainer):
+    """Explains what a detector finds."""
 
     def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain the boxes with the highest scores on one image; see `explanation.Explainer`."""
         request, network = self.request, self.request.network
         names, threshold, wanted = network.class_names, request.threshold, request.class_name
-        pictures = [
-            read_picture(cast(Source, source), cast(DetectionSpec, one.predictor.data_spec).color_mode)
-            for one in request.networks
-        ]
+        pictures = self.pictures(source)
         image = _as_input(network, pictures[0])
         objects = _objects(network, image, file, wanted, threshold)
         boxes = np.array([_corners(found) for found in objects[:_EXPLAINED]], np.float32).reshape(-1, 4)
@@ -197,7 +182,7 @@ class Explainer:
             tables=[Table(f"found, {network.label}", _rows(objects))] if objects else [],
         )
         for entry, cam in zip(explained.entry["objects"], cams, strict=False):
-            entry["grad_cam"] = cam and _numbers(cam.cam)
+            entry["grad_cam"] = cam and cam.cam.to_dict()
         what = "No box" if wanted is None else f"No box of class {wanted}"
         if not objects:
             explained.notes.append(f"{what} has a score of {threshold:.0%} or more, so there is none to explain.")
@@ -231,16 +216,12 @@ class Explainer:
         labels = [1 + names.index(found) for found in found_names]
         cams = box_cams(against.task.model, image, boxes, labels, layer=against.layer)  # type: ignore[arg-type]
         explained.against_cams = cams
-        same = [c and {"score": c.score, "box": c.box.tolist(), "grad_cam": _numbers(c.cam)} for c in cams]
+        same = [c and {"score": c.score, "box": c.box.tolist(), "grad_cam": c.cam.to_dict()} for c in cams]
         explained.entry["against"] = {"objects": objects, "same_boxes": same}
         if any(cams):
             explained.drawings.append(partial(_draw, picture, cams, names, name, against.label, boxes))
         elif cams:
             explained.notes.append(f"{against.label} finds none of the boxes that are explained.")
-
-    def sections(self, data: None, data_name: str) -> dict[str, Section | None]:
-        """Return nothing: a detector is explained for each image only."""
-        return {}
 
 
 def _as_input(network: ExplainedNetwork, picture: Image.Image) -> Tensor:
@@ -284,10 +265,6 @@ def _rows(objects: list[dict[str, Any]]) -> list[Row]:
         name = f"{found['class']}, {width} × {height}"
         rows.append(Row(name, found["score"], box_color(found["label"])))
     return rows
-
-
-def _numbers(cam: GradCam) -> dict[str, Any]:
-    return {"layer": cam.layer.name, "size": list(cam.layer.size), "map": rounded(cam.raw)}
 
 
 def _draw(

@@ -1,22 +1,25 @@
 """The parts of an explanation: arrays for each image, figures drawn of them, plain numbers for a file."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from ctxvision._version import __version__
 from ctxvision.foreign import json_text
 from ctxvision.inference import Predictor
-from ctxvision.inference.predictor import Given
+from ctxvision.inference.answer import ranking
+from ctxvision.inference.predictor import Given, Source, read_picture
 from ctxvision.plots.picture import Picture
 from ctxvision.runs import RunError
 
 from .cams import BoxCam, FrameCams, GradCam, PixelCam
-from .funnel import Funnel
+from .classes import Funnel
 from .kernels import Kernels
 from .offsets import ContextualOffsets
 
@@ -246,11 +249,17 @@ class Explanation:
         return files
 
 
-class Explainer(Protocol):
-    """Explains images one by one; each kind of task has its own, ``Explainer`` in its module of this package."""
+class TaskExplainer(ABC):
+    """Explains images one by one; each kind of task has its own, ``Explainer`` in its module of this package.
 
-    def __init__(self, request: Request) -> None: ...
+    Args:
+        request: The request, whose networks are of this kind of task.
+    """
 
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    @abstractmethod
     def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain one image.
 
@@ -268,8 +277,10 @@ class Explainer(Protocol):
             LayerError: The layer that was asked for cannot be used.
         """
 
-    def sections(self, data: Any, data_name: str) -> dict[str, Section | None]:
-        """Return the sections beyond single images; the arguments are those of `explain`."""
+    def pictures(self, source: Given) -> list[Image.Image]:
+        """Read an image once for each network, in the mode that the network takes."""
+        specs: list[Any] = [network.predictor.data_spec for network in self.request.networks]
+        return [read_picture(cast(Source, source), spec.color_mode) for spec in specs]
 
 
 def require_finite(outputs: Mapping[str, Tensor] | Tensor, file: str) -> None:
@@ -289,16 +300,4 @@ def require_finite(outputs: Mapping[str, Tensor] | Tensor, file: str) -> None:
 
 def ranked(chances: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the five most probable classes of probabilities (num_classes,), in the form of ``explain.json``."""
-    order = np.argsort(-chances, kind="stable")[:_TOP].tolist()
-    return [{"class": names[c], "probability": float(chances[c])} for c in order]
-
-
-def rounded(raw: np.ndarray) -> list[Any]:
-    """Turn a map (h, w), or maps (n, h, w), into lists for a JSON file, with five significant digits."""
-    return [rounded(part) if part.ndim else float(f"{part:.5g}") for part in raw]
-
-
-def where_most(heat: np.ndarray) -> tuple[float, float]:
-    """Return the pixel (y, x) where a map (H, W) is highest, or the middle of a map that is all 0."""
-    y, x = np.unravel_index(heat.argmax(), heat.shape) if heat.max() > 0 else np.array(heat.shape) / 2
-    return float(y), float(x)
+    return [one.to_dict() for one in ranking(chances, names, _TOP)]

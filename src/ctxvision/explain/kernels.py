@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ctxvision.nn import CoTLayer, Involution2d
 
-from .layers import Hook, watching
+from .layers import Hook, chosen_layers, watching
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Contexts(Kernels):
 
 def kernel_layers(model: nn.Module) -> list[str]:
     """List the names of involution layers and of CoT layers with attention, in the order of construction."""
-    return [name for name, module in model.named_modules() if _generates(module)]
-
-
-def _generates(module: nn.Module) -> bool:
-    return isinstance(module, Involution2d) or (isinstance(module, CoTLayer) and module.context != "static")
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Involution2d) or (isinstance(module, CoTLayer) and module.context != "static")
+    ]
 
 
 def generated_kernels(
@@ -90,13 +90,7 @@ def generated_kernels(
         >>> found.name, found.kernel, found.kernels.shape
         ('layer1.0.conv2', (7, 7), (1, 2, 49, 16, 16))
     """
-    known = kernel_layers(model)
-    for name in layers or ():
-        if name not in known:
-            raise ValueError(
-                f"{name!r} generates no kernels; this network's layers that do: {', '.join(known) or 'none'}"
-            )
-    names = known if layers is None else list(layers)
+    names = chosen_layers(kernel_layers(model), layers, "generates no kernels; this network's layers that do:")
     seen: dict[str, Kernels | Contexts] = {}
     with watching(model, [_watched(model.get_submodule(name), name, seen) for name in names]):
         model(images)

@@ -12,8 +12,7 @@ from ctxvision.plots.picture import Picture
 from ctxvision.plots.pixels import Pixels
 
 from .explanation import ImageExplanation
-from .figures.kernels import contexts_picture, fusion_picture, mosaic_picture, sums_picture
-from .figures.offsets import taps_picture
+from .figures.layers import contexts_picture, fusion_picture, mosaic_picture, sums_picture, taps_picture
 from .kernels import Contexts, Kernels, generated_kernels, kernel_layers
 from .layers import MIN_SIDE, last_of_each_stage
 from .offsets import ContextualOffsets, contextual_layers, contextual_offsets

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ctxvision.nn import ContextualConv2d
 from ctxvision.ops._geometry import as_pair
 
-from .layers import Hook, watching
-from .pixel_grid import PixelGrid, grid_of, pixel_grids
+from .layers import Hook, PixelGrid, chosen_layers, grid_of, pixel_grids, watching
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def contextual_offsets(
         >>> found.name, found.sampled.shape, float(found.sampling_offset.max())  # Δp is 0 before training
         ('stages.1.blocks.1.conv_dw', (1, 49, 8, 8, 2), 0.0)
     """
-    names = _checked(model, layers)
+    names = _chosen(model, layers)
     grids = pixel_grids(model, images)
     image = (int(images.shape[2]), int(images.shape[3]))
     found: dict[str, ContextualOffsets] = {}
@@ -138,7 +137,7 @@ def offsets_by_class(
         ValueError: A name is not one that `contextual_layers` lists, there are no images, or no contextual
             convolution has run.
     """
-    names = _checked(model, layers)
+    names = _chosen(model, layers)
     sums: dict[str, np.ndarray] = {}
     counts = np.zeros(0, np.int64)
     steps: dict[str, tuple[float, float]] = {}
@@ -165,14 +164,8 @@ def offsets_by_class(
         return [ClassOffsets(name, counts, *(sums[name] / counts)) for name in names if name in sums]
 
 
-def _checked(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
-    known = contextual_layers(model)
-    for name in layers or ():
-        if name not in known:
-            raise ValueError(
-                f"{name!r} is no contextual convolution of this network; it has {', '.join(known) or 'none'}"
-            )
-    return known if layers is None else list(layers)
+def _chosen(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
+    return chosen_layers(contextual_layers(model), layers, "is no contextual convolution of this network; it has")
 
 
 @dataclass

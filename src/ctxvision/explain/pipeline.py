@@ -17,7 +17,7 @@ from ctxvision.tasks import Task
 from ctxvision.tasks.classification.class_sets import is_contextual
 from ctxvision.tasks.registry import module_of
 
-from .explanation import ExplainedNetwork, Explainer, Explanation, Request
+from .explanation import ExplainedNetwork, Explanation, Request
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def explain(
             require_class(name, first.class_names)
         if data is not None and not follows_classes(first.task):
             raise ValueError("data is for contextual classifiers; this network has no class funnel to follow")
-        explainer: Explainer = module_of("explain", first.predictor.task).Explainer(request)
+        explainer = module_of("explain", first.predictor.task).Explainer(request)
         explanation = Explanation(request, [])
         sources = list(first.predictor.expanded(images))
         for number, source in _evenly_spread(sources, limit, first.predictor.sample_name):
@@ -115,7 +115,7 @@ def explain(
                 explanation.bad_images.append({"path": file, "reason": error.reason})
             else:
                 explanation.images.append(found)
-        if explanation.images:
+        if explanation.images and first.task.kind == "classification":
             explanation.sections = explainer.sections(data, data_name)
     return explanation
 

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ctxvision.data import SegmentationSpec
-from ctxvision.inference.pixels import Source, read_picture
 from ctxvision.inference.predictor import Given
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.plots.overlays import overlay
@@ -18,18 +17,16 @@ from ctxvision.plots.picture import Picture
 from ctxvision.plots.pixels import data_uri
 from ctxvision.plots.style import short
 
-from .cams import PixelCam, explain_score
+from .cams import PixelCam, explain_score, where_most
 from .explanation import (
     ExplainedNetwork,
     ImageExplanation,
     Preview,
     Request,
     Row,
-    Section,
     Table,
+    TaskExplainer,
     require_finite,
-    rounded,
-    where_most,
 )
 from .figures.cams import Part, parts_picture
 from .layer_contents import add_layer_contents
@@ -47,10 +44,9 @@ _CAPTION = (
 def pixel_cams(
     model: nn.Module, image: Tensor, classes: Sequence[int] | Tensor | None = None, *, layer: str | None = None
 ) -> list[PixelCam]:
-    """Compute Grad-CAM for the pixels of classes with pytorch-grad-cam.
+    """Compute Grad-CAM for the pixels of classes.
 
-    The explained score is the sum of the logits of a class over the pixels that are predicted as this class, which
-    is pytorch-grad-cam's ``SemanticSegmentationTarget``.
+    The explained score is the sum of the logits of a class over the pixels that are predicted as this class.
 
     Source: Vinogradova, Dibrov and Myers, Towards Interpretable Semantic Segmentation via Gradient-weighted Class
     Activation Mapping, AAAI 2020.
@@ -79,8 +75,6 @@ def pixel_cams(
         >>> found.cam.layer.name, found.cam.raw.shape, found.mask.shape
         ('backbone.body.layer3', (6, 8), (96, 128))
     """
-    from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
-
     with evaluation_mode(model):
         logits = model(image[None])[0]
     predicted, count = logits.argmax(0).cpu(), len(logits)
@@ -96,10 +90,14 @@ def pixel_cams(
         chosen = _after_norm(model, layers, chosen)
     found = []
     for target in targets:
-        mask = (predicted == target).numpy()
-        score = SemanticSegmentationTarget(target, mask.astype(np.float32))
-        found.append(PixelCam(mask, explain_score(model, image, chosen, score, target)))
+        mask = predicted == target
+        score = partial(_logits_over, target, mask.to(image))
+        found.append(PixelCam(mask.numpy(), explain_score(model, image, chosen, score, target)))
     return found
+
+
+def _logits_over(target: int, mask: Tensor, logits: Tensor) -> Tensor:
+    return (logits[target] * mask).sum()
 
 
 def _after_norm(model: nn.Module, layers: Sequence[MapLayer], stage: MapLayer) -> MapLayer:
@@ -117,22 +115,18 @@ def _after_norm(model: nn.Module, layers: Sequence[MapLayer], stage: MapLayer) -
     return stage
 
 
-class Explainer:
-    """Explains which class a segmentation network gives to the pixels of an image.
-
-    Args:
-        request: The request, whose networks are of a `SegmentationTask`.
-    """
+class Explainer(TaskExplainer):
+    """Explains which class a segmentation network gives to the pixels of an image."""
 
     def __init__(self, request: Request) -> None:
-        self.request = request
+        super().__init__(request)
         self.specs = [cast(SegmentationSpec, network.predictor.data_spec) for network in request.networks]
 
     def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain the classes with the most pixels, or the one that was asked for; see `explanation.Explainer`."""
         request, network, spec = self.request, self.request.network, self.specs[0]
         names = network.class_names
-        pictures = [read_picture(cast(Source, source), spec.color_mode) for spec in self.specs]
+        pictures = self.pictures(source)
         picture = pictures[0]
         image, classes = _predict(network, spec, picture, file)
         counts = np.bincount(classes.ravel(), minlength=len(names))
@@ -173,10 +167,6 @@ class Explainer:
         at = where_most(cams[0].cam.map) if cams else (pixels.shape[0] / 2, pixels.shape[1] / 2)
         add_layer_contents(explained, network.task.model, image[None], pixels, at, name)
         return explained
-
-    def sections(self, data: None, data_name: str) -> dict[str, Section | None]:
-        """Return nothing: a segmentation network is explained for each image only."""
-        return {}
 
 
 def _predict(
@@ -232,11 +222,4 @@ def _class_of(cam: PixelCam, names: Sequence[str]) -> str:
 
 
 def _numbers(cam: PixelCam, names: Sequence[str]) -> dict[str, Any]:
-    layer = cam.cam.layer
-    return {
-        "class": _class_of(cam, names),
-        "pixels": int(cam.mask.sum()),
-        "layer": layer.name,
-        "size": list(layer.size),
-        "map": rounded(cam.cam.raw),
-    }
+    return {"class": _class_of(cam, names), "pixels": int(cam.mask.sum()), **cam.cam.to_dict()}

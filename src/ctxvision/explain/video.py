@@ -14,18 +14,15 @@ from ctxvision.models._figures import evaluation_mode
 from ctxvision.plots.picture import Picture
 from ctxvision.plots.style import short
 
-from .cams import FrameCams, over_images, weigh
+from .cams import FrameCams, over_images, rounded, weigh, where_most
 from .explanation import (
     ExplainedNetwork,
     ImageExplanation,
-    Request,
     Row,
-    Section,
     Table,
+    TaskExplainer,
     ranked,
     require_finite,
-    rounded,
-    where_most,
 )
 from .figures.cams import frames_picture
 from .layer_contents import add_layer_contents
@@ -57,7 +54,7 @@ class ClipNetwork(nn.Module):
 def frame_cams(
     model: "VideoTask", clip: Tensor, target: int | None = None, *, layer: str | None = None
 ) -> FrameCams:
-    """Compute Grad-CAM for the class of a clip, for all its frames at once, with pytorch-grad-cam.
+    """Compute Grad-CAM for the class of a clip, for all its frames at once.
 
     The explained score is the logit of the clip. Features that a frame passes to its neighbours by the temporal
     shift count in the frame where they were seen. Each frame is weighed by its own gradients, like each image of a
@@ -119,15 +116,8 @@ class _Answer:
     cams: FrameCams
 
 
-class Explainer:
-    """Explains what a video network answers.
-
-    Args:
-        request: The request, whose networks are of a `VideoTask`.
-    """
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
+class Explainer(TaskExplainer):
+    """Explains what a video network answers."""
 
     def look(self, source: Given, file: str, name: str) -> ImageExplanation:
         """Explain the answer for one video, or the class that was asked for; see `explanation.Explainer`."""
@@ -150,10 +140,6 @@ class Explainer:
             explained.drawings.append(partial(_draw, theirs, request.against, f"{name}-grad-cam-against"))
         _add_layers(explained, network.task, answer, name)
         return explained
-
-    def sections(self, data: None, data_name: str) -> dict[str, Section | None]:
-        """Return nothing: a video network is explained for each video only."""
-        return {}
 
 
 def _explain(network: ExplainedNetwork, video: "Video", file: str, wanted: str | None) -> _Answer:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ctxvision.files import replacing
 from ctxvision.inference.exported import KEY, ExportError, Metadata, open_exported
-from ctxvision.inference.exported.pt2_archive import MEMBER
+from ctxvision.inference.exported.pt2_contents import MEMBER
 
 from .program import trace
 from .same import require_same, require_suffix

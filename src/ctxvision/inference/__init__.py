@@ -1,12 +1,10 @@
 """Trained networks that answer: the same call for every task and every kind of model file."""
 
-from .answer import Answer
+from .answer import Answer, InferenceError, Ranked
 from .classification import Classes
 from .detection import FoundObject, Objects
-from .error import InferenceError
 from .opening import open_predictor, predictor_of
 from .predictor import Predictor
-from .ranking import Ranked
 from .segmentation import ClassShare, Pixels
 from .video import Clip
 

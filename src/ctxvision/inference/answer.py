@@ -1,8 +1,17 @@
-"""What every answer of a network has, whatever its task."""
+"""What every answer of a network has, whatever its task, and classes in the order of their probabilities."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class InferenceError(ValueError):
+    """The message is one line that names the value, what is possible, and what to do."""
+
 
 BROKEN = "the output of the network for it is NaN or infinite"
 
@@ -44,3 +53,46 @@ class Answer(ABC):
 
     @abstractmethod
     def _line(self) -> str: ...
+
+
+class Ranked(NamedTuple):
+    """A class and its probability."""
+
+    name: str
+    probability: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return both as plain values for JSON."""
+        return {"class": self.name, "probability": self.probability}
+
+
+def ranking(probabilities: NDArray[np.floating], names: Sequence[str], top_k: int) -> tuple[Ranked, ...]:
+    """Return the ``top_k`` most probable classes, the most probable first.
+
+    Args:
+        probabilities: The probabilities of the N classes, (N,).
+        names: The names of the N classes.
+        top_k: The number of classes to return, if there are as many.
+    """
+    best = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
+    return tuple(Ranked(names[index], float(probabilities[index])) for index in best)
+
+
+@dataclass(frozen=True, eq=False)
+class RankedAnswer(Answer):
+    """What a network says that answers with one of N classes.
+
+    Attributes:
+        top: The most probable classes with their probabilities, the most probable first.
+    """
+
+    top: tuple[Ranked, ...] = ()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {"rank": rank, "class": one.name, "probability": f"{one.probability:.6f}"}
+            for rank, one in enumerate(self.top, 1)
+        ]
+
+    def _line(self) -> str:
+        return "  ".join(f"{one.name} {one.probability:.1%}" for one in self.top)

@@ -10,18 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctxvision.data import DataSpec
-from ctxvision.data.images.spec import Transform
 from ctxvision.tasks import Task
 
-from .answer import BROKEN, Answer
+from .answer import BROKEN, RankedAnswer, ranking
 from .exported import Exported
-from .pixels import Source, read_picture
-from .predictor import Batch, Predictor, Wanted
-from .ranking import Ranked, ranking, ranking_line, ranking_rows
+from .predictor import Batch, Predictor, Prepare, Source, Wanted, described
 
 
 @dataclass(frozen=True, eq=False)
-class Classes(Answer):
+class Classes(RankedAnswer):
     """What a classifier says about an image.
 
     Attributes:
@@ -31,17 +28,10 @@ class Classes(Answer):
 
     columns = ("image", "rank", "class", "probability")
 
-    top: tuple[Ranked, ...] = ()
     probabilities: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def _values(self) -> dict[str, Any]:
         return {"predictions": [one.to_dict() for one in self.top]}
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return ranking_rows(self.top)
-
-    def _line(self) -> str:
-        return ranking_line(self.top)
 
 
 class ClassificationPredictor(Predictor):
@@ -56,10 +46,8 @@ class ClassificationPredictor(Predictor):
         self, opened: Task | Exported | nn.Module, device: torch.device, spec: DataSpec | None = None
     ) -> None:
         super().__init__(opened, device)
-        if isinstance(opened, Exported):
-            spec = DataSpec.from_dict(opened.metadata.data_spec)
-        elif isinstance(opened, Task):
-            spec = DataSpec.from_dict(opened.data_spec)
+        if isinstance(opened, Exported | Task):
+            spec = DataSpec.from_dict(described(opened))
         assert spec is not None
         self.data_spec = spec
         self._compute: Callable[[Tensor], Tensor] = opened
@@ -71,7 +59,7 @@ class ClassificationPredictor(Predictor):
         return self._compute(images.to(self.device)).float()
 
     def _preparation(self, wanted: Wanted) -> Callable[[Source], Tensor]:
-        return _Prepare(self.data_spec.eval_transform(), self.data_spec.color_mode)
+        return Prepare(self.data_spec.eval_transform(), self.data_spec.color_mode)
 
     def _answers(
         self, samples: Sequence[Tensor], paths: Sequence[str | None], wanted: Wanted
@@ -82,12 +70,3 @@ class ClassificationPredictor(Predictor):
                 yield Classes(path, "", ranking(of_image, self.class_names, wanted.top_k), of_image)
             else:
                 yield Classes(path, BROKEN)
-
-
-@dataclass(frozen=True)
-class _Prepare:
-    transform: Transform
-    color_mode: str
-
-    def __call__(self, source: Source) -> Tensor:
-        return self.transform(read_picture(source, self.color_mode))

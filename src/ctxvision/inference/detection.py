@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from ctxvision.tasks import Task
 
 from .answer import BROKEN, Answer
 from .exported import Exported
-from .pixels import Source, read_picture
-from .predictor import Batch, Predictor, Wanted
+from .predictor import Batch, Predictor, Prepare, Source, Wanted, described
 
 OUTPUTS = ("boxes", "labels", "scores", "masks")
 
@@ -90,12 +88,11 @@ class DetectionPredictor(Predictor):
 
     def __init__(self, opened: Task | Exported, device: torch.device) -> None:
         super().__init__(opened, device)
+        self.data_spec = DetectionSpec.from_dict(described(opened))
         if isinstance(opened, Exported):
-            self.data_spec = DetectionSpec.from_dict(opened.metadata.data_spec)
             self.has_masks = bool(opened.metadata.settings["masks"])
             self._compute: Callable[[list[Tensor]], list[dict[str, Tensor]]] = exported_detector(opened)
         else:
-            self.data_spec = DetectionSpec.from_dict(opened.data_spec)
             self.has_masks = bool(opened.model.has_masks)
             self._compute = opened
 
@@ -113,7 +110,7 @@ class DetectionPredictor(Predictor):
         return self._compute([image.float() / 255 if image.dtype == torch.uint8 else image for image in images])
 
     def _preparation(self, wanted: Wanted) -> Callable[[Source], Tensor]:
-        return partial(_prepare, color_mode=self.data_spec.color_mode)
+        return Prepare(to_uint8, self.data_spec.color_mode)
 
     def _answers(
         self, samples: Sequence[Tensor], paths: Sequence[str | None], wanted: Wanted
@@ -126,25 +123,14 @@ class DetectionPredictor(Predictor):
             ]
             if all(math.isfinite(value) for row in rows for value in (row["score"], *row["bbox"])):
                 height, width = image.shape[-2:]
-                objects = tuple(self._described(row) for row in rows)
-                yield Objects(path, "", width, height, objects)
+                yield Objects(path, "", width, height, tuple(self._found(row) for row in rows))
             else:
                 yield Objects(path, BROKEN)
 
-    def _described(self, row: dict[str, Any]) -> FoundObject:
-        box = tuple(row["bbox"])
-        return FoundObject(
-            self.class_names[row["label"] - 1],
-            row["label"],
-            row["score"],
-            box,
-            row["area"],
-            row.get("segmentation"),
-        )
-
-
-def _prepare(source: Source, color_mode: str) -> Tensor:
-    return to_uint8(read_picture(source, color_mode))
+    def _found(self, row: dict[str, Any]) -> FoundObject:
+        label, box = row["label"], tuple(row["bbox"])
+        name = self.class_names[label - 1]
+        return FoundObject(name, label, row["score"], box, row["area"], row.get("segmentation"))
 
 
 def to_uint8(picture: Image.Image) -> Tensor:

@@ -1,24 +1,107 @@
-"""The one place where a model is opened, whatever holds it."""
+"""The one place where a model is opened, whatever holds it: a checkpoint, an exported file, a network of timm."""
 
+import contextlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import timm
 import torch
 from torch import nn
 
-from ctxvision.checkpoints.sources import names_a_network
+from ctxvision.checkpoints import read_state_dict
+from ctxvision.checkpoints.finite import require_finite
+from ctxvision.checkpoints.sources import names_a_network, pretrained_network
 from ctxvision.data.error import DataError
 from ctxvision.runs import checkpoint_of
-from ctxvision.tasks import Task, load_task
+from ctxvision.tasks import Task, TaskError, load_task
 from ctxvision.tasks.classification.pretrained import spec_of
+from ctxvision.tasks.limits import Budget, require_moderate
 from ctxvision.tasks.registry import TASKS, module_of
 
+from .answer import InferenceError
 from .classification import ClassificationPredictor
-from .error import InferenceError
 from .exported import SUFFIXES, Exported, ExportError, open_exported
 from .predictor import Predictor
-from .published import is_published, open_pretrained, open_published
+
+_LOCAL, _HUB = "local-dir:", ("hf-hub:", "hf_hub:")
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"  # as ctxvision.publish writes them
+
+
+def is_published(source: str) -> bool:
+    """Tell whether a text is the place of a published network, or a folder that holds one."""
+    return source.startswith((_LOCAL, *_HUB)) or all(Path(source, name).is_file() for name in (_WEIGHTS, _CONFIG))
+
+
+def open_published(model: str, *, trust: bool = False) -> nn.Module:
+    """Let timm build what a published folder describes, once its weights and settings are seen to be harmless.
+
+    Args:
+        model: The path of a folder, or ``local-dir:`` or ``hf-hub:`` and a place.
+        trust: Whether the settings may ask for more than a network usually does.
+
+    Raises:
+        InferenceError: The settings are not harmless, or timm cannot build the network.
+        CheckpointError: The weights cannot be read, or are no numbers.
+    """
+    if not model.startswith((_LOCAL, *_HUB)):
+        model = _LOCAL + model
+    folder = Path(model.removeprefix(_LOCAL)) if model.startswith(_LOCAL) else None
+    try:
+        limits: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if folder:
+            weights = folder / _WEIGHTS
+            if not weights.is_file():
+                raise TaskError(f"it holds no {_WEIGHTS}, as `ctxvision publish` writes it")
+            read_state_dict(weights)
+            _check_settings(folder / _CONFIG, trust)
+            if not trust:
+                limits = Budget(weights.stat().st_size)
+        with limits:
+            network: nn.Module = timm.create_model(model, pretrained=True)
+    except TaskError as error:
+        raise InferenceError(f"{model}: {error}") from error
+    except (RuntimeError, TypeError, ValueError, KeyError, AssertionError, AttributeError, OSError) as error:
+        if type(error).__module__.startswith("ctxvision."):
+            raise
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InferenceError(f"{model}: timm cannot build it ({line})") from error
+    require_finite(network.state_dict(), model)
+    return network
+
+
+def open_pretrained(name: str) -> nn.Module:
+    """Return a network with the pretrained weights that timm knows for its name.
+
+    Args:
+        name: A registered name, such as ``"resnet18"`` or ``"resnet18.a1_in1k"``.
+
+    Raises:
+        CheckpointError: There is no such network, timm has no weights for it, or they cannot be had.
+    """
+    network = pretrained_network(name)
+    require_finite(network.state_dict(), name)
+    return network
+
+
+def _check_settings(path: Path, trust: bool) -> None:
+    """Check the images that a network asks for, and the arguments of its constructor.
+
+    Raises:
+        TaskError: The file is not JSON of the right kind, or a setting is beyond the limits.
+    """
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise TaskError(f"{path.name} is missing or not JSON") from error
+    about = config.get("pretrained_cfg") if isinstance(config, dict) else None
+    if not isinstance(about, dict) or not isinstance(config.get("architecture"), str):
+        raise TaskError(f"{path.name} does not describe a network")
+    described = {name: about[name] for name in ("input_size", "crop_pct", "interpolation") if name in about}
+    arguments = {name: config.get(name) for name in ("model_args", "num_classes")}
+    require_moderate("classification", {"class_names": [], **described}, arguments, trust=trust)
+
 
 _CPU = torch.device("cpu")
 
@@ -55,7 +138,7 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
         if device != "cpu":
             raise InferenceError(f"exported networks run on the CPU here, not on {device!r}; leave out --device")
         return predictor_of(open_exported(path, trust=trust))
-    where = _device(device)
+    where = device_named(device)
     if is_published(text):
         return _classifier(open_published(text, trust=trust), where)
     if names_a_network(str(path)):
@@ -76,7 +159,7 @@ def predictor_of(opened: Task | Exported, device: str | None = None) -> Predicto
         ExportError: The exported file lacks something that its task needs.
     """
     if isinstance(opened, Task):
-        return _predictor(opened.kind)(opened, opened.device if device is None else _device(device))
+        return _predictor(opened.kind)(opened, opened.device if device is None else device_named(device))
     task = opened.metadata.task
     if task not in TASKS:
         raise ExportError(f"{opened.path}: its task is {task}, not {', '.join(TASKS)}")
@@ -97,7 +180,12 @@ def _classifier(network: nn.Module, device: torch.device) -> Predictor:
     return ClassificationPredictor(network, device, spec_of(network))
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """Return the device of a name such as ``"cuda:1"``.
+
+    Raises:
+        InferenceError: There is no such device.
+    """
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -14,8 +14,7 @@ from ctxvision.tasks import Task
 
 from .answer import BROKEN, Answer
 from .exported import Exported
-from .pixels import Source, read_picture
-from .predictor import Batch, Predictor, Wanted
+from .predictor import Batch, Predictor, Prepare, Source, Wanted, described
 
 
 class ClassShare(NamedTuple):
@@ -66,11 +65,10 @@ class SegmentationPredictor(Predictor):
 
     def __init__(self, opened: Task | Exported, device: torch.device) -> None:
         super().__init__(opened, device)
+        self.data_spec = SegmentationSpec.from_dict(described(opened))
         if isinstance(opened, Exported):
-            self.data_spec = SegmentationSpec.from_dict(opened.metadata.data_spec)
             self._compute: Callable[[Tensor], Tensor] = exported_segmenter(opened)
         else:
-            self.data_spec = SegmentationSpec.from_dict(opened.data_spec)
             self._compute = opened
 
     @torch.no_grad()
@@ -79,7 +77,7 @@ class SegmentationPredictor(Predictor):
         return [self._compute(image[None].to(self.device))[0].float() for image in batch]
 
     def _preparation(self, wanted: Wanted) -> Callable[[Source], Tensor]:
-        return _Prepare(self.data_spec)
+        return Prepare(self.data_spec.eval_transform(), self.data_spec.color_mode)
 
     def _answers(self, samples: Sequence[Tensor], paths: Sequence[str | None], wanted: Wanted) -> Iterator[Pixels]:
         for path, image in zip(paths, samples, strict=True):
@@ -98,14 +96,6 @@ class SegmentationPredictor(Predictor):
             if here.any():
                 shares.append(ClassShare(name, here.float().mean().item(), confidence[here].mean().item()))
         return tuple(sorted(shares, key=lambda one: -one.share))
-
-
-@dataclass(frozen=True)
-class _Prepare:
-    spec: SegmentationSpec
-
-    def __call__(self, source: Source) -> Tensor:
-        return self.spec.eval_transform()(read_picture(source, self.spec.color_mode))
 
 
 def exported_segmenter(exported: Exported) -> Callable[[Tensor], Tensor]:

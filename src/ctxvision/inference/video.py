@@ -15,12 +15,9 @@ from ctxvision.data.video.clips import view_crops, view_indices
 from ctxvision.data.video.reading import Frames, Video, VideoFile, VideoInMemory
 from ctxvision.data.video.source import is_video
 
-from .answer import BROKEN, Answer
-from .error import InferenceError
+from .answer import BROKEN, InferenceError, Ranked, RankedAnswer, ranking
 from .exported import Exported
-from .pixels import as_numpy
-from .predictor import Batch, Predictor, Wanted
-from .ranking import Ranked, ranking, ranking_line, ranking_rows
+from .predictor import Batch, Predictor, Wanted, as_numpy, described
 
 if TYPE_CHECKING:
     from ctxvision.tasks.video import ClipOutput, VideoTask
@@ -30,7 +27,7 @@ Probabilities: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Clip(Answer):
+class Clip(RankedAnswer):
     """What a video network says about a video.
 
     Attributes:
@@ -45,7 +42,6 @@ class Clip(Answer):
     sample_name = "video"
     columns = ("video", "rank", "class", "probability")
 
-    top: tuple[Ranked, ...] = ()
     probabilities: Probabilities = field(default_factory=lambda: np.empty(0))
     frames: tuple[Ranked, ...] = ()
     by_frame: Probabilities = field(default_factory=lambda: np.empty((0, 0)))
@@ -55,12 +51,6 @@ class Clip(Answer):
     def _values(self) -> dict[str, Any]:
         frames = [{"frame": n} | one.to_dict() for n, one in zip(self.indices, self.frames, strict=True)]
         return {"predictions": [one.to_dict() for one in self.top], "frames": frames}
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return ranking_rows(self.top)
-
-    def _line(self) -> str:
-        return ranking_line(self.top)
 
 
 class _Views(NamedTuple):
@@ -82,7 +72,7 @@ class VideoPredictor(Predictor):
 
     def __init__(self, opened: "VideoTask | Exported", device: torch.device) -> None:
         super().__init__(opened, device)
-        spec = ClipSpec.from_dict(opened.metadata.data_spec if isinstance(opened, Exported) else opened.data_spec)
+        spec = ClipSpec.from_dict(described(opened))
         assert isinstance(spec, ClipSpec)
         self.data_spec = spec
         self._classify = _by_graph(opened) if isinstance(opened, Exported) else opened.classify

@@ -8,10 +8,9 @@ from PIL import Image
 
 from ctxvision.evaluation.detection import DetectionScores
 from ctxvision.plots.boxes import draw_boxes
-from ctxvision.plots.curves import curve
 from ctxvision.plots.pixels import data_uri, to_picture
 
-from .template import data_words, page_template
+from .template import data_words, drawn, page_template
 
 _ROWS = 100  # classes of a table; of more, the least precise
 _SMALL = 128  # pixels of an image that is shown without any loss
@@ -59,15 +58,14 @@ def _curves(rows: list[dict[str, float | None]]) -> list[tuple[str, Markup]]:
     """Draw the curves; each label is a sentence for readers who do not see them."""
     if not rows:
         return []
-    drawings = []
+    drawings: list[tuple[str, Markup]] = []
     precision = {"box": [r.get("val_box_ap") for r in rows]}
     if any("val_mask_ap" in r for r in rows):
         precision["mask"] = [r.get("val_mask_ap") for r in rows]
     best = max((value for value in precision["box"] if value is not None), default=None)
     if best is not None:
         label = f"Validation AP over {len(rows)} epochs, best of boxes {100 * best:.1f} %"
-        drawings.append(("Average precision", curve(precision, label, "ap", percent=True)))
+        drawings.append(drawn("Average precision", precision, label, "ap", percent=True))
     label = f"Training loss over {len(rows)} epochs"
-    drawings.append(("Training loss", curve({"training": [r.get("train_loss") for r in rows]}, label, "loss")))
-    # nothing but numbers and our own words is in them
-    return [(title, Markup(svg)) for title, svg in drawings]
+    losses = {"training": [r.get("train_loss") for r in rows]}
+    return [*drawings, drawn("Training loss", losses, label, "loss")]

@@ -19,7 +19,7 @@ from ctxvision.inference.video import VideoPredictor
 from ctxvision.runs import Run, read_run
 from ctxvision.tasks.registry import module_of
 
-from .classifier_run import render_run, run_numbers
+from .classification import render_run, run_numbers
 
 _log = logging.getLogger(__name__)
 

@@ -8,12 +8,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from ctxvision.evaluation.segmentation import SegmentationExample, SegmentationScores
-from ctxvision.plots.curves import curve
 from ctxvision.plots.overlays import Color, colorize, overlay
 from ctxvision.plots.pixels import data_uri, to_picture
 from ctxvision.wording import percent
 
-from .template import data_words, page_template
+from .template import data_words, drawn, page_template
 
 _IGNORE = 255
 _SMALL = 160  # pixels of an image that is shown without any loss
@@ -58,9 +57,5 @@ def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
         quality += f", best {percent(training['best_miou'])} in epoch {training['best_epoch']}"
     losses = {"validation": [r["val_loss"] for r in rows], "training": [r["train_loss"] for r in rows]}
     loss = f"Training and validation loss over {len(rows)} epochs"
-    drawings = [
-        ("Mean IoU", curve({"validation": [r["val_miou"] for r in rows]}, quality, "miou", percent=True)),
-        ("Loss", curve(losses, loss, "loss")),
-    ]
-    # nothing but numbers and our own words is in them
-    return [(title, Markup(svg)) for title, svg in drawings]
+    ious = {"validation": [r["val_miou"] for r in rows]}
+    return [drawn("Mean IoU", ious, quality, "miou", percent=True), drawn("Loss", losses, loss, "loss")]

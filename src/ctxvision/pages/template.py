@@ -1,5 +1,6 @@
 """The templates of pages: HTML that needs no script, no font and no other file."""
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -8,6 +9,7 @@ from markupsafe import Markup
 
 from ctxvision._version import __version__
 from ctxvision.foreign import visible
+from ctxvision.plots.curves import Values, curve
 from ctxvision.tasks.means import over_classes
 from ctxvision.wording import percent
 
@@ -41,6 +43,13 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60}\u202fh {minutes % 60}\u202fmin"
     return f"{minutes}\u202fmin {rest}\u202fs" if minutes else f"{rest}\u202fs"
+
+
+def drawn(
+    title: str, curves: Mapping[str, Values], label: str, name: str, *, percent: bool = False
+) -> tuple[str, Markup]:
+    """Return a title and the drawing of curves for a template; see `curve`, which escapes all texts."""
+    return title, Markup(curve(curves, label, name, percent=percent))
 
 
 @cache

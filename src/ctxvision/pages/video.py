@@ -2,14 +2,11 @@
 
 from typing import Any
 
-from markupsafe import Markup
-
 from ctxvision.evaluation.video import VideoExample, VideoScores
 from ctxvision.inference.video import Clip
-from ctxvision.plots.curves import curve
-from ctxvision.plots.filmstrip import filmstrip
+from ctxvision.plots.clips import filmstrip
 
-from .template import data_words, page_template
+from .template import data_words, drawn, page_template
 
 
 def render(scores: VideoScores) -> str:
@@ -17,12 +14,11 @@ def render(scores: VideoScores) -> str:
     numbers, networks = scores.numbers, scores.numbers["networks"]
     label = "; ".join(f"{n['name']}: {100 * n['top1']:.1f} % of the videos right" for n in networks)
     curves = {n["name"]: n["curve"] for n in networks if n["curve"]}
-    drawing = curve(curves, f"Accuracy by epoch; {label}", "accuracy", percent=True) if curves else ""
-    # numbers, our own words, and names that the drawing escapes are in it
+    accuracy = f"Accuracy by epoch; {label}"
     return page_template("video.html.j2").render(
         r=numbers,
         strips=[_strip(example) for example in scores.examples],
-        drawings=[("Validation accuracy", Markup(drawing))] if drawing else [],
+        drawings=[drawn("Validation accuracy", curves, accuracy, "accuracy", percent=True)] if curves else [],
         what=data_words(numbers["split"], "videos"),
         pixelated=max(numbers["image_size"][1:]) <= 64,
     )

@@ -1,5 +1,7 @@
-"""Frames of a clip with the answers of a network written below them."""
+"""Frames of a clip: with the answers of a network below them, and beside each other as a part of a page."""
 
+import base64
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +13,8 @@ from ctxvision.foreign import visible
 from .fonts import font_for
 
 _SIDE = 192  # labelled frames are enlarged to this, in whole steps
+_STRIP = 96  # pixels of a frame in a strip, at most
+_LOSSLESS = 64  # pixels of a frame in a strip that is shown without any loss
 
 
 def labelled_frames(
@@ -59,3 +63,18 @@ def labelled_frames(
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def filmstrip(pixels: NDArray[np.uint8]) -> str:
+    """Put frames, RGB from 0 to 255, (T, H, W, 3) uint8, beside each other, and return their data URI."""
+    count, height, width = pixels.shape[:3]
+    gap = max(height // 16, 1)
+    row = np.full((height, count * (width + gap) - gap, 3), 255, np.uint8)
+    for index, frame in enumerate(pixels):
+        row[:, index * (width + gap) : index * (width + gap) + width] = frame
+    picture = Image.fromarray(row)
+    if height > _STRIP:
+        picture = picture.resize((round(picture.width * _STRIP / height), _STRIP))
+    file = io.BytesIO()
+    picture.save(file, "webp", lossless=height <= _LOSSLESS, quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

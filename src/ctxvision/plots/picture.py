@@ -16,8 +16,7 @@ from matplotlib.text import Text
 from ctxvision.foreign import visible
 
 from .fonts import say_what_is_missing
-from .palette import ON_PAGE, ON_PAPER, PRINTED, THEMED, Ink
-from .style import DPI, settings
+from .style import DPI, ON_PAGE, ON_PAPER, PRINTED, THEMED, Ink, settings
 
 _SVG = '<svg xmlns="http://www.w3.org/2000/svg" font-family="Helvetica, Arial, \'Liberation Sans\', sans-serif"'
 

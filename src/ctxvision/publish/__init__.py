@@ -1,9 +1,7 @@
 """Trained classifiers as folders that timm and the Hugging Face Hub take: configuration, weights, model card."""
 
-from .error import PublishError
-from .folder import publish
-from .provenance import Provenance, Score, read_provenance, read_scores
-from .uploading import check_upload, upload
+from .folder import check_upload, publish, upload
+from .provenance import Provenance, PublishError, Score, read_provenance, read_scores
 
 __all__ = [
     "Provenance",

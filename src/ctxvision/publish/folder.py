@@ -1,15 +1,18 @@
-"""The folder: complete, loaded back by timm and compared, or not there at all."""
+"""The folder: complete, loaded back by timm and compared, or not there at all; and its way to the hub."""
 
 import copy
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import safetensors.torch
 import timm
 import torch
 import yaml
+from torch import nn
 
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.files import WriteError, replacing_folder
@@ -18,9 +21,56 @@ from ctxvision.models import count_macs
 from ctxvision.tasks import ClassificationTask
 
 from .card import Facts, model_card
-from .config import hub_config
-from .error import PublishError
-from .provenance import Provenance, Score
+from .provenance import Provenance, PublishError, Score
+
+_KEPT = ("first_conv", "fixed_input_size", "origin_url", "paper_name", "paper_ids")
+
+
+def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str, Any]:
+    """Describe a trained classifier as timm does (``architecture``, ``model_args``, ``pretrained_cfg``).
+
+    Args:
+        task: Task of a trained network, from `ctxvision.tasks.load_task`.
+        license: Identifier of the license of its weights.
+
+    Raises:
+        PublishError: An argument of the network's constructor cannot be written as JSON.
+    """
+    spec, model = task.spec, task.model
+    own = cast(Mapping[str, Any], model.pretrained_cfg)
+    classes, size = list(spec.class_names), list(spec.input_size)
+    settings = {
+        "input_size": size,
+        "interpolation": spec.interpolation,
+        "crop_pct": spec.crop_pct,
+        "crop_mode": "center",
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "num_classes": len(classes),
+        "classifier": _classifier(model, own.get("classifier")),
+        "license": license,
+        **{name: own.get(name) for name in _KEPT},
+    }
+    config = {
+        "architecture": own["architecture"],
+        "num_classes": len(classes),
+        "num_features": model.num_features,
+        "label_names": classes,
+        "model_args": {**task.model_args, "num_classes": len(classes), "in_chans": size[0]},
+        "pretrained_cfg": {name: value for name, value in settings.items() if value is not None},
+    }
+    try:
+        json.dumps(config, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise PublishError(f"{own['architecture']}: its arguments cannot be written as JSON ({error})") from error
+    return config
+
+
+def _classifier(model: nn.Module, usual: Any) -> Any:
+    """Name the layer that timm replaces for another number of classes."""
+    layer = cast(Callable[[], nn.Module], model.get_classifier)()
+    return next((name for name, module in model.named_modules() if module is layer), usual)
+
 
 WEIGHTS, CONFIG, CARD, SETTINGS = "model.safetensors", "config.json", "README.md", "training.yaml"
 
@@ -141,3 +191,80 @@ def _require_same(task: ClassificationTask, folder: Path) -> None:
     with torch.inference_mode():
         if not torch.equal(own(images), loaded(images)):
             raise PublishError("timm rebuilds another network from this folder: its logits differ")
+
+
+def check_upload(repo: str) -> None:
+    """Find out before the work whether an upload can be tried: a name that is one, a token, a hub to reach.
+
+    Raises:
+        PublishError: The upload cannot be tried.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise PublishError(f"{repo!r} is not the name of a repository on the hub: write user/repo") from error
+    if repo.count("/") != 1:
+        raise PublishError(f"{repo!r} does not say whose repository it is: write user/repo")
+    if constants.HF_HUB_OFFLINE:
+        raise PublishError("HF_HUB_OFFLINE is set, nothing can be uploaded; unset it, or leave out --push")
+    if not get_token():
+        raise PublishError("there is no token of the hub: run `hf auth login`, or set HF_TOKEN")
+
+
+def upload(folder: str | os.PathLike[str], repo: str, *, private: bool = False) -> str:
+    """Upload all files of a folder in one commit; a model card that is there already stays.
+
+    Args:
+        folder: Folder that `publish` has made.
+        repo: Name of the repository, ``user/repo``; it is made if it does not exist.
+        private: Whether a new repository is private.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        PublishError: The hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    check_upload(repo)
+    api = HfApi(library_name="ctxvision")
+    try:
+        place = api.create_repo(repo, private=private, exist_ok=True)
+        has_card = api.file_exists(place.repo_id, "README.md")
+        api.upload_folder(
+            repo_id=place.repo_id,
+            folder_path=Path(folder),
+            commit_message="Network trained with ctxvision",
+            ignore_patterns=["README.md"] if has_card else None,
+        )
+    except (ImportError, NameError, AttributeError, MemoryError):  # of versions that do not fit, or of ours
+        raise
+    except Exception as error:  # of the hub, of its HTTP client, of the system: no common base in all versions
+        raise PublishError(
+            f"{repo}: {_reason(error)}; the folder {folder} is complete, try again with --overwrite"
+        ) from error
+    return str(place)
+
+
+def _reason(error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    known = {
+        401: "the hub does not accept the token (401): run `hf auth login` again",
+        403: "the token may not write there (403)",
+        429: "the hub asks to wait (429)",
+    }
+    if status in known:
+        return known[status]
+    if status is None and _is_of_the_network(error):
+        return "the hub cannot be reached"
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"the hub refused ({line})"
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ConnectionError", "ConnectError", "TransportError", "Timeout", "TimeoutError"})

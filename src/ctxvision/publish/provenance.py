@@ -15,28 +15,19 @@ from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.pretrained import is_pretrained_name
 from ctxvision.tasks.loading import read_progress
 
-from .error import PublishError
+
+class PublishError(ValueError):
+    """A network cannot be published; the message is one line with the reason and the way out."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
 
 # of the author's machine, or of no consequence for the result
-_PRIVATE = frozenset(
-    [
-        "accelerator",
-        "data",
-        "devices",
-        "init_from",
-        "logger",
-        "nodes",
-        "out",
-        "pictures",
-        "prefetch",
-        "recipe",
-        "resume",
-        "save_minutes",
-        "strategy",
-        "strict",
-        "workers",
-    ]
-)
+_PRIVATE = {
+    "accelerator", "data", "devices", "init_from", "logger", "nodes", "out", "pictures", "prefetch", "recipe",
+    "resume", "save_minutes", "strategy", "strict", "workers",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from .app import create_app
 from .batcher import Batcher
-from .error import ServeError
 from .network import ServedNetwork, open_networks
 from .server import bind, serve, url_of
-from .settings import Access, Limits, access_for
+from .settings import Access, Limits, ServeError, access_for
 
 __all__ = [
     "Access",

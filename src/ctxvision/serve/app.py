@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Query
 from fastapi.exceptions import RequestValidationError
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,13 +17,11 @@ from starlette.responses import JSONResponse, Response
 from ctxvision._version import __version__
 from ctxvision.foreign import json_text
 
-from .error import Refusal
-from .examples import ExampleImage
 from .guard import Guard
-from .network import ServedNetwork
+from .network import ExampleImage, ServedNetwork
 from .schemas import Examples, ExplanationAnswer, Health, Models, Predictions, problems
 from .service import Service
-from .settings import Access, Limits
+from .settings import Access, Limits, Refusal
 
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -176,7 +176,9 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
         responses=get | {200: {"description": "Prometheus' text format", "content": {"text/plain": {}}}},
     )
     async def metrics() -> Response:
-        return Response(service.metrics.text(), headers={"Content-Type": service.metrics.content_type})
+        return Response(
+            generate_latest(service.metrics.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+        )
 
 
 class _Json(JSONResponse):

@@ -11,15 +11,14 @@ from torch import Tensor
 
 from ctxvision.explain import (
     ContextualOffsets,
-    GradCam,
     LayerError,
     class_funnel,
     contextual_layers,
     contextual_offsets,
     grad_cam,
 )
-from ctxvision.explain.explanation import rounded
 from ctxvision.explain.layers import last_of_each_stage
+from ctxvision.inference.answer import ranking
 from ctxvision.plots.pixels import data_uri, heat_colors, thumbnail
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
@@ -29,7 +28,7 @@ from .network import ServedNetwork
 _VIEW = 1024  # pixels of the longer side of what the page shows
 
 
-def ranking(chances: Tensor, names: tuple[str, ...], top_k: int) -> list[dict[str, Any]]:
+def ranked(chances: Tensor, names: tuple[str, ...], top_k: int) -> list[dict[str, Any]]:
     """Return the most probable classes of probabilities (N,), the first in their order where they are equal.
 
     Raises:
@@ -37,9 +36,7 @@ def ranking(chances: Tensor, names: tuple[str, ...], top_k: int) -> list[dict[st
     """
     if not chances.isfinite().all():
         raise FloatingPointError("the output of the network is NaN or infinite")
-    values, classes = chances.sort(descending=True, stable=True)
-    pairs = zip(classes[:top_k].tolist(), values[:top_k].tolist(), strict=True)
-    return [{"class": names[c], "probability": value} for c, value in pairs]
+    return [one.to_dict() for one in ranking(chances.numpy(), names, top_k)]
 
 
 def explain(network: ServedNetwork, image: Tensor, asked: int | None, top_k: int) -> bytes:
@@ -57,7 +54,7 @@ def explain(network: ServedNetwork, image: Tensor, asked: int | None, top_k: int
     task, names = network.task, network.spec.class_names
     assert task is not None
     (chances,) = network.probabilities([image])
-    top = ranking(chances, names, top_k)
+    top = ranked(chances, names, top_k)
     chosen = names.index(top[0]["class"]) if asked is None else asked
     batch = image[None].to(task.device, memory_format=task.memory_format)
     answer = {
@@ -79,40 +76,21 @@ def _cam(
         (cam,) = grad_cam(task.model, batch, [chosen])
     except LayerError:
         return None
+    heat = Image.fromarray((heat_colors(cam.map) * 255).round().astype(np.uint8))
     return {
         "class": name,
         "probability": probability,
-        "layer": cam.layer.name,
-        "size": list(cam.layer.size),
+        **cam.to_dict(),
         "scored_by": cam.scored_by,
-        "map": rounded(cam.raw),
-        "picture": _heat(cam),
+        "picture": data_uri(heat, lossless=True, side=_VIEW),
     }
-
-
-def _heat(cam: GradCam) -> str:
-    picture = Image.fromarray((heat_colors(cam.map) * 255).round().astype(np.uint8))
-    return data_uri(picture, lossless=True, side=_VIEW)
 
 
 def _funnel(task: ClassificationTask, batch: Tensor, names: tuple[str, ...], chosen: int) -> dict[str, Any] | None:
     if not is_contextual(task.model):
         return None
     (funnel,) = class_funnel(task.model, batch, [chosen])
-    return {
-        "followed": names[chosen],
-        "stages": [
-            {
-                "name": stage.name,
-                "rank": stage.true_rank,
-                "classes": [
-                    {"class": names[c], "score": round(score, 5), "kept": kept}
-                    for c, score, kept in zip(stage.classes, stage.scores, stage.kept, strict=True)
-                ],
-            }
-            for stage in funnel.stages
-        ],
-    }
+    return funnel.to_dict(names)
 
 
 @torch.no_grad()

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .error import Refusal
-from .settings import Access
+from .settings import Access, Refusal
 
 if TYPE_CHECKING:
     from .service import Service
@@ -111,11 +110,13 @@ class Guard:
             self._service.in_flight -= 1
             method = scope["method"] if scope["method"] in _METHODS else "other"
             route = getattr(scope.get("route"), "path", "other")
-            self._service.metrics.answered(route, method, status or _NO_ANSWER, time.monotonic() - start)
+            metrics = self._service.metrics
+            metrics.requests.labels(route, method, str(status or _NO_ANSWER)).inc()
+            metrics.latency.labels(route).observe(time.monotonic() - start)
 
     async def refuse(self, refusal: Refusal, request_id: str, send: Send) -> int:
         """Send a refusal, if there is still somebody to read it; returns the status."""
-        self._service.metrics.rejected(refusal.code)
+        self._service.metrics.rejected.labels(refusal.code).inc()
         if refusal.status != _NO_ANSWER:
             body = problem(refusal.code, refusal.message, request_id)
             await _send(send, refusal.status, refusal.headers, body)

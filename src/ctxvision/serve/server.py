@@ -18,9 +18,9 @@ from fastapi import FastAPI
 from PIL import Image
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from .error import ServeError
 from .guard import HEAD_BYTES, HEADERS, problem
 from .service import Service
+from .settings import ServeError
 
 _HEAD_SECONDS = 10.0
 _IDLE_SECONDS = 15  # longer than clients usually keep theirs

@@ -9,18 +9,48 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import Request
 from torch import Tensor
 
 from .batcher import Batcher, ClosedError, QueueFullError
-from .error import Refusal, busy, too_late
-from .examples import ExampleImage
-from .explaining import explain, ranking
-from .metrics import Metrics
-from .network import ServedNetwork
-from .picture import decode
-from .settings import Limits
-from .upload import image_files, read_body
+from .explaining import explain, ranked
+from .network import ExampleImage, ServedNetwork
+from .settings import Limits, Refusal, busy, too_late
+from .upload import decode, image_files, read_body
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own.
+
+    Attributes:
+        registry: The registry, from which Prometheus' text is made.
+        requests: Answered requests, by route, method and status; the first two must be of few values.
+        latency: Seconds from the head of a request to the end of its answer, by route.
+        rejected: Refused requests, by reason.
+        batches: Images in a batch, by model.
+        depth: Images that wait, by model.
+        in_flight: Requests that are being answered.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        counter, histogram, gauge = (partial(kind, registry=self.registry) for kind in (Counter, Histogram, Gauge))
+        self.requests = counter("ctxvision_requests", "Requests answered", ("route", "method", "status"))
+        self.latency = histogram(
+            "ctxvision_request_seconds",
+            "From the head of a request to the end of its answer",
+            ("route",),
+            buckets=_SECONDS,
+        )
+        self.rejected = counter("ctxvision_rejected", "Requests refused, by reason", ("reason",))
+        self.batches = histogram("ctxvision_batch_images", "Images in a batch", ("model",), buckets=_IMAGES)
+        self.depth = gauge("ctxvision_queue_depth", "Images that wait", ("model",))
+        self.in_flight = gauge("ctxvision_requests_in_flight", "Requests being answered")
+
 
 T = TypeVar("T")
 _BODIES = 8  # requests of the largest size that are held at a time
@@ -53,7 +83,7 @@ class Service:
         self._decoding = 0
         self._decoders = ThreadPoolExecutor(limits.decoders, thread_name_prefix="decode")
         self._batchers = {name: self._batcher(network) for name, network in self.networks.items()}
-        self.metrics.watch_requests(lambda: self.in_flight)
+        self.metrics.in_flight.set_function(lambda: self.in_flight)
 
     def _batcher(self, network: ServedNetwork) -> Batcher:
         batcher = Batcher(
@@ -61,10 +91,10 @@ class Service:
             batch=self.limits.batch,
             queue=self.limits.queue,
             max_wait=self.limits.max_wait_ms / 1000,
-            observe=partial(self.metrics.batch, network.name),
+            observe=self.metrics.batches.labels(network.name).observe,
             name=f"inference-{network.name}",
         )
-        self.metrics.watch_queue(network.name, lambda: batcher.depth)
+        self.metrics.depth.labels(network.name).set_function(lambda: batcher.depth)
         return batcher
 
     def close(self, timeout: float = 10.0) -> None:
@@ -92,7 +122,7 @@ class Service:
         batcher = self._batchers[network.name]
         rows = await self._finished(request, _queued(lambda: batcher.submit(images)), end)
         names = network.spec.class_names
-        return {"model": network.name, "predictions": [ranking(chances, names, top_k) for chances in rows]}
+        return {"model": network.name, "predictions": [ranked(chances, names, top_k) for chances in rows]}
 
     async def explain(self, request: Request, name: str | None, class_name: str | None, top_k: int) -> bytes:
         """Answer ``POST /explain`` with JSON."""

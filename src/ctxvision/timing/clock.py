@@ -1,8 +1,10 @@
 """Repeated timing: candidates take turns, so that a noisy machine hits all alike."""
 
 import math
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -110,3 +112,15 @@ def _once(candidate: Candidate, device: torch.device, least: float) -> float:
     if once < 4 * least:  # the first call may have been slow
         once = sample(candidate.call, 1, device)
     return once
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model name of the processor or the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

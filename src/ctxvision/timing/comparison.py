@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .clock import Candidate, percentiles, take_turns
-from .machine import device_name
+from .clock import Candidate, device_name, percentiles, take_turns
 from .memory import peak_in_fresh_process
 from .preparation import LAYOUTS
 from .subjects import TimedNetwork, open_subject

@@ -4,33 +4,19 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ctxvision.foreign import visible
+from ctxvision.plots.style import PRINTED, plain, settings
 from ctxvision.runs import BEST
 
 Row = Mapping[str, Any]
-_INK, _FAINT, _GRID = "#222222", "#666666", "#e6e6e6"
 # Okabe and Ito, 2008: told apart with any colour vision
 _COLORS = {"torch": "#0072B2", "compile": "#D55E00", "onnx": "#009E73"}
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "axes.grid": True,
-    "axes.grid.axis": "x",
-    "grid.color": _GRID,
-    "axes.axisbelow": True,
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "svg.hashsalt": "ctxvision",
-}
+_SIZES = dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 9)
 
 
 def draw(rows: Sequence[Row], format: str) -> bytes:
@@ -45,7 +31,7 @@ def draw(rows: Sequence[Row], format: str) -> bytes:
     names = _short_names(rows)
     labels = [_label(row, names, places[-1] > len(rows) - 1) for row in rows]
     height = 1.3 + 0.32 * (places[-1] + 1)
-    with matplotlib.rc_context(_STYLE):
+    with rc_context(settings("ctxvision") | _SIZES):
         figure = Figure(figsize=(8.6, height))
         speed, latency = figure.subplots(1, 2, sharey=True)
         left = min(0.45, 0.02 + 0.0085 * max(map(len, labels)))
@@ -55,11 +41,13 @@ def draw(rows: Sequence[Row], format: str) -> bytes:
         speed.set_ylim(places[-1] + 0.6, -0.6)
         _draw_latency(latency, rows, places)
         for axes in (speed, latency):
+            plain(axes, PRINTED, grid="x")
             axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
         peers = [row["against"] for row in rows if row["against"]]
         title = "Inference" + (f"; ×: times as fast as {visible(names[peers[0]])}" if peers else "")
-        figure.text(0.02, 1 - 0.12 / height, title, va="top", fontsize=11, weight="bold", color=_INK)
-        figure.text(0.02, 1 - 0.36 / height, _where(rows), va="top", fontsize=7.5, color=_FAINT)
+        figure.text(0.02, 1 - 0.12 / height, title, va="top", fontsize=11, weight="bold", color=PRINTED.text)
+        figure.text(0.02, 1 - 0.36 / height, _where(rows), va="top", fontsize=7.5, color=PRINTED.soft)
         data = io.BytesIO()
         # no date inside: the same rows give the same file
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
@@ -72,13 +60,13 @@ def _draw_speed(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> Non
     axes.barh(places, values, color=[_COLORS[row["runner"]] for row in rows], height=0.62)
     below = [value - row["images_s_q1"] for value, row in zip(values, rows, strict=True)]
     above = [row["images_s_q3"] - value for value, row in zip(values, rows, strict=True)]
-    axes.errorbar(values, places, xerr=[below, above], fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2)
+    axes.errorbar(values, places, xerr=[below, above], fmt="none", ecolor=PRINTED.text, elinewidth=0.9, capsize=2)
     for place, row in zip(places, rows, strict=True):
         text = f"{row['images_s']:.3g}" if row["images_s"] < 1000 else f"{row['images_s']:.0f}"
         if row["ratio"] is not None:
             text += f"  {row['ratio']:.2f} ×"
         end = (row["images_s_q3"], place)
-        axes.annotate(text, end, (5, 0), textcoords="offset points", va="center", fontsize=7.5, color=_INK)
+        axes.annotate(text, end, (5, 0), textcoords="offset points", va="center", fontsize=7.5, color=PRINTED.text)
     axes.set_xlim(0, max(row["images_s_q3"] for row in rows) * 1.32)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("images per second (median, quartiles)")

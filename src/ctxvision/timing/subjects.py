@@ -15,8 +15,15 @@ from ctxvision.inference.exported import SUFFIXES, Exported, open_exported
 from ctxvision.models import count_macs
 from ctxvision.tasks.networks import require_model
 
-from .error import TimingError
 from .preparation import LAYOUTS, Layout, fill_zero_weights, set_batch_norm_statistics, to_layout
+
+
+class TimingError(ValueError):
+    """A network cannot be timed as asked; the message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SIZE = 224

@@ -10,10 +10,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ctxvision.explain.cams import GradCam
-from ctxvision.plots.palette import HEAT, Ink
 from ctxvision.plots.picture import Picture, make_picture
 from ctxvision.plots.pixels import Pixels, enlarged, under_heat
-from ctxvision.plots.style import WIDTH, bare, color_bar, new_figure, short
+from ctxvision.plots.style import HEAT, WIDTH, Ink, bare, color_bar, new_figure, short
 
 _COLUMNS = 4  # frames in a row
 
@@ -62,10 +61,10 @@ def cam_picture(panels: Sequence[CamPanel], name: str) -> Picture:
         columns = max(len(panels) + 1, 3)
         figure = new_figure(WIDTH / columns * first.image.shape[0] / first.image.shape[1] + 0.95)
         axes = figure.subplots(1, columns, squeeze=False)[0]
-        axes[0].imshow(enlarged(first.image), interpolation="none")
+        axes[0].imshow(enlarged(first.image))
         bare(axes[0], ink, "input\n")
         for place, panel in zip(axes[1:], panels, strict=False):
-            place.imshow(enlarged(under_heat(panel.image, panel.cam.map)), interpolation="none")
+            place.imshow(enlarged(under_heat(panel.image, panel.cam.map)))
             says = f"{short(panel.class_name, 12)} {panel.probability:.0%}"
             bare(place, ink, f"{short(panel.network, 24 - 3 * len(panels))}\n{says}")
         for place in axes[1 + len(panels) :]:
@@ -173,8 +172,8 @@ def frames_picture(
             above, below = axes[2 * (index // columns) : 2 * (index // columns) + 2, index % columns]
             above.set_visible(True)
             below.set_visible(True)
-            above.imshow(enlarged(frame), interpolation="none")
-            below.imshow(enlarged(under_heat(frame, heat)), interpolation="none")
+            above.imshow(enlarged(frame))
+            below.imshow(enlarged(under_heat(frame, heat)))
             bare(above, ink, names[index])
             bare(below, ink)
         color_bar(figure, axes, ink, HEAT, 0, 1, "evidence (share of the highest in the clip)")
@@ -190,7 +189,7 @@ def frames_picture(
 def _show(place: Axes, image: Pixels) -> None:
     """Show an image so that coordinates are its pixels, however it is enlarged."""
     height, width = image.shape[:2]
-    place.imshow(enlarged(image), interpolation="none", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    place.imshow(enlarged(image), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
 
 
 def _dimmed(image: Pixels, mask: np.ndarray) -> Pixels:

@@ -7,10 +7,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ctxvision.explain.fates import Fates
-from ctxvision.plots.palette import SHARES, Ink
+from ctxvision.explain.classes import Fates
 from ctxvision.plots.picture import Picture, make_picture
-from ctxvision.plots.style import FEW, bare, color_bar, new_figure, plain, short
+from ctxvision.plots.style import FEW, SHARES, Ink, bare, color_bar, new_figure, plain, short
 
 
 def recall_picture(fates: Fates, name: str = "recall") -> Picture:
@@ -53,13 +52,9 @@ def lost_picture(fates: Fates, names: Sequence[str], name: str = "lost") -> Pict
     def draw(ink: Ink) -> Figure:
         figure = new_figure(0.95 + 0.2 * len(order))
         axes = figure.add_subplot()
-        axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, aspect="auto", interpolation="none")
-        _write_counts(axes, counts[order], shares)
-        bare(axes, ink)
+        _show_counts(axes, ink, counts[order], shares)
         axes.set_xticks(range(len(columns)), [f"lost at\n{c}" if c != "right" else "right" for c in columns])
         axes.set_yticks(range(len(order)), [short(names[c], 16) for c in order])
-        axes.tick_params(length=0, labelcolor=ink.text)
-        axes.set_ylabel("true class", color=ink.text)
         color_bar(figure, axes, ink, SHARES, 0, 1, "share of the images of the class")
         return figure
 
@@ -99,16 +94,12 @@ def lost_to_picture(fates: Fates, names: Sequence[str], name: str = "lost_to") -
     def draw(ink: Ink) -> Figure:
         figure = new_figure(1.4 + 0.22 * len(rows))
         axes = figure.add_subplot()
-        axes.imshow(cells, cmap=SHARES, vmin=0, vmax=cells.max(), aspect="auto", interpolation="none")
-        _write_counts(axes, cells, cells / cells.max())
-        bare(axes, ink)
+        _show_counts(axes, ink, cells, cells / cells.max())
         labels = [short(names[c], 12) for c in columns]
         upright = max(map(len, labels)) * len(labels) > 45
         axes.set_xticks(range(len(columns)), labels, rotation=90 if upright else 0)
         axes.set_yticks(range(len(rows)), [short(names[c], 16) for c in rows])
-        axes.tick_params(length=0, labelcolor=ink.text)
         axes.set_xlabel("class in first place where the true one was lost", color=ink.text)
-        axes.set_ylabel("true class", color=ink.text)
         return figure
 
     most = pairs[0]
@@ -122,15 +113,13 @@ def lost_to_picture(fates: Fates, names: Sequence[str], name: str = "lost_to") -
     )
 
 
-def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
-    """Write the numbers into the cells of a heat map, light on dark and dark on light."""
+def _show_counts(axes: Axes, ink: Ink, counts: np.ndarray, shares: np.ndarray) -> None:
+    """Draw shares as a heat map with the numbers in the cells, light on dark and dark on light."""
+    axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
         light = sum(colormaps[SHARES](shares[row, column])[:3]) > 1.5
-        axes.text(
-            column,
-            row,
-            str(count) if count else "·",
-            ha="center",
-            va="center",
-            color="#000000" if light else "#ffffff",
-        )
+        color = "#000000" if light else "#ffffff"
+        axes.text(column, row, str(count) if count else "·", ha="center", va="center", color=color)
+    bare(axes, ink)
+    axes.tick_params(length=0, labelcolor=ink.text)
+    axes.set_ylabel("true class", color=ink.text)

@@ -1,7 +1,5 @@
 """Files of `ctxvision export`: opened without trusting them, and run without the network's code."""
 
-from .error import ExportError
-from .metadata import KEY, Metadata
-from .opening import SUFFIXES, Exported, open_exported
+from .opening import KEY, SUFFIXES, Exported, ExportError, Metadata, open_exported
 
 __all__ = ["KEY", "SUFFIXES", "ExportError", "Exported", "Metadata", "open_exported"]

@@ -16,8 +16,7 @@ import torch
 import torchvision.ops  # noqa: F401 - registers the operators of detectors
 from torch import Tensor
 
-from .pt2_archive import DTYPES, NeedsTrustError, Parts
-from .pt2_guards import Guards
+from .pt2_contents import DTYPES, Guards, NeedsTrustError, Parts
 
 Values = dict[str, Any]
 Argument = Callable[[Values], Any]

@@ -12,9 +12,8 @@ from ctxvision.checkpoints import CheckpointError
 from ctxvision.checkpoints.archive import ArchiveError
 from ctxvision.checkpoints.finite import require_finite
 
-from .error import ExportError
-from .metadata import KEY, Metadata
-from .pt2_archive import MEMBER, NeedsTrustError, read_parts
+from .opening import KEY, ExportError, Metadata
+from .pt2_contents import MEMBER, NeedsTrustError, read_parts
 from .pt2_graph import Graph
 
 

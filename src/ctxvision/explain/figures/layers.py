@@ -1,15 +1,31 @@
-"""Involution kernels and CoT attention as heat maps, and how CoT layers fuse their two contexts."""
+"""Figures of layers that depend on the image: kernels and attention, fused contexts, places that taps read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from ctxvision.explain.kernels import Contexts, Kernels
-from ctxvision.plots.palette import SHARES, SIGNED, Ink
+from ctxvision.explain.offsets import ClassOffsets, ContextualOffsets
 from ctxvision.plots.picture import Picture, make_picture
 from ctxvision.plots.pixels import Pixels, enlarged
-from ctxvision.plots.style import WIDTH, bare, color_bar, in_backbone, new_figure, plain, spread
+from ctxvision.plots.style import (
+    FEW,
+    HEAT,
+    SHARES,
+    SIGNED,
+    WIDTH,
+    Ink,
+    bare,
+    color_bar,
+    in_backbone,
+    new_figure,
+    plain,
+    short,
+    spread,
+)
 
 GROUPS = 4  # groups to draw, evenly spread
 _PLACES = 5  # positions per side of a mosaic
@@ -33,14 +49,14 @@ def sums_picture(layers: Sequence[Kernels], image: Pixels, name: str) -> Picture
             place.set_visible(False)
         for row, layer in enumerate(layers):
             axes[row, 0].set_visible(True)
-            axes[row, 0].imshow(enlarged(image, 96), interpolation="none")
+            axes[row, 0].imshow(enlarged(image, 96))
             bare(axes[row, 0], ink, "input" if row == 0 else "")
             sums = layer.sums()[0]
             limit = np.abs(sums).max() or 1.0
             for column, group in enumerate(spread(len(sums), GROUPS)):
                 place = axes[row, column + 1]
                 place.set_visible(True)
-                place.imshow(sums[group], cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="none")
+                place.imshow(sums[group], cmap=SIGNED, vmin=-limit, vmax=limit)
                 bare(place, ink, f"group {group + 1} of {len(sums)}")
                 place.title.set_fontsize(8)
             axes[row, 0].set_ylabel(f"{in_backbone(layer.name)}\n±{limit:.2g}", color=ink.text, fontsize=8)
@@ -77,7 +93,7 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
         axes = figure.subplots(1, len(groups), squeeze=False)[0]
         for place, group in zip(axes, groups, strict=True):
             tiles = kernels[group][:, rows][:, :, columns].reshape(k, k, len(rows), len(columns))
-            place.imshow(mosaic(tiles), cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="none")
+            place.imshow(mosaic(tiles), cmap=SIGNED, vmin=-limit, vmax=limit)
             bare(place, ink, f"group {group + 1} of {len(kernels)}")
         color_bar(figure, axes, ink, SIGNED, -limit, limit, f"weight of a tap, {in_backbone(layer.name)}")
         return figure
@@ -108,9 +124,9 @@ def contexts_picture(layers: Sequence[Contexts], image: Pixels, name: str) -> Pi
         for row, layer in enumerate(layers):
             both = (layer.static[0], layer.dynamic[0])
             highest = max(part.max() for part in both) or 1.0
-            axes[row, 0].imshow(enlarged(image, 96), interpolation="none")
+            axes[row, 0].imshow(enlarged(image, 96))
             for place, part in zip(axes[row, 1:], both, strict=True):
-                place.imshow(part / highest, cmap=SHARES, vmin=0, vmax=1, interpolation="none")
+                place.imshow(part / highest, cmap=SHARES, vmin=0, vmax=1)
             titles = ("input", "static context K1", "dynamic context K2") if row == 0 else ("", "", "")
             for place, title in zip(axes[row], titles, strict=True):
                 bare(place, ink, title)
@@ -193,3 +209,133 @@ def _shares(layer: Contexts) -> np.ndarray:
 
 def _what(layer: Kernels) -> str:
     return "attention maps" if isinstance(layer, Contexts) else "involution kernels"
+
+
+_MARKERS = ("o", "s", "^", "D")
+
+
+def taps_picture(
+    layers: Sequence[tuple[int, ContextualOffsets]], image: Pixels, at: tuple[float, float], name: str
+) -> Picture:
+    """Draw where the taps of one output position read, and how far the taps move at every position.
+
+    Args:
+        layers: Pairs, one for each of at most four layers, of the number of the layer's stage and its offsets for
+            one image.
+        image: The image, RGB from 0 to 1, (H, W, 3).
+        at: The pixel (y, x) whose nearest output position is shown.
+        name: The name of the picture.
+    """
+    height, width = image.shape[:2]
+    farthest = max(float(found.sampling_offset.mean(1).max()) for _, found in layers) or 1.0
+
+    def draw(ink: Ink) -> Figure:
+        columns = max(len(layers), 2)
+        figure = new_figure(2 * WIDTH / columns * height / width + 1.1)
+        axes = figure.subplots(2, columns, squeeze=False)
+        for place in axes[:, len(layers) :].flat:
+            place.set_visible(False)
+        for column, (stage, found) in enumerate(layers):
+            color = ink.stages[stage - 1]
+            place = axes[0, column]
+            grey = 0.35 + 0.65 * np.repeat(image.mean(2, keepdims=True), 3, 2)
+            place.imshow(enlarged(grey), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+            row, col = nearest_position(found, at)
+            regular, sampled = found.regular[:, row, col], found.sampled[0, :, row, col]
+            for start, end in zip(regular, sampled, strict=True):
+                place.plot([start[1], end[1]], [start[0], end[0]], color=color, linewidth=0.7)
+            y, x = regular.T
+            place.scatter(x, y, s=5, facecolors="none", edgecolors=ink.soft, linewidths=0.6, zorder=2)
+            place.scatter(x.mean(), y.mean(), s=70, marker="+", color=ink.true, linewidths=1.6, zorder=4)
+            y, x = sampled.T
+            place.scatter(x, y, s=7, color=color, zorder=3)
+            place.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=ink.text, linewidth=0.8))
+            every = np.concatenate([regular, sampled, [[0, 0], [height - 1, width - 1]]])
+            (low_y, low_x), (high_y, high_x) = every.min(0) - 2, every.max(0) + 2
+            place.set_xlim(low_x, high_x)
+            place.set_ylim(high_y, low_y)
+            bare(place, ink, f"stage {stage}, taps of +")
+            lengths = found.sampling_offset[0].mean(0)
+            place = axes[1, column]
+            place.imshow(lengths, cmap=HEAT, vmin=0, vmax=farthest)
+            bare(place, ink, f"{lengths.shape[0]} × {lengths.shape[1]} positions")
+        color_bar(
+            figure, axes[1], ink, HEAT, 0, farthest, "mean distance of the taps from the regular grid, pixels"
+        )
+        return figure
+
+    words = "; ".join(
+        f"stage {stage}: {found.sampling_offset.mean():.2f} pixels on average, "
+        f"at most {found.sampling_offset.max():.1f}"
+        for stage, found in layers
+    )
+    return make_picture(
+        draw,
+        name,
+        pixels=True,
+        title="Where contextual convolutions read",
+        alt=f"Distance of taps from the grid; {words}",
+        caption="Above: hollow, the taps of a plain convolution; filled, where they read instead, all for the "
+        "output position at +; the frame is the image, outside it is zero. Below: how far taps move at every "
+        f"output position. Layers: {', '.join(found.name for _, found in layers)}.",
+    )
+
+
+def nearest_position(found: ContextualOffsets, at: tuple[float, float]) -> tuple[int, int]:
+    """Return the output position (row, column) whose taps are centred nearest to a pixel (y, x)."""
+    middle = found.regular.mean(0)  # (H', W', 2)
+    distance = np.square(middle - np.array(at)).sum(-1)
+    row, column = np.unravel_index(distance.argmin(), distance.shape)
+    return int(row), int(column)
+
+
+def class_offsets_picture(
+    layers: Sequence[tuple[int, ClassOffsets]], names: Sequence[str], name: str = "bends_by_class"
+) -> Picture:
+    """Draw the mean offsets for each predicted class; of many classes, those that differ most from the mean.
+
+    Args:
+        layers: Pairs, one for each of at most four layers, of the number of the layer's stage and its mean offsets
+            by class.
+        names: The names of the C classes.
+        name: The name of the picture.
+    """
+    lengths = np.stack([found.sampling_offset for _, found in layers])  # (L, C)
+    present = np.flatnonzero(layers[0][1].images)
+    if len(present) > FEW:
+        apart = np.abs(lengths[:, present] / lengths[:, present].mean(1, keepdims=True) - 1).sum(0)
+        present = np.sort(present[np.argsort(-apart, kind="stable")[:FEW]])
+
+    def draw(ink: Ink) -> Figure:
+        figure = new_figure(max(2.2, 1.1 + 0.21 * len(present)))
+        left, right = figure.subplots(1, 2, sharey=True)
+        rows = np.arange(len(present))
+        for number, (stage, found) in enumerate(layers):
+            style: dict[str, Any] = {"color": ink.stages[stage - 1], "marker": _MARKERS[number], "markersize": 5}
+            left.plot(found.sampling_offset[present], rows, label=f"stage {stage}", linestyle="none", **style)
+            right.plot(found.weight_offset[present] * 100, rows, linestyle="none", **style)
+        left.set_yticks(rows, [short(names[c], 14) for c in present.tolist()])
+        left.invert_yaxis()
+        left.set_ylabel("predicted class")
+        left.set_xlabel("taps moved by, pixels")
+        right.set_xlabel("kernel changed by, %")
+        for axes in (left, right):
+            axes.set_xlim(left=0)
+            plain(axes, ink)
+        figure.legend(loc="outside upper center", ncols=4, frameon=False, labelcolor=ink.text)
+        return figure
+
+    words = "; ".join(
+        f"stage {stage}: taps {np.nanmin(found.sampling_offset):.2f} to "
+        f"{np.nanmax(found.sampling_offset):.2f} pixels"
+        for stage, found in layers
+    )
+    images = int(layers[0][1].images.sum())
+    return make_picture(
+        draw,
+        name,
+        title="Offsets by class",
+        alt=f"Offsets by predicted class; {words}",
+        caption=f"Means over the images that the network takes for the class, of {images:,}. Left: mean distance "
+        "of the taps from the regular grid, the length of Δp. Right: norm of Δw over the norm of the kernel.",
+    )

@@ -1,4 +1,4 @@
-"""What an ``.onnx`` file asks of onnxruntime, looked at before it is opened there."""
+"""``.onnx`` files: what they ask of onnxruntime is looked at before they are opened there."""
 
 import math
 import os
@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.tasks.limits import TRUST
 
-from .error import ExportError
+from .opening import ExportError
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
+
 
 _DOMAINS = ("", "ai.onnx")
 _REPEATED = ("Loop", "Scan")  # may go on for any time
@@ -102,5 +105,37 @@ def _require(path: Path, holds: bool, otherwise: str) -> None:
         raise ExportError(f"{path}: refused: {otherwise}; {TRUST}")
 
 
+def open_session(path: str | os.PathLike[str]) -> "onnxruntime.InferenceSession":
+    """Open an ONNX file with onnxruntime on the CPU, with as many threads as torch uses.
+
+    Raises:
+        ExportError: The file is not an ONNX file, or is damaged.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has its own kinds, without a common base
+        raise ExportError(f"{path}: not an ONNX file that onnxruntime can run ({_line(error)})") from error
+
+
+def run_session(session: "onnxruntime.InferenceSession", *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Compute what the graph returns, for images (B, C, H, W): logits (B, N).
+
+    Raises:
+        ExportError: The graph takes images of another shape.
+    """
+    named = zip(session.get_inputs(), inputs, strict=True)
+    feed = {place.name: np.ascontiguousarray(given.numpy()) for place, given in named}
+    try:
+        return tuple(torch.from_numpy(found) for found in session.run(None, feed))
+    except Exception as error:
+        shape = " × ".join(map(str, inputs[0].shape))
+        raise ExportError(f"the exported network does not take {shape} images ({_line(error)})") from error
+
+
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__
