@@ -12,8 +12,7 @@ from ctxvision.evaluation.classification import ClassificationScores
 from ctxvision.evaluation.training_summary import training_summary
 from ctxvision.explain.classes import Funnel, class_funnel
 from ctxvision.inference import Predictor
-from ctxvision.plots.pixels import is_small, thumbnail
-from ctxvision.plots.scores import confusion_picture, reliability_diagram
+from ctxvision.plots.pixels import confusion_picture, is_small, thumbnail
 from ctxvision.runs import Run
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
@@ -52,8 +51,6 @@ def page_values(scores: ClassificationScores, numbers: Mapping[str, Any]) -> dic
         "kinds": int(np.count_nonzero(confusion) - np.count_nonzero(confusion.diagonal())),
         "weakest": _weakest(classes),
         "others": [row for row in classes if row["images"]] if len(classes) > _ROWS else [],
-        # nothing but numbers and our own words is in it
-        "diagram": Markup(reliability_diagram(numbers["calibration"])),
         "rate": _rate,
     }
 
@@ -115,7 +112,6 @@ def render_run(scores: ClassificationScores, numbers: Mapping[str, Any]) -> str:
 
 
 def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
-    """Draw the curves; each label is a sentence for readers who do not see them."""
     rows = training["curve"]
     top1, losses = [r["val_top1"] for r in rows], [r["val_loss"] for r in rows]
     accuracy = f"Validation accuracy over {len(rows)} epochs"

@@ -55,7 +55,6 @@ def _rows(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _curves(rows: list[dict[str, float | None]]) -> list[tuple[str, Markup]]:
-    """Draw the curves; each label is a sentence for readers who do not see them."""
     if not rows:
         return []
     drawings: list[tuple[str, Markup]] = []

@@ -50,7 +50,6 @@ def _pictures(example: SegmentationExample, colors: Sequence[Color]) -> list[str
 
 
 def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
-    """Draw the curves; each label is a sentence for readers who do not see them."""
     rows = training["curve"]
     quality = f"Mean IoU on validation images over {len(rows)} epochs"
     if training["best_epoch"]:

@@ -17,6 +17,7 @@ Pixels: TypeAlias = NDArray[np.floating[Any]]
 """RGB from 0 to 1, (H, W, 3)."""
 
 _SIDE = 480  # of a picture in a page, in pixels
+_BLUE, _ORANGE = (56, 132, 214), (214, 110, 34)  # legible on white and on black
 _SMALL = 64  # pixels of the longer side up to which a reader wants to see each of them
 
 
@@ -117,3 +118,30 @@ def thumbnail(image: Tensor, mean: Sequence[float], std: Sequence[float], size: 
     pixels = (seen_pixels(image, mean, std) * 255).round().astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
     return data_uri(picture, lossless=is_small(image), side=size)
+
+
+def confusion_picture(confusion: NDArray[np.int64], side: int = 500) -> str:
+    """Draw a confusion matrix of many classes as a PNG with a transparent background, and return its data URI.
+
+    Right answers are blue, mistakes are orange; the opacity grows with the square root of the share of the row, so
+    that single mistakes are visible.
+
+    Args:
+        confusion: The numbers of images, (classes, classes) int64; rows are true classes.
+        side: The largest width and height in pixels; if there are more classes, neighbouring classes share a
+            pixel.
+    """
+    size = len(confusion)
+    block = -(-size // side)
+    edges = np.arange(0, size, block)
+    cells = np.add.reduceat(np.add.reduceat(confusion, edges, 0), edges, 1)
+    right = np.add.reduceat(confusion.diagonal(), edges)
+    diagonal = np.eye(len(cells), dtype=bool)
+    cells[diagonal] = right
+    images = np.add.reduceat(confusion.sum(1), edges)
+    share = np.sqrt(cells / np.maximum(images, 1)[:, None])
+    pixels = np.zeros((*cells.shape, 4), np.uint8)
+    pixels[..., :3] = np.where(diagonal[..., None], _BLUE, _ORANGE)
+    pixels[..., 3] = np.where(cells > 0, np.round(255 * (0.3 + 0.7 * share)), 0)
+    pixels[cells == 0] = 0
+    return data_uri(Image.fromarray(pixels, "RGBA"), lossless=True, side=side)
