@@ -38,7 +38,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        counter, histogram, gauge = (partial(kind, registry=self.registry) for kind in (Counter, Histogram, Gauge))
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
         self.requests = counter("ctxvision_requests", "Requests answered", ("route", "method", "status"))
         self.latency = histogram(
             "ctxvision_request_seconds",

@@ -1,7 +1,7 @@
 """Figures of classes: the class funnel of an image, class embeddings on a plane, and their similarities."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -129,7 +129,9 @@ def _label_ends(
         axes.text(len(funnel.stages) - 0.88, free, short(names[c], 12), color=color, va="center")
 
 
-def _keys(ink: Ink, what: str | None, *, answer: dict[str, Any], linestyle: str = "-") -> list[Line2D]:
+def _keys(
+    ink: Ink, what: str | None, *, answer: dict[str, Any], linestyle: Literal["-", "none"] = "-"
+) -> list[Line2D]:
     """Return the entries of a legend; ``answer`` is the style of the answer, ``linestyle`` that of ``what``."""
     dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
     keys = [
