@@ -228,7 +228,7 @@ def test_layers_are_shown_in_the_frame_that_says_most(made, tmp_path, name, part
     ("checkpoint", "options", "code", "reason"),
     [
         ("det", "--class zebra", 2, "--class: no class 'zebra'; the network's classes are 0, 1"),
-        ("det", "--threshold 2", 2, "--threshold must be from 0 to 1, got 2.0"),
+        ("det", "--threshold 2", 2, "--threshold: must be a number from 0 to 1, got '2'"),
         ("det", "--truth 3", 2, "--truth is for classification"),
         ("det", "--data digits", 2, "--data is for classification"),
         ("det", "--against seg.ckpt", 1, "seg.ckpt: its task is segmentation, not detection"),
