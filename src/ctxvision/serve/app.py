@@ -22,6 +22,7 @@ from .network import ExampleImage, ServedNetwork
 from .schemas import Examples, ExplanationAnswer, Health, Models, Predictions, problems
 from .service import Service
 from .settings import Access, Limits, Refusal
+from .upload import KINDS
 
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -199,7 +200,7 @@ def _only(*names: str) -> Callable[[Request], Awaitable[None]]:
 
 def _form(most: int) -> dict[str, Any]:
     """Describe the form that a request carries; the routes read it themselves, with limits."""
-    image = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, GIF or BMP"}
+    image = {"type": "string", "format": "binary", "description": KINDS}
     several = {"type": "array", "items": image, "minItems": 1, "maxItems": most}
     schema = {
         "type": "object",

@@ -107,22 +107,21 @@ class CamAnswer(_Answer):
 
 
 class OffsetLayer(_Answer):
-    """Where the taps of a contextual convolution read, in pixels of the view.
-
-    Tap ``(i, j)`` of output position ``(r, c)`` of a plain convolution would read at
-    ``(rows[i][r], columns[j][c])``.
-    """
+    """Where the taps of a contextual convolution read, in pixels of the view."""
 
     stage: int
     layer: str
     kernel: list[int]
     size: list[int] = Field(description="output positions, height and width")
-    rows: list[list[float]] = Field(description="(kernel height, positions)")
-    columns: list[list[float]] = Field(description="(kernel width, positions)")
-    scale: float = Field(description="pixels of a unit of `moves`")
+    rows: list[list[float]] = Field(
+        description="(kernel height, positions): tap (i, j) of a plain convolution reads at y = rows[i][r] for the "
+        "output position (r, c)"
+    )
+    columns: list[list[float]] = Field(description="(kernel width, positions): and at x = columns[j][c]")
+    scale: float = Field(description="pixels of a unit of moves")
     moves: str = Field(
         description="base64 of little-endian int16 (kernel height × width, height, width, 2): how far each tap is "
-        "from its plain place, (y, x), in units of `scale`"
+        "from its plain place, (y, x), in units of scale"
     )
     mean_distance: float = Field(description="of the taps from their plain places, pixels")
     largest_distance: float
