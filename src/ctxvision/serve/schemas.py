@@ -114,8 +114,8 @@ class OffsetLayer(_Answer):
     kernel: list[int]
     size: list[int] = Field(description="output positions, height and width")
     rows: list[list[float]] = Field(
-        description="(kernel height, positions): tap (i, j) of a plain convolution reads at y = rows[i][r] for the "
-        "output position (r, c)"
+        description="(kernel height, positions): tap (i, j) of a plain convolution reads at y = rows[i][r] for "
+        "the output position (r, c)"
     )
     columns: list[list[float]] = Field(description="(kernel width, positions): and at x = columns[j][c]")
     scale: float = Field(description="pixels of a unit of moves")
