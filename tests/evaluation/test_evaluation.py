@@ -22,7 +22,7 @@ from ctxvision.evaluation.calibration import calibration
 from ctxvision.evaluation.classification import ClassificationEvaluator
 from ctxvision.evaluation.imagenet_real import class_indices
 from ctxvision.inference import predictor_of
-from ctxvision.plots.scores import confusion_picture
+from ctxvision.plots.pixels import confusion_picture
 from ctxvision.runs import RunError
 from ctxvision.tasks import ClassificationTask
 

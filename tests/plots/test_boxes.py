@@ -7,7 +7,7 @@ from PIL import Image
 from ctxvision.data.detection.coco_masks import encode_masks
 from ctxvision.data.embedded.scenes import make_scene
 from ctxvision.plots.boxes import _ink, _meet, draw_boxes
-from ctxvision.plots.style import OKABE_ITO
+from ctxvision.plots.palette import OKABE_ITO
 
 
 def objects_of(scene):

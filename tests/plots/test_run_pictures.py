@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ctxvision.plots.curves import _panels, draw_curves
-from ctxvision.plots.style import PRINTED
+from ctxvision.plots.palette import PRINTED
 
 
 def opened(png):

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from ctxvision.foreign import visible
 
 from .fonts import font_for
-from .style import OKABE_ITO
+from .palette import OKABE_ITO
 
 _SHOWN_SIDE = 320  # smaller images are enlarged to at least this, so that labels can be read
 _FONT = 13

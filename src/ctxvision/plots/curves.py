@@ -6,8 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from .palette import Ink
 from .picture import page_element, png
-from .style import Ink, new_figure, plain
+from .style import new_figure, plain
 
 Values = Sequence[float | None]
 """One for each epoch; ``None`` where nothing was measured."""

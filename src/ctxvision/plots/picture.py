@@ -16,7 +16,8 @@ from matplotlib.text import Text
 from ctxvision.foreign import visible
 
 from .fonts import say_what_is_missing
-from .style import DPI, ON_PAGE, ON_PAPER, PRINTED, THEMED, Ink, settings
+from .palette import ON_PAGE, ON_PAPER, PRINTED, THEMED, Ink
+from .style import DPI, settings
 
 _SVG = '<svg xmlns="http://www.w3.org/2000/svg" font-family="Helvetica, Arial, \'Liberation Sans\', sans-serif"'
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .style import HEAT
+from .palette import HEAT
 
 Pixels: TypeAlias = NDArray[np.floating[Any]]
 """RGB from 0 to 1, (H, W, 3)."""

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ctxvision.foreign import visible
-from ctxvision.plots.style import PRINTED, plain, settings
+from ctxvision.plots.palette import PRINTED
+from ctxvision.plots.style import plain, settings
 from ctxvision.runs import BEST
 
 Row = Mapping[str, Any]

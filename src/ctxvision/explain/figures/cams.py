@@ -10,9 +10,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ctxvision.explain.cams import GradCam
+from ctxvision.plots.palette import HEAT, Ink
 from ctxvision.plots.picture import Picture, make_picture
 from ctxvision.plots.pixels import Pixels, enlarged, under_heat
-from ctxvision.plots.style import HEAT, WIDTH, Ink, bare, color_bar, new_figure, short
+from ctxvision.plots.style import WIDTH, bare, color_bar, new_figure, short
 
 _COLUMNS = 4  # frames in a row
 

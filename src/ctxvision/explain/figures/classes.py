@@ -9,20 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctxvision.explain.classes import Funnel
+from ctxvision.plots.palette import SIGNED, Ink
 from ctxvision.plots.picture import Picture, make_picture
-from ctxvision.plots.style import (
-    FEW,
-    SIGNED,
-    WIDTH,
-    Ink,
-    bare,
-    color_bar,
-    decimal,
-    new_figure,
-    plain,
-    short,
-    spread,
-)
+from ctxvision.plots.style import FEW, WIDTH, bare, color_bar, decimal, new_figure, plain, short, spread
 
 _NAMED = 5  # classes with names at the head
 

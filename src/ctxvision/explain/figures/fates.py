@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ctxvision.explain.classes import Fates
+from ctxvision.plots.palette import SHARES, Ink
 from ctxvision.plots.picture import Picture, make_picture
-from ctxvision.plots.style import FEW, SHARES, Ink, bare, color_bar, new_figure, plain, short
+from ctxvision.plots.style import FEW, bare, color_bar, new_figure, plain, short
 
 
 def recall_picture(fates: Fates, name: str = "recall") -> Picture:

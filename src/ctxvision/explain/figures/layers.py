@@ -9,23 +9,10 @@ from matplotlib.patches import Rectangle
 
 from ctxvision.explain.kernels import Contexts, Kernels
 from ctxvision.explain.offsets import ClassOffsets, ContextualOffsets
+from ctxvision.plots.palette import HEAT, SHARES, SIGNED, Ink
 from ctxvision.plots.picture import Picture, make_picture
 from ctxvision.plots.pixels import Pixels, enlarged
-from ctxvision.plots.style import (
-    FEW,
-    HEAT,
-    SHARES,
-    SIGNED,
-    WIDTH,
-    Ink,
-    bare,
-    color_bar,
-    in_backbone,
-    new_figure,
-    plain,
-    short,
-    spread,
-)
+from ctxvision.plots.style import FEW, WIDTH, bare, color_bar, in_backbone, new_figure, plain, short, spread
 
 GROUPS = 4  # groups to draw, evenly spread
 _PLACES = 5  # positions per side of a mosaic
