@@ -297,7 +297,7 @@ def test_figure_tells_files_of_one_name_apart():
         ([TINY, "--against", "resnet5O"], 1, "did you mean resnet50"),
         (["nowhere.ckpt"], 1, "nowhere.ckpt: no such file"),
         (["nowhere.onnx"], 1, "nowhere.onnx: no such file"),
-        ([TINY, "--batch-size", "1,zero"], 2, "whole number from 1 on, got 'zero'"),
+        ([TINY, "--batch-size", "1,zero"], 2, "whole number of at least 1, got 'zero'"),
         ([TINY, "--batch-size", "0"], 2, "got '0'"),
         ([TINY, "--size", "-3"], 2, "got '-3'"),
         ([TINY, "--seconds", "0"], 2, "--seconds must be more than 0"),
