@@ -23,10 +23,8 @@ from ctxvision.tasks.classifier import logits_of
 from ctxvision.wording import column
 
 from .answers import Answers, answer_columns, summary
-from .error import EvaluationError
-from .imagenet_real import Labels, read_real, real_accuracy
-from .numbered_folders import folders_by_class
-from .scores import Scores, share, spread_over
+from .imagenet import Labels, folders_by_class, read_real, real_accuracy
+from .scores import EvaluationError, Scores, share, spread_over
 from .source import DataRequest, Source
 from .speed import Speed, Stopwatch
 

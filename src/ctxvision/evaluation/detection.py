@@ -12,13 +12,11 @@ from torch import Tensor
 from ctxvision.foreign import visible
 from ctxvision.inference.detection import DetectionPredictor, describe
 from ctxvision.runs import Run, RunFolder
-from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
-from ctxvision.tasks.detection.results import coco_results, detections_to_rows
+from ctxvision.tasks.detection.metric import AveragePrecision, average_precision, coco_results, detections_to_rows
 from ctxvision.tasks.means import over_classes, undefined
 from ctxvision.wording import column, plural
 
-from .error import EvaluationError
-from .scores import Scores, share, spread_over
+from .scores import EvaluationError, Scores, share, spread_over
 from .source import DataRequest, Source
 from .speed import Stopwatch
 

@@ -15,11 +15,9 @@ from ctxvision.tasks.means import over_classes, undefined
 from ctxvision.tasks.segmentation import PixelConfusion, SegmentationTask, intersection_over_union
 from ctxvision.wording import column, plural
 
-from .error import EvaluationError
-from .scores import Scores, share, spread_over
+from .scores import EvaluationError, Scores, share, spread_over, training_summary
 from .source import DataRequest, Source
 from .speed import Stopwatch
-from .training_summary import training_summary
 
 _SETTINGS = (
     "steps", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "decoder", "decoder_args", "crop_size",

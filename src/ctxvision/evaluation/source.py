@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ctxvision.data import DataModule, Spec, is_embedded, open_for_evaluation
-from ctxvision.data.workers import workers_for
+from ctxvision.data.module import workers_for
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctxvision.data import DataSpec
-from ctxvision.data.images.spec import Transform
+from ctxvision.data.images.data import Transform
 from ctxvision.tasks import Task
 
 from .answer import BROKEN, Answer

@@ -16,7 +16,7 @@ def reliability_diagram(calibration: dict[str, Any]) -> str:
     page.
 
     Args:
-        calibration: The values that `ctxvision.evaluation.calibration` returned.
+        calibration: The values that `ctxvision.evaluation.answers.calibration` returned.
     """
     bins = calibration["bins"]
     width = _SIDE / len(bins)

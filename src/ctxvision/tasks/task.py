@@ -22,7 +22,7 @@ from ctxvision.data import Spec
 
 from .error import TaskError
 from .means import over_classes
-from .networks import has_stage_outputs
+from .networks import has_stage_outputs, keep_statistics, single_value_norms
 from .optimization import (
     ScheduleName,
     build_optimizer,
@@ -32,7 +32,6 @@ from .optimization import (
     require_steps,
     why_unusable,
 )
-from .single_values import keep_statistics, single_value_norms
 
 _log = logging.getLogger(__name__)
 TaskType = TypeVar("TaskType", bound="Task")
@@ -125,7 +124,7 @@ class Task(LightningModule, ABC):
 
     @classmethod
     def from_options(cls: type[TaskType], model: str, spec: Spec, options: object) -> TaskType:
-        """Build a task from an object that has its options as attributes, such as the options of a training run.
+        """Build a task for training from an object that has its options as attributes, such as those of a run.
 
         Args:
             model: The registered name of the network.
@@ -133,9 +132,10 @@ class Task(LightningModule, ABC):
             options: The object; an option that it does not have keeps its default.
 
         Raises:
-            TaskError: A name is unknown, or options do not fit.
+            TaskError: A name is unknown, options do not fit, or the optimiser cannot train here.
         """
         given = {name: getattr(options, name) for name in cls.option_names() if hasattr(options, name)}
+        require_optimizer(given.get("optimizer", cls.defaults.optimizer), given.get("optimizer_args"))
         return cls(model, spec.to_dict(), **given)  # type: ignore[call-arg] # subclasses take these
 
     @property

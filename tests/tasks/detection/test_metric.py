@@ -15,8 +15,13 @@ from pycocotools import mask as codes
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ctxvision.tasks.detection.metric import DetectionMetric, average_precision
-from ctxvision.tasks.detection.results import coco_results, detections_to_rows, results_json
+from ctxvision.tasks.detection.metric import (
+    DetectionMetric,
+    average_precision,
+    coco_results,
+    detections_to_rows,
+    results_json,
+)
 
 SIDE = 200
 

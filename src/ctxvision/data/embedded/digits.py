@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ctxvision.data.error import DataError
-from ctxvision.data.images.spec import DataSpec
+from ctxvision.data.images.data import DataSpec
 from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out
 from ctxvision.data.module import DataModule, EvalSplit
 

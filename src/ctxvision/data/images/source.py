@@ -12,7 +12,7 @@ from ctxvision.data.table import read_table
 from .cifar import read_cifar
 from .folder import scan_folder
 from .hub import read_hub
-from .shard_cache import is_url
+from .shard_index import is_url
 from .shards import read_shards
 
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")

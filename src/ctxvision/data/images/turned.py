@@ -6,8 +6,7 @@ from typing import Literal, TypeAlias
 
 from ctxvision.data.files import open_regular
 
-from .orientation import SIDEWAYS, orientation_of
-from .reading import DECODER_ERRORS, FORMATS, open_picture
+from .reading import DECODER_ERRORS, FORMATS, SIDEWAYS, open_picture, orientation_of
 
 Exif: TypeAlias = Literal["auto", "apply", "ignore"]
 EXIF: tuple[Exif, ...] = ("auto", "apply", "ignore")

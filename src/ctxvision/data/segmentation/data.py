@@ -18,12 +18,9 @@ from ctxvision.data.module import DataModule, EvalSplit, Loading
 from ctxvision.data.options import check_options, choose_value, split_options
 
 from .augmentation import PixelAugmentation
-from .cityscapes import is_cityscapes, scan_cityscapes
-from .masks import read_mask
-from .scenes import scenes_pixel_set
-from .source import Pairs, PixelSet, as_path, require_classes, scan_pixel_folder
-from .spec import SegmentationSpec, to_pixels
-from .survey import evaluation_notes, survey, training_notes
+from .cityscapes import is_cityscapes, scan_cityscapes, scenes_pixel_set
+from .masks import evaluation_notes, read_mask, survey, training_notes
+from .source import Pairs, PixelSet, SegmentationSpec, as_path, require_classes, scan_pixel_folder, to_pixels
 
 if TYPE_CHECKING:
     from typing import Unpack

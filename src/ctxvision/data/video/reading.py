@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from ctxvision.files import reason
 
 from .frame_index import Index, Key, count_frames, read_index
-from .mp4_boxes import check_claims
-from .track import BadVideoError, decode, demux, open_track
+from .track import BadVideoError, check_claims, decode, demux, open_track
 
 Frames: TypeAlias = NDArray[np.uint8]
 

@@ -19,21 +19,21 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from torchvision.ops.poolers import LevelMapper
 
 from ctxvision.tasks.error import TaskError
-from ctxvision.tasks.features import FeatureBackbone, NormName
-from ctxvision.tasks.pyramid import LayerKind, make_fpn
+from ctxvision.tasks.features import FeatureBackbone, LayerKind, NormName, make_fpn
 
 from .cascade import BOX_WEIGHTS, IOU_THRESHOLDS, CascadeRoIHeads
 from .detector import Detector, PyramidBackbone
 from .heads import (
     BoxHeadName,
     ClassAgnosticPredictor,
+    in_full_precision,
+    in_own_precision,
     make_box_head,
     make_box_predictor,
     make_mask_head,
     make_mask_predictor,
     make_rpn_head,
 )
-from .precision import in_full_precision, in_own_precision
 
 DetectorName = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"]
 

@@ -15,9 +15,8 @@ from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.means import undefined
 from ctxvision.tasks.task import Optimization, Task
 
-from .inference import Segmentation, image_logits, segment
 from .metric import IGNORE, IoU, PixelConfusion, intersection_over_union
-from .network import DecoderName, SegmentationNetwork, build_network
+from .network import DecoderName, Segmentation, SegmentationNetwork, build_network, image_logits, segment
 
 
 class SegmentationTask(Task):

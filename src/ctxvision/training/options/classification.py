@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ctxvision.training.error import OptionError
-
-from .base import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +98,11 @@ class ClassificationOptions(TrainOptions):
     def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DigitsData | ImageData":
         """Open images of any source, or the digits."""
         from ctxvision.data import ImageData, open_data
-        from ctxvision.recipes import load_recipe
 
         options = self.only(ImageData.option_names())
         if self.data == "digits":
-            recipe = load_recipe(self.recipe).settings_for(self.model or "") if self.recipe else {}
             for name in _OF_FILES:
-                if options[name] and options[name] != recipe.get(name):
+                if options[name] and options[name] != self.recipe_settings.get(name):
                     raise OptionError(f"--{name} is for images in files; digits have their own augmentation")
             if any(options[name] for name in _OF_FILES):
                 log.warning(f"digits have their own augmentation, in place of that of the recipe {self.recipe}")
