@@ -16,7 +16,7 @@ from ctxvision.training.settings import SettingsFileError, basis_of, explain_typ
 
 from .messages import quieten
 
-_ABOUT = {
+_ABOUT: dict[str, Any] = {
     "prog": "ctxvision train",
     "usage": "ctxvision train MODEL [DATA] [options]",
     "description": "Train a network on images, or on the embedded handwritten digits, DATA = digits. "

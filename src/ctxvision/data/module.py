@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .dataset import BadImage, Batch, collate_eval, collate_train
+from .dataset import BadImage, Batch, SizedDataset, collate_eval, collate_train
 from .error import BadImageError, DataError
 from .sampler import EpochSampler, batches, resume
 from .spec import Spec
@@ -46,6 +46,8 @@ class Loading(TypedDict, total=False):
     workers: int
     prefetch: int
     strict: bool
+    val_fraction: float
+    split_seed: int
 
 
 class DataModule(LightningDataModule, ABC):
@@ -65,6 +67,9 @@ class DataModule(LightningDataModule, ABC):
         workers: The number of processes that decode; 0 decodes in the main process.
         prefetch: The number of batches that each worker keeps ready; by default ``usual_prefetch``.
         strict: Whether the first bad sample raises an error.
+        val_fraction: The share of the samples (of each class, where they have one) to hold out where the source
+            has no validation part.
+        split_seed: The seed that chooses which samples are held out.
 
     Attributes:
         task: The name of the task that the samples are for.
@@ -105,6 +110,8 @@ class DataModule(LightningDataModule, ABC):
         workers: int = 0,
         prefetch: int | None = None,
         strict: bool = False,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
     ) -> None:
         super().__init__()
         self.source = os.fspath(source)
@@ -114,6 +121,7 @@ class DataModule(LightningDataModule, ABC):
         self.workers = workers
         self.prefetch = self.usual_prefetch if prefetch is None else prefetch
         self.strict = strict
+        self.val_fraction, self.split_seed = val_fraction, split_seed
         self.bad_images: dict[str, str] = {}
 
     @classmethod
@@ -149,7 +157,7 @@ class DataModule(LightningDataModule, ABC):
         """Return the training samples, augmented."""
 
     @abstractmethod
-    def eval_dataset(self) -> Dataset[Any]:
+    def eval_dataset(self) -> SizedDataset[Any]:
         """Return the samples of the split that is evaluated, in order."""
 
     @property
@@ -167,7 +175,7 @@ class DataModule(LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader[Any]:
         """Return every sample of the split exactly once, however many processes share it."""
         dataset = self.eval_dataset()
-        order = self.eval_order(len(dataset))  # type: ignore[arg-type] # torch's base class has no length
+        order = self.eval_order(len(dataset))
         return self._loader(dataset, sampler=order, batch_size=self.eval_batch_size, collate_fn=self.collate[1])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

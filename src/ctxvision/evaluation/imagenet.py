@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxvision.data.files import subfolders
+from ctxvision.data.images.imagenet import NAMED
 from ctxvision.files import reason
 
 from .answers import wilson_interval
 from .scores import EvaluationError
 
-_SYNSET = re.compile(r"(?:.* \()?(n\d{8})\)?")
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 CLASSES = 1000
 
@@ -68,7 +68,7 @@ def class_indices(names: Sequence[str]) -> list[int] | None:
         >>> class_indices(["goldfish (n01443537)", "tench (n01440764)"]), class_indices(["cat", "dog"])
         ([1, 0], None)
     """
-    matches = [_SYNSET.fullmatch(name) for name in names]
+    matches = [NAMED.fullmatch(name) for name in names]
     if all(matches):
         synsets = [match[1] for match in matches if match]
         order = {synset: place for place, synset in enumerate(sorted(synsets))}

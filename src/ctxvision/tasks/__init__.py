@@ -4,9 +4,10 @@ from .checkpoint_file import load_task
 from .classification import ClassificationTask
 from .detection import DetectionTask
 from .error import TaskError
+from .optimization import Optimization
 from .registry import TASKS, task_class
 from .segmentation import SegmentationTask
-from .task import Optimization, Task
+from .task import Task
 from .video import VideoTask
 
 __all__ = [

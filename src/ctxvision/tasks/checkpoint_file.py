@@ -126,11 +126,7 @@ def _replacing(path: Path, previous: Path | None = None, expected: bool | None =
 
 
 class _HashingWriter:
-    """A file for ``torch.save`` that computes the checksum of what it is given, and remembers why a write failed.
-
-    Args:
-        file: The file to write to.
-    """
+    """A file for ``torch.save`` that hashes what it is given, and remembers why a write failed."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -180,7 +176,12 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> Task:
     if "ctxvision" not in checkpoint or not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
         raise CheckpointError(path, "not a checkpoint of `ctxvision train`")
     try:
-        kind = _task_class(checkpoint["ctxvision"])
+        mark = checkpoint["ctxvision"]
+        # the first version knew no other task
+        name = mark.get("task", "classification") if isinstance(mark, Mapping) else None
+        if not isinstance(name, str) or name not in TASKS:
+            raise TaskError(f"its task is {name!r}; this version knows {', '.join(TASKS)}")
+        kind = task_class(name)
         require_moderate(kind.kind, hparams.get("data_spec"), hparams, trust=trust)
         with contextlib.nullcontext() if trust else Budget(path.stat().st_size):
             task = kind(**hparams)
@@ -188,7 +189,8 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> Task:
     except TaskError as error:
         raise CheckpointError(path, str(error)) from error
     except Exception as error:  # whatever a file with wrong contents makes torch or timm raise
-        raise CheckpointError(path, f"its contents do not fit together ({_first_line(error)})") from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(path, f"its contents do not fit together ({said})") from error
     require_finite(task.state_dict(), path)
     return task.eval()
 
@@ -202,19 +204,6 @@ def read_progress(path: str | os.PathLike[str]) -> tuple[int | None, int | None]
     checkpoint = _read(Path(checkpoint_of(path)))
     epoch, step = checkpoint.get("epoch"), checkpoint.get("global_step")
     return epoch + 1 if isinstance(epoch, int) else None, step if isinstance(step, int) else None
-
-
-def _task_class(mark: Any) -> type[Task]:
-    """Choose the class of the task that the checkpoint names.
-
-    Raises:
-        TaskError: This version has no such task.
-    """
-    # the first version knew no other task
-    kind = mark.get("task", "classification") if isinstance(mark, Mapping) else None
-    if not isinstance(kind, str) or kind not in TASKS:
-        raise TaskError(f"its task is {kind!r}; this version knows {', '.join(TASKS)}")
-    return task_class(kind)
 
 
 def require_readable(path: Path) -> None:
@@ -280,7 +269,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise CheckpointError(path, "not a checkpoint of `ctxvision train`")
     return checkpoint
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -60,7 +60,7 @@ class FeatureBackbone(nn.Module):
     ) -> None:
         super().__init__()
         body = _feature_network(name, in_chans, drop_path_rate, model_args or {})
-        info = _feature_info(body)
+        info: FeatureInfo = body.feature_info
         reductions = info.reduction()
         if any(reductions.count(stride) < strides.count(stride) for stride in strides):
             found = ", ".join(map(str, sorted(set(reductions))))
@@ -137,7 +137,9 @@ class FeatureBackbone(nn.Module):
         """
         sources: dict[str, Tensor] = {}
         for name, own in self.body.state_dict().items():
-            found = next((source for source in _names_in_classifier(name) if source in weights), None)
+            # what timm's feature networks call it, and what the whole network may
+            names = name, name.removeprefix("model."), re.sub(r"^(\w+)_(\d+)\.", r"\1.\2.", name)
+            found = next((source for source in names if source in weights), None)
             if found is None:
                 if name.endswith("num_batches_tracked"):  # older checkpoints have none
                     continue
@@ -149,11 +151,6 @@ class FeatureBackbone(nn.Module):
                 raise TaskError(f"the weights' {found!r} has shape {shapes}; are they of another network?")
             sources[name] = weights[found]
         self.body.load_state_dict(sources, strict=False)
-
-
-def _names_in_classifier(name: str) -> tuple[str, ...]:
-    """Return what a tensor of timm's feature networks is called in the whole network."""
-    return name, name.removeprefix("model."), re.sub(r"^(\w+)_(\d+)\.", r"\1.\2.", name)
 
 
 def _deepest(reductions: Sequence[int], strides: Sequence[int]) -> list[int]:
@@ -177,16 +174,11 @@ def _feature_network(name: str, in_chans: int, drop_path_rate: float, model_args
         raise TaskError(f"{name} cannot be a backbone, timm gives no feature maps of it: {reason}") from error
 
 
-def _feature_info(body: nn.Module) -> FeatureInfo:
-    info: FeatureInfo = body.feature_info
-    return info
-
-
 def _freeze(body: nn.Module, name: str, stages: int) -> None:
     """Fix all parameters up to the last of a stage, in the order of registration, which is that of use."""
     if not stages:
         return
-    info = _feature_info(body)
+    info: FeatureInfo = body.feature_info
     modules = info.module_name()
     # timm counts the stem as a feature map of its own where it has stride 2
     first = next(i for i, reduction in enumerate(info.reduction()) if reduction > 2)
@@ -241,5 +233,5 @@ def make_involution(width: int) -> Involution2d:
     layer = Involution2d(width, kernel_size=7)
     # the generator's ReLU after a batch norm has mean square 1/2
     nn.init.normal_(layer.span.weight, std=(2 / (layer.span.in_channels * layer.kernel_size**2)) ** 0.5)
-    nn.init.zeros_(layer.span.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(layer.span.get_parameter("bias"))
     return layer

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from .error import TaskError, require_own
+from .error import NOT_TAKEN, TaskError, require_own
 
 if TYPE_CHECKING:
     from ctxvision.models._contextual_net import ContextualNet
@@ -24,8 +24,6 @@ _TAKEN = {
     **dict.fromkeys(("pretrained_strict", "cache_dir"), _WEIGHTS),
     **dict.fromkeys(("features_only", "out_indices", "feature_cls", "feature_cfg"), _FEATURES),
 }
-# whatever a constructor makes of arguments that it was not written for
-_NOT_TAKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def require_model(name: str) -> None:
@@ -90,7 +88,7 @@ def create_network(
             **model_args,
         )
         return network
-    except _NOT_TAKEN as error:
+    except NOT_TAKEN as error:
         # without arguments of the user's, what else goes wrong is a bug
         if not model_args and not isinstance(error, TypeError | ValueError | AssertionError):
             raise

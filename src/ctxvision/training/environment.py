@@ -31,6 +31,65 @@ _DIFF_BYTES = 1 << 20
 _GIT = ("git", "--no-pager", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false")
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 
+log = logging.getLogger(__name__)
+
+_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "pillow")
+
+
+class Environment:
+    """What surrounds a run; environment variables are never recorded.
+
+    Made before the run folder, which would else count as a file that git does not know.
+    """
+
+    def __init__(self) -> None:
+        self.started = datetime.datetime.now(datetime.timezone.utc)
+        self.git: GitState | None = read_git_state(Path.cwd())
+
+    def write(self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
+        """Add an entry to the file in a run folder, with the difference to the last commit; write ``config.yaml``.
+
+        Where ``environment.json`` cannot be written this is said: a run must not end for it.
+
+        Args:
+            run: Folder of the run.
+            trainer: Trainer of the run, which knows the devices.
+            resumed: Checkpoint that the run continues from, if any.
+            settings: Options of the run; from ``environment.json`` they come back if ``config.yaml`` is lost.
+
+        Raises:
+            OSError: ``config.yaml`` cannot be written.
+        """
+        try:
+            self._write(run, trainer, resumed, settings)
+        except OSError as error:
+            log.warning(f"{error}; the training goes on without")
+        write_whole(run.settings_file, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+
+    def _write(self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
+        machine, path = _machine(trainer), run.starts_file
+        git = None
+        if self.git is not None:
+            git = self.git.facts | {"diff": _keep_diff(run.path, self.git.diff)}
+        entries, damage = run.read_starts()
+        if damage:
+            log.warning(f"{path}: {damage}; a new one begins{keep_aside(path)}")
+        entry = {
+            "started": self.started.isoformat(timespec="seconds"),
+            "resumed_from": None if resumed is None else resumed.name,
+            "command": [_without_password(word) for word in sys.argv],
+            "folder": os.getcwd(),
+            "git": git,
+            "python": platform.python_version(),
+            "ctxvision": __version__,
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "system": platform.platform(),
+            **machine,
+            "settings": {k: _without_password(v) if isinstance(v, str) else v for k, v in settings.items()},
+        }
+        text = json_text([*entries, entry], indent=1, ensure_ascii=False)
+        write_whole(path, text + "\n")
+
 
 class GitState(NamedTuple):
     """State of a repository."""
@@ -115,66 +174,6 @@ def _ask(folder: Path, ends: float, *words: str, limit: int = 1 << 24) -> bytes 
         code = process.wait()
     timer.cancel()
     return None if late.is_set() or code else answer
-
-
-log = logging.getLogger(__name__)
-
-_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "pillow")
-
-
-class Environment:
-    """What surrounds a run; environment variables are never recorded.
-
-    Made before the run folder, which would else count as a file that git does not know.
-    """
-
-    def __init__(self) -> None:
-        self.started = datetime.datetime.now(datetime.timezone.utc)
-        self.git: GitState | None = read_git_state(Path.cwd())
-
-    def write(self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
-        """Add an entry to the file in a run folder, with the difference to the last commit; write ``config.yaml``.
-
-        Where ``environment.json`` cannot be written this is said: a run must not end for it.
-
-        Args:
-            run: Folder of the run.
-            trainer: Trainer of the run, which knows the devices.
-            resumed: Checkpoint that the run continues from, if any.
-            settings: Options of the run; from ``environment.json`` they come back if ``config.yaml`` is lost.
-
-        Raises:
-            OSError: ``config.yaml`` cannot be written.
-        """
-        try:
-            self._write(run, trainer, resumed, settings)
-        except OSError as error:
-            log.warning(f"{error}; the training goes on without")
-        write_whole(run.settings_file, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
-
-    def _write(self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
-        machine, path = _machine(trainer), run.starts_file
-        git = None
-        if self.git is not None:
-            git = self.git.facts | {"diff": _keep_diff(run.path, self.git.diff)}
-        entries, damage = run.read_starts()
-        if damage:
-            log.warning(f"{path}: {damage}; a new one begins{keep_aside(path)}")
-        entry = {
-            "started": self.started.isoformat(timespec="seconds"),
-            "resumed_from": None if resumed is None else resumed.name,
-            "command": [_without_password(word) for word in sys.argv],
-            "folder": os.getcwd(),
-            "git": git,
-            "python": platform.python_version(),
-            "ctxvision": __version__,
-            "packages": {name: _version(name) for name in _PACKAGES},
-            "system": platform.platform(),
-            **machine,
-            "settings": {k: _without_password(v) if isinstance(v, str) else v for k, v in settings.items()},
-        }
-        text = json_text([*entries, entry], indent=1, ensure_ascii=False)
-        write_whole(path, text + "\n")
 
 
 def _machine(trainer: Trainer) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import horizontal_flip_bounding_boxes, pil_to_tensor
+from torchvision.tv_tensors import BoundingBoxFormat
 
-from ctxvision.data.dataset import BadImage, LoadedSample, collate_lists, opened
+from ctxvision.data.dataset import BadImage, LoadedSample, SizedDataset, collate_lists, opened
 from ctxvision.data.error import BadImageError, DataError
 from ctxvision.data.images.reading import read_image
 from ctxvision.data.labelled import SplitRule, quoted
@@ -57,7 +58,7 @@ class DetectionSpec(Spec):
 Target: TypeAlias = dict[str, Any]
 
 
-class DetectionDataset(Dataset[LoadedSample | BadImage]):
+class DetectionDataset(SizedDataset[LoadedSample | BadImage]):
     """Reads images and makes targets of their annotations.
 
     For training a target holds ``boxes`` (N, 4), ``labels`` (N,) from 1, and with masks ``masks`` (N, H, W) uint8;
@@ -109,7 +110,7 @@ class DetectionDataset(Dataset[LoadedSample | BadImage]):
         if picture.size != (listed.width, listed.height):
             found, expected = f"{picture.width} × {picture.height}", f"{listed.width} × {listed.height}"
             return BadImage(listed.name, f"it is {found} pixels large, its annotations are for {expected}")
-        image = _as_tensor(picture)
+        image = pil_to_tensor(picture).contiguous()
         annotations = self.samples.annotations[place]
         common = {"image_id": listed.id, "path": listed.name}
         if not self.train:
@@ -145,13 +146,9 @@ class DetectionDataset(Dataset[LoadedSample | BadImage]):
 
 def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     """Mirror an image (C, H, W) and its target's boxes (N, 4) and masks (N, H, W)."""
-    flipped = dict(target)
-    boxes = target["boxes"]
-    width = image.shape[-1]
-    flipped["boxes"] = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
-    if "masks" in target:
-        flipped["masks"] = target["masks"].flip(-1)
-    return image.flip(-1), flipped
+    boxes = horizontal_flip_bounding_boxes(target["boxes"], BoundingBoxFormat.XYXY, image.shape[-2:])
+    masks = {"masks": target["masks"].flip(-1)} if "masks" in target else {}
+    return image.flip(-1), {**target, "boxes": boxes, **masks}
 
 
 def without_flat(target: Target) -> Target:
@@ -161,11 +158,6 @@ def without_flat(target: Target) -> Target:
     if kept.all():
         return target
     return {name: value[kept] if name in ("boxes", "labels", "masks") else value for name, value in target.items()}
-
-
-def _as_tensor(picture: Image.Image) -> Tensor:
-    pixels = torch.from_numpy(np.array(picture))
-    return (pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels).permute(2, 0, 1).contiguous()
 
 
 class DetectionData(DataModule):
@@ -180,13 +172,11 @@ class DetectionData(DataModule):
         in_chans: The number of channels: 3 for RGB, 1 for grey.
         flip: The probability that a training image is mirrored; never where `DetectionSource.may_flip` says no.
         empty_images: Whether images without objects are trained on.
-        val_fraction: The share of the images to hold out of a single annotation file.
-        split_seed: The seed that chooses which images are held out.
         spec: The description of a trained detector's data, whose classes and split replace those above.
         eval_split: The part that ``val_dataloader`` reads.
         train: Whether there will be training; if not, only the part of ``eval_split`` is read.
         loading: The arguments of `DataModule`: ``batch_size`` (by default 16), ``seed``, ``workers``, ``prefetch``
-            (by default 2) and ``strict``.
+            (by default 2), ``strict``, ``val_fraction`` and ``split_seed``.
 
     Raises:
         DataError: The source cannot be used, or has other classes than the detector.
@@ -207,8 +197,6 @@ class DetectionData(DataModule):
         in_chans: int = 3,
         flip: float = 0.5,
         empty_images: bool = True,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
         spec: DetectionSpec | None = None,
         eval_split: Literal["val", "train"] = "val",
         train: bool = True,
@@ -221,7 +209,7 @@ class DetectionData(DataModule):
             source,
             masks=masks,
             strict=self.strict,
-            split=SplitRule.of(spec, val_fraction, split_seed),
+            split=SplitRule.of(spec, self.val_fraction, self.split_seed),
         )
         self.root, self.image_size, self.masks = found.root, found.image_size, masks
         self.flip = flip if found.may_flip else 0.0
@@ -240,8 +228,8 @@ class DetectionData(DataModule):
             class_names=self.eval_samples.class_names,
             category_ids=self.eval_samples.category_ids,
             in_chans=in_chans,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
             fingerprint=self.fingerprint,
             train_counts=tuple(counts),
         )

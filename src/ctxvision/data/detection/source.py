@@ -121,7 +121,7 @@ class DetectionSource:
     """
 
     name: str
-    read: Callable[[str], CocoSet]
+    read: Callable[[Split], CocoSet]
     root: str = "."
     may_flip: bool = True
     image_size: int | None = None
@@ -174,7 +174,7 @@ def find_detection(
         return _single(where, found, options.get("val"), read, split)
 
     @functools.cache
-    def read_part(split: str) -> CocoSet:
+    def read_part(split: Split) -> CocoSet:
         part = found[split]
         if isinstance(part, DataError):
             raise part
@@ -187,9 +187,8 @@ def _embedded(where: str, options: Mapping[str, str], masks: bool) -> DetectionS
     scenes = SceneOptions.read(where, options)
 
     @functools.cache
-    def read_part(split: str) -> CocoSet:
-        # one part of SPLITS, as its callers check
-        return scenes_set(split, scenes, masks=masks)  # type: ignore[arg-type]
+    def read_part(split: Split) -> CocoSet:
+        return scenes_set(split, scenes, masks=masks)
 
     return DetectionSource(where, read_part, may_flip=False, image_size=scenes.size)
 
@@ -200,7 +199,7 @@ def _single(
     whole = functools.cache(lambda: read(*part))
 
     @functools.cache
-    def read_part(split: str) -> CocoSet:
+    def read_part(split: Split) -> CocoSet:
         if val:
             return whole() if split == "train" else read(*_pair(val))
         everything = whole()

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ctxvision.data.dataset import BadImage, LoadedSample, opened, seed_everything
+from ctxvision.data.dataset import BadImage, LoadedSample, SizedDataset, opened, seed_everything
 from ctxvision.data.error import BadImageError, DataError
 from ctxvision.data.labelled import Opener, SplitRule, as_path
 from ctxvision.data.module import DataModule, EvalSplit, Loading
@@ -104,8 +103,6 @@ class ImageData(DataModule):
         image_size: The height and width of the network's input in pixels; by default those of the images where all
             are alike and small (CIFAR: 32), else 224.
         in_chans: The number of channels: 3 for RGB, 1 for grey.
-        val_fraction: The share of each class to hold out where the source has no validation part.
-        split_seed: The seed that chooses which images are held out.
         repeats: The number of times that a training image comes up in a row, each time augmented differently; an
             epoch keeps its length and so sees fewer images (repeated augmentation, see `EpochSampler`).
         auto_augment: The augmentation policy for training, in timm's notation; ``None`` applies none.
@@ -117,7 +114,8 @@ class ImageData(DataModule):
             replace those above.
         eval_split: The part that ``val_dataloader`` reads.
         loading: The arguments of `DataModule`: ``batch_size`` (by default 128), ``seed``, ``workers``,
-            ``prefetch`` (by default 4) and ``strict``.
+            ``prefetch``
+            (by default 4), ``strict``, ``val_fraction`` and ``split_seed``.
 
     Raises:
         DataError: The source cannot be used, or has classes that the network lacks.
@@ -134,8 +132,6 @@ class ImageData(DataModule):
         *,
         image_size: int | None = None,
         in_chans: int = 3,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
         repeats: int = 1,
         auto_augment: str | None = None,
         color_jitter: float = 0.0,
@@ -147,7 +143,7 @@ class ImageData(DataModule):
         **loading: "Unpack[Loading]",
     ) -> None:
         super().__init__(source, repeats=repeats, **loading)
-        rule = SplitRule.of(spec, val_fraction, split_seed, class_names)
+        rule = SplitRule.of(spec, self.val_fraction, self.split_seed, class_names)
         found = find_images(source, split=rule, strict=self.strict)
         size = image_size or found.image_size or 224
         self.spec = spec or DataSpec(
@@ -156,8 +152,8 @@ class ImageData(DataModule):
             mean=IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.449,),
             std=IMAGENET_DEFAULT_STD if in_chans == 3 else (0.226,),
             crop_pct=1.0 if found.image_size else 0.875,  # small images are centred already
-            val_fraction=val_fraction,
-            split_seed=split_seed,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
             fingerprint=found.fingerprint,
             train_counts=found.train_counts,
         )
@@ -186,7 +182,7 @@ class ImageData(DataModule):
         return ImageDataset(self.eval_samples, transform, self.spec.color_mode, open_image=self._open_image)
 
 
-class ImageDataset(Dataset[LoadedSample | BadImage]):
+class ImageDataset(SizedDataset[LoadedSample | BadImage]):
     """Reads and transforms images: a sample is an image (C, H, W) and the number of its class.
 
     Args:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ctxvision.data.error import DataError
 from ctxvision.data.files import in_words, open_regular
@@ -160,7 +160,7 @@ def scan_shard(
     current, end, start = None, 0, b""
     try:
         with open_regular(shard) as file:
-            raw = file.raw  # type: ignore[attr-defined]
+            raw = cast(io.RawIOBase, file.raw)
             start = raw.read(4)
             raw.seek(0)
             with tarfile.open(fileobj=_Checked(raw), mode="r:") as tar:

@@ -92,8 +92,6 @@ def _pairs(root: Path, split: str, bad: dict[str, str]) -> Pairs:
     return pairs
 
 
-# ids of Cityscapes' 19 classes in the order of their train ids; scenes use the first eleven
-_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23)
 # background grey, the digits in Paul Tol's "muted" order and one more, told apart by most readers
 _COLORS: tuple[Color, ...] = (
     (70, 70, 70), (51, 34, 136), (136, 204, 238), (68, 170, 153), (17, 119, 51), (153, 153, 51),
@@ -163,7 +161,7 @@ def export_cityscapes(folder: str | os.PathLike[str], **options: int) -> None:
     """
     scenes = SceneOptions(**options)
     ids = np.zeros(256, dtype=np.uint8)
-    ids[: len(_CITYSCAPES_IDS)] = _CITYSCAPES_IDS
+    ids[: len(SEMANTIC_NAMES)] = LABEL_IDS[: len(SEMANTIC_NAMES)]
     for split in SPLITS:
         pictures, truths = (Path(folder, part, split, "digits") for part in ("leftImg8bit", "gtFine"))
         pictures.mkdir(parents=True, exist_ok=True)

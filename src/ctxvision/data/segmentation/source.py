@@ -6,16 +6,16 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ctxvision.data.error import DataError
 from ctxvision.data.files import Listing, in_words, read_regular
-from ctxvision.data.images.folder import VAL_FOLDERS
 from ctxvision.data.images.reading import HINTS, list_image_files
-from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out, quoted
+from ctxvision.data.images.source import VAL_FOLDERS
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, as_path, fingerprint, hold_out, quoted
 from ctxvision.data.spec import ImageSpec
 
 IGNORE = 255
@@ -52,8 +52,8 @@ class SegmentationSpec(ImageSpec):
 
 def to_pixels(image: Image.Image) -> Tensor:
     """Turn a PIL image into a tensor (C, H, W) uint8."""
-    pixels = np.array(image)
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+    pixels: Tensor = pil_to_tensor(image).contiguous()
+    return pixels
 
 
 def palette(count: int) -> tuple[Color, ...]:
@@ -73,11 +73,6 @@ _MOST_BYTES = 1_000_000  # of the names of 255 classes
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # formats that keep every value as it is
 Pairs = list[tuple[str, str]]
 Opener = Callable[[str], str | Image.Image]
-
-
-def as_path(name: str) -> str:
-    """Return a name that is a path as it is."""
-    return name
 
 
 @dataclass

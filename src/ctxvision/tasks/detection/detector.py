@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.roi_heads import RoIHeads
 
 from ctxvision.models._figures import evaluation_mode
 from ctxvision.tasks.error import TaskError
@@ -202,12 +201,9 @@ def count_detector_macs(
             network.head(pyramid)
         else:
             network.rpn.head(pyramid)
-            for stage in _stages(network.roi_heads):
+            heads = network.roi_heads
+            for stage in heads.in_order() if isinstance(heads, CascadeRoIHeads) else [heads]:
                 stage.box_predictor(stage.box_head(zeros(proposals, width, 7, 7)))
                 if stage.has_mask():
                     stage.mask_predictor(stage.mask_head(zeros(masks, width, 14, 14)))
     return int(counter.get_total_flops()) // 2
-
-
-def _stages(heads: nn.Module) -> list[RoIHeads]:
-    return heads.in_order() if isinstance(heads, CascadeRoIHeads) else [heads]

@@ -1,6 +1,5 @@
 """Detections as rows and in COCO's results file, and average precision by COCO's definition over all processes."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -70,16 +69,8 @@ def coco_results(
     ]
 
 
-def results_json(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return the text of a results file, one entry per line; pycocotools' ``COCO.loadRes`` reads it."""
-    return "[" + ",\n".join(json.dumps(entry) for entry in entries) + "]\n"
-
-
 IouType = Literal["bbox", "segm"]
 Row = dict[str, Any]
-
-MAX_DETECTIONS = 100  # of an image and a class, COCO's limit
-_SIZES = ("all", "small", "medium", "large")
 
 
 @dataclass(frozen=True)
@@ -217,7 +208,7 @@ def _curves(
         ground,
         COCO({"images": listed, "annotations": found, "categories": categories}),
         iou_type,
-        print_function=_quiet,
+        print_function=lambda *_: None,
     )
     evaluation.evaluate()
     evaluation.accumulate()
@@ -237,10 +228,6 @@ def _as_annotation(row: Row, iou_type: IouType, image: int, number: int) -> Row:
 def _mean(values: NDArray[np.float64]) -> float:
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else float("nan")
-
-
-def _quiet(*_: Any) -> None:
-    pass
 
 
 def _distributed() -> bool:

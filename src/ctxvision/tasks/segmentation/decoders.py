@@ -41,7 +41,7 @@ def classifier(channels: int, num_classes: int, dropout: float) -> nn.Sequential
     """Build dropout of whole channels and the last, 1 × 1 convolution, whose logits start near 0."""
     conv = nn.Conv2d(channels, num_classes, 1)
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(conv.get_parameter("bias"))
     return nn.Sequential(nn.Dropout2d(dropout), conv)
 
 

@@ -100,16 +100,14 @@ def build_network(
         head = _DECODERS[decoder](backbone.channels, num_classes, **options)
         norm: NormName = options.get("norm", "batch")
         with_auxiliary = decoder == "upernet" if auxiliary is None else auxiliary
-        fcn = _fcn_head(backbone.channels[_AUXILIARY_STAGE], num_classes, norm) if with_auxiliary else None
+        fcn = None
+        if with_auxiliary:  # Long et al., CVPR 2015, as trained beside UPerNet
+            block = conv_norm_relu(backbone.channels[_AUXILIARY_STAGE], 256, 3, norm)
+            fcn = nn.Sequential(block, classifier(256, num_classes, 0.1))
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TaskError(f"decoder {decoder} with {options}: {reason}") from error
     return SegmentationNetwork(backbone, head, fcn)
-
-
-def _fcn_head(in_channels: int, num_classes: int, norm: NormName, channels: int = 256) -> nn.Sequential:
-    """Build one 3 × 3 convolution and a classifier (Long et al., CVPR 2015, as trained beside UPerNet)."""
-    return nn.Sequential(conv_norm_relu(in_channels, channels, 3, norm), classifier(channels, num_classes, 0.1))
 
 
 def _enlarge(logits: Tensor, images: Tensor) -> Tensor:

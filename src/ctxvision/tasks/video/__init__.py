@@ -1,9 +1,8 @@
 """Video classification by networks for images: temporal shifts, consensus over frames, streams."""
 
 from .consensus import ClipLoss, ClipOutput, clip_consensus
-from .online import OnlineTsm
 from .shifts import TemporalShifts, residual_layers
-from .task import VideoTask
+from .task import OnlineTsm, VideoTask
 
 __all__ = [
     "ClipLoss",

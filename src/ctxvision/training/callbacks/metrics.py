@@ -142,17 +142,13 @@ class Curves(Callback):
             from ctxvision.plots.curves import draw_curves
 
             names = dict.fromkeys(name for row in rows for name in row if name not in _NOT_DRAWN)
-            columns = {name: [_number(row.get(name)) for row in rows] for name in names}
+            columns = {name: [float(str(row[name])) if row.get(name) else None for row in rows] for name in names}
             write_whole(self.path, draw_curves([int(str(row["epoch"])) for row in rows], columns))
             self._due = self._clock() + (self._clock() - begun) / _SHARE
         except Exception as error:
             why = str(error) if isinstance(error, WriteError) else f"unexpected {type(error).__name__}: {error}"
             log.warning(f"{self.path} could not be made: {why}")
             self._due = float("inf")  # what has failed is tried once more, at the end
-
-
-def _number(text: object) -> float | None:
-    return float(str(text)) if text not in (None, "") else None
 
 
 class EpochLines(Callback):

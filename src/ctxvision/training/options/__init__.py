@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from ctxvision.recipes import load_recipe
+from ctxvision.tasks.optimization import OptimizerSettings
 from ctxvision.tasks.registry import module_of, task_named
 from ctxvision.training import processes
 from ctxvision.training.error import OptionError
@@ -25,7 +26,7 @@ INF = float("inf")
 
 
 @dataclass(frozen=True)
-class TrainOptions(ABC):
+class TrainOptions(OptimizerSettings, ABC):
     """How to train one network.
 
     Options that are null depend on the network and the data; `completed` fills them in. A message about an option
@@ -57,23 +58,10 @@ class TrainOptions(ABC):
             from --micro_batch.
         lr: Highest learning rate. It does not change with the batch size. If it is null, it depends on the data
             and the optimiser.
-        optimizer: Name of one of timm's optimisers, such as adamw, lamb or muon. The name sgd means Nesterov
-            momentum, and momentum means plain momentum.
-        optimizer_args: More arguments of the optimiser's constructor, such as betas or eps, as JSON or YAML. Null
-            means no more arguments.
         weight_decay: Weight decay of all parameters but norms, biases, class embeddings and temperature. If it is
             null, it depends on the data and the optimiser.
-        layer_decay: Ratio of the learning rates of neighbouring layers, more than 0 and at most 1. If it is null,
-            all layers have the same learning rate.
-        schedule: Shape of the learning rate after the warm-up.
-        schedule_args: More arguments of timm's schedule, such as decay_milestones and decay_rate, as JSON or YAML.
-            Null means no more arguments.
         warmup_epochs: Number of epochs during which the learning rate rises. If it is null, it depends on the
             data, and is at most a fifth of the epochs.
-        warmup_steps: Number of optimiser steps during which the learning rate rises, instead of --warmup_epochs.
-            If it is null, --warmup_epochs counts.
-        warmup_factor: Share of the learning rate that the warm-up begins with, from 0 to 1.
-        min_lr: Learning rate at the end of the schedules cosine and poly.
         drop_path_rate: Probability of stochastic depth in the network's last block. The value 0 turns it off.
         ema: Decay of an exponential moving average of the weights, which is then what is validated and saved. The
             value 0 turns it off.
@@ -125,16 +113,8 @@ class TrainOptions(ABC):
     micro_batch: int | None = None
     accumulate: int | None = None
     lr: float | None = None
-    optimizer: str = "adamw"
-    optimizer_args: dict[str, Any] | None = None
     weight_decay: float | None = None
-    layer_decay: float | None = None
-    schedule: Literal["cosine", "poly", "step", "multistep"] = "cosine"
-    schedule_args: dict[str, Any] | None = None
     warmup_epochs: float | None = None
-    warmup_steps: int | None = None
-    warmup_factor: float = 0.0
-    min_lr: float = 0.0
     drop_path_rate: float = 0.0
     ema: float = 0.0
     clip_grad: float = 0.0
@@ -211,7 +191,7 @@ class TrainOptions(ABC):
             TaskError: A name or an argument is unknown.
         """
 
-    def check(self) -> None:  # noqa: B027 - many tasks have nothing to check
+    def check(self) -> None:
         """Check options of the task that have no simple range.
 
         Raises:
