@@ -4,19 +4,17 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from ctxvision.data import DataModule
 from ctxvision.recipes import load_recipe
+from ctxvision.tasks import Task
 from ctxvision.tasks.optimization import OptimizerSettings
 from ctxvision.tasks.registry import module_of, task_named
 from ctxvision.training import processes
 from ctxvision.training.error import OptionError
-
-if TYPE_CHECKING:
-    from ctxvision.data import DataModule
-    from ctxvision.tasks import Task
 
 Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
 LoggerName = Literal["csv", "tensorboard", "wandb"]
@@ -167,7 +165,7 @@ class TrainOptions(OptimizerSettings, ABC):
         """
 
     @abstractmethod
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DataModule":
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> DataModule:
         """Open the data as a LightningDataModule.
 
         Args:
@@ -181,7 +179,7 @@ class TrainOptions(OptimizerSettings, ABC):
         """
 
     @abstractmethod
-    def build_task(self, data: "DataModule") -> "Task":
+    def build_task(self, data: DataModule) -> Task:
         """Build the LightningModule of the task, with its network.
 
         Args:
