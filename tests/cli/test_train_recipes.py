@@ -59,7 +59,7 @@ def test_list(capsys):
     assert lines[0].split() == ["recipe", "task", "model", "epochs", "batch", "lr", "expected", "(%)", "source"]
     wanted = [
         "cotnet-advanced",
-        "classify",
+        "classification",
         "cotnet101",
         "350",
         "448",
