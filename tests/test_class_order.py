@@ -13,9 +13,8 @@ import torch
 from _pictures import COLOURS, make_folder, picture, png_bytes
 from ctxvision.cli import main
 from ctxvision.data import ImageData
-from ctxvision.data.images import folder
-from ctxvision.data.images.folder import scan_folder
-from ctxvision.data.images.source import find_images
+from ctxvision.data.images import source as folder
+from ctxvision.data.images.source import find_images, scan_folder
 from ctxvision.data.video.source import find_videos
 
 NUMBERS = ("1", "10", "2")

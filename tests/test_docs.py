@@ -97,14 +97,14 @@ def test_command_is_understood(line, tmp_path, monkeypatch):
 def understood_by_ctxvision(arguments, folder, monkeypatch):
     """Parse a command line of ctxvision in a folder that has the files it names, without doing the work."""
     from ctxvision import cli
-    from ctxvision.training import session
+    from ctxvision.training import run
 
     monkeypatch.chdir(folder)
     Path("runs/first").mkdir(parents=True)
     for settings in ("settings.yaml", "runs/first/config.yaml"):
         Path(settings).write_text("model: cotnet_micro\n")
     calls = []
-    monkeypatch.setattr(session, "train_with", calls.append)
+    monkeypatch.setattr(run, "train_with", calls.append)
     monkeypatch.setattr(cli.train, "_write_report", lambda *args: None)
     for module, _ in cli._COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda args: calls.append(args) or 0)

@@ -24,7 +24,7 @@ from ctxvision.tasks import ClassificationTask
 from ctxvision.training import ClassificationOptions
 from ctxvision.training.preparation import build_task
 
-NAMES = [name for name in recipe_names() if load_recipe(name).task == "classify"]
+NAMES = [name for name in recipe_names() if load_recipe(name).task == "classification"]
 
 
 def spec(config, classes=1000):

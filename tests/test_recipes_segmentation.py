@@ -34,7 +34,7 @@ def build(name, model, classes=19):
 
 
 def test_all_are_listed():
-    assert sorted(NAMES) == [name for name in recipe_names() if load_recipe(name).task == "segment"]
+    assert sorted(NAMES) == [name for name in recipe_names() if load_recipe(name).task == "segmentation"]
 
 
 @pytest.mark.parametrize("name", NAMES)

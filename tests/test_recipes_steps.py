@@ -7,8 +7,7 @@ from lightning.pytorch import Callback
 from _pictures import make_folder
 from _recipes import GENERIC, PAIRS, TOP1, config_of, expected
 from ctxvision.runs import RunFolder
-from ctxvision.training import batch_plan
-from ctxvision.training.preparation import build_task
+from ctxvision.training.preparation import build_task, solve
 from ctxvision.training.trainer import make_trainer
 
 pytestmark = pytest.mark.slow
@@ -32,7 +31,7 @@ def test_a_few_steps_and_the_moving_average(recipe, tmp_path):
     root = make_folder(tmp_path / "data", {"train/cat": 4, "train/dog": 4, "val/cat": 1, "val/dog": 1})
     words = ["--image_size=32", "--batch_size=4", "--epochs=1", "--warmup_epochs=0", "--accelerator=cpu"]
     config = config_of(recipe, SMALLEST[recipe], *words, f"--data={root}", "--workers=0", "--micro_batch=2")
-    plan = batch_plan.solve(config.batch_size, 1, micro_batch=config.micro_batch)
+    plan = solve(config.batch_size, 1, micro_batch=config.micro_batch)
     assert plan == (1, 1, 2, 2)
     data = config.open_data(plan.images)
     task = build_task(config, data)

@@ -58,11 +58,11 @@ def test_kinetics_is_the_paper_s():
     assert (task.train_loss.alpha, task.train_loss.label_smoothing) == (0.15, 0)
     o = task.optimization
     layer = torch.nn.Linear(2, 2)
-    optimizer = build_optimizer(layer, o.optimizer, lr=o.lr, weight_decay=o.weight_decay, args=o.optimizer_args)
+    optimizer = build_optimizer(layer, o)
     assert type(optimizer) is torch.optim.SGD
     assert {(g["momentum"], g["nesterov"]) for g in optimizer.param_groups} == {(0.9, False)}
     assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0, 1e-4}
-    schedule = build_schedule(optimizer, o.schedule, lr=o.lr, epochs=50, steps_per_epoch=4, args=o.schedule_args)
+    schedule = build_schedule(optimizer, dataclasses.replace(o, warmup_epochs=0.0), epochs=50, steps_per_epoch=4)
     rates = []
     for step in range(200):
         schedule.step_update(step)

@@ -11,7 +11,7 @@ from benchmarks.ablations.networks import NETWORKS, build
 from benchmarks.ablations.scenes import Scenes, make_scenes
 from benchmarks.ablations.settings import Recipe, Size
 from ctxvision.nn import ContextualLoss
-from ctxvision.tasks.optimization import build_optimizer, build_schedule
+from ctxvision.tasks.optimization import Optimization, build_optimizer, build_schedule
 from ctxvision.timing.preparation import to_layout
 
 
@@ -73,11 +73,9 @@ def _fit(model: nn.Module, scenes: Normalised, recipe: Recipe, seed: int) -> Non
         if forward is model
         else ContextualLoss(label_smoothing=recipe.label_smoothing)
     )
-    optimizer = build_optimizer(model, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = build_schedule(
-        optimizer, "cosine", lr=recipe.lr, epochs=recipe.epochs, steps_per_epoch=steps,
-        warmup_epochs=recipe.warmup_epochs,
-    )  # fmt: skip
+    o = Optimization(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup_epochs=recipe.warmup_epochs)
+    optimizer = build_optimizer(model, o)
+    schedule = build_schedule(optimizer, o, epochs=recipe.epochs, steps_per_epoch=steps)
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for step in range(recipe.epochs * steps):

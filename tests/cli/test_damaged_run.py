@@ -17,8 +17,8 @@ from ctxvision.cli import main
 from ctxvision.publish import provenance
 from ctxvision.runs import RunFolder, read_run
 from ctxvision.tasks import ClassificationTask
-from ctxvision.training.callbacks import graceful_stop
-from ctxvision.training.callbacks.metrics_file import MetricsFile
+from ctxvision.training.callbacks import checkpoints
+from ctxvision.training.callbacks.metrics import MetricsFile
 from ctxvision.training.settings import resumed_options
 
 DIGITS = ["test_resnet", "digits", "--batch_size=256", "--accelerator=cpu", "--pictures=false", "--lr=0.01"]
@@ -223,7 +223,7 @@ def test_a_closed_terminal_leaves_a_checkpoint(tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_what_is_ignored_stays_so(tmp_path, number):
     before = signal.signal(number, signal.SIG_IGN)  # as by nohup, and of a shell's background jobs
-    stop = graceful_stop.GracefulStop(tmp_path)
+    stop = checkpoints.GracefulStop(tmp_path)
     try:
         with stop.installed():
             stop.on_train_start(None, None)
@@ -241,7 +241,7 @@ def test_ctrl_c_ends_at_once_after_any_signal(tmp_path):
         (signal.SIGUSR1, signal.SIGTERM, False),
         (signal.SIGTERM, signal.SIGHUP, False),
     ):
-        stop = graceful_stop.GracefulStop(tmp_path)
+        stop = checkpoints.GracefulStop(tmp_path)
         with stop.installed():
             os.kill(os.getpid(), first)
             if at_once:

@@ -11,7 +11,7 @@ from _pictures import make_folder, picture
 from ctxvision._cli.messages import as_json
 from ctxvision.cli import main
 from ctxvision.evaluation import EvaluationError
-from ctxvision.evaluation.numbered_folders import folders_by_class
+from ctxvision.evaluation.imagenet import folders_by_class
 from ctxvision.tasks import ClassificationTask
 
 HOSTILE = '<script>alert("1")'

@@ -17,7 +17,7 @@ from _processes import ABSENT
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask, load_task
-from ctxvision.training.callbacks.run_checkpoints import RunCheckpoints
+from ctxvision.training.callbacks.checkpoints import RunCheckpoints
 
 SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
 DIGITS = ["test_resnet", "digits", *SMALL]
@@ -397,9 +397,10 @@ def test_steps_instead_of_epochs_and_validation_now_and_then(capsys):
 def test_tasks_and_their_recipes_must_agree(capsys, monkeypatch):
     assert train(*DIGITS, "--task=guess") == 2
     assert "there is no such task; there are classify" in capsys.readouterr().err
-    monkeypatch.setattr("ctxvision.recipes.load_recipe", lambda name: SimpleNamespace(name=name, task="detect"))
+    boxes = SimpleNamespace(name="boxes", task="detection", settings_for=lambda model: {})
+    monkeypatch.setattr("ctxvision.training.settings.load_recipe", lambda name: boxes)
     assert train(*DIGITS, "--task=classify", "--recipe=boxes") == 2
-    assert "recipe boxes is for --task detect, not classify" in capsys.readouterr().err
+    assert "recipe boxes is for --task detection, not classification" in capsys.readouterr().err
 
 
 def test_run_folder_of_the_version_before_tasks(capsys):

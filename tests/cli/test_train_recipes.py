@@ -17,7 +17,7 @@ from ctxvision._cli import train as command
 from ctxvision.cli import main
 from ctxvision.recipes import load_recipe
 from ctxvision.tasks import ClassificationTask, load_task
-from ctxvision.training import session
+from ctxvision.training import run
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def config(monkeypatch):
     def of(*words):
         seen = []
         with monkeypatch.context() as context:
-            context.setattr(session, "train_with", seen.append)
+            context.setattr(run, "train_with", seen.append)
             context.setattr(command, "_write_report", lambda *args: None)
             assert main(["train", *words]) == 0
         return seen[0]
@@ -59,7 +59,7 @@ def test_list(capsys):
     assert lines[0].split() == ["recipe", "task", "model", "epochs", "batch", "lr", "expected", "(%)", "source"]
     wanted = [
         "cotnet-advanced",
-        "classify",
+        "classification",
         "cotnet101",
         "350",
         "448",

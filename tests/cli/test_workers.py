@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ctxvision.data.module import _leave_signals
-from ctxvision.data.workers import workers_for
+from ctxvision.data.module import _leave_signals, workers_for
 from ctxvision.evaluation import DataRequest
 
 

@@ -17,7 +17,7 @@ from ctxvision.data.images.shards import open_member
 from ctxvision.data.segmentation.source import read_class_names, scan_pixel_folder
 from ctxvision.data.table import read_table
 from ctxvision.data.video.source import list_videos
-from ctxvision.tasks.settings_file import SettingsFileError, read_settings_file
+from ctxvision.training.settings import SettingsFileError, read_settings_file
 
 
 @pytest.fixture(autouse=True)

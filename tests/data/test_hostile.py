@@ -19,8 +19,8 @@ from PIL import Image
 from _pictures import picture
 from ctxvision._extras import explain_import
 from ctxvision.data import BadImageError, DataError, find_images, read_image
-from ctxvision.data.detection.coco_masks import mask_problem
 from ctxvision.data.detection.coco_reading import read_coco
+from ctxvision.data.detection.coco_values import mask_problem
 from ctxvision.data.images import reading as images
 from ctxvision.data.table import read_table
 

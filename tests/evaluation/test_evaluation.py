@@ -17,10 +17,9 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ctxvision.data import BadImage, Batch, DigitsData
 from ctxvision.evaluation import EvaluationError, Source, read_real, real_accuracy, score, wilson_interval
-from ctxvision.evaluation.by_class import class_table, confused_pairs, confusion_matrix
-from ctxvision.evaluation.calibration import calibration
+from ctxvision.evaluation.answers import calibration, class_table, confused_pairs, confusion_matrix
 from ctxvision.evaluation.classification import ClassificationEvaluator
-from ctxvision.evaluation.imagenet_real import class_indices
+from ctxvision.evaluation.imagenet import class_indices
 from ctxvision.inference import predictor_of
 from ctxvision.plots.pixels import confusion_picture
 from ctxvision.runs import RunError

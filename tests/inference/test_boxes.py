@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ctxvision.data import DetectionData
-from ctxvision.data.detection.scenes import export_coco
+from ctxvision.data.detection.source import export_coco
 from ctxvision.inference import predictor_of
 from ctxvision.tasks.detection import DetectionTask
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxvision.data.detection.coco_masks import encode_masks
+from ctxvision.data.detection.coco_values import encode_masks
 from ctxvision.data.embedded.scenes import make_scene
 from ctxvision.plots.boxes import _ink, _meet, draw_boxes
 from ctxvision.plots.palette import OKABE_ITO

@@ -10,13 +10,14 @@ from torch import nn
 
 from ctxvision.tasks import TaskError
 from ctxvision.tasks.networks import create_network
-from ctxvision.tasks.optimization import build_optimizer, build_schedule
+from ctxvision.tasks.optimization import Optimization, build_optimizer, build_schedule
 
 
-def curve(name, steps, **options):
+def curve(name, steps, *, epochs, steps_per_epoch, args=None, **options):
     """The learning rate of every step, and the one after the last."""
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=options["lr"])
-    schedule = build_schedule(optimizer, name, **options)
+    o = Optimization(schedule=name, schedule_args=args, **options)
+    schedule = build_schedule(optimizer, o, epochs=epochs, steps_per_epoch=steps_per_epoch)
     rates = [optimizer.param_groups[0]["lr"]]
     for step in range(1, steps + 1):
         schedule.step_update(step)
@@ -81,8 +82,9 @@ def network(name):
 
 def test_layer_decay_slows_the_layers_near_the_input():
     model = network("contextual_convnext_micro")
-    optimizer = build_optimizer(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.5)
-    build_schedule(optimizer, "cosine", lr=1e-3, epochs=2, steps_per_epoch=1)
+    o = Optimization(lr=1e-3, weight_decay=0.05, layer_decay=0.5)
+    optimizer = build_optimizer(model, o)
+    build_schedule(optimizer, o, epochs=2, steps_per_epoch=1)
     names = {p: name for name, p in model.named_parameters()}
     group = {names[p]: g for g in optimizer.param_groups for p in g["params"]}
     assert group.keys() == set(names.values())
@@ -102,8 +104,9 @@ def test_layer_decay_slows_the_layers_near_the_input():
 
 
 def test_schedule_moves_all_layers_together():
-    optimizer = build_optimizer(network("rednet_micro"), "sgd", lr=1.0, weight_decay=0.1, layer_decay=0.75)
-    schedule = build_schedule(optimizer, "cosine", lr=1.0, epochs=4, steps_per_epoch=5, warmup_epochs=1)
+    o = Optimization(optimizer="sgd", lr=1.0, weight_decay=0.1, layer_decay=0.75, warmup_epochs=1)
+    optimizer = build_optimizer(network("rednet_micro"), o)
+    schedule = build_schedule(optimizer, o, epochs=4, steps_per_epoch=5)
     for step in (3, 5, 12, 20):
         schedule.step_update(step)
         rates = {round(g["lr"] / g["lr_scale"], 9) for g in optimizer.param_groups}
@@ -113,12 +116,12 @@ def test_schedule_moves_all_layers_together():
 
 def test_arguments_reach_the_optimizer():
     model = network("rednet_micro")
-    adam = build_optimizer(model, "adamw", lr=1.0, weight_decay=0.1, args={"betas": [0.8, 0.9], "eps": 1e-5})
+    adam = build_optimizer(model, Optimization(lr=1.0, optimizer_args={"betas": [0.8, 0.9], "eps": 1e-5}))
     assert tuple(adam.defaults["betas"]) == (0.8, 0.9)
     assert adam.defaults["eps"] == 1e-5
-    sgd = build_optimizer(model, "sgd", lr=1.0, weight_decay=0.1, args={"momentum": 0.8})
+    sgd = build_optimizer(model, Optimization(optimizer="sgd", lr=1.0, optimizer_args={"momentum": 0.8}))
     assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.8, True)
-    assert not build_optimizer(model, "momentum", lr=1.0, weight_decay=0.1).defaults["nesterov"]
+    assert not build_optimizer(model, Optimization(optimizer="momentum")).defaults["nesterov"]
 
 
 def test_what_a_part_of_a_model_spares_is_spared_in_the_whole():
@@ -126,7 +129,7 @@ def test_what_a_part_of_a_model_spares_is_spared_in_the_whole():
     spared = part.no_weight_decay()
     assert spared
     whole = nn.ModuleDict({"backbone": nn.Sequential(part), "head": nn.Linear(2, 2)})
-    optimizer = build_optimizer(whole, "adamw", lr=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(whole, Optimization(lr=0.1, weight_decay=0.5))
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     everything = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert everything == {id(p) for p in whole.parameters()}

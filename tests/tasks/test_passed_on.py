@@ -10,6 +10,7 @@ from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.features import FeatureBackbone
 from ctxvision.tasks.networks import create_network
 from ctxvision.tasks.optimization import (
+    Optimization,
     build_optimizer,
     build_schedule,
     list_optimizers,
@@ -41,7 +42,7 @@ class Net(nn.Module):
 def test_every_listed_optimiser_trains(name):
     model = Net()
     before = {key: value.clone() for key, value in model.named_parameters()}
-    optimizer = build_optimizer(model, name, lr=1e-3, weight_decay=0.05)
+    optimizer = build_optimizer(model, Optimization(optimizer=name, lr=1e-3))
     for _ in range(3):
         optimizer.zero_grad()
         model(torch.randn(4, 3, 8, 8)).square().mean().backward()
@@ -56,7 +57,7 @@ def test_only_what_can_train_is_listed(monkeypatch):
     with pytest.raises(
         TaskError, match=r"adahessian cannot be used: it needs second derivatives.*there are .*adamw"
     ):
-        build_optimizer(Net(), "adahessian", lr=1e-3, weight_decay=0)
+        build_optimizer(Net(), Optimization(optimizer="adahessian"))
     assert why_unusable("adamw") is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert why_unusable("fusedsgd") == "it needs the package apex, which is not installed"
@@ -146,7 +147,7 @@ def test_arguments_of_networks_on_the_command_line(task, tmp_path, capsys):
 )
 def test_arguments_of_optimisers(name, args, words):
     with pytest.raises(TaskError, match=words):
-        build_optimizer(Net(), name, lr=1e-3, weight_decay=0.1, args=args)
+        build_optimizer(Net(), Optimization(optimizer=name, optimizer_args=args))
 
 
 @pytest.mark.parametrize(("name", "argument"), [("sgd", "betas"), ("sgd", "eps"), ("adamw", "momentum")])
@@ -168,9 +169,10 @@ def test_what_timm_would_leave_out_silently_is_refused(name, argument):
     ],
 )
 def test_arguments_of_schedules(args, words):
-    optimizer = build_optimizer(Net(), "sgd", lr=1e-3, weight_decay=0.1)
+    o = Optimization(optimizer="sgd", schedule="multistep", schedule_args=args)
+    optimizer = build_optimizer(Net(), o)
     with pytest.raises(TaskError, match=words):
-        build_schedule(optimizer, "multistep", lr=1e-3, epochs=3, steps_per_epoch=2, args=args)
+        build_schedule(optimizer, o, epochs=3, steps_per_epoch=2)
 
 
 @pytest.mark.parametrize(

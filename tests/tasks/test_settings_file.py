@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxvision.tasks.settings_file import SettingsFileError, read_settings_file
+from ctxvision.training.settings import SettingsFileError, read_settings_file
 
 FUZZ = settings(
     max_examples=60, derandomize=True, deadline=None, database=None,

@@ -7,8 +7,8 @@ from torch import nn
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.detection import DetectionTask
+from ctxvision.tasks.networks import single_value_norms
 from ctxvision.tasks.segmentation import SegmentationTask
-from ctxvision.tasks.single_values import single_value_norms
 from ctxvision.tasks.video import VideoTask
 
 SPEC = {"class_names": ["a", "b", "c"], "input_size": [3, 32, 32], "mean": [0.0] * 3, "std": [1.0] * 3}

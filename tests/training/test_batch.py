@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxvision.training import OptionError
-from ctxvision.training.batch_plan import BatchPlan, solve
+from ctxvision.training.preparation import BatchPlan, solve
 
 few, sizes = st.integers(1, 6), st.integers(1, 3000)
 

@@ -27,7 +27,7 @@ from ctxvision.training.callbacks import (
     StepSeed,
     TrackedRate,
 )
-from ctxvision.training.saving import RunCheckpointIO
+from ctxvision.training.run_folder import RunCheckpointIO
 
 BATCHES = 4
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from ctxvision.runs import RunFolder
-from ctxvision.training import git_state
-from ctxvision.training.environment import Environment, _without_password
-from ctxvision.training.git_state import read_git_state
+from ctxvision.training import environment
+from ctxvision.training.environment import Environment, _without_password, read_git_state
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +44,7 @@ def trainer(processes=1):
 
 def written(folder, resumed=None):
     folder.mkdir(exist_ok=True)
-    Environment().write(RunFolder(folder), trainer(), resumed)
+    Environment().write(RunFolder(folder), trainer(), resumed, {})
     return json.loads((folder / "environment.json").read_text())
 
 
@@ -115,7 +114,7 @@ def test_no_repository_no_commit_no_git(tmp_path, monkeypatch):
     git("init", "-b", "trunk")
     state = read_git_state(tmp_path)
     assert (state.facts["commit"], state.facts["branch"], state.diff) == (None, "trunk", b"")
-    monkeypatch.setattr(git_state, "_GIT", ("no-such-program",))
+    monkeypatch.setattr(environment, "_GIT", ("no-such-program",))
     assert read_git_state(tmp_path) is None
     (entry,) = written(tmp_path / "run")
     assert entry["git"] is None
@@ -125,8 +124,8 @@ def test_a_git_that_hangs_is_left_alone(repository, tmp_path, monkeypatch):
     slow = tmp_path / "slow"
     slow.write_text('#!/bin/sh\ncase "$*" in *status*) exec sleep 60;; *) exec git "$@";; esac\n')
     slow.chmod(0o755)
-    monkeypatch.setattr(git_state, "_GIT", (str(slow),))
-    monkeypatch.setattr(git_state, "_SECONDS", 1.0)
+    monkeypatch.setattr(environment, "_GIT", (str(slow),))
+    monkeypatch.setattr(environment, "_SECONDS", 1.0)
     begun = time.monotonic()
     state = read_git_state(repository)
     assert time.monotonic() - begun < 30

@@ -9,7 +9,7 @@ from torch import nn
 
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask, TaskError
-from ctxvision.training.callbacks.finite_steps import FiniteSteps
+from ctxvision.training.callbacks.steps import FiniteSteps
 
 DIGITS = [
     "train",

@@ -11,7 +11,7 @@ from _pictures import make_folder
 from _processes import finish, start, weights
 from ctxvision.cli import main
 from ctxvision.tasks import load_task
-from ctxvision.training.processes.sharding import blocks
+from ctxvision.training.trainer import blocks
 
 FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
 WORDS = ["data", "--image_size=32", "--batch_size=8", "--accelerator=cpu", "--workers=0", "--epochs=2"]

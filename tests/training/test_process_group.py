@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch.distributed as dist
 
-from ctxvision.training.processes.group import agree_on_attempt, is_lost_process
+from ctxvision.training.processes import agree_on_attempt, is_lost_process
 
 
 @pytest.mark.parametrize("first", [0, 1])

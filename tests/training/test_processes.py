@@ -13,8 +13,7 @@ from _processes import DIGITS, WORDS, all_gone, assert_same_weights, descendants
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask
-from ctxvision.training import OptionError, run_folder
-from ctxvision.training.processes import launch as processes
+from ctxvision.training import OptionError, processes, run_folder
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
 

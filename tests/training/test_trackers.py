@@ -12,7 +12,7 @@ import yaml
 
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
-from ctxvision.training import trackers
+from ctxvision.training import trainer
 from ctxvision.training.settings import resumed_options
 
 WORDS = ["train", "test_resnet", "digits", "--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01"]
@@ -137,7 +137,7 @@ def test_tensorboard_only_where_nothing_else_is_asked_for(tracked):
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
 def test_missing_package_is_one_line(monkeypatch, capsys, name):
-    monkeypatch.setattr(trackers, "_installed", lambda package: package != name)
+    monkeypatch.setattr(trainer, "_installed", lambda package: package != name)
     assert main([*WORDS, "--epochs=1", "--out=run", "--logger", "csv", name]) == 2
     assert capsys.readouterr().err == (
         f"ctxvision: error: --logger {name} needs another package: pip install {name}\n"
@@ -146,18 +146,18 @@ def test_missing_package_is_one_line(monkeypatch, capsys, name):
 
 
 def test_default_is_tensorboard_where_it_is_installed(monkeypatch):
-    (logger,) = trackers.Trackers(None, RunFolder("run"), {}).loggers
+    (logger,) = trainer.Trackers(None, RunFolder("run"), {}).loggers
     assert type(logger).__name__ == "TensorBoardLogger"
-    assert trackers.Trackers(["csv"], RunFolder("run"), {}).loggers == []
-    monkeypatch.setattr(trackers, "_installed", lambda package: False)
-    assert trackers.Trackers(None, RunFolder("run"), {}).loggers == []
+    assert trainer.Trackers(["csv"], RunFolder("run"), {}).loggers == []
+    monkeypatch.setattr(trainer, "_installed", lambda package: False)
+    assert trainer.Trackers(None, RunFolder("run"), {}).loggers == []
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"wandb": 1}'])
 def test_damaged_names_of_runs_begin_new_ones(text, capsys):
     Path("run").mkdir()
     Path("run/trackers.json").write_text(text)
-    trackers.Trackers(["csv"], RunFolder("run"), {})
+    trainer.Trackers(["csv"], RunFolder("run"), {})
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "the trackers begin new runs, and is kept as run/trackers-damaged-1.json" in said

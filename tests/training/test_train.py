@@ -101,7 +101,7 @@ def test_twice_in_one_process_with_nothing_left_behind():
 
 def test_other_options_count_more_than_the_recipe(monkeypatch):
     seen = []
-    monkeypatch.setattr("ctxvision.training.session.train_with", seen.append)
+    monkeypatch.setattr("ctxvision.training.run.train_with", seen.append)
     train("cotnet101", "x", recipe="cotnet-advanced", lr=0.3, options=ClassificationOptions(ema=0.5, lr=0.2))
     (options,) = seen
     assert type(options) is ClassificationOptions

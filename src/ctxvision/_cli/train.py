@@ -3,19 +3,26 @@
 import argparse
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+from ctxvision.data.files import in_words
 from ctxvision.runs import Run
 from ctxvision.tasks.registry import TASKS
 from ctxvision.training.error import OptionError, TrainingStopped
 from ctxvision.training.options import TrainOptions, options_class
-from ctxvision.training.settings import complete, explain_type, options_class_of, read_config, resumed_options
+from ctxvision.training.settings import SettingsFileError, basis_of, explain_type, read_settings_file
 
 from .messages import quieten
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
+_ABOUT: dict[str, Any] = {
+    "prog": "ctxvision train",
+    "usage": "ctxvision train MODEL [DATA] [options]",
+    "description": "Train a network on images, or on the embedded handwritten digits, DATA = digits. "
+    "`--set NAME=VALUE` is another way to write `--NAME VALUE`.",
+    "epilog": "Ctrl-C leaves a checkpoint to continue from: ctxvision train --resume RUNDIR.",
+}
 _SEE_HELP = "`ctxvision train --help` lists the options"
 
 
@@ -29,8 +36,8 @@ def run(words: list[str]) -> int:
     quieten()
     options = options_of(words)
 
-    from ctxvision.training.processes.group import rank
-    from ctxvision.training.session import train_with
+    from ctxvision.training.processes import rank
+    from ctxvision.training.run import train_with
 
     try:
         trained = train_with(options)
@@ -66,38 +73,26 @@ def options_of(words: list[str]) -> TrainOptions:
     Raises:
         OptionError: The command line is wrong.
     """
-    first, words = _first_look(_as_options(words))
-    before = resumed_options(first)
-    kind = options_class_of(before | first)
-    parser = _parser(kind)
-    printing = [word for word in words if word.split("=")[0] == "--print_config"]
-    given = before | first | _parse(parser, [word for word in words if word not in printing])
-    if printing and not given.get("model"):
-        parser.set_defaults(given)
-        _parse(parser, printing, defaults=True)
-    options = complete(given, kind)
-    if printing:  # what is printed is whole: options that depend on recipe, model and data are the defaults now
-        parser.set_defaults(dataclasses.asdict(options))
-        _parse(parser, printing, defaults=True)
-    return options
-
-
-def _parser(kind: type[TrainOptions]) -> "ArgumentParser":
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(
-        prog="ctxvision train",
-        usage="ctxvision train MODEL [DATA] [options]",
-        description="Train a network on images, or on the embedded handwritten digits, DATA = digits. "
-        "`--set NAME=VALUE` is another way to write `--NAME VALUE`.",
-        epilog="Ctrl-C leaves a checkpoint to continue from: ctxvision train --resume RUNDIR.",
-        exit_on_error=False,
-        default_env=False,
-        allow_abbrev=False,
-    )
+    first, words = _first_look(_as_options(words))
+    basis = basis_of(first)
+    parser = ArgumentParser(**_ABOUT, exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
-    parser.add_class_arguments(kind)
-    return parser
+    parser.add_class_arguments(basis.kind)
+    printing = [word for word in words if word.split("=")[0] == "--print_config"]
+    with _types_explained():
+        given = first | parser.parse_args([w for w in words if w not in printing], defaults=False).as_dict()
+    if printing and not (whole := {**basis.resumed, **given}).get("model"):
+        parser.set_defaults(whole)
+        with _types_explained():
+            parser.parse_args(printing)
+    options = basis.complete(given)
+    if printing:  # what is printed is whole: options that depend on recipe, model and data are the defaults now
+        parser.set_defaults(dataclasses.asdict(options))
+        with _types_explained():
+            parser.parse_args(printing)
+    return options
 
 
 def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -119,19 +114,21 @@ def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     named = {name: None if value in ("null", "None") else value for name, value in vars(found).items()}
     options: dict[str, Any] = {}
     for path in named.pop("config") or ():
-        options |= read_config(path)
+        try:
+            options |= read_settings_file(path)
+        except (OSError, SettingsFileError) as error:
+            raise OptionError(f"--config {path}: {in_words(error)}") from error
     return options | named, others
 
 
-def _parse(parser: "ArgumentParser", words: list[str], defaults: bool = False) -> dict[str, Any]:
-    """Return the options that words name, and the defaults of the others where asked for."""
+@contextmanager
+def _types_explained() -> Iterator[None]:
     from jsonargparse import ArgumentError
 
     try:
-        given: dict[str, Any] = parser.parse_args(words, defaults=defaults).as_dict()
+        yield
     except ArgumentError as error:
         raise OptionError(f"{explain_type(str(error))}; {_SEE_HELP}") from error
-    return given
 
 
 def _as_options(words: list[str]) -> list[str]:

@@ -1,17 +1,27 @@
 """Samples and batches of every task; a sample that cannot be used becomes a report instead of an exception."""
 
 import random
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from .error import BadImageError
 from .files import in_words
 
+Item = TypeVar("Item", covariant=True)
 Opened = TypeVar("Opened")
+
+
+class SizedDataset(Dataset[Item]):
+    """A data set that knows how many samples it has."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
 
 
 class LoadedSample(NamedTuple):

@@ -6,7 +6,8 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 _MOST_VISITS = 8  # of one folder that many links lead to; links between n folders make n! paths
 _MOST_KINDS = 5  # that a note names
@@ -73,7 +74,8 @@ def list_below(folder: str | os.PathLike[str], wanted: Callable[[str], bool]) ->
     while waiting:
         path, above = waiting.pop()
         try:
-            me = _identity(path)
+            status = os.stat(path)
+            me = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
             if visits[me] >= _MOST_VISITS or _is_among(me, above):
                 found.left_out["links to folders that are listed already"] += 1
                 continue
@@ -134,7 +136,7 @@ def subfolders(folder: str | os.PathLike[str]) -> list[str]:
         return []
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a file for reading, and nothing that only looks like one: a pipe would wait for ever.
 
     Raises:
@@ -186,11 +188,6 @@ def _require_regular(path: str | os.PathLike[str], mode: int) -> None:
         raise OSError(
             errno.EINVAL, f"{_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file", os.fspath(path)
         )
-
-
-def _identity(path: str) -> Any:
-    status = os.stat(path)
-    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def _is_among(folder: Any, above: Any) -> bool:

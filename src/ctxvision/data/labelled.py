@@ -124,7 +124,8 @@ def arrange(
     notes, class_names = list[str](), split.class_names
     found = _without_empty(train, where, notes)
     if not found and not (val and class_names):
-        raise DataError(f"{where}: no images in {_counted(train)}")
+        where_not = f"its {len(train)} classes ({quoted(list(train))})" if train else "it"
+        raise DataError(f"{where}: no images in {where_not}")
     names = tuple(class_names or found)
     _require_known(found, names, where, "the network")
     labelled = LabelledSet(names, notes=notes)
@@ -190,10 +191,6 @@ def _require_known(found: Mapping[str, object], known: Sequence[str], where: str
     unknown = [name for name in found if name not in set(known)]
     if unknown:
         raise DataError(f"{where}: {owner} has no class {quoted(unknown)}; it has {quoted(list(known))}")
-
-
-def _counted(found: Found) -> str:
-    return f"its {len(found)} classes ({quoted(list(found))})" if found else "it"
 
 
 def hold_out(keys: Sequence[str], fraction: float, seed: int) -> set[str]:

@@ -13,10 +13,22 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .dataset import BadImage, Batch, collate_eval, collate_train
+from .dataset import BadImage, Batch, SizedDataset, collate_eval, collate_train
 from .error import BadImageError, DataError
 from .sampler import EpochSampler, batches, resume
 from .spec import Spec
+
+
+def workers_for(images: int | None, batch_size: int) -> int:
+    """Choose how many processes decode: one per processor, at most 8, and none that would have no batch.
+
+    Args:
+        images: The number of images; ``None`` if that is unknown.
+        batch_size: The number of images that a process takes at a time.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return min(processors, 8) if images is None else min(processors, 8, images // batch_size)
+
 
 _log = logging.getLogger(__name__)
 _GRACE = 60  # seconds that a worker lives after SIGTERM
@@ -34,6 +46,8 @@ class Loading(TypedDict, total=False):
     workers: int
     prefetch: int
     strict: bool
+    val_fraction: float
+    split_seed: int
 
 
 class DataModule(LightningDataModule, ABC):
@@ -53,6 +67,9 @@ class DataModule(LightningDataModule, ABC):
         workers: The number of processes that decode; 0 decodes in the main process.
         prefetch: The number of batches that each worker keeps ready; by default ``usual_prefetch``.
         strict: Whether the first bad sample raises an error.
+        val_fraction: The share of the samples (of each class, where they have one) to hold out where the source
+            has no validation part.
+        split_seed: The seed that chooses which samples are held out.
 
     Attributes:
         task: The name of the task that the samples are for.
@@ -93,6 +110,8 @@ class DataModule(LightningDataModule, ABC):
         workers: int = 0,
         prefetch: int | None = None,
         strict: bool = False,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
     ) -> None:
         super().__init__()
         self.source = os.fspath(source)
@@ -102,6 +121,7 @@ class DataModule(LightningDataModule, ABC):
         self.workers = workers
         self.prefetch = self.usual_prefetch if prefetch is None else prefetch
         self.strict = strict
+        self.val_fraction, self.split_seed = val_fraction, split_seed
         self.bad_images: dict[str, str] = {}
 
     @classmethod
@@ -137,7 +157,7 @@ class DataModule(LightningDataModule, ABC):
         """Return the training samples, augmented."""
 
     @abstractmethod
-    def eval_dataset(self) -> Dataset[Any]:
+    def eval_dataset(self) -> SizedDataset[Any]:
         """Return the samples of the split that is evaluated, in order."""
 
     @property
@@ -155,7 +175,7 @@ class DataModule(LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader[Any]:
         """Return every sample of the split exactly once, however many processes share it."""
         dataset = self.eval_dataset()
-        order = self.eval_order(len(dataset))  # type: ignore[arg-type] # torch's base class has no length
+        order = self.eval_order(len(dataset))
         return self._loader(dataset, sampler=order, batch_size=self.eval_batch_size, collate_fn=self.collate[1])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

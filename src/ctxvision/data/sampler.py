@@ -12,14 +12,7 @@ _BINS = (1.0,)  # width over height: upright, and at least as wide as high
 
 
 class _Resumable:
-    """Knows the epoch that comes next, and how much of its beginning to leave out.
-
-    Args:
-        size: The number of samples, over all processes.
-        seed: The seed of the run.
-        rank: The rank of this process.
-        world_size: The number of processes.
-    """
+    """Knows the epoch that comes next, and how much of its beginning to leave out."""
 
     def __init__(self, size: int, *, seed: int, rank: int, world_size: int) -> None:
         self.size = size

@@ -110,11 +110,18 @@ class ImageSpec(Spec):
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Turn pixels (..., C, H, W) from 0 to 255 into the float32 values that the network takes."""
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1)
-            for values in (self.mean, self.std)
-        )
+        mean, std = self._normalization()
         return (pixels.float() / 255 - mean) / std
+
+    def pixels(self, values: Tensor) -> Tensor:
+        """Undo `normalize`: from values (..., C, H, W) on the CPU to pixels uint8 from 0 to 255."""
+        mean, std = self._normalization()
+        return (values.float() * std + mean).clamp(0, 1).mul(255).round().byte()
+
+    def _normalization(self) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.tensor(v, dtype=torch.float32, device="cpu").view(-1, 1, 1) for v in (self.mean, self.std)
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -3,11 +3,10 @@
 `evaluate` is one loop for every task; `Scores` holds its findings.
 """
 
-from .by_class import class_table, confused_pairs, confusion_matrix, mean_class_accuracy, wilson_interval
-from .error import EvaluationError
-from .imagenet_real import read_real, real_accuracy
+from .answers import class_table, confused_pairs, confusion_matrix, mean_class_accuracy, wilson_interval
+from .imagenet import read_real, real_accuracy
 from .loop import PRECISIONS, Evaluator, evaluate, score
-from .scores import Scores
+from .scores import EvaluationError, Scores
 from .source import DataRequest, Source
 
 __all__ = [

@@ -23,10 +23,8 @@ from ctxvision.tasks.classifier import logits_of
 from ctxvision.wording import column
 
 from .answers import Answers, answer_columns, summary
-from .error import EvaluationError
-from .imagenet_real import Labels, read_real, real_accuracy
-from .numbered_folders import folders_by_class
-from .scores import Scores, share, spread_over
+from .imagenet import Labels, folders_by_class, read_real, real_accuracy
+from .scores import EvaluationError, Scores, share, spread_over
 from .source import DataRequest, Source
 from .speed import Speed, Stopwatch
 
@@ -167,7 +165,7 @@ class ClassificationEvaluator:
         self.examples, self.run, self.real = examples, run, real
         if real is not None:
             _require_real(source, predictor.class_names, real)
-        total = len(source.module.eval_dataset()) if spread else 0  # type: ignore[arg-type] # it has a length
+        total = len(source.module.eval_dataset()) if spread else 0
         self.spread = tuple(spread_over(total, spread))
         self._task = predictor.module if isinstance(predictor.module, ClassificationTask) else None
         self.reset()
@@ -270,13 +268,13 @@ class ClassificationEvaluator:
             )
 
     def _funnel(self) -> dict[str, Any] | None:
-        if self._task is None or not self._stages:
+        model = None if self._task is None else self._task.model
+        if model is None or not self._stages or not is_contextual(model) or model.context is None:
             return None
-        context = self._task.model.context
         stages = [asdict(stage) | {"recall": stage.considered / self._count} for stage in self._stages]
         return {
-            "selection": context.selection,  # type: ignore[union-attr]
-            "temperature": float(context.temperature.detach()),  # type: ignore[union-attr,operator]
+            "selection": model.context.selection,
+            "temperature": float(model.context.temperature.detach()),
             "stages": stages,
         }
 

@@ -4,21 +4,20 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ctxvision.data import DetectionData
 from ctxvision.foreign import visible
 from ctxvision.inference.detection import DetectionPredictor, describe
 from ctxvision.runs import Run, RunFolder
-from ctxvision.tasks.detection.metric import AveragePrecision, average_precision
-from ctxvision.tasks.detection.results import coco_results, detections_to_rows
-from ctxvision.tasks.means import over_classes, undefined
+from ctxvision.tasks.detection.metric import AveragePrecision, average_precision, coco_results, detections_to_rows
+from ctxvision.tasks.task import over_classes, undefined
 from ctxvision.wording import column, plural
 
-from .error import EvaluationError
-from .scores import Scores, share, spread_over
+from .scores import EvaluationError, Scores, share, spread_over
 from .source import DataRequest, Source
 from .speed import Stopwatch
 
@@ -95,7 +94,7 @@ class DetectionEvaluator:
     ) -> None:
         self.predictor, self.source, self.device = predictor, source, predictor.device
         self.run, self.threshold, self.without_truth = run, threshold, without_truth
-        listed: Any = source.module.eval_samples  # type: ignore[attr-defined] # a CocoSet
+        listed = cast(DetectionData, source.module).eval_samples
         self._place = {image.id: index for index, image in enumerate(listed.images)}
         self._shown = set(spread_over(len(listed), examples))
         self.reset()

@@ -1,9 +1,15 @@
-"""The findings of an evaluation: numbers for a file, lines for a person, examples for a page."""
+"""The findings of an evaluation: numbers for a file, lines for a person, examples for a page; its error."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ctxvision.foreign import finite_values
+from ctxvision.runs import Run, RunError
+
+
+class EvaluationError(RunError):
+    """There is nothing to evaluate, or an output is not a number; the message is one line with the cause."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,3 +71,32 @@ def spread_over(total: int, count: int) -> list[int]:
         ([0, 3, 6], [0, 1])
     """
     return [index * total // count for index in range(count)] if count < total else list(range(total))
+
+
+def training_summary(run: Run, metric: str, settings: Sequence[str]) -> dict[str, Any] | None:
+    """Return a summary of a training for readers; ``None`` if nothing of the training is left.
+
+    Args:
+        run: The run of the training.
+        metric: The validation metric by which the best checkpoint was chosen, such as ``"top1"``.
+        settings: The names of the settings to list; settings that are off or 0 are left out.
+    """
+    if not run.epochs:
+        return None
+    value = f"val_{metric}"
+    pairs = zip(run.epochs, run.rows, strict=True)
+    curve: list[dict[str, Any]] = [asdict(epoch) | {value: row.get(value)} for epoch, row in pairs]
+    measured = [row for row in curve if row[value] is not None]
+    best = max(measured, key=lambda row: float(row[value]), default=None)
+    seconds = [epoch.seconds for epoch in run.epochs if epoch.seconds is not None]
+    return {
+        "data": run.settings.get("data"),
+        "epochs": run.epochs[-1].epoch,
+        "planned_epochs": run.settings.get("epochs"),
+        "seconds": sum(seconds) if seconds else None,
+        "best_epoch": best["epoch"] if best else None,
+        f"best_{metric}": best[value] if best else None,
+        "is_best": run.checkpoint.name == "best.ckpt",
+        "settings": {name: run.settings[name] for name in settings if run.settings.get(name)},
+        "curve": curve,
+    }

@@ -3,29 +3,28 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ctxvision.data import SegmentationData
+from ctxvision.data.segmentation.source import IGNORE
 from ctxvision.foreign import visible
 from ctxvision.inference.segmentation import SegmentationPredictor
 from ctxvision.runs import Run
-from ctxvision.tasks.means import over_classes, undefined
 from ctxvision.tasks.segmentation import PixelConfusion, SegmentationTask, intersection_over_union
+from ctxvision.tasks.task import over_classes, undefined
 from ctxvision.wording import column, plural
 
-from .error import EvaluationError
-from .scores import Scores, share, spread_over
+from .scores import EvaluationError, Scores, share, spread_over, training_summary
 from .source import DataRequest, Source
 from .speed import Stopwatch
-from .training_summary import training_summary
 
 _SETTINGS = (
     "steps", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "decoder", "decoder_args", "crop_size",
     "ema", "seed", "precision",
 )  # fmt: skip
-_IGNORE = 255
 _CONFUSED = 12
 
 
@@ -79,7 +78,7 @@ class SegmentationEvaluator:
         self, predictor: SegmentationPredictor, source: Source, *, examples: int = 0, run: Run | None = None
     ) -> None:
         self.predictor, self.source, self.device, self.run = predictor, source, predictor.device, run
-        total = len(source.module.eval_samples)  # type: ignore[attr-defined]
+        total = len(cast(SegmentationData, source.module).eval_samples)
         self._shown = set(spread_over(total, examples))
         self.reset()
 
@@ -102,11 +101,11 @@ class SegmentationEvaluator:
             mask = mask.cpu()
             self._confusion.update(classes, mask)
             if self._count in self._shown:
-                labelled = mask != _IGNORE
+                labelled = mask != IGNORE
                 right = (classes == mask)[labelled].float().mean().item() if labelled.any() else None
                 quality = {"pixel_accuracy": right, "confidence": confidence.mean().item()}
                 self._described.append({"position": self._count} | quality)
-                pixels = self._pixels(image)
+                pixels = self.predictor.data_spec.pixels(image.cpu())
                 example = SegmentationExample(self._count, pixels, mask, classes.to(torch.uint8))
                 self._examples.append(example)
             self._count += 1
@@ -156,15 +155,6 @@ class SegmentationEvaluator:
             "bad_images": self.source.bad_samples(),
         }
         return SegmentationScores("segmentation", numbers, tuple(_lines(numbers)), examples=tuple(self._examples))
-
-    def _pixels(self, image: Tensor) -> Tensor:
-        """Undo the normalisation of an image (C, H, W), and return it as uint8 from 0 to 255."""
-        spec = self.predictor.data_spec
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device="cpu").view(-1, 1, 1)
-            for values in (spec.mean, spec.std)
-        )
-        return (image.float().cpu() * std + mean).clamp(0, 1).mul(255).round().byte()
 
 
 def _confused(matrix: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ctxvision.data import DataModule, Spec, is_embedded, open_for_evaluation
-from ctxvision.data.workers import workers_for
+from ctxvision.data.module import workers_for
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class DataRequest:
         options |= {size: self.batch_size or batch_size, "workers": self.workers or 0, "strict": self.strict}
         module, split = open_for_evaluation(self.data, spec, task, split=self.split, **options)
         if self.workers is None and not is_embedded(self.data):
-            count = len(module.eval_dataset())  # type: ignore[arg-type] # torch's base class has no length
+            count = len(module.eval_dataset())
             module.workers = workers_for(count, _WORTH_A_PROCESS)
         for line in module.notes:
             _log.warning("%s", line)

@@ -1,13 +1,13 @@
 """The speed of a network during an evaluation."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import torch
 
-Inputs = TypeVar("Inputs")
+Inputs = TypeVar("Inputs", bound=Sized)
 Targets = TypeVar("Targets")
 Outputs = TypeVar("Outputs")
 _REPEATS = 3  # of the only batch, where there is no second one to time
@@ -80,7 +80,7 @@ class Stopwatch:
         self._batches += 1
         if self._batches > 1:
             self._answering += seconds
-            self._images += len(inputs)  # type: ignore[arg-type] # a tensor or a list
+            self._images += len(inputs)
         return outputs
 
     def repeat_the_only_batch(self, compute: Callable[[Inputs], object], inputs: Inputs) -> None:
@@ -89,7 +89,7 @@ class Stopwatch:
             start = self._now()
             for _ in range(_REPEATS):
                 compute(inputs)
-            count = _REPEATS * len(inputs)  # type: ignore[arg-type] # a tensor or a list
+            count = _REPEATS * len(inputs)
             self._repeated = Speed(count, max(self._now() - start, 1e-9))
 
     @property

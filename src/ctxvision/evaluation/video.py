@@ -14,9 +14,8 @@ from ctxvision.inference.video import Clip, VideoPredictor
 from ctxvision.runs import Run
 from ctxvision.wording import plural
 
-from .by_class import class_table, confusion_matrix, wilson_interval
-from .error import EvaluationError
-from .scores import Scores
+from .answers import class_table, confusion_matrix, wilson_interval
+from .scores import EvaluationError, Scores
 from .source import DataRequest, Source
 from .speed import Stopwatch
 

@@ -115,7 +115,7 @@ class DetectionPredictor(Predictor):
     def _answers(
         self, samples: Sequence[Tensor], paths: Sequence[str | None], wanted: Wanted
     ) -> Iterator[Objects]:
-        from ctxvision.tasks.detection.results import detections_to_rows
+        from ctxvision.tasks.detection.metric import detections_to_rows
 
         for path, image, found in zip(paths, samples, self.raw(samples), strict=True):
             rows = [

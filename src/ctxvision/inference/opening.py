@@ -16,7 +16,7 @@ from ctxvision.checkpoints.sources import names_a_network, pretrained_network
 from ctxvision.data.error import DataError
 from ctxvision.runs import checkpoint_of
 from ctxvision.tasks import Task, TaskError, load_task
-from ctxvision.tasks.classification.pretrained import spec_of
+from ctxvision.tasks.classification.task import spec_of
 from ctxvision.tasks.limits import Budget, require_moderate
 from ctxvision.tasks.registry import TASKS, module_of
 

@@ -18,8 +18,8 @@ from ctxvision.data import ClipSpec, DataSpec, DetectionSpec, SegmentationSpec
 from ctxvision.data.error import BadImageError
 from ctxvision.data.files import Listing, list_below
 from ctxvision.data.images.reading import HINTS, is_image, read_image
+from ctxvision.data.module import workers_for
 from ctxvision.data.video.reading import Video, VideoFile, VideoInMemory
-from ctxvision.data.workers import workers_for
 from ctxvision.tasks import Task
 
 from .answer import Answer, InferenceError

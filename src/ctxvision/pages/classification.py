@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from ctxvision.evaluation import confused_pairs
 from ctxvision.evaluation.classification import ClassificationScores
-from ctxvision.evaluation.training_summary import training_summary
+from ctxvision.evaluation.scores import training_summary
 from ctxvision.explain.classes import Funnel, class_funnel
 from ctxvision.inference import Predictor
 from ctxvision.plots.pixels import confusion_picture, is_small, thumbnail

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from ctxvision._version import __version__
 from ctxvision.foreign import visible
 from ctxvision.plots.curves import Values, curve
-from ctxvision.tasks.means import over_classes
+from ctxvision.tasks.task import over_classes
 from ctxvision.wording import percent
 
 

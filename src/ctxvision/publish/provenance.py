@@ -12,8 +12,8 @@ from ctxvision.files import reason
 from ctxvision.models._weights import WEIGHTS
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask
-from ctxvision.tasks.classification.pretrained import is_pretrained_name
-from ctxvision.tasks.loading import read_progress
+from ctxvision.tasks.checkpoint_file import read_progress
+from ctxvision.tasks.classification.task import is_pretrained_name
 
 
 class PublishError(ValueError):

@@ -10,6 +10,7 @@ import yaml
 __all__ = ["Recipe", "RecipeError", "load_recipe", "recipe_names"]
 
 _FOLDER = Path(__file__).parent
+_OLD_WORDS = {"classify": "classification", "detect": "detection", "segment": "segmentation"}
 _EXPECTED = "expected_"
 
 
@@ -27,7 +28,7 @@ class Recipe:
         source: The paper and the table of the accuracy.
         settings: The settings, by their names in `ctxvision train`, the same for every network.
         models: The settings that differ, by network; empty where the recipe takes any network.
-        task: The command word of the task, as ``--task`` takes it.
+        task: The name of the task, such as ``"detection"``.
         expected: What the source reports, by network and metric, such as ``{"cotnet50": {"top1": 79.2}}``, in per
             cent.
         requires: The settings that the user must add.
@@ -40,7 +41,7 @@ class Recipe:
     models: Mapping[str, Mapping[str, Any]]
     expected: Mapping[str, Mapping[str, float]]
     requires: tuple[str, ...] = ()
-    task: str = "classify"
+    task: str = "classification"
 
     def settings_for(self, model: str) -> dict[str, Any]:
         """Return all settings for a network.
@@ -76,6 +77,14 @@ def load_recipe(name: str) -> Recipe:
         model: {name.removeprefix(_EXPECTED): own.pop(name) for name in [*own] if name.startswith(_EXPECTED)}
         for model, own in models.items()
     }
-    requires = tuple(content.get("requires", ()))
-    task = content.get("task", "classify")
-    return Recipe(name, text, content["source"], content["settings"], models, expected, requires, task)
+    word = content.get("task", "classification")
+    return Recipe(
+        name,
+        text,
+        content["source"],
+        content["settings"],
+        models,
+        expected,
+        tuple(content.get("requires", ())),
+        _OLD_WORDS.get(word, word),
+    )

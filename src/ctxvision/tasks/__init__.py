@@ -1,12 +1,13 @@
 """Training tasks: LightningModules that own the network, the loss, the metrics and the optimiser."""
 
+from .checkpoint_file import load_task
 from .classification import ClassificationTask
 from .detection import DetectionTask
 from .error import TaskError
-from .loading import load_task
+from .optimization import Optimization
 from .registry import TASKS, task_class
 from .segmentation import SegmentationTask
-from .task import Optimization, Task
+from .task import Task
 from .video import VideoTask
 
 __all__ = [

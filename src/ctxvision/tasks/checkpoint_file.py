@@ -1,4 +1,4 @@
-"""Checkpoint files that carry their own checksum, and appear whole or not at all.
+"""Checkpoint files: written whole and with a checksum of their own, and a trained task from one, without trust.
 
 ``torch.save`` writes a zip file. The SHA-256 of its bytes goes into the comment that a zip file may end with: it
 travels with every copy, needs no second file that could be lost or be of another generation, and torch and every
@@ -8,16 +8,28 @@ unzip program read the file as before.
 import contextlib
 import hashlib
 import os
+import pickle
 import re
 import shutil
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from ctxvision.files import replacing
+from ctxvision.checkpoints import CheckpointError
+from ctxvision.checkpoints.archive import ArchiveError, has_whole_end, load_pickled
+from ctxvision.checkpoints.finite import require_finite
+from ctxvision.files import reason, replacing
+from ctxvision.runs import checkpoint_of
+from ctxvision.tasks.classification.task import is_pretrained_name, pretrained_task
+
+from .error import TaskError
+from .limits import Budget, require_moderate
+from .registry import TASKS, task_class
+from .task import Task
 
 _TAG = b"ctxvision-sha256:"
 _COMMENT = len(_TAG) + 64
@@ -114,11 +126,7 @@ def _replacing(path: Path, previous: Path | None = None, expected: bool | None =
 
 
 class _HashingWriter:
-    """A file for ``torch.save`` that computes the checksum of what it is given, and remembers why a write failed.
-
-    Args:
-        file: The file to write to.
-    """
+    """A file for ``torch.save`` that hashes what it is given, and remembers why a write failed."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -140,3 +148,124 @@ class _HashingWriter:
     def flush(self) -> None:
         """Empty the buffer; torch asks for it."""
         self.file.flush()
+
+
+def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> Task:
+    """Rebuild a task, in evaluation mode and on the CPU, from a checkpoint of ``ctxvision train``.
+
+    Nothing else is needed: the model's name and arguments, the class names, input size and normalisation are
+    inside. Code in the file is never run.
+
+    Args:
+        path: A ``.ckpt`` file; a run folder, whose best checkpoint is taken; or the name of a network with
+            pretrained weights, such as ``rednet50``, where there is no file or folder of that name.
+        trust: Whether the settings in the file may ask for more memory and time than a network usually does.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, changed since it was written, not a checkpoint of this
+            library, or has code in it; or it is of a model that this version does not know, has weights that are
+            no numbers, or settings beyond the limits.
+    """
+    path = Path(checkpoint_of(path))
+    if is_pretrained_name(str(path)):
+        return pretrained_task(str(path))
+    if path.suffix.lower() in (".onnx", ".pt2"):
+        raise CheckpointError(path, "is an exported network; name the checkpoint that it was exported from")
+    checkpoint = _read(path)
+    hparams, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
+    if "ctxvision" not in checkpoint or not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
+        raise CheckpointError(path, "not a checkpoint of `ctxvision train`")
+    try:
+        mark = checkpoint["ctxvision"]
+        # the first version knew no other task
+        name = mark.get("task", "classification") if isinstance(mark, Mapping) else None
+        if not isinstance(name, str) or name not in TASKS:
+            raise TaskError(f"its task is {name!r}; this version knows {', '.join(TASKS)}")
+        kind = task_class(name)
+        require_moderate(kind.kind, hparams.get("data_spec"), hparams, trust=trust)
+        with contextlib.nullcontext() if trust else Budget(path.stat().st_size):
+            task = kind(**hparams)
+        task.load_state_dict(weights)
+    except TaskError as error:
+        raise CheckpointError(path, str(error)) from error
+    except Exception as error:  # whatever a file with wrong contents makes torch or timm raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(path, f"its contents do not fit together ({said})") from error
+    require_finite(task.state_dict(), path)
+    return task.eval()
+
+
+def read_progress(path: str | os.PathLike[str]) -> tuple[int | None, int | None]:
+    """Return the epoch, from 1, and the number of optimiser steps at which a checkpoint was saved, if known.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    checkpoint = _read(Path(checkpoint_of(path)))
+    epoch, step = checkpoint.get("epoch"), checkpoint.get("global_step")
+    return epoch + 1 if isinstance(epoch, int) else None, step if isinstance(step, int) else None
+
+
+def require_readable(path: Path) -> None:
+    """Check that a checkpoint is whole: by its checksum, or by reading it where it has none.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or damaged.
+    """
+    if not _is_verified(path):
+        _read(path)
+
+
+def _is_verified(path: Path) -> bool:
+    """Tell whether a file has a checksum that fits."""
+    if not path.exists():
+        raise CheckpointError(path, "no such file")
+    if path.is_dir():
+        raise CheckpointError(
+            path, "is a folder; name a .ckpt file, or a run folder, in which there is checkpoints/best.ckpt"
+        )
+    try:
+        fits = checksum_fits(path)
+        if fits is None:
+            _require_whole(path)
+    except PermissionError as error:
+        raise CheckpointError(path, "cannot be read (permission denied)") from error
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({reason(error)})") from error
+    if fits is False:
+        raise CheckpointError(path, "damaged: it is not what was written (its checksum does not fit)")
+    return bool(fits)
+
+
+def _require_whole(path: Path) -> None:
+    """Notice a file that lost its checksum with its last bytes: what is left reads as before.
+
+    Raises:
+        CheckpointError: The end of the file is missing, or something follows it.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04" and not has_whole_end(file):
+            raise CheckpointError(
+                path, "damaged: its last bytes are missing, or others follow them; copy or download it again"
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    _is_verified(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch would warn about ends in an error below
+            with path.open("rb") as file:
+                checkpoint = load_pickled(file)
+    except ArchiveError as error:
+        raise CheckpointError(path, f"truncated, damaged or not a checkpoint ({error})") from error
+    except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            is_pickle = file.read(1) in (b"P", b"\x80")  # inside a zip file, or bare
+        reason = "refused: it holds more than tensors and plain values, maybe code; none was run"
+        raise CheckpointError(path, reason if is_pickle else "not a checkpoint") from error
+    except Exception as error:  # damaged bytes may raise anything
+        raise CheckpointError(path, "truncated, damaged or not a checkpoint") from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(path, "not a checkpoint of `ctxvision train`")
+    return checkpoint

@@ -7,8 +7,6 @@ from torch import Tensor
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from ctxvision.checkpoints import WarmStartReport, warm_start
-from ctxvision.checkpoints.sources import Source
 from ctxvision.data import ImageSpec
 from ctxvision.nn import ContextualOutput
 
@@ -67,17 +65,9 @@ class ClassifierTask(Task):
     def spec(self) -> ImageSpec:
         """The description of the data."""
 
-    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
-        """Load trained weights into the network; see `ctxvision.checkpoints.warm_start`.
-
-        Args:
-            source: A file, a network, or the name of one of timm's pretrained networks.
-            partial: Whether to take what fits, even of quite another network.
-
-        Raises:
-            CheckpointError: The weights cannot be used; the network is unchanged.
-        """
-        return warm_start(self.model, source, partial=partial)
+    @property
+    def backbone(self) -> None:
+        """The whole network has a classifier's weights."""
 
     def outputs(self, images: Tensor) -> ContextualOutput | Tensor:
         """Return what the loss takes of images (N, C, H, W): a `ContextualOutput`, or logits (N, num_classes)."""

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+# whatever others make of arguments that they were not written for
+NOT_TAKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
 
 class TaskError(ValueError):
     """A task cannot be built or continued; the message is one line with the reason."""

@@ -1,15 +1,18 @@
-"""Any of timm's networks as the backbone of a dense task: its feature maps at the strides that a decoder wants."""
+"""Any of timm's networks as the backbone of a dense task, and feature pyramids over it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from timm.layers import LayerNorm2d, convert_sync_batchnorm, freeze_batch_norm_2d
 from timm.models import FeatureInfo
 from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from ctxvision.checkpoints import WarmStartReport, warm_start
 from ctxvision.checkpoints.sources import Source
+from ctxvision.nn import Involution2d
 
 from .error import TaskError
 from .networks import create_network
@@ -57,7 +60,7 @@ class FeatureBackbone(nn.Module):
     ) -> None:
         super().__init__()
         body = _feature_network(name, in_chans, drop_path_rate, model_args or {})
-        info = _feature_info(body)
+        info: FeatureInfo = body.feature_info
         reductions = info.reduction()
         if any(reductions.count(stride) < strides.count(stride) for stride in strides):
             found = ", ".join(map(str, sorted(set(reductions))))
@@ -134,7 +137,9 @@ class FeatureBackbone(nn.Module):
         """
         sources: dict[str, Tensor] = {}
         for name, own in self.body.state_dict().items():
-            found = next((source for source in _names_in_classifier(name) if source in weights), None)
+            # what timm's feature networks call it, and what the whole network may
+            names = name, name.removeprefix("model."), re.sub(r"^(\w+)_(\d+)\.", r"\1.\2.", name)
+            found = next((source for source in names if source in weights), None)
             if found is None:
                 if name.endswith("num_batches_tracked"):  # older checkpoints have none
                     continue
@@ -146,11 +151,6 @@ class FeatureBackbone(nn.Module):
                 raise TaskError(f"the weights' {found!r} has shape {shapes}; are they of another network?")
             sources[name] = weights[found]
         self.body.load_state_dict(sources, strict=False)
-
-
-def _names_in_classifier(name: str) -> tuple[str, ...]:
-    """Return what a tensor of timm's feature networks is called in the whole network."""
-    return name, name.removeprefix("model."), re.sub(r"^(\w+)_(\d+)\.", r"\1.\2.", name)
 
 
 def _deepest(reductions: Sequence[int], strides: Sequence[int]) -> list[int]:
@@ -174,16 +174,11 @@ def _feature_network(name: str, in_chans: int, drop_path_rate: float, model_args
         raise TaskError(f"{name} cannot be a backbone, timm gives no feature maps of it: {reason}") from error
 
 
-def _feature_info(body: nn.Module) -> FeatureInfo:
-    info: FeatureInfo = body.feature_info
-    return info
-
-
 def _freeze(body: nn.Module, name: str, stages: int) -> None:
     """Fix all parameters up to the last of a stage, in the order of registration, which is that of use."""
     if not stages:
         return
-    info = _feature_info(body)
+    info: FeatureInfo = body.feature_info
     modules = info.module_name()
     # timm counts the stem as a feature map of its own where it has stride 2
     first = next(i for i, reduction in enumerate(info.reduction()) if reduction > 2)
@@ -195,3 +190,48 @@ def _freeze(body: nn.Module, name: str, stages: int) -> None:
     last = max(i for i, parameter in enumerate(names) if parameter.startswith(prefixes))
     for parameter in list(body.parameters())[: last + 1]:
         parameter.requires_grad_(False)
+
+
+LayerKind = Literal["convolution", "involution"]
+
+
+def make_fpn(
+    channels: Sequence[int],
+    width: int,
+    kind: LayerKind,
+    extra: ExtraFPNBlock | None = None,
+    norm: Callable[[int], nn.Module] | None = None,
+) -> FeaturePyramidNetwork:
+    """Return torchvision's FPN; with ``"involution"`` its 3x3 output convolutions are 7x7 involutions.
+
+    Source: Li et al., Involution, CVPR 2021.
+
+    Args:
+        channels: The number of channels of each feature map, finest first.
+        width: The number of channels of the pyramid.
+        kind: The kind of the output layers.
+        extra: The module that makes coarser levels; by default there are none.
+        norm: The function that makes a norm for after every layer of the pyramid; by default there is none.
+    """
+    fpn = FeaturePyramidNetwork(list(channels), width, extra_blocks=extra, norm_layer=norm)
+    if kind == "involution":
+        for i in range(len(channels)):
+            layer: nn.Module = make_involution(width)
+            fpn.layer_blocks[i] = layer if norm is None else nn.Sequential(layer, norm(width))
+    return fpn
+
+
+def make_involution(width: int) -> Involution2d:
+    """Return a 7x7 involution whose output begins at the scale of its input.
+
+    Its kernels begin with mean 0 and variance ``1 / 49``. With torch's default they are several times as large,
+    and four of them in a mask head multiply activations by thousands.
+
+    Args:
+        width: The number of channels, a multiple of 16.
+    """
+    layer = Involution2d(width, kernel_size=7)
+    # the generator's ReLU after a batch norm has mean square 1/2
+    nn.init.normal_(layer.span.weight, std=(2 / (layer.span.in_channels * layer.kernel_size**2)) ** 0.5)
+    nn.init.zeros_(layer.span.get_parameter("bias"))
+    return layer

@@ -1,15 +1,14 @@
-"""A network by its registered name, with errors that help."""
+"""A network by its registered name, with errors that help; and its batch norms that cannot train on one sample."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import timm
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-import ctxvision  # noqa: F401 - registers our networks with timm
-
-from .error import TaskError, require_own
+from .error import NOT_TAKEN, TaskError, require_own
 
 if TYPE_CHECKING:
     from ctxvision.models._contextual_net import ContextualNet
@@ -25,8 +24,6 @@ _TAKEN = {
     **dict.fromkeys(("pretrained_strict", "cache_dir"), _WEIGHTS),
     **dict.fromkeys(("features_only", "out_indices", "feature_cls", "feature_cfg"), _FEATURES),
 }
-# whatever a constructor makes of arguments that it was not written for
-_NOT_TAKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def require_model(name: str) -> None:
@@ -91,7 +88,7 @@ def create_network(
             **model_args,
         )
         return network
-    except _NOT_TAKEN as error:
+    except NOT_TAKEN as error:
         # without arguments of the user's, what else goes wrong is a bug
         if not model_args and not isinstance(error, TypeError | ValueError | AssertionError):
             raise
@@ -101,3 +98,59 @@ def create_network(
             "" if isinstance(error, TypeError | ValueError | AssertionError) and reason else type(error).__name__
         )
         raise TaskError(f"{name}{given}: {': '.join(filter(None, (kind, reason)))}") from error
+
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def single_value_norms(model: nn.Module, run: Callable[[], Any]) -> tuple[str, ...]:
+    """Name the batch norms in training mode that get one value per channel of one sample.
+
+    Over a single image they have nothing to normalise, and torch refuses it in training. Those of CoT layers,
+    split attention, squeeze-and-excitation with a norm, pyramid pooling, and the last stage on small images are of
+    this kind.
+
+    Args:
+        model: The network; it is in evaluation mode meanwhile, and no statistics change.
+        run: A function that calls the network with one sample.
+    """
+    modes = {module: module.training for module in model.modules()}
+    found: list[str] = []
+
+    def looking(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].numel() == inputs[0].shape[1] and name not in found:
+                found.append(name)
+
+        return look
+
+    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.training]
+    handles = [norm.register_forward_pre_hook(looking(name)) for name, norm in norms]
+    try:
+        model.eval()
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return tuple(found)
+
+
+def keep_statistics(model: nn.Module, names: tuple[str, ...], keep: bool) -> None:
+    """Put batch norms into eval mode or back into training mode; their affine part is trained either way.
+
+    It lasts until the next call, because activations may be recomputed in the backward pass. What is synchronised
+    between processes gets more values and stays as it is.
+
+    Args:
+        model: The network that `single_value_norms` was asked about.
+        names: The names that `single_value_norms` returned.
+        keep: Whether the norms use their statistics, because the next batch is of one sample.
+    """
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    for name in names:
+        norm = model.get_submodule(name)
+        if not (together and isinstance(norm, nn.SyncBatchNorm)):
+            norm.train(not keep)

@@ -1,7 +1,10 @@
 """timm's optimisers and learning-rate schedules, with errors that help."""
 
+import dataclasses
 import importlib.util
+import math
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,7 +14,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from .error import TaskError, require_own
+from .error import NOT_TAKEN, TaskError, require_own
 
 _OF_NETWORK = "it follows from the network"
 _TAKEN = {
@@ -30,10 +33,56 @@ _TAKEN_BY_SCHEDULE = {
     "min_lr": "--min_lr sets it",
     **dict.fromkeys(("optimizer", "warmup_prefix", "step_on_epochs", "updates_per_epoch"), _OF_RUN),
 }
-# whatever others make of arguments that they were not written for
-_NOT_TAKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 ScheduleName = Literal["cosine", "poly", "step", "multistep"]
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimiser and the schedule as far as no task has defaults of its own for them.
+
+    Args:
+        optimizer: Name of one of timm's optimisers, such as adamw, lamb or muon. The name sgd means Nesterov
+            momentum, and momentum means plain momentum.
+        optimizer_args: More arguments of the optimiser's constructor, such as betas or eps, as JSON or YAML. Null
+            means no more arguments.
+        layer_decay: Ratio of the learning rates of neighbouring layers, more than 0 and at most 1. If it is null,
+            all layers have the same learning rate.
+        schedule: Shape of the learning rate after the warm-up.
+        schedule_args: More arguments of timm's schedule, such as decay_milestones and decay_rate (of poly, the
+            power), as JSON or YAML. Null means no more arguments.
+        warmup_steps: Number of optimiser steps during which the learning rate rises, instead of --warmup_epochs.
+            If it is null, --warmup_epochs counts.
+        warmup_factor: Share of the learning rate that the warm-up begins with, from 0 to 1.
+        min_lr: Learning rate at the end of the schedules cosine and poly.
+    """
+
+    _: KW_ONLY
+    optimizer: str = "adamw"
+    optimizer_args: dict[str, Any] | None = None
+    layer_decay: float | None = None
+    schedule: ScheduleName = "cosine"
+    schedule_args: dict[str, Any] | None = None
+    warmup_steps: int | None = None
+    warmup_factor: float = 0.0
+    min_lr: float = 0.0
+
+
+@dataclass(frozen=True)
+class Optimization(OptimizerSettings):
+    """How a task's network is optimised; every task takes these fields as arguments.
+
+    Args:
+        lr: The highest learning rate.
+        weight_decay: The weight decay of all parameters but norms, biases, and those that a network's
+            ``no_weight_decay`` names.
+        warmup_epochs: The number of epochs during which the learning rate rises.
+    """
+
+    _: KW_ONLY
+    lr: float = 5e-4
+    weight_decay: float = 0.05
+    warmup_epochs: float = 0.0
 
 
 def is_optimizer(name: str) -> bool:
@@ -83,47 +132,34 @@ def require_optimizer(name: str, args: Mapping[str, Any] | None = None) -> None:
         )
 
 
-def build_optimizer(
-    model: nn.Module,
-    name: str,
-    *,
-    lr: float,
-    weight_decay: float,
-    layer_decay: float | None = None,
-    args: Mapping[str, Any] | None = None,
-) -> Optimizer:
+def build_optimizer(model: nn.Module, o: Optimization) -> Optimizer:
     """Build one of timm's optimisers, without weight decay on norms, biases and what ``no_weight_decay`` names.
+
+    Layers are decayed as the model's ``group_matcher`` numbers them: the last has ``lr``, the ones before less and
+    less.
 
     Args:
         model: The network whose parameters are trained.
-        name: The name of the optimiser in timm.
-        lr: The highest learning rate.
-        weight_decay: The weight decay of the other parameters.
-        layer_decay: The ratio of the learning rates of neighbouring layers, as the model's ``group_matcher``
-            numbers them: the last has ``lr``, the ones before less and less.
-        args: More arguments of the optimiser, such as ``momentum``, ``betas`` or ``eps``.
+        o: The optimiser and its arguments.
 
     Raises:
         TaskError: The optimiser is unknown, cannot be used here, or does not take its arguments.
     """
-    require_optimizer(name)
-    require_own(f"optimizer_args of {name}", args or {}, _TAKEN)
+    require_optimizer(o.optimizer)
+    args = dict(o.optimizer_args or {})
+    require_own(f"optimizer_args of {o.optimizer}", args, _TAKEN)
     spared = _spared_inside(model)
+    optimizer: Optimizer
     try:
-        if spared and not layer_decay:
-            groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
-            optimizer = create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=0.0, **dict(args or {}))
+        if spared and not o.layer_decay:
+            groups = param_groups_weight_decay(model, o.weight_decay, no_weight_decay_list=spared)
+            optimizer = create_optimizer_v2(groups, opt=o.optimizer, lr=o.lr, weight_decay=0.0, **args)
         else:
-            optimizer = create_optimizer_v2(
-                model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, **dict(args or {})
-            )
-    except _NOT_TAKEN as error:
-        raise TaskError(f"optimizer {name} with {dict(args or {})}: {_line(error)}") from error
-    return _without_compilation(optimizer)
-
-
-def _without_compilation(optimizer: Optimizer) -> Optimizer:
-    """Undo what kron does by itself: it compiles for every shape of a network, for minutes."""
+            rates = {"lr": o.lr, "weight_decay": o.weight_decay, "layer_decay": o.layer_decay}
+            optimizer = create_optimizer_v2(model, opt=o.optimizer, **rates, **args)
+    except NOT_TAKEN as error:
+        raise TaskError(f"optimizer {o.optimizer} with {args}: {_line(error)}") from error
+    # undo what kron does by itself: it compiles for every shape of a network, for minutes
     for name, value in list(vars(optimizer).items()):
         original = getattr(value, "_torchdynamo_orig_callable", None)
         if original is not None:
@@ -131,18 +167,7 @@ def _without_compilation(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def build_schedule(
-    optimizer: Optimizer,
-    name: ScheduleName,
-    *,
-    lr: float,
-    epochs: int,
-    steps_per_epoch: int,
-    warmup_epochs: float = 0.0,
-    warmup_factor: float = 0.0,
-    min_lr: float = 0.0,
-    args: Mapping[str, Any] | None = None,
-) -> Scheduler:
+def build_schedule(optimizer: Optimizer, o: Optimization, *, epochs: int, steps_per_epoch: int) -> Scheduler:
     """Build one of timm's schedules, to be moved with every optimiser step.
 
     At step ``t`` of the warm-up of ``w`` steps the learning rate is ``lr · (f + (1 - f) · t / w)``, ``f`` being
@@ -151,68 +176,64 @@ def build_schedule(
 
     Args:
         optimizer: The optimiser, whose groups all have ``lr``, or a ``lr_scale`` on it.
-        name: The name of the schedule in timm.
-        lr: The highest learning rate.
+        o: The schedule and its arguments.
         epochs: The number of epochs of the run, warm-up included.
         steps_per_epoch: The number of optimiser steps of an epoch.
-        warmup_epochs: The number of epochs of the warm-up, less than ``epochs``.
-        warmup_factor: The share of ``lr`` that the run begins at.
-        min_lr: The lowest learning rate.
-        args: More arguments of timm's ``create_scheduler_v2``, such as ``decay_epochs``, ``decay_milestones`` or
-            ``decay_rate`` (poly: the power).
 
     Raises:
         TaskError: The schedule is unknown, the warm-up takes the whole run, or timm does not take the arguments.
     """
-    if name not in get_args(ScheduleName):
-        raise TaskError(f"unknown schedule {name!r}; there are {', '.join(get_args(ScheduleName))}")
-    if warmup_epochs >= epochs:
-        raise TaskError(
-            f"a warm-up of {warmup_epochs:g} epochs leaves nothing of {epochs}; shorten it or train longer"
-        )
-    require_own("schedule_args", args or {}, _TAKEN_BY_SCHEDULE)
-    after_warmup = name in ("cosine", "poly")
+    if o.schedule not in get_args(ScheduleName):
+        raise TaskError(f"unknown schedule {o.schedule!r}; there are {', '.join(get_args(ScheduleName))}")
+    warmup = o.warmup_epochs if o.warmup_steps is None else o.warmup_steps / steps_per_epoch
+    if warmup >= epochs:
+        raise TaskError(f"a warm-up of {warmup:g} epochs leaves nothing of {epochs}; shorten it or train longer")
+    args = dict(o.schedule_args or {})
+    require_own("schedule_args", args, _TAKEN_BY_SCHEDULE)
+    after_warmup = o.schedule in ("cosine", "poly")
     try:
         schedule, _ = create_scheduler_v2(
             optimizer,
-            sched=name,
-            num_epochs=epochs - warmup_epochs if after_warmup else epochs,
-            warmup_epochs=warmup_epochs,
+            sched=o.schedule,
+            num_epochs=epochs - warmup if after_warmup else epochs,
+            warmup_epochs=warmup,
             warmup_prefix=after_warmup,
-            warmup_lr=warmup_factor * lr,
-            min_lr=min_lr,
+            warmup_lr=o.warmup_factor * o.lr,
+            min_lr=o.min_lr,
             step_on_epochs=False,
             updates_per_epoch=steps_per_epoch,
-            **dict(args or {}),
+            **args,
         )
-    except _NOT_TAKEN as error:
-        raise TaskError(f"schedule {name} with {dict(args or {})}: {_line(error)}") from error
+    except NOT_TAKEN as error:
+        raise TaskError(f"schedule {o.schedule} with {args}: {_line(error)}") from error
     return schedule
 
 
-def require_steps(
-    optimizer: Optimizer, schedule: Scheduler, names: tuple[str, str], args: Mapping[str, Any]
-) -> None:
-    """Move a throwaway optimiser and its schedule, because some arguments are first used then.
+def require_usable(o: Optimization) -> None:
+    """Build an optimiser and a schedule for a throwaway layer, and move them: some arguments are first used then.
 
-    Args:
-        optimizer: An optimiser of few parameters.
-        schedule: The schedule of this optimiser.
-        names: The names of the optimiser and of the schedule, for the message.
-        args: The arguments of both, for the message.
+    Optimisers that cannot train here pass: a checkpoint of another machine can be looked at.
 
     Raises:
-        TaskError: The optimiser or the schedule fails at a step.
+        TaskError: The optimiser is unknown, or it or the schedule does not take its arguments.
     """
-    what = f"schedule {names[1]} with {dict(args)}"
+    if is_optimizer(o.optimizer) and why_unusable(o.optimizer):
+        return
+    o = dataclasses.replace(o, layer_decay=None, warmup_steps=None)
+    optimizer = build_optimizer(nn.Linear(1, 1), o)
+    schedule = build_schedule(optimizer, o, epochs=math.floor(o.warmup_epochs) + 1, steps_per_epoch=1)
+    args = {**(o.optimizer_args or {}), **(o.schedule_args or {})}
+    if not args:
+        return
+    what = f"schedule {o.schedule} with {args}"
     try:
         schedule.step_update(10**6)  # long after the warm-up
-        what = f"optimizer {names[0]} with {dict(args)}"
+        what = f"optimizer {o.optimizer} with {args}"
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-    except _NOT_TAKEN as error:
+    except NOT_TAKEN as error:
         raise TaskError(f"{what}: {_line(error)}") from error
 
 

@@ -5,8 +5,8 @@ import inspect
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,60 +16,17 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from ctxvision._version import __version__
-from ctxvision.checkpoints import WarmStartReport
+from ctxvision.checkpoints import WarmStartReport, warm_start
 from ctxvision.checkpoints.sources import Source
 from ctxvision.data import Spec
 
 from .error import TaskError
-from .means import over_classes
-from .networks import has_stage_outputs
-from .optimization import (
-    ScheduleName,
-    build_optimizer,
-    build_schedule,
-    is_optimizer,
-    require_optimizer,
-    require_steps,
-    why_unusable,
-)
-from .single_values import keep_statistics, single_value_norms
+from .features import FeatureBackbone
+from .networks import has_stage_outputs, keep_statistics, single_value_norms
+from .optimization import Optimization, build_optimizer, build_schedule, require_optimizer, require_usable
 
 _log = logging.getLogger(__name__)
 TaskType = TypeVar("TaskType", bound="Task")
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimization:
-    """How a task's network is optimised; every task takes these fields as arguments.
-
-    Args:
-        optimizer: The name of one of timm's optimisers; ``sgd`` is Nesterov's, ``momentum`` the plain one.
-        optimizer_args: More arguments of the optimiser, such as ``betas``.
-        lr: The highest learning rate.
-        weight_decay: The weight decay of all parameters but norms, biases, and those that a network's
-            ``no_weight_decay`` names.
-        layer_decay: The ratio of the learning rates of neighbouring layers; ``None`` is one rate for all.
-        schedule: The course of the learning rate after the warm-up.
-        schedule_args: More arguments of timm's ``create_scheduler_v2``, such as ``decay_rate``, the power of
-            ``poly``.
-        warmup_epochs: The number of epochs during which the learning rate rises.
-        warmup_steps: The number of optimiser steps during which the learning rate rises, instead of
-            ``warmup_epochs``.
-        warmup_factor: The share of ``lr`` from which the learning rate rises.
-        min_lr: The learning rate at the end of the schedule.
-    """
-
-    optimizer: str = "adamw"
-    optimizer_args: Mapping[str, Any] | None = None
-    lr: float = 5e-4
-    weight_decay: float = 0.05
-    layer_decay: float | None = None
-    schedule: ScheduleName = "cosine"
-    schedule_args: Mapping[str, Any] | None = None
-    warmup_epochs: float = 0.0
-    warmup_steps: int | None = None
-    warmup_factor: float = 0.0
-    min_lr: float = 0.0
 
 
 class Task(LightningModule, ABC):
@@ -125,7 +82,7 @@ class Task(LightningModule, ABC):
 
     @classmethod
     def from_options(cls: type[TaskType], model: str, spec: Spec, options: object) -> TaskType:
-        """Build a task from an object that has its options as attributes, such as the options of a training run.
+        """Build a task for training from an object that has its options as attributes, such as those of a run.
 
         Args:
             model: The registered name of the network.
@@ -133,9 +90,10 @@ class Task(LightningModule, ABC):
             options: The object; an option that it does not have keeps its default.
 
         Raises:
-            TaskError: A name is unknown, or options do not fit.
+            TaskError: A name is unknown, options do not fit, or the optimiser cannot train here.
         """
         given = {name: getattr(options, name) for name in cls.option_names() if hasattr(options, name)}
+        require_optimizer(given.get("optimizer", cls.defaults.optimizer), given.get("optimizer_args"))
         return cls(model, spec.to_dict(), **given)  # type: ignore[call-arg] # subclasses take these
 
     @property
@@ -181,17 +139,14 @@ class Task(LightningModule, ABC):
         self.data_spec = dict(data_spec)
         o = dataclasses.replace(self.defaults, **optimization)
         self.hparams.update({name: getattr(o, name) for name in _OPTIMIZATION})
-        if is_optimizer(o.optimizer) and why_unusable(o.optimizer):
-            return  # a checkpoint of another machine can be looked at here, if not trained
-        try_out = dataclasses.replace(o, layer_decay=None, warmup_steps=None)
-        epochs = math.floor(o.warmup_epochs) + 1
-        optimizer = _optimizer(nn.Linear(1, 1), try_out)
-        schedule = _schedule(optimizer, try_out, epochs, steps_per_epoch=1)
-        args = {**(o.optimizer_args or {}), **(o.schedule_args or {})}
-        if args:
-            require_steps(optimizer, schedule, (o.optimizer, o.schedule), args)
+        require_usable(o)
 
+    @property
     @abstractmethod
+    def backbone(self) -> FeatureBackbone | None:
+        """The part of the network that has a classifier's weights; ``None`` where that is all of it."""
+
+    @final
     def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
         """Load trained weights into the network, or into its backbone; see `ctxvision.checkpoints.warm_start`.
 
@@ -202,6 +157,9 @@ class Task(LightningModule, ABC):
         Raises:
             CheckpointError: The weights cannot be used; the network is unchanged.
         """
+        if self.backbone is None:
+            return warm_start(self.model, source, partial=partial)
+        return self.backbone.start_from(source, partial=partial)
 
     @abstractmethod
     def example_input(self) -> Any:
@@ -335,10 +293,9 @@ class Task(LightningModule, ABC):
         """Build timm's optimiser and schedule, which moves after every optimiser step."""
         o = self.optimization
         require_optimizer(o.optimizer, o.optimizer_args)
-        optimizer = _optimizer(self.model, o)
-        per_epoch = self._steps_per_epoch()
+        optimizer = build_optimizer(self.model, o)
         epochs = max(self.trainer.max_epochs or 1, 1)
-        schedule = _schedule(optimizer, o, epochs, per_epoch)
+        schedule = build_schedule(optimizer, o, epochs=epochs, steps_per_epoch=self._steps_per_epoch())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _steps_per_epoch(self) -> int:
@@ -376,26 +333,20 @@ class Task(LightningModule, ABC):
 _OPTIMIZATION = tuple(field.name for field in dataclasses.fields(Optimization))
 
 
-def _optimizer(model: nn.Module, o: Optimization) -> torch.optim.Optimizer:
-    return build_optimizer(
-        model,
-        o.optimizer,
-        lr=o.lr,
-        weight_decay=o.weight_decay,
-        layer_decay=o.layer_decay,
-        args=o.optimizer_args,
-    )
+def undefined(names: Sequence[str], values: Sequence[float]) -> list[str]:
+    """Return the classes whose value is NaN: nothing is there to measure them on."""
+    return [name for name, value in zip(names, values, strict=True) if math.isnan(value)]
 
 
-def _schedule(optimizer: torch.optim.Optimizer, o: Optimization, epochs: int, steps_per_epoch: int) -> Scheduler:
-    return build_schedule(
-        optimizer,
-        o.schedule,
-        lr=o.lr,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        warmup_epochs=o.warmup_epochs if o.warmup_steps is None else o.warmup_steps / steps_per_epoch,
-        warmup_factor=o.warmup_factor,
-        min_lr=o.min_lr,
-        args=o.schedule_args,
-    )
+def over_classes(count: int, left_out: Sequence[str], limit: int = 5) -> str:
+    """Say which classes a mean leaves out; empty where it leaves out none.
+
+    Examples:
+        >>> over_classes(2, ["lesion"])
+        "over 1 of 2 classes, without 'lesion'"
+    """
+    if not left_out:
+        return ""
+    named = ", ".join(map(repr, left_out[:limit]))
+    more = f" and {len(left_out) - limit} more" if len(left_out) > limit else ""
+    return f"over {count - len(left_out)} of {count} classes, without {named}{more}"

@@ -7,12 +7,16 @@ import logging
 import os
 import platform
 import re
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import yaml
 from lightning.pytorch import Trainer
 
 from ctxvision._version import __version__
@@ -21,7 +25,11 @@ from ctxvision.foreign import json_text
 from ctxvision.ops import backends
 from ctxvision.runs import RunFolder
 
-from .git_state import GitState, read_git_state
+_SECONDS = 5.0  # for all questions together
+_DIFF_BYTES = 1 << 20
+# no program that the repository configures is run, no lock taken, no question asked
+_GIT = ("git", "--no-pager", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false")
+_QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 
 log = logging.getLogger(__name__)
 
@@ -38,32 +46,34 @@ class Environment:
         self.started = datetime.datetime.now(datetime.timezone.utc)
         self.git: GitState | None = read_git_state(Path.cwd())
 
-    def write(
-        self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any] | None = None
-    ) -> None:
-        """Add an entry to the file in a run folder, and the difference to the last commit beside it.
+    def write(self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
+        """Add an entry to the file in a run folder, with the difference to the last commit; write ``config.yaml``.
 
-        Where the file cannot be written this is said: a run must not end for it.
+        Where ``environment.json`` cannot be written this is said: a run must not end for it.
 
         Args:
             run: Folder of the run.
             trainer: Trainer of the run, which knows the devices.
             resumed: Checkpoint that the run continues from, if any.
-            settings: Options of the run; from here they come back if ``config.yaml`` is lost.
+            settings: Options of the run; from ``environment.json`` they come back if ``config.yaml`` is lost.
+
+        Raises:
+            OSError: ``config.yaml`` cannot be written.
         """
         try:
-            self._write(run, trainer, resumed, settings or {})
+            self._write(run, trainer, resumed, settings)
         except OSError as error:
             log.warning(f"{error}; the training goes on without")
+        write_whole(run.settings_file, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
     def _write(self, run: RunFolder, trainer: Trainer, resumed: Path | None, settings: Mapping[str, Any]) -> None:
         machine, path = _machine(trainer), run.starts_file
-        entries, damage = run.read_starts()
-        if damage:
-            log.warning(f"{path}: {damage}; a new one begins{keep_aside(path)}")
         git = None
         if self.git is not None:
             git = self.git.facts | {"diff": _keep_diff(run.path, self.git.diff)}
+        entries, damage = run.read_starts()
+        if damage:
+            log.warning(f"{path}: {damage}; a new one begins{keep_aside(path)}")
         entry = {
             "started": self.started.isoformat(timespec="seconds"),
             "resumed_from": None if resumed is None else resumed.name,
@@ -79,6 +89,91 @@ class Environment:
         }
         text = json_text([*entries, entry], indent=1, ensure_ascii=False)
         write_whole(path, text + "\n")
+
+
+class GitState(NamedTuple):
+    """State of a repository."""
+
+    facts: dict[str, Any]
+    """``root``, ``commit``, ``branch``, ``changed_files``, ``untracked_files``; what is not known is ``None``."""
+    diff: bytes
+    """From the commit to the files as they are, cut after a mebibyte; empty where nothing has changed."""
+
+
+def read_git_state(folder: Path) -> GitState | None:
+    """Ask git about the repository that a folder lies in.
+
+    It never fails: where git does not answer in time, the facts are ``None``.
+
+    Returns:
+        The state of the repository; ``None`` if there is no git, or the folder is in no repository.
+    """
+    ends = time.monotonic() + _SECONDS
+    root = _line(_ask(folder, ends, "rev-parse", "--show-toplevel"))
+    if root is None:
+        return None
+    commit = _line(_ask(folder, ends, "rev-parse", "--verify", "--quiet", "HEAD"))
+    branch = _line(_ask(folder, ends, "symbolic-ref", "--short", "--quiet", "HEAD"))
+    status = _ask(folder, ends, "status", "--porcelain", "--ignore-submodules", "--no-renames")
+    lines = None if status is None else status.decode(errors="replace").splitlines()
+    untracked = None if lines is None else sum(line.startswith("??") for line in lines)
+    facts = {
+        "root": root,
+        "commit": commit,
+        "branch": branch,
+        "changed_files": None if lines is None or untracked is None else len(lines) - untracked,
+        "untracked_files": untracked,
+    }
+    options = ("--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules")
+    return GitState(facts, _diff(folder, ends, *options) if commit and facts["changed_files"] != 0 else b"")
+
+
+def _diff(folder: Path, ends: float, *options: str) -> bytes:
+    diff = _ask(folder, ends, "diff", *options, "HEAD", limit=_DIFF_BYTES + 1) or b""
+    if len(diff) <= _DIFF_BYTES:
+        return diff
+    return diff[: diff.rfind(b"\n", 0, _DIFF_BYTES) + 1] + b"# cut here: the rest would exceed one mebibyte\n"
+
+
+def _line(answer: bytes | None) -> str | None:
+    return answer.decode(errors="replace").strip() or None if answer is not None else None
+
+
+def _ask(folder: Path, ends: float, *words: str, limit: int = 1 << 24) -> bytes | None:
+    """Return what git prints, at most ``limit`` bytes; ``None`` if it fails or has no time left."""
+    left = ends - time.monotonic()
+    if left <= 0:
+        return None
+    try:
+        process = subprocess.Popen(
+            (*_GIT, *words),
+            cwd=folder,
+            env={**os.environ, **_QUIET},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError:
+        return None
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(left, stop)
+    timer.start()
+    with process:
+        assert process.stdout is not None
+        answer = process.stdout.read(limit)
+        if len(answer) == limit:
+            process.kill()
+            process.wait()
+            timer.cancel()
+            return answer
+        code = process.wait()
+    timer.cancel()
+    return None if late.is_set() or code else answer
 
 
 def _machine(trainer: Trainer) -> dict[str, Any]:

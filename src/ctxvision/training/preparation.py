@@ -1,56 +1,146 @@
-"""The data and the task of a run, ready to be trained, and the same as before where a run is resumed."""
+"""The batch, the data and the task of a run, ready to be trained, the same as before where a run is resumed."""
 
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ctxvision.data import DataModule
-from ctxvision.runs import RunFolder
 from ctxvision.tasks import Task, load_task
-from ctxvision.tasks.optimization import require_optimizer
 from ctxvision.wording import plural
 
-from .batch_plan import BatchPlan
-from .error import TrainingError
+from .error import OptionError, TrainingError
 from .options import TrainOptions
-from .processes.group import rank
-from .processes.sharding import synchronizes_norms
+from .processes import say
 
 log = logging.getLogger(__name__)
 
-# Options that a resumed run may change; all others are part of what the run is. The checkpoint says which task it
-# is of; settings of earlier versions have another word for it.
-_MAY_CHANGE = {
-    "data", "task", "out", "resume", "epochs", "steps", "val_every", "strict", "workers", "prefetch", "precision",
-    "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures",
-}  # fmt: skip
+
+class BatchPlan(NamedTuple):
+    """A batch of ``nodes · devices · images · accumulate`` images for every optimiser step."""
+
+    nodes: int
+    """Number of machines."""
+    devices: int
+    """Number of devices on each node."""
+    images: int
+    """Number of images that a device computes with at a time."""
+    accumulate: int
+    """Number of backward passes before each optimiser step."""
+
+    def __str__(self) -> str:
+        size = self.nodes * self.devices * self.images * self.accumulate
+        parts = [plural(self.nodes, "node")] if self.nodes > 1 else []
+        parts += [plural(self.devices, "device"), plural(self.images, "image")]
+        parts += [f"{self.accumulate} accumulated"] if self.accumulate > 1 else []
+        return f"global batch {size} = {' × '.join(parts)}"
 
 
-def prepare(
-    options: TrainOptions, plan: BatchPlan, run: RunFolder, resumed: Path | None
-) -> tuple[TrainOptions, DataModule, Task]:
-    """Open the data, build the task and its network, and load the weights to start from.
+def solve(
+    batch_size: int, devices: int, nodes: int = 1, *, micro_batch: int | None = None, accumulate: int | None = None
+) -> BatchPlan:
+    """Share out a global batch exactly.
+
+    Args:
+        batch_size: Number of images per optimiser step, over all devices.
+        devices: Number of devices on each node.
+        nodes: Number of machines.
+        micro_batch: Largest number of images that a device may compute with at a time; the largest part that
+            divides a device's share equally is taken, unless it is less than half of this limit. ``None`` is no
+            limit.
+        accumulate: Number of parts of a device's share; ``None`` lets it follow from the limit.
+
+    Raises:
+        OptionError: The batch cannot be shared out so; the message names the nearest sizes that can.
+    """
+    everywhere = devices * nodes
+    if batch_size % everywhere:
+        sizes = _or(_nearest(batch_size, lambda size: size % everywhere == 0))
+        raise OptionError(
+            f"--batch_size {batch_size} is for all devices together, and cannot be shared equally by {everywhere}"
+            f"; the nearest that can: {sizes}",
+        )
+    share = batch_size // everywhere
+    if accumulate is not None:
+        if share % accumulate:
+            counts = _or(_nearest(accumulate, lambda count: share % count == 0, highest=share))
+            raise OptionError(
+                f"--accumulate {accumulate} does not divide the {plural(share, 'image')} of a device "
+                f"(--batch_size {batch_size}); the nearest that do: {counts}",
+            )
+        images = share // accumulate
+        if micro_batch is not None and images > micro_batch:
+            raise OptionError(
+                f"--accumulate {accumulate} leaves {images} images at a time on a device, more than --micro_batch "
+                f"{micro_batch}; add --micro_batch {images}, or leave --accumulate out",
+            )
+        return BatchPlan(nodes, devices, images, accumulate)
+    limit = share if micro_batch is None else micro_batch
+    images = _part(share, limit)
+    if not images:
+        sizes = _or([size * everywhere for size in _nearest(share, lambda size: _part(size, limit) > 0)])
+        raise OptionError(
+            f"the {plural(share, 'image')} of a device (--batch_size {batch_size}) have no equal parts of "
+            f"{(limit + 1) // 2} to {limit} images (--micro_batch); nearest: --batch_size {sizes}",
+        )
+    return BatchPlan(nodes, devices, images, share // images)
+
+
+def _part(share: int, limit: int) -> int:
+    """Return the largest divisor of a share within the limit, or 0 if it is less than half of that."""
+    part = next(size for size in range(min(share, limit), 0, -1) if share % size == 0)
+    return part if part == share or 2 * part >= limit else 0
+
+
+def _nearest(value: int, fits: Callable[[int], bool], highest: int | None = None) -> list[int]:
+    """Return the nearest number below a value that fits, and the nearest above."""
+
+    def first(candidates: Iterable[int]) -> list[int]:
+        return [n for n in [next((n for n in candidates if fits(n)), None)] if n is not None]
+
+    return first(range(value - 1, 0, -1)) + first(range(value + 1, (highest or 4 * value + 4096) + 1))
+
+
+def _or(values: list[int]) -> str:
+    return " or ".join(map(str, values))
+
+
+class Prepared(NamedTuple):
+    """What a run needs before its trainer can be built."""
+
+    options: TrainOptions
+    """Options of the run, with the image size that the data have chosen."""
+    plan: BatchPlan
+    """Plan by which the batch is shared out."""
+    data: DataModule
+    task: Task
+
+
+def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
+    """Share out the batch, open the data, build the task and its network, and load the weights to start from.
 
     Args:
         options: Options of the run, complete.
-        plan: Plan by which the batch is shared out.
-        run: Folder of the run.
         resumed: Checkpoint that the run continues from, if any; Lightning loads it later.
 
-    Returns:
-        The options with the image size that the data have chosen, the data and the task.
-
     Raises:
+        OptionError: The batch cannot be shared out as the options say.
         TrainingError: The network does not take the images, or a resumed run would become another one.
         DataError: The data cannot be used.
         TaskError: A name or an argument is unknown, or the optimiser cannot train here.
         CheckpointError: The weights to start from cannot be used.
     """
+    plan = solve(
+        options.batch_size or 0,
+        options.devices or 1,
+        options.nodes or 1,
+        micro_batch=options.micro_batch,
+        accumulate=options.accumulate,
+    )
     data = options.open_data(plan.images)
     if resumed:
         data = _in_order_of(resumed, data, functools.partial(options.open_data, plan.images))
@@ -61,24 +151,23 @@ def prepare(
     task = build_task(options, data)
     norms = _require_fit(task)
     if resumed:
-        _require_same_options(options, run)
         _require_same_task(task, resumed)
     elif options.init_from:
         report = task.start_from(options.init_from, partial=options.init_partial)
-        _note(*str(report).splitlines())
+        say(*str(report).splitlines())
     if options.compile:
         task.compile_network()
     if options.precision == "64-true":
         task.double()  # Lightning would do so after it has copied the weights for the average
     for line in data.notes:
         log.warning(line)
-    if norms and plan.images == 1 and not synchronizes_norms(options):
-        _note(
+    if norms and plan.images == 1 and not options.synchronizes_norms:
+        say(
             f"one image at a time: {plural(len(norms), 'batch norm')} of single values ({norms[0]}"
             f"{', …' if len(norms) > 1 else ''}) keep the statistics that they have; two or more on a device "
             "(--batch_size, --micro_batch) train them"
         )
-    return options, data, task
+    return Prepared(options, plan, data, task)
 
 
 def build_task(options: TrainOptions, data: DataModule) -> Task:
@@ -92,7 +181,6 @@ def build_task(options: TrainOptions, data: DataModule) -> Task:
         TrainingError: The network cannot recompute its activations.
         TaskError: A name or an argument is unknown, or the optimiser cannot train here.
     """
-    require_optimizer(options.optimizer, options.optimizer_args)
     task = options.build_task(data)
     if options.grad_checkpointing:
         try:
@@ -134,24 +222,6 @@ def _in_order_of(
     return open_again(tuple(before)) if sorted(before) == sorted(now) and tuple(before) != now else data
 
 
-def _require_same_options(options: TrainOptions, run: RunFolder) -> None:
-    """Refuse what a checkpoint would override anyway, or what would make the run another one.
-
-    Where the options of the run cannot be read, its checkpoint alone says what the run is.
-
-    Raises:
-        TrainingError: An option has changed.
-    """
-    before = run.read_settings()
-    for name, value in dataclasses.asdict(options).items():
-        value = list(value) if isinstance(value, tuple) else value  # as YAML has it
-        if name not in _MAY_CHANGE and name in before and before[name] != value:
-            raise TrainingError(
-                f"{run.path}: its {name} is {before[name]}, not {value}; a resumed run keeps its settings, "
-                f"leave out --{name} or begin a new run"
-            )
-
-
 def _require_same_task(task: Task, checkpoint: Path) -> None:
     """Refuse another network, or images of other classes or sizes.
 
@@ -171,9 +241,3 @@ def _require_same_task(task: Task, checkpoint: Path) -> None:
             raise TrainingError(f"{checkpoint}: its {what} is {before}, not {now}")
     if previous.data_spec.get("fingerprint") != task.data_spec.get("fingerprint"):
         log.warning("the images are not those that the run began with; others may be held out now")
-
-
-def _note(*lines: str) -> None:
-    if not rank():
-        for line in lines:
-            log.warning(line)

@@ -1,13 +1,31 @@
-"""Training from Python: one function that does what ``ctxvision train`` does."""
+"""One training run: `train`, which does what ``ctxvision train`` does, from options to the run folder."""
 
 import dataclasses
+import logging
 import os
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
-from ctxvision.runs import Run
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
 
+from ctxvision.data import DataModule
+from ctxvision.runs import Run, RunFolder, read_run
+from ctxvision.wording import plural
+
+from . import processes, run_folder
+from .environment import Environment
+from .error import TrainingError, TrainingStopped
 from .options import TrainOptions
-from .settings import complete, options_class_of, resumed_options
+from .preparation import BatchPlan, prepare
+from .settings import basis_of
+from .trainer import Trackers, epochs_of, make_trainer
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -63,12 +81,7 @@ def train(
     named |= {"init_from": init_from}
     given = {} if options is None else _changed(options)
     given |= {name: os.fspath(value) for name, value in named.items() if value is not None} | more
-    given = resumed_options(given) | given
-    complete_options = complete(given, options_class_of(given))
-
-    from .session import train_with
-
-    return train_with(complete_options)
+    return train_with(basis_of(given).complete(given))
 
 
 def _changed(options: TrainOptions) -> dict[str, Any]:
@@ -76,3 +89,107 @@ def _changed(options: TrainOptions) -> dict[str, Any]:
     fields = dataclasses.fields(options)
     changed = {f.name: getattr(options, f.name) for f in fields if getattr(options, f.name) != f.default}
     return {**changed, "task": options.task}
+
+
+def train_with(options: TrainOptions) -> Run:
+    """Train, and return what the run has left; it raises what `train` does.
+
+    Afterwards signal handlers, environment variables and the states of the random number generators are as before.
+
+    Args:
+        options: Options of the run, complete.
+    """
+    with ExitStack() as until_end, _surroundings_restored():
+        return _train(options, until_end)
+
+
+def _train(options: TrainOptions, until_end: ExitStack) -> Run:
+    run, resumed = run_folder.choose(options)
+    options, plan, data, task = prepare(options, resumed)
+    settings = dataclasses.asdict(dataclasses.replace(options, out=str(run.path), resume=None))
+    trackers = Trackers(options.logger, run, settings)
+    epochs = epochs_of(options, data, plan)
+    trainer, stop, checkpoints = make_trainer(options, plan, epochs, run, task, trackers.loggers)
+    tracked: AbstractContextManager[None] = nullcontext()
+    if trainer.is_global_zero:
+        environment = Environment()
+        until_end.enter_context(run_folder.held(run))
+        if resumed and Path(options.resume or "").is_file():
+            run_folder.set_aside(run, resumed)
+        environment.write(run, trainer, resumed, settings)
+        log.info(f"{'continuing' if resumed else 'training'} {options.model} on {options.data} in {run.path}")
+        log.info(_describe_batch(options, plan))
+        if options.steps:
+            log.info(f"{plural(options.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}")
+        tracked = trackers.opened()
+    try:
+        with stop.installed(), run_folder.disk_errors_explained(run.path), tracked:
+            if (launch := processes.launched()) and launch.by == "torchrun":
+                processes.rendezvous(trainer.strategy.root_device)
+            trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
+    except (SystemExit, KeyboardInterrupt) as error:
+        if not stop.signal_number and trainer.interrupted:
+            raise KeyboardInterrupt from error  # of which Lightning makes the end of the program
+        if not stop.signal_number:
+            raise
+        processes.leave()
+        message = _stop_message(trainer, run, data)
+        if trainer.is_global_zero:
+            log.warning(message)
+        raise TrainingStopped(message, stop.signal_number) from error
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise TrainingError(f"--compile failed, leave it out ({str(error).strip().splitlines()[0]})") from error
+    except RuntimeError as error:
+        if not processes.is_lost_process(error):
+            raise
+        raise TrainingError("another process of this run has ended; what it said tells why") from error
+    bad = processes.merged(data.bad_images)
+    processes.leave()
+    if trainer.is_global_zero:
+        if bad:
+            log.warning(f"skipped {plural(len(bad), 'bad image')}, named above")
+        best = f"{checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}"
+        log.info(f"best {task.monitor_name} {best}")
+        log.info(f"checkpoint {run.best}")
+        return read_run(run.path)
+    return Run(run.best, (), settings, path=run.path)  # another machine need not see the files
+
+
+def _describe_batch(options: TrainOptions, plan: BatchPlan) -> str:
+    """Say how the batch is shared out, and that the learning rate was left alone."""
+    line = f"{plan}; lr {options.lr:g}"
+    recipe = options.recipe_settings
+    if not recipe:
+        return line
+    if options.lr != recipe.get("lr"):
+        return f"{line} instead of {recipe['lr']:g} in the recipe {options.recipe}"
+    line += f" as in the recipe {options.recipe}"
+    if options.batch_size == recipe["batch_size"]:
+        return line
+    in_proportion = recipe["lr"] * (options.batch_size or 0) / recipe["batch_size"]
+    return f"{line} for {recipe['batch_size']}; in proportion it would be --lr {in_proportion:g}"
+
+
+def _stop_message(trainer: Trainer, run: RunFolder, data: DataModule) -> str:
+    skipped = f"skipped {plural(len(data.bad_images), 'bad image')}; " if data.bad_images else ""
+    advice = "there was nothing to save yet"
+    if run.last.is_file():
+        advice = f"continue with: ctxvision train --resume {run.path}"
+    return f"{skipped}stopped in epoch {trainer.current_epoch + 1}; {advice}"
+
+
+@contextmanager
+def _surroundings_restored() -> Iterator[None]:
+    """Put back environment variables, which Lightning sets for the processes of a run, and random states."""
+    variables = dict(os.environ)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        # the service of Weights & Biases outlives a run, and is found by its variable
+        for name in {name for name in os.environ if not name.startswith("WANDB")} - variables.keys():
+            del os.environ[name]
+        os.environ.update(variables)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

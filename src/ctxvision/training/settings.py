@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from ctxvision.data.files import in_words, read_regular
 from ctxvision.files import keep_aside, write_whole
+from ctxvision.recipes import RecipeError, load_recipe
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.registry import COMMAND_WORDS, TASKS
 
@@ -17,83 +21,88 @@ from .options import TrainOptions, options_class
 
 log = logging.getLogger(__name__)
 
+# Options that a resumed run may change; all others are part of what the run is. The checkpoint says which task it
+# is of; settings of earlier versions have another word for it.
+_MAY_CHANGE = {
+    "data", "task", "out", "resume", "epochs", "steps", "val_every", "strict", "workers", "prefetch", "precision",
+    "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures",
+}  # fmt: skip
 _NO_TRACKIO = (
     "--logger trackio: runs are no longer written to trackio; take tensorboard, which keeps them on this machine, "
     "or wandb (with WANDB_MODE=offline on this machine too)"
 )
 
 
-def complete(given: Mapping[str, Any], kind: type[TrainOptions]) -> TrainOptions:
-    """Return the checked options of a run, with nothing left open.
+@dataclasses.dataclass(frozen=True)
+class Basis:
+    """What the options of a user are set on top of: a task's defaults, a recipe, a run that is resumed.
+
+    Attributes:
+        kind: Options class of the task.
+        settings: Options by name as the recipe sets them for the network, changed by the run that is resumed.
+        resumed: Options of the run that is resumed; empty where none is.
+        requires: Options that the recipe leaves to the user.
+    """
+
+    kind: type[TrainOptions]
+    settings: Mapping[str, Any]
+    resumed: Mapping[str, Any]
+    requires: tuple[str, ...] = ()
+
+    def complete(self, given: Mapping[str, Any]) -> TrainOptions:
+        """Return the checked options of a run, with nothing left open.
+
+        Args:
+            given: Options by name, as the user has set them; they change ``settings``.
+
+        Raises:
+            OptionError: An option is unknown, missing or has a value that it cannot have.
+            TrainingError: A resumed run would become another one.
+        """
+        options = _typed(self.kind, {**self.settings, **given, "task": self.kind.task})
+        for name in self.requires:
+            if getattr(options, name) is None:
+                shows = f"`ctxvision recipes {options.recipe}` shows it"
+                raise OptionError(f"recipe {options.recipe} needs --{name}; {shows}")
+        options = options.completed(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        for name, value in dataclasses.asdict(options).items():
+            value = list(value) if isinstance(value, tuple) else value  # as YAML has it
+            if name not in _MAY_CHANGE and name in self.resumed and self.resumed[name] != value:
+                where = options.out if options.resume == "last" else options.resume
+                raise TrainingError(
+                    f"{where}: its {name} is {self.resumed[name]}, not {value}; a resumed run keeps its settings, "
+                    f"leave out --{name} or begin a new run"
+                )
+        return options
+
+
+def basis_of(given: Mapping[str, Any]) -> Basis:
+    """Find what lies below the options of a user.
+
+    The task is the one that is given, else that of the resumed run or of the recipe, else classification.
 
     Args:
-        given: Options by name, as the user and a resumed run have set them; they change what a recipe sets.
-        kind: Options class of the task, see `options_class_of`.
+        given: Options by name, of which ``task``, ``recipe``, ``model``, ``resume`` and ``out`` count.
 
     Raises:
-        OptionError: An option is unknown, missing or has a value that it cannot have, or the recipe is unknown or
-            does not fit.
+        OptionError: There is no such task, recipe or run folder, or the recipe is for another task or network.
+        TrainingError: There is no run to resume, or its options are lost and ``given`` names none.
     """
-    from ctxvision.recipes import RecipeError, load_recipe
-
-    settings, requires = dict(given), {}
-    if (name := given.get("recipe")) and (model := given.get("model")):
-        try:
-            recipe = load_recipe(str(name))
-            if recipe.task != COMMAND_WORDS[kind.task]:
-                raise OptionError(f"recipe {name} is for --task {recipe.task}, not {COMMAND_WORDS[kind.task]}")
-            settings = {**recipe.settings_for(model), **given}
-        except RecipeError as error:
-            raise OptionError(str(error)) from error
-        requires = dict.fromkeys(recipe.requires, name)
-    options = _typed(kind, settings | {"task": kind.task})
-    for option, recipe_name in requires.items():
-        if getattr(options, option) is None:
-            shows = f"`ctxvision recipes {recipe_name}` shows it"
-            raise OptionError(f"recipe {recipe_name} needs --{option}; {shows}")
-    return options.completed(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-
-
-def options_class_of(given: Mapping[str, Any]) -> type[TrainOptions]:
-    """Return the options class of a run's task: the task that is given, else the recipe's, else classification.
-
-    Args:
-        given: Options by name, among them perhaps ``task`` and ``recipe``.
-
-    Raises:
-        OptionError: There is no such task.
-    """
-    from ctxvision.recipes import RecipeError, load_recipe
-
-    word = given.get("task")
-    if not word and given.get("recipe"):
-        try:
-            word = load_recipe(str(given["recipe"])).task
-        except RecipeError:  # `complete` reports it
-            word = None
+    resumed = resumed_options(given)
+    first: dict[str, Any] = {**resumed, **given}
     try:
-        return options_class(word or "classification")
+        recipe = load_recipe(str(first["recipe"])) if first.get("recipe") else None
+        settings = recipe.settings_for(first["model"]) if recipe and first.get("model") else {}
+        word = first.get("task") or (recipe.task if recipe else "classification")
+        kind = options_class(word)
+    except RecipeError as error:
+        raise OptionError(str(error)) from error
     except ValueError as error:
         known = ", ".join(COMMAND_WORDS.values())
         raise OptionError(f"--task {word}: there is no such task; there are {known}") from error
-
-
-def read_config(path: str) -> dict[str, Any]:
-    """Read the options in a YAML file; no code in it is run.
-
-    Args:
-        path: Path of the file.
-
-    Raises:
-        OptionError: The file cannot be read, or holds no options.
-    """
-    from ctxvision.data.files import in_words
-    from ctxvision.tasks.settings_file import SettingsFileError, read_settings_file
-
-    try:
-        return read_settings_file(path)
-    except (OSError, SettingsFileError) as error:
-        raise OptionError(f"--config {path}: {in_words(error)}") from error
+    if recipe and recipe.task != kind.task:
+        raise OptionError(f"recipe {recipe.name} is for --task {recipe.task}, not {kind.task}")
+    return Basis(kind, settings | resumed, resumed, recipe.requires if recipe and settings else ())
 
 
 def resumed_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,8 +134,6 @@ def resumed_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mended(run: RunFolder, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a run; what is missing in its ``config.yaml`` comes from the last start of the run."""
-    import yaml
-
     config, noted = run.settings_file, run.noted_settings()
     settings, damage = run.load_settings()
     missing = [name for name in noted or () if name not in settings]
@@ -185,3 +192,60 @@ def explain_type(message: str) -> str:
         return _NO_TRACKIO
     expected = re.sub(r"<class '(\w+)'>|typing\.| \| None", r"\1", types[found[1]])
     return f"--{found[1]}: {found[2]} is not {expected}"
+
+
+_MOST_BYTES = 1_000_000
+_MOST_VALUES = 100_000  # with every alias counted as what it stands for
+
+
+class SettingsFileError(ValueError):
+    """A file is no YAML that can be used; the message is one line without its path."""
+
+
+def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read names and values. No tag of Python's is followed.
+
+    Args:
+        path: The path of a file in YAML, up to 1 MB.
+
+    Raises:
+        OSError: The file cannot be opened, or is no regular file.
+        SettingsFileError: The file is too large, not text, not YAML, holds no names, or its aliases stand for more
+            than 100,000 values.
+    """
+    try:
+        text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None and _values(node, {}) > _MOST_VALUES:
+            raise SettingsFileError(f"its aliases (*) stand for more than {_MOST_VALUES} values")
+        content = loader.construct_document(node) if node is not None else {}
+    except SettingsFileError:
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SettingsFileError(f"not YAML ({' '.join(str(error.problem).split())}{where})") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise SettingsFileError(f"not YAML ({in_words(error)})") from error
+    except RecursionError as error:
+        raise SettingsFileError("not settings, but lists within lists") from error
+    if not isinstance(content, dict):
+        raise SettingsFileError(f"not settings: expected names and values, got a {type(content).__name__}")
+    return content
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the values below a node, each alias as what it stands for, without walking through it again.
+
+    Raises:
+        SettingsFileError: A value contains itself.
+    """
+    if id(node) not in known:
+        known[id(node)] = 0  # while it is being counted
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        pairs = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_values(part, known) for part in pairs)
+    elif not known[id(node)]:
+        raise SettingsFileError("a value of it contains itself (&, *)")
+    return known[id(node)]

@@ -1,17 +1,32 @@
-"""Lightning's trainer with everything that looks after a run."""
+"""Lightning's trainer with everything that looks after a run, its trackers, and ``--strategy fsdp``."""
 
+import importlib.util
+import json
+import logging
 import math
+import os
+import re
+import secrets
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from ctxvision.data import DataModule
+from ctxvision.files import keep_aside, write_whole
+from ctxvision.foreign import file_name
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import Task
 
-from .batch_plan import BatchPlan
 from .callbacks import (
     Curves,
     EpochLines,
@@ -24,10 +39,18 @@ from .callbacks import (
     StepSeed,
     TrackedRate,
 )
-from .error import TrainingError
+from .error import OptionError, TrainingError
 from .options import TrainOptions
-from .processes.sharding import make_sharded, shard_when_ready, synchronizes_norms
-from .saving import RunCheckpointIO
+from .preparation import BatchPlan
+from .processes import rank
+from .run_folder import RunCheckpointIO
+
+log = logging.getLogger(__name__)
+
+# what works on each element by itself; others need whole matrices, norms of layers or the like
+_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+
+_BLOCK = re.compile(r"(^|\.)(layer\d+|blocks)(\.\d+)+$")
 
 
 def make_trainer(
@@ -67,7 +90,7 @@ def make_trainer(
     if options.ema:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
     callbacks += [stop, checkpoints]  # after the average has been updated
-    sharded, synchronized = options.strategy == "fsdp", synchronizes_norms(options)
+    sharded, synchronized = options.strategy == "fsdp", options.synchronizes_norms
     strategy = make_sharded(options) if sharded else "auto"
     if sharded:
         shard_when_ready(task, sync_batchnorm=synchronized)
@@ -104,3 +127,145 @@ def epochs_of(options: TrainOptions, data: DataModule, plan: BatchPlan) -> int:
     images = plan.images * plan.accumulate
     per_epoch = max(1, data.batches_per_epoch * plan.images // images // (plan.devices * plan.nodes))
     return math.ceil(options.steps / per_epoch)
+
+
+class Trackers:
+    """The loggers of a run, and the names under which its trackers know it.
+
+    Args:
+        names: Names of trackers, any of ``tensorboard`` and ``wandb``; ``csv`` stands for nothing beside
+            ``metrics.csv``. ``None`` is TensorBoard where it is installed.
+        run: Folder of the run; a run that was tracked before continues under the same id.
+        settings: Options of the run, which the trackers show.
+
+    Attributes:
+        loggers: Loggers for Lightning's trainer.
+
+    Raises:
+        OptionError: A package is missing.
+    """
+
+    def __init__(self, names: Sequence[str] | None, run: RunFolder, settings: Mapping[str, Any]) -> None:
+        if names is None:
+            names = ["tensorboard"] if _installed("tensorboard") else []
+        names = [name for name in dict.fromkeys(names) if name != "csv"]
+        for name in names:
+            if not _installed(name):
+                raise OptionError(f"--logger {name} needs another package: pip install {name}")
+        self._file = run.trackers_file
+        self._ids, damage = run.read_trackers()
+        if damage and not rank():
+            log.warning(f"{self._file}: {damage}; the trackers begin new runs{keep_aside(self._file)}")
+        self.loggers: list[Logger] = []
+        self._wandb: WandbLogger | None = None
+        if "tensorboard" in names:
+            self.loggers.append(TensorBoardLogger(run.path, name="tensorboard", version=""))
+        if "wandb" in names:
+            label = run.path.resolve().name
+            self._ids.setdefault("wandb", f"{file_name(label).replace(',', '-')}-{secrets.token_hex(4)}")
+            self._wandb = WandbLogger(
+                name=label,
+                save_dir=run.path,
+                id=self._ids["wandb"],
+                project=os.environ.get("WANDB_PROJECT") or "ctxvision",
+                config=dict(settings),
+            )
+            self.loggers.append(self._wandb)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Begin the runs of the trackers, and end them after this block; for the process of rank 0.
+
+        Raises:
+            TrainingError: Weights & Biases cannot be reached.
+        """
+        if self._ids:
+            write_whole(self._file, json.dumps(self._ids, indent=1) + "\n")
+        code = 1
+        try:
+            if self._wandb:
+                import wandb
+
+                try:
+                    _ = self._wandb.experiment
+                except wandb.errors.Error as error:
+                    offline = "WANDB_MODE=offline keeps the run in its folder"
+                    raise TrainingError(f"--logger wandb: {str(error).rstrip('.')}; {offline}") from error
+            yield
+            code = 0
+        finally:
+            if self._wandb and self._wandb._experiment is not None:
+                self._wandb._experiment.finish(exit_code=code)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def make_sharded(options: TrainOptions) -> ModelParallelStrategy:
+    """Build Lightning's strategy for a sharded network; its checkpoints are whole, and written by rank 0.
+
+    Args:
+        options: Options of the run, complete.
+
+    Raises:
+        OptionError: An option does not go together with a sharded network.
+    """
+    devices = (options.devices or 1) * (options.nodes or 1)
+    if devices == 1:
+        raise OptionError("--strategy fsdp shares a network out among several devices; add --devices")
+    for name in ("ema", "skip_nan", "compile"):
+        if getattr(options, name):
+            raise OptionError(f"--{name} does not go together with --strategy fsdp; leave one of them out")
+    if options.precision == "16-mixed":
+        raise OptionError("--precision 16-mixed does not go together with --strategy fsdp; take bf16-mixed")
+    if options.optimizer not in _OPTIMIZERS:
+        raise OptionError(f"--strategy fsdp needs one of {', '.join(_OPTIMIZERS)}, not {options.optimizer}")
+    return ModelParallelStrategy(
+        data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False
+    )
+
+
+def shard_when_ready(task: Task, *, sync_batchnorm: bool) -> None:
+    """Let Lightning shard the network once the process group exists.
+
+    Args:
+        task: Task whose network is whole and has the same weights in all processes.
+        sync_batchnorm: Whether batch norms take their statistics over all GPUs.
+    """
+
+    def configure_model() -> None:
+        if sync_batchnorm:
+            task.model = nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
+        # Lightning has no double precision here: the network's own is kept, and images are cast to it
+        double = MixedPrecisionPolicy(param_dtype=torch.float64) if task.dtype == torch.float64 else None
+        assert task.device_mesh is not None
+        shard(task.model, task.device_mesh["data_parallel"], double or MixedPrecisionPolicy())
+
+    task.configure_model = configure_model  # type: ignore[method-assign]
+
+
+def shard(network: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+    """Shard a network block by block, so that an all-gather makes only one block whole at a time.
+
+    Args:
+        network: Network of timm or ours.
+        mesh: Device mesh of all processes.
+        policy: Precision in which parameters are used.
+    """
+    # parameters in channels-last order cannot be cut; the images stay in it
+    network.to(memory_format=torch.contiguous_format)
+    for block in blocks(network).values():
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy)
+    if hasattr(network, "forward_stages"):
+        register_fsdp_forward_method(network, "forward_stages")
+
+
+def blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """Find the residual blocks of a network by the names that timm gives them."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if _BLOCK.search(name) and not isinstance(module, nn.Sequential)
+    }

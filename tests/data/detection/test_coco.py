@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as codes
 
 from ctxvision.data import DataError, DetectionData, SplitRule
-from ctxvision.data.detection.coco_masks import mask_problem, to_mask, uncompress
 from ctxvision.data.detection.coco_reading import read_coco
+from ctxvision.data.detection.coco_values import mask_problem, to_mask, uncompress
 from ctxvision.data.detection.source import find_detection
 
 

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from pycocotools import mask as codes
 
 from ctxvision.data import DataError, DetectionData
-from ctxvision.data.detection.coco_masks import to_mask
 from ctxvision.data.detection.coco_reading import read_coco
-from ctxvision.data.detection.coco_values import as_category, as_crowd, as_id, box_of, is_number
-from ctxvision.data.detection.dataset import DetectionDataset, flip_horizontally, without_flat
+from ctxvision.data.detection.coco_values import as_category, as_crowd, as_id, box_of, is_number, to_mask
+from ctxvision.data.detection.data import DetectionDataset, flip_horizontally, without_flat
 
 
 def read(root, masks=True, **options):

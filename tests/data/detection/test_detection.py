@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ctxvision.data import BadImageError, DataError, DetectionData, DetectionSpec, export_cityscapes, export_coco
-from ctxvision.data.detection.dataset import DetectionDataset, flip_horizontally
-from ctxvision.data.detection.scenes import scenes_set
+from ctxvision.data.detection.data import DetectionDataset, flip_horizontally
+from ctxvision.data.detection.source import scenes_set
 from ctxvision.data.embedded.scenes import SceneOptions, make_scene
 from ctxvision.data.sampler import AspectBatches
 

@@ -13,7 +13,7 @@ OPPOSITE = {"left": "right", "up": "down", "clockwise": "counterclockwise", "gro
 
 def places(name, count, frames=8, seed=0):
     labels = torch.full((count,), MOTIONS.index(name))
-    return draw_places(labels, frames, torch.Generator().manual_seed(seed)).values
+    return draw_places(labels, frames, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("one", "other"), OPPOSITE.items())
@@ -22,9 +22,7 @@ def test_backwards_is_the_opposite_class(one, other):
     forth, back = places(one, 50), places(other, 50)
     assert torch.equal(forth.flip(1), back)
     digits = torch.randint(0, 256, (50, 8, 8), dtype=torch.uint8)
-    from ctxvision.data.embedded.moving_digits import Places
-
-    pictures = [draw_clips(digits, Places(p), 24, torch.Generator().manual_seed(1)) for p in (forth, back)]
+    pictures = [draw_clips(digits, p, 24, torch.Generator().manual_seed(1)) for p in (forth, back)]
     assert torch.equal(pictures[0].flip(1), pictures[1])
 
 
@@ -76,12 +74,10 @@ def test_names_say_what_is_seen():
 
 
 def test_clockwise_turns_right_what_stands_upright():
-    from ctxvision.data.embedded.moving_digits import Places
-
     bar = torch.zeros(1, 8, 8, dtype=torch.uint8)
     bar[:, :4, 3:5] = 255  # points up from the centre
     values = torch.tensor([[0, 0, 0, 0.0], [0, 0, torch.pi / 2, 0]]).unsqueeze(0)
-    clip = draw_clips(bar, Places(values), 32, torch.Generator().manual_seed(0))[0]
+    clip = draw_clips(bar, values, 32, torch.Generator().manual_seed(0))[0]
     (up, right), _ = centre(clip)
     assert up[1] < 14
     assert abs(up[0] - 15.5) < 1

@@ -6,7 +6,7 @@ import pytest
 
 from _pictures import make_folder, picture
 from ctxvision.data import DataError, SplitRule
-from ctxvision.data.images.folder import scan_folder
+from ctxvision.data.images.source import scan_folder
 
 
 def names(samples, root):

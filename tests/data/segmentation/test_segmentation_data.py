@@ -10,7 +10,7 @@ from _pictures import BAD
 from ctxvision.data import BadImageError, DataError, SegmentationData, SegmentationSpec
 from ctxvision.data.embedded.scenes import make_scene
 from ctxvision.data.segmentation.data import find_pixels
-from ctxvision.data.segmentation.spec import palette
+from ctxvision.data.segmentation.source import palette
 
 PARTS = {"train": 6, "val": 4}
 WORKERS = pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])

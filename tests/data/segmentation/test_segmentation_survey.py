@@ -8,8 +8,7 @@ from _masks import NAMES, make_cityscapes, make_pixels, scene
 from ctxvision.data import BadImageError, DataError, SegmentationData
 from ctxvision.data.segmentation.cityscapes import LABEL_IDS
 from ctxvision.data.segmentation.data import find_pixels
-from ctxvision.data.segmentation.masks import mask_values, read_mask, value_problem
-from ctxvision.data.segmentation.survey import survey
+from ctxvision.data.segmentation.masks import mask_values, read_mask, survey, value_problem
 
 PARTS = {"train": 4, "val": 2}
 

@@ -9,8 +9,8 @@ from _videos import add_bad_videos, moving, write
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ctxvision.data.video.mp4_boxes import check_claims
 from ctxvision.data.video.reading import BadVideoError, VideoFile
+from ctxvision.data.video.track import check_claims
 
 TABLES = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 

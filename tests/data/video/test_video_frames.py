@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from _videos import copy, decoded, moving, write, write_sound
 
-from ctxvision.data.video import frame_index as video_index
 from ctxvision.data.video import reading as video
+from ctxvision.data.video import reading as video_index
 from ctxvision.data.video.reading import BadVideoError, VideoFile
 from ctxvision.data.video.track import decode
 

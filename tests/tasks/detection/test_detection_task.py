@@ -177,7 +177,7 @@ class SaveAt(Callback):
 
 
 def test_interrupted_run_ends_like_an_undisturbed_one(tmp_path):
-    from ctxvision.training.callbacks.step_seed import StepSeed
+    from ctxvision.training.callbacks.steps import StepSeed
 
     path = tmp_path / "in-the-second-epoch.ckpt"
 

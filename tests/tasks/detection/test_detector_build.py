@@ -10,8 +10,7 @@ from ctxvision.checkpoints import CheckpointError
 from ctxvision.nn import Involution2d
 from ctxvision.tasks import TaskError
 from ctxvision.tasks.detection import build_detector
-from ctxvision.tasks.features import FeatureBackbone
-from ctxvision.tasks.pyramid import make_involution
+from ctxvision.tasks.features import FeatureBackbone, make_involution
 
 OURS = ("cotnet_micro", "rednet_micro", "contextual_convnext_micro")
 THEIRS = ("resnet10t", "convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224")

@@ -1,6 +1,7 @@
 """Recipes of detectors against the papers' numbers, written here once more."""
 
 import inspect
+from dataclasses import fields, replace
 
 import pytest
 import timm
@@ -9,7 +10,7 @@ from torch import nn
 
 from ctxvision.recipes import load_recipe, recipe_names
 from ctxvision.tasks.detection import build_detector, count_detector_macs
-from ctxvision.tasks.optimization import build_optimizer, build_schedule
+from ctxvision.tasks.optimization import Optimization, build_optimizer, build_schedule
 from ctxvision.training import TrainOptions
 
 pytestmark = pytest.mark.slow
@@ -92,26 +93,15 @@ def test_the_schedule_is_the_paper_s(name):
     has_long_warmup = "rednet" in name and ("neck" in name or "retinanet" in name)
     warmup = 2000 if has_long_warmup else 1000 if "cotnet" in name else 500
     assert (settings["epochs"], settings["batch_size"], settings["micro_batch"]) == (epochs, 16, 2)
-    options = {"args": settings.get("optimizer_args"), "lr": settings["lr"], "layer_decay": None}
-    optimizer = build_optimizer(
-        nn.Linear(2, 2), settings["optimizer"], weight_decay=settings["weight_decay"], **options
-    )
+    o = Optimization(**{f.name: settings[f.name] for f in fields(Optimization) if f.name in settings})
+    optimizer = build_optimizer(nn.Linear(2, 2), replace(o, layer_decay=None))
     decays = {group["weight_decay"] for group in optimizer.param_groups} - {0}
     if is_contextual:
         assert (type(optimizer).__name__, decays) == ("AdamW", {0.05})
     else:
         assert (type(optimizer).__name__, decays) == ("SGD", {1e-4})
         assert all((g["momentum"], g["nesterov"]) == (0.9, False) for g in optimizer.param_groups)
-    schedule = build_schedule(
-        optimizer,
-        settings["schedule"],
-        lr=settings["lr"],
-        epochs=epochs,
-        steps_per_epoch=per_epoch,
-        warmup_epochs=settings["warmup_steps"] / per_epoch,
-        warmup_factor=settings["warmup_factor"],
-        args=settings["schedule_args"],
-    )
+    schedule = build_schedule(optimizer, o, epochs=epochs, steps_per_epoch=per_epoch)
     rates = {}
     for step in (0, warmup // 2, warmup, *(fall * per_epoch + late for fall in falls for late in (-2, 1))):
         schedule.step_update(step)

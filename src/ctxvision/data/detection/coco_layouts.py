@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ctxvision.data.error import DataError
-from ctxvision.data.images.folder import VAL_FOLDERS
+from ctxvision.data.images.source import VAL_FOLDERS
 
 _PARTS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test", "testing")}
 # where exports keep images beside their annotation file: Label Studio and CVAT, FiftyOne, labelme

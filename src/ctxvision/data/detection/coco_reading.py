@@ -146,12 +146,10 @@ class _Reader:
             elif not is_side(height) or not is_side(width):
                 self._leave_out("images without a height and a width", f"image {str(number)[:60]}")
             else:
-                listed.append((CocoImage(number, name, int(height), int(width)), self._place(name, there)))
+                inside = not os.path.isabs(name) and ".." not in Path(name).parts
+                place = name if inside and there.has(name) else there.find(name) or ""
+                listed.append((CocoImage(number, name, int(height), int(width)), place))
         return self._found(listed, there)
-
-    def _place(self, name: str, there: ImageFiles) -> str:
-        inside = not os.path.isabs(name) and ".." not in Path(name).parts
-        return name if inside and there.has(name) else there.find(name) or ""
 
     def _found(self, listed: list[tuple[CocoImage, str]], there: ImageFiles) -> list[CocoImage]:
         """Return the images whose files are there, by their paths."""

@@ -1,24 +1,163 @@
 """Images with objects, of any source, as a LightningDataModule."""
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import horizontal_flip_bounding_boxes, pil_to_tensor
+from torchvision.tv_tensors import BoundingBoxFormat
 
-from ctxvision.data.dataset import collate_lists
-from ctxvision.data.error import DataError
+from ctxvision.data.dataset import BadImage, LoadedSample, SizedDataset, collate_lists, opened
+from ctxvision.data.error import BadImageError, DataError
+from ctxvision.data.images.reading import read_image
 from ctxvision.data.labelled import SplitRule, quoted
 from ctxvision.data.module import DataModule, Loading
 from ctxvision.data.sampler import AspectBatches, resume
+from ctxvision.data.spec import Spec
 
-from .coco import CocoSet
-from .dataset import DetectionDataset
+from .coco import Annotation, CocoImage, CocoSet
+from .coco_values import to_code, to_mask
 from .source import find_detection
-from .spec import DetectionSpec
 
 if TYPE_CHECKING:
     from typing import Unpack
+
+
+@dataclass(frozen=True)
+class DetectionSpec(Spec):
+    """The classes of a detector and how its images were split; class number ``i`` has the label ``i + 1``.
+
+    Attributes:
+        category_ids: The ids of the classes in the annotation file; results are written with these.
+        in_chans: The number of channels of an image: 3 for RGB, 1 for grey.
+        train_counts: The number of training objects of each class; empty where it was not noted.
+    """
+
+    category_ids: tuple[int, ...]
+    _: KW_ONLY
+    in_chans: int = 3
+    train_counts: tuple[int, ...] = ()
+
+    def validate(self) -> None:
+        """Check that each class has an id, and that images have 1 or 3 channels."""
+        if not self.class_names or len(self.category_ids) != len(self.class_names):
+            raise DataError(f"{len(self.class_names)} classes need as many category ids, got {self.category_ids}")
+        if self.in_chans not in (1, 3):
+            raise DataError(f"images must have 1 or 3 channels, got {self.in_chans}")
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of an image: 3 for RGB, 1 for grey."""
+        return self.in_chans
+
+
+Target: TypeAlias = dict[str, Any]
+
+
+class DetectionDataset(SizedDataset[LoadedSample | BadImage]):
+    """Reads images and makes targets of their annotations.
+
+    For training a target holds ``boxes`` (N, 4), ``labels`` (N,) from 1, and with masks ``masks`` (N, H, W) uint8;
+    crowds are left out and boxes end at the border of the image. For evaluation it holds ``truth``, a dictionary
+    per object as the metric wants it: ``bbox`` (x, y, width, height), ``label``, ``area``, ``iscrowd`` and, with
+    masks, ``segmentation``. Both hold ``image_id`` and ``path``.
+
+    Args:
+        samples: The annotated images.
+        color_mode: The mode of PIL's that an image is converted to.
+        masks: Whether targets have masks.
+        train: Whether targets are those for training; else they are those for evaluation.
+        flip: The probability that a training image is mirrored.
+        seed: The seed of the mirroring, which is drawn per (seed, index); an index may be ``epoch · len + index``,
+            see `AspectBatches`.
+    """
+
+    def __init__(
+        self,
+        samples: CocoSet,
+        color_mode: str = "RGB",
+        *,
+        masks: bool = False,
+        train: bool = False,
+        flip: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.samples = samples
+        self.color_mode = color_mode
+        self.masks, self.train = masks, train
+        self.flip, self.seed = flip, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> LoadedSample | BadImage:
+        place = index % len(self)
+        listed = self.samples.images[place]
+        try:
+            picture = read_image(
+                opened(self.samples.open_image, listed.name),
+                self.color_mode,
+                listed.name,
+                size=(listed.width, listed.height),
+                turned=self.samples.turned,
+            )
+        except BadImageError as error:
+            return BadImage(error.path, error.reason)
+        if picture.size != (listed.width, listed.height):
+            found, expected = f"{picture.width} × {picture.height}", f"{listed.width} × {listed.height}"
+            return BadImage(listed.name, f"it is {found} pixels large, its annotations are for {expected}")
+        image = pil_to_tensor(picture).contiguous()
+        annotations = self.samples.annotations[place]
+        common = {"image_id": listed.id, "path": listed.name}
+        if not self.train:
+            return LoadedSample(image, common | {"truth": self._truth(annotations, listed)})
+        target = self._target([a for a in annotations if not a.crowd], listed)
+        if self.flip and np.random.default_rng((self.seed, index)).random() < self.flip:
+            image, target = flip_horizontally(image, target)
+        return LoadedSample(image, common | without_flat(target))
+
+    def _target(self, annotations: list[Annotation], image: CocoImage) -> Target:
+        boxes = torch.tensor([a.box for a in annotations], dtype=torch.float32, device="cpu").reshape(-1, 4)
+        boxes[:, 0::2].clamp_(0, image.width)
+        boxes[:, 1::2].clamp_(0, image.height)
+        labels = torch.tensor([a.label for a in annotations], dtype=torch.int64, device="cpu")
+        target = {"boxes": boxes, "labels": labels}
+        if self.masks:
+            masks = [to_mask(a.segmentation, image.height, image.width) for a in annotations]
+            stacked = np.stack(masks) if masks else np.zeros((0, image.height, image.width), dtype=np.uint8)
+            target["masks"] = torch.from_numpy(stacked)
+        return target
+
+    def _truth(self, annotations: list[Annotation], image: CocoImage) -> list[dict[str, Any]]:
+        truth = []
+        for a in annotations:
+            x, y = a.box[:2]
+            row: dict[str, Any] = {"label": a.label, "bbox": [x, y, a.box[2] - x, a.box[3] - y], "area": a.area}
+            row["iscrowd"] = int(a.crowd)
+            if self.masks:
+                row["segmentation"] = to_code(a.segmentation, image.height, image.width)
+            truth.append(row)
+        return truth
+
+
+def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """Mirror an image (C, H, W) and its target's boxes (N, 4) and masks (N, H, W)."""
+    boxes = horizontal_flip_bounding_boxes(target["boxes"], BoundingBoxFormat.XYXY, image.shape[-2:])
+    masks = {"masks": target["masks"].flip(-1)} if "masks" in target else {}
+    return image.flip(-1), {**target, "boxes": boxes, **masks}
+
+
+def without_flat(target: Target) -> Target:
+    """Leave out objects of whose boxes rounding has left nothing; reading has left out those that invite it."""
+    boxes = target["boxes"]
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    if kept.all():
+        return target
+    return {name: value[kept] if name in ("boxes", "labels", "masks") else value for name, value in target.items()}
 
 
 class DetectionData(DataModule):
@@ -33,13 +172,11 @@ class DetectionData(DataModule):
         in_chans: The number of channels: 3 for RGB, 1 for grey.
         flip: The probability that a training image is mirrored; never where `DetectionSource.may_flip` says no.
         empty_images: Whether images without objects are trained on.
-        val_fraction: The share of the images to hold out of a single annotation file.
-        split_seed: The seed that chooses which images are held out.
         spec: The description of a trained detector's data, whose classes and split replace those above.
         eval_split: The part that ``val_dataloader`` reads.
         train: Whether there will be training; if not, only the part of ``eval_split`` is read.
         loading: The arguments of `DataModule`: ``batch_size`` (by default 16), ``seed``, ``workers``, ``prefetch``
-            (by default 2) and ``strict``.
+            (by default 2), ``strict``, ``val_fraction`` and ``split_seed``.
 
     Raises:
         DataError: The source cannot be used, or has other classes than the detector.
@@ -60,8 +197,6 @@ class DetectionData(DataModule):
         in_chans: int = 3,
         flip: float = 0.5,
         empty_images: bool = True,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
         spec: DetectionSpec | None = None,
         eval_split: Literal["val", "train"] = "val",
         train: bool = True,
@@ -74,7 +209,7 @@ class DetectionData(DataModule):
             source,
             masks=masks,
             strict=self.strict,
-            split=SplitRule.of(spec, val_fraction, split_seed),
+            split=SplitRule.of(spec, self.val_fraction, self.split_seed),
         )
         self.root, self.image_size, self.masks = found.root, found.image_size, masks
         self.flip = flip if found.may_flip else 0.0
@@ -93,8 +228,8 @@ class DetectionData(DataModule):
             class_names=self.eval_samples.class_names,
             category_ids=self.eval_samples.category_ids,
             in_chans=in_chans,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
             fingerprint=self.fingerprint,
             train_counts=tuple(counts),
         )

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from ctxvision.data.dataset import SizedDataset
 from ctxvision.data.error import DataError
-from ctxvision.data.images.spec import DataSpec
+from ctxvision.data.images.data import DataSpec
 from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out
 from ctxvision.data.module import DataModule, EvalSplit
 
@@ -72,7 +72,14 @@ class DigitsData(DataModule):
         spec: DataSpec | None = None,
         eval_split: EvalSplit = "val",
     ) -> None:
-        super().__init__("digits", batch_size=batch_size, seed=seed, repeats=repeats)
+        super().__init__(
+            "digits",
+            batch_size=batch_size,
+            seed=seed,
+            repeats=repeats,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+        )
         if spec and spec.class_names != CLASS_NAMES:
             raise DataError(f"digits: the network's classes are {', '.join(spec.class_names[:5])}, …, not 0 to 9")
         pixels, targets = load_digits()
@@ -149,7 +156,7 @@ class DigitsData(DataModule):
         return paths
 
 
-class DigitsDataset(Dataset[tuple[Tensor, Tensor]]):
+class DigitsDataset(SizedDataset[tuple[Tensor, Tensor]]):
     """Whole batches of normalised digits: images (B, C, H, W) and classes (B,).
 
     Args:

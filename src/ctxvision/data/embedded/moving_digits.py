@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -32,19 +31,7 @@ _RADIUS = 0.54  # half a digit's width, in half widths of the picture, at size 1
 _CHUNK = 256  # clips drawn at a time
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where a digit is in each frame of N clips of T frames.
-
-    Attributes:
-        values: The positions, (N, T, 4): x to the right and y down, in half widths of the picture from its centre;
-            the angle, clockwise, in radians; the logarithm of the size.
-    """
-
-    values: Tensor
-
-
-def draw_places(labels: Tensor, frames: int, generator: torch.Generator) -> Places:
+def draw_places(labels: Tensor, frames: int, generator: torch.Generator) -> Tensor:
     """Draw motions: one axis moves evenly, the three others rest.
 
     An axis rests where one that moves is in a frame chosen by chance. So a frame, taken by chance from a clip, has
@@ -54,6 +41,10 @@ def draw_places(labels: Tensor, frames: int, generator: torch.Generator) -> Plac
         labels: The number of each clip's motion in `MOTIONS`, (N,).
         frames: T, at least 2.
         generator: The generator of the random numbers; as many are drawn for every class.
+
+    Returns:
+        The positions, (N, T, 4): x to the right and y down, in half widths of the picture from its centre; the
+        angle, clockwise, in radians; the logarithm of the size.
     """
     count = len(labels)
     low, high = torch.tensor(_MIDDLE, dtype=torch.float32, device="cpu").unbind(1)
@@ -67,15 +58,15 @@ def draw_places(labels: Tensor, frames: int, generator: torch.Generator) -> Plac
     forward = torch.arange(frames, device="cpu").view(1, -1, 1)
     at = torch.where(signs.view(-1, 1, 1) > 0, forward, frames - 1 - forward)  # played backwards, exactly
     steps = torch.where(moves, at, resting).float() / (frames - 1) - 0.5
-    return Places(middle.unsqueeze(1) + extent.unsqueeze(1) * steps)
+    return middle.unsqueeze(1) + extent.unsqueeze(1) * steps
 
 
-def draw_clips(digits: Tensor, places: Places, size: int, generator: torch.Generator) -> Tensor:
+def draw_clips(digits: Tensor, places: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Draw digits (N, 8, 8) uint8 where they are, bright on a dark texture: (N, T, 3, size, size) uint8."""
-    count, frames = places.values.shape[:2]
+    count, frames = places.shape[:2]
     background = _textures(count, size, generator).unsqueeze(1)  # (N, 1, 3, S, S)
     ink = 0.75 + 0.25 * torch.rand(count, 1, 3, 1, 1, generator=generator, dtype=torch.float32, device="cpu")
-    x, y, angle, scale = places.values.reshape(-1, 4).unbind(1)
+    x, y, angle, scale = places.reshape(-1, 4).unbind(1)
     zoom = torch.exp(-scale) / _RADIUS
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     # where in the digit a pixel of the picture lies
@@ -91,8 +82,8 @@ def _textures(count: int, size: int, generator: torch.Generator) -> Tensor:
     coarse, fine = (
         torch.rand(count, 3, n, n, generator=generator, dtype=torch.float32, device="cpu") for n in (3, 8)
     )
-    options = {"size": (size, size), "mode": "bilinear", "align_corners": True}
-    return 0.35 * F.interpolate(coarse, **options) + 0.1 * F.interpolate(fine, **options)  # type: ignore[arg-type]
+    coarse, fine = (F.interpolate(n, (size, size), mode="bilinear", align_corners=True) for n in (coarse, fine))
+    return 0.35 * coarse + 0.1 * fine
 
 
 class MovingDigits:

@@ -1,8 +1,7 @@
 """Images with one class each: folders, tables, shards, ImageNet, CIFAR, Hugging Face data sets."""
 
-from .data import ImageData, ImageDataset
+from .data import DataSpec, ImageData, ImageDataset
 from .reading import list_images, read_image
 from .source import find_images
-from .spec import DataSpec
 
 __all__ = ["DataSpec", "ImageData", "ImageDataset", "find_images", "list_images", "read_image"]

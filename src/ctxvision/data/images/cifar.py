@@ -99,10 +99,10 @@ def _found(names: Sequence[str], labels: np.ndarray, part: str) -> Found:
 def _read_binary(root: Path, binary: _Binary, where: str) -> tuple[list[str], Parts]:
     try:
         names = (root / binary.names).read_text(encoding="utf-8").split()
-        parts = {
-            part: tuple(map(np.concatenate, zip(*(_records(root / f, binary) for f in files), strict=True)))
-            for part, files in (("train", binary.train), ("test", binary.test))
-        }
+        parts: Parts = {}
+        for part, files in (("train", binary.train), ("test", binary.test)):
+            images, labels_of_files = zip(*(_records(root / file, binary) for file in files), strict=True)
+            parts[part] = np.concatenate(images), np.concatenate(labels_of_files)
     except OSError as error:
         raise DataError(f"{where}: {error.filename}: {reason(error)}") from error
     for part, (_, labels) in parts.items():
@@ -110,7 +110,7 @@ def _read_binary(root: Path, binary: _Binary, where: str) -> tuple[list[str], Pa
             raise DataError(
                 f"{where}: a label {labels.max()} in {part}, but {binary.names} names {len(names)} classes"
             )
-    return names, parts  # type: ignore[return-value]
+    return names, parts
 
 
 def _records(path: Path, binary: _Binary) -> tuple[np.ndarray, np.ndarray]:

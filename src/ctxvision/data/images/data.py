@@ -1,23 +1,95 @@
 """Images with one class each, of any source, as a LightningDataModule."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch.utils.data import Dataset
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torch import Tensor
 
-from ctxvision.data.dataset import BadImage, LoadedSample, opened, seed_everything
-from ctxvision.data.error import BadImageError
+from ctxvision.data.dataset import BadImage, LoadedSample, SizedDataset, opened, seed_everything
+from ctxvision.data.error import BadImageError, DataError
 from ctxvision.data.labelled import Opener, SplitRule, as_path
 from ctxvision.data.module import DataModule, EvalSplit, Loading
+from ctxvision.data.spec import ImageSpec
 
 from .reading import read_image
 from .source import find_images
-from .spec import DataSpec, Transform
 
 if TYPE_CHECKING:
     from typing import Unpack
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class DataSpec(ImageSpec):
+    """The classes, the input size and the normalisation of images that have one class each.
+
+    Attributes:
+        interpolation: The filter of the resize, by PIL's name for it in lower case.
+        crop_pct: The share of an image that the centre crop keeps: it is resized to ``H / crop_pct`` before.
+        train_counts: The number of training images of each class; empty where it was not noted.
+    """
+
+    _: KW_ONLY
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    train_counts: tuple[int, ...] = ()
+
+    def validate_classes(self) -> None:
+        """Check that there are two classes or more, and as many counts as classes."""
+        if len(self.class_names) < 2:
+            raise DataError(f"a classifier needs at least two classes, got {list(self.class_names)}")
+        if len(self.train_counts) not in (0, len(self.class_names)):
+            raise DataError(f"{len(self.class_names)} classes need as many counts, got {len(self.train_counts)}")
+
+    def eval_transform(self) -> Transform:
+        """Return timm's transform for evaluation: a resize and a centre crop. It makes a PIL image (C, H, W)."""
+        transform: Transform = create_transform(
+            self.input_size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+        )
+        return transform
+
+    def train_transform(
+        self,
+        *,
+        auto_augment: str | None = None,
+        color_jitter: float = 0.0,
+        random_erasing: float = 0.0,
+        crop_scale: float = 0.08,
+    ) -> Transform:
+        """Return timm's transform for training: a random resized crop, a horizontal flip, and more on request.
+
+        Args:
+            auto_augment: The policy of augmentation in timm's notation, for example ``rand-m9-mstd0.5-inc1``;
+                ``None`` applies none.
+            color_jitter: The strength of random changes of brightness, contrast and saturation.
+            random_erasing: The probability that a rectangle of an image is replaced by noise.
+            crop_scale: The smallest share of an image that a crop covers; the largest is all of it.
+
+        Returns:
+            A function from a PIL image to a tensor (C, H, W).
+        """
+        transform: Transform = create_transform(
+            self.input_size,
+            is_training=True,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            auto_augment=auto_augment,
+            color_jitter=color_jitter,
+            re_prob=random_erasing,
+            scale=(crop_scale, 1.0),
+            re_mode="pixel",
+        )
+        return transform
 
 
 class ImageData(DataModule):
@@ -31,8 +103,6 @@ class ImageData(DataModule):
         image_size: The height and width of the network's input in pixels; by default those of the images where all
             are alike and small (CIFAR: 32), else 224.
         in_chans: The number of channels: 3 for RGB, 1 for grey.
-        val_fraction: The share of each class to hold out where the source has no validation part.
-        split_seed: The seed that chooses which images are held out.
         repeats: The number of times that a training image comes up in a row, each time augmented differently; an
             epoch keeps its length and so sees fewer images (repeated augmentation, see `EpochSampler`).
         auto_augment: The augmentation policy for training, in timm's notation; ``None`` applies none.
@@ -44,7 +114,8 @@ class ImageData(DataModule):
             replace those above.
         eval_split: The part that ``val_dataloader`` reads.
         loading: The arguments of `DataModule`: ``batch_size`` (by default 128), ``seed``, ``workers``,
-            ``prefetch`` (by default 4) and ``strict``.
+            ``prefetch``
+            (by default 4), ``strict``, ``val_fraction`` and ``split_seed``.
 
     Raises:
         DataError: The source cannot be used, or has classes that the network lacks.
@@ -61,8 +132,6 @@ class ImageData(DataModule):
         *,
         image_size: int | None = None,
         in_chans: int = 3,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
         repeats: int = 1,
         auto_augment: str | None = None,
         color_jitter: float = 0.0,
@@ -74,7 +143,7 @@ class ImageData(DataModule):
         **loading: "Unpack[Loading]",
     ) -> None:
         super().__init__(source, repeats=repeats, **loading)
-        rule = SplitRule.of(spec, val_fraction, split_seed, class_names)
+        rule = SplitRule.of(spec, self.val_fraction, self.split_seed, class_names)
         found = find_images(source, split=rule, strict=self.strict)
         size = image_size or found.image_size or 224
         self.spec = spec or DataSpec(
@@ -83,8 +152,8 @@ class ImageData(DataModule):
             mean=IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.449,),
             std=IMAGENET_DEFAULT_STD if in_chans == 3 else (0.226,),
             crop_pct=1.0 if found.image_size else 0.875,  # small images are centred already
-            val_fraction=val_fraction,
-            split_seed=split_seed,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
             fingerprint=found.fingerprint,
             train_counts=found.train_counts,
         )
@@ -113,7 +182,7 @@ class ImageData(DataModule):
         return ImageDataset(self.eval_samples, transform, self.spec.color_mode, open_image=self._open_image)
 
 
-class ImageDataset(Dataset[LoadedSample | BadImage]):
+class ImageDataset(SizedDataset[LoadedSample | BadImage]):
     """Reads and transforms images: a sample is an image (C, H, W) and the number of its class.
 
     Args:

@@ -19,7 +19,7 @@ from ctxvision.data.labelled import Found, in_order
 from .reading import list_images
 
 _SYNSET = re.compile(r"n\d{8}")
-_NAMED = re.compile(r"(?:.* \()?(n\d{8})\)?")
+NAMED = re.compile(r"(?:.* \()?(n\d{8})\)?")
 _DEVKIT = "ILSVRC2012_devkit_t12/data"
 _WORDS = ("LOC_synset_mapping.txt", "synset_words.txt")
 _TRUTH = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", "meta.bin")
@@ -54,7 +54,7 @@ def names_of(folders: Iterable[str], root: Path, class_names: Sequence[str] | No
     names = {folder: folder for folder in folders}
     words = {} if class_names else _words(root)
     names |= {folder: f"{words[folder]} ({folder})" for folder in folders if words.get(folder)}
-    return names | {m[1]: name for name in class_names or () if (m := _NAMED.fullmatch(name))}
+    return names | {m[1]: name for name in class_names or () if (m := NAMED.fullmatch(name))}
 
 
 def flat_validation(folder: Path, root: Path) -> Found | None:

@@ -14,8 +14,7 @@ from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule
 from ctxvision.data.options import check_options
 
 from .reading import HINTS
-from .shard_cache import is_url, local_copies
-from .shard_index import index_shard
+from .shard_index import index_shard, is_url, local_copies
 
 _NAME = re.compile(r"(.*)::(.*)@(\d+)\+(\d+)", re.DOTALL)
 _AMBIGUOUS = re.compile(r"(?<=:):|^:")  # colons of a member that would move the last "::" of its name

@@ -1,21 +1,41 @@
-"""The DATA argument of a classifier: which kind of source it names."""
+"""Where images with one class each come from: the kinds of sources, and the layouts of folders."""
 
 import glob
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from ctxvision.data.error import DataError
-from ctxvision.data.labelled import DEFAULT_SPLIT, LabelledSet, SplitRule
+from ctxvision.data.files import Listing, in_words, list_below, list_folder, subfolders
+from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange, in_order, quoted
 from ctxvision.data.options import check_options, split_options
 from ctxvision.data.table import read_table
 
+from . import imagenet
 from .cifar import read_cifar
-from .folder import scan_folder
 from .hub import read_hub
-from .shard_cache import is_url
+from .reading import HINTS, is_image
+from .shard_index import is_url
 from .shards import read_shards
 
+VAL_FOLDERS = ("val", "validation", "valid", "test")
+
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+
+
+class FileKind(NamedTuple):
+    """A kind of files that classes are made of.
+
+    Attributes:
+        name: The word for one such file.
+        is_wanted: The function that tells by the name of a file whether it is one.
+        hints: The advice about other files, by suffix.
+    """
+
+    name: str
+    is_wanted: Callable[[str], bool]
+    hints: Mapping[str, str] | None = None
 
 
 def find_images(
@@ -86,3 +106,106 @@ def _hint(folder: Path) -> str:
         return f"did you mean the shards {folder}/*.tar?"
     tables = sorted(glob.glob(f"{escaped}/*.[ct]sv"))
     return f"did you mean {tables[0]}?" if tables else ""
+
+
+IMAGES = FileKind("image", is_image, HINTS)
+
+
+def scan_folder(root: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLIT) -> LabelledSet:
+    """Find the images of a data set and their classes.
+
+    ``root`` holds ``train/CLASS/…`` and ``val/CLASS/…`` (or ``validation``, ``valid``, ``test``), or
+    ``CLASS/…`` alone, which is then split class by class, see `hold_out`. Of ImageNet it may be the folder
+    that Kaggle's archive makes, and ``val/`` may be flat, see `imagenet`.
+
+    Args:
+        root: The path of the folder.
+        split: The rule that says which images are held out where there is no validation folder, and which classes
+            there are.
+
+    Raises:
+        DataError: There is no such folder, it holds no classes or no images, or it has classes that the network or
+            the training folder lacks.
+    """
+    given = Path(root)
+    root = imagenet.inner_folder(require_folder(given))
+    train_root, val_root = parts_of(root)
+    notes: list[str] = []
+    train, val = by_class(train_root, notes, IMAGES), None
+    wordy = imagenet.names_of(train, given, split.class_names)
+    if val_root:
+        flat = imagenet.flat_validation(val_root, given) if wordy else None
+        val = flat or by_class(val_root, notes, IMAGES)
+        val = {wordy.get(name, name): images for name, images in val.items()}
+        if val_root.name != "val":
+            notes.append(f"validating on {val_root}")
+    labelled = arrange(
+        {wordy.get(name, name): images for name, images in train.items()},
+        val,
+        where=str(train_root),
+        where_val=str(val_root),
+        split=split,
+    )
+    labelled.notes[:0] = notes
+    labelled.root = str(given)
+    return labelled
+
+
+def require_folder(root: Path) -> Path:
+    """Return a folder; raise `DataError` for any other path."""
+    if not root.is_dir():
+        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    return root
+
+
+def parts_of(root: Path) -> tuple[Path, Path | None]:
+    """Return the folder of the training classes, and that of the validation classes if there is one.
+
+    Raises:
+        DataError: There is a folder for validation and none for training.
+    """
+    # without folders of its own, train/ is a class like any other
+    has_train = (root / "train").is_dir() and bool(subfolders(root / "train"))
+    val_root = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
+    if has_train:
+        return root / "train", val_root
+    if val_root and all(name in VAL_FOLDERS for name in subfolders(root)):
+        raise DataError(f"{root}: has {val_root.name}/ but no train/; to evaluate, name {val_root}")
+    return root, None
+
+
+def by_class(root: Path, notes: list[str], files: FileKind) -> Found:
+    """Map the name of every class folder to the relative and the whole paths of its files.
+
+    Args:
+        root: The folder of the class folders.
+        notes: The lines that a reader should know; what is left out is added.
+        files: The kind of files that are wanted.
+
+    Raises:
+        DataError: The folder cannot be read, or it has no class folders or none of the wanted files in them.
+    """
+    try:
+        loose, folders = list_folder(root, files.is_wanted)
+    except OSError as error:
+        raise DataError(f"{root}: {in_words(error)}") from error
+    if not folders:
+        found = f"{len(loose)} {files.name}s but no class folders" if loose else "no class folders"
+        raise DataError(f"{root}: {found}; expected {root}/CLASS/{files.name.upper()}")
+    if loose:
+        notes.append(f"{root}: {len(loose)} {files.name}s outside the class folders are left out")
+    start = len(os.path.join(root, ""))
+    found_by_class, others = {}, Listing()
+    places = {os.path.basename(folder): folder for folder in folders}
+    for name in in_order(list(places)):
+        listed = others.add(list_below(places[name], files.is_wanted))
+        found_by_class[name] = {path[start:].replace(os.sep, "/"): path for path in listed}
+    summary = others.summary(files.hints)
+    if not any(found_by_class.values()):
+        raise DataError(
+            f"{root}: no {files.name}s in its {len(folders)} class folders ({quoted(list(found_by_class))})"
+            + (f"; {summary}" if summary else "")
+        )
+    if summary:
+        notes.append(f"{root}: {summary}")
+    return found_by_class

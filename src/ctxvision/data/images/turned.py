@@ -6,8 +6,7 @@ from typing import Literal, TypeAlias
 
 from ctxvision.data.files import open_regular
 
-from .orientation import SIDEWAYS, orientation_of
-from .reading import DECODER_ERRORS, FORMATS, open_picture
+from .reading import DECODER_ERRORS, FORMATS, SIDEWAYS, open_picture, orientation_of
 
 Exif: TypeAlias = Literal["auto", "apply", "ignore"]
 EXIF: tuple[Exif, ...] = ("auto", "apply", "ignore")
@@ -33,7 +32,8 @@ def find_turned(listed: Listed, exif: Exif) -> tuple[bool, list[str]]:
     """
     told: dict[bool, list[str]] = {True: [], False: []}
     untold: list[str] = []
-    looked = _spread(listed)
+    count = min(len(listed), _LOOKED_AT)
+    looked = [listed[index * len(listed) // count] for index in range(count)]
     for name, annotated in looked:
         # whatever is wrong with a file, decoding will say
         with suppress(*DECODER_ERRORS):
@@ -68,11 +68,6 @@ def _remarks(stored: list[str], untold: list[str], turned: bool, of: str) -> Ite
 
 def _first(names: list[str]) -> str:
     return names[0] + (", …" if len(names) > 1 else "")
-
-
-def _spread(listed: Listed) -> list[tuple[str, tuple[int, int] | str]]:
-    count = min(len(listed), _LOOKED_AT)
-    return [listed[index * len(listed) // count] for index in range(count)]
 
 
 def _sizes(path: str) -> tuple[tuple[int, int], tuple[int, int], int]:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
-from .spec import IGNORE, to_pixels
+from .source import IGNORE, to_pixels
 
 _TRIES = 10
 

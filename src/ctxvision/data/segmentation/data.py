@@ -6,24 +6,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch.utils.data import Dataset
 
-from ctxvision.data.dataset import BadImage, LoadedSample, collate_lists, collate_train, opened, seed_everything
+from ctxvision.data.dataset import (
+    BadImage,
+    LoadedSample,
+    SizedDataset,
+    collate_lists,
+    collate_train,
+    opened,
+    seed_everything,
+)
 from ctxvision.data.error import BadImageError, DataError
-from ctxvision.data.images.folder import require_folder
 from ctxvision.data.images.reading import read_image
+from ctxvision.data.images.source import require_folder
 from ctxvision.data.images.turned import EXIF, find_turned
-from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, as_path
 from ctxvision.data.module import DataModule, EvalSplit, Loading
 from ctxvision.data.options import check_options, choose_value, split_options
 
 from .augmentation import PixelAugmentation
-from .cityscapes import is_cityscapes, scan_cityscapes
-from .masks import read_mask
-from .scenes import scenes_pixel_set
-from .source import Pairs, PixelSet, as_path, require_classes, scan_pixel_folder
-from .spec import SegmentationSpec, to_pixels
-from .survey import evaluation_notes, survey, training_notes
+from .cityscapes import is_cityscapes, scan_cityscapes, scenes_pixel_set
+from .masks import evaluation_notes, read_mask, survey, training_notes
+from .source import Pairs, PixelSet, SegmentationSpec, require_classes, scan_pixel_folder, to_pixels
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -80,13 +84,11 @@ class SegmentationData(DataModule):
         flip: The probability that a training image is mirrored; 0 where a mirror image is of another class, as
             that of a digit.
         photometric: Whether the colours of training images are distorted.
-        val_fraction: The share of the images to hold out where the source has no validation part.
-        split_seed: The seed that chooses which images are held out.
         spec: The description of a trained network's data, whose classes, size, normalisation and split replace
             those above.
         eval_split: The part that ``val_dataloader`` reads.
         loading: The arguments of `DataModule`: ``batch_size`` (by default 8), ``seed``, ``workers``, ``prefetch``
-            (by default 2) and ``strict``.
+            (by default 2), ``strict``, ``val_fraction`` and ``split_seed``.
 
     Raises:
         DataError: The source cannot be used, has other classes than the network, or for training only masks from
@@ -111,15 +113,13 @@ class SegmentationData(DataModule):
         max_category_ratio: float = 0.75,
         flip: float = 0.5,
         photometric: bool = True,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
         spec: SegmentationSpec | None = None,
         eval_split: EvalSplit = "val",
         **loading: "Unpack[Loading]",
     ) -> None:
         super().__init__(source, **loading)
         self._eval_batch_size = eval_batch_size
-        self.found = find_pixels(source, split=SplitRule.of(spec, val_fraction, split_seed))
+        self.found = find_pixels(source, split=SplitRule.of(spec, self.val_fraction, self.split_seed))
         if spec:
             require_classes(self.found, self.source, spec.class_names)
         self.report(BadImage(name, reason) for name, reason in self.found.bad.items())
@@ -137,8 +137,8 @@ class SegmentationData(DataModule):
             mean=IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.449,),
             std=IMAGENET_DEFAULT_STD if in_chans == 3 else (0.226,),
             colors=self.found.colors,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
             fingerprint=self.found.fingerprint,
         )
         low, high = _pair("scale", scale)
@@ -188,7 +188,7 @@ class SegmentationData(DataModule):
         return PixelDataset(self.found, self.eval_samples, self.spec)
 
 
-class PixelDataset(Dataset[LoadedSample | BadImage]):
+class PixelDataset(SizedDataset[LoadedSample | BadImage]):
     """Reads images with their masks, checks and transforms them.
 
     Args:

@@ -2,31 +2,77 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ctxvision.data.error import DataError
 from ctxvision.data.files import Listing, in_words, read_regular
-from ctxvision.data.images.folder import VAL_FOLDERS
 from ctxvision.data.images.reading import HINTS, list_image_files
-from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out, quoted
+from ctxvision.data.images.source import VAL_FOLDERS
+from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, as_path, fingerprint, hold_out, quoted
+from ctxvision.data.spec import ImageSpec
 
-from .spec import IGNORE, Color
+IGNORE = 255
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class SegmentationSpec(ImageSpec):
+    """The classes of pixels, the size of a training crop (``input_size``), and the normalisation.
+
+    Images that are evaluated or predicted may have any size.
+
+    Attributes:
+        colors: The colour of each class in pictures, (red, green, blue) from 0 to 255; by default of `palette`.
+    """
+
+    _: KW_ONLY
+    colors: tuple[Color, ...] = ()
+
+    def validate_classes(self) -> None:
+        """Check that there are 2 to 255 classes with a colour each; without colours, take them from `palette`."""
+        count = len(self.class_names)
+        if not 2 <= count <= IGNORE:
+            raise DataError(f"there must be 2 to 255 classes, got {count}")
+        colors = tuple(tuple(color) for color in self.colors) or palette(count)
+        if len(colors) != count or any(len(c) != 3 or not all(0 <= v <= 255 for v in c) for c in colors):
+            raise DataError(f"{count} classes need as many colours of three numbers from 0 to 255")
+        object.__setattr__(self, "colors", colors)
+
+    def eval_transform(self) -> Callable[[Image.Image], Tensor]:
+        """Return a function that normalises a PIL image in `color_mode`, without any resizing: (C, H, W)."""
+        return lambda image: self.normalize(to_pixels(image))
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """Turn a PIL image into a tensor (C, H, W) uint8."""
+    pixels: Tensor = pil_to_tensor(image).contiguous()
+    return pixels
+
+
+def palette(count: int) -> tuple[Color, ...]:
+    """Return a colour for each class, spread by the bits of its number as PASCAL VOC does; class 0 is black."""
+    colors = []
+    for index in range(count):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        colors.append((channels[0], channels[1], channels[2]))
+    return tuple(colors)
+
 
 UNKNOWN = -1
 _MOST_BYTES = 1_000_000  # of the names of 255 classes
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # formats that keep every value as it is
 Pairs = list[tuple[str, str]]
 Opener = Callable[[str], str | Image.Image]
-
-
-def as_path(name: str) -> str:
-    """Return a name that is a path as it is."""
-    return name
 
 
 @dataclass

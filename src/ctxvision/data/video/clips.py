@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from ctxvision.data.error import DataError
-from ctxvision.data.images.spec import DataSpec
+from ctxvision.data.images.data import DataSpec
 
 from .reading import Frames
 

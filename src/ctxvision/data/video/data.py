@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ctxvision.data.dataset import BadImage, LoadedSample
+from ctxvision.data.dataset import BadImage, LoadedSample, SizedDataset
 from ctxvision.data.error import BadImageError, DataError
 from ctxvision.data.labelled import SplitRule
 from ctxvision.data.module import DataModule, EvalSplit, Loading
@@ -36,8 +35,6 @@ class VideoData(DataModule):
         image_size: The height and width of the network's input in pixels; by default 224, and that of the embedded
             clips.
         frames: The number of frames of a clip.
-        val_fraction: The share of each class to hold out where the source has no validation part.
-        split_seed: The seed that chooses which videos are held out.
         flip: Whether half of the training videos are mirrored; by default they are, unless the classes are
             directions as those of the embedded clips are.
         crop: Whether random parts are cut out in training; by default they are, unless the classes are directions.
@@ -48,7 +45,7 @@ class VideoData(DataModule):
             split replace those above.
         eval_split: The part that ``val_dataloader`` reads.
         loading: The arguments of `DataModule`: ``batch_size`` (by default 16), ``seed``, ``workers``, ``prefetch``
-            (by default 4) and ``strict``.
+            (by default 4), ``strict``, ``val_fraction`` and ``split_seed``.
 
     Raises:
         DataError: The source cannot be used, or has classes that the network lacks.
@@ -65,8 +62,6 @@ class VideoData(DataModule):
         *,
         image_size: int | None = None,
         frames: int = 8,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
         flip: bool | None = None,
         crop: bool | None = None,
         test_clips: int = 1,
@@ -79,7 +74,7 @@ class VideoData(DataModule):
         super().__init__(source, **loading)
         if test_clips < 1 or test_crops not in (1, 3):
             raise DataError(f"tests take 1 or more clips and 1 or 3 crops, got {test_clips} and {test_crops}")
-        rule = SplitRule.of(spec, val_fraction, split_seed, class_names)
+        rule = SplitRule.of(spec, self.val_fraction, self.split_seed, class_names)
         found = find_videos(source, split=rule, strict=self.strict, frames=spec.frames if spec else frames)
         videos, size = found.videos, image_size or found.image_size or 224
         self.spec = spec or ClipSpec(
@@ -88,8 +83,8 @@ class VideoData(DataModule):
             mean=IMAGENET_DEFAULT_MEAN,
             std=IMAGENET_DEFAULT_STD,
             crop_pct=1.0 if found.image_size else 0.875,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
             fingerprint=videos.fingerprint,
             train_counts=videos.train_counts,
             frames=frames,
@@ -116,7 +111,7 @@ class VideoData(DataModule):
         )
 
 
-class ClipDataset(Dataset[LoadedSample | BadImage]):
+class ClipDataset(SizedDataset[LoadedSample | BadImage]):
     """Reads some frames of each video.
 
     A sample is a clip (T, 3, H, W); for testing with several views, (V, T, 3, H, W).

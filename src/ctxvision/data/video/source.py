@@ -8,7 +8,7 @@ from pathlib import Path
 from ctxvision.data.embedded.moving_digits import MOTIONS, MovingDigits
 from ctxvision.data.error import DataError
 from ctxvision.data.files import Listing, list_below, suffix_in
-from ctxvision.data.images.folder import FileKind, by_class, parts_of, require_folder
+from ctxvision.data.images.source import FileKind, by_class, parts_of, require_folder
 from ctxvision.data.labelled import DEFAULT_SPLIT, LabelledSet, SplitRule, arrange, quoted
 from ctxvision.data.options import check_options, split_options
 from ctxvision.data.table import read_table

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -102,8 +102,9 @@ def export_moving_digits(
         The paths, training first.
     """
     paths = []
-    for part, count in (("train", clips), ("val", val)):
-        digits = MovingDigits(part, count, **options)  # type: ignore[arg-type]
+    parts: dict[Literal["train", "val"], int] = {"train": clips, "val": val}
+    for part, count in parts.items():
+        digits = MovingDigits(part, count, **options)
         for motion in MOTIONS:
             os.makedirs(os.path.join(folder, part, motion), exist_ok=True)
         for name, clip in zip(digits.names(), digits.clips, strict=True):

@@ -1,12 +1,16 @@
-"""Image classification: one loss per kind of network, mixup and CutMix, top-1 and top-5."""
+"""Image classification: one loss per kind of network, mixup and CutMix; timm's pretrained networks as tasks."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
+import timm
 import torch
-from timm.data import Mixup
+from timm.data import ImageNetInfo, Mixup, resolve_data_config
 from torch import Tensor, nn
 
+from ctxvision.checkpoints.finite import require_finite
+from ctxvision.checkpoints.sources import pretrained_network
 from ctxvision.data import DataSpec
 from ctxvision.nn import ContextualLoss
 from ctxvision.tasks.classifier import Batch, ClassifierTask, logits_of
@@ -152,3 +156,53 @@ class ClassificationTask(ClassifierTask):
             self.log_dict({f"val_recall_{stage}": share for stage, share in recalls})
             self.log("temperature", self.model.context.temperature.detach())
             self.val_recall.reset()
+
+
+def is_pretrained_name(source: str) -> bool:
+    """Tell whether a text is the registered name of a network, with or without a tag, and of no file or folder."""
+    return not Path(source).exists() and Path(source).name == source and bool(timm.is_model(source))
+
+
+def pretrained_task(name: str) -> ClassificationTask:
+    """Return a task, in evaluation mode and on the CPU, whose network has the pretrained weights of its name.
+
+    Args:
+        name: A registered name, such as ``"rednet50"`` or ``"rednet50.in1k"``.
+
+    Raises:
+        CheckpointError: There are no such weights, or they cannot be had.
+    """
+    network = pretrained_network(name)
+    require_finite(network.state_dict(), name)
+    about = cast(Mapping[str, Any], network.pretrained_cfg)
+    task = ClassificationTask(about["architecture"], spec_of(network).to_dict())
+    task.model.load_state_dict(network.state_dict())
+    task.eval()
+    return task
+
+
+def spec_of(network: nn.Module) -> DataSpec:
+    """Return the classes of a network of timm's, and how its images are prepared, from its ``pretrained_cfg``.
+
+    Classes without names get those of the ImageNet classes, where there are as many, or else their numbers.
+    """
+    about = cast(Mapping[str, Any], network.pretrained_cfg)
+    images = resolve_data_config(pretrained_cfg=about)
+    count = int(about["num_classes"])
+    names = about.get("label_names") or _class_names(count)
+    return DataSpec(
+        class_names=tuple(map(str, names)),
+        **{name: images[name] for name in ("input_size", "mean", "std", "interpolation", "crop_pct")},
+    )
+
+
+def _class_names(count: int) -> list[str]:
+    if count != 1000:
+        return [str(index) for index in range(count)]
+    imagenet = ImageNetInfo()
+    names = [imagenet.index_to_description(index).partition(",")[0] for index in range(count)]
+    # two pairs of classes share a name, such as crane, the bird and the machine; their synsets differ
+    return [
+        name if names.count(name) == 1 else f"{name} ({imagenet.index_to_label_name(index)})"
+        for index, name in enumerate(names)
+    ]

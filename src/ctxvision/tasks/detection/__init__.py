@@ -1,8 +1,7 @@
 """Detection and instance segmentation: torchvision's detectors over any backbone, with Cascade R-CNN."""
 
 from .build import DetectorName, build_detector
-from .cost import count_detector_macs
-from .detector import Detector
+from .detector import Detector, count_detector_macs
 from .task import DetectionTask
 
 __all__ = [

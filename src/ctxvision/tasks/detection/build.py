@@ -1,7 +1,6 @@
 """Detectors over any backbone: Faster, Mask, Cascade and Cascade Mask R-CNN, and RetinaNet."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -19,21 +18,21 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from torchvision.ops.poolers import LevelMapper
 
 from ctxvision.tasks.error import TaskError
-from ctxvision.tasks.features import FeatureBackbone, NormName
-from ctxvision.tasks.pyramid import LayerKind, make_fpn
+from ctxvision.tasks.features import FeatureBackbone, LayerKind, NormName, make_fpn
 
 from .cascade import BOX_WEIGHTS, IOU_THRESHOLDS, CascadeRoIHeads
 from .detector import Detector, PyramidBackbone
 from .heads import (
     BoxHeadName,
     ClassAgnosticPredictor,
+    in_full_precision,
+    in_own_precision,
     make_box_head,
     make_box_predictor,
     make_mask_head,
     make_mask_predictor,
     make_rpn_head,
 )
-from .precision import in_full_precision, in_own_precision
 
 DetectorName = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"]
 
@@ -126,10 +125,8 @@ def build_detector(
         [['boxes', 'labels', 'scores'], ['boxes', 'labels', 'scores']]
     """
     has_masks, is_retinanet = "mask" in detector, detector == "retinanet"
-    _check_choices(
-        detector=detector, neck=neck, head=head, box_head=box_head, norm=norm, extra_levels_from=extra_levels_from
-    )
-    _check_counts(
+    _check(
+        detector=detector, neck=neck, head=head, box_head=box_head, norm=norm, extra_levels_from=extra_levels_from,
         num_classes=num_classes, in_chans=in_chans, width=width, hidden=hidden, train_proposals=train_proposals,
         test_proposals=test_proposals, sampled_rois=sampled_rois, detections=detections, max_size=max_size,
     )  # fmt: skip
@@ -162,12 +159,16 @@ def build_detector(
         "image_mean": _of_channels("image_mean", image_mean, IMAGENET_DEFAULT_MEAN, in_chans),
         "image_std": _of_channels("image_std", image_std, IMAGENET_DEFAULT_STD, in_chans),
     }
-    finish = partial(Detector, num_classes=num_classes, in_chans=in_chans, has_masks=has_masks)
+
+    def finish(network: nn.Module, **options: bool) -> Detector:
+        network = convert_sync_batchnorm(network) if norm == "sync" else network
+        return Detector(network, num_classes=num_classes, in_chans=in_chans, has_masks=has_masks, **options)
+
     if is_retinanet:
         # three sizes per octave
         octaves = tuple(tuple(int(size * 2 ** (i / 3)) for i in range(3)) for size in anchor_sizes)
         anchors = AnchorGenerator(octaves, (tuple(aspect_ratios),) * 5)
-        network: nn.Module = RetinaNet(
+        network = RetinaNet(
             pyramid,
             num_classes,
             anchor_generator=anchors,
@@ -177,7 +178,7 @@ def build_detector(
             detections_per_img=detections,
             **transform,
         )
-        return finish(_synchronised(network, norm), has_background=False)
+        return finish(network, has_background=False)
 
     def roi_heads(predictor: nn.Module, iou: float, box_weights: tuple[float, ...]) -> RoIHeads:
         heads = RoIHeads(
@@ -212,8 +213,7 @@ def build_detector(
         post_nms_top_n=proposals,
         nms_thresh=0.7,
     )
-    network = GeneralizedRCNN(pyramid, rpn, heads, GeneralizedRCNNTransform(**transform))
-    return finish(_synchronised(network, norm))
+    return finish(GeneralizedRCNN(pyramid, rpn, heads, GeneralizedRCNNTransform(**transform)))
 
 
 def _roi_pool(size: int) -> MultiScaleRoIAlign:
@@ -222,10 +222,6 @@ def _roi_pool(size: int) -> MultiScaleRoIAlign:
     pool.scales = [1 / stride for stride in _ROI_STRIDES]
     pool.map_levels = LevelMapper(2, 5)
     return pool
-
-
-def _synchronised(network: nn.Module, norm: NormName) -> nn.Module:
-    return convert_sync_batchnorm(network) if norm == "sync" else network
 
 
 def _sizes(min_size: int | Sequence[int], max_size: int) -> tuple[int, ...]:
@@ -255,14 +251,10 @@ _CHOICES = {
 }
 
 
-def _check_choices(**values: str) -> None:
+def _check(**values: str | int) -> None:
     for name, value in values.items():
-        choices = _CHOICES[name]
-        if value not in choices:
+        choices = _CHOICES.get(name)
+        if choices and value not in choices:
             raise TaskError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
-
-
-def _check_counts(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
+        if isinstance(value, int) and value < 1:
             raise TaskError(f"{name} must be at least 1, got {value}")

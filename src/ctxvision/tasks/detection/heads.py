@@ -1,19 +1,54 @@
-"""The heads over feature pyramids and RoI features: region proposals, boxes, masks.
+"""The heads over feature pyramids and RoI features: region proposals, boxes, masks; their predictions in float32.
 
 Heads are torchvision's; with involutions they are those that Involution (Li et al., CVPR 2021) calls "head".
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 
-from ctxvision.tasks.pyramid import LayerKind, make_involution
+from ctxvision.tasks.features import LayerKind, make_involution
 
-from .precision import in_full_precision
+Module = TypeVar("Module", bound=nn.Module)
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def in_full_precision(module: Module) -> Module:
+    """Let a module return float32 where it would return float16 or bfloat16; float64 stays.
+
+    A box of 1333 pixels has no place in bfloat16.
+    """
+    module.register_forward_hook(_promote_output)
+    return in_own_precision(module)
+
+
+def in_own_precision(module: Module) -> Module:
+    """Let a module of float16 or bfloat16 weights take the float32 that others have made of their outputs."""
+    module.register_forward_pre_hook(_cast_inputs)
+    return module
+
+
+def _promote_output(module: nn.Module, args: Any, output: Any) -> Any:
+    return _cast(output, _HALF, torch.float32)
+
+
+def _cast_inputs(module: nn.Module, args: Any) -> Any:
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    return _cast(args, (torch.float32,), own) if own in _HALF else args
+
+
+def _cast(value: Any, kinds: tuple[torch.dtype, ...], dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.dtype in kinds else value
+    if isinstance(value, dict):
+        return {name: _cast(item, kinds, dtype) for name, item in value.items()}
+    return type(value)(_cast(item, kinds, dtype) for item in value)
+
 
 BoxHeadName = Literal["2fc", "4conv1fc"]
 

@@ -7,12 +7,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ctxvision.checkpoints import WarmStartReport
-from ctxvision.checkpoints.sources import Source
 from ctxvision.data import DetectionSpec
 from ctxvision.tasks.error import TaskError
-from ctxvision.tasks.means import undefined
-from ctxvision.tasks.task import Optimization, Task
+from ctxvision.tasks.features import FeatureBackbone
+from ctxvision.tasks.optimization import Optimization
+from ctxvision.tasks.task import Task, undefined
 
 from .build import DetectorName, build_detector
 from .detector import Detector
@@ -116,17 +115,10 @@ class DetectionTask(Task):
         """Whether the detector predicts masks too."""
         return self.model.has_masks
 
-    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
-        """Load trained weights into the backbone; see `ctxvision.checkpoints.warm_start`.
-
-        Args:
-            source: A file, a network, or the name of one of timm's pretrained networks.
-            partial: Whether to take what fits, even of quite another network.
-
-        Raises:
-            CheckpointError: The weights cannot be used; the network is unchanged.
-        """
-        return self.model.features.start_from(source, partial=partial)
+    @property
+    def backbone(self) -> FeatureBackbone:
+        """The backbone under the feature pyramid."""
+        return self.model.features
 
     def example_input(self) -> list[Tensor]:
         """Return one black image, (C, H, W), in a list."""

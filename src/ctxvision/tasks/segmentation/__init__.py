@@ -1,11 +1,9 @@
 """Semantic segmentation: Semantic FPN and UPerNet over any backbone, mean IoU, whole images and windows."""
 
-from .inference import Segmentation, image_logits, segment, window_places
+from .decoders import SemanticFPN, UPerNet
 from .metric import IoU, PixelConfusion, intersection_over_union
-from .network import SegmentationNetwork, build_network
-from .semantic_fpn import SemanticFPN
+from .network import Segmentation, SegmentationNetwork, build_network, image_logits, segment, window_places
 from .task import SegmentationTask
-from .upernet import UPerNet
 
 __all__ = [
     "IoU",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-IGNORE = 255
+from ctxvision.data.segmentation.source import IGNORE
 
 
 class PixelConfusion(MulticlassConfusionMatrix):

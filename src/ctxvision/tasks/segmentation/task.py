@@ -8,16 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric, SumMetric
 
-from ctxvision.checkpoints import WarmStartReport
-from ctxvision.checkpoints.sources import Source
 from ctxvision.data import SegmentationSpec
 from ctxvision.tasks.error import TaskError
-from ctxvision.tasks.means import undefined
-from ctxvision.tasks.task import Optimization, Task
+from ctxvision.tasks.features import FeatureBackbone
+from ctxvision.tasks.optimization import Optimization
+from ctxvision.tasks.task import Task, undefined
 
-from .inference import Segmentation, image_logits, segment
 from .metric import IGNORE, IoU, PixelConfusion, intersection_over_union
-from .network import DecoderName, SegmentationNetwork, build_network
+from .network import DecoderName, Segmentation, SegmentationNetwork, build_network, image_logits, segment
 
 
 class SegmentationTask(Task):
@@ -119,17 +117,10 @@ class SegmentationTask(Task):
         """The decoder over the backbone, one of `DecoderName`."""
         return str(self.hparams["decoder"])
 
-    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
-        """Load trained weights into the backbone; see `ctxvision.checkpoints.warm_start`.
-
-        Args:
-            source: A file, a network, or the name of one of timm's pretrained networks.
-            partial: Whether to take what fits, even of quite another network.
-
-        Raises:
-            CheckpointError: The weights cannot be used; the network is unchanged.
-        """
-        return self.model.backbone.start_from(source, partial=partial)
+    @property
+    def backbone(self) -> FeatureBackbone:
+        """The backbone under the decoder."""
+        return self.model.backbone
 
     def example_input(self) -> Tensor:
         """Return one black image as large as a training crop, (1, C, H, W)."""

@@ -1,10 +1,8 @@
 """Video classification by networks for images: temporal shifts, consensus over frames, streams."""
 
-from .blocks import residual_layers
 from .consensus import ClipLoss, ClipOutput, clip_consensus
-from .online import OnlineTsm
-from .shifts import TemporalShifts
-from .task import VideoTask
+from .shifts import TemporalShifts, residual_layers
+from .task import OnlineTsm, VideoTask
 
 __all__ = [
     "ClipLoss",

@@ -1,15 +1,8 @@
 """Lightning callbacks that look after a run; each works in anybody's `Trainer` with any `LightningModule`."""
 
-from .curves import Curves
-from .epoch_lines import EpochLines
-from .epoch_so_far import EpochSoFar
-from .finite_steps import FiniteSteps
-from .graceful_stop import GracefulStop
-from .last_epoch_validated import LastEpochValidated
-from .metrics_file import MetricsFile
-from .run_checkpoints import RunCheckpoints
-from .step_seed import StepSeed
-from .tracked_rate import TrackedRate
+from .checkpoints import GracefulStop, RunCheckpoints
+from .metrics import Curves, EpochLines, MetricsFile, TrackedRate
+from .steps import EpochSoFar, FiniteSteps, LastEpochValidated, StepSeed
 
 __all__ = [
     "Curves",

@@ -3,17 +3,14 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from ctxvision.data import DataModule, DigitsData, ImageData, open_data
+from ctxvision.tasks import ClassificationTask
 from ctxvision.training.error import OptionError
-
-from .base import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
 
 log = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from ctxvision.data import DataModule, DigitsData, ImageData
-    from ctxvision.tasks import ClassificationTask
 
 _OF_FILES = ("auto_augment", "color_jitter", "random_erasing")
 _DIGITS: dict[str, Any] = {
@@ -96,16 +93,12 @@ class ClassificationOptions(TrainOptions):
         if self.crop_scale == 0:
             raise OptionError("--crop_scale must be more than 0")
 
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DigitsData | ImageData":
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> DigitsData | ImageData:
         """Open images of any source, or the digits."""
-        from ctxvision.data import ImageData, open_data
-        from ctxvision.recipes import load_recipe
-
         options = self.only(ImageData.option_names())
         if self.data == "digits":
-            recipe = load_recipe(self.recipe).settings_for(self.model or "") if self.recipe else {}
             for name in _OF_FILES:
-                if options[name] and options[name] != recipe.get(name):
+                if options[name] and options[name] != self.recipe_settings.get(name):
                     raise OptionError(f"--{name} is for images in files; digits have their own augmentation")
             if any(options[name] for name in _OF_FILES):
                 log.warning(f"digits have their own augmentation, in place of that of the recipe {self.recipe}")
@@ -114,8 +107,6 @@ class ClassificationOptions(TrainOptions):
             self.data, "classification", **options | {"batch_size": batch_size, "class_names": class_names}
         )
 
-    def build_task(self, data: "DataModule") -> "ClassificationTask":
+    def build_task(self, data: DataModule) -> ClassificationTask:
         """Build a `ClassificationTask`."""
-        from ctxvision.tasks import ClassificationTask
-
         return ClassificationTask.from_options(self.model or "", data.spec, self)

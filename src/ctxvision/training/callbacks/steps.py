@@ -1,6 +1,7 @@
-"""Steps whose loss or gradient is not finite: they end the run, or some of them are left out."""
+"""Steps and epochs as a run needs them: seeded, finite, counted over an interruption, validated at the end."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,32 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from ctxvision.data.dataset import seed_everything
 from ctxvision.tasks import TaskError
 from ctxvision.wording import plural
+
+
+class StepSeed(Callback):
+    """Seeds every training step by itself, so that a resumed run repeats an uninterrupted one.
+
+    Args:
+        seed: Seed of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed what mixup, dropout and stochastic depth draw from, by the step and the rank."""
+        batches = trainer.num_training_batches
+        # an endless data set has no number of batches
+        step = trainer.current_epoch * int(batches) + batch_idx if math.isfinite(batches) else trainer.global_step
+        seed_everything(self.seed, step * trainer.world_size + trainer.global_rank)
+        if trainer.strategy.root_device.type != "cpu":
+            torch.manual_seed(torch.initial_seed())
+
 
 log = logging.getLogger(__name__)
 
@@ -111,3 +136,51 @@ class FiniteSteps(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state of this callback from a checkpoint."""
         self.skipped = state_dict["skipped"]
+
+
+class EpochSoFar(Callback):
+    """Carries the sums of an unfinished epoch through a checkpoint, such as that of the training loss.
+
+    Without it the training loss of an epoch that was resumed in its middle would be the mean over the rest.
+
+    It asks the module for two methods, which `ctxvision.tasks.Task` describes: ``epoch_sums()``
+    returns scalars by name that add up over processes, and ``add_to_epoch(sums)`` takes them back. A module
+    without these methods is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, float] | None = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Give the sums of before back to the module when the epoch goes on, on one process."""
+        restored, self._restored = self._restored, None
+        add = getattr(pl_module, "add_to_epoch", None)
+        if add and restored and batch_idx and trainer.is_global_zero:
+            add(restored)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Store the sums over all processes, by an all-reduce."""
+        epoch_sums = getattr(pl_module, "epoch_sums", None)
+        if epoch_sums is None:
+            return
+        by_name: dict[str, torch.Tensor] = epoch_sums()
+        dtype = torch.promote_types(torch.float32, next(iter(by_name.values())).dtype)
+        sums = torch.stack([value.to(dtype) for value in by_name.values()])
+        if trainer.world_size > 1:
+            sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        checkpoint["epoch_so_far"] = dict(zip(by_name, sums.tolist(), strict=True))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember the sums until the epoch goes on; checkpoints of other callbacks have none."""
+        self._restored = checkpoint.get("epoch_so_far")
+
+
+class LastEpochValidated(Callback):
+    """Lets the last epoch be validated where the trainer's ``check_val_every_n_epoch`` would leave it out."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look whether this is the last epoch; the trainer reads its setting when the epoch ends."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
