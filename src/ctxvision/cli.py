@@ -71,7 +71,7 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         if debugging():
             raise
-        note(f"error: {explain_error(error)}")
+        note(f"error: {explain_error(error, words)}")
         return int(getattr(error, "exit_code", 1)) if type(error).__module__.startswith("ctxvision.") else 1
 
 
