@@ -51,7 +51,7 @@ def explain_import(error: ImportError, wanted: Iterable[str] = ()) -> str | None
 def install_command(*extras: str, upgrade: bool = False) -> str:
     """Return the command that installs extras of ctxvision from where ctxvision itself came.
 
-    That is a clone, a wheel file or an index; pip notes which beside what it installs.
+    That is a clone, a file, a repository or an index; pip notes which beside what it installs.
 
     Args:
         extras: Names of the extras; one that another includes is left out.
@@ -68,10 +68,12 @@ def install_command(*extras: str, upgrade: bool = False) -> str:
         return f'{pip} "ctxvision[{names}]"'
     origin = json.loads(note)
     url = str(origin.get("url", ""))
-    if "archive_info" in origin:
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info']['vcs']}+{url}"
+    if "dir_info" not in origin and url:
         return f'{pip} "ctxvision[{names}] @ {url}"'
     clone = Path(url2pathname(unquote(urlsplit(url).path)))
-    if not (clone / "pyproject.toml").is_file():
+    if not url or not (clone / "pyproject.toml").is_file():
         return f'{pip} ".[{names}]" in a clone of ctxvision'
     editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
     return f'{pip} {editable}"{clone}[{names}]"'

@@ -18,7 +18,6 @@ from ._cli import (
     recipes,
     report,
     serve,
-    train,
 )
 from ._cli.errors import UserError, explain_error
 from ._cli.messages import debugging, note
@@ -78,6 +77,8 @@ def _run(words: list[str]) -> int:
 def _dispatch(words: list[str]) -> int:
     if words[:1] == ["train"]:
         # jsonargparse, which only this command needs, has its own parser
+        from ._cli import train
+
         return train.run(words[1:])
     parser = _Parser(
         prog="ctxvision",

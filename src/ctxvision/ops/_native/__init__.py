@@ -68,8 +68,8 @@ def _openmp() -> list[int | None]:
     """Return the addresses of the functions of torch's OpenMP runtime, in the order of ``OPENMP``.
 
     On Linux and macOS they are looked up from torch's own module and the libraries that it depends on. The
-    runtime's file is ``libgomp.so.1`` in most wheels, ``libgomp-947d5fa1.so.1.0.0`` in that of torch 2.8 for aarch64,
-    ``libomp.dylib`` on macOS.
+    runtime's file is ``libgomp.so.1`` in most wheels, ``libgomp-947d5fa1.so.1.0.0`` in that of torch 2.8 for
+    aarch64, ``libomp.dylib`` on macOS.
     """
     try:
         runtime = ctypes.CDLL("libiomp5md.dll" if sys.platform == "win32" else torch._C.__file__)
