@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def faults(tag: str, repository: str, root: Path = ROOT) -> list[str]:
-    """Say what must be put right before this tag of this repository is released; an empty list where nothing is."""
+    """Say what must be put right before this tag is released; an empty list where nothing is."""
     read = {
         name: (root / name).read_text(encoding="utf-8")
         for name in ("src/ctxvision/_version.py", "CITATION.cff", "CHANGELOG.md", "pyproject.toml")
