@@ -19,8 +19,11 @@ _EXTRAS |= {
     "segmentation_models_pytorch": "segment",
 }
 _EXTRAS |= dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serve")
-_INCLUDES = dict.fromkeys(("data", "detect", "segment", "video", "explain", "export"), ("train", "weights"))
-_INCLUDES |= {"train": ("weights",), "serve": ("explain", "train", "weights")}
+_INCLUDES: dict[str, tuple[str, ...]] = {
+    "train": ("weights",),
+    "serve": ("explain", "train", "weights"),
+    **dict.fromkeys(("data", "detect", "segment", "video", "explain", "export"), ("train", "weights")),
+}
 
 
 def explain_import(error: ImportError, wanted: Iterable[str] = ()) -> str | None:
