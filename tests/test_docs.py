@@ -84,7 +84,7 @@ def test_command_is_understood(line, tmp_path, monkeypatch):
         assert re.search(rf"^{re.escape(arguments[0])}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif program == "pip":
         assert arguments[0] == "install"
-        extra = re.fullmatch(r"\.(?:\[(\w+)\])?", arguments[1])
+        extra = re.fullmatch(r"\.(?:\[(\w+)\])?|ctxvision\[\w+\] @ file:///\S+\.whl", arguments[1])
         assert extra, arguments
         assert extra[1] is None or f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text()
     elif program == "pre-commit":
@@ -97,6 +97,7 @@ def test_command_is_understood(line, tmp_path, monkeypatch):
 def understood_by_ctxvision(arguments, folder, monkeypatch):
     """Parse a command line of ctxvision in a folder that has the files it names, without doing the work."""
     from ctxvision import cli
+    from ctxvision._cli import train
     from ctxvision.training import run
 
     monkeypatch.chdir(folder)
@@ -105,7 +106,7 @@ def understood_by_ctxvision(arguments, folder, monkeypatch):
         Path(settings).write_text("model: cotnet_micro\n")
     calls = []
     monkeypatch.setattr(run, "train_with", calls.append)
-    monkeypatch.setattr(cli.train, "_write_report", lambda *args: None)
+    monkeypatch.setattr(train, "_write_report", lambda *args: None)
     for module, _ in cli._COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda args: calls.append(args) or 0)
     if "--print_config" in arguments:

@@ -8,11 +8,16 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from ctxvision._extras import explain_import
 from ctxvision.files import WriteError, write_whole
 from ctxvision.foreign import csv_text, finite_values, json_text, visible
+
+# extras of the commands; those not named need "train"
+_EXTRAS = {"export": "export", "serve": "serve", "convert": "weights"}
+_TASK_EXTRAS = ("detect", "segment", "video")
 
 
 class UserError(Exception):
@@ -27,18 +32,32 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
-def explain_error(error: Exception) -> str:
-    """Say in one line what went wrong, and for our own bugs how to see where."""
+def explain_error(error: Exception, words: Sequence[str] = ()) -> str:
+    """Say in one line what went wrong, and for our own bugs how to see where.
+
+    Args:
+        error: What ended the command.
+        words: The command line, for the extras that its command and task need.
+    """
     message = " ".join(str(error).split())
     if type(error).__module__.startswith("ctxvision."):
         return message
-    if isinstance(error, ImportError) and (wanted := explain_import(error)):
+    if isinstance(error, ImportError) and (wanted := explain_import(error, _extras(words))):
         return f"this command {wanted}" if wanted.startswith("needs") else wanted
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "out of memory; lower --micro_batch (train), --batch_size or --image_size"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
     return f"unexpected {type(error).__name__}: {message} (CTXVISION_DEBUG=1 shows where)"
+
+
+def _extras(words: Sequence[str]) -> list[str]:
+    """Name the extras that a command line needs."""
+    if not words:
+        return []
+    options = [part for word in words[1:] for part in word.split("=", 1)]
+    tasks = [value for option, value in pairwise(options) if option == "--task" and value in _TASK_EXTRAS]
+    return [_EXTRAS.get(words[0], "train"), *tasks[-1:]]
 
 
 def note(message: str) -> None:

@@ -1,0 +1,14 @@
+// Threads of the OpenMP runtime that torch computes with.
+//
+// The kernels are compiled without OpenMP and linked to no runtime: the loader looks up the functions of torch's own
+// and hands them in. So there is never a second pool of threads, whatever compiler built the kernels and whatever
+// torch's runtime is called on this system.
+#pragma once
+
+#include <cstdint>
+
+// What one thread of a team does; it is the `me`th of `team`.
+using Member = void (*)(void *data, int64_t me, int64_t team);
+
+// Calls member(data, me, team) on a team of at most `threads` threads and waits for all of them.
+void run_team(int threads, Member member, void *data);
