@@ -1,5 +1,6 @@
 """Published checkpoint in, safetensors for ``timm.create_model(NAME, checkpoint_path=OUT)`` out."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -12,9 +13,12 @@ from ctxvision.files import write_whole
 
 from .error import CheckpointError
 from .finite import require_finite
+from .kecam import withheld_weights
 from .layout import advice_on, fitting_models, require_fit, skeleton
 from .published import from_published
-from .reading import read_contents
+from .reading import Contents, read_contents
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def convert(
     source, destination = Path(source), Path(destination)
     _check_destination(source, destination, overwrite)
     model = None if model_name is None else skeleton(model_name)
-    contents = read_contents(source, ema=ema)
+    contents = _read(source, ema)
     try:
         tensors = from_published(contents.tensors, model_name or "the network")
     except CheckpointError as error:
@@ -95,6 +99,17 @@ def convert(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         used_ema=contents.is_ema,
     )
+
+
+def _read(source: Path, ema: bool) -> Contents:
+    try:
+        withheld = withheld_weights(source)
+    except OSError:
+        withheld = None  # `read_contents` says why
+    if withheld:
+        _log.warning("%s", withheld.caution)
+        return Contents(withheld.tensors, is_ema=False)
+    return read_contents(source, ema=ema)
 
 
 def _model_of(tensors: Mapping[str, Tensor], source: Path) -> str:

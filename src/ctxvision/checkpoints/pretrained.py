@@ -1,7 +1,6 @@
 """Weights from where other projects keep them: downloaded, checked and converted once, then kept."""
 
 import contextlib
-import hashlib
 import logging
 import os
 import socket
@@ -20,6 +19,7 @@ from ctxvision.models._weights import WEIGHTS
 from ctxvision.wording import plural
 
 from .conversion import write_converted
+from .digest import digest_of
 from .error import CheckpointError
 from .finite import require_finite
 from .layout import require_fit, skeleton
@@ -30,7 +30,6 @@ MIRROR = "CTXVISION_WEIGHTS_MIRROR"
 """Environment variable: an address under which the same files are looked for instead."""
 
 _SILENCE = 60  # seconds without a byte after which a connection counts as lost
-_CHUNK = 2**20
 _log = logging.getLogger(__name__)
 
 
@@ -118,7 +117,7 @@ def _check(file: Path, original: Path, md5: str | None, url: str) -> None:
     expected, kind = (
         (md5, "md5") if md5 else (kept.read_text("utf-8").split()[0], "sha256") if kept.is_file() else ("", "")
     )
-    if kind and (found := _hash(file, kind)) != expected:
+    if kind and (found := digest_of(file, kind)) != expected:
         size = file.stat().st_size
         what = "that is published" if md5 else f"of the first file, kept in {kept.name}"
         raise CheckpointError(
@@ -147,7 +146,7 @@ def _keep_sum(original: Path) -> None:
     """Keep the checksum of a file for which none is published, at its first use."""
     kept = _sum_of(original)
     if not kept.is_file():
-        digest = _hash(original, "sha256")
+        digest = digest_of(original, "sha256")
         with contextlib.suppress(OSError):
             write_whole(kept, f"{digest}  {original.name}\n")
         _log.warning("%s: no checksum is published; its SHA-256 is %s, kept in %s", original, digest, kept.name)
@@ -155,14 +154,6 @@ def _keep_sum(original: Path) -> None:
 
 def _sum_of(original: Path) -> Path:
     return original.with_name(f"{original.name}.sha256")
-
-
-def _hash(file: Path, kind: str) -> str:
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _is_whole(file: Path) -> bool:

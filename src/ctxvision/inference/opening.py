@@ -5,20 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ctxvision.checkpoints.sources import names_a_network
 from ctxvision.data.error import DataError
 from ctxvision.runs import checkpoint_of
 from ctxvision.tasks import Task, load_task
-from ctxvision.tasks.classification.pretrained import spec_of
+from ctxvision.tasks.classification.pretrained import pretrained_task, spec_of
 from ctxvision.tasks.registry import TASKS, module_of
 
 from .classification import ClassificationPredictor
 from .error import InferenceError
 from .exported import SUFFIXES, Exported, ExportError, open_exported
 from .predictor import Predictor
-from .published import is_published, open_pretrained, open_published
+from .published import is_published, open_published
 
 _CPU = torch.device("cpu")
 
@@ -57,9 +56,10 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
         return predictor_of(open_exported(path, trust=trust))
     where = _device(device)
     if is_published(text):
-        return _classifier(open_published(text, trust=trust), where)
+        network = open_published(text, trust=trust)
+        return ClassificationPredictor(network, where, spec_of(network))
     if names_a_network(str(path)):
-        return _classifier(open_pretrained(text), where)
+        return predictor_of(pretrained_task(text), device)
     return predictor_of(load_task(path, trust=trust), device)
 
 
@@ -91,10 +91,6 @@ def _predictor(task: str) -> Callable[[Task | Exported, torch.device], Predictor
     found: Callable[[Task | Exported, torch.device], Predictor]
     found = getattr(module_of("inference", task), f"{task.capitalize()}Predictor")
     return found
-
-
-def _classifier(network: nn.Module, device: torch.device) -> Predictor:
-    return ClassificationPredictor(network, device, spec_of(network))
 
 
 def _device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""Classifiers that timm builds: published folders, whose maker need not be trusted, and pretrained networks."""
+"""Classifiers that timm builds from published folders, whose maker need not be trusted."""
 
 import contextlib
 import json
@@ -9,7 +9,6 @@ from torch import nn
 
 from ctxvision.checkpoints import read_state_dict
 from ctxvision.checkpoints.finite import require_finite
-from ctxvision.checkpoints.sources import pretrained_network
 from ctxvision.tasks import TaskError
 from ctxvision.tasks.limits import Budget, require_moderate
 
@@ -58,20 +57,6 @@ def open_published(model: str, *, trust: bool = False) -> nn.Module:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InferenceError(f"{model}: timm cannot build it ({line})") from error
     require_finite(network.state_dict(), model)
-    return network
-
-
-def open_pretrained(name: str) -> nn.Module:
-    """Return a network with the pretrained weights that timm knows for its name.
-
-    Args:
-        name: A registered name, such as ``"resnet18"`` or ``"resnet18.a1_in1k"``.
-
-    Raises:
-        CheckpointError: There is no such network, timm has no weights for it, or they cannot be had.
-    """
-    network = pretrained_network(name)
-    require_finite(network.state_dict(), name)
     return network
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-from timm.data import ImageNetInfo, resolve_data_config
+from timm.data import resolve_data_config
 from torch import nn
 
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.checkpoints.sources import pretrained_network
 from ctxvision.data import DataSpec
+from ctxvision.data.images.imagenet import labels
 
 from .task import ClassificationTask
 
@@ -54,12 +55,4 @@ def spec_of(network: nn.Module) -> DataSpec:
 
 
 def _class_names(count: int) -> list[str]:
-    if count != 1000:
-        return [str(index) for index in range(count)]
-    imagenet = ImageNetInfo()
-    names = [imagenet.index_to_description(index).partition(",")[0] for index in range(count)]
-    # two pairs of classes share a name, such as crane, the bird and the machine; their synsets differ
-    return [
-        name if names.count(name) == 1 else f"{name} ({imagenet.index_to_label_name(index)})"
-        for index, name in enumerate(names)
-    ]
+    return list(labels().values()) if count == 1000 else [str(index) for index in range(count)]
