@@ -59,9 +59,7 @@ def fetch_weights(url: str, model_name: str, *, folder: str | os.PathLike[str] |
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(
-            folder, f"cannot be made ({error.strerror}); set TORCH_HOME to a folder that can"
-        ) from error
+        raise _unwritable(folder, f"cannot be made ({error.strerror})", url) from error
     if original.is_file():
         _check(original, original, md5, url)
         _convert(original, converted, model_name, original, url)
@@ -92,14 +90,10 @@ def _download(url: str, original: Path, converted: Path, model_name: str, md5: s
             _check(part, original, md5, url)
             _convert(part, converted, model_name, original, url)
     except WriteError as error:
-        raise CheckpointError(
-            original, f"{str(error).partition(': ')[2]}; make room, or set TORCH_HOME elsewhere"
-        ) from error
+        raise _unwritable(original, str(error).partition(": ")[2], url) from error
     except OSError as error:  # torch hub writes beside the part
         reason = error.strerror or str(error)
-        raise CheckpointError(
-            original, f"cannot be written ({reason.lower()}); make room, or set TORCH_HOME elsewhere"
-        ) from error
+        raise _unwritable(original, f"cannot be written ({reason.lower()})", url) from error
 
 
 def _check(file: Path, original: Path, md5: str | None, url: str) -> None:
@@ -133,13 +127,22 @@ def _convert(file: Path, converted: Path, model_name: str, original: Path, url: 
         require_finite(tensors, file)
         if url in {weights.url for weights in WEIGHTS.values() if weights.md5 is None}:
             require_fit(tensors, skeleton(model_name), model_name, file)  # no checksum says which file it is
-        write_converted(tensors, converted, model_name, original.name)
     except CheckpointError as error:
         reason = str(error).partition("; download it again")[0].removeprefix(f"{file}: ")
         again = f"delete {original} and try again" if file == original else "try again"
         raise CheckpointError(
             url, f"the file cannot be used ({reason}); {again}, or put the right file at {original}"
         ) from error
+    try:
+        write_converted(tensors, converted, model_name, original.name)
+    except CheckpointError as error:
+        raise _unwritable(converted, str(error).removeprefix(f"{converted}: "), url) from error
+
+
+def _unwritable(place: Path, reason: str, url: str) -> CheckpointError:
+    return CheckpointError(
+        place, f"{reason}; make room, or set TORCH_HOME to a folder that can be written, for the file from {url}"
+    )
 
 
 def _keep_sum(original: Path) -> None:
