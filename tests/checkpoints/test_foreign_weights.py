@@ -87,7 +87,7 @@ def test_a_published_file_of_another_network_is_converted_for_the_authors_with_a
     with torch.device("meta"):
         small = CoTNet(num_classes=10, **COTNET)
     monkeypatch.setattr(conversion, "fitting_models", lambda tensors: ["cotnet50"])
-    monkeypatch.setattr(conversion, "skeleton", lambda name: small)
+    monkeypatch.setattr(conversion, "skeleton", lambda name, **_: small)
     source = FOLDER / "kecam_cotnet_average.h5"
     assert convert(source, tmp_path / "out.safetensors").model == "cotnet50"
     (record,) = caplog.records

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import runpy
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from _mirror import mirror
 from ctxvision.checkpoints import CheckpointError, pretrained, warm_start
 
 FOLDER = Path(__file__).parent / "foreign"
+ROOT = Path(__file__).parents[2]
 REDNET, COTNET = "paddle_rednet.pdparams", "kecam_se_cotnetd.h5"
 SMALL = {  # the networks that the other packages wrote
     REDNET: ("rednet26", {"depths": (1, 2, 1, 1), "planes": (64, 16, 32, 16)}),
@@ -154,6 +156,12 @@ def test_no_weights_is_said_in_one_line(name):
     model = timm.create_model(architecture, num_classes=10)
     with pytest.raises(CheckpointError, match=architecture):
         warm_start(model, name)
+
+
+def test_the_table_of_readme_and_docs_equals_the_code():
+    table = runpy.run_path(str(ROOT / "tools/weights_table.py"))["table"]()
+    for page in ("README.md", "docs/weights.md"):
+        assert table in (ROOT / page).read_text("utf-8"), f"put the output of tools/weights_table.py in {page}"
 
 
 def test_the_plain_networks_of_the_contextual_ones_have_weights():

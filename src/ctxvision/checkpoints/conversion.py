@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ctxvision.files import write_whole
 from .error import CheckpointError
 from .finite import require_finite
 from .kecam import withheld_weights
-from .layout import advice_on, fitting_models, require_fit, skeleton
+from .layout import advice_on, arguments_of, fitting_models, require_fit, skeleton
 from .published import from_published
 from .reading import Contents, read_contents
 
@@ -31,6 +31,8 @@ class ConversionReport:
         tensors: Number of tensors that the file holds, buffers included.
         parameters: Number of parameters of the network (numbers, not tensors).
         used_ema: Whether the weights are the exponential moving average.
+        arguments: Arguments that the network needs beside its name: ``num_classes`` and ``in_chans`` where they
+            are not ImageNet's.
     """
 
     destination: Path
@@ -38,11 +40,13 @@ class ConversionReport:
     tensors: int
     parameters: int
     used_ema: bool
+    arguments: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         weights = "moving-average weights" if self.used_ema else "weights"
+        given = "".join(f", {name}={value}" for name, value in self.arguments.items())
         return (
-            f"{self.destination}: {weights} of {self.model}, {self.tensors} tensors, "
+            f"{self.destination}: {weights} of {self.model}{given}, {self.tensors} tensors, "
             f"{self.parameters / 1e6:.2f} M parameters"
         )
 
@@ -79,15 +83,16 @@ def convert(
     """
     source, destination = Path(source), Path(destination)
     _check_destination(source, destination, overwrite)
-    model = None if model_name is None else skeleton(model_name)
+    if model_name is not None:
+        skeleton(model_name)  # a wrong name is told before a large file is read
     contents = _read(source, ema)
     try:
         tensors = from_published(contents.tensors, model_name or "the network")
     except CheckpointError as error:
         raise CheckpointError(source, str(error)) from error
-    if model is None or model_name is None:
-        model_name = _model_of(tensors, source)
-        model = skeleton(model_name)
+    model_name = model_name or _model_of(tensors, source)
+    arguments = arguments_of(tensors)
+    model = skeleton(model_name, **arguments)
     require_fit(tensors, model, model_name, source)
     if not allow_nonfinite:
         require_finite(tensors, source)
@@ -98,6 +103,7 @@ def convert(
         tensors=len(tensors),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         used_ema=contents.is_ema,
+        arguments=arguments,
     )
 
 
