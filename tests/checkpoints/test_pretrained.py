@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import os
 import runpy
 import socket
 import sys
@@ -231,11 +232,16 @@ def test_stopped_on_the_way(server, cache, monkeypatch, step):
 
 def test_killed_between_download_and_conversion(server, cache):
     cache.mkdir(parents=True)
-    content = (FOLDER / REDNET).read_bytes()
-    (cache / f".{Path(REDNET).stem}.0a0b0c0d.part.pdparams").write_bytes(content[:100])
-    (cache / REDNET).write_bytes(content)
+    server.content = (FOLDER / REDNET).read_bytes()
+    parts = [cache / f".{Path(REDNET).stem}.{number}.part.pdparams" for number in (1, 2)]
+    for part in parts:  # of a process that was killed, and of one that is at work
+        part.write_bytes(server.content)
+    os.utime(parts[0], (0, 0))
     assert create(server)
-    assert server.asked == 0
+    assert [part.exists() for part in parts] == [False, True]
+    (cache / f"{Path(REDNET).stem}.safetensors").unlink()
+    assert create(server)
+    assert server.asked == 1
 
 
 def test_two_at_once(server, cache):

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import safetensors
 import torch.hub
 
-from ctxvision.files import WriteError, replacing, write_whole
+from ctxvision.files import WriteError, remove_parts, replacing, write_whole
 from ctxvision.models._weights import WEIGHTS
 from ctxvision.wording import plural
 
@@ -30,6 +30,7 @@ MIRROR = "CTXVISION_WEIGHTS_MIRROR"
 """Environment variable: an address under which the same files are looked for instead."""
 
 _SILENCE = 60  # seconds without a byte after which a connection counts as lost
+_IDLE = 3600  # seconds after which a part was left by a process that was killed
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +74,7 @@ def fetch_weights(url: str, model_name: str, *, folder: str | os.PathLike[str] |
 def _download(url: str, original: Path, converted: Path, model_name: str, md5: str | None) -> None:
     by_hand = f"; or get it elsewhere and put it at {original}"
     _log.info("downloading %s", url)
+    remove_parts(original.parent, original.stem, idle=_IDLE)
     try:
         with replacing(original) as part, _patience():
             try:
