@@ -76,7 +76,7 @@ def from_kecam(layers: KerasLayers, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-class Withheld(NamedTuple):
+class WithheldTensors(NamedTuple):
     """Tensors of a file that kecam publishes for a network that is not the authors'."""
 
     model: str
@@ -86,7 +86,7 @@ class Withheld(NamedTuple):
     """What is not known about them, in one line."""
 
 
-def withheld_weights(path: Path) -> Withheld | None:
+def withheld_weights(path: Path) -> WithheldTensors | None:
     """Read one of the files that kecam publishes for a network that is not the authors'; None for any other file.
 
     They are told by their published checksums: whoever trained kecam's network has weights of that, not of the
@@ -112,7 +112,7 @@ def withheld_weights(path: Path) -> Withheld | None:
                 f"written for the authors' {model}, but nobody has proved that the tensors are the authors': "
                 "measure the accuracy before you use it"
             )
-            return Withheld(model, tensors, caution)
+            return WithheldTensors(model, tensors, caution)
     return None
 
 
