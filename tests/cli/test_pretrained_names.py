@@ -60,6 +60,7 @@ def test_predict(place, capsys):
     assert {found["class"] for found in answer["predictions"]} <= set(open_predictor(NAME).class_names)
 
 
+@pytest.mark.slow
 def test_explain(place, capsys, tmp_path):
     assert cli.main(["explain", f"{NAME}.in1k", "photo.png", "--out", str(tmp_path)]) == 0
     (found,) = json.loads((tmp_path / "explain.json").read_text())["images"]
@@ -88,6 +89,7 @@ def test_serve(place):
     assert found[0]["class"] in open_predictor(NAME).class_names
 
 
+@pytest.mark.slow
 def test_export_and_publish(place, tmp_path):
     assert cli.main(["export", NAME, str(tmp_path / "net.onnx")]) == 0
     exported = open_predictor(tmp_path / "net.onnx")
@@ -109,6 +111,7 @@ def test_benchmark(place, capsys):
     assert NAME in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_train_starts_from_the_weights(place, capsys, tmp_path):
     words = ["train", NAME, "photos", "--init_from", NAME, "--image_size", "32", "--epochs", "1"]
     assert cli.main([*words, "--out", str(tmp_path / "run")]) == 0
