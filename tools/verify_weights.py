@@ -6,7 +6,7 @@ network computes the same. The table of the differences stands in `docs/weights.
 
 The packages are heavy (TensorFlow, Paddle) and get environments of their own, made by this script once.
 
-    python tools/verify_weights.py [--only NAME ...] [--envs DIR] [--table FILE]
+    python tools/verify_weights.py [--only NAME ...] [--envs DIR] [--table FILE] [--double]
     python tools/verify_weights.py --small tests/checkpoints/foreign     writes the files that the tests read
 """
 
@@ -44,9 +44,9 @@ KECAM = {
 PADDLE = {f"rednet{depth}": f"RedNet{depth}" for depth in (26, 38, 50, 101, 152)}
 AVERAGES = {"cotnet50": {"avg_down": True}, "cotnet101": {"avg_down": True}}
 """Arguments by which our network is kecam's where the authors' is another."""
-SIZES = {"kecam": (160, 97), "paddle": (160, 96)}
+SIZES = {"kecam": (224, 97), "paddle": (224, 96)}
 """PaddleClas' involution takes multiples of 32 only."""
-EVEN = (160, 96)
+EVEN = (224, 96)
 """Where kecam computes with torch: its average pools count the padding of odd sizes there, and nowhere else."""
 
 SE = {"downsample_first": True, "groups": 1, "activation": "swish"}
@@ -76,8 +76,10 @@ def environment(envs: Path, kind: str) -> Path:
     if not done.is_file():
         venv.create(folder, with_pip=True)
         alone, needed = PACKAGES[kind]
-        for options in (["--no-deps", *alone], needed):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *options], check=True)
+        for options in (needed, ["--no-deps", *alone]):
+            command = [python, "-m", "pip", "install", "--quiet", *options]
+            if subprocess.run(command, check=False).returncode:
+                raise SystemExit(f"{folder}: pip cannot install {' '.join(options)}; what it says stands above")
         done.touch()
     return python
 
@@ -106,10 +108,15 @@ def write(python: Path, kind: str, job: dict) -> dict[str, np.ndarray]:
 def differences(
     model: torch.nn.Module, answers: dict[str, np.ndarray], sizes: tuple[int, ...]
 ) -> tuple[float, float]:
-    """Return the largest differences of logits and features, relative to the largest value of each."""
+    """Return the largest differences of logits and features, relative to the largest value of each.
+
+    The network computes in the data type of the answers.
+    """
     logits, features = 0.0, 0.0
     for size in sizes:
-        images = torch.from_numpy(np.random.default_rng(size).normal(size=(1, 3, size, size)).astype("float32"))
+        pixels = np.random.default_rng(size).normal(size=(1, 3, size, size)).astype("float32")
+        images = torch.from_numpy(pixels.astype(answers[f"logits_{size}"].dtype))
+        model = model.to(images.dtype)
         with torch.inference_mode():
             last, stages = model.eval().forward_intermediates(images)
             logits = max(logits, relative(model.forward_head(last).numpy(), answers[f"logits_{size}"]))
@@ -125,7 +132,7 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def verify(name: str, envs: Path, folder: Path, backend: str) -> list[str]:
+def verify(name: str, envs: Path, folder: Path, backend: str, double: bool) -> list[str]:
     """Compare one network; return its row of the table."""
     kind, theirs = ("kecam", KECAM[name]) if name in KECAM else ("paddle", PADDLE[name])
     source = folder / ("their.h5" if kind == "kecam" else "their.pdparams")
@@ -136,7 +143,7 @@ def verify(name: str, envs: Path, folder: Path, backend: str) -> list[str]:
         "out": str(source),
         "answers": str(folder / "a.npz"),
     }
-    job["backend"] = backend
+    job |= {"backend": backend, "double": double and kind == "kecam"}
     if backend == "torch" and kind == "kecam":
         job["sizes"] = EVEN
     answers = write(environment(envs, kind), kind, job)
@@ -155,6 +162,7 @@ def verify(name: str, envs: Path, folder: Path, backend: str) -> list[str]:
     sizes = " and ".join(map(str, job["sizes"]))
     shown = name + "".join(f", `{k}={v}`" for k, v in AVERAGES.get(name, {}).items())
     package = {"kecam": f"keras_cv_attention_models on {backend}", "paddle": "PaddleClas"}[kind]
+    package += ", float64" if job["double"] else ""
     return [shown, f"{theirs} of {package}", sizes, f"{megabytes:.0f}", f"{logits:.1e}", f"{features:.1e}", state]
 
 
@@ -185,11 +193,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=[*KECAM, *PADDLE], help="networks to verify, by default all")
     parser.add_argument("--envs", type=Path, default=Path(tempfile.gettempdir(), "ctxvision-verify"))
     parser.add_argument("--backend", choices=("tensorflow", "torch"), default="tensorflow", help="of kecam")
+    parser.add_argument("--double", action="store_true", help="compute in float64; kecam does so on torch alone")
     parser.add_argument("--table", type=Path, help="write the table to this file, too")
     parser.add_argument(
         "--small", type=Path, help="write the small files of the tests to this folder, and nothing else"
     )
     args = parser.parse_args()
+    if args.double and args.backend != "torch":
+        parser.error("--double needs --backend torch")
     torch.set_num_threads(1)
     if args.small:
         write_small(args.small, args.envs)
@@ -198,7 +209,7 @@ def main() -> None:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name in args.only or [*KECAM, *PADDLE]:
         with tempfile.TemporaryDirectory() as folder:
-            lines.append(f"| {' | '.join(verify(name, args.envs, Path(folder), args.backend))} |")
+            lines.append(f"| {' | '.join(verify(name, args.envs, Path(folder), args.backend, args.double))} |")
         print(lines[-1], flush=True)
     if args.table:
         args.table.write_text("\n".join(lines) + "\n", encoding="utf-8")

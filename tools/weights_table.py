@@ -9,13 +9,14 @@ def table() -> str:
         "| network | source | top-1 published there (%) | file (MB) | licence | state |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in WEIGHTS.items():
+    rows = [(found, "networks verified equal; accuracy not measured by us") for found in WEIGHTS.values()]
+    for files, reason in WITHHELD.values():
+        rows += [(found, f"not offered: {reason}") for found in files]
+    for found, state in rows:
         lines.append(
-            f"| `{name}` | [{found.project}]({found.url}) | {found.top1} | {found.megabytes} | {found.license} | "
-            "networks verified equal; accuracy not measured by us |"
+            f"| `{found.model}` | [{found.project}]({found.url}) | {found.top1} | {found.megabytes} | "
+            f"{found.license} | {state} |"
         )
-    for name, withheld in WITHHELD.items():
-        lines.append(f"| `{name}` | {withheld.project} | | | | not offered: {withheld.reason} |")
     return "\n".join(lines)
 
 

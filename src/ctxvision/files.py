@@ -11,6 +11,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -140,16 +141,17 @@ def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> No
             (part / name).write_bytes(data)
 
 
-def remove_parts(folder: Path, stem: str | None = None) -> None:
+def remove_parts(folder: Path, stem: str | None = None, *, idle: float = 0.0) -> None:
     """Remove what killed processes have left half written in a folder.
 
     Args:
         folder: A folder in which nobody is writing, or not under this stem.
         stem: The name without suffix of the file that was being written; by default any.
+        idle: The number of seconds for which nothing was written to what is removed, where others may be writing.
     """
     for part in folder.glob(f".{'*' if stem is None else glob.escape(stem[:_STEM])}.*part*"):
-        if part.is_file():
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if part.is_file() and time.time() - part.stat().st_mtime >= idle:
                 part.unlink()
 
 

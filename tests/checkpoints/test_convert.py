@@ -155,8 +155,19 @@ def test_differences_are_named(weights, out, tmp_path):
         tmp_path / "a.pth",
         out,
         r"1 missing \(bn1.weight\); 1 unexpected \(fc.extra\); "
-        r"1 of another shape \(fc.weight is 10×2048, not 1000×2048\)",
+        r"1 of another shape \(fc.bias is 1000, not 10\)",
     )
+
+
+@pytest.mark.parametrize("model_name", [None, "rednet26"])
+def test_other_classes_and_channels(tmp_path, out, model_name):
+    model = timm.create_model("rednet26", num_classes=7, in_chans=1)
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    report = convert(tmp_path / "a.pth", out, model_name)
+    assert (report.model, dict(report.arguments)) == ("rednet26", {"num_classes": 7, "in_chans": 1})
+    assert "of rednet26, num_classes=7, in_chans=1, " in str(report)
+    loaded = timm.create_model(report.model, **report.arguments, checkpoint_path=out)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 def test_backbone_only(weights, out, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import struct
 from pathlib import Path
 
 import h5py
@@ -95,9 +96,88 @@ def edit_other_network(file, folder):
     file.attrs["layer_names"] = [*names, "block1_conv1"]
 
 
+def edit_circle(file, folder):
+    file[f"{LAYER}/{LAYER}/again"] = file[LAYER]
+    file[LAYER].attrs["weight_names"] = ["/".join([LAYER, *["again", LAYER] * 20, "kernel:0"])]
+    del file[WEIGHT]
+
+
+def edit_soft_circle(file, folder):
+    del file[LAYER]
+    file[LAYER] = h5py.SoftLink(f"/{LAYER}")
+
+
+def edit_link_to_itself(file, folder):
+    del file[LAYER]
+    file[LAYER] = h5py.ExternalLink("a.h5", f"/{LAYER}")
+
+
+def edit_filter_of_their_own(file, folder):
+    del file[WEIGHT]
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk((3, 3, 3, 8))
+    settings.set_filter(32_768, h5py.h5z.FLAG_OPTIONAL, (1, 2))  # of no library: read without it if not there
+    space = h5py.h5s.create_simple((3, 3, 3, 8))
+    made = h5py.h5d.create(file.id, WEIGHT.encode(), h5py.h5t.NATIVE_FLOAT, space, settings)
+    h5py.Dataset(made)[...] = 1
+
+
+def edit_sparse_chunks(file, folder):
+    del file[WEIGHT]
+    file.create_dataset(WEIGHT, (2**30, 8), "f4", chunks=(1024, 8))[0] = 1
+
+
+def edit_references(file, folder):
+    del file[WEIGHT]
+    file[WEIGHT] = np.array([file[LAYER].ref] * 4, h5py.ref_dtype)
+
+
+def edit_names_that_are_references(file, folder):
+    file[LAYER].attrs["weight_names"] = np.array([file[LAYER].ref] * 4, h5py.ref_dtype)
+
+
+def edit_names_that_are_a_table(file, folder):
+    file[LAYER].attrs["weight_names"] = np.zeros((20, 20), "S8")
+
+
+def edit_names_that_are_numbers(file, folder):
+    file[LAYER].attrs["weight_names"] = np.arange(5)
+
+
+def edit_texts_as_numbers(file, folder):
+    del file[WEIGHT]
+    file[WEIGHT] = np.array([["a" * 1000] * 100], h5py.string_dtype())
+
+
+def edit_a_named_type(file, folder):
+    del file[WEIGHT]
+    file[WEIGHT] = np.dtype("f4")
+
+
+def edit_one_array_by_many_names(file, folder):
+    names = [f"{LAYER}/w{i}" for i in range(30_000)]
+    for name in names:
+        file[f"{LAYER}/{name}"] = file[WEIGHT]
+    for part in range(30):
+        file[LAYER].attrs[f"weight_names{part}"] = np.array(names[part * 1000 : (part + 1) * 1000], "S")
+    del file[LAYER].attrs["weight_names"]
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
+        (edit_circle, "is missing"),
+        (edit_soft_circle, "link to elsewhere"),
+        (edit_link_to_itself, "link to elsewhere"),
+        (edit_filter_of_their_own, "compressed"),
+        (edit_sparse_chunks, "lacks numbers"),
+        (edit_references, "floating-point"),
+        (edit_names_that_are_references, "no list of names"),
+        (edit_names_that_are_a_table, "no list of names"),
+        (edit_names_that_are_numbers, "no list of names"),
+        (edit_texts_as_numbers, "floating-point"),
+        (edit_a_named_type, "floating-point"),
+        (edit_one_array_by_many_names, "more bytes than the file has"),
         (edit_external_link, "link to elsewhere"),
         (edit_soft_link, "link to elsewhere"),
         (edit_raw_file, "lie in another file"),
@@ -116,6 +196,20 @@ def test_attacks_are_refused(path, tmp_path, edit, reason):
     with h5py.File(path, "r+") as file:
         edit(file, tmp_path)
     assert reason in message(path)
+
+
+def test_many_references_to_one_long_text(path):
+    """The file has 4 MB, and its list of names 12 GB."""
+    text, count = "x" * 3_000_000, 4000
+    with h5py.File(path, "r+") as file:
+        del file.attrs["layer_names"]
+        file.attrs["layer_names"] = [text, *["y"] * (count - 1)]
+    data = path.read_bytes()
+    start = data.index(struct.pack("<I", len(text)))  # a reference: length, address of a heap and place in it
+    while data[start : start + 4] == data[start + 16 : start + 20] or data[start + 16 : start + 20] != b"\1\0\0\0":
+        start = data.index(struct.pack("<I", len(text)), start + 1)
+    path.write_bytes(data[:start] + data[start : start + 16] * count + data[start + 16 * count :])
+    assert "than its size" in message(path)
 
 
 def test_cut_files(path):

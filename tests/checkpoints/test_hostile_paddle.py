@@ -1,10 +1,15 @@
 """Paddle's pickles: every way in which an array is written, and what an attacker makes of them."""
 
 import contextlib
+import gzip
+import io
 import os
 import pickle
 import pickletools
 import struct
+import tarfile
+import time
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -128,6 +133,74 @@ def test_bombs(path):
     text = b"X" + struct.pack("<I", 5000) + b"a" * 5000 + b"q\x01" + b"0"
     call = b"h\x00h\x01X\x06\x00\x00\x00latin1\x86R"
     assert "more bytes than the file has" in message(path, b"\x80\x02" + encode + text + b"(" + call * 99 + b"l.")
+
+
+def dict_of(keys):
+    """The bytes of a pickle of a dict with None under each of the keys, which are given as bytes of a pickle."""
+    return b"\x80\x02}(" + b"".join(key + b"N" for key in keys) + b"u."
+
+
+def long_integer(number):
+    data = pickle.encode_long(number)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        # empty sets, of 216 bytes for one; lists; None
+        b"\x80\x04(" + b"\x8f" * 10**6 + b"t.",
+        b"\x80\x04(" + b"]" * 10**6 + b"t.",
+        b"\x80\x04(" + b"N" * 10**6 + b"t.",
+        # tuples within tuples, of which a hash is asked; Python crashes without the limit
+        b"\x80\x02}" + b")" + b"\x85" * 10**6 + b"Ns.",
+        # numbers with the same hash
+        dict_of(long_integer(i * (2**61 - 1)) for i in range(1, 10**5)),
+        # a dict copied again and again
+        b"\x80\x02ccollections\nOrderedDict\nq\x000}q\x01(K\x01K\x02u0" + b"h\x00h\x01\x85Rq\x01" * 999 + b".",
+    ],
+    ids=["sets", "lists", "nones", "depth", "hashes", "copies"],
+)
+def test_more_steps_than_arrays_take(path, steps):
+    start = time.monotonic()
+    text = message(path, steps)
+    assert "more steps than arrays" in text or "made of another" in text
+    assert time.monotonic() - start < 20  # without limits they take minutes
+
+
+def test_numbers_outside_the_file(path):
+    buffers = []
+    data = pickle.dumps({"a": np.zeros(9, "f4")}, 5, buffer_callback=buffers.append)
+    assert "outside the file" in message(path, data)
+    assert "none of it was executed" in message(path, pickle.dumps({"a": np.zeros(9, "f4")}, 5))
+
+
+@pytest.mark.parametrize("announced", [2**31 - 1, 2**62])
+def test_numbers_that_are_announced_and_do_not_come(path, announced):
+    head = b"\x80\x05\x8c\x01a"
+    assert "truncated" in message(path, head + b"\x8e" + struct.pack("<Q", announced) + b"x.")  # bytes
+    assert "truncated" in message(path, head + b"\x96" + struct.pack("<Q", announced) + b"x.")  # bytearray
+    assert "truncated" in message(path, head + b"\x95" + struct.pack("<Q", announced) + b"x.")  # frame
+
+
+def test_archives_with_that_name(path):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.pkl", bytes(10**7))
+    assert "is compressed" in message(path, packed.getvalue())
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(__file__, "data.pkl")
+    assert "not a checkpoint" in message(path, packed.getvalue())
+    for data in (gzip.compress(pickle.dumps(ARRAYS)), b"<html>Please log in</html>", bytes(1000)):
+        assert "not a checkpoint" in message(path, data)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_the_largest_network_is_far_from_the_limits(path, protocol):
+    data = pickle.dumps({f"layer{i}.conv.weight": np.zeros((1, 1, 1, 1), "f4") for i in range(2000)}, protocol)
+    path.write_bytes(data)
+    assert len(read_state_dict(path)) == 2000
 
 
 def test_a_pickle_cannot_change_the_reader(path):

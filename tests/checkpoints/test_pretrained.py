@@ -1,9 +1,12 @@
 """``pretrained=True``: weights from a server on this machine, and the cable pulled at each step."""
 
 import hashlib
-import http.server
+import http.client
+import os
+import runpy
 import socket
-import threading
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,11 @@ import timm
 import torch
 
 import ctxvision.models._weights as weights
+from _mirror import mirror
 from ctxvision.checkpoints import CheckpointError, pretrained, warm_start
 
 FOLDER = Path(__file__).parent / "foreign"
+ROOT = Path(__file__).parents[2]
 REDNET, COTNET = "paddle_rednet.pdparams", "kecam_se_cotnetd.h5"
 SMALL = {  # the networks that the other packages wrote
     REDNET: ("rednet26", {"depths": (1, 2, 1, 1), "planes": (64, 16, 32, 16)}),
@@ -22,39 +27,10 @@ SMALL = {  # the networks that the other packages wrote
 HDF5 = pytest.mark.process  # it is read by a process of its own
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Answers with ``content``; counts the requests."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.status, self.claims, self.asked = b"", 200, None, 0
-
-    def url(self, name):
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        server = self.server
-        server.asked += 1
-        self.send_response(server.status)
-        self.send_header("Content-Length", str(server.claims or len(server.content)))
-        self.end_headers()
-        self.wfile.write(server.content)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with mirror() as server:
+        yield server
 
 
 @pytest.fixture
@@ -119,6 +95,40 @@ def test_all_of_timms_protocol(server, cache):
     assert server.asked == 2
 
 
+def test_all_of_timms_arguments_at_once(server, cache):
+    server.content = (FOLDER / REDNET).read_bytes()
+    config = timm.get_pretrained_cfg("rednet26").to_dict()
+    pyramid = create(
+        server,
+        num_classes=10,
+        in_chans=1,
+        features_only=True,
+        out_indices=(1, 3),
+        pretrained_cfg=config,
+        cache_dir=str(cache / "other"),
+    ).eval()
+    one, other = pyramid(torch.zeros(1, 1, 64, 64))
+    assert (one.shape[2], other.shape[2]) == (8, 2)
+    assert [path.name for path in cache.iterdir()] == ["other"]
+    assert (cache / "other" / REDNET).is_file()
+    full = create(server).eval()
+    summed = full.conv1[0].weight.sum(1, keepdim=True)  # as timm makes kernels for one channel
+    torch.testing.assert_close(pyramid.state_dict()["conv1.0.weight"], summed)
+
+
+def test_weights_of_the_user_are_taken_instead(server, cache, tmp_path):
+    model, design = SMALL[REDNET]
+    tensors = timm.create_model(model, num_classes=10, **design).state_dict()
+    torch.save(tensors, tmp_path / "mine.pth")
+    for place in ({"file": str(tmp_path / "mine.pth")}, {"state_dict": tensors}):
+        made = timm.create_model(
+            model, pretrained=True, pretrained_cfg_overlay={**place, "num_classes": 10}, **design
+        )
+        torch.testing.assert_close(made.state_dict(), tensors, rtol=0, atol=0)
+    assert server.asked == 0
+    assert not cache.exists()
+
+
 def test_what_timm_lists():
     listed = timm.list_models("*", pretrained=True)
     ours = [f"{name}.in1k" for name in weights.WEIGHTS]
@@ -149,6 +159,12 @@ def test_no_weights_is_said_in_one_line(name):
         warm_start(model, name)
 
 
+def test_the_table_of_readme_and_docs_equals_the_code():
+    table = runpy.run_path(str(ROOT / "tools/weights_table.py"))["table"]()
+    for page in ("README.md", "docs/weights.md"):
+        assert table in (ROOT / page).read_text("utf-8"), f"put the output of tools/weights_table.py in {page}"
+
+
 def test_the_plain_networks_of_the_contextual_ones_have_weights():
     assert set(weights.PLAIN.values()) <= set(timm.list_pretrained())
 
@@ -172,9 +188,73 @@ def test_a_silent_server(server, cache, monkeypatch):
         assert "timed out" in refused(server, cache)
 
 
-def test_the_server_has_no_such_file(server, cache):
-    server.status = 404
-    assert "answers 404" in refused(server, cache)
+def test_a_name_that_no_server_of_names_knows(server, cache, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    line = refused(server, cache)
+    assert "Name or service not known" in line
+    assert "check the connection" in line
+
+
+def test_a_server_that_falls_silent(server, cache, monkeypatch):
+    monkeypatch.setattr(pretrained, "_SILENCE", 0.2)
+    server.content = (FOLDER / REDNET).read_bytes()
+    server.gate.clear()
+    assert "timed out" in refused(server, cache)
+    server.gate.set()
+    assert create(server)
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+def test_the_server_has_no_such_file(server, cache, status):
+    server.status = status
+    line = refused(server, cache)
+    assert f"answers {status} {http.client.responses[status]}" in line
+    assert server.url(REDNET) in line
+
+
+@pytest.mark.parametrize("step", ["_check", "_convert", "write_converted"])
+def test_stopped_on_the_way(server, cache, monkeypatch, step):
+    server.content = (FOLDER / REDNET).read_bytes()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            create(server)
+    assert list(cache.iterdir()) == []
+    assert create(server)
+
+
+def test_killed_between_download_and_conversion(server, cache):
+    cache.mkdir(parents=True)
+    server.content = (FOLDER / REDNET).read_bytes()
+    parts = [cache / f".{Path(REDNET).stem}.{number}.part.pdparams" for number in (1, 2)]
+    for part in parts:  # of a process that was killed, and of one that is at work
+        part.write_bytes(server.content)
+    os.utime(parts[0], (0, 0))
+    assert create(server)
+    assert [part.exists() for part in parts] == [False, True]
+    (cache / f"{Path(REDNET).stem}.safetensors").unlink()
+    assert create(server)
+    assert server.asked == 1
+
+
+def test_two_at_once(server, cache):
+    server.content = (FOLDER / REDNET).read_bytes()
+    server.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(create, server) for _ in range(2)]
+        while server.asked < 2 and not any(future.done() for future in made):
+            pass
+        server.gate.set()
+        one, other = (future.result().state_dict() for future in made)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert sorted(path.suffix for path in cache.iterdir()) == [".pdparams", ".safetensors", ".sha256"]
 
 
 def test_a_web_page_of_a_proxy(server, cache):
@@ -192,16 +272,60 @@ def test_half_a_file(server, cache, name):
     assert create(server, name)
 
 
-def test_no_space(server, cache, monkeypatch):
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+def test_no_space(server, cache):
+    import resource
+
+    server.content = (FOLDER / REDNET).read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        line = refused(server, cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "cannot be written (file too large)" in line
+    assert server.url(REDNET) in line
+    assert create(server)
+
+
+def test_no_space_for_the_converted_file(server, cache, monkeypatch):
     server.content = (FOLDER / REDNET).read_bytes()
 
-    def full(*_, **__):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", full)
-    line = refused(server, cache)
-    assert "no space left" in line
+    with monkeypatch.context() as patch:
+        patch.setattr("ctxvision.checkpoints.conversion.write_whole", full)
+        with pytest.raises(CheckpointError) as caught:
+            create(server)
+    assert str(caught.value) == (
+        f"{(cache / REDNET).with_suffix('.safetensors')}: cannot be written (No space left on device); make room, "
+        f"or set TORCH_HOME to a folder that can be written, for the file from {server.url(REDNET)}"
+    )
+    assert list(cache.iterdir()) == []
+    assert create(server)
+
+
+def test_a_folder_that_may_only_be_read(server, cache, monkeypatch):
+    """Root may write everywhere, so that permissions alone would not show it."""
+    cache.mkdir(parents=True)
+    (cache / REDNET).write_bytes((FOLDER / REDNET).read_bytes())
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("ctxvision.files._part", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot be written \(.*; make room, or set TORCH_HOME") as caught:
+        create(server)
+    assert "delete" not in str(caught.value)
     monkeypatch.undo()
+    monkeypatch.setenv("TORCH_HOME", str(cache.parents[1]))
+    create(server)
+    monkeypatch.setattr("ctxvision.files._part", refuse)
+    assert create(server)  # what is there is read
+    (cache / f"{REDNET}.sha256").unlink()
+    assert create(server)
+    assert server.asked == 0
 
 
 def test_a_folder_that_cannot_be_written(server, tmp_path, monkeypatch):

@@ -201,9 +201,10 @@ def test_pixels_of_another_kind_are_refused():
 
 def test_a_network_with_pretrained_weights(monkeypatch):
     network = timm.create_model("test_resnet")
-    monkeypatch.setattr("ctxvision.inference.opening.pretrained_network", lambda name: network)
+    monkeypatch.setattr("ctxvision.tasks.classification.task.pretrained_network", lambda name: network)
     predictor = open_predictor("test_resnet.r160_in1k")
-    assert (predictor.network, predictor.module, predictor.model_name) == (network, None, "test_resnet")
+    assert torch.equal(predictor.network.fc.weight, network.fc.weight)
+    assert predictor.model_name == "test_resnet"
     assert predictor.data_spec.input_size == (3, 160, 160)
     assert len(set(predictor.class_names)) == 1000
     assert predictor.class_names[:2] == ("tench", "goldfish")

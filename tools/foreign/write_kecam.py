@@ -66,6 +66,8 @@ def run(model, images: np.ndarray) -> list[np.ndarray]:
     if backend.is_torch_backend:
         import torch
 
+        if job.get("double"):
+            model, images = model.double(), images.astype("float64")
         model.eval()
         with torch.no_grad():
             outputs = []

@@ -20,8 +20,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help="network to evaluate: .ckpt file or run folder of `ctxvision train`, or .onnx or .pt2 of "
-        "`ctxvision export`",
+        help="network to evaluate: .ckpt file or run folder of `ctxvision train`, .onnx or .pt2 of "
+        "`ctxvision export`, or name of a network with pretrained weights",
     )
     add("data", metavar="DATA", help="data to evaluate on, a folder of images, or digits; see the page on data")
     add(

@@ -24,7 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help="network to explain: .ckpt file or run folder of `ctxvision train`",
+        help="network to explain: .ckpt file or run folder of `ctxvision train`, or name of a network with "
+        "pretrained weights",
     )
     add("images", metavar="IMAGE", nargs="+", help="image files, and folders of them; videos for a video network")
     add("--out", metavar="DIR", required=True, help="folder for explain.html, explain.json and the figures")
@@ -43,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--against",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help="second network to compare with, a .ckpt file or a run folder",
+        help="second network to compare with, as CHECKPOINT",
     )
     add("--against_layer", metavar="NAME", help="name of the layer of the second network for Grad-CAM")
     add(

@@ -28,7 +28,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         type=checkpoint_of,
-        help="network to export: .ckpt file or run folder of `ctxvision train`",
+        help="network to export: .ckpt file or run folder of `ctxvision train`, or name of a network with "
+        "pretrained weights",
     )
     add("out", metavar="OUT", help=".onnx or .pt2 file to write")
     add("--fixed_batch", action="store_true", help="let the file take one image at a time; default: any number")

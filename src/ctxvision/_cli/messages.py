@@ -16,7 +16,7 @@ from ctxvision.files import WriteError, write_whole
 from ctxvision.foreign import csv_text, finite_values, json_text, visible
 
 # extras of the commands; those not named need "train"
-_EXTRAS = {"export": "export", "serve": "serve", "convert": "weights"}
+_EXTRAS = {"explain": "explain", "export": "export", "serve": "serve", "convert": "weights"}
 _TASK_EXTRAS = ("detect", "segment", "video")
 
 

@@ -72,10 +72,10 @@ def _names(group: Any, attribute: str) -> Iterator[str]:
     if not parts:
         raise Refused(f"it is HDF5, but not of Keras: no {attribute} in {group.name[:80]!r}")
     for part in parts:
-        values = group.attrs[part]
-        if getattr(values, "ndim", 0) != 1 or len(values) > _MOST_NAMES:
+        about = group.attrs.get_id(part)
+        if len(about.shape) != 1 or about.shape[0] > _MOST_NAMES:
             raise Refused(f"its {part} are no list of names")
-        for value in values:
+        for value in group.attrs[part]:  # texts may be references to one long text: memory is limited, see above
             name = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
             if not isinstance(name, str):
                 raise Refused(f"its {part} are no list of names")
@@ -118,5 +118,9 @@ if __name__ == "__main__":
         print(error)
         sys.exit(REFUSED)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, UnicodeError) as error:
-        print(f"truncated or damaged ({' '.join(str(error).split())[:200] or type(error).__name__})")
+        summary = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, MemoryError) or "memory allocation failed" in summary:
+            print("it unpacks to much more than its size")
+        else:
+            print(f"truncated or damaged ({summary})")
         sys.exit(REFUSED)

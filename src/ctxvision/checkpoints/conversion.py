@@ -1,7 +1,8 @@
 """Published checkpoint in, safetensors for ``timm.create_model(NAME, checkpoint_path=OUT)`` out."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from ctxvision.files import write_whole
 
 from .error import CheckpointError
 from .finite import require_finite
-from .layout import advice_on, fitting_models, require_fit, skeleton
+from .kecam import withheld_weights
+from .layout import advice_on, arguments_of, fitting_models, require_fit, skeleton
 from .published import from_published
-from .reading import read_contents
+from .reading import Contents, read_contents
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class ConversionReport:
         tensors: Number of tensors that the file holds, buffers included.
         parameters: Number of parameters of the network (numbers, not tensors).
         used_ema: Whether the weights are the exponential moving average.
+        arguments: Arguments that the network needs beside its name: ``num_classes`` and ``in_chans`` where they
+            are not ImageNet's.
     """
 
     destination: Path
@@ -34,11 +40,13 @@ class ConversionReport:
     tensors: int
     parameters: int
     used_ema: bool
+    arguments: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         weights = "moving-average weights" if self.used_ema else "weights"
+        given = "".join(f", {name}={value}" for name, value in self.arguments.items())
         return (
-            f"{self.destination}: {weights} of {self.model}, {self.tensors} tensors, "
+            f"{self.destination}: {weights} of {self.model}{given}, {self.tensors} tensors, "
             f"{self.parameters / 1e6:.2f} M parameters"
         )
 
@@ -75,15 +83,16 @@ def convert(
     """
     source, destination = Path(source), Path(destination)
     _check_destination(source, destination, overwrite)
-    model = None if model_name is None else skeleton(model_name)
-    contents = read_contents(source, ema=ema)
+    if model_name is not None:
+        skeleton(model_name)  # a wrong name is told before a large file is read
+    contents = _read(source, ema)
     try:
         tensors = from_published(contents.tensors, model_name or "the network")
     except CheckpointError as error:
         raise CheckpointError(source, str(error)) from error
-    if model is None or model_name is None:
-        model_name = _model_of(tensors, source)
-        model = skeleton(model_name)
+    model_name = model_name or _model_of(tensors, source)
+    arguments = arguments_of(tensors)
+    model = skeleton(model_name, **arguments)
     require_fit(tensors, model, model_name, source)
     if not allow_nonfinite:
         require_finite(tensors, source)
@@ -94,7 +103,19 @@ def convert(
         tensors=len(tensors),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         used_ema=contents.is_ema,
+        arguments=arguments,
     )
+
+
+def _read(source: Path, ema: bool) -> Contents:
+    try:
+        withheld = withheld_weights(source)
+    except OSError:
+        withheld = None  # `read_contents` says why
+    if withheld:
+        _log.warning("%s", withheld.caution)
+        return Contents(withheld.tensors, is_ema=False)
+    return read_contents(source, ema=ema)
 
 
 def _model_of(tensors: Mapping[str, Tensor], source: Path) -> str:

@@ -5,12 +5,16 @@ Source: https://github.com/leondgarse/keras_cv_attention_models (MIT), ``cotnet`
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ctxvision.models._weights import WITHHELD
+
+from .digest import digest_of
 from .error import CheckpointError, name_some
-from .keras_file import KerasLayers
+from .keras_file import MAGIC, KerasLayers, read_layers
 
 _OUTSIDE = {
     "stem_conv": "conv1",
@@ -72,9 +76,55 @@ def from_kecam(layers: KerasLayers, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def renamed(layers: KerasLayers) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors by our names, and the names of the layers that no CoTNet of kecam has."""
-    averages = any(name.endswith("_shortcut_down") for name in layers.names)
+class WithheldTensors(NamedTuple):
+    """Tensors of a file that kecam publishes for a network that is not the authors'."""
+
+    model: str
+    """Name of the authors' network, for which the tensors are named."""
+    tensors: dict[str, Tensor]
+    caution: str
+    """What is not known about them, in one line."""
+
+
+def withheld_weights(path: Path) -> WithheldTensors | None:
+    """Read one of the files that kecam publishes for a network that is not the authors'; None for any other file.
+
+    They are told by their published checksums: whoever trained kecam's network has weights of that, not of the
+    authors'. `docs/weights.md` says what speaks for the tensors of the published files being the authors' own.
+
+    Args:
+        path: Path of a file.
+
+    Raises:
+        CheckpointError: The file is damaged, or h5py is not installed.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            return None
+    digest = digest_of(path, "md5")
+    for model, (files, reason) in WITHHELD.items():
+        if digest in {file.md5 for file in files}:
+            # only the D networks of the authors have average pools in their shortcuts
+            tensors, _ = renamed(read_layers(path), averages=model.startswith("se_cotnetd"))
+            caution = (
+                f"{path.name}: {files[0].project} publishes it for a network that is not the authors' ({reason}); "
+                f"written for the authors' {model}, but nobody has proved that the tensors are the authors': "
+                "measure the accuracy before you use it"
+            )
+            return WithheldTensors(model, tensors, caution)
+    return None
+
+
+def renamed(layers: KerasLayers, averages: bool | None = None) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors by our names, and the names of the layers that no CoTNet of kecam has.
+
+    Args:
+        layers: Layers of the file.
+        averages: Whether to name shortcuts as those with average pools; None does where the file has such pools.
+    """
+    if averages is None:
+        averages = any(name.endswith("_shortcut_down") for name in layers.names)
     tensors: dict[str, Tensor] = {}
     unknown: list[str] = []
     for layer, weights in layers.weights.items():

@@ -65,16 +65,31 @@ def describe(tensor: Tensor) -> str:
     return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
+def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the arguments for a network of other classes or channels than ImageNet's, as its tensors show."""
+    classifier = tensors.get("fc.weight")
+    first = tensors.get("conv1.weight", tensors.get("conv1.0.weight"))
+    found = {}
+    if classifier is not None and classifier.ndim == 2 and len(classifier) not in (0, 1000):
+        found["num_classes"] = len(classifier)
+    if first is not None and first.ndim == 4 and first.shape[1] not in (0, 3):
+        found["in_chans"] = first.shape[1]
+    return found
+
+
 def fitting_models(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of our networks whose tensors these are."""
-    return [name for name in our_models() if difference(tensors, skeleton(name).state_dict()) is None]
+    """Return the names of our networks whose tensors these are, be it of other classes or channels."""
+    arguments = arguments_of(tensors)
+    names = [name for name in our_models() if not name.startswith("contextual_")]  # which nobody published
+    return [name for name in names if difference(tensors, skeleton(name, **arguments).state_dict()) is None]
 
 
 def advice_on(tensors: Mapping[str, Tensor]) -> str:
     """Say what to do with the tensors of a CoTNet whose shortcuts average pixels, as the authors' do not."""
     for name in ("cotnet50", "cotnet101"):
-        if difference(tensors, skeleton(name, avg_down=True).state_dict()) is None:
-            network = f'timm.create_model("{name}", avg_down=True)'
+        arguments = {"avg_down": True, **arguments_of(tensors)}
+        if difference(tensors, skeleton(name, **arguments).state_dict()) is None:
+            network = f'timm.create_model("{name}", {", ".join(f"{k}={v}" for k, v in arguments.items())})'
             return (
                 f"; they are those of a {name} whose shortcuts average pixels, which is not the authors' network: "
                 f"ctxvision.checkpoints.warm_start({network}, FILE) loads them into that"
@@ -87,6 +102,6 @@ def require_fit(tensors: Mapping[str, Tensor], model: nn.Module, model_name: str
     problem = difference(tensors, model.state_dict())
     if problem is None:
         return
-    fitting = fitting_models(tensors)
+    fitting = [name for name in fitting_models(tensors) if name != model_name]
     advice = f"; they are those of {fitting[0]}: name that model" if len(fitting) == 1 else advice_on(tensors)
     raise CheckpointError(where, f"the tensors are not those of {model_name}: {problem}{advice}")

@@ -20,6 +20,16 @@ _SPLIT = "UnpackBigParamInfor@@"  # how protocols 2 and 3 cut arrays of a gigaby
 _BUFFERS = {"_mean": "running_mean", "_variance": "running_var"}
 _KINDS = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64}
 _MOST_AXES = 32
+_MOST_STEPS = 100_000  # of the pickle; RedNet-152's file takes some 40,000
+_MOST_RARE_STEPS = 1_000
+_MOST_TUPLES = 30_000  # the hash of tuples within tuples takes stack: of 200,000 it crashes Python
+_COMMON_STEPS = {
+    "PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "GLOBAL",
+    "STACK_GLOBAL", "REDUCE", "BUILD", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINUNICODE",
+    "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_TUPLE", "TUPLE",
+    "TUPLE1", "TUPLE2", "TUPLE3",
+}  # fmt: skip
+"""What arrays of numbers are pickled with."""
 
 
 class _Refused(pickle.UnpicklingError):
@@ -93,6 +103,13 @@ class _Maker:
         raise _Refused("a state for a function")
 
 
+def _empty_dict(*items: object) -> OrderedDict[object, object]:
+    """Stand in for ``OrderedDict``, which pickles fill afterwards; to copy a dict again and again is refused."""
+    if items:
+        raise _Refused("a dict that is made of another")
+    return OrderedDict()
+
+
 class _Unpickler(pickle.Unpickler):
     """Knows arrays of floating-point numbers and nothing else; nothing that a file names is imported."""
 
@@ -105,7 +122,7 @@ class _Unpickler(pickle.Unpickler):
             ("numpy.core.multiarray", "_reconstruct"): _Maker(_Array),
             ("numpy._core.multiarray", "_reconstruct"): _Maker(_Array),
             ("_codecs", "encode"): _Maker(self._encoded),
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): _Maker(_empty_dict),
         }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -142,7 +159,7 @@ def read_paddle(path: Path) -> dict[str, Tensor]:
     """
     data = path.read_bytes()
     try:
-        _require_small_memo(data)
+        _require_moderate(data)
         content = _Unpickler(data).load()
     except _Refused as error:
         raise CheckpointError(path, _refusal(str(error))) from error
@@ -173,11 +190,22 @@ def read_paddle(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _require_small_memo(data: bytes) -> None:
-    """Refuse a pickle whose memo has higher numbers than the file has bytes: room is made for all before."""
-    for operation, argument, position in pickletools.genops(data):
+def _require_moderate(data: bytes) -> None:
+    """Refuse a pickle that takes memory or time out of proportion to what it holds, before it is read.
+
+    A byte of it may make an empty set of two hundred, or a tuple around all before it; numbers may be chosen so
+    that a dict compares each with all; and for a memo room is made up to its highest number.
+    """
+    rare = tuples = 0
+    for step, (operation, argument, position) in enumerate(pickletools.genops(data)):
+        rare += operation.name not in _COMMON_STEPS
+        tuples += operation.name.startswith("TUPLE")
+        if step > _MOST_STEPS or rare > _MOST_RARE_STEPS or tuples > _MOST_TUPLES:
+            raise _Refused("more steps than arrays of numbers take")
         if operation.name in ("LONG_BINPUT", "PUT") and (argument or 0) > len(data):
             raise _Refused("it asks for room that it does not fill")
+        if operation.name == "NEXT_BUFFER":
+            raise _Refused("its numbers lie outside the file")
         if operation.name == "STOP" and (position or 0) + 1 != len(data):
             raise ValueError("something follows its end")
 

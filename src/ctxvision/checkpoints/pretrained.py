@@ -1,7 +1,6 @@
 """Weights from where other projects keep them: downloaded, checked and converted once, then kept."""
 
 import contextlib
-import hashlib
 import logging
 import os
 import socket
@@ -15,11 +14,12 @@ from urllib.parse import unquote, urlsplit
 import safetensors
 import torch.hub
 
-from ctxvision.files import WriteError, replacing, write_whole
+from ctxvision.files import WriteError, remove_parts, replacing, write_whole
 from ctxvision.models._weights import WEIGHTS
 from ctxvision.wording import plural
 
 from .conversion import write_converted
+from .digest import digest_of
 from .error import CheckpointError
 from .finite import require_finite
 from .layout import require_fit, skeleton
@@ -30,7 +30,7 @@ MIRROR = "CTXVISION_WEIGHTS_MIRROR"
 """Environment variable: an address under which the same files are looked for instead."""
 
 _SILENCE = 60  # seconds without a byte after which a connection counts as lost
-_CHUNK = 2**20
+_IDLE = 3600  # seconds after which a part was left by a process that was killed
 _log = logging.getLogger(__name__)
 
 
@@ -60,9 +60,7 @@ def fetch_weights(url: str, model_name: str, *, folder: str | os.PathLike[str] |
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(
-            folder, f"cannot be made ({error.strerror}); set TORCH_HOME to a folder that can"
-        ) from error
+        raise _unwritable(folder, f"cannot be made ({error.strerror})", url) from error
     if original.is_file():
         _check(original, original, md5, url)
         _convert(original, converted, model_name, original, url)
@@ -76,6 +74,7 @@ def fetch_weights(url: str, model_name: str, *, folder: str | os.PathLike[str] |
 def _download(url: str, original: Path, converted: Path, model_name: str, md5: str | None) -> None:
     by_hand = f"; or get it elsewhere and put it at {original}"
     _log.info("downloading %s", url)
+    remove_parts(original.parent, original.stem, idle=_IDLE)
     try:
         with replacing(original) as part, _patience():
             try:
@@ -93,14 +92,10 @@ def _download(url: str, original: Path, converted: Path, model_name: str, md5: s
             _check(part, original, md5, url)
             _convert(part, converted, model_name, original, url)
     except WriteError as error:
-        raise CheckpointError(
-            original, f"{str(error).partition(': ')[2]}; make room, or set TORCH_HOME elsewhere"
-        ) from error
+        raise _unwritable(original, str(error).partition(": ")[2], url) from error
     except OSError as error:  # torch hub writes beside the part
         reason = error.strerror or str(error)
-        raise CheckpointError(
-            original, f"cannot be written ({reason.lower()}); make room, or set TORCH_HOME elsewhere"
-        ) from error
+        raise _unwritable(original, f"cannot be written ({reason.lower()})", url) from error
 
 
 def _check(file: Path, original: Path, md5: str | None, url: str) -> None:
@@ -118,7 +113,7 @@ def _check(file: Path, original: Path, md5: str | None, url: str) -> None:
     expected, kind = (
         (md5, "md5") if md5 else (kept.read_text("utf-8").split()[0], "sha256") if kept.is_file() else ("", "")
     )
-    if kind and (found := _hash(file, kind)) != expected:
+    if kind and (found := digest_of(file, kind)) != expected:
         size = file.stat().st_size
         what = "that is published" if md5 else f"of the first file, kept in {kept.name}"
         raise CheckpointError(
@@ -134,20 +129,29 @@ def _convert(file: Path, converted: Path, model_name: str, original: Path, url: 
         require_finite(tensors, file)
         if url in {weights.url for weights in WEIGHTS.values() if weights.md5 is None}:
             require_fit(tensors, skeleton(model_name), model_name, file)  # no checksum says which file it is
-        write_converted(tensors, converted, model_name, original.name)
     except CheckpointError as error:
         reason = str(error).partition("; download it again")[0].removeprefix(f"{file}: ")
         again = f"delete {original} and try again" if file == original else "try again"
         raise CheckpointError(
             url, f"the file cannot be used ({reason}); {again}, or put the right file at {original}"
         ) from error
+    try:
+        write_converted(tensors, converted, model_name, original.name)
+    except CheckpointError as error:
+        raise _unwritable(converted, str(error).removeprefix(f"{converted}: "), url) from error
+
+
+def _unwritable(place: Path, reason: str, url: str) -> CheckpointError:
+    return CheckpointError(
+        place, f"{reason}; make room, or set TORCH_HOME to a folder that can be written, for the file from {url}"
+    )
 
 
 def _keep_sum(original: Path) -> None:
     """Keep the checksum of a file for which none is published, at its first use."""
     kept = _sum_of(original)
     if not kept.is_file():
-        digest = _hash(original, "sha256")
+        digest = digest_of(original, "sha256")
         with contextlib.suppress(OSError):
             write_whole(kept, f"{digest}  {original.name}\n")
         _log.warning("%s: no checksum is published; its SHA-256 is %s, kept in %s", original, digest, kept.name)
@@ -155,14 +159,6 @@ def _keep_sum(original: Path) -> None:
 
 def _sum_of(original: Path) -> Path:
     return original.with_name(f"{original.name}.sha256")
-
-
-def _hash(file: Path, kind: str) -> str:
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _is_whole(file: Path) -> bool:

@@ -12,11 +12,11 @@ from torch import nn
 
 from ctxvision.checkpoints import read_state_dict
 from ctxvision.checkpoints.finite import require_finite
-from ctxvision.checkpoints.sources import names_a_network, pretrained_network
+from ctxvision.checkpoints.sources import names_a_network
 from ctxvision.data.error import DataError
 from ctxvision.runs import checkpoint_of
 from ctxvision.tasks import Task, TaskError, load_task
-from ctxvision.tasks.classification.task import spec_of
+from ctxvision.tasks.classification.task import pretrained_task, spec_of
 from ctxvision.tasks.limits import Budget, require_moderate
 from ctxvision.tasks.registry import TASKS, module_of
 
@@ -68,20 +68,6 @@ def open_published(model: str, *, trust: bool = False) -> nn.Module:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InferenceError(f"{model}: timm cannot build it ({line})") from error
     require_finite(network.state_dict(), model)
-    return network
-
-
-def open_pretrained(name: str) -> nn.Module:
-    """Return a network with the pretrained weights that timm knows for its name.
-
-    Args:
-        name: A registered name, such as ``"resnet18"`` or ``"resnet18.a1_in1k"``.
-
-    Raises:
-        CheckpointError: There is no such network, timm has no weights for it, or they cannot be had.
-    """
-    network = pretrained_network(name)
-    require_finite(network.state_dict(), name)
     return network
 
 
@@ -140,9 +126,10 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
         return predictor_of(open_exported(path, trust=trust))
     where = device_named(device)
     if is_published(text):
-        return _classifier(open_published(text, trust=trust), where)
+        network = open_published(text, trust=trust)
+        return ClassificationPredictor(network, where, spec_of(network))
     if names_a_network(str(path)):
-        return _classifier(open_pretrained(text), where)
+        return predictor_of(pretrained_task(text), device)
     return predictor_of(load_task(path, trust=trust), device)
 
 
@@ -174,10 +161,6 @@ def _predictor(task: str) -> Callable[[Task | Exported, torch.device], Predictor
     found: Callable[[Task | Exported, torch.device], Predictor]
     found = getattr(module_of("inference", task), f"{task.capitalize()}Predictor")
     return found
-
-
-def _classifier(network: nn.Module, device: torch.device) -> Predictor:
-    return ClassificationPredictor(network, device, spec_of(network))
 
 
 def device_named(name: str) -> torch.device:

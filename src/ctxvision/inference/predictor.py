@@ -129,7 +129,8 @@ class Predictor(ABC):
         task: The task that the network was trained for, one of `ctxvision.tasks.registry.TASKS`.
         class_names: The names of the classes.
         data_spec: The description of the images or clips that the network takes.
-        module: The trained task of a checkpoint; ``None`` for a network that comes from anything else.
+        module: The trained task of a checkpoint, or of a name with pretrained weights; ``None`` for a network that
+            comes from anything else.
         network: The network itself; ``None`` for an exported file.
         exported: The exported file; ``None`` for a network that comes from anything else.
         sample_name: The word for what an answer is about, ``"image"`` or ``"video"``.

@@ -23,9 +23,9 @@ class Weights(NamedTuple):
 class Withheld(NamedTuple):
     """Weights that stand somewhere but are not offered."""
 
-    project: str
+    files: tuple[Weights, ...]
     reason: str
-    """How their network differs from the authors'."""
+    """How the project's network differs from the authors'."""
 
 
 KECAM = "keras_cv_attention_models"
@@ -34,8 +34,8 @@ _KECAM = "https://github.com/leondgarse/keras_cv_attention_models/releases/downl
 _PADDLE = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph"
 
 
-def _kecam(model: str, file: str, md5: str, top1: float, megabytes: int) -> Weights:
-    return Weights(model, KECAM, f"{_KECAM}/{file}_224_imagenet.h5", md5, top1, megabytes, "Apache-2.0")
+def _kecam(model: str, file: str, md5: str, top1: float, megabytes: int, size: int = 224) -> Weights:
+    return Weights(model, KECAM, f"{_KECAM}/{file}_{size}_imagenet.h5", md5, top1, megabytes, "Apache-2.0")
 
 
 def _paddle(depth: int, top1: float, megabytes: int) -> Weights:
@@ -56,9 +56,23 @@ WEIGHTS = {
     )
 }
 
-_SHORTCUTS = Withheld(KECAM, "its shortcuts average 2x2 pixels where the authors' network takes every second")
-_POOLS = Withheld(KECAM, "it strides and average-pools where the authors' network has blur-pools")
-WITHHELD = {"cotnet50": _SHORTCUTS, "cotnet101": _SHORTCUTS, "se_cotnetd152": _POOLS}
+_SHORTCUTS = "its shortcuts average 2x2 pixels where the authors' network takes every second"
+_POOLS = "it strides and average-pools where the authors' network has blur-pools"
+WITHHELD = {
+    "cotnet50": Withheld(
+        (_kecam("cotnet50", "cotnet50", "e2b1fd313834deebb1c1f83451525254", 81.3, 91),), _SHORTCUTS
+    ),
+    "cotnet101": Withheld(
+        (_kecam("cotnet101", "cotnet101", "589d2c817699d96085136f2af2dd2036", 82.8, 156),), _SHORTCUTS
+    ),
+    "se_cotnetd152": Withheld(
+        (
+            _kecam("se_cotnetd152", "cotnet_se152d", "6a2744af16b8cc4177fef52aba7ff083", 84.0, 227),
+            _kecam("se_cotnetd152", "cotnet_se152d", "9dad11a2ec3d2c8ecac9832fcf1e9ad3", 84.6, 227, 320),
+        ),
+        _POOLS,
+    ),
+}
 
 PLAIN = {  # timm's networks that the contextual ones extend, with weights
     "contextual_convnext_tiny": "convnext_tiny.fb_in1k",
@@ -78,7 +92,8 @@ def why_none(model: str) -> str:
     with_weights = f"networks with weights: {', '.join(WEIGHTS)}"
     if withheld := WITHHELD.get(model):
         return (
-            f"no weights of {model} are offered: the network for which {withheld.project} keeps them is not the "
-            f"authors' ({withheld.reason}); convert the authors' own file with `ctxvision convert`; {with_weights}"
+            f"no weights of {model} are offered: the network for which {withheld.files[0].project} keeps them is "
+            f"not the authors' ({withheld.reason}); convert the authors' own file with `ctxvision convert`; "
+            f"{with_weights}"
         )
     return f"there are no pretrained weights of {model}; convert a file with `ctxvision convert`; {with_weights}"

@@ -8,7 +8,9 @@ import csv
 import pickle
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,23 @@ def names_of(folders: Iterable[str], root: Path, class_names: Sequence[str] | No
     names = {folder: folder for folder in folders}
     words = {} if class_names else _words(root)
     names |= {folder: f"{words[folder]} ({folder})" for folder in folders if words.get(folder)}
+    if class_names and list(class_names) == list(labels().values()):  # of a network with pretrained weights
+        names |= {folder: labels()[folder] for folder in folders if folder in labels()}
     return names | {m[1]: name for name in class_names or () if (m := NAMED.fullmatch(name))}
+
+
+@cache
+def labels() -> dict[str, str]:
+    """Return the names of the 1000 classes by synset, in the order of ImageNet's labels; each is another name."""
+    from timm.data import ImageNetInfo
+
+    imagenet = ImageNetInfo()
+    words = {
+        imagenet.index_to_label_name(index): imagenet.index_to_description(index).partition(",")[0]
+        for index in range(1000)
+    }
+    counts = Counter(words.values())  # two pairs of classes share a name, such as crane, the bird and the machine
+    return {synset: word if counts[word] == 1 else f"{word} ({synset})" for synset, word in words.items()}
 
 
 def flat_validation(folder: Path, root: Path) -> Found | None:

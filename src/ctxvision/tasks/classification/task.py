@@ -6,12 +6,13 @@ from typing import Any, Literal, cast
 
 import timm
 import torch
-from timm.data import ImageNetInfo, Mixup, resolve_data_config
+from timm.data import Mixup, resolve_data_config
 from torch import Tensor, nn
 
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.checkpoints.sources import pretrained_network
 from ctxvision.data import DataSpec
+from ctxvision.data.images.imagenet import labels
 from ctxvision.nn import ContextualLoss
 from ctxvision.tasks.classifier import Batch, ClassifierTask, logits_of
 
@@ -197,12 +198,4 @@ def spec_of(network: nn.Module) -> DataSpec:
 
 
 def _class_names(count: int) -> list[str]:
-    if count != 1000:
-        return [str(index) for index in range(count)]
-    imagenet = ImageNetInfo()
-    names = [imagenet.index_to_description(index).partition(",")[0] for index in range(count)]
-    # two pairs of classes share a name, such as crane, the bird and the machine; their synsets differ
-    return [
-        name if names.count(name) == 1 else f"{name} ({imagenet.index_to_label_name(index)})"
-        for index, name in enumerate(names)
-    ]
+    return list(labels().values()) if count == 1000 else [str(index) for index in range(count)]
