@@ -252,6 +252,6 @@ def test_signal_in_validation_finishes_the_epoch(monkeypatch, capsys, number):
 def test_killed_run_ends_like_the_undisturbed_run(tmp_path):
     words = [sys.executable, str(TOOL), "--kills=1", "--epochs=2", "--batch_size=128", f"--folder={tmp_path}"]
     environment = {**os.environ, "PYTHONPATH": ABSENT}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ended: equal bit for bit" in done.stdout
