@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,8 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("ctxvision")
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in jobs in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # float32 means float32 in the tests, on Ampere and later GPUs too
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
