@@ -132,6 +132,31 @@ def trained_plain(made_once) -> Path:
     return made_once("plain", _train("resnet10t")) / "run"
 
 
+@pytest.fixture(scope="session")
+def networks_of(made_once):
+    """Return ``networks_of(task) -> folder`` with a lively network: ``best.ckpt``, ``run``; not to be changed."""
+
+    def of(task):
+        from _exported import write_network
+
+        return made_once(f"network-{task}", lambda folder: write_network(folder, task))
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def exported(networks_of, made_once):
+    """Return ``exported(task, "net.onnx") -> path`` of the same network, exported once for all tests."""
+
+    def of(task, name):
+        from _exported import export
+
+        checkpoint = networks_of(task) / "best.ckpt"
+        return made_once(f"{task}-{name}", lambda folder: export(checkpoint, folder / name)) / name
+
+    return of
+
+
 @pytest.fixture
 def run(trained, tmp_path):
     """A run folder that a test may change."""
