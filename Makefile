@@ -47,6 +47,8 @@ demo-video: $(INSTALLED) ## train with and without temporal shifts on moving dig
 	$(BIN)/ctxvision train cotnet_micro moving-digits --task video --recipe demo-video --shift none --out demo-video/control
 	$(BIN)/ctxvision report demo-video/run --against demo-video/control --out demo-video/report.html
 
+# of both workers, and of the processes that tests start
+test test-fast: export OMP_NUM_THREADS = 1
 test: $(INSTALLED) ## all the tests, about half an hour on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 

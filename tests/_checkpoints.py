@@ -38,26 +38,26 @@ def write_classifier(path, model="test_resnet", size=32, **more):
     return task
 
 
-def segmentation_task(model="test_resnet", classes=4, size=64, **options):
+def segmentation_task(model="test_resnet", classes=4, size=64, spec=None, **options):
     torch.manual_seed(0)
     names = [f"class {i}" for i in range(classes)]
-    spec = {"class_names": names, "input_size": [3, size, size], **NORMAL}
+    spec = spec or {"class_names": names, "input_size": [3, size, size], **NORMAL}
     task = enliven(SegmentationTask(model, spec, **options))
     torch.nn.init.normal_(task.model.decoder.classifier[1].weight, std=0.5)
     return task
 
 
-def video_task(model="test_resnet", classes=3, size=32, frames=4, **options):
+def video_task(model="test_resnet", classes=3, size=32, frames=4, spec=None, **options):
     torch.manual_seed(0)
     names = [f"class {i}" for i in range(classes)]
-    spec = {"class_names": names, "input_size": [3, size, size], "frames": frames, **NORMAL}
+    spec = spec or {"class_names": names, "input_size": [3, size, size], "frames": frames, **NORMAL}
     return enliven(VideoTask(model, spec, **options))
 
 
-def detection_task(detector, model="test_resnet", classes=2, channels=3, **options):
+def detection_task(detector, model="test_resnet", classes=2, channels=3, spec=None, **options):
     torch.manual_seed(0)
     names = [f"class {i}" for i in range(classes)]
-    spec = {"class_names": names, "category_ids": list(range(1, classes + 1)), "in_chans": channels}
+    spec = spec or {"class_names": names, "category_ids": list(range(1, classes + 1)), "in_chans": channels}
     settings = {
         "width": 16, "hidden": 32, "min_size": 96, "max_size": 160, "anchor_sizes": [8, 16, 32, 64, 96],
         "test_proposals": 40, "score_threshold": 0.02, "detections": 40, "norm": "eval",

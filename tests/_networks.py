@@ -11,10 +11,10 @@ import ctxvision  # noqa: F401 - registers the networks
 EVERY_LAYER = {
     "cotnet_micro": {},
     "cotnext50_2x48d": {"depths": (1, 2, 1, 1)},
-    "se_cotnetd152": {"depths": (1, 2, 3, 1)},
+    "se_cotnetd152": {"depths": (1, 1, 2, 2)},
     "rednet_micro": {},
     "contextual_convnext_micro": {"depths": (1, 1, 2, 1), "contextual_blocks": (1, 1, 1, 1)},
-    "contextual_resnet50": {"stages": (3, 4), "depths": (2, 2, 2, 2), "prior": True},
+    "contextual_resnet50": {"stages": (3, 4), "depths": (1, 2, 1, 2), "prior": True},
 }
 
 
@@ -60,12 +60,14 @@ def same_state(first, second):
 
 def shorter(name):
     """Return constructor arguments that leave one or two blocks of each kind: more only take longer."""
+    if "convnext" in name:
+        return {"depths": (1, 1, 2, 1), "contextual_blocks": (1, 1, 1, 1)}
     if name.endswith("micro"):
         return {}  # has no more
-    for family, depths in (("convnext", (3, 3, 3, 3)), ("contextual_resnet", (2, 2, 3, 2))):
+    for family, depths in (("contextual_resnet", (2, 1, 1, 2)), ("cotnetd", (1, 1, 2, 2))):
         if family in name:
             return {"depths": depths}
-    return {"depths": (1, 2, 3, 1)}
+    return {"depths": (1, 2, 1, 1)}
 
 
 def kinds(model):

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 DIGITS = ["test_resnet", "digits", "--image_size=16", "--batch_size=64", "--accelerator=cpu", "--lr=0.01"]
+DIGITS += ["--pictures=false"]  # which take longer than an epoch
 # what is compared to the bit, whoever starts its two processes
-WORDS = [*DIGITS, "--mixup=0.4", "--ema=0.9", "--save_minutes=0.002", "--epochs=5"]
+WORDS = [*DIGITS, "--mixup=0.4", "--ema=0.9", "--save_minutes=0.002", "--epochs=4"]
 TWO = ["--nproc-per-node=2", "--max-restarts=3"]
 # first on the path of processes: packages that would be imported in vain
 ABSENT = str(Path(__file__).parent / "absent")
@@ -33,7 +34,7 @@ def start(*words, torchrun=(), **variables):
     )
 
 
-def finish(process, timeout=300):
+def finish(process, timeout=600):
     """Wait for a run; returns what it still had to say. Nothing of it may be left."""
     try:
         said, _ = process.communicate(timeout=timeout)
@@ -63,7 +64,7 @@ def descendants(pid):
     return found
 
 
-def all_gone(pids, seconds=20):
+def all_gone(pids, seconds=60):
     """Tell whether processes end within some seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

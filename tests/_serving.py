@@ -85,7 +85,7 @@ class Blocked:
 def client_of(app, **headers):
     """A client in the process, for use in coroutines."""
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://localhost", headers=headers, timeout=30
+        transport=httpx.ASGITransport(app), base_url="http://localhost", headers=headers, timeout=120
     )
 
 
@@ -136,7 +136,7 @@ def start_server(*words, **variables):
 
 def stop_server(process, number=signal.SIGTERM):
     process.send_signal(number)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=120)
     return process.returncode, said
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,8 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("ctxvision")
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in jobs in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # float32 means float32 in the tests, on Ampere and later GPUs too
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -127,6 +130,31 @@ def trained(made_once) -> Path:
 def trained_plain(made_once) -> Path:
     """The run folder of a network that is not contextual; not to be changed."""
     return made_once("plain", _train("resnet10t")) / "run"
+
+
+@pytest.fixture(scope="session")
+def networks_of(made_once):
+    """Return ``networks_of(task) -> folder`` with a lively network: ``best.ckpt``, ``run``; not to be changed."""
+
+    def of(task):
+        from _exported import write_network
+
+        return made_once(f"network-{task}", lambda folder: write_network(folder, task))
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def exported(networks_of, made_once):
+    """Return ``exported(task, "net.onnx") -> path`` of the same network, exported once for all tests."""
+
+    def of(task, name):
+        from _exported import export
+
+        checkpoint = networks_of(task) / "best.ckpt"
+        return made_once(f"{task}-{name}", lambda folder: export(checkpoint, folder / name)) / name
+
+    return of
 
 
 @pytest.fixture

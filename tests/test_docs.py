@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -138,16 +139,10 @@ def slug(heading):
     return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
 
 
-@pytest.mark.process
-def test_table_of_networks_equals_the_code():
-    script = subprocess.run(
-        [sys.executable, ROOT / "tools" / "models_table.py"],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=True,
-    )
-    table = script.stdout.strip()
+@pytest.mark.slow
+def test_table_of_networks_equals_the_code(capsys):
+    runpy.run_path(str(ROOT / "tools" / "models_table.py"), run_name="__main__")
+    table = capsys.readouterr().out.strip()
     assert table.count("\n") > 15
     assert table in (ROOT / "README.md").read_text(encoding="utf-8"), (
         "put the output of tools/models_table.py in README"

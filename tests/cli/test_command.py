@@ -202,7 +202,7 @@ def test_predict_needs_nothing_but_the_checkpoint(trained, checkpoint, tmp_path)
         with open(source, "rb") as file:
             (tmp_path / name).write_bytes(file.read())
     command = [sys.executable, "-m", "ctxvision", "predict", "a.ckpt", "a.png", "--top-k=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("a.png  dog ")
 

@@ -117,14 +117,12 @@ def test_evaluate_and_report(network, tmp_path, capsys):
 
 def test_predict(network, files, tmp_path, capsys):
     kind, checkpoint = network
-    source = str(files[kind == "video"])
-    for style in ("table", "csv", "json"):
-        assert main(["predict", checkpoint, source, f"--format={style}", f"--out={tmp_path / style}"]) == 0
-        assert (tmp_path / style).read_text().strip()
+    words = [str(files[kind == "video"]), "--format=json", f"--out={tmp_path / 'p.json'}"]
     if kind != "classify":
-        draw = ["--draw", str(tmp_path / "drawn"), "--format=json"]
-        assert main(["predict", checkpoint, source, *draw, f"--out={tmp_path / 'd.json'}"]) == 0
-        (entry,) = json.loads((tmp_path / "d.json").read_text())
+        words += ["--draw", str(tmp_path / "drawn")]
+    assert main(["predict", checkpoint, *words]) == 0
+    (entry,) = json.loads((tmp_path / "p.json").read_text())
+    if kind != "classify":
         assert entry["pictures"]
         assert all(os.path.getsize(path) for path in entry["pictures"])
     assert "could not" not in capsys.readouterr().err
@@ -149,6 +147,15 @@ def no_page(monkeypatch):
 
 
 ONE_OF_A_KIND = pytest.mark.parametrize("network", ["faster_rcnn", "semantic_fpn", "both", "plain"], indirect=True)
+
+
+@ONE_OF_A_KIND
+@pytest.mark.parametrize("style", ["table", "csv"])
+def test_other_formats_of_predictions(network, style, files, tmp_path):
+    kind, checkpoint = network
+    words = [str(files[kind == "video"]), f"--format={style}", f"--out={tmp_path / style}"]
+    assert main(["predict", checkpoint, *words]) == 0
+    assert (tmp_path / style).read_text().strip()
 
 
 @ONE_OF_A_KIND

@@ -31,15 +31,16 @@ def test_two_processes_validate_like_one(task, tmp_path):
     """
     (model, data, options), (metric, alone) = RUNS[task], ALONE[task]
     process = start(
-        model, data, f"--task={task}", "--epochs=2", *options, "--batch_size=2", "--accelerator=cpu",
-        "--devices=2", "--lr=0.003", "--warmup_epochs=0", "--logger=csv", f"--out={tmp_path / 'run'}",
+        model, data, f"--task={task}", "--epochs=1", *options, "--batch_size=2", "--accelerator=cpu",
+        "--devices=2", "--lr=0.003", "--warmup_epochs=0", "--logger=csv", "--pictures=false",
+        f"--out={tmp_path / 'run'}",
     )  # fmt: skip
     said = finish(process)
     assert process.returncode == 0, said
     assert "2 devices" in said
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["epoch"] for row in rows] == ["1"]
     out = tmp_path / "one.json"
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert main(["evaluate", str(checkpoint), data, f"--json={out}"]) == 0

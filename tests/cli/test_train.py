@@ -86,7 +86,7 @@ def test_run_folder(capsys):
 
 @pytest.mark.slow
 def test_training_learns(capsys):
-    train("test_resnet", "digits", "--image_size=16", "--epochs=4", "--accelerator=cpu", "--lr=0.01", "--out=run")
+    train(*DIGITS, "--batch_size=64", "--epochs=4", "--out=run")
     assert float(rows("run")[-1]["val_top1"]) > 0.85
     assert float(rows("run")[-1]["train_loss"]) < float(rows("run")[0]["train_loss"])
 
@@ -148,7 +148,7 @@ def test_interrupted_run_resumes_exactly(undisturbed, monkeypatch, capsys, step)
 def test_interrupted_folder_run_resumes_exactly_with_any_workers(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path / "data", FOLDER)
     words = ["test_resnet", "data", "--image_size=16", "--batch_size=4", "--epochs=2", "--accelerator=cpu"]
-    words += ["--auto_augment=rand-m9-mstd0.5", "--random_erasing=0.3", "--accumulate=2"]
+    words += ["--auto_augment=rand-m9-mstd0.5", "--random_erasing=0.3", "--accumulate=2", "--pictures=false"]
     assert train(*words, "--out=whole", "--workers=0") == 0
     with monkeypatch.context() as context:
         interrupt_at(context, 2)  # the first of two batches of an optimiser step
@@ -340,7 +340,7 @@ def test_ctrl_c_in_a_real_process(tmp_path):
         if line.startswith("epoch 1/"):
             break
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert "continue with: ctxvision train --resume run" in error
@@ -370,9 +370,9 @@ def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     broken.parent.mkdir()
     broken.write_bytes(b"nothing")
     words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image_size=16", "--workers=0"]
-    words += ["--batch_size=4", "--devices=2", "--accelerator=cpu", "--epochs=2", "--out=run"]
+    words += ["--batch_size=4", "--devices=2", "--accelerator=cpu", "--epochs=2", "--out=run", "--pictures=false"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ABSENT}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stdout
     assert "skipped 1 bad image" in done.stderr

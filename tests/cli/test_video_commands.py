@@ -35,7 +35,7 @@ def run(clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos") / "run"
     options = ["--epochs=1", "--frames=4", "--image_size=32", "--batch_size=4", "--warmup_epochs=0", "--workers=0"]
     words = ["test_resnet", str(clips), "--task=video", *options, "--accelerator=cpu", "--logger=csv"]
-    assert main(["train", *words, f"--out={folder}"]) == 0
+    assert main(["train", *words, "--pictures=false", f"--out={folder}"]) == 0
     return folder
 
 

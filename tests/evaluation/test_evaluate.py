@@ -89,13 +89,12 @@ def near(found, expected):
     ("task", "ending"),
     [("classification", "onnx"), ("detection", "onnx"), ("segmentation", "pt2"), ("video", "pt2")],
 )
-def test_exported_files_have_the_numbers_of_the_checkpoint(task, ending, tmp_path, capsys):
-    file = tmp_path / f"net.{ending}"
-    assert main(["export", str(RUNS / task), str(file)]) == 0
-    data = "digits" if task == "classification" else DATA[task]
+def test_exported_files_have_the_numbers_of_the_checkpoint(task, ending, networks_of, exported, tmp_path):
+    file, data = exported(task, f"net.{ending}"), DATA[task]
     numbers = tmp_path / "numbers.json"
     assert main(["evaluate", str(file), data, f"--json={numbers}", f"--html={tmp_path / 'page.html'}"]) == 0
-    found, expected = json.loads(numbers.read_text()), evaluate(open_predictor(RUNS / task), data).to_dict()
+    found = json.loads(numbers.read_text())
+    expected = evaluate(open_predictor(networks_of(task) / "best.ckpt"), data).to_dict()
     left_out = {*OF_MODULE[task], *TIMED}
     near(without(found, left_out), without(expected, left_out))
     if task == "classification":

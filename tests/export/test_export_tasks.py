@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from _checkpoints import detection_task, segmentation_task, video_task, write_task
+from _checkpoints import detection_task, segmentation_task, video_task
 from ctxvision.cli import main
 from ctxvision.export import (
     Exported,
@@ -168,15 +168,13 @@ def near(found, expected):
         assert found == (pytest.approx(expected, rel=1e-3, abs=1e-3) if isinstance(expected, float) else expected)
 
 
-def test_segmentation_predicts_the_same_from_a_file(pictures, tmp_path, capsys):
-    task = segmentation_task(decoder_args=SMALL)
-    checkpoint = write_task(task, tmp_path / "net.ckpt")
-    assert main(["export", str(checkpoint), str(tmp_path / "net.onnx")]) == 0
-    assert "largest difference to torch" in capsys.readouterr().out
-    metadata = open_exported(tmp_path / "net.onnx").metadata
+def test_segmentation_predicts_the_same_from_a_file(networks_of, exported, pictures, tmp_path):
+    checkpoint, file = networks_of("segmentation") / "best.ckpt", exported("segmentation", "net.onnx")
+    assert "largest difference to torch" in file.with_suffix(".txt").read_text()
+    metadata = open_exported(file).metadata
     assert (metadata.task, metadata.dynamic_batch, metadata.dynamic_size) == ("segmentation", True, True)
     expected, drawn = predictions(checkpoint, pictures, tmp_path)
-    found, drawn_again = predictions(tmp_path / "net.onnx", pictures, tmp_path)
+    found, drawn_again = predictions(file, pictures, tmp_path)
     near(found, expected)
     assert drawn_again.keys() == drawn.keys()
     assert len(drawn) == 4
@@ -197,18 +195,16 @@ def find_the_same(standing, task):
         assert difference_of_detections(found, expected) < 1e-5
 
 
-def test_detection_predicts_the_same_from_a_file(pictures, tmp_path):
+def test_detection_predicts_the_same_from_a_file(networks_of, exported, pictures, tmp_path):
     import onnx
 
-    task = detection_task("mask_rcnn")
-    checkpoint = write_task(task, tmp_path / "net.ckpt")
-    assert main(["export", str(checkpoint), str(tmp_path / "net.onnx")]) == 0
-    graph = onnx.load(tmp_path / "net.onnx").graph
+    checkpoint, file = networks_of("detection") / "best.ckpt", exported("detection", "net.onnx")
+    graph = onnx.load(file).graph
     assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
     assert {"NonMaxSuppression", "RoiAlign"} <= {node.op_type for node in graph.node}
     assert [place.name for place in graph.output] == ["boxes", "labels", "scores", "masks"]
     expected, drawn = predictions(checkpoint, pictures, tmp_path, "--threshold=0.1")
-    found, drawn_again = predictions(tmp_path / "net.onnx", pictures, tmp_path, "--threshold=0.1")
+    found, drawn_again = predictions(file, pictures, tmp_path, "--threshold=0.1")
     assert sum(len(entry["objects"]) for entry in expected) > 2
     near(found, expected)
     assert drawn_again.keys() == drawn.keys()
@@ -237,16 +233,15 @@ def test_pt2_detectors_find_nothing_and_name_the_images_that_are_too_small(tmp_p
         standing([torch.rand(3, 40, 140)])
 
 
-def test_video_predicts_the_same_from_a_file(tmp_path):
+def test_video_predicts_the_same_from_a_file(networks_of, exported, tmp_path):
     from ctxvision.data.video.writing import write_video
 
     pixels = np.random.default_rng(0).integers(0, 256, (6, 40, 48, 3), dtype=np.uint8)
     write_video(tmp_path / "clip.mp4", pixels, rate=4)
-    checkpoint = write_task(video_task(), tmp_path / "net.ckpt")
-    assert main(["export", str(checkpoint), str(tmp_path / "net.pt2")]) == 0
+    checkpoint, file = networks_of("video") / "best.ckpt", exported("video", "net.pt2")
     words = ["--clips=2", "--crops=3"]
     expected, drawn = predictions(checkpoint, tmp_path / "clip.mp4", tmp_path, *words)
-    found, drawn_again = predictions(tmp_path / "net.pt2", tmp_path / "clip.mp4", tmp_path, *words)
+    found, drawn_again = predictions(file, tmp_path / "clip.mp4", tmp_path, *words)
     near(found, expected)
     assert drawn_again.keys() == drawn.keys()
 

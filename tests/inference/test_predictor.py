@@ -9,38 +9,18 @@ import timm
 import torch
 from PIL import Image
 
-from _checkpoints import (
-    NORMAL,
-    detection_task,
-    enliven,
-    segmentation_task,
-    video_task,
-    write_classifier,
-    write_task,
-)
+from _checkpoints import segmentation_task, video_task, write_classifier
 from ctxvision.checkpoints import CheckpointError
-from ctxvision.data import DataSpec
 from ctxvision.data.video.writing import write_video
-from ctxvision.export import ExportError, export_onnx, export_pt2, from_task
+from ctxvision.export import ExportError
 from ctxvision.inference import Classes, Clip, InferenceError, Objects, Pixels, open_predictor, predictor_of
-from ctxvision.publish import publish
-from ctxvision.tasks import ClassificationTask, load_task
+from ctxvision.tasks import load_task
 
 ANSWERS = {"classification": Classes, "detection": Objects, "segmentation": Pixels, "video": Clip}
 
 
-def classifier():
-    spec = DataSpec(("a", "b", "c"), (3, 32, 32), *NORMAL.values())
-    return enliven(ClassificationTask("test_resnet", spec.to_dict()))
-
-
-MAKE = {
-    "classification": classifier,
-    "detection": lambda: detection_task("faster_rcnn", detections=5),
-    "segmentation": lambda: segmentation_task(decoder_args={"pyramid_channels": 16, "channels": 16}),
-    "video": video_task,
-}
-KINDS = ["run", "best.ckpt", "net.onnx", "net.pt2", "published"]
+EXPORTED = ["net.onnx", "net.pt2"]
+KINDS = ["run", "best.ckpt", "published", *(pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED)]
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +37,9 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=ANSWERS)
-def model(request, tmp_path_factory):
-    """The name of a task, and a folder with its network in files of every kind."""
-    kind, root = request.param, tmp_path_factory.mktemp(request.param)
-    checkpoint = root / "run" / "checkpoints" / "best.ckpt"
-    checkpoint.parent.mkdir(parents=True)
-    write_task(task := MAKE[kind](), checkpoint)
-    if kind == "classification":
-        publish(task, root / "published")
-    (root / "best.ckpt").write_bytes(checkpoint.read_bytes())
-    for write, name in ((export_onnx, "net.onnx"), (export_pt2, "net.pt2")):
-        network, metadata = from_task(task, dynamic_size=kind == "segmentation")
-        write(network, root / name, metadata=metadata)
-    return kind, root
+def model(request, networks_of):
+    """The name of a task, and a folder with its network."""
+    return request.param, networks_of(request.param)
 
 
 def plain(answer):
@@ -94,11 +64,11 @@ def assert_near(found, expected, at=""):
 
 
 @pytest.mark.parametrize("source", KINDS)
-def test_every_source_answers_like_the_task(model, source, files):
+def test_every_source_answers_like_the_task(model, source, exported, files):
     kind, root = model
     if source == "published" and kind != "classification":
         pytest.skip("classifiers alone are published")
-    predictor = open_predictor(root / source)
+    predictor = open_predictor(exported(kind, source) if source in EXPORTED else root / source)
     ending = ".mp4" if kind == "video" else ".png"
     paths = [files / f"{name}{ending}" for name in "abc"]
     assert (predictor.task, len(predictor.class_names)) == (kind, len(predictor.data_spec.class_names))

@@ -3,6 +3,7 @@
 import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,28 @@ from _oracle import (
 from ctxvision.ops import _native, contextual_conv2d, local_aggregation, use_backend
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # milliseconds per operation: tensors must be tiny
+
+
+def _patch_language_once():
+    """Let Triton's interpreter replace the functions of its language once for each module with kernels.
+
+    It would do so at every call of a function, which takes more time than what the functions do.
+    """
+    from triton.runtime import interpreter
+
+    patch, done = interpreter._patch_lang, {}
+
+    def once(function):
+        module = id(function.__globals__)
+        if module not in done:
+            done[module] = patch(function)
+        return SimpleNamespace(restore=lambda: None)
+
+    interpreter._patch_lang = once
+
+
+if INTERPRETED:
+    _patch_language_once()
 LEVELS = [level for level in ("avx512", "avx2", "baseline") if not isinstance(_native.load(level), str)]
 RUNNABLE = {"AVX512": LEVELS, "AVX2": [level for level in LEVELS if level != "avx512"]}.get(
     torch.backends.cpu.get_cpu_capability(), ["baseline"]

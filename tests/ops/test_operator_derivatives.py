@@ -245,6 +245,7 @@ def test_bfloat16_tangents_by_the_offsets_are_not_differences_of_rounded_numbers
     assert_close(actual, expected, torch.bfloat16)
 
 
+@pytest.mark.slow
 def test_compiled_and_traced_transforms_equal_eager_ones():
     torch._dynamo.reset()
     function, _, tensors = conv("grouped", cases.PLAIN | {"sampling_offset"})

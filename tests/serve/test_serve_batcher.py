@@ -27,7 +27,7 @@ class Gate:
     def __call__(self, items):
         self.batches.append(list(items))
         self.begun.release()
-        assert self.free.acquire(timeout=10)
+        assert self.free.acquire(timeout=60)
         return [-item for item in items]
 
 
@@ -46,7 +46,7 @@ def batcher(gate):
 
 def test_what_waits_is_run_together_in_its_order(gate, batcher):
     first = batcher.submit([1])
-    assert gate.begun.acquire(timeout=10)
+    assert gate.begun.acquire(timeout=60)
     later = batcher.submit([2, 3]) + batcher.submit([4, 5])
     assert batcher.depth == 4
     gate.free.release(100)
@@ -56,7 +56,7 @@ def test_what_waits_is_run_together_in_its_order(gate, batcher):
 
 def test_a_full_queue_takes_nothing_of_what_does_not_fit(gate, batcher):
     batcher.submit([0])
-    assert gate.begun.acquire(timeout=10)
+    assert gate.begun.acquire(timeout=60)
     batcher.submit([1, 2, 3, 4])
     with pytest.raises(QueueFullError):
         batcher.submit([5, 6])
@@ -73,7 +73,7 @@ def test_a_full_queue_takes_nothing_of_what_does_not_fit(gate, batcher):
 
 def test_what_is_cancelled_makes_room_and_is_not_run(gate, batcher):
     batcher.submit([0])
-    assert gate.begun.acquire(timeout=10)
+    assert gate.begun.acquire(timeout=60)
     waiting = batcher.submit([1, 2, 3, 4, 5])
     assert all(future.cancel() for future in waiting[1:])
     again = batcher.submit([6, 7])
@@ -94,7 +94,7 @@ def test_max_wait_gathers_a_batch():
 
 def test_work_runs_alone_between_batches(gate, batcher):
     batcher.submit([0])
-    assert gate.begun.acquire(timeout=10)
+    assert gate.begun.acquire(timeout=60)
     batcher.submit([1])
     name = batcher.call(lambda: threading.current_thread().name)
     batcher.submit([2])

@@ -17,7 +17,7 @@ def waiting(app):
     return batcher.depth
 
 
-async def until(condition, seconds=10):
+async def until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never happened"

@@ -91,7 +91,7 @@ def test_upload_shows_what_both_networks_say(open_page, server):
     said = answered(page)
     assert said.startswith("mine.png: ")
     articles = page.locator("article")
-    api = httpx.post(f"{server}predict", files={"image": encoded()}, timeout=30)
+    api = httpx.post(f"{server}predict", files={"image": encoded()}, timeout=120)
     (row,) = api.json()["predictions"]
     assert articles.nth(0).locator(".ranking").first.locator("li .name").all_text_contents() == [
         r["class"] for r in row

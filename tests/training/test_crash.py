@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from _processes import ABSENT
 from ctxvision import files as ctxvision_files
 from ctxvision.cli import main
 from ctxvision.tasks import ClassificationTask, checkpoint_file
@@ -250,6 +251,7 @@ def test_signal_in_validation_finishes_the_epoch(monkeypatch, capsys, number):
 @pytest.mark.process
 def test_killed_run_ends_like_the_undisturbed_run(tmp_path):
     words = [sys.executable, str(TOOL), "--kills=1", "--epochs=2", "--batch_size=128", f"--folder={tmp_path}"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": ABSENT}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ended: equal bit for bit" in done.stdout

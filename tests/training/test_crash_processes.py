@@ -23,6 +23,7 @@ WORDS += [
     "--lr=0.05",
     "--ema=0.9",
     "--random_erasing=0.3",
+    "--pictures=false",
 ]
 
 
@@ -31,7 +32,7 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path, monkeypatch):
     make_folder(tmp_path / "data", FOLDER)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ABSENT}
     words = [sys.executable, "-m", "ctxvision", *WORDS, "--devices=2", "--out=two"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert main([*WORDS, "--out=one"]) == 0
     one, two = (torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True) for name in ("one", "two"))

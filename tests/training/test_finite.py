@@ -19,6 +19,7 @@ DIGITS = [
     "--batch_size=256",
     "--accelerator=cpu",
     "--lr=0.01",
+    "--pictures=false",
 ]
 
 

@@ -17,6 +17,7 @@ FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
 WORDS = ["data", "--image_size=32", "--batch_size=8", "--accelerator=cpu", "--workers=0", "--epochs=2"]
 # a rate that does not depend on how many epochs the run has
 WORDS += ["--schedule=step", "--schedule_args={decay_epochs: 100}", "--warmup_epochs=0"]
+WORDS += ["--pictures=false"]
 WORDS += ["--precision=64-true", "--lr=0.01", "--clip_grad=1", "--layer_decay=0.9", "--random_erasing=0.3"]
 
 

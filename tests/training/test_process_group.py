@@ -16,7 +16,7 @@ def test_attempts_have_names_of_their_own_whoever_comes_first(first):
         order = [first, *(rank for rank in range(3) if rank != first)]
         with ThreadPoolExecutor(3) as pool:
             found = {pool.submit(agree_on_attempt, store, rank, 3) for rank in order}
-            names.append({name.result(timeout=20) for name in found})
+            names.append({name.result(timeout=120) for name in found})
         store.set("hello/2", "dead before it was answered")
     assert all(len(found) == 1 for found in names)
     assert len(set.union(*names)) == 3

@@ -24,7 +24,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 def wait_for_checkpoint(folder="run"):
     """Wait for the middle of an epoch with something to go back to."""
-    path, end = Path(folder, "checkpoints", "last.ckpt"), time.monotonic() + 200
+    path, end = Path(folder, "checkpoints", "last.ckpt"), time.monotonic() + 600
     while time.monotonic() < end:
         if path.is_file() and weights(folder)["global_step"] % 22:
             return
@@ -32,32 +32,27 @@ def wait_for_checkpoint(folder="run"):
     raise AssertionError("no checkpoint within an epoch")
 
 
-def test_a_killed_worker_and_signals_cost_nothing(whole):
-    """One run loses the worker that writes checkpoints (`test_two_nodes` kills the other), then gets signals."""
+def test_a_killed_worker_and_a_signal_cost_nothing(whole):
+    """One run loses the worker that writes checkpoints (`test_two_nodes` kills the other), then gets a signal.
+
+    torchrun hands on whatever signal it gets; what a run makes of each, `test_processes` tests.
+    """
     process = start(*WORDS, "--out=run", torchrun=TWO)
     wait_for(process, "global batch")
     wait_for_checkpoint()
     os.kill(descendants(process.pid)[0], signal.SIGKILL)
-    said = wait_for(process, "epoch 2/5")
+    said = wait_for(process, "epoch 2/4")
     assert said.count("ctxvision: torchrun has begun this run again (1 restart); continuing in run\n") == 1
-    stop(process, signal.SIGTERM)
-    process = start("--resume=run", torchrun=TWO)
-    wait_for(process, "epoch 3/5")
-    stop(process, signal.SIGINT)
-    said = finish(process := start("--resume=run", torchrun=TWO))
-    assert process.returncode == 0, said
-    assert_same_weights(whole, "run")
-
-
-def stop(process, number):
-    """Send a signal to torchrun, which leaves a checkpoint and no process."""
     workers = descendants(process.pid)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     said = finish(process)
     assert process.returncode
     assert "continue with: ctxvision train --resume run" in said
     assert len(workers) >= 2
     assert all_gone(workers)
+    said = finish(process := start("--resume=run", torchrun=TWO))
+    assert process.returncode == 0, said
+    assert_same_weights(whole, "run")
 
 
 def test_two_nodes(whole):
