@@ -94,6 +94,7 @@ class _Worker:
     ) -> None:
         self.left = list(numbers)
         self.running: int | None = None
+        self.began = False
         environment = os.environ | ({"TRITON_INTERPRET": "1"} if plan.device == "cpu" else {})
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(_command(plan, stage, numbers), cwd=ROOT, env=environment, **pipes)
@@ -156,9 +157,9 @@ def _run_stage(plan: Plan, stage: Stage, deadline: float, record: Record) -> int
         if worker.running is not None:  # it ended in the middle of an item: a signal, or a device that is gone
             record.failure(stage.name, stage.items[worker.running], f"its process ended: {error}")
             worker.left.remove(worker.running)
-        elif worker.left and len(worker.left) == len(stage.items):
-            record.failure(stage.name, stage.items[worker.left[0]], f"the process did not start: {error}")
-            return done
+        elif not worker.began:
+            record.failure(stage.name, stage.items[worker.left[0]], f"its process did not start: {error}")
+            continue
         if worker.left and time.monotonic() < deadline:
             workers.add(_Worker(plan, stage, worker.left, said))
     return done
@@ -172,7 +173,7 @@ def _hear(worker: _Worker, line: str, stage: Stage, record: Record) -> int:
     except (ValueError, TypeError, KeyError):  # a library that prints
         return 0
     if event == "start":
-        worker.running = number
+        worker.running, worker.began = number, True
     elif event == "row":
         record.row(stage.name, words["row"])
     elif event == "failure":
