@@ -11,7 +11,6 @@ from benchmarks import loader, serve
 from benchmarks.gate import RedGate
 from benchmarks.rows import SchemaError
 from benchmarks.settings import DTYPES, RESULTS, Settings, default_threads
-from ctxvision.data import DataError
 
 EPILOG = "Run from the root of the repository. Without options: what the targets are stated for."
 
@@ -20,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m benchmarks``."""
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
     top.description = "Times of the operators and networks against peers in the same run; accuracies of ablations."
-    commands = top.add_subparsers(dest="command", required=True, metavar="ops|models|ablations|plot|loader|serve")
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="ops|models|gpu|ablations|plot|loader|serve"
+    )
 
     ops = commands.add_parser(
         "ops", help="the operators against unfold, shifted sums, deform_conv2d", epilog=EPILOG
@@ -39,6 +40,13 @@ def parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--resolution", type=_positive, default=224, help="side of the images (default: 224)")
     models.add_argument("--skip-memory", action="store_true", help="do not measure peak memory")
+
+    gpu = commands.add_parser(
+        "gpu", help="everything that a GPU has to show, the most important first", epilog=EPILOG
+    )
+    gpu.add_argument("--minutes", type=float, default=8.0, help="end after this long (default: %(default)s)")
+    gpu.add_argument("--out", type=Path, help="CSV file to append to (default: gpu.csv in results/)")
+    gpu.add_argument("--smoke", action="store_true", help="toy sizes on the CPU, Triton interpreted. Needs --out")
 
     _add_ablations(commands.add_parser("ablations", help="does context help? accuracies at equal parameters"))
 
@@ -59,12 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 1 if the gate is red or the rows cannot be appended."""
     args = parser().parse_args(arguments)
     try:
-        run = {"ops": _ops, "models": _models, "ablations": _ablations, "plot": _plot}
+        run = {"ops": _ops, "models": _models, "gpu": _gpu, "ablations": _ablations, "plot": _plot}
         (run | {"loader": loader.run, "serve": serve.run})[args.command](args)
     except RedGate as error:
         print(f"the gate is red, nothing was timed: {error}", file=sys.stderr)
         return 1
-    except (SchemaError, ValueError, FileNotFoundError, FloatingPointError, DataError) as error:
+    except (SchemaError, ValueError, FileNotFoundError, FloatingPointError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -151,6 +159,19 @@ def _models(args: argparse.Namespace) -> None:
         sweep(args.only, settings, args.sweep, out, args.smoke)
     else:
         run(args.only, settings, out, memory=not args.skip_memory)
+
+
+def _gpu(args: argparse.Namespace) -> None:
+    from benchmarks.gpu.plan import full, smoke
+    from benchmarks.gpu.run import run
+
+    if args.smoke and args.out is None:
+        raise ValueError("--smoke needs --out: its rows do not belong among the results")
+    if not args.smoke:
+        _device("cuda")
+    failed = run(smoke() if args.smoke else full(), args.minutes, args.out or RESULTS / "gpu.csv")
+    if failed:
+        raise RedGate(f"{failed} failed, see above")
 
 
 def _ablations(args: argparse.Namespace) -> None:

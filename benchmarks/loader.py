@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import timm
@@ -21,7 +21,9 @@ import torch
 from PIL import Image
 
 import ctxvision  # noqa: F401 - registers the networks
-from ctxvision.data import ImageData
+
+if TYPE_CHECKING:
+    from ctxvision.data import ImageData
 
 MARGIN = 1.2  # the loader should be this much faster than the network: files differ in size
 
@@ -38,7 +40,7 @@ class Rate(NamedTuple):
         return self.images / self.seconds
 
 
-def loader_rate(data: ImageData, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Rate:
+def loader_rate(data: "ImageData", seconds: float, clock: Callable[[], float] = time.perf_counter) -> Rate:
     """Read training batches, epoch after epoch, as fast as they come.
 
     The first batches are not counted: the workers have to start, and fill their queues while they do.
@@ -152,6 +154,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
+    from ctxvision.data import ImageData
+
     if min(args.workers) < 0 or min(args.image_size, args.batch) < 1 or args.seconds <= 0:
         raise ValueError("--workers must be at least 0, --image-size and --batch at least 1, --seconds positive")
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 import platform
 import subprocess
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from benchmarks.settings import ROOT, Settings
 from ctxvision.ops import backends
@@ -25,7 +25,7 @@ def describe(settings: Settings) -> dict[str, object]:
         "device": device_name(settings.device),
         "threads": settings.threads,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torchvision", "timm", "ctxvision")},
+        **{name: _version(name) for name in ("torch", "torchvision", "timm", "ctxvision")},
         "backend": backend(settings),
         "dtype": settings.dtype_name,
     }
@@ -35,6 +35,13 @@ def backend(settings: Settings) -> str:
     """Return what computes our operators, and its own description of itself."""
     name = choose(settings.device, settings.dtype)
     return str(next(found for found in backends() if found.name == name))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # imported from a checkout, as on a machine that is only lent
+        return "not installed"
 
 
 def _git(*arguments: str) -> str:

@@ -27,7 +27,6 @@ from benchmarks.machine import COLUMNS as MACHINE
 from benchmarks.machine import describe
 from benchmarks.rows import append, check
 from benchmarks.settings import RESULTS, Settings
-from ctxvision.data import read_image
 
 if TYPE_CHECKING:
     import httpx
@@ -112,6 +111,7 @@ async def load(address: str, pid: int, files: list[bytes], requests: int, connec
 @torch.no_grad()
 def loop_rate(checkpoint: str, files: list[bytes], images: int) -> float:
     """Decode and classify one image after the other, without server or batch; returns images/s."""
+    from ctxvision.data import read_image
     from ctxvision.serve import open_networks
 
     (network,) = open_networks([checkpoint])

@@ -112,6 +112,12 @@ class Steps:
             logits: Tensor = self.model(batch.images)
         return logits
 
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile inference and training step by `torch.compile`."""
+        compiled: Any = torch.compile(self._forward, backend=backend)
+        self.model.compile(backend=backend)
+        self._forward = self.model if self._forward is self.model else compiled
+
     def train(self, batch: Batch) -> None:
         """Forward, loss, backward, SGD with momentum; the model is in training mode.
 

@@ -34,13 +34,13 @@ def _layout(groups: int, shared: int, interleaved: bool, *tensors: Tensor) -> tu
 
 
 def _blocks(groups: int, shared: int, interleaved: bool, channels_last: bool, itemsize: int) -> dict[str, int]:
-    """Return the tile of a program: strips, groups, shares. It knows channels and dtype, but no sizes."""
+    """Return strips, groups, shares and warps of a program: its tile. It knows channels and dtype, no sizes."""
     groups, shared = triton.next_power_of_2(groups), triton.next_power_of_2(shared)
     if not channels_last:  # neighbouring threads take neighbouring columns
-        return {"P": max(64, 512 // shared), "G": 1, "S": min(shared, 8)}
+        return {"P": max(64, 512 // shared), "G": 1, "S": min(shared, 8), "num_warps": 4}
     share = min(shared, 8 if interleaved else 16)
     group = min(groups, 32 if interleaved else max(1, 64 // share))
-    return {"P": max(1, 2048 // itemsize // (group * share)), "G": group, "S": share}
+    return {"P": max(1, 2048 // itemsize // (group * share)), "G": group, "S": share, "num_warps": 4}
 
 
 def _geometry(
@@ -81,7 +81,7 @@ def _gather(
             **_named("weight", "bgnyx", weight.stride()),
             **_named("result", "bcyx", _strides(result, unit)),
             K=kernel, ADJOINT=adjoint, INTERLEAVED=interleaved, CHANNELS_LAST=channels_last, UNIT=unit,
-            STRIP=strip, **blocks, num_warps=4,
+            STRIP=strip, **blocks,
         )  # fmt: skip
     return result
 
@@ -141,6 +141,6 @@ def weight_grad(
             **_named("grad", "bcyx", _strides(grad, unit)),
             **_named("result", "bgnyx", result.stride()),
             K=kernel, INTERLEAVED=interleaved, CHANNELS_LAST=channels_last, UNIT=unit,
-            WHOLE=shared <= blocks["S"], STRIP=strip, **blocks, num_warps=4,
+            WHOLE=shared <= blocks["S"], STRIP=strip, **blocks,
         )  # fmt: skip
     return result

@@ -22,12 +22,12 @@ def _dense(tensor: Tensor, channels_last: bool) -> Tensor:
 
 
 def _blocks(channels: int, channels_last: bool, itemsize: int) -> dict[str, int]:
-    """Return the tile of a program: positions, channels. It knows channels and dtype, but no sizes."""
+    """Return positions, channels and warps of a program: its tile. It knows channels and dtype, no sizes."""
     channels = max(1, channels)
     widest = min(triton.next_power_of_2(channels), 64 if channels_last else 32)
     tile = gcd(channels, widest)
     tile = tile if tile >= 16 else widest
-    return {"P": (2048 // itemsize if channels_last else 1024) // tile, "C": tile}
+    return {"P": (2048 // itemsize if channels_last else 1024) // tile, "C": tile, "num_warps": 4}
 
 
 def _arguments(
@@ -52,7 +52,7 @@ def _arguments(
         **steps,
         "K": weight.shape[2] * weight.shape[3], "KW": weight.shape[3], "HAS_MASK": mask is not None,
         "CHANNELS_LAST": channels_last, "UNIT": unit,
-        **_blocks(channels, channels_last, x.element_size()), "num_warps": 4,
+        **_blocks(channels, channels_last, x.element_size()),
     }  # fmt: skip
 
 
