@@ -133,7 +133,7 @@ def _results(facts: Facts) -> str:
 def _network(facts: Facts) -> str:
     prepared, config = facts.config["pretrained_cfg"], facts.config
     size = " × ".join(map(str, prepared["input_size"]))
-    arguments = {k: v for k, v in config["model_args"].items() if k not in ("num_classes", "in_chans")}
+    arguments = {k: v for k, v in config["model_args"].items() if k not in ("context_classes", "in_chans")}
     rows = {
         "parameters": f"{facts.parameters / 1e6:.3f} M",
         "multiply-adds of one image": f"{facts.macs / 1e9:.4g} G",
@@ -162,6 +162,17 @@ def _usage(facts: Facts) -> str:
         "    probabilities = model(image[None]).softmax(1)[0]\n"
         'names = model.pretrained_cfg["label_names"]\n'
         "print({names[i]: p.item() for p, i in zip(*probabilities.topk(min(5, len(names))))})\n"
+        "```\n" + (_usage_with_transformers(facts, ours) if mode == "RGB" else "")
+    )
+
+
+def _usage_with_transformers(facts: Facts, ours: bool) -> str:
+    """Return the call of transformers, which reads every image as RGB."""
+    first, note = ("import ctxvision\n", ", after the same import") if ours else ("", "")
+    return (
+        f"\nWith transformers 5{note}:\n\n```python\n{first}from transformers import pipeline\n\n"
+        f'classify = pipeline("image-classification", model="{facts.repo or "PATH_OF_THIS_FOLDER"}")\n'
+        'print(classify("image.png"))\n'
         "```\n"
     )
 
