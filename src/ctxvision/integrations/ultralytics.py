@@ -7,6 +7,7 @@ Importing this module is enough for YAMLs, and for ``model.fuse()`` after a repl
 
 import builtins
 import copy
+import functools
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -188,6 +189,7 @@ def _stands(model: nn.Module, name: str) -> bool:
     return True
 
 
+@functools.wraps(tasks.BaseModel.fuse)
 def _fuse(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Fold BatchNorm into convolutions as ultralytics does, but not into layers of ours.
 
@@ -202,10 +204,7 @@ def _fuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         elif isinstance(module, (RepConv, RepVGGDW)) and _has_ours(module):
             module.fuse = module.fuse_convs = _do_nothing
             module.forward_fuse = module.forward
-    return _FUSE(self, *args, **kwargs)
-
-
-_FUSE = tasks.BaseModel.fuse
+    return _fuse.__wrapped__(self, *args, **kwargs)  # type: ignore[attr-defined]
 
 
 def _has_ours(model: nn.Module) -> bool:
