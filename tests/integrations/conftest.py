@@ -1,4 +1,4 @@
-"""Tests with other people's packages: `make test-integrations` runs them, any other call of pytest leaves them out.
+"""Tests with packages of others: `make test-integrations` runs them, other calls of pytest leave them out.
 
 The packages are imported by the tests themselves, so that the files can be collected where they are missing. There
 such a test is deselected, not skipped; where it runs, a missing package is an error.

@@ -24,7 +24,7 @@ def test_fvcore_needs_no_handles(build):
 def test_thop_with_our_handles(build):
     import thop
 
-    macs, parameters = thop.profile(build(), (IMAGES,), custom_ops=counters.THOP, verbose=False)
+    macs, _ = thop.profile(build(), (IMAGES,), custom_ops=counters.THOP, verbose=False)
     assert close(macs, build())
 
 

@@ -8,10 +8,9 @@ import torch
 @pytest.mark.parametrize("network", ["cotnet_micro", "rednet_micro", "contextual_convnext_micro"])
 def test_export_equals_the_network(network, tmp_path):
     import onnxruntime
-
-    import ctxvision.integrations.optimum  # noqa: F401
     from optimum.exporters.onnx import onnx_export_from_model
 
+    import ctxvision.integrations.optimum  # noqa: F401
 
     torch.manual_seed(0)
     model = timm.create_model(network, num_classes=5).eval()

@@ -1,4 +1,4 @@
-"""The examples of docs/integrations.md that need packages of others (`py`); test_docs.py runs the rest (`python`)."""
+"""Examples of docs/integrations.md that need packages of others, marked `py`; test_docs.py runs the rest."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from _publishing import SPEC, task_of
 from PIL import Image
 
-from _publishing import SPEC, task_of
 from ctxvision.publish import publish
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"

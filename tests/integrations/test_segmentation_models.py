@@ -5,7 +5,18 @@ import torch
 
 import ctxvision.models  # noqa: F401
 
-DECODERS = ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet")
+DECODERS = (
+    "Unet",
+    "UnetPlusPlus",
+    "MAnet",
+    "Linknet",
+    "FPN",
+    "PSPNet",
+    "PAN",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "UPerNet",
+)
 PEERS = {"cotnet_micro": "resnet18", "rednet_micro": "resnet18", "contextual_convnext_micro": "convnext_atto"}
 
 

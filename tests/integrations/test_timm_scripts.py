@@ -1,4 +1,4 @@
-"""timm's own scripts on our names. They come with its repository, not with the package: TIMM_SCRIPTS names a clone.
+"""timm's scripts on our names; they come with its repository, not with the package. TIMM_SCRIPTS names a clone.
 
 `make test-integrations TIMM_SCRIPTS=FOLDER` gives it; without one these tests fail, they are not skipped.
 """
@@ -58,7 +58,18 @@ FLAGS = {
 @pytest.mark.parametrize("network", NETWORKS)
 def test_train_then_validate(scripts, pictures, network, flags, tmp_path):
     common = ("--model", network, "--num-classes", 2, *SIZE, "--workers", 0, "--device", "cpu", "-b", 4)
-    words = ("--data-dir", pictures, *common, "--epochs", 1, "--output", tmp_path, "--experiment", "run", *FLAGS[flags])
+    words = (
+        "--data-dir",
+        pictures,
+        *common,
+        "--epochs",
+        1,
+        "--output",
+        tmp_path,
+        "--experiment",
+        "run",
+        *FLAGS[flags],
+    )
     run(scripts / "train.py", *words, cwd=tmp_path)
     rows = list(csv.DictReader((tmp_path / "run" / "summary.csv").open()))
     assert len(rows) == 1
@@ -81,8 +92,8 @@ def test_benchmark_counts_by_fvcore(scripts, network, tmp_path):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_inference_writes_its_answers(scripts, pictures, network, tmp_path):
     words = ("--data-dir", pictures / "validation", "--model", network, "--num-classes", 2, *SIZE, "-b", 4)
-    run(scripts / "inference.py", *words, "--workers", 0, "--device", "cpu", "--results-dir", tmp_path, "--topk", 2,
-        cwd=tmp_path)  # fmt: skip
+    more = ("--workers", 0, "--device", "cpu", "--results-dir", tmp_path, "--topk", 2)
+    run(scripts / "inference.py", *words, *more, cwd=tmp_path)
     assert list(tmp_path.glob("*.csv"))
 
 

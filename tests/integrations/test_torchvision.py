@@ -93,7 +93,9 @@ def test_feature_extractor_by_fx(build):
     module = model.feature_info[-2]["module"]
     extractor = create_feature_extractor(model, {module: "level"})
     with torch.inference_mode():
-        expected = model.forward_intermediates(IMAGES, indices=[len(model.feature_info) - 2], intermediates_only=True)
+        expected = model.forward_intermediates(
+            IMAGES, indices=[len(model.feature_info) - 2], intermediates_only=True
+        )
         assert torch.allclose(extractor(IMAGES)["level"], expected[0], rtol=1e-4, atol=1e-5)
     assert any(name.startswith(module) for name in get_graph_node_names(model)[1])
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from _publishing import SPEC, task_of
 from PIL import Image
 
 import ctxvision.models  # noqa: F401
-from _publishing import SPEC, task_of
 from ctxvision.publish import publish
 
 PUBLISHED = ("cotnet_micro", "rednet_micro", "contextual_convnext_micro", "contextual_resnet50")
@@ -15,7 +15,9 @@ PUBLISHED = ("cotnet_micro", "rednet_micro", "contextual_convnext_micro", "conte
 
 @pytest.fixture(params=PUBLISHED)
 def folder(request, made_once):
-    return made_once(f"published-{request.param}", lambda root: publish(task_of(request.param), root / "net")) / "net"
+    return (
+        made_once(f"published-{request.param}", lambda root: publish(task_of(request.param), root / "net")) / "net"
+    )
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Handles that tell counters of multiply-adds what our operators cost.
 
 Counters that hook modules do not see what an operator of ours does: they count the layers around it, of a
-contextual network a quarter to two thirds. `ctxvision.models.count_macs` and fvcore need no handles; torchinfo takes
-none.
+contextual network a quarter to two thirds. `ctxvision.models.count_macs` and fvcore need no handles; torchinfo
+takes none.
 """
 
 import copy

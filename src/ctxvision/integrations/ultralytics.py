@@ -1,8 +1,8 @@
 """Ultralytics: our layers and backbones in model YAMLs, and replaced convolutions that outlast ``train()``.
 
-Importing this module is enough for YAMLs, and for ``model.fuse()`` after a replacement. ``CoTLayer``, ``Involution2d`` and ``ContextualConv2d`` stand where
-``Conv`` stands, with the same arguments and the same scaling of channels; ``TimmBackbone`` stands where
-``TorchVision`` stands.
+Importing this module is enough for YAMLs, and for ``model.fuse()`` after a replacement. ``CoTLayer``,
+``Involution2d`` and ``ContextualConv2d`` stand where ``Conv`` stands, with the same arguments and the same
+scaling of channels; ``TimmBackbone`` stands where ``TorchVision`` stands.
 """
 
 import builtins
@@ -19,7 +19,6 @@ from ultralytics import __version__
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import Conv, RepConv, RepVGGDW, TorchVision
 
-import ctxvision.models  # registers the networks with timm
 from ctxvision.nn import ContextualConv2d, CoTLayer, Involution2d
 from ctxvision.nn._conv_successors import Kind, successor
 
@@ -27,7 +26,7 @@ _OWN_LAYERS = (CoTLayer, Involution2d, ContextualConv2d)
 
 
 class _InPlaceOfConv(nn.Module):
-    """What `ctxvision.nn.replace_convs` makes of the convolution in ultralytics' ``Conv``, with norm and activation.
+    """Ultralytics' ``Conv`` after `ctxvision.nn.replace_convs`: a layer of ours, norm and activation.
 
     It maps ``(B, c1, H, W)`` to ``(B, c2, H', W')``, as ``Conv`` with the same arguments.
 
@@ -52,7 +51,9 @@ class _InPlaceOfConv(nn.Module):
         try:
             self.conv = successor(plain.conv, self.kind, options, weight_is_tied=False)
         except ValueError as error:
-            raise ValueError(f"{self.kind} in place of Conv({c1}, {c2}, {', '.join(map(repr, given))}): {error}") from error
+            raise ValueError(
+                f"{self.kind} in place of Conv({c1}, {c2}, {', '.join(map(repr, given))}): {error}"
+            ) from error
         self.bn, self.act = plain.bn, plain.act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class _InPlaceOfConv(nn.Module):
 
 
 class CoT(_InPlaceOfConv):
-    """``CoTLayer`` in a YAML: a pool for the stride and a 1x1 convolution for new channels, if needed, and the layer.
+    """``CoTLayer`` in a YAML, after a pool for the stride and a 1x1 convolution for new channels, if needed.
 
     No norm and no activation follow: the layer has its own, as in CoTNet's blocks.
     """
@@ -75,7 +76,7 @@ class CoT(_InPlaceOfConv):
 
 
 class Involution(_InPlaceOfConv):
-    """``Involution2d`` in a YAML: a 1x1 convolution for new channels, if needed, involution, norm and activation."""
+    """``Involution2d`` in a YAML, after a 1x1 convolution for new channels; norm and activation follow."""
 
     kind, kernel_size = "involution", 7
 
@@ -89,7 +90,7 @@ class Contextual(_InPlaceOfConv):
 class TimmBackbone(nn.Module):
     """``TimmBackbone`` in a YAML: the feature levels of a network of timm, which ``Index`` rows pick from.
 
-    It maps images ``(B, C, H, W)`` to a list of features ``(B, C_i, H / stride_i, W / stride_i)``, the finest first.
+    It maps images ``(B, C, H, W)`` to a list of features ``(B, C_i, H_i, W_i)``, the finest first.
 
     Args:
         name: Name of the network, such as ``cotnet50``, or ``local-dir:FOLDER``.
@@ -126,8 +127,8 @@ class KeepReplacements:
         yolo.add_callback("on_pretrain_routine_start", KeepReplacements(yolo.model))
         yolo.train(data="coco8.yaml")
 
-    It cannot be kept where ultralytics starts a command line of its own, as ``yolo.tune()`` does, and by
-    ``YOLO(...)`` in another process; name the layers in the YAML there.
+    It cannot be kept where ultralytics starts a command line of its own, as ``yolo.tune()`` does; name the layers
+    in the YAML there.
 
     Args:
         model: Network after the replacement, ``yolo.model``.
@@ -174,7 +175,9 @@ def graft(source: nn.Module, target: nn.Module) -> nn.Module:
         if isinstance(found, _OWN_LAYERS):
             continue  # the YAML names the layer
         if not isinstance(found, nn.Conv2d):
-            raise ValueError(f"the new network has no convolution at {name}, where the old one has a layer of ours")
+            raise ValueError(
+                f"the new network has no convolution at {name}, where the old one has a layer of ours"
+            )
         layer = copy.deepcopy(source.get_submodule(place)).to(found.weight.device)
         # layers from a checkpoint are frozen
         target.set_submodule(place, layer.requires_grad_(found.weight.requires_grad))
@@ -223,6 +226,7 @@ def _register() -> None:
     has ours too. Nothing else in ultralytics is touched.
     """
     original = tasks.parse_model
+
     def joined(items: Iterable[Any] = ()) -> builtins.frozenset[Any]:
         found = builtins.frozenset(items)
         if Conv in found:
@@ -244,10 +248,14 @@ def _register() -> None:
         shape = layer(torch.zeros(2, 3, 8, 8)).shape
     except Exception as error:
         tasks.parse_model = original
-        raise ImportError(f"ultralytics {__version__} parses YAMLs in another way than 8.4 does: {error}") from error
+        raise ImportError(
+            f"ultralytics {__version__} parses YAMLs in another way than 8.4 does: {error}"
+        ) from error
     if shape != (2, 32, 8, 8):
         tasks.parse_model = original
-        raise ImportError(f"ultralytics {__version__} parses YAMLs in another way than 8.4: channels are not scaled")
+        raise ImportError(
+            f"ultralytics {__version__} parses YAMLs in another way than 8.4: channels are not scaled"
+        )
 
 
 _register()
