@@ -207,7 +207,7 @@ def _fuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         elif isinstance(module, (RepConv, RepVGGDW)) and _has_ours(module):
             module.fuse = module.fuse_convs = _do_nothing
             module.forward_fuse = module.forward
-    return _fuse.__wrapped__(self, *args, **kwargs)  # type: ignore[attr-defined]
+    return _fuse.__wrapped__(self, *args, **kwargs)
 
 
 def _has_ours(model: nn.Module) -> bool:
