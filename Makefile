@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-detect demo-segment demo-video test test-fast lint format bench docs clean
+.PHONY: help demo demo-detect demo-segment demo-video test test-fast test-integrations lint format bench docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -54,6 +54,23 @@ test: $(INSTALLED) ## all the tests, about half an hour on two cores
 
 test-fast: $(INSTALLED) ## the tests for everyday work, a few minutes: none that is slow or starts processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not process"
+
+# environments of their own: the packages are heavy, and optimum's exporter is pinned to an old transformers
+INTEGRATIONS := tests/integrations
+PEERS := .venv-integrations/.installed .venv-optimum/.installed
+.venv-integrations/.installed: $(INTEGRATIONS)/requirements.txt pyproject.toml constraints.txt
+.venv-optimum/.installed: $(INTEGRATIONS)/requirements-optimum.txt pyproject.toml constraints.txt
+$(PEERS):
+	@echo "installing into $(@D) (minutes the first time, what pip has in its cache is not fetched again)"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e ".[train,detect,segment,export]" \
+		pytest filelock hypothesis -r $< -c constraints.txt
+	@touch $@
+
+test-integrations: $(PEERS) ## the tests with other people's packages; TIMM_SCRIPTS names a clone of timm's repository
+	TIMM_SCRIPTS="$(abspath $(TIMM_SCRIPTS))" OMP_NUM_THREADS=1 .venv-integrations/bin/python -m pytest \
+		-m integration $(INTEGRATIONS) --ignore $(INTEGRATIONS)/test_optimum.py
+	OMP_NUM_THREADS=1 .venv-optimum/bin/python -m pytest -m integration $(INTEGRATIONS)/test_optimum.py
 
 lint: $(INSTALLED) ## format check, lint, types
 	$(BIN)/ruff format --check .

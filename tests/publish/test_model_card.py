@@ -60,6 +60,8 @@ def test_card_of_a_run_is_complete_and_tells_no_secrets(run_folder, tmp_path, ca
     assert "`mine.yaml`" in card.text
     assert "resnet50.a1_in1k" in card.text
     assert bibtex("rednet_micro") in card.text
+    assert "import ctxvision\nfrom transformers import pipeline\n" in card.text
+    assert 'pipeline("image-classification", model="PATH_OF_THIS_FOLDER")' in card.text
     assert yaml.safe_load((folder / "training.yaml").read_text()) == {
         "model": "rednet_micro", "epochs": 5, "lr": 0.002, "ema": 0.999,
     }  # fmt: skip

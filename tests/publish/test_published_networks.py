@@ -1,6 +1,7 @@
 """Published networks and timm's own functions for the hub: what is loaded computes what was trained."""
 
 import csv
+import json
 import subprocess
 import sys
 import types
@@ -58,6 +59,19 @@ def test_fresh_process_needs_only_ctxvision_and_timm(tmp_path):
     own = task.model.to(memory_format=torch.contiguous_format)
     with torch.inference_mode():
         assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), own(images))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_transformers_call_builds_the_same_network_and_its_body(name, tmp_path):
+    """It hands the arguments on with a number of classes of its own, 0 for the body alone."""
+    publish(task_of(name), tmp_path / "net")
+    config = json.loads((tmp_path / "net" / "config.json").read_text())
+    weights = safetensors.torch.load_file(tmp_path / "net" / "model.safetensors")
+    for classes in (config["num_classes"], 0):
+        network = timm.create_model(config["architecture"], num_classes=classes, **config["model_args"])
+        loaded = network.load_state_dict(weights, strict=False)  # raises where shapes differ
+        assert not loaded.missing_keys
+        assert {key.partition(".")[0] for key in loaded.unexpected_keys} <= ({"fc"} if classes == 0 else set())
 
 
 def test_images_are_prepared_as_in_training(tmp_path):

@@ -104,7 +104,7 @@ def model_card(facts: Facts) -> str:
         architecture=architecture,
         family=_FAMILIES.get(family_of(architecture) or ""),
         images=config["pretrained_cfg"],
-        arguments={k: v for k, v in config["model_args"].items() if k not in ("num_classes", "in_chans")},
+        arguments={k: v for k, v in config["model_args"].items() if k not in ("context_classes", "in_chans")},
         settings=markdown_block(settings, "yaml"),
         citation=bibtex(architecture),
         data_of=partial(_data_of, facts=facts),

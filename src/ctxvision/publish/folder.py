@@ -17,7 +17,7 @@ from torch import nn
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.files import WriteError, replacing_folder
 from ctxvision.foreign import json_text
-from ctxvision.models import count_macs
+from ctxvision.models import ContextualNet, count_macs
 from ctxvision.tasks import ClassificationTask
 
 from .card import Facts, model_card
@@ -56,7 +56,7 @@ def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str
         "num_classes": len(classes),
         "num_features": model.num_features,
         "label_names": classes,
-        "model_args": {**task.model_args, "num_classes": len(classes), "in_chans": size[0]},
+        "model_args": {**task.model_args, **_class_funnel(model), "in_chans": size[0]},
         "pretrained_cfg": {name: value for name, value in settings.items() if value is not None},
     }
     try:
@@ -64,6 +64,16 @@ def hub_config(task: ClassificationTask, license: str | None = None) -> dict[str
     except (TypeError, ValueError) as error:
         raise PublishError(f"{own['architecture']}: its arguments cannot be written as JSON ({error})") from error
     return config
+
+
+def _class_funnel(model: nn.Module) -> dict[str, Any]:
+    """Return the number of classes that features depend on.
+
+    The number of classes that a head scores is none of the arguments: timm finds it in ``pretrained_cfg``, and
+    transformers passes it itself, as 0 to build the network without its head.
+    """
+    funnel = model.context if isinstance(model, ContextualNet) else None
+    return {} if funnel is None else {"context_classes": funnel.num_classes}
 
 
 def _classifier(model: nn.Module, usual: Any) -> Any:
