@@ -14,15 +14,16 @@ weights of a plain network load (`ctxvision.checkpoints.warm_start`).
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-from timm.layers import LayerNorm2d, trunc_normal_
+import torch
+from timm.layers import trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ctxvision.nn import ContextualConv2d
 
-from ._backbone import default_cfg, drop_path_rates
+from ._backbone import default_cfg, drop_path_rates, layer_norm
 from ._contextual_blocks import ContextualBottleneck, ContextualNeXtBlock, ConvNeXtStage, PriorSequence
 from ._contextual_net import ContextualNet, Design, keep_classes
 from ._pretrained import build_network
@@ -72,6 +73,8 @@ class ContextualConvNeXt(ContextualNet):
         global_pool: Name of timm's global pooling, ``""`` for none.
         drop_rate: Dropout probability before the head.
         drop_path_rate: Stochastic depth probability of the last block; those of earlier blocks grow linearly.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
         **design: The fields of `Design`.
 
     Raises:
@@ -80,6 +83,9 @@ class ContextualConvNeXt(ContextualNet):
     """
 
     stem_end = "stem"
+    feature_cfg: ClassVar[dict[str, Any]] = {
+        "out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True,
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -94,8 +100,11 @@ class ContextualConvNeXt(ContextualNet):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **design: Any,
     ) -> None:
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         if not len(depths) == len(dims) == len(contextual_blocks) == 4 or min(*depths, *dims) < 1:
             raise ValueError(
                 "depths, dims and contextual_blocks must be four numbers, "
@@ -110,12 +119,16 @@ class ContextualConvNeXt(ContextualNet):
             raise ValueError("extra_input is the ablation of contextual_resnet50; ConvNeXt does not build it")
         per_block = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         super().__init__(
-            num_classes, in_chans, drop_rate, {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": per_block}
+            num_classes,
+            in_chans,
+            drop_rate,
+            {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": per_block},
+            placed,
         )
         rates = drop_path_rates(depths, drop_path_rate)
 
         def depthwise(width: int, contextual: bool) -> nn.Module:
-            kernel: dict[str, Any] = {"kernel_size": 7, "padding": 3, "groups": width}
+            kernel: dict[str, Any] = {"kernel_size": 7, "padding": 3, "groups": width, **placed}
             if contextual:
                 return ContextualConv2d(width, width, **kernel, **_contextual_args(plan, weight_hidden))
             return nn.Conv2d(width, width, **kernel)
@@ -129,25 +142,28 @@ class ContextualConvNeXt(ContextualNet):
                     conv_dw=depthwise(width, n in contextual),
                     drop_path=rates[i][n],
                     layer_scale=ls_init_value,
+                    **placed,
                 )
                 for n in range(depth)
             ]
-            return ConvNeXtStage(_downsampling(dims[i - 1], width) if i else nn.Identity(), blocks)
+            return ConvNeXtStage(_downsampling(dims[i - 1], width, **placed) if i else nn.Identity(), blocks)
 
-        stages = nn.ModuleList(stage(i) for i in range(4))
-        self.stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], 4, 4), LayerNorm2d(dims[0]))  # type: ignore[method-assign]
+        stages = nn.Sequential(*map(stage, range(4)))
+        self.stem = nn.Sequential(  # type: ignore[method-assign]
+            nn.Conv2d(in_chans, dims[0], 4, 4, **placed), layer_norm(dims[0], **placed)
+        )
         self.stages = stages  # type: ignore[assignment, misc]
         for layer in _plain_layers(self):
             if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d):
                 trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         paths = [f"stages.{i}" for i in range(4)]
-        self._add_head(plan, paths, (dims[0], *dims), LayerNorm2d(dims[-1]), global_pool)
+        self._add_head(plan, paths, (dims[0], *dims), layer_norm(dims[-1], **placed), global_pool)
 
 
-def _downsampling(in_channels: int, out_channels: int) -> nn.Module:
+def _downsampling(in_channels: int, out_channels: int, **placed: Any) -> nn.Module:
     """Return ConvNeXt's layers between two stages."""
-    return nn.Sequential(LayerNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 2, 2))
+    return nn.Sequential(layer_norm(in_channels, **placed), nn.Conv2d(in_channels, out_channels, 2, 2, **placed))
 
 
 def _seventh(width: int) -> int:
@@ -167,6 +183,8 @@ class ContextualResNet(ContextualNet):
         global_pool: Name of timm's global pooling, ``""`` for none.
         drop_rate: Dropout probability before the head.
         drop_path_rate: Stochastic depth probability of the last block; those of earlier blocks grow linearly.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
         **design: The fields of `Design`.
 
     Raises:
@@ -175,6 +193,7 @@ class ContextualResNet(ContextualNet):
     """
 
     stem_end = "maxpool"
+    feature_cfg: ClassVar[dict[str, Any]] = {"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"}
 
     def __init__(
         self,
@@ -186,8 +205,11 @@ class ContextualResNet(ContextualNet):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **design: Any,
     ) -> None:
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         if not len(depths) == len(planes) == 4 or min(*depths, *planes) < 1:
             raise ValueError(f"depths and planes must be four positive integers, got {depths} and {planes}")
         plan = Design.of(**design)
@@ -196,6 +218,7 @@ class ContextualResNet(ContextualNet):
             in_chans,
             drop_rate,
             {"stem": r"^conv1|^bn1", "coarse": r"^layer(\d+)", "blocks": r"^layer(\d+)\.(\d+)"},
+            placed,
         )
         stages, channels, rates = [], [planes[0]], drop_path_rates(depths, drop_path_rate)
         for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
@@ -205,11 +228,11 @@ class ContextualResNet(ContextualNet):
                 if _has_offsets(plan, i + 1):
                     args = _contextual_args(plan, _seventh(width))
                     conv2: nn.Module = ContextualConv2d(
-                        width, width, kernel_size=3, stride=stride, padding=1, bias=False, **args
+                        width, width, kernel_size=3, stride=stride, padding=1, bias=False, **args, **placed
                     )
                 else:
-                    conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-                shortcut = plain_shortcut(in_channels, 4 * width, stride) if index == 0 else None
+                    conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False, **placed)
+                shortcut = plain_shortcut(in_channels, 4 * width, stride, **placed) if index == 0 else None
                 extra = plan.dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
                 blocks.append(
                     ContextualBottleneck(
@@ -219,12 +242,13 @@ class ContextualResNet(ContextualNet):
                         shortcut=shortcut,
                         drop_path=rates[i][index],
                         prior_dim=extra,
+                        **placed,
                     )
                 )
             stages.append(blocks)
             channels.append(4 * width)
-        self.conv1 = nn.Conv2d(in_chans, planes[0], 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes[0])
+        self.conv1 = nn.Conv2d(in_chans, planes[0], 7, 2, 3, bias=False, **placed)
+        self.bn1 = nn.BatchNorm2d(planes[0], **placed)
         self.act1 = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
@@ -233,7 +257,7 @@ class ContextualResNet(ContextualNet):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(layer, ContextualBottleneck):
                 nn.init.zeros_(layer.bn3.weight)
-        self._add_head(plan, LAYERS, channels, None, global_pool)
+        self._add_head(plan, ("act1", *LAYERS), channels, None, global_pool)
 
     @property
     def stages(self) -> list[PriorSequence]:
@@ -242,7 +266,12 @@ class ContextualResNet(ContextualNet):
 
     def stem(self, x: Tensor) -> Tensor:
         """Return the features before the first stage, ``(B, C, H / 4, W / 4)``."""
-        y: Tensor = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        y: Tensor = self.maxpool(self.before_pool(x))
+        return y
+
+    def before_pool(self, x: Tensor) -> Tensor:
+        """Return the stem's features before its max-pool, ``(B, C, H / 2, W / 2)``."""
+        y: Tensor = self.act1(self.bn1(self.conv1(x)))
         return y
 
 
@@ -278,7 +307,7 @@ def _create(
         variant,
         pretrained,
         pretrained_filter_fn=keep_classes,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        feature_cfg=dict(network.feature_cfg),
         **kwargs,
     )
     return model

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
@@ -30,7 +31,11 @@ class RedNet(ResidualNet):
         planes: ResNet's base width of each stage.
         expansion: Number of output channels of a block divided by its ``planes``.
         kernel_size: Side of the involutions in the stages, in pixels.
+        stem_kernel_size: Side of the involution in the stem, in pixels: 3 in the authors' classifiers, 7 in their
+            detectors and segmentation networks.
         in_chans: Number of channels of the image.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
         **kwargs: The other arguments of `ResidualNet`.
     """
 
@@ -41,35 +46,43 @@ class RedNet(ResidualNet):
         planes: Sequence[int] = (64, 128, 256, 512),
         expansion: int = 4,
         kernel_size: int = 7,
+        stem_kernel_size: int = 3,
         in_chans: int = 3,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
+
         def spatial(place: BlockPlace) -> Spatial:
             layer = Involution2d(
-                place.width, kernel_size=kernel_size, stride=place.stride, dilation=place.dilation
+                place.width, kernel_size=kernel_size, stride=place.stride, dilation=place.dilation, **placed
             )
             return Spatial(layer, norm=True)
 
         super().__init__(
-            stem=_stem(in_chans, planes[0]),
+            stem=_stem(in_chans, planes[0], stem_kernel_size, **placed),
             spatial=spatial,
             depths=depths,
             planes=planes,
             widths=planes,
             expansion=expansion,
             in_chans=in_chans,
+            **placed,
             **kwargs,
         )
 
 
-def _stem(in_chans: int, channels: int) -> Stem:
+def _stem(in_chans: int, channels: int, kernel_size: int, **placed: Any) -> Stem:
     half = channels // 2
     conv = nn.Sequential(
-        nn.Conv2d(in_chans, half, 3, 2, 1, bias=False), nn.BatchNorm2d(half), nn.ReLU(inplace=True),
-        Involution2d(half, kernel_size=3), nn.BatchNorm2d(half), nn.ReLU(inplace=True),
-        nn.Conv2d(half, channels, 3, 1, 1, bias=False),
+        nn.Conv2d(in_chans, half, 3, 2, 1, bias=False, **placed), nn.BatchNorm2d(half, **placed),
+        nn.ReLU(inplace=True),
+        Involution2d(half, kernel_size=kernel_size, **placed), nn.BatchNorm2d(half, **placed),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(half, channels, 3, 1, 1, bias=False, **placed),
     )  # fmt: skip
-    return Stem(conv, nn.BatchNorm2d(channels), nn.MaxPool2d(3, 2, 1), channels, stride=4)
+    return Stem(conv, nn.BatchNorm2d(channels, **placed), nn.MaxPool2d(3, 2, 1), channels, stride=4)
 
 
 _cfg = partial(
@@ -93,7 +106,7 @@ default_cfgs = generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> RedNet:
     model: RedNet = build_network(
-        RedNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs
+        RedNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3, 4)}, **kwargs
     )  # fmt: skip
     return model
 

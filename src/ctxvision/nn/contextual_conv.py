@@ -1,5 +1,7 @@
 """Contextual convolution: kernel offsets and sampling offsets made from the features and the contextual prior."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
@@ -8,7 +10,8 @@ from torch import Tensor, nn
 from ctxvision.ops import contextual_conv2d
 from ctxvision.ops._derivatives import add_in_place
 
-from ._checks import require_positive
+from ._checks import refuse_scripting, require_positive
+from ._tracing import is_traced
 
 
 class WeightOffsets(nn.Module):
@@ -22,14 +25,26 @@ class WeightOffsets(nn.Module):
         kernel_size: Side ``k`` of the kernel that the offsets are added to, in pixels.
         prior_dim: Width ``d`` of the prior; 0 for none.
         hidden: Width between the two linear layers.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
     """
 
-    def __init__(self, channels: int, *, kernel_size: int, prior_dim: int, hidden: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int,
+        prior_dim: int,
+        hidden: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         self.kernel_size = kernel_size
-        self.fc1 = nn.Linear(channels + prior_dim, hidden)
-        self.norm = nn.LayerNorm(hidden)
-        self.fc2 = nn.Linear(hidden, channels * kernel_size**2)
+        self.fc1 = nn.Linear(channels + prior_dim, hidden, **placed)
+        self.norm = nn.LayerNorm(hidden, **placed)
+        self.fc2 = nn.Linear(hidden, channels * kernel_size**2, **placed)
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
 
@@ -56,6 +71,8 @@ class SamplingOffsets(nn.Module):
         dilation: Distance between the taps of that convolution, in pixels.
         prior_dim: Width ``d`` of the prior; 0 for none.
         modulation: Whether a modulation mask per tap is returned as well (Deformable ConvNets v2).
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
     """
 
     def __init__(
@@ -68,15 +85,18 @@ class SamplingOffsets(nn.Module):
         dilation: int,
         prior_dim: int,
         modulation: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         self.coordinates = 2 * kernel_size**2
         width = self.coordinates + (kernel_size**2 if modulation else 0)
         self.modulation = modulation
-        self.conv1 = nn.Conv2d(channels, width, 1)
-        self.prior = nn.Linear(prior_dim, width, bias=False) if prior_dim else None
-        self.norm = LayerNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, kernel_size, stride, padding, dilation, groups=width)
+        self.conv1 = nn.Conv2d(channels, width, 1, **placed)
+        self.prior = nn.Linear(prior_dim, width, bias=False, **placed) if prior_dim else None
+        self.norm = LayerNorm2d(width).to(**placed)
+        self.conv2 = nn.Conv2d(width, width, kernel_size, stride, padding, dilation, width, **placed)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
@@ -115,6 +135,8 @@ class ContextualConv2d(nn.Module):
         weight_hidden: Width inside the generator of weight offsets; ``None`` for no weight offsets (Table 5, b3).
         sampling: Whether sampling offsets are generated (the ablation without them is Table 5, b2).
         modulation: Whether a modulation mask is generated as well (DCNv2; the authors' code, not the paper).
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
 
     Shape:
         ``x`` ``(B, C, H, W)`` and ``prior`` ``(B, d)`` to ``(B, O, H', W')``, sizes as ``nn.Conv2d``.
@@ -129,6 +151,8 @@ class ContextualConv2d(nn.Module):
         >>> conv(torch.randn(2, 32, 14, 14), torch.randn(2, 16)).shape
         torch.Size([2, 32, 14, 14])
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(
         self,
@@ -145,21 +169,26 @@ class ContextualConv2d(nn.Module):
         weight_hidden: int | None = 16,
         sampling: bool = True,
         modulation: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         require_positive("ContextualConv2d", kernel_size=kernel_size, stride=stride, dilation=dilation)
         if weight_hidden is not None:
             require_positive("ContextualConv2d", weight_hidden=weight_hidden)
         if modulation and not sampling:
             raise ValueError("ContextualConv2d: modulation=True needs sampling=True, it weighs the sampled taps")
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **placed)
         self.weight, self.bias = plain.weight, plain.bias
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.prior_dim = prior_dim
         self.weight_offsets = (
             None
             if weight_hidden is None
-            else WeightOffsets(in_channels, kernel_size=kernel_size, prior_dim=prior_dim, hidden=weight_hidden)
+            else WeightOffsets(
+                in_channels, kernel_size=kernel_size, prior_dim=prior_dim, hidden=weight_hidden, **placed
+            )
         )
         self.sampling_offsets = (
             SamplingOffsets(
@@ -170,6 +199,7 @@ class ContextualConv2d(nn.Module):
                 dilation=dilation,
                 prior_dim=prior_dim,
                 modulation=modulation,
+                **placed,
             )
             if sampling
             else None
@@ -191,17 +221,21 @@ class ContextualConv2d(nn.Module):
         Raises:
             ValueError: If a prior is missing, unexpected or of the wrong shape.
         """
-        shape = (x.shape[0], self.prior_dim) if self.prior_dim else None
-        if (None if prior is None else tuple(prior.shape)) != shape:
-            got = None if prior is None else tuple(prior.shape)
-            raise ValueError(
-                f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}"
-            )
+        if not is_traced(x):
+            self._check_prior(x, prior)
         weight_offset = None if self.weight_offsets is None else self.weight_offsets(x, prior)
         if self.sampling_offsets is None:
             return weight_offset, None, None
         sampling_offset, mask = self.sampling_offsets(x, prior)
         return weight_offset, sampling_offset, mask
+
+    def _check_prior(self, x: Tensor, prior: Tensor | None) -> None:
+        shape = (x.shape[0], self.prior_dim) if self.prior_dim else None
+        got = None if prior is None else tuple(prior.shape)
+        if got != shape:
+            raise ValueError(
+                f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}"
+            )
 
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Return ``x``, ``(B, C, H, W)``, convolved under the prior, ``(B, d)``, as ``(B, O, H', W')``."""

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ._checks import refuse_scripting
+from ._tracing import leaf
 from .class_context import ClassContext, ClassStep, class_counts
 
 ClassSelection = Literal["reduce", "rerank"]
@@ -43,7 +45,11 @@ class ClassFunnel(nn.Module):
         selection: Choice of the classes that a step considers: ``"reduce"`` narrows the classes step by step (the
             paper); ``"rerank"`` lets every step choose among all of them again (the authors' released code, which
             calls it more stable).
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(
         self,
@@ -57,21 +63,28 @@ class ClassFunnel(nn.Module):
         merge_hidden: int,
         ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05),
         selection: ClassSelection = "reduce",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         if selection not in ("reduce", "rerank"):
             raise ValueError(f"selection must be 'reduce' or 'rerank', got {selection!r}")
         class_counts(num_classes, ratios)  # refuses ratios that do not fit
         self.ratios, self.selection = tuple(ratios), selection
-        self.embedding = nn.Embedding(num_classes, dim)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.embedding = nn.Embedding(num_classes, dim, **placed)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07), **placed))
         self.steps = nn.ModuleDict(
             {
-                str(stage): ClassContext(width, dim=dim, hidden=hidden[stage], merge_hidden=merge_hidden)
+                str(stage): ClassContext(
+                    width, dim=dim, hidden=hidden[stage], merge_hidden=merge_hidden, **placed
+                )
                 for stage, width in channels.items()
             }
         )
-        self.head: ClassContext | None = ClassContext(head_channels, dim=dim, hidden=head_hidden)
+        self.head: ClassContext | None = ClassContext(
+            head_channels, dim=dim, hidden=head_hidden, **placed
+        )
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
 
     @property
@@ -85,9 +98,7 @@ class ClassFunnel(nn.Module):
 
         The bound lets the gradient through, as CLIP's does: τ can rise again after it was reached.
         """
-        scale = self.logit_scale.to(torch.promote_types(self.logit_scale.dtype, torch.float32))
-        bounded = scale.clamp(max=math.log(1 / 0.01))
-        return torch.exp(-(scale + (bounded - scale).detach()))
+        return _temperature(self.logit_scale)
 
     def reset(self, num_classes: int) -> None:
         """Start over with new embeddings for ``num_classes`` classes; everything else stays."""
@@ -101,6 +112,14 @@ class ClassFunnel(nn.Module):
         self.logit_scale.requires_grad_(False)
         for step in self.steps.values():
             step.projection.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` as it is.
+
+        A network that is rebuilt from its children, as torchvision's ``IntermediateLayerGetter`` does, calls them one
+        after the other. The funnel is the first, so that it belongs to the new network, and works within the stages.
+        """
+        return x
 
     def narrow(
         self, stage: int, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]
@@ -138,7 +157,7 @@ class ClassFunnel(nn.Module):
             raise ValueError("the head of this funnel was removed")
         classes = self._considered(steps)
         scores = self.head.scores(x, self.embedding.weight)
-        everything = torch.arange(self.num_classes, device=x.device).expand(x.shape[0], -1)
+        everything = _all_classes(scores)
         scored = [(everything if c is None else c, step.scores) for c, step in steps]
         scored.append((everything, scores) if classes is None else (classes, scores.gather(1, classes)))
         sets, all_scores = tuple(c for c, _ in scored), tuple(s for _, s in scored)
@@ -148,6 +167,19 @@ class ClassFunnel(nn.Module):
 
     def _considered(self, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> Tensor | None:
         return steps[-1][1].kept if steps and self.selection == "reduce" else None
+
+
+@leaf
+def _temperature(logit_scale: Tensor) -> Tensor:
+    scale = logit_scale.to(torch.promote_types(logit_scale.dtype, torch.float32))
+    bounded = scale.clamp(max=math.log(1 / 0.01))
+    return torch.exp(-(scale + (bounded - scale).detach()))
+
+
+@leaf
+def _all_classes(scores: Tensor) -> Tensor:
+    """Return the numbers of all classes for each sample, ``(B, N)``, of the scores of all, ``(B, N)``."""
+    return torch.arange(scores.shape[1], device=scores.device).expand(scores.shape[0], -1)
 
 
 def _compose(
