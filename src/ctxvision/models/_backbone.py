@@ -160,8 +160,8 @@ class Backbone(nn.Module, ABC):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Return the feature levels of ``feature_info`` (timm's protocol).
 
-        As in timm's ResNets these are the stem before its max-pool, with stride 2, and the four stages, with strides
-        4, 8, 16 and 32; as in timm's ConvNeXt, where the stem has stride 4, only the stages.
+        As in timm's ResNets these are the stem before its max-pool, with stride 2, and the four stages, with
+        strides 4, 8, 16 and 32; as in timm's ConvNeXt, where the stem has stride 4, only the stages.
 
         Args:
             x: Images, ``(B, in_chans, H, W)``.
@@ -184,7 +184,7 @@ class Backbone(nn.Module, ABC):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last wanted level, and the head (timm's protocol); return the wanted indices."""
+        """Drop the stages after the last wanted level, and the head; return the wanted indices."""
         levels = len(self.feature_info)
         wanted, last = feature_take_indices(levels, indices)
         if last + 1 < levels:

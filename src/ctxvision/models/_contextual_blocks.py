@@ -197,8 +197,8 @@ class ConvNeXtStage(nn.Module):
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Return the stage's features for ``x`` ``(B, C, H, W)`` and the prior ``(B, d)``.
 
-        The features are ``(B, C', H / 2, W / 2)``, in the first stage ``(B, C, H, W)``. Without a prior a contextual
-        stage asks the class funnel for one, as the network does.
+        The features are ``(B, C', H / 2, W / 2)``, in the first stage ``(B, C, H, W)``. Without a prior a
+        contextual stage asks the class funnel for one, as the network does.
         """
         if prior is None and self.classes is not None:
             return _by_itself(self._run, self.classes, x)

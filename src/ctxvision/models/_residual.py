@@ -154,8 +154,8 @@ class ResidualNet(Backbone):
         planes: ResNet's base width of each stage; a stage has ``planes * expansion`` channels.
         widths: Number of channels of the spatial layers of each stage.
         expansion: Number of output channels of a block divided by its ``planes``.
-        shortcut: Function of input channels, output channels and stride that builds a projection shortcut, with the
-            ``device`` and the ``dtype`` of its parameters as keywords.
+        shortcut: Function of input channels, output channels and stride that builds a projection shortcut, with
+            the ``device`` and the ``dtype`` of its parameters as keywords.
         num_classes: Number of classes; 0 returns pooled features.
         in_chans: Number of channels of the image.
         global_pool: Name of timm's global pooling, ``""`` for none.

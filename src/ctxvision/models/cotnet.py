@@ -90,7 +90,11 @@ class CoTNet(ResidualNet):
 
         def spatial(place: BlockPlace) -> Spatial:
             cot = place.stage in cot_stages and (place.stage != alternate_stage or place.block % 2 == 0)
-            blur = BlurPool2d(place.width, stride=2).to(**placed) if place.stride == 2 and downsample == "blur" else None
+            blur = (
+                BlurPool2d(place.width, stride=2).to(**placed)
+                if place.stride == 2 and downsample == "blur"
+                else None
+            )
             if cot:
                 layer = CoTLayer(
                     place.width,
@@ -115,7 +119,9 @@ class CoTNet(ResidualNet):
             return Spatial(conv, norm=True, after=blur)
 
         super().__init__(
-            stem=_deep_stem(in_chans, stem_width, stem_pool, **placed) if stem_width else _resnet_stem(in_chans, **placed),
+            stem=_deep_stem(in_chans, stem_width, stem_pool, **placed)
+            if stem_width
+            else _resnet_stem(in_chans, **placed),
             spatial=spatial,
             depths=depths,
             planes=planes,

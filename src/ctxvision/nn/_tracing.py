@@ -22,9 +22,9 @@ def leaf(function: Function) -> Function:
     """
 
     @wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if any(is_traced(arg) for arg in args):
-            return handle_torch_function(call, args, *args)
-        return function(*args)
+            return handle_torch_function(call, args, *args, **kwargs)
+        return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]

@@ -11,6 +11,7 @@ from ctxvision.ops import contextual_conv2d
 from ctxvision.ops._derivatives import add_in_place
 
 from ._checks import refuse_scripting, require_positive
+from ._folding import FoldsNormByKernel
 from ._tracing import is_traced
 
 
@@ -116,7 +117,7 @@ class SamplingOffsets(nn.Module):
         return maps[:, : self.coordinates], 2 * torch.sigmoid(maps[:, self.coordinates :])
 
 
-class ContextualConv2d(nn.Module):
+class ContextualConv2d(FoldsNormByKernel):
     """Convolution whose kernel and sampling grid are modulated by features and a contextual prior.
 
     Source: Liang et al., Contextual Convolutional Networks, ICLR 2023, section 3.3, equation 4. At
@@ -179,8 +180,11 @@ class ContextualConv2d(nn.Module):
             require_positive("ContextualConv2d", weight_hidden=weight_hidden)
         if modulation and not sampling:
             raise ValueError("ContextualConv2d: modulation=True needs sampling=True, it weighs the sampled taps")
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **placed)
-        self.weight, self.bias = plain.weight, plain.bias
+        plain = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **placed
+        )
+        self.weight = plain.weight
+        self.register_parameter("bias", plain.bias)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.prior_dim = prior_dim
         self.weight_offsets = (
@@ -240,10 +244,11 @@ class ContextualConv2d(nn.Module):
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Return ``x``, ``(B, C, H, W)``, convolved under the prior, ``(B, d)``, as ``(B, O, H', W')``."""
         weight_offset, sampling_offset, mask = self.offsets(x, prior)
-        return contextual_conv2d(
+        y = contextual_conv2d(
             x, self.weight, sampling_offset, weight_offset, mask, self.bias,
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
+        return self.with_norm(y)
 
     def extra_repr(self) -> str:
         """Return what ``nn.Conv2d`` prints, and the width of the prior."""

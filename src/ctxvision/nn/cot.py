@@ -13,13 +13,14 @@ from ctxvision.ops._derivatives import add_in_place, transforms_active
 from ctxvision.ops._geometry import is_channels_last
 
 from ._checks import is_plain, refuse_scripting, require_odd_kernel, require_positive
+from ._folding import FoldsNormByUnits
 from ._tracing import is_traced
 
 Context = Literal["full", "static", "dynamic", "linear"]
 SHARE = 8  # channels that share an attention map, interleaved
 
 
-class CoTLayer(nn.Module):
+class CoTLayer(FoldsNormByUnits):
     """Contextual Transformer layer (Li et al., CoTNet, 2021, section 3.2), a drop-in for a 3x3 convolution.
 
     1. static context ``K1 = ReLU(BN(conv k x k))``;
@@ -81,7 +82,7 @@ class CoTLayer(nn.Module):
         if context not in ("full", "static", "dynamic", "linear"):
             raise ValueError(f"CoTLayer: context must be full, static, dynamic or linear, got {context!r}")
         self.kernel_size, self.dilation, self.groups, self.context = kernel_size, dilation, groups, context
-        self.maps = channels // SHARE
+        self.out_channels, self.maps = channels, channels // SHARE
         taps, same = kernel_size**2, dilation * (kernel_size - 1) // 2
         self.key_embed = nn.Sequential(
             nn.Conv2d(channels, channels, kernel_size, 1, same, dilation, key_groups, bias=False, **placed),
@@ -143,6 +144,9 @@ class CoTLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the fused context, ``(B, C, H, W)``, of features ``x`` of the same shape."""
+        return self.with_norm(self._fused_context(x))
+
+    def _fused_context(self, x: Tensor) -> Tensor:
         static: Tensor = self.key_embed(x)
         if self.context == "static":
             return static

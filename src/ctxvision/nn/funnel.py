@@ -27,6 +27,28 @@ class ContextualOutput(NamedTuple):
     """τ, a scalar."""
 
 
+class ClassEmbedding(nn.Embedding):
+    """One embedding per class, the classifier of a contextual network.
+
+    A classifier in timm has a bias, which its training script scales. Here that is one of no elements.
+
+    Args:
+        num_classes: Number of classes.
+        dim: Width ``d`` of the embeddings.
+        **placed: ``device`` and ``dtype`` of the parameters.
+    """
+
+    bias: Tensor
+
+    def __init__(self, num_classes: int, dim: int, **placed: Any) -> None:
+        super().__init__(num_classes, dim, **placed)
+        self.register_buffer("bias", torch.empty(0, **placed), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Draw new embeddings of about unit length."""
+        nn.init.normal_(self.weight, std=self.embedding_dim**-0.5)
+
+
 class ClassFunnel(nn.Module):
     """The one class-embedding table of a network, its temperature, and a `ClassContext` per contextual stage.
 
@@ -72,20 +94,15 @@ class ClassFunnel(nn.Module):
             raise ValueError(f"selection must be 'reduce' or 'rerank', got {selection!r}")
         class_counts(num_classes, ratios)  # refuses ratios that do not fit
         self.ratios, self.selection = tuple(ratios), selection
-        self.embedding = nn.Embedding(num_classes, dim, **placed)
+        self.embedding = ClassEmbedding(num_classes, dim, **placed)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07), **placed))
         self.steps = nn.ModuleDict(
             {
-                str(stage): ClassContext(
-                    width, dim=dim, hidden=hidden[stage], merge_hidden=merge_hidden, **placed
-                )
+                str(stage): ClassContext(width, dim=dim, hidden=hidden[stage], merge_hidden=merge_hidden, **placed)
                 for stage, width in channels.items()
             }
         )
-        self.head: ClassContext | None = ClassContext(
-            head_channels, dim=dim, hidden=head_hidden, **placed
-        )
-        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        self.head: ClassContext | None = ClassContext(head_channels, dim=dim, hidden=head_hidden, **placed)
 
     @property
     def num_classes(self) -> int:
@@ -103,8 +120,7 @@ class ClassFunnel(nn.Module):
     def reset(self, num_classes: int) -> None:
         """Start over with new embeddings for ``num_classes`` classes; everything else stays."""
         old = self.embedding.weight
-        self.embedding = nn.Embedding(num_classes, old.shape[1], device=old.device, dtype=old.dtype)
-        nn.init.normal_(self.embedding.weight, std=old.shape[1] ** -0.5)
+        self.embedding = ClassEmbedding(num_classes, old.shape[1], device=old.device, dtype=old.dtype)
 
     def remove_head(self) -> None:
         """Keep only what features depend on: no head, and nothing that learns by the scores alone."""
@@ -116,8 +132,9 @@ class ClassFunnel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` as it is.
 
-        A network that is rebuilt from its children, as torchvision's ``IntermediateLayerGetter`` does, calls them one
-        after the other. The funnel is the first, so that it belongs to the new network, and works within the stages.
+        A network that is rebuilt from its children, as torchvision's ``IntermediateLayerGetter`` does, calls them
+        one after the other. The funnel is the first, so that it belongs to the new network; it works within the
+        stages.
         """
         return x
 

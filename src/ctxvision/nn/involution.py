@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from ctxvision.ops import local_aggregation
 
 from ._checks import refuse_scripting, require_odd_kernel, require_positive
+from ._folding import FoldsNormByUnits
 
 
-class Involution2d(nn.Module):
+class Involution2d(FoldsNormByUnits):
     """Generate a kernel at each position from the features there, and aggregate with it.
 
     Source: Li et al., Involution, CVPR 2021. Every output position gets its own ``k x k`` kernel per group
@@ -71,7 +72,7 @@ class Involution2d(nn.Module):
                 f"and of reduction {reduction}"
             )
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
-        self.groups = channels // group_channels
+        self.out_channels, self.groups = channels, channels // group_channels
         hidden = channels // reduction
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         self.reduce = nn.Sequential(
@@ -88,4 +89,5 @@ class Involution2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x``, ``(B, C, H, W)``, aggregated with its own kernels, ``(B, C, H', W')``."""
-        return local_aggregation(x, self.kernels(x), stride=self.stride, dilation=self.dilation)
+        y = local_aggregation(x, self.kernels(x), stride=self.stride, dilation=self.dilation)
+        return self.with_norm(y)

@@ -7,9 +7,10 @@ from timm.layers import make_divisible
 from torch import Tensor, nn
 
 from ._checks import refuse_scripting, require_odd_kernel, require_positive
+from ._folding import FoldsNormByUnits
 
 
-class SplitAttention2d(nn.Module):
+class SplitAttention2d(FoldsNormByUnits):
     """``conv k x k -> BN -> SiLU``, times a gate per image and channel.
 
     The gate is ``GAP -> conv1x1 -> BN -> SiLU -> conv1x1 -> sigmoid``. Source: Zhang et al., ResNeSt, 2020, with
@@ -61,8 +62,11 @@ class SplitAttention2d(nn.Module):
             raise ValueError(
                 f"SplitAttention2d: channels {channels} and {hidden} must be multiples of groups {groups}"
             )
+        self.out_channels = channels
         same = dilation * (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(channels, channels, kernel_size, stride, same, dilation, groups, bias=False, **placed)
+        self.conv = nn.Conv2d(
+            channels, channels, kernel_size, stride, same, dilation, groups, bias=False, **placed
+        )
         self.bn0 = nn.BatchNorm2d(channels, **placed)
         self.act0 = nn.SiLU(inplace=True)
         self.fc1 = nn.Conv2d(channels, hidden, 1, groups=groups, **placed)
@@ -74,4 +78,4 @@ class SplitAttention2d(nn.Module):
         """Return the gated features, ``(B, C, ceil(H / stride), ceil(W / stride))``, of ``(B, C, H, W)``."""
         x = self.act0(self.bn0(self.conv(x)))
         gate: Tensor = self.fc2(self.act1(self.bn1(self.fc1(x.mean((2, 3), keepdim=True)))))
-        return x * gate.sigmoid()
+        return self.with_norm(x * gate.sigmoid())
