@@ -10,11 +10,13 @@ from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from ctxvision.nn import ClassFunnel, ContextualOutput
+from ctxvision.nn._checks import NormKind
 from ctxvision.nn.funnel import ClassSelection
 
 from ._backbone import Backbone, make_pool
 from ._class_sets import StageClasses, Steps, recall, remember
 from ._contextual_blocks import PriorSequence
+from ._old_designs import adopt_design
 
 
 class Design(NamedTuple):
@@ -30,6 +32,10 @@ class Design(NamedTuple):
     """Width of the projection at the head; a float is a share of its input."""
     merge_hidden: int = 64
     """Width inside the merging."""
+    norm: NormKind = "layer"
+    """Norm in projections and generators: ``"layer"`` (the paper's text) or ``"batch"`` (the authors' ResNets)."""
+    head_norm: bool = False
+    """Whether a norm stands between pooling and the head's projection, as in weights of older versions."""
     weight_offsets: bool = True
     """Whether kernels bend (Table 5)."""
     sampling_offsets: bool = True
@@ -103,7 +109,13 @@ class ContextualNet(Backbone):
         self._placed = placed
 
     def _add_head(
-        self, plan: Design, paths: Sequence[str], channels: Sequence[int], norm: nn.Module | None, global_pool: str
+        self,
+        plan: Design,
+        paths: Sequence[str],
+        channels: Sequence[int],
+        norm: nn.Module | None,
+        global_pool: str,
+        prior_dims: Mapping[int, int] | None = None,
     ) -> None:
         """Add the class funnel and the head.
 
@@ -113,13 +125,16 @@ class ContextualNet(Backbone):
             channels: Number of channels of the stem and of each of the four stages.
             norm: Norm of the pooled features; ``None`` if the plain network has none.
             global_pool: Name of timm's global pooling, ``""`` for none.
+            prior_dims: Width of the prior by stage number; ``None`` for that of the embeddings.
         """
         self.contextual_stages = tuple(plan.stages) if plan.prior else ()
         self._describe_levels(paths, channels[-len(paths) :], (2, 4, 8, 16, 32)[-len(paths) :])
         placed = self.__dict__.pop("_placed")
         self.global_pool = make_pool(global_pool, self.num_classes)
         _require_width(self.global_pool)
-        self.head = nn.ModuleDict() if norm is None else nn.ModuleDict({"norm": norm})
+        self.head = nn.ModuleDict()
+        if norm is not None and (plan.head_norm or not self.contextual_stages):
+            self.head["norm"] = norm
         self.context: ClassFunnel | None = None
         self.fc: nn.Module | None = None
         if self.contextual_stages:
@@ -131,6 +146,8 @@ class ContextualNet(Backbone):
                 hidden={stage: _width(plan.hidden, channels[stage - 1]) for stage in self.contextual_stages},
                 head_hidden=_width(plan.head_hidden, self.num_features),
                 merge_hidden=plan.merge_hidden,
+                prior_dims=prior_dims,
+                norm=plan.norm,
                 ratios=plan.class_ratios,
                 selection=plan.selection,
                 **placed,
@@ -297,6 +314,24 @@ class ContextualNet(Backbone):
         steps.append(self.context.narrow(number, x, steps))
         y = stage(x, steps[-1][1].prior)
         return y
+
+    def adopt_design(self, names: Collection[str], prefix: str = "") -> None:
+        """Become the network that older weights were made with, as far as names of tensors tell.
+
+        Loading a state dict does this first.
+
+        Args:
+            names: Names of the tensors.
+            prefix: What the names of the network's own tensors start with.
+
+        Raises:
+            RuntimeError: If this network cannot; the message says what changed.
+        """
+        adopt_design(self, names, prefix)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.adopt_design(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """Return the parts as torch does, but first the class funnel, which the stages ask for their priors.

@@ -1,12 +1,14 @@
 """Contextual Convolutional Networks (Liang, Shen, Liu, Hua, ICLR 2023), on ConvNeXt and on ResNet-50.
 
-Widths that the paper leaves to its unpublished supplement follow from its parameter counts
-(`tools/search_contextual_budget.py`):
+The paper leaves widths to a supplement that was never published:
 
-* ConvNeXt: projections are half as wide as their input, merging is 64 wide, and every weight-offset
-  bottleneck is 24 wide. T makes the last of every three blocks contextual, S and B as many blocks as T.
-* ResNet-50: projections are 32 wide at the stages and 808 at the head, merging is 32 wide, and every
-  weight-offset bottleneck is a seventh of its layer's width, rounded to a multiple of 8.
+* ResNet-50 is the authors' released network: blocks 0, 2, 4 of a stage are contextual, both generators have a
+  bottleneck of a quarter of the layer's width, the last convolution for sampling offsets is dense, the prior is
+  half as wide as the layer that it bends, projections are 64, 128, 256 and 512 wide, merging is 128 wide, and
+  projections and generators have BatchNorm.
+* ConvNeXt follows from the paper's parameter counts (`tools/search_contextual_budget.py`): projections are half
+  as wide as their input, merging is 64 wide, and every weight-offset bottleneck is 24 wide. T makes the first of
+  every three blocks contextual, S and B as many blocks as T.
 
 Parameter names are timm's for ConvNeXt and ResNet; what is contextual comes under new names, so that the
 weights of a plain network load (`ctxvision.checkpoints.warm_start`).
@@ -32,9 +34,37 @@ from ._residual import LAYERS, plain_shortcut
 __all__ = ["ContextualConvNeXt", "ContextualNet", "ContextualResNet"]
 
 
-def _contextual_blocks(depth: int, count: int) -> set[int]:
-    """Return which blocks of a stage are contextual: the last of each of ``count`` equal runs."""
-    return {depth * (run + 1) // count - 1 for run in range(count)}
+Blocks = int | Sequence[int]
+
+
+def _contextual_blocks(depths: Sequence[int], chosen: Sequence[Blocks]) -> list[set[int]]:
+    """Return which blocks of each stage are contextual, counted from 0.
+
+    Args:
+        depths: Number of blocks in each of the four stages.
+        chosen: For each stage the numbers of its contextual blocks, or how many there are: the first of each of as
+            many equal runs.
+
+    Raises:
+        ValueError: If there are no such blocks.
+    """
+    if len(chosen) != 4:
+        raise ValueError(f"contextual_blocks must be given for four stages, got {tuple(chosen)}")
+    blocks = []
+    for depth, choice in zip(depths, chosen, strict=True):
+        if isinstance(choice, int):
+            if not 1 <= choice <= depth:
+                raise ValueError(
+                    f"contextual_blocks must lie between 1 and depths {tuple(depths)}, got {tuple(chosen)}"
+                )
+            blocks.append({depth * run // choice for run in range(choice)})
+        elif set(choice) and set(choice) <= set(range(depth)):
+            blocks.append(set(choice))
+        else:
+            raise ValueError(
+                f"contextual_blocks must name blocks 0 to {depth - 1} of a stage of {depth}, got {tuple(choice)}"
+            )
+    return blocks
 
 
 def _has_offsets(plan: Design, stage: int) -> bool:
@@ -42,11 +72,15 @@ def _has_offsets(plan: Design, stage: int) -> bool:
     return stage in plan.stages and not plan.extra_input and (plan.weight_offsets or plan.sampling_offsets)
 
 
-def _contextual_args(plan: Design, weight_hidden: int) -> dict[str, Any]:
+def _contextual_args(
+    plan: Design, prior_dim: int, weight_hidden: int, sampling_hidden: int | None = None
+) -> dict[str, Any]:
     """Return what the design means for a `ContextualConv2d`."""
     return {
-        "prior_dim": plan.dim if plan.prior else 0,
+        "prior_dim": prior_dim if plan.prior else 0,
         "weight_hidden": weight_hidden if plan.weight_offsets else None,
+        "sampling_hidden": sampling_hidden,
+        "norm": plan.norm,
         "sampling": plan.sampling_offsets,
         "modulation": plan.modulation,
     }
@@ -65,7 +99,8 @@ class ContextualConvNeXt(ContextualNet):
     Args:
         depths: Number of blocks in each of the four stages.
         dims: Number of channels of each of the four stages.
-        contextual_blocks: Number of contextual blocks in each stage that the design makes contextual.
+        contextual_blocks: For each stage, if the design makes it contextual, the numbers of the contextual
+            blocks, from 0, or how many there are: the first of each of as many equal runs.
         weight_hidden: Width inside the generator of weight offsets.
         ls_init_value: Initial value of the layer scale.
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
@@ -92,7 +127,7 @@ class ContextualConvNeXt(ContextualNet):
         depths: Sequence[int],
         dims: Sequence[int],
         *,
-        contextual_blocks: Sequence[int] = (1, 1, 3, 1),
+        contextual_blocks: Sequence[Blocks] = (1, 1, 3, 1),
         weight_hidden: int = 24,
         ls_init_value: float = 1e-6,
         num_classes: int = 1000,
@@ -110,10 +145,7 @@ class ContextualConvNeXt(ContextualNet):
                 "depths, dims and contextual_blocks must be four numbers, "
                 f"got {depths}, {dims}, {contextual_blocks}"
             )
-        if any(not 1 <= count <= depth for count, depth in zip(contextual_blocks, depths, strict=True)):
-            raise ValueError(
-                f"contextual_blocks must lie between 1 and depths {tuple(depths)}, got {tuple(contextual_blocks)}"
-            )
+        chosen = _contextual_blocks(depths, contextual_blocks)
         plan = Design.of(**design)
         if plan.extra_input:
             raise ValueError("extra_input is the ablation of contextual_resnet50; ConvNeXt does not build it")
@@ -130,12 +162,12 @@ class ContextualConvNeXt(ContextualNet):
         def depthwise(width: int, contextual: bool) -> nn.Module:
             kernel: dict[str, Any] = {"kernel_size": 7, "padding": 3, "groups": width, **placed}
             if contextual:
-                return ContextualConv2d(width, width, **kernel, **_contextual_args(plan, weight_hidden))
+                return ContextualConv2d(width, width, **kernel, **_contextual_args(plan, plan.dim, weight_hidden))
             return nn.Conv2d(width, width, **kernel)
 
         def stage(i: int) -> ConvNeXtStage:
             width, depth = dims[i], depths[i]
-            contextual = _contextual_blocks(depth, contextual_blocks[i]) if _has_offsets(plan, i + 1) else set()
+            contextual = chosen[i] if _has_offsets(plan, i + 1) else set()
             blocks = [
                 ContextualNeXtBlock(
                     width,
@@ -153,12 +185,15 @@ class ContextualConvNeXt(ContextualNet):
             nn.Conv2d(in_chans, dims[0], 4, 4, **placed), layer_norm(dims[0], **placed)
         )
         self.stages = stages  # type: ignore[assignment, misc]
-        for layer in _plain_layers(self):
-            if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d):
-                trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         paths = [f"stages.{i}" for i in range(4)]
         self._add_head(plan, paths, (dims[0], *dims), layer_norm(dims[-1], **placed), global_pool)
+        for name, layer in self.named_modules():
+            if name.endswith(("offsets.fc2", "offsets.conv2")):
+                continue  # they start at zero
+            if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d | nn.Embedding):
+                trunc_normal_(layer.weight, std=0.02)
+            if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 def _downsampling(in_channels: int, out_channels: int, **placed: Any) -> nn.Module:
@@ -166,18 +201,18 @@ def _downsampling(in_channels: int, out_channels: int, **placed: Any) -> nn.Modu
     return nn.Sequential(layer_norm(in_channels, **placed), nn.Conv2d(in_channels, out_channels, 2, 2, **placed))
 
 
-def _seventh(width: int) -> int:
-    return max(8, round(width / 56) * 8)
-
-
 class ContextualResNet(ContextualNet):
-    """ResNet with contextual 3x3 convolutions in all blocks of the contextual stages (section 4.2).
+    """ResNet with contextual 3x3 convolutions in every second block of the contextual stages (section 4.2).
 
     It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``.
 
     Args:
         depths: Number of blocks in each of the four stages.
         planes: Width of the 3x3 convolutions of each stage; the stage has four times as many channels.
+        contextual_blocks: For each stage, if the design makes it contextual, the numbers of the contextual
+            blocks, from 0, or how many there are: the first of each of as many equal runs. ``None`` for blocks 0, 2, 4, ...
+        bottleneck: Width inside the generators, as a share of the layer that they bend.
+        prior_width: Width of the prior, as a share of the layer that it bends.
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
         in_chans: Number of channels of the image.
         global_pool: Name of timm's global pooling, ``""`` for none.
@@ -200,6 +235,9 @@ class ContextualResNet(ContextualNet):
         depths: Sequence[int],
         *,
         planes: Sequence[int] = (64, 128, 256, 512),
+        contextual_blocks: Sequence[Blocks] | None = None,
+        bottleneck: float = 0.25,
+        prior_width: float = 0.5,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -212,6 +250,13 @@ class ContextualResNet(ContextualNet):
         placed: dict[str, Any] = {"device": device, "dtype": dtype}
         if not len(depths) == len(planes) == 4 or min(*depths, *planes) < 1:
             raise ValueError(f"depths and planes must be four positive integers, got {depths} and {planes}")
+        if not 0 < bottleneck <= 1 or not 0 < prior_width <= 4:
+            raise ValueError(
+                f"bottleneck must be a share up to 1, prior_width up to 4, got {bottleneck} and {prior_width}"
+            )
+        if contextual_blocks is None:
+            contextual_blocks = [range(0, depth, 2) for depth in depths]
+        chosen = _contextual_blocks(depths, contextual_blocks)
         plan = Design.of(**design)
         super().__init__(
             num_classes,
@@ -222,18 +267,19 @@ class ContextualResNet(ContextualNet):
         )
         stages, channels, rates = [], [planes[0]], drop_path_rates(depths, drop_path_rate)
         for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
-            blocks = PriorSequence()
+            blocks, prior_dim = PriorSequence(), max(1, round(prior_width * width))
             for index in range(depth):
                 stride, in_channels = (2 if i and index == 0 else 1), channels[-1] if index == 0 else 4 * width
-                if _has_offsets(plan, i + 1):
-                    args = _contextual_args(plan, _seventh(width))
+                if _has_offsets(plan, i + 1) and index in chosen[i]:
+                    hidden = max(1, round(bottleneck * width))
+                    args = _contextual_args(plan, prior_dim, hidden, hidden)
                     conv2: nn.Module = ContextualConv2d(
                         width, width, kernel_size=3, stride=stride, padding=1, bias=False, **args, **placed
                     )
                 else:
                     conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False, **placed)
                 shortcut = plain_shortcut(in_channels, 4 * width, stride, **placed) if index == 0 else None
-                extra = plan.dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
+                extra = prior_dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
                 blocks.append(
                     ContextualBottleneck(
                         in_channels,
@@ -257,7 +303,10 @@ class ContextualResNet(ContextualNet):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(layer, ContextualBottleneck):
                 nn.init.zeros_(layer.bn3.weight)
-        self._add_head(plan, ("act1", *LAYERS), channels, None, global_pool)
+        prior_dims = {i: max(1, round(prior_width * width)) for i, width in enumerate(planes, 1)}
+        self._add_head(plan, ("act1", *LAYERS), channels, None, global_pool, prior_dims)
+        if self.context is not None:
+            nn.init.normal_(self.context.embedding.weight, std=0.02)
 
     @property
     def stages(self) -> list[PriorSequence]:
@@ -350,6 +399,6 @@ def contextual_convnext_micro(pretrained: bool = False, **kwargs: Any) -> Contex
 
 @register_model
 def contextual_resnet50(pretrained: bool = False, **kwargs: Any) -> ContextualNet:
-    """Contextual ResNet-50, 27.9M parameters, 4.2 GMACs."""
-    args = {"hidden": 32, "head_hidden": 808, "merge_hidden": 32}
+    """Contextual ResNet-50, 27.9M parameters, 4.3 GMACs."""
+    args = {"hidden": 0.25, "head_hidden": 0.25, "merge_hidden": 128, "norm": "batch"}
     return _create_resnet("contextual_resnet50", pretrained, **{"depths": (3, 4, 6, 3), **args, **kwargs})

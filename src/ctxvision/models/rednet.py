@@ -3,13 +3,16 @@
 The published (OpenMMLab) checkpoints load under `ctxvision.checkpoints`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from timm.layers import SelectAdaptivePool2d
 from timm.models import generate_default_cfgs, register_model
-from torch import nn
+from torch import Tensor, nn
 
 from ctxvision.nn import Involution2d
 
@@ -24,7 +27,8 @@ __all__ = ["RedNet"]
 class RedNet(ResidualNet):
     """ResNet whose 3x3 convolutions are 7x7 involutions, with an involution in the stem.
 
-    It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)`` (section 4.1 of the paper).
+    It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)`` (section 4.1 of the paper). As in the
+    authors' code the generators' biases start at zero and the classifier at N(0, 0.01).
 
     Args:
         depths: Number of blocks in each of the four stages.
@@ -71,6 +75,15 @@ class RedNet(ResidualNet):
             **placed,
             **kwargs,
         )
+        for layer in self.modules():  # as the authors', beside ResNet's own
+            if isinstance(layer, Involution2d):
+                nn.init.zeros_(layer.span.bias)  # type: ignore[arg-type]
+
+    def _set_classifier(self, num_classes: int, pool: SelectAdaptivePool2d) -> None:
+        super()._set_classifier(num_classes, pool)
+        if isinstance(self.fc, nn.Linear):
+            nn.init.normal_(self.fc.weight, std=0.01)
+            nn.init.zeros_(self.fc.bias)
 
 
 def _stem(in_chans: int, channels: int, kernel_size: int, **placed: Any) -> Stem:
@@ -83,6 +96,33 @@ def _stem(in_chans: int, channels: int, kernel_size: int, **placed: Any) -> Stem
         nn.Conv2d(half, channels, 3, 1, 1, bias=False, **placed),
     )  # fmt: skip
     return Stem(conv, nn.BatchNorm2d(channels, **placed), nn.MaxPool2d(3, 2, 1), channels, stride=4)
+
+
+def fit_stem(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Put the kernels of a smaller involution in the stem into the middle of the network's own, zeros around them.
+
+    The network computes what it did: that is how a detector with a 7x7 involution starts from a classifier's 3x3.
+
+    Args:
+        state_dict: Tensors of a RedNet, or of any other network, by name.
+        model: The network that they are for.
+
+    Returns:
+        The tensors, of which at most the two that generate these kernels have changed.
+    """
+    tensors, layer = dict(state_dict), getattr(model, "conv1", None)
+    layer = layer[3] if isinstance(layer, nn.Sequential) and len(layer) > 3 else None
+    if not isinstance(layer, Involution2d):
+        return tensors
+    for name in ("conv1.3.span.weight", "conv1.3.span.bias"):
+        value = tensors.get(name)
+        side = 0 if value is None else math.isqrt(len(value) // layer.groups)
+        room, rest = divmod(layer.kernel_size - side, 2)
+        if value is not None and room > 0 and rest == 0 and side**2 * layer.groups == len(value):
+            maps = value.reshape(layer.groups, side, side, -1).movedim(3, 1)
+            maps = F.pad(maps, (room, room, room, room)).movedim(1, 3)
+            tensors[name] = maps.reshape(-1, *value.shape[1:])
+    return tensors
 
 
 _cfg = partial(
@@ -106,8 +146,13 @@ default_cfgs = generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> RedNet:
     model: RedNet = build_network(
-        RedNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3, 4)}, **kwargs
-    )  # fmt: skip
+        RedNet,
+        variant,
+        pretrained,
+        pretrained_filter_fn=fit_stem,
+        feature_cfg={"out_indices": (0, 1, 2, 3, 4)},
+        **kwargs,
+    )
     return model
 
 

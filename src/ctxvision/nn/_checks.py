@@ -1,5 +1,7 @@
 """What constructors of layers refuse, and when a layer may be computed by its weights alone."""
 
+from typing import Any, Literal
+
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -16,6 +18,20 @@ def require_odd_kernel(layer: str, kernel_size: int) -> None:
     require_positive(layer, kernel_size=kernel_size)
     if kernel_size % 2 == 0:
         raise ValueError(f"{layer}: kernel_size must be odd to keep the size, got {kernel_size}")
+
+
+NormKind = Literal["layer", "batch"]
+
+
+def require_norm(layer: str, norm: str) -> None:
+    """Raise ``ValueError`` unless the kind of norm is known."""
+    if norm not in ("layer", "batch"):
+        raise ValueError(f"{layer}: norm must be 'layer' or 'batch', got {norm!r}")
+
+
+def vector_norm(norm: NormKind, width: int, **placed: Any) -> nn.Module:
+    """Return a layer norm, or a batch norm, of vectors ``(B, width)``."""
+    return nn.LayerNorm(width, **placed) if norm == "layer" else nn.BatchNorm1d(width, **placed)
 
 
 def refuse_scripting(layer: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ctxvision.ops._geometry import AUTOCAST_DEVICES
 
-from ._checks import refuse_scripting, require_positive
+from ._checks import NormKind, refuse_scripting, require_norm, require_positive, vector_norm
 from ._tracing import is_traced, leaf
 
 
@@ -69,6 +69,8 @@ class ClassContext(nn.Module):
         dim: Width ``d`` of the class embeddings and of the prior.
         hidden: Width inside the projection.
         merge_hidden: Width inside the merging; ``None`` for a layer that only classifies, as the head does.
+        prior_dim: Width of the prior; ``None`` for that of the embeddings.
+        norm: Norm of the projection, ``"layer"`` as in the paper, or ``"batch"`` as in the authors' ResNets.
         device: Device of the parameters and buffers, as for torch's own layers.
         dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
 
@@ -93,17 +95,21 @@ class ClassContext(nn.Module):
         dim: int,
         hidden: int,
         merge_hidden: int | None = None,
+        prior_dim: int | None = None,
+        norm: NormKind = "layer",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         placed: dict[str, Any] = {"device": device, "dtype": dtype}
         require_positive("ClassContext", channels=channels, dim=dim, hidden=hidden)
+        prior_dim = dim if prior_dim is None else prior_dim
         if merge_hidden is not None:
-            require_positive("ClassContext", merge_hidden=merge_hidden)
+            require_positive("ClassContext", merge_hidden=merge_hidden, prior_dim=prior_dim)
+        require_norm("ClassContext", norm)
         self.projection = nn.Sequential(
             nn.Linear(channels, hidden, **placed),
-            nn.LayerNorm(hidden, **placed),
+            vector_norm(norm, hidden, **placed),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, dim, **placed),
         )
@@ -116,7 +122,9 @@ class ClassContext(nn.Module):
                 nn.ReLU(inplace=True),
             )
             self.merge = nn.Sequential(
-                nn.Linear(merge_hidden, dim, **placed), nn.LayerNorm(dim, **placed), nn.ReLU(inplace=True)
+                nn.Linear(merge_hidden, prior_dim, **placed),
+                nn.LayerNorm(prior_dim, **placed),
+                nn.ReLU(inplace=True),
             )
 
     def scores(self, x: Tensor, embeddings: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from ctxvision.ops import contextual_conv2d
 from ctxvision.ops._derivatives import add_in_place
 
-from ._checks import refuse_scripting, require_positive
+from ._checks import NormKind, refuse_scripting, require_norm, require_positive, vector_norm
 from ._folding import FoldsNormByKernel
 from ._tracing import is_traced
 
 
 class WeightOffsets(nn.Module):
-    """Generator of the weight offsets ``Δw``, ``GAP(x) ‖ prior -> Linear -> LN -> ReLU -> Linear``.
+    """Generator of the weight offsets ``Δw``, ``GAP(x) ‖ prior -> Linear -> norm -> ReLU -> Linear``.
 
     It makes one kernel of offsets per image and input channel (Contextual CNN, section 3.3). The last layer starts
     at zero.
@@ -26,6 +26,7 @@ class WeightOffsets(nn.Module):
         kernel_size: Side ``k`` of the kernel that the offsets are added to, in pixels.
         prior_dim: Width ``d`` of the prior; 0 for none.
         hidden: Width between the two linear layers.
+        norm: Norm between them, ``"layer"`` as in the paper, or ``"batch"`` as in the authors' ResNets.
         device: Device of the parameters and buffers, as for torch's own layers.
         dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
     """
@@ -37,6 +38,7 @@ class WeightOffsets(nn.Module):
         kernel_size: int,
         prior_dim: int,
         hidden: int,
+        norm: NormKind = "layer",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -44,7 +46,7 @@ class WeightOffsets(nn.Module):
         placed: dict[str, Any] = {"device": device, "dtype": dtype}
         self.kernel_size = kernel_size
         self.fc1 = nn.Linear(channels + prior_dim, hidden, **placed)
-        self.norm = nn.LayerNorm(hidden, **placed)
+        self.norm = vector_norm(norm, hidden, **placed)
         self.fc2 = nn.Linear(hidden, channels * kernel_size**2, **placed)
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
@@ -58,7 +60,7 @@ class WeightOffsets(nn.Module):
 
 
 class SamplingOffsets(nn.Module):
-    """Generator of the sampling offsets ``Δp``, ``x ‖ prior -> conv1x1 -> LN -> ReLU -> depthwise conv k x k``.
+    """Generator of the sampling offsets ``Δp``, ``x ‖ prior -> conv1x1 -> norm -> ReLU -> conv k x k``.
 
     It makes one offset per tap and output position (Contextual CNN, section 3.3). The prior is the same at every
     position, so its part of the 1x1 convolution is evaluated once per image and added, which equals expanding and
@@ -72,6 +74,9 @@ class SamplingOffsets(nn.Module):
         dilation: Distance between the taps of that convolution, in pixels.
         prior_dim: Width ``d`` of the prior; 0 for none.
         modulation: Whether a modulation mask per tap is returned as well (Deformable ConvNets v2).
+        hidden: Width between the two convolutions, of which the second is dense then, as in the authors' code;
+            with ``None`` it is depthwise, and the width is the number of maps that it returns.
+        norm: Norm between them, ``"layer"`` as in the paper, or ``"batch"`` as in the authors' ResNets.
         device: Device of the parameters and buffers, as for torch's own layers.
         dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
     """
@@ -86,18 +91,22 @@ class SamplingOffsets(nn.Module):
         dilation: int,
         prior_dim: int,
         modulation: bool,
+        hidden: int | None = None,
+        norm: NormKind = "layer",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         placed: dict[str, Any] = {"device": device, "dtype": dtype}
         self.coordinates = 2 * kernel_size**2
-        width = self.coordinates + (kernel_size**2 if modulation else 0)
+        maps = self.coordinates + (kernel_size**2 if modulation else 0)
+        width, groups = (maps, maps) if hidden is None else (hidden, 1)
         self.modulation = modulation
         self.conv1 = nn.Conv2d(channels, width, 1, **placed)
         self.prior = nn.Linear(prior_dim, width, bias=False, **placed) if prior_dim else None
-        self.norm = LayerNorm2d(width).to(**placed)
-        self.conv2 = nn.Conv2d(width, width, kernel_size, stride, padding, dilation, width, **placed)
+        layer_norm = norm == "layer"
+        self.norm = LayerNorm2d(width).to(**placed) if layer_norm else nn.BatchNorm2d(width, **placed)
+        self.conv2 = nn.Conv2d(width, maps, kernel_size, stride, padding, dilation, groups, **placed)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
@@ -136,6 +145,9 @@ class ContextualConv2d(FoldsNormByKernel):
         weight_hidden: Width inside the generator of weight offsets; ``None`` for no weight offsets (Table 5, b3).
         sampling: Whether sampling offsets are generated (the ablation without them is Table 5, b2).
         modulation: Whether a modulation mask is generated as well (DCNv2; the authors' code, not the paper).
+        sampling_hidden: Width inside the generator of sampling offsets, whose last convolution is dense then, as
+            in the authors' code; ``None`` for one that is depthwise.
+        norm: Norm inside the generators, ``"layer"`` as in the paper, or ``"batch"`` as in the authors' ResNets.
         device: Device of the parameters and buffers, as for torch's own layers.
         dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
 
@@ -170,6 +182,8 @@ class ContextualConv2d(FoldsNormByKernel):
         weight_hidden: int | None = 16,
         sampling: bool = True,
         modulation: bool = False,
+        sampling_hidden: int | None = None,
+        norm: NormKind = "layer",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -178,6 +192,9 @@ class ContextualConv2d(FoldsNormByKernel):
         require_positive("ContextualConv2d", kernel_size=kernel_size, stride=stride, dilation=dilation)
         if weight_hidden is not None:
             require_positive("ContextualConv2d", weight_hidden=weight_hidden)
+        if sampling_hidden is not None:
+            require_positive("ContextualConv2d", sampling_hidden=sampling_hidden)
+        require_norm("ContextualConv2d", norm)
         if modulation and not sampling:
             raise ValueError("ContextualConv2d: modulation=True needs sampling=True, it weighs the sampled taps")
         plain = nn.Conv2d(
@@ -191,7 +208,12 @@ class ContextualConv2d(FoldsNormByKernel):
             None
             if weight_hidden is None
             else WeightOffsets(
-                in_channels, kernel_size=kernel_size, prior_dim=prior_dim, hidden=weight_hidden, **placed
+                in_channels,
+                kernel_size=kernel_size,
+                prior_dim=prior_dim,
+                hidden=weight_hidden,
+                norm=norm,
+                **placed,
             )
         )
         self.sampling_offsets = (
@@ -203,6 +225,8 @@ class ContextualConv2d(FoldsNormByKernel):
                 dilation=dilation,
                 prior_dim=prior_dim,
                 modulation=modulation,
+                hidden=sampling_hidden,
+                norm=norm,
                 **placed,
             )
             if sampling

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._checks import refuse_scripting
+from ._checks import NormKind, refuse_scripting
 from ._tracing import leaf
 from .class_context import ClassContext, ClassStep, class_counts
 
@@ -63,6 +63,8 @@ class ClassFunnel(nn.Module):
         hidden: Width inside the projection of each contextual stage, by stage number.
         head_hidden: Width inside the projection of the head.
         merge_hidden: Width inside the merging.
+        prior_dims: Width of the prior of each contextual stage, by stage number; ``None`` for ``dim``.
+        norm: Norm of the projections, ``"layer"`` or ``"batch"``.
         ratios: Shares of ``num_classes`` that stages 1 to 4 consider.
         selection: Choice of the classes that a step considers: ``"reduce"`` narrows the classes step by step (the
             paper); ``"rerank"`` lets every step choose among all of them again (the authors' released code, which
@@ -83,6 +85,8 @@ class ClassFunnel(nn.Module):
         hidden: Mapping[int, int],
         head_hidden: int,
         merge_hidden: int,
+        prior_dims: Mapping[int, int] | None = None,
+        norm: NormKind = "layer",
         ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05),
         selection: ClassSelection = "reduce",
         device: torch.device | str | None = None,
@@ -98,11 +102,21 @@ class ClassFunnel(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07), **placed))
         self.steps = nn.ModuleDict(
             {
-                str(stage): ClassContext(width, dim=dim, hidden=hidden[stage], merge_hidden=merge_hidden, **placed)
+                str(stage): ClassContext(
+                    width,
+                    dim=dim,
+                    hidden=hidden[stage],
+                    merge_hidden=merge_hidden,
+                    prior_dim=None if prior_dims is None else prior_dims[stage],
+                    norm=norm,
+                    **placed,
+                )
                 for stage, width in channels.items()
             }
         )
-        self.head: ClassContext | None = ClassContext(head_channels, dim=dim, hidden=head_hidden, **placed)
+        self.head: ClassContext | None = ClassContext(
+            head_channels, dim=dim, hidden=head_hidden, norm=norm, **placed
+        )
 
     @property
     def num_classes(self) -> int:

@@ -132,6 +132,9 @@ class FeatureBackbone(nn.Module):
         Raises:
             TaskError: A tensor is absent or of another shape; the backbone is unchanged.
         """
+        network = getattr(self.body, "model", self.body)
+        if hasattr(network, "adopt_design"):
+            network.adopt_design(weights)
         sources: dict[str, Tensor] = {}
         for name, own in self.body.state_dict().items():
             found = next((source for source in _names_in_classifier(name) if source in weights), None)
