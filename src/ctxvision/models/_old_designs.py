@@ -41,8 +41,8 @@ def adopt_design(model: Any, names: Collection[str], prefix: str = "") -> None:
         there, here = ("batch", "layer") if norms else ("layer", "batch")
         raise RuntimeError(
             f'these weights are of a contextual network with norm="{there}", this one has "{here}"; '
-            "contextual_resnet50 has become the authors' network (BatchNorm, contextual blocks 0, 2, 4 of a stage): "
-            "train it anew, weights of before it fit no longer"
+            "contextual_resnet50 has become the authors' network (BatchNorm, contextual blocks 0, 2, 4 of a "
+            "stage): train it anew, weights of before it fit no longer"
         )
     for stage in model.stages:
         _adopt_stage(stage, {name for name, module in model.named_modules() if module is stage}.pop(), theirs)

@@ -209,8 +209,7 @@ class ContextualResNet(ContextualNet):
     Args:
         depths: Number of blocks in each of the four stages.
         planes: Width of the 3x3 convolutions of each stage; the stage has four times as many channels.
-        contextual_blocks: For each stage, if the design makes it contextual, the numbers of the contextual
-            blocks, from 0, or how many there are: the first of each of as many equal runs. ``None`` for blocks 0, 2, 4, ...
+        contextual_blocks: As in `ContextualConvNeXt`; ``None`` for blocks 0, 2, 4, ... of each stage.
         bottleneck: Width inside the generators, as a share of the layer that they bend.
         prior_width: Width of the prior, as a share of the layer that it bends.
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
