@@ -99,6 +99,8 @@ class ContextualNet(Backbone):
         def stem(self, x: Tensor) -> Tensor:
             """Return the features before the first stage, ``(B, C, H / 4, W / 4)``."""
 
+        maxpool: nn.Module
+
         def before_pool(self, x: Tensor) -> Tensor:
             """Return the features of the stem's level of stride 2; only a network that has one needs it."""
 

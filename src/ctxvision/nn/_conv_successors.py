@@ -42,7 +42,7 @@ def successor(
     with device or conv.weight.device:
         layer = _BUILDERS[kind](conv, **options).to(conv.weight.dtype)
     if isinstance(layer, ContextualConv2d):
-        layer._parameters.update(weight=conv.weight, bias=conv.bias)
+        layer._parameters.update(weight=conv.weight, bias=conv.bias)  # type: ignore[call-overload]
     return layer.train(conv.training)
 
 
@@ -171,7 +171,8 @@ class LayersInSeries(FoldsNormByUnits, nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last layer's output, ``(B, O, H', W')``."""
-        return self.with_norm(nn.Sequential.forward(self, x))
+        y: Tensor = nn.Sequential.forward(self, x)  # type: ignore[no-untyped-call]
+        return self.with_norm(y)
 
 
 def _largest_divisor(number: int, at_most: int) -> int:

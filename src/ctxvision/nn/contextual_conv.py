@@ -166,6 +166,8 @@ class ContextualConv2d(FoldsNormByKernel):
     """
 
     __prepare_scriptable__ = refuse_scripting
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -201,7 +203,7 @@ class ContextualConv2d(FoldsNormByKernel):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **placed
         )
         self.weight = plain.weight
-        self.register_parameter("bias", plain.bias)
+        self.register_parameter("bias", plain.bias)  # type: ignore[arg-type]
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.prior_dim = prior_dim
         self.weight_offsets = (

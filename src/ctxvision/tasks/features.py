@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ctxvision.checkpoints import WarmStartReport, warm_start
 from ctxvision.checkpoints.sources import Source
+from ctxvision.models import ContextualNet
 
 from .error import TaskError
 from .networks import create_network
@@ -133,7 +134,7 @@ class FeatureBackbone(nn.Module):
             TaskError: A tensor is absent or of another shape; the backbone is unchanged.
         """
         network = getattr(self.body, "model", self.body)
-        if hasattr(network, "adopt_design"):
+        if isinstance(network, ContextualNet):
             network.adopt_design(weights)
         sources: dict[str, Tensor] = {}
         for name, own in self.body.state_dict().items():
