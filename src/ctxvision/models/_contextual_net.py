@@ -333,7 +333,7 @@ class ContextualNet(Backbone):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         self.adopt_design(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """Return the parts as torch does, but first the class funnel, which the stages ask for their priors.
