@@ -193,7 +193,7 @@ class ContextualConvNeXt(ContextualNet):
             if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d | nn.Embedding):
                 trunc_normal_(layer.weight, std=0.02)
             if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d) and layer.bias is not None:
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                nn.init.zeros_(layer.bias)
 
 
 def _downsampling(in_channels: int, out_channels: int, **placed: Any) -> nn.Module:

@@ -202,7 +202,7 @@ class ContextualConv2d(FoldsNormByKernel):
         plain = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **placed
         )
-        self.weight = plain.weight
+        self.weight = plain.weight  # type: ignore[assignment]
         self.register_parameter("bias", plain.bias)  # type: ignore[arg-type]
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.prior_dim = prior_dim

@@ -45,7 +45,8 @@ class ClassEmbedding(nn.Embedding):
         self.register_buffer("bias", torch.empty(0, **placed), persistent=False)
 
     def reset_parameters(self) -> None:
-        """Draw new embeddings of about unit length."""
+        """Draw new embeddings of about unit length, by as many random numbers as before there was this class."""
+        super().reset_parameters()
         nn.init.normal_(self.weight, std=self.embedding_dim**-0.5)
 
 
