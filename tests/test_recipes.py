@@ -170,7 +170,7 @@ def test_augmentation_is_the_paper_s(recipe, model):
     assert crop.scale == (0.5 if recipe == "small" else 0.08, 1.0)
     assert crop.ratio == pytest.approx((3 / 4, 4 / 3))
     assert tuple(crop.size) == (config.image_size,) * 2
-    assert config.image_size == (64 if recipe == "small" else 224)
+    assert config.image_size == (64 if recipe == "small" else 256 if model == "se_cotnetd152" else 224)
     assert crop.interpolation.value == "bicubic"
     assert flip.p == 0.5
     policies = [layer for layer in pipeline if isinstance(layer, RandAugment)]

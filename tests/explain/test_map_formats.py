@@ -60,7 +60,7 @@ def test_offsets_of_kernels_are_no_map():
     images = torch.randn(1, 3, 64, 64)
     assert not [layer.name for layer in map_layers(model, images) if layer.name.endswith("weight_offsets")]
     with pytest.raises(LayerError, match=r"no layer .* that returns a map"):
-        grad_cam(model, images, [0], layer="stages.1.blocks.1.conv_dw.weight_offsets")
+        grad_cam(model, images, [0], layer="stages.1.blocks.0.conv_dw.weight_offsets")
 
 
 @pytest.mark.parametrize("selection", ["reduce", "rerank"])

@@ -61,7 +61,7 @@ def test_a_constant_offset_moves_every_tap_by_it(name):
 def test_the_offsets_are_those_that_the_layer_used():
     """The layer's own output follows from the taps: bilinear samples of its input at these places."""
     model, image = lively("contextual_convnext_micro", modulation=True), torch.randn(1, 3, 64, 64)
-    name, seen = "stages.1.blocks.1.conv_dw", []
+    name, seen = "stages.1.blocks.0.conv_dw", []
     layer = model.get_submodule(name)
     handle = layer.register_forward_hook(lambda m, i, o: seen.extend([i[0].clone(), i[1].clone(), o.clone()]))
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_hooks_go_also_when_the_network_fails():
     with pytest.raises(RuntimeError):
         contextual_offsets(model, torch.randn(1, 5, 64, 64))
     assert same_state(before, state(model))
-    with pytest.raises(ValueError, match=r"'stem' is no contextual convolution.*stages.1.blocks.1.conv_dw"):
+    with pytest.raises(ValueError, match=r"'stem' is no contextual convolution.*stages.1.blocks.0.conv_dw"):
         contextual_offsets(model, torch.randn(1, 3, 64, 64), ["stem"])
     with pytest.raises(ValueError, match="no images"):
         offsets_by_class(model, [])

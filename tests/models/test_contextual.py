@@ -42,25 +42,79 @@ def test_at_initialisation_features_equal_the_plain_networks(name, plain, design
     with torch.no_grad():
         expected, actual = reference.forward_features(x), model.forward_features(x)
         assert (actual - expected).abs().max() <= 1e-12 * expected.abs().max()
-        pooled = reference.forward_head(expected, pre_logits=True)
+        pooled = expected.mean((2, 3)) if "convnext" in name else reference.forward_head(expected, pre_logits=True)
         torch.testing.assert_close(model.forward_head(actual, pre_logits=True), pooled, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        ("contextual_convnext_tiny", {1: 0, 2: 1, 3: 3, 4: 1}),
-        ("contextual_convnext_small", {1: 0, 2: 1, 3: 3, 4: 1}),
-        ("contextual_convnext_base", {1: 0, 2: 1, 3: 3, 4: 1}),
-        ("contextual_resnet50", {1: 0, 2: 4, 3: 6, 4: 3}),
+        ("contextual_convnext_tiny", {1: [], 2: [0], 3: [0, 3, 6], 4: [0]}),
+        ("contextual_convnext_small", {1: [], 2: [0], 3: [0, 9, 18], 4: [0]}),
+        ("contextual_convnext_base", {1: [], 2: [0], 3: [0, 9, 18], 4: [0]}),
+        ("contextual_resnet50", {1: [], 2: [0, 2], 3: [0, 2, 4], 4: [0, 2]}),
     ],
 )
 def test_which_blocks_are_contextual(name, counts):
-    with torch.device("meta"):
-        model = timm.create_model(name)
-    stages = model.stages if "convnext" in name else [model.layer1, model.layer2, model.layer3, model.layer4]
-    for stage, count in counts.items():
-        assert sum(isinstance(m, ContextualConv2d) for m in stages[stage - 1].modules()) == count
+    model = timm.create_model(name, device="meta")
+    assert {stage: contextual_blocks(model, stage) for stage in counts} == counts
+    moved = timm.create_model(name, device="meta", contextual_blocks=(1, (1, 2), (2,), 2))
+    assert [contextual_blocks(moved, stage) for stage in (2, 3, 4)] == [[1, 2], [2], [0, 1]]
+
+
+def contextual_blocks(model: torch.nn.Module, stage: int) -> list[int]:
+    blocks = model.stages[stage - 1]
+    blocks = getattr(blocks, "blocks", blocks)
+    return [i for i, block in enumerate(blocks) if any(isinstance(m, ContextualConv2d) for m in block.modules())]
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("contextual_convnext_micro", 0), ("contextual_resnet50", 1)])
+def test_norms_in_projections_and_generators(name, kinds):
+    depths = {"depths": (1, 1, 1, 1), "contextual_blocks": (1, 1, 1, 1)}
+    for norm, batch in ((None, bool(kinds)), ("layer", False), ("batch", True)):
+        model = timm.create_model(name, num_classes=9, **depths, **({"norm": norm} if norm else {}))
+        norms = [m for n, m in model.named_modules() if n.endswith(("projection.1", "offsets.norm"))]
+        assert len(norms) == 4 + 6
+        assert {isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for m in norms} == {batch}
+        assert not hasattr(model.head, "norm"), "none stands before the head's projection"
+        model(torch.randn(2, 3, 32, 32)).sum().backward()
+    with pytest.raises(ValueError, match="norm must be 'layer' or 'batch', got 'group'"):
+        timm.create_model(name, norm="group")
+
+
+def test_convnext_s_linears_and_embeddings_start_as_its_own():
+    model = timm.create_model("contextual_convnext_tiny", num_classes=200)
+    weights = [model.context.embedding.weight, model.context.steps["3"].projection[0].weight,
+               model.stages[2].blocks[0].conv_dw.weight_offsets.fc1.weight]  # fmt: skip
+    assert all(0.018 < weight.std() < 0.021 for weight in weights)
+    assert not model.context.head.projection[0].bias.any()
+    assert 0.018 < timm.create_model("contextual_resnet50").context.embedding.weight.std() < 0.021
+
+
+def test_weights_of_the_older_design_load_into_the_network_that_they_were_made_with():
+    old = {"contextual_blocks": ((1,), (1,), (1, 3), (1,)), "head_norm": True, "num_classes": 30}
+    torch.manual_seed(0)
+    before = timm.create_model("contextual_convnext_micro", **old).eval()
+    for parameter in before.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for load in (
+            lambda m: m.load_state_dict(before.state_dict()),
+            lambda m: warm_start(m, before.state_dict()),
+        ):
+            model = timm.create_model("contextual_convnext_micro", num_classes=30).eval()
+            load(model)
+            torch.testing.assert_close(model(images), before(images))
+        other = timm.create_model("contextual_convnext_micro", num_classes=30, contextual_blocks=(1, 1, 1, 1))
+        with pytest.raises(
+            RuntimeError, match=r"stages.2 blocks.1.conv_dw, blocks.3.conv_dw, here blocks.0.conv_dw;"
+        ):
+            other.load_state_dict(before.state_dict())
+    tiny = {"depths": (1, 1, 1, 1), "planes": (8, 8, 8, 8)}
+    weights = timm.create_model("contextual_resnet50", norm="layer", **tiny).state_dict()
+    with pytest.raises(RuntimeError, match='norm="layer", this one has "batch"; contextual_resnet50 has become'):
+        timm.create_model("contextual_resnet50", **tiny).load_state_dict(weights)
 
 
 DESIGNS = [

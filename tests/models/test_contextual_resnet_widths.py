@@ -19,7 +19,7 @@ def test_a_narrow_and_shallow_plain_design_equals_timm_s_resnet():
 
 def test_widths_reach_every_stage():
     model = timm.create_model("contextual_resnet50", depths=(1, 1, 1, 1), planes=(8, 12, 20, 28), num_classes=7)
-    assert [info["num_chs"] for info in model.feature_info] == [32, 48, 80, 112]
+    assert [info["num_chs"] for info in model.feature_info] == [8, 32, 48, 80, 112]
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 7)
 
 

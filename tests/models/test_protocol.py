@@ -60,16 +60,17 @@ def test_forward_and_configuration(name):
 
 
 @pytest.mark.parametrize("name", everyday(ALL))
-def test_features_only_has_strides_4_8_16_32(name):
+def test_features_only_has_the_levels_of_timm_s_resnet_or_convnext(name):
     model = meta(name, features_only=True).eval()
-    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    peer = meta("convnext_atto" if "convnext" in name else "resnet18", features_only=True)
+    strides = peer.feature_info.reduction()
+    assert model.feature_info.reduction() == strides
     maps = model(images(model, size=96))
     assert [m.shape[1] for m in maps] == model.feature_info.channels()
-    assert [m.shape[-1] for m in maps] == [24, 12, 6, 3]
-    assert [m.shape[-1] for m in meta(name, features_only=True, out_indices=(1, 3))(images(model, size=96))] == [
-        12,
-        3,
-    ]
+    assert [96 // m.shape[-1] for m in maps] == strides
+    for chosen in ((1, 3), (-1,), (-3, -2), (1, 2, 3, 4)[: len(strides) - 1]):
+        some = meta(name, features_only=True, out_indices=chosen)(images(model, size=96))
+        assert [96 // m.shape[-1] for m in some] == [strides[i] for i in chosen]
 
 
 @pytest.mark.parametrize("name", everyday(ALL))
@@ -116,12 +117,13 @@ def test_pruned_features_equal_the_whole_networks_and_cost_less(name):
     with torch.no_grad():
         whole = model.forward_intermediates(x, intermediates_only=True)
         parameters = sum(p.numel() for p in model.parameters())
-        assert model.prune_intermediate_layers([1, 2]) == [1, 2]
+        wanted = [len(whole) - 3, len(whole) - 2]
+        assert model.prune_intermediate_layers(wanted) == wanted
         assert sum(p.numel() for p in model.parameters()) < 0.6 * parameters
-        pruned = model.forward_intermediates(x, indices=[1, 2], intermediates_only=True)
-        assert all(torch.equal(a, b) for a, b in zip(pruned, whole[1:3], strict=True))
-        assert torch.equal(model(x), whole[2])
-        assert model.num_features == whole[2].shape[1]
+        pruned = model.forward_intermediates(x, indices=wanted, intermediates_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(pruned, whole[-3:-1], strict=True))
+        assert torch.equal(model(x), whole[-2])
+        assert model.num_features == whole[-2].shape[1]
 
 
 @pytest.mark.parametrize("name", [*MICRO, "contextual_resnet50"])

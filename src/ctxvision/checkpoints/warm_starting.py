@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from ctxvision.models import ContextualNet
+from ctxvision.models.rednet import fit_stem
+
 from .error import CheckpointError, name_some
 from .finite import require_finite
 from .layout import alike, describe
 from .sources import Source, Weights, classifiers_of, read_weights
 
-_CLASSIFIERS = ("head.fc", "fc")  # of ConvNeXt and ResNet, for sources that do not say
+# of ConvNeXt and ResNet, for sources that do not say; a contextual ConvNeXt has no norm before its head
+_CLASSIFIERS = ("head.fc", "head.norm", "fc")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,12 @@ def warm_start(
             absent. The model is unchanged.
     """
     weights = read_weights(source, model, source_name)
+    weights = weights._replace(tensors=fit_stem(weights.tensors, model))
+    if isinstance(model, ContextualNet):
+        try:
+            model.adopt_design(weights.tensors)
+        except RuntimeError as error:
+            raise CheckpointError(weights.where, str(error)) from error
     own, tensors = model.state_dict(), weights.tensors
     loaded = {name: value for name, value in tensors.items() if name in own and alike(value, own[name])}
     unused = [name for name in tensors if name not in loaded]

@@ -133,7 +133,7 @@ def stage_places(model: nn.Module) -> list[list[str]]:
     """Return the possible names of each stage of a network, by timm's ``feature_info``; empty without it.
 
     The network may be part of a larger one, such as a detector, and cut open by timm's ``features_only``, which
-    renames the stages.
+    renames the stages. A first level of stride 2 that is an activation, as in ResNets, belongs to the stem.
     """
     for prefix, part in model.named_modules():
         info = getattr(part, "feature_info", None)
@@ -143,6 +143,7 @@ def stage_places(model: nn.Module) -> list[list[str]]:
             names = info.module_name() if hasattr(info, "module_name") else [entry["module"] for entry in info]
         except (KeyError, TypeError):
             return []
+        names = names[1:] if names[:1] == ["act1"] else names
         renamed = ((name, name.replace(".", "_"), f"model.{name}") for name in names)
         return [[f"{prefix}.{name}".lstrip(".") for name in dict.fromkeys(found)] for found in renamed]
     return []

@@ -5,9 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import SelectAdaptivePool2d
+from timm.layers import LayerNorm2d, SelectAdaptivePool2d
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+
+from ctxvision.nn._checks import refuse_scripting
 
 
 def default_cfg(**kwargs: Any) -> dict[str, Any]:
@@ -29,6 +31,11 @@ def drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
     return rates
 
 
+def layer_norm(channels: int, **placed: Any) -> LayerNorm2d:
+    """Return a layer norm over the channels of a map; older releases of timm build it on the CPU only."""
+    return LayerNorm2d(channels).to(**placed)
+
+
 def make_pool(pool_type: str, num_classes: int) -> SelectAdaptivePool2d:
     """Return timm's global pool; it keeps two axes of size 1, or with ``""`` the map.
 
@@ -48,7 +55,7 @@ def make_pool(pool_type: str, num_classes: int) -> SelectAdaptivePool2d:
 class Backbone(nn.Module, ABC):
     """A stem, four stages and a head, with all of timm's protocol.
 
-    A subclass builds its stem, its ``stages`` and its head, and calls `_describe_stages`.
+    A subclass builds its stem, its ``stages`` and its head, and calls `_describe_levels`.
 
     Args:
         num_classes: Number of classes; 0 returns pooled features.
@@ -71,7 +78,10 @@ class Backbone(nn.Module, ABC):
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self._matcher, self._takes_classifier = dict(matcher), True
 
-    def _describe_stages(self, paths: Sequence[str], channels: Sequence[int], strides: Sequence[int]) -> None:
+    __prepare_scriptable__ = refuse_scripting
+
+    def _describe_levels(self, paths: Sequence[str], channels: Sequence[int], strides: Sequence[int]) -> None:
+        """Say what `forward_intermediates` returns: the stages, before them the stem where it has stride 2."""
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": width, "reduction": stride, "module": path}
             for path, width, stride in zip(paths, channels, strides, strict=True)
@@ -81,8 +91,8 @@ class Backbone(nn.Module, ABC):
     # what the families do in their own ways ------------------------------------------------------
 
     @abstractmethod
-    def _forward_stages(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
-        """Return what the first ``count`` stages make of images, and the outputs of the wanted ones."""
+    def _forward_levels(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
+        """Return what the first ``count`` feature levels make of images, and the outputs of the wanted ones."""
 
     @abstractmethod
     def _set_classifier(self, num_classes: int, pool: SelectAdaptivePool2d) -> None:
@@ -148,14 +158,17 @@ class Backbone(nn.Module, ABC):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the features of the stages, strides 4, 8, 16, 32 (timm's protocol).
+        """Return the feature levels of ``feature_info`` (timm's protocol).
+
+        As in timm's ResNets these are the stem before its max-pool, with stride 2, and the four stages, with
+        strides 4, 8, 16 and 32; as in timm's ConvNeXt, where the stem has stride 4, only the stages.
 
         Args:
             x: Images, ``(B, in_chans, H, W)``.
-            indices: Choice of the stages: an integer ``n`` wants the last ``n`` stages, a list wants these stages,
-                ``None`` wants all.
+            indices: Choice of the levels: an integer ``n`` wants the last ``n`` levels, a list wants these levels,
+                negative numbers count from the end, ``None`` wants all.
             norm: Argument of timm's protocol that has no effect, because there is no final norm over the map.
-            stop_early: Whether stages after the last wanted one are not computed.
+            stop_early: Whether levels after the last wanted one are not computed.
             output_fmt: Layout of the features, only ``"NCHW"``.
             intermediates_only: Whether the final features are left out.
 
@@ -165,16 +178,17 @@ class Backbone(nn.Module, ABC):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         wanted, last = feature_take_indices(len(self.feature_info), indices)
-        x, intermediates = self._forward_stages(x, wanted, last + 1 if stop_early else len(self.stages))
+        x, intermediates = self._forward_levels(x, wanted, last + 1 if stop_early else len(self.feature_info))
         return intermediates if intermediates_only else (x, intermediates)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last wanted one, and the head (timm's protocol); return the wanted indices."""
-        wanted, last = feature_take_indices(len(self.feature_info), indices)
-        if last + 1 < len(self.stages):
+        """Drop the stages after the last wanted level, and the head; return the wanted indices."""
+        levels = len(self.feature_info)
+        wanted, last = feature_take_indices(levels, indices)
+        if last + 1 < levels:
             self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-        if prune_head or last + 1 < len(self.feature_info):
-            self._remove_stages(last + 1)
+        if prune_head or last + 1 < levels:
+            self._remove_stages(last + 1 - (levels - len(self.stages)))
         return list(wanted)

@@ -3,7 +3,8 @@
 Parameter names are timm's for ConvNeXt and ResNet; what is contextual comes under new names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,28 +14,48 @@ from torch.utils.checkpoint import checkpoint
 
 from ctxvision.nn import ContextualConv2d
 from ctxvision.nn._checks import is_plain
+from ctxvision.nn._tracing import is_traced
 from ctxvision.ops._derivatives import add_in_place
 
+from ._class_sets import StageClasses, remember_eagerly
 
-class PriorSequence(nn.ModuleList):
+
+class PriorSequence(nn.Sequential):
     """The blocks of a stage, which all see the same prior.
 
     With ``grad_checkpointing`` each block is computed again in the backward pass instead of being stored.
     """
 
     grad_checkpointing = False
+    classes: StageClasses | None = None
+    """Source of the prior where the sequence is a stage that is called with features alone."""
 
-    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Return the last block's output for features ``(B, C, H, W)`` and the prior ``(B, d)``.
 
-        The result is ``(B, C', H', W')``; without a prior the blocks get the features alone.
+        The result is ``(B, C', H', W')``. Without a prior the sequence asks its class funnel for one, as a network
+        does for all of its stages; one that has none gives its blocks the features alone.
         """
+        if prior is None and self.classes is not None:
+            return _by_itself(self._run, self.classes, x)
+        return self._run(x, prior)
+
+    def _run(self, x: Tensor, prior: Tensor | None) -> Tensor:
         for block in self:
             if self.grad_checkpointing and self.training:
                 x = checkpoint(block, x, prior, use_reentrant=False)
             else:
                 x = block(x) if prior is None else block(x, prior)  # hooks of other tools expect tensors
         return x
+
+
+def _by_itself(stage: Callable[[Tensor, Tensor | None], Tensor], classes: StageClasses, x: Tensor) -> Tensor:
+    """Run a stage without the network around it."""
+    steps = classes.known(x)
+    y = stage(x, steps[-1][1].prior if classes.narrows else None)
+    if steps:
+        remember_eagerly(y, steps)
+    return y
 
 
 class PointwiseMlp(nn.Module):
@@ -45,18 +66,19 @@ class PointwiseMlp(nn.Module):
     Args:
         channels: Number of channels in and out.
         hidden: Number of channels between the two linear layers.
+        **placed: ``device`` and ``dtype`` of the parameters.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, **placed: Any) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = nn.Linear(channels, hidden, **placed)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = nn.Linear(hidden, channels, **placed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the shape ``(B, C, H, W)`` and the memory format of ``x``."""
-        layers = (self.fc1, self.fc2)
-        if x.device.type != "cpu" or not all(is_plain(layer, nn.Linear) for layer in layers):
+        plain = all(is_plain(layer, nn.Linear) for layer in (self.fc1, self.fc2))
+        if is_traced(x) or x.device.type != "cpu" or not plain:
             y: Tensor = self.fc2(self.act(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
             return y
         # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear
@@ -72,13 +94,16 @@ class ContextualNeXtBlock(nn.Module):
         conv_dw: The depthwise convolution, a `ContextualConv2d` or an ``nn.Conv2d`` that keeps the shape.
         drop_path: Probability with which stochastic depth drops the branch of an image.
         layer_scale: Initial value of the scale of each channel of the branch.
+        **placed: ``device`` and ``dtype`` of the parameters.
     """
 
-    def __init__(self, channels: int, *, conv_dw: nn.Module, drop_path: float, layer_scale: float) -> None:
+    def __init__(
+        self, channels: int, *, conv_dw: nn.Module, drop_path: float, layer_scale: float, **placed: Any
+    ) -> None:
         super().__init__()
         self.conv_dw = conv_dw
-        self.norm = LayerNorm(channels, eps=1e-6)
-        self.mlp = PointwiseMlp(channels, 4 * channels)
+        self.norm = LayerNorm(channels, eps=1e-6).to(**placed)
+        self.mlp = PointwiseMlp(channels, 4 * channels, **placed)
         self.gamma = nn.Parameter(nn.init.constant_(self.norm.weight.new_empty(channels), layer_scale))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
@@ -100,6 +125,7 @@ class ContextualBottleneck(nn.Module):
         drop_path: Probability with which stochastic depth drops the branch of an image.
         prior_dim: Width ``d`` of a prior that is expanded and concatenated to the input of the first 1x1
             convolution (Table 4, a2: context as an extra input); 0 for none.
+        **placed: ``device`` and ``dtype`` of the parameters.
     """
 
     def __init__(
@@ -111,17 +137,18 @@ class ContextualBottleneck(nn.Module):
         shortcut: nn.Module | None,
         drop_path: float,
         prior_dim: int,
+        **placed: Any,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.prior = nn.Linear(prior_dim, width, bias=False) if prior_dim else None
-        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False, **placed)
+        self.prior = nn.Linear(prior_dim, width, bias=False, **placed) if prior_dim else None
+        self.bn1 = nn.BatchNorm2d(width, **placed)
         self.act1 = nn.ReLU(inplace=True)
         self.conv2 = conv2
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = nn.BatchNorm2d(width, **placed)
         self.act2 = nn.ReLU(inplace=True)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False, **placed)
+        self.bn3 = nn.BatchNorm2d(4 * width, **placed)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.act3 = nn.ReLU(inplace=True)
         self.downsample = shortcut
@@ -150,10 +177,13 @@ class ConvNeXtStage(nn.Module):
         blocks: The blocks of the stage.
     """
 
+    classes: StageClasses | None = None
+    """Source of the prior where the stage is called with features alone."""
+
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.downsample = downsample
-        self.blocks = PriorSequence(blocks)
+        self.blocks = PriorSequence(*blocks)
 
     @property
     def grad_checkpointing(self) -> bool:
@@ -164,10 +194,17 @@ class ConvNeXtStage(nn.Module):
     def grad_checkpointing(self, enable: bool) -> None:
         self.blocks.grad_checkpointing = enable
 
-    def forward(self, x: Tensor, prior: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Return the stage's features for ``x`` ``(B, C, H, W)`` and the prior ``(B, d)``.
 
-        The features are ``(B, C', H / 2, W / 2)``, in the first stage ``(B, C, H, W)``.
+        The features are ``(B, C', H / 2, W / 2)``, in the first stage ``(B, C, H, W)``. Without a prior a
+        contextual stage asks the class funnel for one, as the network does.
         """
-        y: Tensor = self.blocks(self.downsample(x), prior)
+        if prior is None and self.classes is not None:
+            return _by_itself(self._run, self.classes, x)
+        return self._run(x, prior)
+
+    def _run(self, x: Tensor, prior: Tensor | None) -> Tensor:
+        x = self.downsample(x)
+        y: Tensor = self.blocks(x) if prior is None else self.blocks(x, prior)
         return y

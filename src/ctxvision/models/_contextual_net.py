@@ -1,25 +1,22 @@
 """A network whose convolutions bend to the classes it still considers."""
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from ctxvision.nn import ClassFunnel, ClassStep, ContextualOutput
+from ctxvision.nn import ClassFunnel, ContextualOutput
+from ctxvision.nn._checks import NormKind
 from ctxvision.nn.funnel import ClassSelection
 
 from ._backbone import Backbone, make_pool
+from ._class_sets import StageClasses, Steps, recall, remember
 from ._contextual_blocks import PriorSequence
-
-Steps = list[tuple[Tensor | None, ClassStep]]
-
-# By the tensor that forward_features returned: an attribute of the tensor would be pickled with it.
-_CLASS_STEPS = WeakTensorKeyDictionary()
+from ._old_designs import adopt_design
 
 
 class Design(NamedTuple):
@@ -35,6 +32,10 @@ class Design(NamedTuple):
     """Width of the projection at the head; a float is a share of its input."""
     merge_hidden: int = 64
     """Width inside the merging."""
+    norm: NormKind = "layer"
+    """Norm in projections and generators: ``"layer"`` (the paper's text) or ``"batch"`` (the authors' ResNets)."""
+    head_norm: bool = False
+    """Whether a norm stands between pooling and the head's projection, as in weights of older versions."""
     weight_offsets: bool = True
     """Whether kernels bend (Table 5)."""
     sampling_offsets: bool = True
@@ -79,13 +80,15 @@ class ContextualNet(Backbone):
 
     It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``. Beside timm's protocol, `forward_stages`
     returns the scores, the class sets and τ of every stage. A subclass builds ``stem`` and ``stages``, then calls
-    `_add_head`. Each stage is called with the features and the prior.
+    `_add_head`. Each stage is called with the features and the prior; one that is called with the features alone
+    asks the network's class funnel for the prior.
 
     Args:
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
         in_chans: Number of channels of the image.
         drop_rate: Dropout probability before the head.
         matcher: Patterns of timm for layer-wise learning rates, by the names ``stem``, ``blocks`` and ``coarse``.
+        placed: ``device`` and ``dtype`` of the parameters.
     """
 
     stem_end: str
@@ -96,23 +99,44 @@ class ContextualNet(Backbone):
         def stem(self, x: Tensor) -> Tensor:
             """Return the features before the first stage, ``(B, C, H / 4, W / 4)``."""
 
+        maxpool: nn.Module
+
+        def before_pool(self, x: Tensor) -> Tensor:
+            """Return the features of the stem's level of stride 2; only a network that has one needs it."""
+
+    def __init__(
+        self, num_classes: int, in_chans: int, drop_rate: float, matcher: Mapping[str, Any], placed: dict[str, Any]
+    ) -> None:
+        super().__init__(num_classes, in_chans, drop_rate, matcher)
+        self._placed = placed
+
     def _add_head(
-        self, plan: Design, paths: Sequence[str], channels: Sequence[int], norm: nn.Module | None, global_pool: str
+        self,
+        plan: Design,
+        paths: Sequence[str],
+        channels: Sequence[int],
+        norm: nn.Module | None,
+        global_pool: str,
+        prior_dims: Mapping[int, int] | None = None,
     ) -> None:
         """Add the class funnel and the head.
 
         Args:
             plan: Plan that says what is contextual in the network, and how wide it is.
-            paths: Names of the modules of the four stages.
+            paths: Names of the modules of the four stages, before them that of the stem's level of stride 2.
             channels: Number of channels of the stem and of each of the four stages.
             norm: Norm of the pooled features; ``None`` if the plain network has none.
             global_pool: Name of timm's global pooling, ``""`` for none.
+            prior_dims: Width of the prior by stage number; ``None`` for that of the embeddings.
         """
         self.contextual_stages = tuple(plan.stages) if plan.prior else ()
-        self._describe_stages(paths, channels[1:], (4, 8, 16, 32))
+        self._describe_levels(paths, channels[-len(paths) :], (2, 4, 8, 16, 32)[-len(paths) :])
+        placed = self.__dict__.pop("_placed")
         self.global_pool = make_pool(global_pool, self.num_classes)
         _require_width(self.global_pool)
-        self.head = nn.ModuleDict() if norm is None else nn.ModuleDict({"norm": norm})
+        self.head = nn.ModuleDict()
+        if norm is not None and (plan.head_norm or not self.contextual_stages):
+            self.head["norm"] = norm
         self.context: ClassFunnel | None = None
         self.fc: nn.Module | None = None
         if self.contextual_stages:
@@ -124,14 +148,19 @@ class ContextualNet(Backbone):
                 hidden={stage: _width(plan.hidden, channels[stage - 1]) for stage in self.contextual_stages},
                 head_hidden=_width(plan.head_hidden, self.num_features),
                 merge_hidden=plan.merge_hidden,
+                prior_dims=prior_dims,
+                norm=plan.norm,
                 ratios=plan.class_ratios,
                 selection=plan.selection,
+                **placed,
             )
+            for number in range(self.contextual_stages[0], self.contextual_stages[-1] + 1):
+                self.stages[number - 1].classes = StageClasses(self.context, number)  # type: ignore[assignment]
         else:
-            self.fc = self._linear(self.num_classes)
+            self.fc = self._linear(self.num_classes, **placed)
 
-    def _linear(self, num_classes: int) -> nn.Module:
-        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+    def _linear(self, num_classes: int, **placed: Any) -> nn.Module:
+        return nn.Linear(self.num_features, num_classes, **placed) if num_classes else nn.Identity()
 
     # timm's protocol ---------------------------------------------------------------------------
 
@@ -153,7 +182,7 @@ class ContextualNet(Backbone):
         _require_width(pool)
         if self.context is None:
             weight = next(self.parameters())
-            self.fc = self._linear(num_classes).to(device=weight.device, dtype=weight.dtype)
+            self.fc = self._linear(num_classes, device=weight.device, dtype=weight.dtype)
         elif num_classes:
             self.context.reset(num_classes)
 
@@ -162,8 +191,9 @@ class ContextualNet(Backbone):
 
         The features depend on them. What chooses the classes gets no gradient from features: it is frozen.
         """
-        for number in range(count + 1, len(self.feature_info) + 1):
-            self.set_submodule(self.feature_info[number - 1]["module"], PriorSequence())
+        stem_levels = len(self.feature_info) - len(self.stages)
+        for number in range(count + 1, len(self.stages) + 1):
+            self.set_submodule(self.feature_info[stem_levels + number - 1]["module"], PriorSequence())
             if self.context is not None and str(number) in self.context.steps:
                 del self.context.steps[str(number)]
         self.contextual_stages = tuple(stage for stage in self.contextual_stages if stage <= count)
@@ -175,23 +205,34 @@ class ContextualNet(Backbone):
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's features, ``(B, num_features, H / 32, W / 32)``.
 
-        As long as this very tensor lives, the class sets found on the way are remembered with it, so that
-        ``forward_head(forward_features(x))`` equals ``forward(x)``. Copies, also detached ones, have none.
+        As long as the memory of this tensor lives, the class sets found on the way are remembered with it, so that
+        ``forward_head(forward_features(x))`` equals ``forward(x)``. Copies have none.
         """
         x, steps = self._features_and_steps(x)
-        _remember(x, steps)
+        self._remember(x, steps)
         return x
 
-    def _forward_stages(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
-        x = self.stem(x)
+    def _forward_levels(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
         outputs: list[Tensor] = []
         steps: Steps = []
-        for index, stage in enumerate(self.stages[:count]):
-            x = stage(x, self._prior(index + 1, x, steps))
-            if index in wanted:
+        stem_levels = len(self.feature_info) - len(self.stages)
+        if stem_levels:
+            x = self.before_pool(x)
+            if 0 in wanted:
                 outputs.append(x)
-        _remember(x, steps)
+            x = self.maxpool(x) if count > 1 else x
+        else:
+            x = self.stem(x)
+        for index, stage in enumerate(self.stages[: count - stem_levels]):
+            x = self._run(index + 1, stage, x, steps)
+            if index + stem_levels in wanted:
+                outputs.append(x)
+        self._remember(x, steps)
         return x, outputs
+
+    def _remember(self, x: Tensor, steps: Steps) -> None:
+        if self.context is not None and not torch.compiler.is_compiling():
+            remember(x, steps)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits, ``(B, num_classes)``, or with ``pre_logits`` the pooled features.
@@ -202,7 +243,7 @@ class ContextualNet(Backbone):
         pooled = self._pool(x)
         if pre_logits or self.num_classes == 0:
             return pooled
-        steps = [] if torch.compiler.is_compiling() else _CLASS_STEPS.get(x)
+        steps = [] if torch.compiler.is_compiling() else recall(x)
         if steps is None and self.contextual_stages:
             warnings.warn(
                 "forward_head got features that forward_features did not return: no class sets are known, so the "
@@ -215,7 +256,9 @@ class ContextualNet(Backbone):
         """Return logits, ``(B, num_classes)``: a class that was dropped ranks below every one that was kept."""
         x, steps = self._features_and_steps(x)
         x = self._pool(x)
-        return x if self.num_classes == 0 else self._classify(x, steps).logits
+        if self.num_classes == 0:
+            return x
+        return self._classify(x, steps).logits if self.context is not None else self.fc(x)  # type: ignore[misc]
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return all parameters, or without ``recurse`` those that the network uses itself: the class funnel's.
@@ -252,24 +295,53 @@ class ContextualNet(Backbone):
         x = self.stem(x)
         steps: Steps = []
         for number, stage in enumerate(self.stages, 1):
-            x = stage(x, self._prior(number, x, steps))
+            x = self._run(number, stage, x, steps)
         return x, steps
 
-    def _prior(self, number: int, x: Tensor, steps: Steps) -> Tensor | None:
-        """Narrow the classes at the entry of a stage, and return the prior ``(B, d)`` of those that go on.
+    def _run(self, number: int, stage: nn.Module, x: Tensor, steps: Steps) -> Tensor:
+        """Narrow the classes at the entry of a stage, and run it with the prior of those that go on.
 
         Args:
             number: Number of the stage, 1 to 4.
+            stage: The stage.
             x: Features that enter the stage, ``(B, C, H, W)``.
             steps: Results of the earlier contextual stages; this stage's step is appended.
 
         Returns:
-            The prior, ``(B, d)``, or ``None`` if the stage is not contextual.
+            The stage's features, ``(B, C', H', W')``.
         """
         if self.context is None or number not in self.contextual_stages:
-            return None
+            y: Tensor = stage(x)
+            return y
         steps.append(self.context.narrow(number, x, steps))
-        return steps[-1][1].prior
+        y = stage(x, steps[-1][1].prior)
+        return y
+
+    def adopt_design(self, names: Collection[str], prefix: str = "") -> None:
+        """Become the network that older weights were made with, as far as names of tensors tell.
+
+        Loading a state dict does this first.
+
+        Args:
+            names: Names of the tensors.
+            prefix: What the names of the network's own tensors start with.
+
+        Raises:
+            RuntimeError: If this network cannot; the message says what changed.
+        """
+        adopt_design(self, names, prefix)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.adopt_design(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Return the parts as torch does, but first the class funnel, which the stages ask for their priors.
+
+        A tool that rebuilds a network from its first children keeps it then.
+        """
+        children = list(super().named_children())
+        return iter(sorted(children, key=lambda child: child[0] != "context"))
 
     def _pool(self, x: Tensor) -> Tensor:
         x = self.global_pool(x)
@@ -287,11 +359,6 @@ class ContextualNet(Backbone):
         # len() would fix the batch of an exported graph
         classes = torch.arange(self.num_classes, device=logits.device).expand(logits.shape[0], -1)
         return ContextualOutput(logits, (logits,), (classes,), logits.new_ones(()))
-
-
-def _remember(features: Tensor, steps: Steps) -> None:
-    if not torch.compiler.is_compiling():
-        _CLASS_STEPS[features] = steps
 
 
 def _width(width: int | float, channels: int) -> int:

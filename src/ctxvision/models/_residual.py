@@ -4,8 +4,9 @@ Parameter names are timm's for ResNet: conv1, bn1, layer1 to layer4, fc.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, SelectAdaptivePool2d
 from timm.models import checkpoint_seq
@@ -68,6 +69,7 @@ class Bottleneck(nn.Module):
         spatial: The spatial layer and what surrounds it.
         shortcut: The projection in the shortcut; ``None`` for the identity.
         drop_path: Probability with which stochastic depth drops the branch of an image.
+        **placed: ``device`` and ``dtype`` of the parameters.
     """
 
     def __init__(
@@ -79,18 +81,19 @@ class Bottleneck(nn.Module):
         spatial: Spatial,
         shortcut: nn.Module | None,
         drop_path: float,
+        **placed: Any,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False, **placed)
+        self.bn1 = nn.BatchNorm2d(width, **placed)
         self.act1 = nn.ReLU(inplace=True)
         self.before = spatial.before or nn.Identity()
         self.conv2 = spatial.layer
-        self.bn2 = nn.BatchNorm2d(width) if spatial.norm else nn.Identity()
+        self.bn2 = nn.BatchNorm2d(width, **placed) if spatial.norm else nn.Identity()
         self.act2 = nn.ReLU(inplace=True) if spatial.norm else nn.Identity()
         self.after = spatial.after or nn.Identity()
-        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False, **placed)
+        self.bn3 = nn.BatchNorm2d(out_channels, **placed)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.act3 = nn.ReLU(inplace=True)
         self.downsample = shortcut
@@ -105,21 +108,23 @@ class Bottleneck(nn.Module):
         return y
 
 
-def plain_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+def plain_shortcut(in_channels: int, out_channels: int, stride: int, **placed: Any) -> nn.Sequential:
     """Return ResNet's projection shortcut, a strided 1x1 convolution and BatchNorm.
 
     It maps ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
     """
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+    conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False, **placed)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels, **placed))
 
 
-def average_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+def average_shortcut(in_channels: int, out_channels: int, stride: int, **placed: Any) -> nn.Sequential:
     """Return ResNet-D's projection shortcut, an average pool, a 1x1 convolution and BatchNorm (He et al., 2019).
 
     It maps ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
     """
     pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
-    return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+    conv = nn.Conv2d(in_channels, out_channels, 1, bias=False, **placed)
+    return nn.Sequential(pool, conv, nn.BatchNorm2d(out_channels, **placed))
 
 
 class Stage(nn.Sequential):
@@ -149,7 +154,8 @@ class ResidualNet(Backbone):
         planes: ResNet's base width of each stage; a stage has ``planes * expansion`` channels.
         widths: Number of channels of the spatial layers of each stage.
         expansion: Number of output channels of a block divided by its ``planes``.
-        shortcut: Function of input channels, output channels and stride that builds a projection shortcut.
+        shortcut: Function of input channels, output channels and stride that builds a projection shortcut, with
+            the ``device`` and the ``dtype`` of its parameters as keywords.
         num_classes: Number of classes; 0 returns pooled features.
         in_chans: Number of channels of the image.
         global_pool: Name of timm's global pooling, ``""`` for none.
@@ -157,6 +163,8 @@ class ResidualNet(Backbone):
         drop_rate: Dropout probability before the classifier.
         drop_path_rate: Stochastic depth probability of the last block; those of earlier blocks grow linearly.
         zero_init_last: Whether every block starts as its shortcut.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -176,7 +184,7 @@ class ResidualNet(Backbone):
         planes: Sequence[int],
         widths: Sequence[int],
         expansion: int = 4,
-        shortcut: Callable[[int, int, int], nn.Module] = plain_shortcut,
+        shortcut: Callable[..., nn.Module] = plain_shortcut,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -184,7 +192,10 @@ class ResidualNet(Backbone):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         zero_init_last: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__(
             num_classes,
             in_chans,
@@ -195,10 +206,11 @@ class ResidualNet(Backbone):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
         if not len(depths) == len(planes) == 4 or min(*depths, *planes) < 1:
             raise ValueError(f"depths and planes must be four positive integers, got {depths} and {planes}")
-        self.conv1, self.bn1, self.maxpool = stem.conv, stem.norm, stem.pool
+        self.conv1, self.bn1 = stem.conv, stem.norm
         self.act1 = nn.ReLU(inplace=True)
+        self.maxpool = stem.pool  # last: tools run the parts in this order, and tap the activation
         channels, net_stride, dilation = stem.channels, stem.stride, 1
-        rates, strides = drop_path_rates(depths, drop_path_rate), []
+        rates, strides = drop_path_rates(depths, drop_path_rate), [2]
         for stage in range(4):
             stride = 2 if net_stride < 4 or stage else 1
             if net_stride * stride > output_stride:
@@ -211,14 +223,15 @@ class ResidualNet(Backbone):
                 blocks.append(
                     Bottleneck(
                         channels, out_channels, width=widths[stage], spatial=spatial(place),
-                        shortcut=shortcut(channels, out_channels, stride) if project else None,
-                        drop_path=rates[stage][index],
+                        shortcut=shortcut(channels, out_channels, stride, **placed) if project else None,
+                        drop_path=rates[stage][index], **placed,
                     )
                 )  # fmt: skip
                 channels = out_channels
             self.add_module(LAYERS[stage], Stage(*blocks))
             strides.append(net_stride)
-        self._describe_stages(LAYERS, [width * expansion for width in planes], strides)
+        widths = [stem.channels, *(width * expansion for width in planes)]
+        self._describe_levels(("act1", *LAYERS), widths, strides)
         self.reset_classifier(num_classes, global_pool)
         self._init_weights(zero_init_last)
 
@@ -239,11 +252,11 @@ class ResidualNet(Backbone):
         y: Tensor = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         return y
 
-    def _forward_stages(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
-        x = self.stem(x)
-        outputs: list[Tensor] = []
-        for index, stage in enumerate(self.stages[:count]):
-            x = stage(x)
+    def _forward_levels(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
+        x = self.act1(self.bn1(self.conv1(x)))
+        outputs = [x] if 0 in wanted else []
+        for index, stage in enumerate(self.stages[: count - 1], 1):
+            x = stage(self.maxpool(x) if index == 1 else x)
             if index in wanted:
                 outputs.append(x)
         return x, outputs
@@ -277,10 +290,13 @@ class ResidualNet(Backbone):
 
     def _set_classifier(self, num_classes: int, pool: SelectAdaptivePool2d) -> None:
         self.head_hidden_size, weight = self.num_features * pool.feat_mult(), next(self.parameters())
-        fc: nn.Module = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
-        self.fc = fc.to(device=weight.device, dtype=weight.dtype).train(self.training)
+        placed: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+        fc = nn.Linear(self.head_hidden_size, num_classes, **placed) if num_classes else nn.Identity()
+        self.fc: nn.Module = fc.train(self.training)
 
     def _remove_stages(self, count: int) -> None:
         for name in LAYERS[count:]:
             setattr(self, name, Stage())
+        if count == 0:
+            self.maxpool = nn.Identity()
         self.reset_classifier(0, "")

@@ -1,12 +1,14 @@
 """Contextual Convolutional Networks (Liang, Shen, Liu, Hua, ICLR 2023), on ConvNeXt and on ResNet-50.
 
-Widths that the paper leaves to its unpublished supplement follow from its parameter counts
-(`tools/search_contextual_budget.py`):
+The paper leaves widths to a supplement that was never published:
 
-* ConvNeXt: projections are half as wide as their input, merging is 64 wide, and every weight-offset
-  bottleneck is 24 wide. T makes the last of every three blocks contextual, S and B as many blocks as T.
-* ResNet-50: projections are 32 wide at the stages and 808 at the head, merging is 32 wide, and every
-  weight-offset bottleneck is a seventh of its layer's width, rounded to a multiple of 8.
+* ResNet-50 is the authors' released network: blocks 0, 2, 4 of a stage are contextual, both generators have a
+  bottleneck of a quarter of the layer's width, the last convolution for sampling offsets is dense, the prior is
+  half as wide as the layer that it bends, projections are 64, 128, 256 and 512 wide, merging is 128 wide, and
+  projections and generators have BatchNorm.
+* ConvNeXt follows from the paper's parameter counts (`tools/search_contextual_budget.py`): projections are half
+  as wide as their input, merging is 64 wide, and every weight-offset bottleneck is 24 wide. T makes the first of
+  every three blocks contextual, S and B as many blocks as T.
 
 Parameter names are timm's for ConvNeXt and ResNet; what is contextual comes under new names, so that the
 weights of a plain network load (`ctxvision.checkpoints.warm_start`).
@@ -14,15 +16,16 @@ weights of a plain network load (`ctxvision.checkpoints.warm_start`).
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-from timm.layers import LayerNorm2d, trunc_normal_
+import torch
+from timm.layers import trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ctxvision.nn import ContextualConv2d
 
-from ._backbone import default_cfg, drop_path_rates
+from ._backbone import default_cfg, drop_path_rates, layer_norm
 from ._contextual_blocks import ContextualBottleneck, ContextualNeXtBlock, ConvNeXtStage, PriorSequence
 from ._contextual_net import ContextualNet, Design, keep_classes
 from ._pretrained import build_network
@@ -31,9 +34,37 @@ from ._residual import LAYERS, plain_shortcut
 __all__ = ["ContextualConvNeXt", "ContextualNet", "ContextualResNet"]
 
 
-def _contextual_blocks(depth: int, count: int) -> set[int]:
-    """Return which blocks of a stage are contextual: the last of each of ``count`` equal runs."""
-    return {depth * (run + 1) // count - 1 for run in range(count)}
+Blocks = int | Sequence[int]
+
+
+def _contextual_blocks(depths: Sequence[int], chosen: Sequence[Blocks]) -> list[set[int]]:
+    """Return which blocks of each stage are contextual, counted from 0.
+
+    Args:
+        depths: Number of blocks in each of the four stages.
+        chosen: For each stage the numbers of its contextual blocks, or how many there are: the first of each of as
+            many equal runs.
+
+    Raises:
+        ValueError: If there are no such blocks.
+    """
+    if len(chosen) != 4:
+        raise ValueError(f"contextual_blocks must be given for four stages, got {tuple(chosen)}")
+    blocks = []
+    for depth, choice in zip(depths, chosen, strict=True):
+        if isinstance(choice, int):
+            if not 1 <= choice <= depth:
+                raise ValueError(
+                    f"contextual_blocks must lie between 1 and depths {tuple(depths)}, got {tuple(chosen)}"
+                )
+            blocks.append({depth * run // choice for run in range(choice)})
+        elif set(choice) and set(choice) <= set(range(depth)):
+            blocks.append(set(choice))
+        else:
+            raise ValueError(
+                f"contextual_blocks must name blocks 0 to {depth - 1} of a stage of {depth}, got {tuple(choice)}"
+            )
+    return blocks
 
 
 def _has_offsets(plan: Design, stage: int) -> bool:
@@ -41,11 +72,15 @@ def _has_offsets(plan: Design, stage: int) -> bool:
     return stage in plan.stages and not plan.extra_input and (plan.weight_offsets or plan.sampling_offsets)
 
 
-def _contextual_args(plan: Design, weight_hidden: int) -> dict[str, Any]:
+def _contextual_args(
+    plan: Design, prior_dim: int, weight_hidden: int, sampling_hidden: int | None = None
+) -> dict[str, Any]:
     """Return what the design means for a `ContextualConv2d`."""
     return {
-        "prior_dim": plan.dim if plan.prior else 0,
+        "prior_dim": prior_dim if plan.prior else 0,
         "weight_hidden": weight_hidden if plan.weight_offsets else None,
+        "sampling_hidden": sampling_hidden,
+        "norm": plan.norm,
         "sampling": plan.sampling_offsets,
         "modulation": plan.modulation,
     }
@@ -64,7 +99,8 @@ class ContextualConvNeXt(ContextualNet):
     Args:
         depths: Number of blocks in each of the four stages.
         dims: Number of channels of each of the four stages.
-        contextual_blocks: Number of contextual blocks in each stage that the design makes contextual.
+        contextual_blocks: For each stage, if the design makes it contextual, the numbers of the contextual
+            blocks, from 0, or how many there are: the first of each of as many equal runs.
         weight_hidden: Width inside the generator of weight offsets.
         ls_init_value: Initial value of the layer scale.
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
@@ -72,6 +108,8 @@ class ContextualConvNeXt(ContextualNet):
         global_pool: Name of timm's global pooling, ``""`` for none.
         drop_rate: Dropout probability before the head.
         drop_path_rate: Stochastic depth probability of the last block; those of earlier blocks grow linearly.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
         **design: The fields of `Design`.
 
     Raises:
@@ -80,13 +118,16 @@ class ContextualConvNeXt(ContextualNet):
     """
 
     stem_end = "stem"
+    feature_cfg: ClassVar[dict[str, Any]] = {
+        "out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True,
+    }  # fmt: skip
 
     def __init__(
         self,
         depths: Sequence[int],
         dims: Sequence[int],
         *,
-        contextual_blocks: Sequence[int] = (1, 1, 3, 1),
+        contextual_blocks: Sequence[Blocks] = (1, 1, 3, 1),
         weight_hidden: int = 24,
         ls_init_value: float = 1e-6,
         num_classes: int = 1000,
@@ -94,79 +135,90 @@ class ContextualConvNeXt(ContextualNet):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **design: Any,
     ) -> None:
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         if not len(depths) == len(dims) == len(contextual_blocks) == 4 or min(*depths, *dims) < 1:
             raise ValueError(
                 "depths, dims and contextual_blocks must be four numbers, "
                 f"got {depths}, {dims}, {contextual_blocks}"
             )
-        if any(not 1 <= count <= depth for count, depth in zip(contextual_blocks, depths, strict=True)):
-            raise ValueError(
-                f"contextual_blocks must lie between 1 and depths {tuple(depths)}, got {tuple(contextual_blocks)}"
-            )
+        chosen = _contextual_blocks(depths, contextual_blocks)
         plan = Design.of(**design)
         if plan.extra_input:
             raise ValueError("extra_input is the ablation of contextual_resnet50; ConvNeXt does not build it")
         per_block = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         super().__init__(
-            num_classes, in_chans, drop_rate, {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": per_block}
+            num_classes,
+            in_chans,
+            drop_rate,
+            {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": per_block},
+            placed,
         )
         rates = drop_path_rates(depths, drop_path_rate)
 
         def depthwise(width: int, contextual: bool) -> nn.Module:
-            kernel: dict[str, Any] = {"kernel_size": 7, "padding": 3, "groups": width}
+            kernel: dict[str, Any] = {"kernel_size": 7, "padding": 3, "groups": width, **placed}
             if contextual:
-                return ContextualConv2d(width, width, **kernel, **_contextual_args(plan, weight_hidden))
+                return ContextualConv2d(width, width, **kernel, **_contextual_args(plan, plan.dim, weight_hidden))
             return nn.Conv2d(width, width, **kernel)
 
         def stage(i: int) -> ConvNeXtStage:
             width, depth = dims[i], depths[i]
-            contextual = _contextual_blocks(depth, contextual_blocks[i]) if _has_offsets(plan, i + 1) else set()
+            contextual = chosen[i] if _has_offsets(plan, i + 1) else set()
             blocks = [
                 ContextualNeXtBlock(
                     width,
                     conv_dw=depthwise(width, n in contextual),
                     drop_path=rates[i][n],
                     layer_scale=ls_init_value,
+                    **placed,
                 )
                 for n in range(depth)
             ]
-            return ConvNeXtStage(_downsampling(dims[i - 1], width) if i else nn.Identity(), blocks)
+            return ConvNeXtStage(_downsampling(dims[i - 1], width, **placed) if i else nn.Identity(), blocks)
 
-        stages = nn.ModuleList(stage(i) for i in range(4))
-        self.stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], 4, 4), LayerNorm2d(dims[0]))  # type: ignore[method-assign]
+        stages = nn.Sequential(*map(stage, range(4)))
+        self.stem = nn.Sequential(  # type: ignore[method-assign]
+            nn.Conv2d(in_chans, dims[0], 4, 4, **placed), layer_norm(dims[0], **placed)
+        )
         self.stages = stages  # type: ignore[assignment, misc]
-        for layer in _plain_layers(self):
-            if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d):
-                trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         paths = [f"stages.{i}" for i in range(4)]
-        self._add_head(plan, paths, (dims[0], *dims), LayerNorm2d(dims[-1]), global_pool)
+        self._add_head(plan, paths, (dims[0], *dims), layer_norm(dims[-1], **placed), global_pool)
+        for name, layer in self.named_modules():
+            if name.endswith(("offsets.fc2", "offsets.conv2")):
+                continue  # they start at zero
+            if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d | nn.Embedding):
+                trunc_normal_(layer.weight, std=0.02)
+            if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
-def _downsampling(in_channels: int, out_channels: int) -> nn.Module:
+def _downsampling(in_channels: int, out_channels: int, **placed: Any) -> nn.Module:
     """Return ConvNeXt's layers between two stages."""
-    return nn.Sequential(LayerNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 2, 2))
-
-
-def _seventh(width: int) -> int:
-    return max(8, round(width / 56) * 8)
+    return nn.Sequential(layer_norm(in_channels, **placed), nn.Conv2d(in_channels, out_channels, 2, 2, **placed))
 
 
 class ContextualResNet(ContextualNet):
-    """ResNet with contextual 3x3 convolutions in all blocks of the contextual stages (section 4.2).
+    """ResNet with contextual 3x3 convolutions in every second block of the contextual stages (section 4.2).
 
     It maps images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``.
 
     Args:
         depths: Number of blocks in each of the four stages.
         planes: Width of the 3x3 convolutions of each stage; the stage has four times as many channels.
+        contextual_blocks: As in `ContextualConvNeXt`; ``None`` for blocks 0, 2, 4, ... of each stage.
+        bottleneck: Width inside the generators, as a share of the layer that they bend.
+        prior_width: Width of the prior, as a share of the layer that it bends.
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
         in_chans: Number of channels of the image.
         global_pool: Name of timm's global pooling, ``""`` for none.
         drop_rate: Dropout probability before the head.
         drop_path_rate: Stochastic depth probability of the last block; those of earlier blocks grow linearly.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
         **design: The fields of `Design`.
 
     Raises:
@@ -175,42 +227,58 @@ class ContextualResNet(ContextualNet):
     """
 
     stem_end = "maxpool"
+    feature_cfg: ClassVar[dict[str, Any]] = {"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"}
 
     def __init__(
         self,
         depths: Sequence[int],
         *,
         planes: Sequence[int] = (64, 128, 256, 512),
+        contextual_blocks: Sequence[Blocks] | None = None,
+        bottleneck: float = 0.25,
+        prior_width: float = 0.5,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **design: Any,
     ) -> None:
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         if not len(depths) == len(planes) == 4 or min(*depths, *planes) < 1:
             raise ValueError(f"depths and planes must be four positive integers, got {depths} and {planes}")
+        if not 0 < bottleneck <= 1 or not 0 < prior_width <= 4:
+            raise ValueError(
+                f"bottleneck must be a share up to 1, prior_width up to 4, got {bottleneck} and {prior_width}"
+            )
+        if contextual_blocks is None:
+            contextual_blocks = [range(0, depth, 2) for depth in depths]
+        chosen = _contextual_blocks(depths, contextual_blocks)
         plan = Design.of(**design)
         super().__init__(
             num_classes,
             in_chans,
             drop_rate,
             {"stem": r"^conv1|^bn1", "coarse": r"^layer(\d+)", "blocks": r"^layer(\d+)\.(\d+)"},
+            placed,
         )
         stages, channels, rates = [], [planes[0]], drop_path_rates(depths, drop_path_rate)
         for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
-            blocks = PriorSequence()
+            blocks, prior_dim = PriorSequence(), max(1, round(prior_width * width))
             for index in range(depth):
                 stride, in_channels = (2 if i and index == 0 else 1), channels[-1] if index == 0 else 4 * width
-                if _has_offsets(plan, i + 1):
-                    args = _contextual_args(plan, _seventh(width))
+                if _has_offsets(plan, i + 1) and index in chosen[i]:
+                    hidden = max(1, round(bottleneck * width))
+                    args = _contextual_args(plan, prior_dim, hidden, hidden)
                     conv2: nn.Module = ContextualConv2d(
-                        width, width, kernel_size=3, stride=stride, padding=1, bias=False, **args
+                        width, width, kernel_size=3, stride=stride, padding=1, bias=False, **args, **placed
                     )
                 else:
-                    conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-                shortcut = plain_shortcut(in_channels, 4 * width, stride) if index == 0 else None
-                extra = plan.dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
+                    conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False, **placed)
+                shortcut = plain_shortcut(in_channels, 4 * width, stride, **placed) if index == 0 else None
+                extra = prior_dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
                 blocks.append(
                     ContextualBottleneck(
                         in_channels,
@@ -219,12 +287,13 @@ class ContextualResNet(ContextualNet):
                         shortcut=shortcut,
                         drop_path=rates[i][index],
                         prior_dim=extra,
+                        **placed,
                     )
                 )
             stages.append(blocks)
             channels.append(4 * width)
-        self.conv1 = nn.Conv2d(in_chans, planes[0], 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes[0])
+        self.conv1 = nn.Conv2d(in_chans, planes[0], 7, 2, 3, bias=False, **placed)
+        self.bn1 = nn.BatchNorm2d(planes[0], **placed)
         self.act1 = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
@@ -233,7 +302,10 @@ class ContextualResNet(ContextualNet):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(layer, ContextualBottleneck):
                 nn.init.zeros_(layer.bn3.weight)
-        self._add_head(plan, LAYERS, channels, None, global_pool)
+        prior_dims = {i: max(1, round(prior_width * width)) for i, width in enumerate(planes, 1)}
+        self._add_head(plan, ("act1", *LAYERS), channels, None, global_pool, prior_dims)
+        if self.context is not None:
+            nn.init.normal_(self.context.embedding.weight, std=0.02)
 
     @property
     def stages(self) -> list[PriorSequence]:
@@ -242,7 +314,12 @@ class ContextualResNet(ContextualNet):
 
     def stem(self, x: Tensor) -> Tensor:
         """Return the features before the first stage, ``(B, C, H / 4, W / 4)``."""
-        y: Tensor = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        y: Tensor = self.maxpool(self.before_pool(x))
+        return y
+
+    def before_pool(self, x: Tensor) -> Tensor:
+        """Return the stem's features before its max-pool, ``(B, C, H / 2, W / 2)``."""
+        y: Tensor = self.act1(self.bn1(self.conv1(x)))
         return y
 
 
@@ -278,7 +355,7 @@ def _create(
         variant,
         pretrained,
         pretrained_filter_fn=keep_classes,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        feature_cfg=dict(network.feature_cfg),
         **kwargs,
     )
     return model
@@ -321,6 +398,6 @@ def contextual_convnext_micro(pretrained: bool = False, **kwargs: Any) -> Contex
 
 @register_model
 def contextual_resnet50(pretrained: bool = False, **kwargs: Any) -> ContextualNet:
-    """Contextual ResNet-50, 27.9M parameters, 4.2 GMACs."""
-    args = {"hidden": 32, "head_hidden": 808, "merge_hidden": 32}
+    """Contextual ResNet-50, 27.9M parameters, 4.3 GMACs."""
+    args = {"hidden": 0.25, "head_hidden": 0.25, "merge_hidden": 128, "norm": "batch"}
     return _create_resnet("contextual_resnet50", pretrained, **{"depths": (3, 4, 6, 3), **args, **kwargs})

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from timm.layers import BlurPool2d
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
@@ -47,6 +48,8 @@ class CoTNet(ResidualNet):
         downsample: Way in which a stride-2 block shrinks: ``"pool"`` is the convolution's stride, or an average
             pool before a CoT layer; ``"blur"`` is a blur-pool after either layer.
         in_chans: Number of channels of the image.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
         **kwargs: The other arguments of `ResidualNet`.
 
     Raises:
@@ -71,8 +74,11 @@ class CoTNet(ResidualNet):
         avg_down: bool = False,
         downsample: Literal["pool", "blur"] = "pool",
         in_chans: int = 3,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         for name, value, known in (("plain", plain, ("conv", "se")), ("downsample", downsample, ("pool", "blur"))):
             if value not in known:
                 raise ValueError(f"CoTNet: {name} must be {' or '.join(map(repr, known))}, got {value!r}")
@@ -84,7 +90,11 @@ class CoTNet(ResidualNet):
 
         def spatial(place: BlockPlace) -> Spatial:
             cot = place.stage in cot_stages and (place.stage != alternate_stage or place.block % 2 == 0)
-            blur = BlurPool2d(place.width, stride=2) if place.stride == 2 and downsample == "blur" else None
+            blur = (
+                BlurPool2d(place.width, stride=2).to(**placed)
+                if place.stride == 2 and downsample == "blur"
+                else None
+            )
             if cot:
                 layer = CoTLayer(
                     place.width,
@@ -92,21 +102,26 @@ class CoTNet(ResidualNet):
                     key_groups=key_groups,
                     groups=cardinality,
                     context=context,
+                    **placed,
                 )
                 pool = nn.AvgPool2d(3, 2, padding=1) if place.stride == 2 and blur is None else None
                 return Spatial(layer, before=pool, after=blur)
             stride = 1 if blur is not None else place.stride
             if plain == "se":
-                split = SplitAttention2d(place.width, stride=stride, dilation=place.dilation, groups=cardinality)
+                split = SplitAttention2d(
+                    place.width, stride=stride, dilation=place.dilation, groups=cardinality, **placed
+                )
                 return Spatial(split, after=blur)
             conv = nn.Conv2d(
                 place.width, place.width, 3, stride, padding=place.dilation, dilation=place.dilation,
-                groups=cardinality, bias=False,
+                groups=cardinality, bias=False, **placed,
             )  # fmt: skip
             return Spatial(conv, norm=True, after=blur)
 
         super().__init__(
-            stem=_deep_stem(in_chans, stem_width, stem_pool) if stem_width else _resnet_stem(in_chans),
+            stem=_deep_stem(in_chans, stem_width, stem_pool, **placed)
+            if stem_width
+            else _resnet_stem(in_chans, **placed),
             spatial=spatial,
             depths=depths,
             planes=planes,
@@ -114,23 +129,26 @@ class CoTNet(ResidualNet):
             expansion=expansion,
             shortcut=average_shortcut if avg_down else plain_shortcut,
             in_chans=in_chans,
+            **placed,
             **kwargs,
         )
 
 
-def _resnet_stem(in_chans: int) -> Stem:
-    conv = nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False)
-    return Stem(conv, nn.BatchNorm2d(64), nn.MaxPool2d(3, 2, 1), channels=64, stride=4)
+def _resnet_stem(in_chans: int, **placed: Any) -> Stem:
+    conv = nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False, **placed)
+    return Stem(conv, nn.BatchNorm2d(64, **placed), nn.MaxPool2d(3, 2, 1), channels=64, stride=4)
 
 
-def _deep_stem(in_chans: int, width: int, pool: bool) -> Stem:
+def _deep_stem(in_chans: int, width: int, pool: bool, **placed: Any) -> Stem:
     conv = nn.Sequential(
-        nn.Conv2d(in_chans, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-        nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-        nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False),
+        nn.Conv2d(in_chans, width, 3, 2, 1, bias=False, **placed), nn.BatchNorm2d(width, **placed),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, 1, 1, bias=False, **placed), nn.BatchNorm2d(width, **placed),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False, **placed),
     )  # fmt: skip
     maxpool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
-    return Stem(conv, nn.BatchNorm2d(2 * width), maxpool, channels=2 * width, stride=4 if pool else 2)
+    return Stem(conv, nn.BatchNorm2d(2 * width, **placed), maxpool, channels=2 * width, stride=4 if pool else 2)
 
 
 _cfg = partial(
@@ -162,7 +180,7 @@ default_cfgs = generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> CoTNet:
     model: CoTNet = build_network(
-        CoTNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs
+        CoTNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3, 4)}, **kwargs
     )  # fmt: skip
     return model
 

@@ -1,6 +1,9 @@
 """What constructors of layers refuse, and when a layer may be computed by its weights alone."""
 
+from typing import Any, Literal
+
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def require_positive(layer: str, **values: int) -> None:
@@ -17,9 +20,39 @@ def require_odd_kernel(layer: str, kernel_size: int) -> None:
         raise ValueError(f"{layer}: kernel_size must be odd to keep the size, got {kernel_size}")
 
 
+NormKind = Literal["layer", "batch"]
+
+
+def require_norm(layer: str, norm: str) -> None:
+    """Raise ``ValueError`` unless the kind of norm is known."""
+    if norm not in ("layer", "batch"):
+        raise ValueError(f"{layer}: norm must be 'layer' or 'batch', got {norm!r}")
+
+
+def vector_norm(norm: NormKind, width: int, **placed: Any) -> nn.Module:
+    """Return a layer norm, or a batch norm, of vectors ``(B, width)``."""
+    return nn.LayerNorm(width, **placed) if norm == "layer" else nn.BatchNorm1d(width, **placed)
+
+
+def refuse_scripting(layer: nn.Module) -> nn.Module:
+    """Refuse `torch.jit.script`, which asks a module for its scriptable form by ``__prepare_scriptable__``.
+
+    Raises:
+        NotImplementedError: Always.
+    """
+    raise NotImplementedError(
+        f"torch.jit.script cannot compile {type(layer).__name__}: TorchScript knows no keyword-only arguments and "
+        "none of our operators; use torch.jit.trace(model.eval(), images) or torch.export.export"
+    )
+
+
 def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling ``layer`` does what ``kind`` does and nothing else: no subclass, no wrapper, no hook."""
+    """Whether calling ``layer`` does what ``kind`` does and nothing else: no subclass, no wrapper, no hook.
+
+    A quantised or otherwise wrapped weight cannot be sliced and reshaped as a tensor can.
+    """
     hooks = (
         layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks,
     )  # fmt: skip
-    return type(layer) is kind and not any(hooks)
+    wrapped = any(is_traceable_wrapper_subclass(tensor) for tensor in layer._parameters.values())
+    return type(layer) is kind and not any(hooks) and not wrapped

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import torch
 from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from ._folding import FoldsNormByUnits
 from .contextual_conv import ContextualConv2d
 from .cot import CoTLayer
 from .involution import Involution2d
@@ -41,7 +42,7 @@ def successor(
     with device or conv.weight.device:
         layer = _BUILDERS[kind](conv, **options).to(conv.weight.dtype)
     if isinstance(layer, ContextualConv2d):
-        layer.weight, layer.bias = conv.weight, conv.bias
+        layer._parameters.update(weight=conv.weight, bias=conv.bias)  # type: ignore[call-overload]
     return layer.train(conv.training)
 
 
@@ -158,7 +159,20 @@ def _projection(conv: nn.Conv2d, groups: int) -> nn.Module | None:
 
 def _in_series(**layers: nn.Module | None) -> nn.Module:
     present = OrderedDict((name, layer) for name, layer in layers.items() if layer is not None)
-    return nn.Sequential(present) if len(present) > 1 else next(iter(present.values()))
+    return LayersInSeries(present) if len(present) > 1 else next(iter(present.values()))
+
+
+class LayersInSeries(FoldsNormByUnits, nn.Sequential):
+    """What brings a convolution's input to the shape that the new layer keeps, and the new layer."""
+
+    def __init__(self, layers: "OrderedDict[str, nn.Module]") -> None:
+        super().__init__(layers)
+        self.out_channels = list(layers.values())[-1].out_channels  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last layer's output, ``(B, O, H', W')``."""
+        y: Tensor = nn.Sequential.forward(self, x)  # type: ignore[no-untyped-call]
+        return self.with_norm(y)
 
 
 def _largest_divisor(number: int, at_most: int) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ctxvision.ops._geometry import AUTOCAST_DEVICES
 
-from ._checks import require_positive
+from ._checks import NormKind, refuse_scripting, require_norm, require_positive, vector_norm
+from ._tracing import is_traced, leaf
 
 
 def class_counts(num_classes: int, ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05)) -> tuple[int, ...]:
@@ -68,6 +69,10 @@ class ClassContext(nn.Module):
         dim: Width ``d`` of the class embeddings and of the prior.
         hidden: Width inside the projection.
         merge_hidden: Width inside the merging; ``None`` for a layer that only classifies, as the head does.
+        prior_dim: Width of the prior; ``None`` for that of the embeddings.
+        norm: Norm of the projection, ``"layer"`` as in the paper, or ``"batch"`` as in the authors' ResNets.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
 
     Raises:
         ValueError: By `forward`, if ``keep`` exceeds the classes considered.
@@ -81,33 +86,53 @@ class ClassContext(nn.Module):
         (torch.Size([2, 100]), torch.Size([2, 50]), torch.Size([2, 32]))
     """
 
-    def __init__(self, channels: int, *, dim: int, hidden: int, merge_hidden: int | None = None) -> None:
+    __prepare_scriptable__ = refuse_scripting
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        dim: int,
+        hidden: int,
+        merge_hidden: int | None = None,
+        prior_dim: int | None = None,
+        norm: NormKind = "layer",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         require_positive("ClassContext", channels=channels, dim=dim, hidden=hidden)
+        prior_dim = dim if prior_dim is None else prior_dim
         if merge_hidden is not None:
-            require_positive("ClassContext", merge_hidden=merge_hidden)
+            require_positive("ClassContext", merge_hidden=merge_hidden, prior_dim=prior_dim)
+        require_norm("ClassContext", norm)
         self.projection = nn.Sequential(
-            nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+            nn.Linear(channels, hidden, **placed),
+            vector_norm(norm, hidden, **placed),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, dim, **placed),
         )
         self.embed: nn.Sequential | None = None
         self.merge: nn.Sequential | None = None
         if merge_hidden is not None:
             self.embed = nn.Sequential(
-                nn.Linear(dim, merge_hidden), nn.LayerNorm(merge_hidden), nn.ReLU(inplace=True)
+                nn.Linear(dim, merge_hidden, **placed),
+                nn.LayerNorm(merge_hidden, **placed),
+                nn.ReLU(inplace=True),
             )
-            self.merge = nn.Sequential(nn.Linear(merge_hidden, dim), nn.LayerNorm(dim), nn.ReLU(inplace=True))
+            self.merge = nn.Sequential(
+                nn.Linear(merge_hidden, prior_dim, **placed),
+                nn.LayerNorm(prior_dim, **placed),
+                nn.ReLU(inplace=True),
+            )
 
     def scores(self, x: Tensor, embeddings: Tensor) -> Tensor:
         """Return the cosine similarity of features ``(B, C, H, W)`` or ``(B, C)`` to all classes, ``(B, N)``.
 
         At least in float32, also under autocast: half precision cannot tell a thousand cosines apart.
         """
-        pooled = x.mean((2, 3)) if x.dim() == 4 else x
-        features = self.projection(pooled)
-        with _without_autocast(x.device.type):
-            precise = torch.promote_types(embeddings.dtype, torch.float32)
-            features, embeddings = features.to(precise), embeddings.to(precise)
-            return F.normalize(features, dim=1) @ F.normalize(embeddings, dim=1).T
+        return _cosines(self.projection(_pooled(x)), embeddings)
 
     def prior(self, kept: Tensor, embeddings: Tensor) -> Tensor | None:
         """Return the prior, ``(B, d)``, merged from the embeddings of the kept classes; ``None`` for the head.
@@ -116,10 +141,13 @@ class ClassContext(nn.Module):
             kept: Classes that go on, ``(B, keep)`` int64.
             embeddings: The class-embedding table, ``(N, d)``.
         """
+        return self._merged(kept, int(kept.shape[1]), embeddings)
+
+    def _merged(self, kept: Tensor, keep: int, embeddings: Tensor) -> Tensor | None:
         if self.embed is None or self.merge is None:
             return None
         table = self.embed(embeddings)  # (N, merge_hidden)
-        share = table.new_zeros(kept.shape[0], table.shape[0]).scatter(1, kept, 1.0 / int(kept.shape[1]))
+        share = table.new_zeros(kept.shape[0], table.shape[0]).scatter(1, kept, 1.0 / keep)
         prior: Tensor = self.merge(share @ table)
         return prior
 
@@ -135,11 +163,25 @@ class ClassContext(nn.Module):
         scores = self.scores(x, embeddings)
         if classes is not None:
             scores = scores.gather(1, classes)
-        if not 1 <= keep <= scores.shape[1]:
+        if not is_traced(scores) and not 1 <= keep <= scores.shape[1]:
             raise ValueError(f"ClassContext: cannot keep {keep} of {scores.shape[1]} considered classes")
         best = scores.topk(keep, dim=1).indices
         kept = best if classes is None else classes.gather(1, best)
-        return ClassStep(scores, kept, self.prior(kept, embeddings))
+        return ClassStep(scores, kept, self._merged(kept, keep, embeddings))
+
+
+@leaf
+def _pooled(x: Tensor) -> Tensor:
+    return x.mean((2, 3)) if x.dim() == 4 else x
+
+
+@leaf
+def _cosines(features: Tensor, embeddings: Tensor) -> Tensor:
+    """Return the cosine similarity of projected features, ``(B, d)``, to all classes, ``(B, N)``."""
+    with _without_autocast(features.device.type):
+        precise = torch.promote_types(embeddings.dtype, torch.float32)
+        features, embeddings = features.to(precise), embeddings.to(precise)
+        return F.normalize(features, dim=1) @ F.normalize(embeddings, dim=1).T
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[None]:

@@ -1,5 +1,7 @@
 """Contextual convolution: kernel offsets and sampling offsets made from the features and the contextual prior."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
@@ -8,11 +10,13 @@ from torch import Tensor, nn
 from ctxvision.ops import contextual_conv2d
 from ctxvision.ops._derivatives import add_in_place
 
-from ._checks import require_positive
+from ._checks import NormKind, refuse_scripting, require_norm, require_positive, vector_norm
+from ._folding import FoldsNormByKernel
+from ._tracing import is_traced
 
 
 class WeightOffsets(nn.Module):
-    """Generator of the weight offsets ``Δw``, ``GAP(x) ‖ prior -> Linear -> LN -> ReLU -> Linear``.
+    """Generator of the weight offsets ``Δw``, ``GAP(x) ‖ prior -> Linear -> norm -> ReLU -> Linear``.
 
     It makes one kernel of offsets per image and input channel (Contextual CNN, section 3.3). The last layer starts
     at zero.
@@ -22,14 +26,28 @@ class WeightOffsets(nn.Module):
         kernel_size: Side ``k`` of the kernel that the offsets are added to, in pixels.
         prior_dim: Width ``d`` of the prior; 0 for none.
         hidden: Width between the two linear layers.
+        norm: Norm between them, ``"layer"`` as in the paper, or ``"batch"`` as in the authors' ResNets.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
     """
 
-    def __init__(self, channels: int, *, kernel_size: int, prior_dim: int, hidden: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int,
+        prior_dim: int,
+        hidden: int,
+        norm: NormKind = "layer",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         self.kernel_size = kernel_size
-        self.fc1 = nn.Linear(channels + prior_dim, hidden)
-        self.norm = nn.LayerNorm(hidden)
-        self.fc2 = nn.Linear(hidden, channels * kernel_size**2)
+        self.fc1 = nn.Linear(channels + prior_dim, hidden, **placed)
+        self.norm = vector_norm(norm, hidden, **placed)
+        self.fc2 = nn.Linear(hidden, channels * kernel_size**2, **placed)
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
 
@@ -42,7 +60,7 @@ class WeightOffsets(nn.Module):
 
 
 class SamplingOffsets(nn.Module):
-    """Generator of the sampling offsets ``Δp``, ``x ‖ prior -> conv1x1 -> LN -> ReLU -> depthwise conv k x k``.
+    """Generator of the sampling offsets ``Δp``, ``x ‖ prior -> conv1x1 -> norm -> ReLU -> conv k x k``.
 
     It makes one offset per tap and output position (Contextual CNN, section 3.3). The prior is the same at every
     position, so its part of the 1x1 convolution is evaluated once per image and added, which equals expanding and
@@ -56,6 +74,11 @@ class SamplingOffsets(nn.Module):
         dilation: Distance between the taps of that convolution, in pixels.
         prior_dim: Width ``d`` of the prior; 0 for none.
         modulation: Whether a modulation mask per tap is returned as well (Deformable ConvNets v2).
+        hidden: Width between the two convolutions, of which the second is dense then, as in the authors' code;
+            with ``None`` it is depthwise, and the width is the number of maps that it returns.
+        norm: Norm between them, ``"layer"`` as in the paper, or ``"batch"`` as in the authors' ResNets.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
     """
 
     def __init__(
@@ -68,15 +91,22 @@ class SamplingOffsets(nn.Module):
         dilation: int,
         prior_dim: int,
         modulation: bool,
+        hidden: int | None = None,
+        norm: NormKind = "layer",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         self.coordinates = 2 * kernel_size**2
-        width = self.coordinates + (kernel_size**2 if modulation else 0)
+        maps = self.coordinates + (kernel_size**2 if modulation else 0)
+        width, groups = (maps, maps) if hidden is None else (hidden, 1)
         self.modulation = modulation
-        self.conv1 = nn.Conv2d(channels, width, 1)
-        self.prior = nn.Linear(prior_dim, width, bias=False) if prior_dim else None
-        self.norm = LayerNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, kernel_size, stride, padding, dilation, groups=width)
+        self.conv1 = nn.Conv2d(channels, width, 1, **placed)
+        self.prior = nn.Linear(prior_dim, width, bias=False, **placed) if prior_dim else None
+        layer_norm = norm == "layer"
+        self.norm = LayerNorm2d(width).to(**placed) if layer_norm else nn.BatchNorm2d(width, **placed)
+        self.conv2 = nn.Conv2d(width, maps, kernel_size, stride, padding, dilation, groups, **placed)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
@@ -96,7 +126,7 @@ class SamplingOffsets(nn.Module):
         return maps[:, : self.coordinates], 2 * torch.sigmoid(maps[:, self.coordinates :])
 
 
-class ContextualConv2d(nn.Module):
+class ContextualConv2d(FoldsNormByKernel):
     """Convolution whose kernel and sampling grid are modulated by features and a contextual prior.
 
     Source: Liang et al., Contextual Convolutional Networks, ICLR 2023, section 3.3, equation 4. At
@@ -115,6 +145,11 @@ class ContextualConv2d(nn.Module):
         weight_hidden: Width inside the generator of weight offsets; ``None`` for no weight offsets (Table 5, b3).
         sampling: Whether sampling offsets are generated (the ablation without them is Table 5, b2).
         modulation: Whether a modulation mask is generated as well (DCNv2; the authors' code, not the paper).
+        sampling_hidden: Width inside the generator of sampling offsets, whose last convolution is dense then, as
+            in the authors' code; ``None`` for one that is depthwise.
+        norm: Norm inside the generators, ``"layer"`` as in the paper, or ``"batch"`` as in the authors' ResNets.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
 
     Shape:
         ``x`` ``(B, C, H, W)`` and ``prior`` ``(B, d)`` to ``(B, O, H', W')``, sizes as ``nn.Conv2d``.
@@ -129,6 +164,10 @@ class ContextualConv2d(nn.Module):
         >>> conv(torch.randn(2, 32, 14, 14), torch.randn(2, 16)).shape
         torch.Size([2, 32, 14, 14])
     """
+
+    __prepare_scriptable__ = refuse_scripting
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -145,21 +184,39 @@ class ContextualConv2d(nn.Module):
         weight_hidden: int | None = 16,
         sampling: bool = True,
         modulation: bool = False,
+        sampling_hidden: int | None = None,
+        norm: NormKind = "layer",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         require_positive("ContextualConv2d", kernel_size=kernel_size, stride=stride, dilation=dilation)
         if weight_hidden is not None:
             require_positive("ContextualConv2d", weight_hidden=weight_hidden)
+        if sampling_hidden is not None:
+            require_positive("ContextualConv2d", sampling_hidden=sampling_hidden)
+        require_norm("ContextualConv2d", norm)
         if modulation and not sampling:
             raise ValueError("ContextualConv2d: modulation=True needs sampling=True, it weighs the sampled taps")
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        self.weight, self.bias = plain.weight, plain.bias
+        plain = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **placed
+        )
+        self.weight = plain.weight  # type: ignore[assignment]
+        self.register_parameter("bias", plain.bias)  # type: ignore[arg-type]
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.prior_dim = prior_dim
         self.weight_offsets = (
             None
             if weight_hidden is None
-            else WeightOffsets(in_channels, kernel_size=kernel_size, prior_dim=prior_dim, hidden=weight_hidden)
+            else WeightOffsets(
+                in_channels,
+                kernel_size=kernel_size,
+                prior_dim=prior_dim,
+                hidden=weight_hidden,
+                norm=norm,
+                **placed,
+            )
         )
         self.sampling_offsets = (
             SamplingOffsets(
@@ -170,6 +227,9 @@ class ContextualConv2d(nn.Module):
                 dilation=dilation,
                 prior_dim=prior_dim,
                 modulation=modulation,
+                hidden=sampling_hidden,
+                norm=norm,
+                **placed,
             )
             if sampling
             else None
@@ -191,25 +251,30 @@ class ContextualConv2d(nn.Module):
         Raises:
             ValueError: If a prior is missing, unexpected or of the wrong shape.
         """
-        shape = (x.shape[0], self.prior_dim) if self.prior_dim else None
-        if (None if prior is None else tuple(prior.shape)) != shape:
-            got = None if prior is None else tuple(prior.shape)
-            raise ValueError(
-                f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}"
-            )
+        if not is_traced(x):
+            self._check_prior(x, prior)
         weight_offset = None if self.weight_offsets is None else self.weight_offsets(x, prior)
         if self.sampling_offsets is None:
             return weight_offset, None, None
         sampling_offset, mask = self.sampling_offsets(x, prior)
         return weight_offset, sampling_offset, mask
 
+    def _check_prior(self, x: Tensor, prior: Tensor | None) -> None:
+        shape = (x.shape[0], self.prior_dim) if self.prior_dim else None
+        got = None if prior is None else tuple(prior.shape)
+        if got != shape:
+            raise ValueError(
+                f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}"
+            )
+
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Return ``x``, ``(B, C, H, W)``, convolved under the prior, ``(B, d)``, as ``(B, O, H', W')``."""
         weight_offset, sampling_offset, mask = self.offsets(x, prior)
-        return contextual_conv2d(
+        y = contextual_conv2d(
             x, self.weight, sampling_offset, weight_offset, mask, self.bias,
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
+        return self.with_norm(y)
 
     def extra_repr(self) -> str:
         """Return what ``nn.Conv2d`` prints, and the width of the prior."""

@@ -1,7 +1,7 @@
 """The Contextual Transformer (CoT) layer: static context from a convolution, dynamic context from attention."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,15 @@ from ctxvision.ops import local_aggregation
 from ctxvision.ops._derivatives import add_in_place, transforms_active
 from ctxvision.ops._geometry import is_channels_last
 
-from ._checks import is_plain, require_odd_kernel, require_positive
+from ._checks import is_plain, refuse_scripting, require_odd_kernel, require_positive
+from ._folding import FoldsNormByUnits
+from ._tracing import is_traced
 
 Context = Literal["full", "static", "dynamic", "linear"]
 SHARE = 8  # channels that share an attention map, interleaved
 
 
-class CoTLayer(nn.Module):
+class CoTLayer(FoldsNormByUnits):
     """Contextual Transformer layer (Li et al., CoTNet, 2021, section 3.2), a drop-in for a 3x3 convolution.
 
     1. static context ``K1 = ReLU(BN(conv k x k))``;
@@ -38,6 +40,8 @@ class CoTLayer(nn.Module):
             and ``K1`` are interleaved channel by channel, and each half of the channels has its own maps.
         context: Choice of the contexts: ``"full"`` fuses both. The ablations of Table 5 are ``"static"`` (only
             ``K1``), ``"dynamic"`` (only ``K2``) and ``"linear"`` (``K1 + K2``).
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
 
     Shape:
         ``(B, C, H, W)`` to ``(B, C, H, W)``.
@@ -52,6 +56,8 @@ class CoTLayer(nn.Module):
         torch.Size([2, 64, 14, 14])
     """
 
+    __prepare_scriptable__ = refuse_scripting
+
     def __init__(
         self,
         channels: int,
@@ -61,8 +67,11 @@ class CoTLayer(nn.Module):
         key_groups: int = 4,
         groups: int = 1,
         context: Context = "full",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         require_positive("CoTLayer", channels=channels, dilation=dilation, key_groups=key_groups, groups=groups)
         require_odd_kernel("CoTLayer", kernel_size)
         if channels % (SHARE * groups) or channels % key_groups:
@@ -73,33 +82,34 @@ class CoTLayer(nn.Module):
         if context not in ("full", "static", "dynamic", "linear"):
             raise ValueError(f"CoTLayer: context must be full, static, dynamic or linear, got {context!r}")
         self.kernel_size, self.dilation, self.groups, self.context = kernel_size, dilation, groups, context
-        self.maps = channels // SHARE
+        self.out_channels, self.maps = channels, channels // SHARE
         taps, same = kernel_size**2, dilation * (kernel_size - 1) // 2
         self.key_embed = nn.Sequential(
-            nn.Conv2d(channels, channels, kernel_size, 1, same, dilation, groups=key_groups, bias=False),
-            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, channels, kernel_size, 1, same, dilation, key_groups, bias=False, **placed),
+            nn.BatchNorm2d(channels, **placed),
             nn.ReLU(inplace=True),
         )
         if context != "static":
             self.embed = nn.Sequential(
-                nn.Conv2d(2 * channels, channels // 2, 1, groups=groups, bias=False),
-                nn.BatchNorm2d(channels // 2),
+                nn.Conv2d(2 * channels, channels // 2, 1, groups=groups, bias=False, **placed),
+                nn.BatchNorm2d(channels // 2, **placed),
                 nn.ReLU(inplace=True),
-                nn.Conv2d(channels // 2, taps * self.maps, 1, groups=groups),
-                nn.GroupNorm(self.maps, taps * self.maps),
+                nn.Conv2d(channels // 2, taps * self.maps, 1, groups=groups, **placed),
+                nn.GroupNorm(self.maps, taps * self.maps, **placed),
             )
             self.conv1x1 = nn.Sequential(
-                nn.Conv2d(channels, channels, 1, groups=groups, bias=False), nn.BatchNorm2d(channels)
+                nn.Conv2d(channels, channels, 1, groups=groups, bias=False, **placed),
+                nn.BatchNorm2d(channels, **placed),
             )
-            self.bn = nn.BatchNorm2d(channels)
+            self.bn = nn.BatchNorm2d(channels, **placed)
             self.act = nn.SiLU(inplace=True)
         if context == "full":
             hidden = max(channels // 2, 32)
             self.se = nn.Sequential(
-                nn.Conv2d(channels, hidden, 1),
-                nn.BatchNorm2d(hidden),
+                nn.Conv2d(channels, hidden, 1, **placed),
+                nn.BatchNorm2d(hidden, **placed),
                 nn.ReLU(inplace=True),
-                nn.Conv2d(hidden, 2 * channels, 1),
+                nn.Conv2d(hidden, 2 * channels, 1, **placed),
             )
 
     def attention(self, x: Tensor, static: Tensor) -> Tensor:
@@ -134,6 +144,9 @@ class CoTLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the fused context, ``(B, C, H, W)``, of features ``x`` of the same shape."""
+        return self.with_norm(self._fused_context(x))
+
+    def _fused_context(self, x: Tensor) -> Tensor:
         static: Tensor = self.key_embed(x)
         if self.context == "static":
             return static
@@ -141,7 +154,8 @@ class CoTLayer(nn.Module):
             return self.dynamic_context(x, static)
         if self.context == "linear":
             return static + self.dynamic_context(x, static)
-        if not torch.is_grad_enabled():
+        # one graph, whatever the mode: `torch.jit.trace` traces with gradients and checks without them
+        if not torch.is_grad_enabled() or torch.jit.is_tracing():
             dynamic = self.dynamic_context(x, static)
             return _blend(static, dynamic, self.fusion(static, dynamic))
         normed = self._normed_dynamic_context(x, static)
@@ -158,12 +172,12 @@ class CoTLayer(nn.Module):
     def _raw_maps(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the attention maps before their GroupNorm, ``(B, k * k * C / 8, H, W)``."""
         first: nn.Conv2d = self.embed[0]  # type: ignore[assignment]
-        if is_plain(first, nn.Conv2d):  # each half by itself: [x, K1] is never put together
+        if is_plain(first, nn.Conv2d) and not is_traced(x):  # each half by itself: [x, K1] is never put together
             weight = first.weight
             halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
             hidden = F.conv2d(x, halves[0], first.bias, groups=self.groups)
             hidden = add_in_place(hidden, F.conv2d(static, halves[1], groups=self.groups))
-        else:  # whoever hooked or replaced the convolution wants it called
+        else:  # whoever traced, hooked or replaced the convolution wants it called
             both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
             hidden = first(both)
         maps: Tensor = self.embed[3](self.embed[2](self.embed[1](hidden)))
@@ -197,7 +211,7 @@ class CoTLayer(nn.Module):
             return local_aggregation(values, maps, dilation=self.dilation, grouping="interleaved")
         # Interleaving stays inside a group of channels: fold the groups into the batch, or where that would copy,
         # pixel by pixel into the width, in which neighbours of the same group are then `groups` apart.
-        if not is_channels_last(values):
+        if is_traced(values) or not is_channels_last(values):
             values, maps = (t.unflatten(1, (self.groups, -1)).flatten(0, 1) for t in (values, maps))
             aggregated = local_aggregation(values, maps, dilation=self.dilation, grouping="interleaved")
             result: Tensor = aggregated.unflatten(0, (-1, self.groups)).flatten(1, 2)
@@ -219,13 +233,14 @@ def _groups_into_width(x: Tensor, groups: int) -> Tensor:
 def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """Call a cheap function and store nothing inside it: the backward pass computes it again.
 
-    Transforms of `torch.func` do not allow that.
+    Transforms of `torch.func` do not allow that, and a graph that is traced has no use for it.
 
     Raises:
         RuntimeError: In the backward pass, if one of the tensors was changed in place since, as torch does.
     """
     # a compiler decides that itself
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or transforms_active():
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_traced(tensors[0])
+    if not torch.is_grad_enabled() or traced or transforms_active():
         return function(*tensors)
     versions = [tensor._version for tensor in tensors]
 

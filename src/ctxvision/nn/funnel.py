@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ._checks import NormKind, refuse_scripting
+from ._tracing import leaf
 from .class_context import ClassContext, ClassStep, class_counts
 
 ClassSelection = Literal["reduce", "rerank"]
@@ -25,6 +27,29 @@ class ContextualOutput(NamedTuple):
     """τ, a scalar."""
 
 
+class ClassEmbedding(nn.Embedding):
+    """One embedding per class, the classifier of a contextual network.
+
+    A classifier in timm has a bias, which its training script scales. Here that is one of no elements.
+
+    Args:
+        num_classes: Number of classes.
+        dim: Width ``d`` of the embeddings.
+        **placed: ``device`` and ``dtype`` of the parameters.
+    """
+
+    bias: Tensor
+
+    def __init__(self, num_classes: int, dim: int, **placed: Any) -> None:
+        super().__init__(num_classes, dim, **placed)
+        self.register_buffer("bias", torch.empty(0, **placed), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Draw new embeddings of about unit length, by as many random numbers as before there was this class."""
+        super().reset_parameters()
+        nn.init.normal_(self.weight, std=self.embedding_dim**-0.5)
+
+
 class ClassFunnel(nn.Module):
     """The one class-embedding table of a network, its temperature, and a `ClassContext` per contextual stage.
 
@@ -39,11 +64,17 @@ class ClassFunnel(nn.Module):
         hidden: Width inside the projection of each contextual stage, by stage number.
         head_hidden: Width inside the projection of the head.
         merge_hidden: Width inside the merging.
+        prior_dims: Width of the prior of each contextual stage, by stage number; ``None`` for ``dim``.
+        norm: Norm of the projections, ``"layer"`` or ``"batch"``.
         ratios: Shares of ``num_classes`` that stages 1 to 4 consider.
         selection: Choice of the classes that a step considers: ``"reduce"`` narrows the classes step by step (the
             paper); ``"rerank"`` lets every step choose among all of them again (the authors' released code, which
             calls it more stable).
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(
         self,
@@ -55,24 +86,38 @@ class ClassFunnel(nn.Module):
         hidden: Mapping[int, int],
         head_hidden: int,
         merge_hidden: int,
+        prior_dims: Mapping[int, int] | None = None,
+        norm: NormKind = "layer",
         ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05),
         selection: ClassSelection = "reduce",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         if selection not in ("reduce", "rerank"):
             raise ValueError(f"selection must be 'reduce' or 'rerank', got {selection!r}")
         class_counts(num_classes, ratios)  # refuses ratios that do not fit
         self.ratios, self.selection = tuple(ratios), selection
-        self.embedding = nn.Embedding(num_classes, dim)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.embedding = ClassEmbedding(num_classes, dim, **placed)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07), **placed))
         self.steps = nn.ModuleDict(
             {
-                str(stage): ClassContext(width, dim=dim, hidden=hidden[stage], merge_hidden=merge_hidden)
+                str(stage): ClassContext(
+                    width,
+                    dim=dim,
+                    hidden=hidden[stage],
+                    merge_hidden=merge_hidden,
+                    prior_dim=None if prior_dims is None else prior_dims[stage],
+                    norm=norm,
+                    **placed,
+                )
                 for stage, width in channels.items()
             }
         )
-        self.head: ClassContext | None = ClassContext(head_channels, dim=dim, hidden=head_hidden)
-        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        self.head: ClassContext | None = ClassContext(
+            head_channels, dim=dim, hidden=head_hidden, norm=norm, **placed
+        )
 
     @property
     def num_classes(self) -> int:
@@ -85,15 +130,12 @@ class ClassFunnel(nn.Module):
 
         The bound lets the gradient through, as CLIP's does: τ can rise again after it was reached.
         """
-        scale = self.logit_scale.to(torch.promote_types(self.logit_scale.dtype, torch.float32))
-        bounded = scale.clamp(max=math.log(1 / 0.01))
-        return torch.exp(-(scale + (bounded - scale).detach()))
+        return _temperature(self.logit_scale)
 
     def reset(self, num_classes: int) -> None:
         """Start over with new embeddings for ``num_classes`` classes; everything else stays."""
         old = self.embedding.weight
-        self.embedding = nn.Embedding(num_classes, old.shape[1], device=old.device, dtype=old.dtype)
-        nn.init.normal_(self.embedding.weight, std=old.shape[1] ** -0.5)
+        self.embedding = ClassEmbedding(num_classes, old.shape[1], device=old.device, dtype=old.dtype)
 
     def remove_head(self) -> None:
         """Keep only what features depend on: no head, and nothing that learns by the scores alone."""
@@ -101,6 +143,15 @@ class ClassFunnel(nn.Module):
         self.logit_scale.requires_grad_(False)
         for step in self.steps.values():
             step.projection.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` as it is.
+
+        A network that is rebuilt from its children, as torchvision's ``IntermediateLayerGetter`` does, calls them
+        one after the other. The funnel is the first, so that it belongs to the new network; it works within the
+        stages.
+        """
+        return x
 
     def narrow(
         self, stage: int, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]
@@ -138,7 +189,7 @@ class ClassFunnel(nn.Module):
             raise ValueError("the head of this funnel was removed")
         classes = self._considered(steps)
         scores = self.head.scores(x, self.embedding.weight)
-        everything = torch.arange(self.num_classes, device=x.device).expand(x.shape[0], -1)
+        everything = _all_classes(scores)
         scored = [(everything if c is None else c, step.scores) for c, step in steps]
         scored.append((everything, scores) if classes is None else (classes, scores.gather(1, classes)))
         sets, all_scores = tuple(c for c, _ in scored), tuple(s for _, s in scored)
@@ -148,6 +199,19 @@ class ClassFunnel(nn.Module):
 
     def _considered(self, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> Tensor | None:
         return steps[-1][1].kept if steps and self.selection == "reduce" else None
+
+
+@leaf
+def _temperature(logit_scale: Tensor) -> Tensor:
+    scale = logit_scale.to(torch.promote_types(logit_scale.dtype, torch.float32))
+    bounded = scale.clamp(max=math.log(1 / 0.01))
+    return torch.exp(-(scale + (bounded - scale).detach()))
+
+
+@leaf
+def _all_classes(scores: Tensor) -> Tensor:
+    """Return the numbers of all classes for each sample, ``(B, N)``, of the scores of all, ``(B, N)``."""
+    return torch.arange(scores.shape[1], device=scores.device).expand(scores.shape[0], -1)
 
 
 def _compose(

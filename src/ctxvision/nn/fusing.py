@@ -31,7 +31,8 @@ def fuse(model: Model, example: Tensor | None = None) -> Model:
 
     Not folded, because nothing linear with a weight of its own stands before them: the norm after a local
     aggregation (one in each CoT layer, ``bn2`` of RedNet's blocks and one in its stem) and after a contextual
-    convolution, whose kernel offsets are shared by the output channels.
+    convolution, whose kernel offsets are shared by the output channels. Nor is the norm in its generator of
+    sampling offsets, before which the prior's part is added.
 
     Args:
         model: Network that takes one tensor of images, ``(B, C, H, W)``, in any mode; it is not changed.

@@ -1,13 +1,17 @@
 """Involution: a convolution whose kernel depends on the position and is shared by the channels of a group."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from ctxvision.ops import local_aggregation
 
-from ._checks import require_odd_kernel, require_positive
+from ._checks import refuse_scripting, require_odd_kernel, require_positive
+from ._folding import FoldsNormByUnits
 
 
-class Involution2d(nn.Module):
+class Involution2d(FoldsNormByUnits):
     """Generate a kernel at each position from the features there, and aggregate with it.
 
     Source: Li et al., Involution, CVPR 2021. Every output position gets its own ``k x k`` kernel per group
@@ -25,6 +29,8 @@ class Involution2d(nn.Module):
         dilation: Distance between taps, in pixels.
         group_channels: Number of channels that share a kernel.
         reduction: Factor by which the kernel generator reduces the number of channels.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
 
     Shape:
         ``(B, C, H, W)`` to ``(B, C, ceil(H / stride), ceil(W / stride))``.
@@ -39,6 +45,8 @@ class Involution2d(nn.Module):
         torch.Size([2, 64, 8, 8])
     """
 
+    __prepare_scriptable__ = refuse_scripting
+
     def __init__(
         self,
         channels: int,
@@ -48,8 +56,11 @@ class Involution2d(nn.Module):
         dilation: int = 1,
         group_channels: int = 16,
         reduction: int = 4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         require_positive(
             "Involution2d", channels=channels, stride=stride, dilation=dilation, group_channels=group_channels,
             reduction=reduction,
@@ -61,13 +72,15 @@ class Involution2d(nn.Module):
                 f"and of reduction {reduction}"
             )
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
-        self.groups = channels // group_channels
+        self.out_channels, self.groups = channels, channels // group_channels
         hidden = channels // reduction
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         self.reduce = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)
+            nn.Conv2d(channels, hidden, 1, bias=False, **placed),
+            nn.BatchNorm2d(hidden, **placed),
+            nn.ReLU(inplace=True),
         )
-        self.span = nn.Conv2d(hidden, kernel_size**2 * self.groups, 1)
+        self.span = nn.Conv2d(hidden, kernel_size**2 * self.groups, 1, **placed)
 
     def kernels(self, x: Tensor) -> Tensor:
         """Return the generated kernels, ``(B, G, k * k, H', W')``, of features ``x``, ``(B, C, H, W)``."""
@@ -76,4 +89,5 @@ class Involution2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x``, ``(B, C, H, W)``, aggregated with its own kernels, ``(B, C, H', W')``."""
-        return local_aggregation(x, self.kernels(x), stride=self.stride, dilation=self.dilation)
+        y = local_aggregation(x, self.kernels(x), stride=self.stride, dilation=self.dilation)
+        return self.with_norm(y)

@@ -1,12 +1,16 @@
 """Split attention of radix 1: a convolution whose output channels are weighed by what the image holds."""
 
+from typing import Any
+
+import torch
 from timm.layers import make_divisible
 from torch import Tensor, nn
 
-from ._checks import require_odd_kernel, require_positive
+from ._checks import refuse_scripting, require_odd_kernel, require_positive
+from ._folding import FoldsNormByUnits
 
 
-class SplitAttention2d(nn.Module):
+class SplitAttention2d(FoldsNormByUnits):
     """``conv k x k -> BN -> SiLU``, times a gate per image and channel.
 
     The gate is ``GAP -> conv1x1 -> BN -> SiLU -> conv1x1 -> sigmoid``. Source: Zhang et al., ResNeSt, 2020, with
@@ -20,6 +24,8 @@ class SplitAttention2d(nn.Module):
         stride: Stride of the convolution, in pixels.
         dilation: Distance between the convolution's taps, in pixels.
         groups: Number of groups of all three convolutions.
+        device: Device of the parameters and buffers, as for torch's own layers.
+        dtype: Floating-point type of the parameters and buffers, as for torch's own layers.
 
     Shape:
         ``(B, C, H, W)`` to ``(B, C, ceil(H / stride), ceil(W / stride))``.
@@ -34,10 +40,21 @@ class SplitAttention2d(nn.Module):
         torch.Size([2, 64, 8, 8])
     """
 
+    __prepare_scriptable__ = refuse_scripting
+
     def __init__(
-        self, channels: int, *, kernel_size: int = 3, stride: int = 1, dilation: int = 1, groups: int = 1
+        self,
+        channels: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
         require_positive("SplitAttention2d", channels=channels, stride=stride, dilation=dilation, groups=groups)
         require_odd_kernel("SplitAttention2d", kernel_size)
         hidden = make_divisible(channels * 0.25, divisor=8, min_value=32)
@@ -45,17 +62,20 @@ class SplitAttention2d(nn.Module):
             raise ValueError(
                 f"SplitAttention2d: channels {channels} and {hidden} must be multiples of groups {groups}"
             )
+        self.out_channels = channels
         same = dilation * (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(channels, channels, kernel_size, stride, same, dilation, groups, bias=False)
-        self.bn0 = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(
+            channels, channels, kernel_size, stride, same, dilation, groups, bias=False, **placed
+        )
+        self.bn0 = nn.BatchNorm2d(channels, **placed)
         self.act0 = nn.SiLU(inplace=True)
-        self.fc1 = nn.Conv2d(channels, hidden, 1, groups=groups)
-        self.bn1 = nn.BatchNorm2d(hidden)
+        self.fc1 = nn.Conv2d(channels, hidden, 1, groups=groups, **placed)
+        self.bn1 = nn.BatchNorm2d(hidden, **placed)
         self.act1 = nn.SiLU(inplace=True)
-        self.fc2 = nn.Conv2d(hidden, channels, 1, groups=groups)
+        self.fc2 = nn.Conv2d(hidden, channels, 1, groups=groups, **placed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated features, ``(B, C, ceil(H / stride), ceil(W / stride))``, of ``(B, C, H, W)``."""
         x = self.act0(self.bn0(self.conv(x)))
         gate: Tensor = self.fc2(self.act1(self.bn1(self.fc1(x.mean((2, 3), keepdim=True)))))
-        return x * gate.sigmoid()
+        return self.with_norm(x * gate.sigmoid())

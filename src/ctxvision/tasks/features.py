@@ -12,6 +12,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from ctxvision.checkpoints import WarmStartReport, warm_start
 from ctxvision.checkpoints.sources import Source
+from ctxvision.models import ContextualNet
 from ctxvision.nn import Involution2d
 
 from .error import TaskError
@@ -135,6 +136,9 @@ class FeatureBackbone(nn.Module):
         Raises:
             TaskError: A tensor is absent or of another shape; the backbone is unchanged.
         """
+        network = getattr(self.body, "model", self.body)
+        if isinstance(network, ContextualNet):
+            network.adopt_design(weights)
         sources: dict[str, Tensor] = {}
         for name, own in self.body.state_dict().items():
             # what timm's feature networks call it, and what the whole network may
