@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from ctxvision.inference.exported import ExportError
+from ctxvision.nn import fuse
 from ctxvision.ops import keep_operators
 
 from .pooling import adaptive_avg_pool2d
@@ -68,7 +69,7 @@ def trace(
     Raises:
         ExportError: The network cannot be traced so.
     """
-    network = copy.deepcopy(network).eval()
+    network = _prepared(network, example)
     try:
         with torch.no_grad(), keep_operators() if keep else contextlib.nullcontext(), _Replacing():
             program = torch.export.export(network, example, dynamic_shapes=dimensions)
@@ -76,6 +77,14 @@ def trace(
         freedom = " for any size" if any(d and {2, 3} & d.keys() for d in dimensions) else ""
         raise ExportError(f"torch cannot export this network{freedom}: {_first_line(error)}") from error
     return program
+
+
+def _prepared(network: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+    """Return a copy in evaluation mode, with BatchNorm folded into the layers before where it is known how."""
+    if len(example) == 1:
+        with contextlib.suppress(ValueError):
+            return fuse(network, example[0])
+    return copy.deepcopy(network).eval()
 
 
 class _Replacing(TorchFunctionMode):

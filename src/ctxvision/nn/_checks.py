@@ -1,5 +1,7 @@
 """What constructors of layers refuse, and when a layer may be computed by its weights alone."""
 
+from typing import NoReturn
+
 from torch import Tensor, nn
 
 from ctxvision.ops._exporting import standard_operators
@@ -39,3 +41,15 @@ def is_plain(layer: nn.Module, kind: type[nn.Module], *inputs: Tensor) -> bool:
 def is_symbolic(*tensors: Tensor) -> bool:
     """Whether these are what `torch.fx` puts in place of tensors: nothing about them can be asked."""
     return not all(isinstance(tensor, Tensor) for tensor in tensors)
+
+
+def refuse_script(layer: nn.Module) -> NoReturn:
+    """Say what to do in place of `torch.jit.script`, which calls this as a module's ``__prepare_scriptable__``.
+
+    Raises:
+        RuntimeError: Always.
+    """
+    raise RuntimeError(
+        f"torch.jit.script cannot compile {type(layer).__name__} of ctxvision; torch.jit.trace(model.eval(), images) "
+        "makes a TorchScript file of standard operators, and torch.export.export a graph"
+    )

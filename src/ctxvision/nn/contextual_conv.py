@@ -9,7 +9,7 @@ from ctxvision.ops import contextual_conv2d
 from ctxvision.ops._derivatives import add_in_place
 from ctxvision.ops._exporting import sizes_as_numbers
 
-from ._checks import is_symbolic, require_positive
+from ._checks import is_symbolic, refuse_script, require_positive
 
 
 class WeightOffsets(nn.Module):
@@ -130,6 +130,8 @@ class ContextualConv2d(nn.Module):
         >>> conv(torch.randn(2, 32, 14, 14), torch.randn(2, 16)).shape
         torch.Size([2, 32, 14, 14])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from ctxvision.ops._derivatives import add_in_place, transforms_active
 from ctxvision.ops._exporting import standard_operators
 from ctxvision.ops._geometry import is_channels_last
 
-from ._checks import is_plain, is_symbolic, require_odd_kernel, require_positive
+from ._checks import is_plain, is_symbolic, refuse_script, require_odd_kernel, require_positive
 
 Context = Literal["full", "static", "dynamic", "linear"]
 SHARE = 8  # channels that share an attention map, interleaved
@@ -52,6 +52,8 @@ class CoTLayer(nn.Module):
         >>> CoTLayer(64)(torch.randn(2, 64, 14, 14)).shape
         torch.Size([2, 64, 14, 14])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
