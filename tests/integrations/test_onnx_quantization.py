@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from _networks import EVERY_LAYER, lively
 from ctxvision.export import Metadata, export_onnx
@@ -53,7 +52,11 @@ def test_layers_have_constant_weights(exported):
 
 def test_static(exported, tmp_path):
     quantization.quantize_static(
-        exported, tmp_path / "int8.onnx", Reader(), per_channel=True, op_types_to_quantize=["Conv", "MatMul", "Gemm"]
+        exported,
+        tmp_path / "int8.onnx",
+        Reader(),
+        per_channel=True,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
     )
     assert left_as_floats(tmp_path / "int8.onnx") == 0
 

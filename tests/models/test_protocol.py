@@ -267,7 +267,10 @@ def test_torch_jit_trace():  # torch.compile and torch.export: test_compile.py
         x = images(model)
         with torch.no_grad():
             expected = model(x)
-            torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)
+            traced = torch.jit.trace(model, x, check_trace=False)(x)
+            torch.testing.assert_close(
+                traced, expected, rtol=1e-4, atol=1e-5
+            )  # standard operators round otherwise
 
 
 @pytest.mark.parametrize("name", RESIDUAL)

@@ -26,7 +26,7 @@ def export_program(
 
     Args:
         network: Network that takes images (B, C, H, W); it is not changed.
-        example: Images as the network takes them, (B, C, H, W). What is traced with is larger where the graph would
+        example: Images as the network takes them, (B, C, H, W). Larger ones are traced with where the graph would
             else be one for a single image, or for maps of one pixel.
         dynamic_batch: Whether the graph takes any number of images.
         dynamic_size: Whether the graph takes any height and width that the network takes.

@@ -24,7 +24,7 @@ def require_odd_kernel(layer: str, kernel_size: int) -> None:
 def is_plain(layer: nn.Module, kind: type[nn.Module], *inputs: Tensor) -> bool:
     """Whether calling ``layer`` does what ``kind`` does and nothing else: no subclass, no wrapper, no hook.
 
-    A layer with a weight is not plain while a graph is recorded for others, in which tools look for whole layers with
+    A layer with a weight is not plain while a graph is recorded for others, whose tools look for whole layers with
     constant weights, nor if the weight is of a class of its own, as torchao's quantised ones are.
     """
     if is_symbolic(*inputs):
@@ -50,6 +50,6 @@ def refuse_script(layer: nn.Module) -> NoReturn:
         RuntimeError: Always.
     """
     raise RuntimeError(
-        f"torch.jit.script cannot compile {type(layer).__name__} of ctxvision; torch.jit.trace(model.eval(), images) "
-        "makes a TorchScript file of standard operators, and torch.export.export a graph"
+        f"torch.jit.script cannot compile {type(layer).__name__} of ctxvision; torch.jit.trace(model.eval(), "
+        "images) makes a TorchScript file of standard operators, and torch.export.export a graph"
     )

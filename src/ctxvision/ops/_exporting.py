@@ -12,8 +12,8 @@ _kept = False  # one for the process, as torch's own flags of its exporters are
 def keep_operators() -> Iterator[None]:
     """Let `torch.export` keep the operators of this library in its graphs, until the block ends.
 
-    A graph that runs in torch, with this library or through AOTInductor, is faster with them. Without this, exporters
-    and `torch.jit.trace` record standard operators, so that their files need nothing of this library.
+    A graph that runs in torch, with this library or through AOTInductor, is faster with them. Without this,
+    exporters and `torch.jit.trace` record standard operators, so that their files need nothing of this library.
 
     Example:
         >>> import torch
@@ -42,7 +42,7 @@ def standard_operators() -> bool:
 
 @contextmanager
 def sizes_as_numbers() -> Iterator[None]:
-    """Give sizes as numbers, also while `torch.jit.trace` records, which makes tensors of them, until the block ends."""
+    """Give sizes as numbers until the block ends; while it records, `torch.jit.trace` makes tensors of them."""
     state = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)  # type: ignore[arg-type]
     try:

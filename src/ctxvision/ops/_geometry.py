@@ -57,7 +57,7 @@ def too_wide(size: Sequence[int], padding: Sequence[int]) -> str | None:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether ``x`` is laid out channels-last and is not plainly contiguous as well; `torch.fx`'s proxies are not."""
+    """Whether ``x`` is laid out channels-last and is not plainly contiguous as well; no proxy of `torch.fx` is."""
     if not isinstance(x, Tensor):
         return False
     if transforms_active():  # `torch.vmap` cannot be asked for any other layout than the plain one

@@ -13,8 +13,8 @@ from ctxvision.ops._exporting import sizes_as_numbers
 
 from .checks import kernel_side
 
-# A banded matrix multiplies every pixel of a row with every output of it. Where rows are at most so many times as wide
-# as a kernel that is not small, ONNX Runtime and OpenVINO do that faster than k² products and sums.
+# A banded matrix multiplies every pixel of a row with every output of it. Where rows are at most so many times as
+# wide as a kernel that is not small, ONNX Runtime and OpenVINO do that faster than k² products and sums.
 _WIDEST = 3
 _SMALL = 3
 
@@ -58,7 +58,9 @@ def sum_of_shifts(
     """
     total: Tensor | None = None
     for v in range(kernel[1]):
-        shifted = padded[..., :, _reads(v, kernel[1], stride[1], dilation[1])]  # rows of it lie one behind the other
+        shifted = padded[
+            ..., :, _reads(v, kernel[1], stride[1], dilation[1])
+        ]  # rows of it lie one behind the other
         column: Tensor | None = None
         for u in range(kernel[0]):
             term = shifted[..., _reads(u, kernel[0], stride[0], dilation[0]), :] * maps[u * kernel[1] + v]
@@ -79,8 +81,8 @@ def _banded(
 ) -> Tensor:
     """Return the sums, (B, C / G, G, H', W') or (B, G, C / G, H', W'), one matrix product for each row and group.
 
-    The product of the k rows that an output row reads, (k · w, C / G), with a matrix (W', k · w) whose row j holds the
-    kernels of output j, moved by j strides.
+    The product of a matrix (W', k · w), whose row j holds the kernels of output j moved by j strides, with the k
+    rows that an output row reads, (k · w, C / G).
     """
     columns = int(weight.shape[4])
     span = dilation[1] * (kernel - 1) + 1

@@ -26,7 +26,7 @@ def contextual_conv(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """Return what `ctxvision.ops.contextual_conv2d` returns, (B, O, H', W'), for arguments that have been checked."""
+    """Return what `ctxvision.ops.contextual_conv2d` returns, (B, O, H', W'); the arguments have been checked."""
     with sizes_as_numbers():
         channels, made, kernel = int(x.shape[1]), int(weight.shape[0]), tuple(int(n) for n in weight.shape[2:])
     if sampling_offset is None and mask is None:
@@ -60,43 +60,45 @@ def _sampled(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """Return the convolution of what the taps sample, one tap after the other, or, unless depthwise, one row of them.
+    """Return the convolution of what the taps sample: tap by tap, or unless depthwise, a row of taps at once.
 
     A sample is a product (1, 4) x (4, C) of interpolation coefficients with four rows of a table of pixels.
     """
     with sizes_as_numbers():
         (kernel_rows, kernel_columns), made = (int(n) for n in weight.shape[2:]), int(weight.shape[0])
-        depthwise = made == groups == int(x.shape[1])
+        taps, shared, own = kernel_rows * kernel_columns, int(weight.shape[1]), made // groups
     table = F.pad(x, (2, 2, 2, 2)).permute(0, 2, 3, 1).flatten(0, 2)  # two pixels of zeros around each image
     indices, coefficients = _corners(
-        x.shape[0], x.shape[2:], sampling_offset, mask, weight.shape[2:], stride, padding, dilation
+        x.shape[0], x.shape[2:], sampling_offset, mask, (kernel_rows, kernel_columns), stride, padding, dilation
     )
     coefficients = coefficients.to(x.dtype)
-    kernels = weight.unflatten(0, (groups, made // groups)).permute(0, 3, 4, 2, 1)  # (G, k_h, k_w, C / G, O / G)
-    if weight_offset is not None:
-        bends = weight_offset.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2).unsqueeze(-1)
-        kernels = kernels + bends  # (B, G, k_h, k_w, C / G, O / G)
     total: Tensor | None = None
-    if depthwise:
-        by_tap = kernels.flatten(-4, -3).squeeze(-1).unsqueeze(-3)  # ([B,] C, 1, K, 1)
-        by_tap = by_tap.transpose(-1, -4)  # ([B,] 1, 1, K, C)
-        places, shares = indices.unbind(3), coefficients.unbind(3)
-        for place, share, kernel in zip(places, shares, by_tap.unbind(-2), strict=True):
+    if shared == own == 1:  # depthwise
+        kernels = weight[:, 0] if weight_offset is None else weight[:, 0] + weight_offset
+        kernels = kernels.reshape(-1, groups, taps).transpose(1, 2)[:, None, None]  # (B or 1, 1, 1, K, C)
+        for place, share, kernel in zip(indices.unbind(3), coefficients.unbind(3), kernels.unbind(3), strict=True):
             part = (share @ F.embedding(place, table)) * kernel.unsqueeze(-2)  # (B, H', W', 1, C)
             total = part if total is None else total + part
         assert total is not None  # a kernel has at least one tap
         y = total.squeeze(-2).permute(0, 3, 1, 2)
     else:
+        read = kernel_columns * shared
+        kernels = weight.reshape(groups, own, shared, taps).permute(0, 3, 2, 1)  # (G, K, C / G, O / G)
+        if weight_offset is not None:
+            bends = weight_offset.reshape(-1, groups, shared, taps).transpose(2, 3).unsqueeze(-1)
+            kernels = kernels + bends  # (B, G, K, C / G, O / G)
+        kernels = kernels.reshape(-1, groups, kernel_rows, read, own)
         for u in range(kernel_rows):
             row = slice(u * kernel_columns, (u + 1) * kernel_columns)
-            samples = (coefficients[:, :, :, row] @ F.embedding(indices[:, :, :, row], table)).squeeze(-2)
-            samples = samples.unflatten(-1, (groups, -1)).movedim(-2, 1)  # (B, G, H', W', k_w, C / G)
+            samples = coefficients[:, :, :, row] @ F.embedding(
+                indices[:, :, :, row], table
+            )  # (B, H', W', k_w, 1, C)
+            samples = samples.reshape(x.shape[0], -1, kernel_columns, groups, shared).permute(0, 3, 1, 2, 4)
             # of each group a matrix (H' W', k_w C / G) times its kernels
-            part = samples.flatten(2, 3).flatten(-2) @ kernels[..., u, :, :, :].flatten(-3, -2)
+            part = samples.reshape(x.shape[0], groups, -1, read) @ kernels[:, :, u]
             total = part if total is None else total + part
         assert total is not None
-        y = total.transpose(-1, -2).flatten(1, 2)  # (B, O, H' W')
-        y = y.reshape(-1, made, *sampling_offset.shape[2:])
+        y = total.transpose(2, 3).reshape(-1, made, *sampling_offset.shape[2:])
     return y if bias is None else y + bias[:, None, None]
 
 
@@ -110,12 +112,12 @@ def _corners(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return of each sample the four rows of the table, and their coefficients, (B, H', W', K, 4) and (…, K, 1, 4)."""
+    """Return each sample's four rows of the table, (B, H', W', K, 4), and their shares, (B, H', W', K, 1, 4)."""
     like = {"dtype": accumulation_dtype(sampling_offset.dtype), "device": sampling_offset.device}
     rows, columns = sampling_offset.shape[2:]
     with sizes_as_numbers():
-        taps = torch.arange(int(kernel[0]) * int(kernel[1]), device=sampling_offset.device)
-        down, right = taps // int(kernel[1]) * dilation[0], taps % int(kernel[1]) * dilation[1]
+        taps = torch.arange(kernel[0] * kernel[1], device=sampling_offset.device)
+        down, right = taps // kernel[1] * dilation[0], taps % kernel[1] * dilation[1]
     offsets = sampling_offset.to(like["dtype"]).permute(0, 2, 3, 1).unflatten(3, (-1, 2))  # (B, H', W', K, 2)
     y0 = (torch.arange(rows, **like) * stride[0] - padding[0])[:, None, None] + down
     x0 = (torch.arange(columns, **like) * stride[1] - padding[1])[:, None] + right
