@@ -7,7 +7,7 @@ from _networks import EVERY_LAYER, lively
 from ctxvision.export import Metadata, export_onnx
 
 quantization = pytest.importorskip("onnxruntime.quantization")
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SIZE = 64
 

@@ -7,7 +7,7 @@ import torch
 from _networks import EVERY_LAYER, lively
 
 openvino = pytest.importorskip("openvino")
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 NETWORKS = ["cotnet_micro", "cotnext50_2x48d", "rednet_micro", "contextual_convnext_micro", "contextual_resnet50"]
 

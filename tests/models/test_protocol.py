@@ -268,9 +268,8 @@ def test_torch_jit_trace():  # torch.compile and torch.export: test_compile.py
         with torch.no_grad():
             expected = model(x)
             traced = torch.jit.trace(model, x, check_trace=False)(x)
-            torch.testing.assert_close(
-                traced, expected, rtol=1e-4, atol=1e-5
-            )  # standard operators round otherwise
+            # standard operators round otherwise
+            torch.testing.assert_close(traced, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", RESIDUAL)

@@ -15,6 +15,10 @@ from ctxvision.ops._geometry import AUTOCAST_DEVICES
 
 from ._checks import require_positive
 
+# `torch.fx` records one call of each of these: what they ask about tensors it cannot answer.
+for _name in ("_pooled", "_cosines", "_mean_of_rows", "_places_of_best", "every_class"):
+    torch.fx.wrap(_name)
+
 
 def class_counts(num_classes: int, ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.05)) -> tuple[int, ...]:
     """Return how many classes each stage considers, ``N_1 ... N_4``.
@@ -136,15 +140,10 @@ class ClassContext(nn.Module):
         return ClassStep(scores, kept, self.prior(kept, embeddings))
 
 
-# `torch.fx` records one call of each of these: what they ask about tensors it cannot answer.
-
-
-@torch.fx.wrap
 def _pooled(x: Tensor) -> Tensor:
     return x.mean((2, 3)) if x.dim() == 4 else x
 
 
-@torch.fx.wrap
 def _cosines(features: Tensor, embeddings: Tensor) -> Tensor:
     with _without_autocast(features.device.type):
         precise = torch.promote_types(embeddings.dtype, torch.float32)
@@ -152,7 +151,6 @@ def _cosines(features: Tensor, embeddings: Tensor) -> Tensor:
         return F.normalize(features, dim=1) @ F.normalize(embeddings, dim=1).T
 
 
-@torch.fx.wrap
 def _mean_of_rows(table: Tensor, rows: Tensor) -> Tensor:
     """Return the mean of the rows (B, n) of a table (N, d) of each sample, (B, d)."""
     with sizes_as_numbers():
@@ -160,7 +158,6 @@ def _mean_of_rows(table: Tensor, rows: Tensor) -> Tensor:
     return table.new_zeros(rows.shape[0], table.shape[0]).scatter(1, rows, share) @ table
 
 
-@torch.fx.wrap
 def _places_of_best(scores: Tensor, keep: int) -> Tensor:
     with sizes_as_numbers():
         considered = int(scores.shape[1])
@@ -169,7 +166,6 @@ def _places_of_best(scores: Tensor, keep: int) -> Tensor:
     return scores.topk(keep, dim=1).indices
 
 
-@torch.fx.wrap
 def every_class(count: int, like: Tensor) -> Tensor:
     """Return the numbers of all classes for each sample of a batch, (B, count) int64."""
     # len() would fix the batch of an exported graph

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .class_context import ClassContext, ClassStep, class_counts, every_class
 
 torch.fx.wrap("every_class")
+torch.fx.wrap("_temperature")
 
 ClassSelection = Literal["reduce", "rerank"]
 
@@ -151,7 +152,6 @@ class ClassFunnel(nn.Module):
         return steps[-1][1].kept if steps and self.selection == "reduce" else None
 
 
-@torch.fx.wrap
 def _temperature(scale: Tensor) -> Tensor:
     scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
     bounded = scale.clamp(max=math.log(1 / 0.01))

@@ -1,6 +1,6 @@
 """Local aggregation: every position sums its neighbours with weights of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -73,7 +73,7 @@ def local_aggregation(
             geometry = _geometry(x, weight, stride, padding, dilation)
     else:
         geometry = _geometry(x, weight, stride, padding, dilation)
-    compute = portable.aggregate if standard_operators() else aggregate
+    compute: Callable[..., Tensor] = portable.aggregate if standard_operators() else aggregate
     result: Tensor = compute(x, weight, *geometry, grouping == "interleaved")
     return result
 

@@ -4,6 +4,7 @@ Layouts: x (B, C, H, W), sampling offsets (B, 2 · k_h · k_w, H', W'), y (B, O,
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +114,7 @@ def _corners(
     dilation: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Return each sample's four rows of the table, (B, H', W', K, 4), and their shares, (B, H', W', K, 1, 4)."""
-    like = {"dtype": accumulation_dtype(sampling_offset.dtype), "device": sampling_offset.device}
+    like: dict[str, Any] = {"dtype": accumulation_dtype(sampling_offset.dtype), "device": sampling_offset.device}
     rows, columns = sampling_offset.shape[2:]
     with sizes_as_numbers():
         taps = torch.arange(kernel[0] * kernel[1], device=sampling_offset.device)
