@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -43,9 +44,10 @@ def standard_operators() -> bool:
 @contextmanager
 def sizes_as_numbers() -> Iterator[None]:
     """Give sizes as numbers until the block ends; while it records, `torch.jit.trace` makes tensors of them."""
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    tracer: Any = torch._C  # its type stubs lack the second function
+    state = tracer._get_tracing_state()
+    tracer._set_tracing_state(None)
     try:
         yield
     finally:
-        torch._C._set_tracing_state(state)
+        tracer._set_tracing_state(state)

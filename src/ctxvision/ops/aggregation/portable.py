@@ -97,4 +97,5 @@ def _banded(
     # in rows that are a stride too long, row j + 1 begins a stride further right than row j
     band = F.pad(F.pad(taps, (0, width - span)).flatten(-2), (0, stride[1])).flatten(-2)
     band = band[..., : columns * kernel * width].unflatten(-1, (columns, kernel * width))
-    return (band @ images).permute((0, 4, 1, 2, 3) if interleaved else (0, 1, 4, 2, 3))
+    sums: Tensor = (band @ images).permute((0, 4, 1, 2, 3) if interleaved else (0, 1, 4, 2, 3))
+    return sums

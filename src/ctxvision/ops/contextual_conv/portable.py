@@ -42,7 +42,8 @@ def contextual_conv(
             return y + bent
         # one map of each group, for all of its output channels
         bent = bent.unflatten(1, (groups, channels // groups)).sum(2, keepdim=True)
-        return (y.unflatten(1, (groups, made // groups)) + bent).flatten(1, 2)
+        y = y.unflatten(1, (groups, made // groups)) + bent
+        return torch.flatten(y, 1, 2)
     if sampling_offset is None:
         assert mask is not None
         sampling_offset = torch.zeros_like(torch.cat([mask, mask], 1))
