@@ -6,6 +6,7 @@ import torch
 
 from _networks import kinds, shorter
 from ctxvision.models import contextual, cotnet, rednet
+from ctxvision.ops import keep_operators
 
 ALL = [name for family in (cotnet, rednet, contextual) for name in family.default_cfgs]
 MICRO = [name for name in ALL if name.endswith("micro")]
@@ -60,7 +61,7 @@ def test_one_graph_serves_all_batches_and_sizes(name):
 @pytest.mark.parametrize("name", DISTINCT)
 def test_exported_networks_take_any_batch(name):
     model = network(name)
-    with torch.no_grad():
+    with torch.no_grad(), keep_operators():  # standard ones, which round otherwise: tests/export
         exported = torch.export.export(model, (images(2, 64),), dynamic_shapes=({0: torch.export.Dim("batch")},))
         for x in (images(2, 64), images(3, 64)):
             torch.testing.assert_close(exported.module()(x), model(x))

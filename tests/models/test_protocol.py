@@ -269,7 +269,9 @@ def test_torch_jit_trace():  # torch.compile and torch.export: test_compile.py
         x = images(model)
         with torch.no_grad():
             expected = model(x)
-            torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)
+            traced = torch.jit.trace(model, x, check_trace=False)(x)
+            # standard operators round otherwise
+            torch.testing.assert_close(traced, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", RESIDUAL)

@@ -18,7 +18,7 @@ from _op_cases import ALL, KINDS, NAMES, PLAIN, aggregation_case, contextual_cas
 from torch.autograd import gradcheck, gradgradcheck
 
 from _oracle import DEVICES, assert_close, outputs_and_gradients
-from ctxvision.ops import contextual_conv2d
+from ctxvision.ops import contextual_conv2d, keep_operators
 
 OPS = torch.ops.ctxvision
 every_device = pytest.mark.parametrize("device", DEVICES)
@@ -233,7 +233,8 @@ def test_exported_program_keeps_the_operator(operator):
         def forward(self, *tensors):
             return operator.function(*tensors, **options)
 
-    program = torch.export.export(Layer(), tuple(tensors))
+    with keep_operators():
+        program = torch.export.export(Layer(), tuple(tensors))
     overload = getattr(OPS, operator.function.__name__).default
     assert any(node.target is overload for node in program.graph.nodes)
     assert_close(program.module()(*tensors), operator.function(*tensors, **options), torch.float64)

@@ -5,6 +5,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ctxvision.ops._exporting import standard_operators
+
 
 def require_positive(layer: str, **values: int) -> None:
     """Raise ``ValueError`` unless all values are integers of at least 1."""
@@ -49,8 +51,11 @@ def refuse_scripting(layer: nn.Module) -> nn.Module:
 def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling ``layer`` does what ``kind`` does and nothing else: no subclass, no wrapper, no hook.
 
-    A quantised or otherwise wrapped weight cannot be sliced and reshaped as a tensor can.
+    A quantised or otherwise wrapped weight cannot be sliced and reshaped as a tensor can. Nor is a layer with a
+    weight plain while a graph is recorded for others: their tools look for whole layers with constant weights.
     """
+    if standard_operators() and layer._parameters.get("weight") is not None:
+        return False
     hooks = (
         layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks,
     )  # fmt: skip

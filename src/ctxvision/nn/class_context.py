@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ctxvision.ops._exporting import sizes_as_numbers
 from ctxvision.ops._geometry import AUTOCAST_DEVICES
 
 from ._checks import NormKind, refuse_scripting, require_norm, require_positive, vector_norm
@@ -163,8 +164,11 @@ class ClassContext(nn.Module):
         scores = self.scores(x, embeddings)
         if classes is not None:
             scores = scores.gather(1, classes)
-        if not is_traced(scores) and not 1 <= keep <= scores.shape[1]:
-            raise ValueError(f"ClassContext: cannot keep {keep} of {scores.shape[1]} considered classes")
+        if not is_traced(scores):
+            with sizes_as_numbers():
+                considered = int(scores.shape[1])
+            if not 1 <= keep <= considered:
+                raise ValueError(f"ClassContext: cannot keep {keep} of {considered} considered classes")
         best = scores.topk(keep, dim=1).indices
         kept = best if classes is None else classes.gather(1, best)
         return ClassStep(scores, kept, self._merged(kept, keep, embeddings))

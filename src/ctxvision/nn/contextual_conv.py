@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ctxvision.ops import contextual_conv2d
 from ctxvision.ops._derivatives import add_in_place
+from ctxvision.ops._exporting import sizes_as_numbers
 
 from ._checks import NormKind, refuse_scripting, require_norm, require_positive, vector_norm
 from ._folding import FoldsNormByKernel
@@ -252,7 +253,8 @@ class ContextualConv2d(FoldsNormByKernel):
             ValueError: If a prior is missing, unexpected or of the wrong shape.
         """
         if not is_traced(x):
-            self._check_prior(x, prior)
+            with sizes_as_numbers():
+                self._check_prior(x, prior)
         weight_offset = None if self.weight_offsets is None else self.weight_offsets(x, prior)
         if self.sampling_offsets is None:
             return weight_offset, None, None

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ctxvision.ops import local_aggregation
 from ctxvision.ops._derivatives import add_in_place, transforms_active
+from ctxvision.ops._exporting import standard_operators
 from ctxvision.ops._geometry import is_channels_last
 
 from ._checks import is_plain, refuse_scripting, require_odd_kernel, require_positive
@@ -154,8 +155,7 @@ class CoTLayer(FoldsNormByUnits):
             return self.dynamic_context(x, static)
         if self.context == "linear":
             return static + self.dynamic_context(x, static)
-        # one graph, whatever the mode: `torch.jit.trace` traces with gradients and checks without them
-        if not torch.is_grad_enabled() or torch.jit.is_tracing():
+        if not _saves(static):
             dynamic = self.dynamic_context(x, static)
             return _blend(static, dynamic, self.fusion(static, dynamic))
         normed = self._normed_dynamic_context(x, static)
@@ -230,6 +230,15 @@ def _groups_into_width(x: Tensor, groups: int) -> Tensor:
     return pixels.movedim((1, 2), (-2, -1))
 
 
+def _saves(*tensors: Tensor) -> bool:
+    """Whether what these make is kept for a backward pass.
+
+    Not by a graph that is being recorded: it is one, whatever the mode, and `torch.jit.trace` traces with gradients
+    and checks without them.
+    """
+    return torch.is_grad_enabled() and not (standard_operators() or any(map(is_traced, tensors)))
+
+
 def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """Call a cheap function and store nothing inside it: the backward pass computes it again.
 
@@ -239,8 +248,7 @@ def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         RuntimeError: In the backward pass, if one of the tensors was changed in place since, as torch does.
     """
     # a compiler decides that itself
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_traced(tensors[0])
-    if not torch.is_grad_enabled() or traced or transforms_active():
+    if not _saves(*tensors) or torch.compiler.is_compiling() or transforms_active():
         return function(*tensors)
     versions = [tensor._version for tensor in tensors]
 
