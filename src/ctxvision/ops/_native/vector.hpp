@@ -13,6 +13,8 @@
 #include <omp.h>
 #endif
 
+#include "executor.hpp"
+
 #if defined(_WIN32)
 #define CTX_EXPORT extern "C" __declspec(dllexport)
 #else
@@ -258,6 +260,41 @@ inline int thread_index() {
 #endif
 }
 
+// Tasks [first, last) with `floats` floats of working memory; false where memory is short.
+template <typename Body>
+bool some_tasks(int64_t first, int64_t last, int64_t floats, const Body &body) {
+  float *scratch = nullptr;
+  void *raw = nullptr;
+  if (floats > 0) {
+    raw = std::malloc(static_cast<size_t>(floats) * 4 + 64);
+    if (raw == nullptr) return false;
+    const auto address = (reinterpret_cast<uintptr_t>(raw) + 63) & ~static_cast<uintptr_t>(63);
+    scratch = reinterpret_cast<float *>(address);
+  }
+  for (int64_t task = first; task < last; ++task) body(task, scratch);
+  std::free(raw);
+  return true;
+}
+
+// The same on the threads of the runtime that called.
+template <typename Body>
+int parallel_on_runtime(const ctxvision::Executor &executor, int64_t tasks, int64_t team, int64_t floats, const Body &body) {
+  struct Shared {
+    int64_t tasks, team, floats;
+    const Body &body;
+    int failed;
+  } shared{tasks, team, floats, body, 0};
+  const auto work = [](void *data, size_t n) {
+    auto &all = *static_cast<Shared *>(data);
+    const auto me = static_cast<int64_t>(n);
+    if (!some_tasks(all.tasks * me / all.team, all.tasks * (me + 1) / all.team, all.floats, all.body)) {
+      __atomic_store_n(&all.failed, 1, __ATOMIC_RELAXED);
+    }
+  };
+  const bool done = executor.run(executor.self, work, static_cast<size_t>(team), &shared);
+  return done ? __atomic_load_n(&shared.failed, __ATOMIC_RELAXED) : 1;
+}
+
 // Run body(task, scratch) for every task on `threads` threads, each with `floats` floats of its own working memory.
 // Tasks are handed out in contiguous equal shares, so that results do not depend on timing.
 // Returns 1, with nothing or only a part computed, where memory is short; else 0.
@@ -266,6 +303,7 @@ int parallel(int64_t tasks, int threads, int64_t floats, const Body &body) {
   if (tasks <= 0) return 0;
   if (threads > tasks) threads = static_cast<int>(tasks);
   if (threads < 1) threads = 1;
+  if (ctxvision::executor != nullptr) return parallel_on_runtime(*ctxvision::executor, tasks, threads, floats, body);
   int failed = 0;
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(threads) reduction(| : failed) if (threads > 1)
@@ -277,19 +315,7 @@ int parallel(int64_t tasks, int threads, int64_t floats, const Body &body) {
     const int64_t team = 1;
 #endif
     const int64_t me = thread_index();
-    float *scratch = nullptr;
-    void *raw = nullptr;
-    if (floats > 0) {
-      raw = std::malloc(static_cast<size_t>(floats) * 4 + 64);
-      const auto address = (reinterpret_cast<uintptr_t>(raw) + 63) & ~static_cast<uintptr_t>(63);
-      scratch = reinterpret_cast<float *>(address);
-    }
-    if (floats > 0 && raw == nullptr) {
-      failed = 1;
-    } else {
-      for (int64_t task = tasks * me / team; task < tasks * (me + 1) / team; ++task) body(task, scratch);
-      std::free(raw);
-    }
+    failed = some_tasks(tasks * me / team, tasks * (me + 1) / team, floats, body) ? 0 : 1;
   }
   return failed;
 }
