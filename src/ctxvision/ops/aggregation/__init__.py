@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
+from ctxvision.ops._exporting import sizes_as_numbers, standard_operators
 from ctxvision.ops._geometry import as_pair, autocast_inputs
 
+from . import portable
 from .checks import check_aggregate, kernel_side
 from .op import aggregate
 
@@ -55,12 +59,35 @@ def local_aggregation(
         >>> local_aggregation(x, weight, stride=2).shape
         torch.Size([2, 32, 7, 7])
     """
+    if has_torch_function((x, weight)):  # as torch's own functions do: a symbolic trace records one call
+        overridden: Tensor = handle_torch_function(
+            local_aggregation, (x, weight), x, weight,
+            stride=stride, padding=padding, dilation=dilation, grouping=grouping,
+        )  # fmt: skip
+        return overridden
     if grouping not in ("blocked", "interleaved"):
         raise ValueError(f"grouping must be 'blocked' or 'interleaved', got {grouping!r}")
+    x, weight = autocast_inputs(x, weight)  # type: ignore[assignment]
+    if torch.jit.is_tracing():
+        with sizes_as_numbers():
+            geometry = _geometry(x, weight, stride, padding, dilation)
+    else:
+        geometry = _geometry(x, weight, stride, padding, dilation)
+    compute = portable.aggregate if standard_operators() else aggregate
+    result: Tensor = compute(x, weight, *geometry, grouping == "interleaved")
+    return result
+
+
+def _geometry(
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | None,
+    dilation: int | Sequence[int],
+) -> tuple[list[int], list[int], list[int]]:
+    """Return stride, padding and dilation as pairs, checked as `local_aggregation` says."""
     strides, dilations = as_pair(stride, "stride", 1), as_pair(dilation, "dilation", 1)
     kernel = max(1, kernel_side(weight.shape[2])) if weight.dim() == 5 else 1  # other weights are refused below
     paddings = [d * (kernel - 1) // 2 for d in dilations] if padding is None else as_pair(padding, "padding", 0)
-    x, weight = autocast_inputs(x, weight)  # type: ignore[assignment]
     check_aggregate(x, weight, strides, paddings, dilations)
-    result: Tensor = aggregate(x, weight, strides, paddings, dilations, grouping == "interleaved")
-    return result
+    return strides, paddings, dilations

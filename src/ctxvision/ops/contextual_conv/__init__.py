@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
+from ctxvision.ops._exporting import sizes_as_numbers, standard_operators
 from ctxvision.ops._geometry import as_pair, autocast_inputs, is_channels_last, like_layout
 
+from . import portable
 from .checks import check_contextual_conv
 from .op import contextual_conv
 
@@ -66,14 +69,24 @@ def contextual_conv2d(
         >>> contextual_conv2d(x, kernel, sampling_offset, weight_offset, padding=3, groups=8).shape
         torch.Size([2, 8, 14, 14])
     """
+    tensors = (x, weight, sampling_offset, weight_offset, mask, bias)
+    if has_torch_function(tensors):  # as torch's own functions do: a symbolic trace records one call
+        overridden: Tensor = handle_torch_function(
+            contextual_conv2d, tensors, *tensors, stride=stride, padding=padding, dilation=dilation, groups=groups
+        )
+        return overridden
     strides, paddings, dilations = (
         as_pair(stride, "stride", 1), as_pair(padding, "padding", 0), as_pair(dilation, "dilation", 1),
     )  # fmt: skip
-    tensors = autocast_inputs(x, weight, sampling_offset, weight_offset, mask, bias)
-    x, weight, sampling_offset, weight_offset, mask, bias = tensors  # type: ignore[assignment]
-    out_size = check_contextual_conv(
-        x, weight, sampling_offset, weight_offset, mask, bias, strides, paddings, dilations, groups
-    )  # fmt: skip
+    tensors = autocast_inputs(*tensors)  # type: ignore[assignment]
+    if torch.jit.is_tracing():
+        with sizes_as_numbers():
+            out_size = check_contextual_conv(*tensors, strides, paddings, dilations, groups)
+    else:
+        out_size = check_contextual_conv(*tensors, strides, paddings, dilations, groups)
+    if standard_operators():
+        return portable.contextual_conv(*tensors, strides, paddings, dilations, groups)
+    x, weight, sampling_offset, weight_offset, mask, bias = tensors
     batch, taps = x.shape[0], weight.shape[2] * weight.shape[3]
     regular = sampling_offset is None and mask is None
     if regular and (weight_offset is None or batch > 0):  # torch has no groups = 0
