@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
-_kept = False  # one for the process, as torch's own flags of its exporters are
+Form = Literal["operators", "standard", "onnx nodes"]
+_wanted: Form = "standard"  # one for the process, as torch's own flags of its exporters are
 
 
 @contextmanager
@@ -24,20 +26,39 @@ def keep_operators() -> Iterator[None]:
         >>> [str(n.target) for n in program.graph.nodes if "ctxvision" in str(n.target)]
         ['ctxvision.local_aggregation.default']
     """
-    global _kept
-    before, _kept = _kept, True
+    with _recording("operators"):
+        yield
+
+
+@contextmanager
+def onnx_nodes() -> Iterator[None]:
+    """Let `torch.export` record nodes of the ONNX domain ``ctxvision`` for our operators, until the block ends.
+
+    `torch.onnx.export` writes such a graph; onnxruntime computes it with the kernels of this library, see
+    `ctxvision.export.register_operators`.
+    """
+    with _recording("onnx nodes"):
+        yield
+
+
+@contextmanager
+def _recording(form: Form) -> Iterator[None]:
+    global _wanted
+    before, _wanted = _wanted, form
     try:
         yield
     finally:
-        _kept = before
+        _wanted = before
 
 
-def standard_operators() -> bool:
-    """Whether a graph is being recorded for somebody else: by `torch.export` or `torch.jit.trace`.
+def recorded_form() -> Form:
+    """Return what an operator is to become: itself, unless `torch.export` or `torch.jit.trace` records a graph.
 
-    Both of `torch.onnx.export`'s exporters use one of them; `torch.compile` uses neither.
+    Both of `torch.onnx.export`'s exporters use one of the two; `torch.compile` uses neither.
     """
-    return torch.jit.is_tracing() or (torch.compiler.is_exporting() and not _kept)
+    if torch.jit.is_tracing():
+        return "standard"
+    return _wanted if torch.compiler.is_exporting() else "operators"
 
 
 @contextmanager
