@@ -2,6 +2,7 @@
 
 from .error import ExportError
 from .metadata import KEY, Metadata
+from .onnx_nodes import register_operators
 from .opening import SUFFIXES, Exported, open_exported
 
-__all__ = ["KEY", "SUFFIXES", "ExportError", "Exported", "Metadata", "open_exported"]
+__all__ = ["KEY", "SUFFIXES", "ExportError", "Exported", "Metadata", "open_exported", "register_operators"]

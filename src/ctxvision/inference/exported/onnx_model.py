@@ -15,11 +15,12 @@ from ctxvision.checkpoints.finite import require_finite
 from ctxvision.tasks.limits import TRUST
 
 from .error import ExportError
+from .onnx_nodes import DOMAIN, OPERATORS
 
 if TYPE_CHECKING:
     import onnx
 
-_DOMAINS = ("", "ai.onnx")
+_DOMAINS = ("", "ai.onnx", DOMAIN)
 _REPEATED = ("Loop", "Scan")  # may go on for any time
 _SIZED = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Reshape": 1, "Resize": 3, "Range": 1, "OneHot": 1}
 _WEIGHTS = re.compile("weight|bias|running_(mean|var)")  # the others may be masks, with infinity
@@ -83,6 +84,8 @@ def _require_moderate(path: Path, node: "onnx.NodeProto", known: dict[str, Any])
     import onnx
 
     _require(path, node.domain in _DOMAINS, f"it uses operators of the domain {node.domain[:60]!r}")
+    known_here = node.domain != DOMAIN or node.op_type in OPERATORS
+    _require(path, known_here, f"it uses an operator {node.op_type[:60]!r} that this version does not have")
     _require(path, node.op_type not in _REPEATED, f"it repeats a part of itself ({node.op_type})")
     for attribute in node.attribute:
         for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .error import ExportError
+from .onnx_nodes import DOMAIN, register_operators
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,9 +26,24 @@ def open_session(path: str | os.PathLike[str]) -> "onnxruntime.InferenceSession"
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        try:
+            return _session(path, options)
+        except Exception as error:
+            if f"{DOMAIN}:" not in str(error):
+                raise
+            return _session(path, register_operators(options))  # written with --ops native
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from error
     except Exception as error:  # onnxruntime has its own kinds, without a common base
         raise ExportError(f"{path}: not an ONNX file that onnxruntime can run ({_line(error)})") from error
+
+
+def _session(
+    path: str | os.PathLike[str], options: "onnxruntime.SessionOptions"
+) -> "onnxruntime.InferenceSession":
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
 
 def run_session(session: "onnxruntime.InferenceSession", *inputs: Tensor) -> tuple[Tensor, ...]:

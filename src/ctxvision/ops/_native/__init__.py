@@ -27,7 +27,7 @@ class Library:
         self._dll = ctypes.CDLL(str(path))
         if self._dll.ctxvision_abi() != ABI:
             raise OSError(f"{path} is of another version; install ctxvision again")
-        self.level = level
+        self.level, self.path = level, path
         threads = "OpenMP" if self._dll.ctxvision_has_openmp() else "one thread, built without OpenMP"
         self.description = f"{level} instructions, {threads}"
 

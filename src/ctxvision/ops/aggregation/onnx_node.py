@@ -1,4 +1,4 @@
-"""Local aggregation as a node of ONNX Runtime's that our own kernel computes, see ``_native/onnxruntime.cpp``."""
+"""Local aggregation as an ONNX node that our own kernel computes, see ``_native/onnxruntime.cpp``."""
 
 from collections.abc import Sequence
 

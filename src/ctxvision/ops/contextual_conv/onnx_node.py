@@ -1,4 +1,4 @@
-"""Contextual convolution with nodes of ONNX Runtime's that our own kernels compute, see ``_native/onnxruntime.cpp``."""
+"""Contextual convolution with ONNX nodes that our own kernels compute, see ``_native/onnxruntime.cpp``."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,8 @@ def contextual_conv(
 ) -> Tensor:
     """Return what `ctxvision.ops.contextual_conv2d` returns, (B, O, H', W'), for arguments that have been checked.
 
-    A depthwise convolution is one node. Otherwise a node samples, and matrix products, which the runtime has, apply
-    the kernels. The results are zero: this records nodes in a graph.
+    A depthwise convolution is one node. Otherwise a node samples, and matrix products of the runtime apply the
+    kernels. The results are zero: this records nodes in a graph.
     """
     batch, size = x.shape[0], sampling_offset.shape[2:]
     out_channels, per_group, *kernel = weight.shape
