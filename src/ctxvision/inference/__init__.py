@@ -5,6 +5,7 @@ from .classification import Classes
 from .detection import FoundObject, Objects
 from .error import InferenceError
 from .opening import open_predictor, predictor_of
+from .optimizing import Optimized, optimize
 from .predictor import Predictor
 from .ranking import Ranked
 from .segmentation import ClassShare, Pixels
@@ -18,9 +19,11 @@ __all__ = [
     "FoundObject",
     "InferenceError",
     "Objects",
+    "Optimized",
     "Pixels",
     "Predictor",
     "Ranked",
     "open_predictor",
+    "optimize",
     "predictor_of",
 ]
