@@ -18,7 +18,6 @@ from ._cli import (
     recipes,
     report,
     serve,
-    train,
 )
 from ._cli.errors import UserError, explain_error
 from ._cli.messages import debugging, note
@@ -71,13 +70,15 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         if debugging():
             raise
-        note(f"error: {explain_error(error)}")
+        note(f"error: {explain_error(error, words)}")
         return int(getattr(error, "exit_code", 1)) if type(error).__module__.startswith("ctxvision.") else 1
 
 
 def _dispatch(words: list[str]) -> int:
     if words[:1] == ["train"]:
         # jsonargparse, which only this command needs, has its own parser
+        from ._cli import train
+
         return train.run(words[1:])
     parser = _Parser(
         prog="ctxvision",

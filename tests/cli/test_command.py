@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from _pictures import BAD, add_bad_files, make_folder
+from ctxvision._extras import install_command
 from ctxvision.cli import main
 
 CLASSES = {"cat": 12, "dog": 12}
@@ -301,7 +302,7 @@ def test_missing_extra_is_one_line(monkeypatch, capsys, missing, command):
     code, _, err = run(capsys, command, "a.ckpt", "digits")
     assert code == 1
     assert err.count("\n") == 1
-    assert 'pip install "ctxvision[train]"' in err
+    assert install_command("train") in err
 
 
 def test_debug_shows_the_traceback(monkeypatch):

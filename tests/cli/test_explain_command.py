@@ -11,6 +11,7 @@ from PIL import Image
 
 from _page import Page
 from _pictures import add_bad_files, picture
+from ctxvision._extras import install_command
 from ctxvision.cli import main
 from ctxvision.data import DataSpec, read_image
 from ctxvision.explain import class_funnel, grad_cam
@@ -229,4 +230,4 @@ def test_networks_of_other_classes_cannot_be_compared(trained_plain, trained, ph
 def test_a_missing_package_is_named_with_its_extra(trained_plain, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     assert explain(trained_plain, photos / "c.png", "--out", tmp_path / "out") == 1
-    assert 'needs the package pytorch_grad_cam: pip install "ctxvision[explain]"' in capsys.readouterr().err
+    assert f"needs the package pytorch_grad_cam: {install_command('explain')}" in capsys.readouterr().err

@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ctxvision._extras import install_command
+
 from . import _hdf5_child
 from .error import CheckpointError
 
@@ -52,7 +54,7 @@ def read_layers(path: Path) -> KerasLayers:
         CheckpointError: The package h5py is not installed, or the file is damaged or was not written by Keras.
     """
     if find_spec("h5py") is None:
-        raise CheckpointError(path, 'a Keras file needs the package h5py: pip install "ctxvision[weights]"')
+        raise CheckpointError(path, f"a Keras file needs the package h5py: {install_command('weights')}")
     with tempfile.TemporaryDirectory() as folder:
         arrays = Path(folder, "arrays.safetensors")
         command = [

@@ -1,7 +1,7 @@
 """Finding and opening the compiled CPU kernels.
 
 One source is compiled once per instruction set into a library of its own; the one that fits the processor is
-opened with ctypes after torch, so that both share one OpenMP runtime and its threads.
+opened with ctypes and is handed the functions of torch's OpenMP runtime, so that both share its threads.
 """
 
 import ctypes
@@ -15,9 +15,17 @@ from pathlib import Path
 
 import torch
 
-ABI = 2  # of the C functions; ctxvision_abi() in vector.hpp must agree
+ABI = 3  # of the C functions; ctxvision_abi() in vector.hpp must agree
 CODES = {torch.float32: 0, torch.bfloat16: 1}  # Element in vector.hpp
 LEVELS = {"AVX512": "avx512", "AVX2": "avx2"}
+OPENMP = (
+    "omp_get_thread_num",
+    "omp_get_num_threads",
+    "GOMP_parallel",
+    "__kmpc_global_thread_num",
+    "__kmpc_push_num_threads",
+    "__kmpc_fork_call",
+)  # Runtime in threads.cpp; on Windows there is no GOMP_parallel, in libgomp nothing but it
 
 
 class Library:
@@ -28,7 +36,8 @@ class Library:
         if self._dll.ctxvision_abi() != ABI:
             raise OSError(f"{path} is of another version; install ctxvision again")
         self.level, self.path = level, path
-        threads = "OpenMP" if self._dll.ctxvision_has_openmp() else "one thread, built without OpenMP"
+        shared = self._dll.ctxvision_use_openmp((ctypes.c_void_p * len(OPENMP))(*_openmp()))
+        threads = "OpenMP" if shared else "one thread, torch's OpenMP runtime was not found"
         self.description = f"{level} instructions, {threads}"
 
     def call(self, function: str, tensors: Sequence[torch.Tensor | None], numbers: Sequence[int]) -> None:
@@ -53,6 +62,21 @@ class Library:
         )
         if status:
             raise MemoryError(f"{function} could not allocate its working memory")
+
+
+def _openmp() -> list[int | None]:
+    """Return the addresses of the functions of torch's OpenMP runtime, in the order of ``OPENMP``.
+
+    On Linux and macOS they are looked up from torch's own module and the libraries that it depends on. The
+    runtime's file is ``libgomp.so.1`` in most wheels, ``libgomp-947d5fa1.so.1.0.0`` in that of torch 2.8 for
+    aarch64, ``libomp.dylib`` on macOS.
+    """
+    try:
+        runtime = ctypes.CDLL("libiomp5md.dll" if sys.platform == "win32" else torch._C.__file__)
+    except OSError:
+        return [None] * len(OPENMP)
+    functions = [getattr(runtime, name, None) for name in OPENMP]
+    return [function and ctypes.cast(function, ctypes.c_void_p).value for function in functions]
 
 
 @cache

@@ -199,16 +199,6 @@ int run(const Problem &p, const void **tensors, int threads) {
 
 }  // namespace
 
-CTX_EXPORT int ctxvision_abi() { return kAbi; }
-
-CTX_EXPORT int ctxvision_has_openmp() {
-#if defined(_OPENMP)
-  return 1;
-#else
-  return 0;
-#endif
-}
-
 CTX_EXPORT int ctxvision_local_aggregation(const void **tensors, const int64_t *numbers, int threads) {
   Problem p;
   static_assert(sizeof(Problem) == 19 * sizeof(int64_t), "the numbers are copied as they come");

@@ -12,8 +12,6 @@
 
 #include "vector.hpp"
 
-thread_local const ctxvision::Executor *ctxvision::executor = nullptr;
-
 // The kernels, see local_aggregation.cpp and contextual_conv.cpp.
 using Kernel = int(const void **tensors, const int64_t *numbers, int threads);
 CTX_EXPORT Kernel ctxvision_local_aggregation, ctxvision_contextual_to_rows, ctxvision_contextual_from_rows,
@@ -22,13 +20,7 @@ CTX_EXPORT Kernel ctxvision_local_aggregation, ctxvision_contextual_to_rows, ctx
 namespace {
 
 // Into how many shares work is cut: the runtime does not say how many threads it has, and more shares do no harm.
-int shares() {
-#if defined(_OPENMP)
-  return omp_get_num_procs();
-#else
-  return 8;
-#endif
-}
+constexpr int kShares = 16;
 
 // ---------------------------------------------------------------------------------------------- the runtime's interface
 
@@ -192,19 +184,17 @@ struct Call {
   // One of the kernels, on the runtime's threads.
   void run(Kernel &kernel, std::initializer_list<const void *> tensors, std::initializer_list<int64_t> numbers) {
     if (failed) return;
-    const ctxvision::Executor on_runtime{
-        [](void *self, void (*work)(void *, size_t), size_t count, void *data) {
-          const auto &call = *static_cast<const Call *>(self);
-          Status *status = call.api.call<Status *>(kParallelFor, static_cast<const Context *>(call.context), work, count,
-                                                   static_cast<size_t>(0), data);
-          if (!status) return true;
-          call.api.call<void>(kReleaseStatus, status);
-          return false;
-        },
-        this};
-    ctxvision::executor = &on_runtime;
-    const int short_of_memory = kernel(const_cast<const void **>(tensors.begin()), numbers.begin(), shares());
-    ctxvision::executor = nullptr;
+    const Host runtime{[](void *self, void (*work)(void *, size_t), size_t count, void *data) {
+                         const auto &call = *static_cast<const Call *>(self);
+                         Status *status = call.api.call<Status *>(kParallelFor, static_cast<const Context *>(call.context),
+                                                                  work, count, static_cast<size_t>(0), data);
+                         if (status) call.api.call<void>(kReleaseStatus, status);
+                         return status == nullptr;
+                       },
+                       this};
+    use_host(&runtime);
+    const int short_of_memory = kernel(const_cast<const void **>(tensors.begin()), numbers.begin(), kShares);
+    use_host(nullptr);
     if (short_of_memory) keep(api.failure(kRuntimeFailed, "ctxvision could not allocate its working memory"));
   }
 };

@@ -9,11 +9,7 @@
 #include <cstring>
 #include <utility>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
-#include "executor.hpp"
+#include "threads.hpp"
 
 #if defined(_WIN32)
 #define CTX_EXPORT extern "C" __declspec(dllexport)
@@ -24,7 +20,7 @@
 
 namespace {
 
-constexpr int kAbi = 2;  // `ABI` in __init__.py must agree
+constexpr int kAbi = 3;  // `ABI` in __init__.py must agree
 
 #if defined(__AVX512F__)
 constexpr int kNative = 16;
@@ -252,48 +248,31 @@ CTX_INLINE float sum(vec<N> v) {
   return total;
 }
 
-inline int thread_index() {
-#if defined(_OPENMP)
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
-
-// Tasks [first, last) with `floats` floats of working memory; false where memory is short.
+// What the threads of a team share: tasks, and the size of each thread's own working memory.
 template <typename Body>
-bool some_tasks(int64_t first, int64_t last, int64_t floats, const Body &body) {
-  float *scratch = nullptr;
-  void *raw = nullptr;
-  if (floats > 0) {
-    raw = std::malloc(static_cast<size_t>(floats) * 4 + 64);
-    if (raw == nullptr) return false;
-    const auto address = (reinterpret_cast<uintptr_t>(raw) + 63) & ~static_cast<uintptr_t>(63);
-    scratch = reinterpret_cast<float *>(address);
-  }
-  for (int64_t task = first; task < last; ++task) body(task, scratch);
-  std::free(raw);
-  return true;
-}
+struct Tasks {
+  int64_t count, floats;
+  const Body &body;
+  int failed;
 
-// The same on the threads of the runtime that called.
-template <typename Body>
-int parallel_on_runtime(const ctxvision::Executor &executor, int64_t tasks, int64_t team, int64_t floats, const Body &body) {
-  struct Shared {
-    int64_t tasks, team, floats;
-    const Body &body;
-    int failed;
-  } shared{tasks, team, floats, body, 0};
-  const auto work = [](void *data, size_t n) {
-    auto &all = *static_cast<Shared *>(data);
-    const auto me = static_cast<int64_t>(n);
-    if (!some_tasks(all.tasks * me / all.team, all.tasks * (me + 1) / all.team, all.floats, all.body)) {
-      __atomic_store_n(&all.failed, 1, __ATOMIC_RELAXED);
+  static void work(void *data, int64_t me, int64_t team) {
+    auto &tasks = *static_cast<Tasks *>(data);
+    float *scratch = nullptr;
+    void *raw = nullptr;
+    if (tasks.floats > 0) {
+      raw = std::malloc(static_cast<size_t>(tasks.floats) * 4 + 64);
+      if (raw == nullptr) {
+        __atomic_store_n(&tasks.failed, 1, __ATOMIC_RELAXED);
+        return;
+      }
+      const auto address = (reinterpret_cast<uintptr_t>(raw) + 63) & ~static_cast<uintptr_t>(63);
+      scratch = reinterpret_cast<float *>(address);
     }
-  };
-  const bool done = executor.run(executor.self, work, static_cast<size_t>(team), &shared);
-  return done ? __atomic_load_n(&shared.failed, __ATOMIC_RELAXED) : 1;
-}
+    const int64_t end = tasks.count * (me + 1) / team;
+    for (int64_t task = tasks.count * me / team; task < end; ++task) tasks.body(task, scratch);
+    std::free(raw);
+  }
+};
 
 // Run body(task, scratch) for every task on `threads` threads, each with `floats` floats of its own working memory.
 // Tasks are handed out in contiguous equal shares, so that results do not depend on timing.
@@ -302,22 +281,9 @@ template <typename Body>
 int parallel(int64_t tasks, int threads, int64_t floats, const Body &body) {
   if (tasks <= 0) return 0;
   if (threads > tasks) threads = static_cast<int>(tasks);
-  if (threads < 1) threads = 1;
-  if (ctxvision::executor != nullptr) return parallel_on_runtime(*ctxvision::executor, tasks, threads, floats, body);
-  int failed = 0;
-#if defined(_OPENMP)
-#pragma omp parallel num_threads(threads) reduction(| : failed) if (threads > 1)
-#endif
-  {
-#if defined(_OPENMP)
-    const int64_t team = omp_get_num_threads();
-#else
-    const int64_t team = 1;
-#endif
-    const int64_t me = thread_index();
-    failed = some_tasks(tasks * me / team, tasks * (me + 1) / team, floats, body) ? 0 : 1;
-  }
-  return failed;
+  Tasks<Body> shared{tasks, floats, body, 0};
+  run_team(threads, Tasks<Body>::work, &shared);
+  return shared.failed;
 }
 
 }  // namespace
