@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from ctxvision.nn import fuse
 
-# Largest difference of an output, as a share of its largest value; a sum in another order rounds otherwise in each of
-# a hundred layers.
+# Largest difference of an output, as a share of its largest value: sums in another order round otherwise in each of a
+# hundred layers.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 _TRIALS = 5
 _LAYOUTS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
@@ -58,18 +58,18 @@ def optimize(
 ) -> Optimized:
     """Return a copy of a network that computes the same in less time.
 
-    BatchNorm is folded into the layer before it where that is possible (see `ctxvision.nn.fuse`). The memory format
-    is the faster one of channels-last and NCHW in a trial of a few calls. With ``compile``, `torch.compile` makes the
-    code and packs the weights once (inductor's freezing); that takes a minute or more, and less where its cache on
-    disk knows the network. The result is compared with the network on the example.
+    BatchNorm is folded into the layer before it where that is possible (see `ctxvision.nn.fuse`). The memory
+    format is the faster one of channels-last and NCHW in a trial of a few calls. With ``compile``, `torch.compile`
+    makes the code and packs the weights once (inductor's freezing); that takes a minute or more, and less where
+    its cache on disk knows the network. The result is compared with the network on the example.
 
     Args:
         model: Network that takes one tensor of images, (B, C, H, W); it is not changed.
         example: Images of the batch size, height and width that will be usual, (B, C, H, W), on the model's device
             and in its data type.
         compile: Whether to compile. It pays for a server, and for hundreds of images.
-        tolerance: Largest difference of an output, as a share of its largest value; by default 1e-4 in float32, and
-            what the data type allows otherwise.
+        tolerance: Largest difference of an output, as a share of its largest value; by default 1e-4 in float32,
+            and what the data type allows otherwise.
 
     Returns:
         The prepared network, in evaluation mode.
@@ -104,8 +104,8 @@ def optimize(
     limit = TOLERANCE.get(example.dtype, 1e-4) if tolerance is None else tolerance
     if not difference <= limit:
         raise ValueError(
-            f"the prepared network ({optimized.description}) differs by {difference:.2g} of the largest value of an "
-            f"output, the limit is {limit:.2g}; use the network as it is, or a larger tolerance"
+            f"the prepared network ({optimized.description}) differs by {difference:.2g} of the largest value of "
+            f"an output, the limit is {limit:.2g}; use the network as it is, or a larger tolerance"
         )
     return optimized
 
@@ -153,7 +153,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _difference(found: Any, expected: Any) -> float:
-    """Return the largest difference of a tensor among the outputs, as a share of its largest value; NaN if any is."""
+    """Return the largest difference among the outputs, as a share of a tensor's largest value; NaN if any is."""
     shares = [0.0]
     for actual, value in zip(tree_leaves(found), tree_leaves(expected), strict=True):
         if isinstance(value, Tensor) and value.numel():
