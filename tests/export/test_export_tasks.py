@@ -24,7 +24,7 @@ from ctxvision.export import (
     open_exported,
 )
 from ctxvision.export.photographs import photographs
-from ctxvision.export.portable import adaptive_avg_pool2d
+from ctxvision.export.pooling import adaptive_avg_pool2d
 from ctxvision.export.same import difference_of_detections, require_same
 from ctxvision.export.trained import require_same_detections
 from ctxvision.inference import open_predictor, predictor_of

@@ -19,6 +19,7 @@ from .same import require_same, require_suffix
 from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
 
 OPSET = 20
+_FOLDED = 2**26  # numbers of a weight
 _LIMIT = 2**31 - 2**20  # bytes of one protobuf message
 
 
@@ -53,6 +54,8 @@ def export_onnx(
     for name in ("onnxruntime", "onnxscript"):
         import_module(name)
 
+    from onnxscript.optimizer import fold_constants
+
     inputs, outputs = names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
     with quiet():
@@ -64,9 +67,11 @@ def export_onnx(
             found = torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, input_names=inputs, output_names=outputs
             )
+            assert found is not None
+            # weights as they are computed with, not transposed at every start: only those can be quantised
+            fold_constants(found.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
         except Exception as error:  # the exporter raises many kinds
             raise ExportError(f"this network has no ONNX ({str(error).strip().splitlines()[0]})") from error
-    assert found is not None
     found.model.metadata_props[KEY] = metadata.to_json()
     found.model.producer_name = "ctxvision"
     with replacing(path) as part:

@@ -1,5 +1,6 @@
 """A network as a graph of standard operators (`torch.export`), for any batch, and any size where it allows."""
 
+import contextlib
 import copy
 from typing import Any
 
@@ -9,20 +10,24 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
-import ctxvision.ops  # noqa: F401 - registers the operators that are replaced
 from ctxvision.inference.exported import ExportError
+from ctxvision.nn import fuse
+from ctxvision.ops import keep_operators
 
-from . import portable
+from .pooling import adaptive_avg_pool2d
+
+_LEAST = 128  # sides of an example for any size, so that no map becomes a pixel
 
 
 def export_program(
     network: nn.Module, example: Tensor, *, dynamic_batch: bool = True, dynamic_size: bool = False
 ) -> ExportedProgram:
-    """Trace a network of images in evaluation mode; our operators become standard ones (see `portable`).
+    """Trace a network of images in evaluation mode; our operators become standard ones.
 
     Args:
         network: Network that takes images (B, C, H, W); it is not changed.
-        example: Images to trace with, (B, C, H, W), at least two where the batch is to be dynamic.
+        example: Images as the network takes them, (B, C, H, W). What is traced with is larger where the graph would
+            else be one for a single image, or for maps of one pixel.
         dynamic_batch: Whether the graph takes any number of images.
         dynamic_size: Whether the graph takes any height and width that the network takes.
 
@@ -33,15 +38,25 @@ def export_program(
         ExportError: The network cannot be traced so.
     """
     dimensions: dict[int, object] = {}
+    batch, channels, height, width = example.shape
     if dynamic_batch:
         dimensions[0] = Dim.DYNAMIC
+        batch = max(batch, 2)
     if dynamic_size:
         dimensions |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+        height, width = max(height, _LEAST), max(width, _LEAST)
+        width += 32 if width == height else 0  # what is as high as wide is taken to be so always
+    if (batch, channels, height, width) != example.shape:
+        example = example.new_zeros((batch, channels, height, width))
     return trace(network, (example,), (dimensions,))
 
 
 def trace(
-    network: nn.Module, example: tuple[Tensor, ...], dimensions: tuple[dict[int, Any] | None, ...]
+    network: nn.Module,
+    example: tuple[Tensor, ...],
+    dimensions: tuple[dict[int, Any] | None, ...],
+    *,
+    keep: bool = False,
 ) -> ExportedProgram:
     """Trace a network of any inputs.
 
@@ -49,38 +64,37 @@ def trace(
         network: Network to trace; it is not changed.
         example: Arguments of the network to trace with, tensors of any shapes that it takes.
         dimensions: Dimensions of each input that may differ between calls.
+        keep: Whether our operators stay as they are, for graphs that run in torch with this library.
 
     Raises:
         ExportError: The network cannot be traced so.
     """
-    network = copy.deepcopy(network).eval()
+    network = _prepared(network, example)
     try:
-        with torch.no_grad(), _Replacing():
+        with torch.no_grad(), keep_operators() if keep else contextlib.nullcontext(), _Replacing():
             program = torch.export.export(network, example, dynamic_shapes=dimensions)
     except Exception as error:  # torch.export raises many kinds
         freedom = " for any size" if any(d and {2, 3} & d.keys() for d in dimensions) else ""
         raise ExportError(f"torch cannot export this network{freedom}: {_first_line(error)}") from error
-    custom = sorted({str(n.target) for n in program.graph.nodes if str(n.target).startswith("ctxvision")})
-    if custom:
-        raise ExportError(f"the graph still holds {', '.join(custom)}")
     return program
 
 
-class _Replacing(TorchFunctionMode):
-    """Calls what stands for an operator while a network is traced; decomposing the graph later takes longer."""
+def _prepared(network: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+    """Return a copy in evaluation mode, with BatchNorm folded into the layers before where it is known how."""
+    if len(example) == 1:
+        with contextlib.suppress(ValueError):
+            return fuse(network, example[0])
+    return copy.deepcopy(network).eval()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._standing = {
-            torch.ops.ctxvision.local_aggregation.default: portable.local_aggregation,
-            torch.ops.ctxvision.contextual_conv2d.default: portable.contextual_conv2d,
-            F.adaptive_avg_pool2d: portable.adaptive_avg_pool2d,
-        }
+
+class _Replacing(TorchFunctionMode):
+    """Calls what stands for a function that ONNX lacks while a network is traced."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return self._standing.get(func, func)(*args, **(kwargs or {}))
+        func = adaptive_avg_pool2d if func is F.adaptive_avg_pool2d else func
+        return func(*args, **(kwargs or {}))
 
 
 def _first_line(error: Exception) -> str:

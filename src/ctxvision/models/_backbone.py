@@ -9,6 +9,8 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from ctxvision.nn._checks import refuse_script
+
 
 def default_cfg(**kwargs: Any) -> dict[str, Any]:
     """Return timm's default configuration as the papers evaluate: 224 px, bicubic, crop 0.875."""
@@ -58,6 +60,7 @@ class Backbone(nn.Module, ABC):
             (whole stages).
     """
 
+    __prepare_scriptable__ = refuse_script
     global_pool: SelectAdaptivePool2d
 
     if TYPE_CHECKING:  # parts of a network, or what finds them: their names are those of published weights

@@ -56,7 +56,7 @@ class PointwiseMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the shape ``(B, C, H, W)`` and the memory format of ``x``."""
         layers = (self.fc1, self.fc2)
-        if x.device.type != "cpu" or not all(is_plain(layer, nn.Linear) for layer in layers):
+        if not all(is_plain(layer, nn.Linear, x) for layer in layers) or x.device.type != "cpu":
             y: Tensor = self.fc2(self.act(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
             return y
         # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear

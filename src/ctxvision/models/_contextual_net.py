@@ -5,16 +5,20 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ctxvision.nn import ClassFunnel, ClassStep, ContextualOutput
+from ctxvision.nn.class_context import every_class
 from ctxvision.nn.funnel import ClassSelection
 
 from ._backbone import Backbone, make_pool
 from ._contextual_blocks import PriorSequence
+
+torch.fx.wrap("every_class")
 
 Steps = list[tuple[Tensor | None, ClassStep]]
 
@@ -284,8 +288,7 @@ class ContextualNet(Backbone):
         if self.context is not None:
             return self.context.score(pooled, steps)
         logits: Tensor = self.fc(pooled)  # type: ignore[misc]
-        # len() would fix the batch of an exported graph
-        classes = torch.arange(self.num_classes, device=logits.device).expand(logits.shape[0], -1)
+        classes = every_class(self.num_classes, logits)
         return ContextualOutput(logits, (logits,), (classes,), logits.new_ones(()))
 
 

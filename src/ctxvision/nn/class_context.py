@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ctxvision.ops._exporting import sizes_as_numbers
 from ctxvision.ops._geometry import AUTOCAST_DEVICES
 
 from ._checks import require_positive
@@ -102,12 +104,7 @@ class ClassContext(nn.Module):
 
         At least in float32, also under autocast: half precision cannot tell a thousand cosines apart.
         """
-        pooled = x.mean((2, 3)) if x.dim() == 4 else x
-        features = self.projection(pooled)
-        with _without_autocast(x.device.type):
-            precise = torch.promote_types(embeddings.dtype, torch.float32)
-            features, embeddings = features.to(precise), embeddings.to(precise)
-            return F.normalize(features, dim=1) @ F.normalize(embeddings, dim=1).T
+        return _cosines(self.projection(_pooled(x)), embeddings)
 
     def prior(self, kept: Tensor, embeddings: Tensor) -> Tensor | None:
         """Return the prior, ``(B, d)``, merged from the embeddings of the kept classes; ``None`` for the head.
@@ -119,8 +116,7 @@ class ClassContext(nn.Module):
         if self.embed is None or self.merge is None:
             return None
         table = self.embed(embeddings)  # (N, merge_hidden)
-        share = table.new_zeros(kept.shape[0], table.shape[0]).scatter(1, kept, 1.0 / int(kept.shape[1]))
-        prior: Tensor = self.merge(share @ table)
+        prior: Tensor = self.merge(_mean_of_rows(table, kept))
         return prior
 
     def forward(self, x: Tensor, embeddings: Tensor, classes: Tensor | None, keep: int) -> ClassStep:
@@ -135,11 +131,49 @@ class ClassContext(nn.Module):
         scores = self.scores(x, embeddings)
         if classes is not None:
             scores = scores.gather(1, classes)
-        if not 1 <= keep <= scores.shape[1]:
-            raise ValueError(f"ClassContext: cannot keep {keep} of {scores.shape[1]} considered classes")
-        best = scores.topk(keep, dim=1).indices
+        best = _places_of_best(scores, keep)
         kept = best if classes is None else classes.gather(1, best)
         return ClassStep(scores, kept, self.prior(kept, embeddings))
+
+
+# `torch.fx` records one call of each of these: what they ask about tensors it cannot answer.
+
+
+@torch.fx.wrap
+def _pooled(x: Tensor) -> Tensor:
+    return x.mean((2, 3)) if x.dim() == 4 else x
+
+
+@torch.fx.wrap
+def _cosines(features: Tensor, embeddings: Tensor) -> Tensor:
+    with _without_autocast(features.device.type):
+        precise = torch.promote_types(embeddings.dtype, torch.float32)
+        features, embeddings = features.to(precise), embeddings.to(precise)
+        return F.normalize(features, dim=1) @ F.normalize(embeddings, dim=1).T
+
+
+@torch.fx.wrap
+def _mean_of_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """Return the mean of the rows (B, n) of a table (N, d) of each sample, (B, d)."""
+    with sizes_as_numbers():
+        share = 1.0 / int(rows.shape[1])
+    return table.new_zeros(rows.shape[0], table.shape[0]).scatter(1, rows, share) @ table
+
+
+@torch.fx.wrap
+def _places_of_best(scores: Tensor, keep: int) -> Tensor:
+    with sizes_as_numbers():
+        considered = int(scores.shape[1])
+    if not 1 <= keep <= considered:
+        raise ValueError(f"ClassContext: cannot keep {keep} of {considered} considered classes")
+    return scores.topk(keep, dim=1).indices
+
+
+@torch.fx.wrap
+def every_class(count: int, like: Tensor) -> Tensor:
+    """Return the numbers of all classes for each sample of a batch, (B, count) int64."""
+    # len() would fix the batch of an exported graph
+    return torch.arange(count, device=like.device).expand(like.shape[0], -1)
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[None]:

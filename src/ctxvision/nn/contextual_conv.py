@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from ctxvision.ops import contextual_conv2d
 from ctxvision.ops._derivatives import add_in_place
+from ctxvision.ops._exporting import sizes_as_numbers
 
-from ._checks import require_positive
+from ._checks import is_symbolic, refuse_script, require_positive
 
 
 class WeightOffsets(nn.Module):
@@ -130,6 +131,8 @@ class ContextualConv2d(nn.Module):
         torch.Size([2, 32, 14, 14])
     """
 
+    __prepare_scriptable__ = refuse_script
+
     def __init__(
         self,
         in_channels: int,
@@ -191,12 +194,9 @@ class ContextualConv2d(nn.Module):
         Raises:
             ValueError: If a prior is missing, unexpected or of the wrong shape.
         """
-        shape = (x.shape[0], self.prior_dim) if self.prior_dim else None
-        if (None if prior is None else tuple(prior.shape)) != shape:
-            got = None if prior is None else tuple(prior.shape)
-            raise ValueError(
-                f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}"
-            )
+        if not is_symbolic(x):
+            with sizes_as_numbers():
+                _check_prior(x, prior, self.prior_dim)
         weight_offset = None if self.weight_offsets is None else self.weight_offsets(x, prior)
         if self.sampling_offsets is None:
             return weight_offset, None, None
@@ -217,4 +217,13 @@ class ContextualConv2d(nn.Module):
         return (
             f"{group_channels * self.groups}, {out_channels}, kernel_size={tuple(kernel)}, stride={self.stride}, "
             f"padding={self.padding}, groups={self.groups}, prior_dim={self.prior_dim}"
+        )
+
+
+def _check_prior(x: Tensor, prior: Tensor | None, prior_dim: int) -> None:
+    shape = (x.shape[0], prior_dim) if prior_dim else None
+    got = None if prior is None else tuple(prior.shape)
+    if got != shape:
+        raise ValueError(
+            f"ContextualConv2d: prior must be (B, prior_dim) = {shape} for x {tuple(x.shape)}, got {got}"
         )

@@ -10,9 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ctxvision.ops import local_aggregation
 from ctxvision.ops._derivatives import add_in_place, transforms_active
+from ctxvision.ops._exporting import standard_operators
 from ctxvision.ops._geometry import is_channels_last
 
-from ._checks import is_plain, require_odd_kernel, require_positive
+from ._checks import is_plain, is_symbolic, refuse_script, require_odd_kernel, require_positive
 
 Context = Literal["full", "static", "dynamic", "linear"]
 SHARE = 8  # channels that share an attention map, interleaved
@@ -51,6 +52,8 @@ class CoTLayer(nn.Module):
         >>> CoTLayer(64)(torch.randn(2, 64, 14, 14)).shape
         torch.Size([2, 64, 14, 14])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
@@ -141,7 +144,7 @@ class CoTLayer(nn.Module):
             return self.dynamic_context(x, static)
         if self.context == "linear":
             return static + self.dynamic_context(x, static)
-        if not torch.is_grad_enabled():
+        if not _saves(static):
             dynamic = self.dynamic_context(x, static)
             return _blend(static, dynamic, self.fusion(static, dynamic))
         normed = self._normed_dynamic_context(x, static)
@@ -150,7 +153,7 @@ class CoTLayer(nn.Module):
 
     def _activated(self, normed: Tensor) -> Tensor:
         """Return ``K2`` beside its argument, which the backward pass needs; `act` may work in place."""
-        if is_plain(self.act, nn.SiLU):
+        if is_plain(self.act, nn.SiLU, normed):
             return F.silu(normed)
         activated: Tensor = self.act(normed.clone())
         return activated
@@ -158,7 +161,7 @@ class CoTLayer(nn.Module):
     def _raw_maps(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the attention maps before their GroupNorm, ``(B, k * k * C / 8, H, W)``."""
         first: nn.Conv2d = self.embed[0]  # type: ignore[assignment]
-        if is_plain(first, nn.Conv2d):  # each half by itself: [x, K1] is never put together
+        if is_plain(first, nn.Conv2d, x):  # each half by itself: [x, K1] is never put together
             weight = first.weight
             halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
             hidden = F.conv2d(x, halves[0], first.bias, groups=self.groups)
@@ -177,7 +180,7 @@ class CoTLayer(nn.Module):
         """Return ``K2`` before its SiLU."""
         raw, values = self._raw_maps(x, static), self.conv1x1(x)
         norm: nn.GroupNorm = self.embed[4]  # type: ignore[assignment]
-        if is_plain(norm, nn.GroupNorm):
+        if is_plain(norm, nn.GroupNorm, raw):
             # its parameters are arguments: the backward pass has to compute with those of the forward pass
             aggregated = _recomputed(self._aggregate_raw, raw, values, norm.weight, norm.bias)
         else:
@@ -216,6 +219,11 @@ def _groups_into_width(x: Tensor, groups: int) -> Tensor:
     return pixels.movedim((1, 2), (-2, -1))
 
 
+def _saves(*tensors: Tensor) -> bool:
+    """Whether what these make is kept for a backward pass; not by a graph that is being recorded for others."""
+    return torch.is_grad_enabled() and not (standard_operators() or is_symbolic(*tensors))
+
+
 def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """Call a cheap function and store nothing inside it: the backward pass computes it again.
 
@@ -225,7 +233,7 @@ def _recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         RuntimeError: In the backward pass, if one of the tensors was changed in place since, as torch does.
     """
     # a compiler decides that itself
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or transforms_active():
+    if not _saves(*tensors) or torch.compiler.is_compiling() or transforms_active():
         return function(*tensors)
     versions = [tensor._version for tensor in tensors]
 

@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
-from .class_context import ClassContext, ClassStep, class_counts
+from .class_context import ClassContext, ClassStep, class_counts, every_class
+
+torch.fx.wrap("every_class")
 
 ClassSelection = Literal["reduce", "rerank"]
 
@@ -85,9 +88,7 @@ class ClassFunnel(nn.Module):
 
         The bound lets the gradient through, as CLIP's does: τ can rise again after it was reached.
         """
-        scale = self.logit_scale.to(torch.promote_types(self.logit_scale.dtype, torch.float32))
-        bounded = scale.clamp(max=math.log(1 / 0.01))
-        return torch.exp(-(scale + (bounded - scale).detach()))
+        return _temperature(self.logit_scale)
 
     def reset(self, num_classes: int) -> None:
         """Start over with new embeddings for ``num_classes`` classes; everything else stays."""
@@ -138,7 +139,7 @@ class ClassFunnel(nn.Module):
             raise ValueError("the head of this funnel was removed")
         classes = self._considered(steps)
         scores = self.head.scores(x, self.embedding.weight)
-        everything = torch.arange(self.num_classes, device=x.device).expand(x.shape[0], -1)
+        everything = every_class(self.num_classes, x)
         scored = [(everything if c is None else c, step.scores) for c, step in steps]
         scored.append((everything, scores) if classes is None else (classes, scores.gather(1, classes)))
         sets, all_scores = tuple(c for c, _ in scored), tuple(s for _, s in scored)
@@ -148,6 +149,13 @@ class ClassFunnel(nn.Module):
 
     def _considered(self, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> Tensor | None:
         return steps[-1][1].kept if steps and self.selection == "reduce" else None
+
+
+@torch.fx.wrap
+def _temperature(scale: Tensor) -> Tensor:
+    scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
+    bounded = scale.clamp(max=math.log(1 / 0.01))
+    return torch.exp(-(scale + (bounded - scale).detach()))
 
 
 def _compose(

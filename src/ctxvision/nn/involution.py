@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ctxvision.ops import local_aggregation
 
-from ._checks import require_odd_kernel, require_positive
+from ._checks import refuse_script, require_odd_kernel, require_positive
 
 
 class Involution2d(nn.Module):
@@ -38,6 +38,8 @@ class Involution2d(nn.Module):
         >>> Involution2d(64, kernel_size=7, stride=2)(torch.randn(2, 64, 15, 15)).shape
         torch.Size([2, 64, 8, 8])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

@@ -57,7 +57,9 @@ def too_wide(size: Sequence[int], padding: Sequence[int]) -> str | None:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether ``x`` is laid out channels-last and is not plainly contiguous as well."""
+    """Whether ``x`` is laid out channels-last and is not plainly contiguous as well; `torch.fx`'s proxies are not."""
+    if not isinstance(x, Tensor):
+        return False
     if transforms_active():  # `torch.vmap` cannot be asked for any other layout than the plain one
         return x.permute(0, 2, 3, 1).is_contiguous() and not x.is_contiguous()
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

@@ -41,7 +41,7 @@ def aggregate(
     else:
         maps = weight.unsqueeze(1 if interleaved else 2).unbind(3)
         sums = sum_of_shifts(padded, maps, (kernel, kernel), stride, dilation)
-    return sums.reshape(-1, channels, *weight.shape[3:])
+    return sums.flatten(1, 2)
 
 
 def sum_of_shifts(

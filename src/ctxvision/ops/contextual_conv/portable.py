@@ -130,7 +130,8 @@ def _corners(
         upper, lower = upper * modulation, lower * modulation
     width = size[1] + 4
     images = torch.arange(batch, device=sampling_offset.device)[:, None, None, None] * ((size[0] + 4) * width)
-    first = images + (top.long() + 2) * width + left.long() + 2
+    # once more, because NaN becomes any integer
+    first = images + (_clamped(top.long(), size[0]) + 2) * width + _clamped(left.long(), size[1]) + 2
     indices = torch.stack([first, first + 1, first + width, first + width + 1], -1)
     shares = (upper * leftmost, upper * rightmost, lower * leftmost, lower * rightmost)
     return indices, torch.stack(shares, -1).unsqueeze(-2)
@@ -138,5 +139,6 @@ def _corners(
 
 def _clamped(position: Tensor, size: int) -> Tensor:
     """Return positions from two pixels before the image to its first pixel outside, where nothing is read."""
-    last = torch.as_tensor(size, device=position.device).to(position.dtype)
-    return torch.minimum(position.clamp(min=-2), last)
+    if isinstance(size, Tensor):  # as `torch.jit.trace` has it
+        return torch.minimum(position.clamp(min=-2), size.to(position.dtype))
+    return position.clamp(-2, size)

@@ -1,11 +1,12 @@
-"""The exported form of the two operators against the operators themselves."""
+"""The operators in standard ones, for exported graphs, against the operators themselves."""
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxvision.export import portable
 from ctxvision.ops import contextual_conv2d, local_aggregation
+from ctxvision.ops.aggregation import portable as aggregation
+from ctxvision.ops.contextual_conv import portable as contextual
 
 
 def pairs(lowest, highest):
@@ -29,7 +30,7 @@ def test_local_aggregation(size, kernel, stride, dilation, groups, shared, inter
     rows, columns = out_size(size, (kernel, kernel), stride, padding, dilation)
     x = torch.randn(batch, groups * shared, *size, dtype=torch.float64)
     weight = torch.randn(batch, groups, kernel**2, rows, columns, dtype=torch.float64)
-    found = portable.local_aggregation(x, weight, stride, padding, dilation, interleaved)
+    found = aggregation.aggregate(x, weight, stride, padding, dilation, interleaved)
     grouping = "interleaved" if interleaved else "blocked"
     expected = local_aggregation(x, weight, stride=stride, padding=padding, dilation=dilation, grouping=grouping)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -37,25 +38,27 @@ def test_local_aggregation(size, kernel, stride, dilation, groups, shared, inter
 
 @settings(max_examples=40, deadline=None)
 @given(
-    size=pairs(1, 7), kernel=pairs(1, 3), stride=pairs(1, 2), padding=pairs(1, 2), kind=st.integers(0, 2),
-    bends=st.booleans(), modulated=st.booleans(), with_bias=st.booleans(), far=st.sampled_from([0.0, 2.0, 50.0]),
+    size=pairs(1, 7), kernel=pairs(1, 3), stride=pairs(1, 2), padding=pairs(0, 2), dilation=pairs(1, 2),
+    kind=st.integers(0, 3), bends=st.booleans(), modulated=st.booleans(), with_bias=st.booleans(),
+    far=st.sampled_from([None, 0.0, 2.0, 50.0, float("inf")]),
 )  # fmt: skip
-def test_contextual_conv(size, kernel, stride, padding, kind, bends, modulated, with_bias, far):
-    groups, made = ((6, 6), (1, 4), (2, 4))[kind]  # depthwise, dense, grouped
-    rows, columns = out_size(size, kernel, stride, padding, (1, 1))
+def test_contextual_conv(size, kernel, stride, padding, dilation, kind, bends, modulated, with_bias, far):
+    groups, made = ((6, 6), (1, 4), (2, 4), (6, 12))[kind]  # depthwise, dense, grouped, with a multiplier
+    rows, columns = out_size(size, kernel, stride, padding, dilation)
     if min(rows, columns) < 1:
         return
     options = {"dtype": torch.float64}
     taps = kernel[0] * kernel[1]
     x, weight = torch.randn(2, 6, *size, **options), torch.randn(made, 6 // groups, *kernel, **options)
-    offset = torch.randn(2, 2 * taps, rows, columns, **options) * far
+    offset = None if far is None else torch.randn(2, 2 * taps, rows, columns, **options) * far
     weight_offset = torch.randn(2, 6, *kernel, **options) if bends else None
     mask = torch.rand(2, taps, rows, columns, **options) if modulated else None
     bias = torch.randn(made, **options) if with_bias else None
-    found = portable.contextual_conv2d(
-        x, weight, offset, weight_offset, mask, bias, stride, padding, (1, 1), groups
+    found = contextual.contextual_conv(
+        x, weight, offset, weight_offset, mask, bias, stride, padding, dilation, groups
     )
     expected = contextual_conv2d(
-        x, weight, offset, weight_offset, mask=mask, bias=bias, stride=stride, padding=padding, groups=groups
-    )
+        x, weight, offset, weight_offset, mask=mask, bias=bias,
+        stride=stride, padding=padding, dilation=dilation, groups=groups,
+    )  # fmt: skip
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
