@@ -9,8 +9,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from _networks import EVERY_LAYER, lively
 from _oracle import assert_close
-from ctxvision.export import ExportError, register_operators
+from ctxvision.data import DataSpec
+from ctxvision.export import ExportError, Metadata, export_onnx, open_exported, register_operators
 from ctxvision.inference.exported import onnx_session
 from ctxvision.ops import _native, contextual_conv2d, local_aggregation
 
@@ -206,6 +208,36 @@ def test_without_kernels_the_reason_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(_native, "load", lambda level=None: "no compiler was there")
     with pytest.raises(ExportError, match=r"net\.onnx: onnxruntime cannot compute .* no compiler was there"):
         onnx_session.open_session(path)
+
+
+NETWORKS = {
+    "rednet_micro": ({}, {"LocalAggregation"}),
+    "cotnet_micro": ({}, {"LocalAggregation"}),
+    "contextual_convnext_micro": (EVERY_LAYER["contextual_convnext_micro"], {"DepthwiseContextualConv"}),
+    "contextual_resnet50": (EVERY_LAYER["contextual_resnet50"], {"ContextualSamples"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_are_written_with_our_nodes_and_opened_without_trust(name, tmp_path):
+    arguments, expected = NETWORKS[name]
+    network = lively(name, num_classes=4, **arguments)
+    spec = DataSpec(tuple("abcd"), (3, 64, 64), (0.5,) * 3, (0.5,) * 3).to_dict()
+    metadata = Metadata(name, "classification", spec, dynamic_batch=True, dynamic_size=False, settings={})
+    path = tmp_path / "net.onnx"
+    assert export_onnx(network, path, metadata=metadata, operators="native") < 1e-5
+    model = onnx.load(path)
+    assert {node.op_type for node in model.graph.node if node.domain == "ctxvision"} == expected
+    images = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(open_exported(path)(images), network.eval()(images), rtol=1e-3, atol=1e-4)
+
+
+def test_a_node_that_we_do_not_have_is_refused(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(model_of("SystemCall", ["x"]), path)
+    with pytest.raises(ExportError, match="an operator 'SystemCall' that this version does not have"):
+        open_exported(path)
 
 
 def test_calls_of_many_threads_do_not_mix():

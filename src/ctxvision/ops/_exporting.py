@@ -26,23 +26,17 @@ def keep_operators() -> Iterator[None]:
         >>> [str(n.target) for n in program.graph.nodes if "ctxvision" in str(n.target)]
         ['ctxvision.local_aggregation.default']
     """
-    with _recording("operators"):
+    with recording("operators"):
         yield
 
 
 @contextmanager
-def onnx_nodes() -> Iterator[None]:
-    """Let `torch.export` record nodes of the ONNX domain ``ctxvision`` for our operators, until the block ends.
+def recording(form: Form) -> Iterator[None]:
+    """Let `torch.export` record this form of our operators, until the block ends.
 
-    `torch.onnx.export` writes such a graph; onnxruntime computes it with the kernels of this library, see
-    `ctxvision.export.register_operators`.
+    ``"onnx nodes"`` are nodes of the ONNX domain ``ctxvision``: `torch.onnx.export` writes such a graph, and
+    onnxruntime computes it with the kernels of this library, see `ctxvision.export.register_operators`.
     """
-    with _recording("onnx nodes"):
-        yield
-
-
-@contextmanager
-def _recording(form: Form) -> Iterator[None]:
     global _wanted
     before, _wanted = _wanted, form
     try:
@@ -59,6 +53,11 @@ def recorded_form() -> Form:
     if torch.jit.is_tracing():
         return "standard"
     return _wanted if torch.compiler.is_exporting() else "operators"
+
+
+def standard_operators() -> bool:
+    """Whether a graph of standard operators is being recorded, for somebody else."""
+    return recorded_form() != "operators"
 
 
 @contextmanager
