@@ -1,6 +1,6 @@
 """Networks as files that need neither this library nor Python: ONNX, and `torch.export`'s ``.pt2``."""
 
-from ctxvision.inference.exported import Exported, ExportError, Metadata, open_exported
+from ctxvision.inference.exported import Exported, ExportError, Metadata, open_exported, register_operators
 
 from .onnx_file import export_onnx
 from .program import export_program
@@ -18,4 +18,5 @@ __all__ = [
     "from_task",
     "open_exported",
     "quantize_onnx",
+    "register_operators",
 ]

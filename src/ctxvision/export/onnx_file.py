@@ -16,7 +16,7 @@ from ctxvision.inference.exported import KEY, ExportError, Metadata, open_export
 
 from .program import trace
 from .same import require_same, require_suffix
-from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
+from .signature import Inputs, Operators, example_inputs, freedom, names_of, random_inputs
 
 OPSET = 20
 _FOLDED = 2**26  # numbers of a weight
@@ -30,6 +30,7 @@ def export_onnx(
     metadata: Metadata,
     samples: Sequence[Tensor | Inputs] = (),
     tolerance: float = 1e-4,
+    operators: Operators = "portable",
 ) -> float:
     """Write a network as ONNX, through `torch.export`, and check the file before it gets its name.
 
@@ -40,6 +41,8 @@ def export_onnx(
         metadata: Description that goes into the file; it says whether batch and size are dynamic.
         samples: Real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
         tolerance: Largest difference of an output, as a share of its largest value.
+        operators: ``"portable"`` for standard operators, which every runtime knows; ``"native"`` for nodes that
+            this library's kernels compute inside onnxruntime, see `register_operators`, and nothing else can.
 
     Returns:
         The largest difference that was found, as a share of the largest value of an output.
@@ -59,7 +62,12 @@ def export_onnx(
     inputs, outputs = names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
     with quiet():
-        program = trace(network, example_inputs(metadata), freedom(metadata))
+        program = trace(
+            network,
+            example_inputs(metadata),
+            freedom(metadata),
+            operators="onnx nodes" if operators == "native" else "standard",
+        )
     if sum(p.numel() * p.element_size() for p in network.parameters()) > _LIMIT:
         raise ExportError("ONNX files hold at most 2 GB of weights; export .pt2 instead")
     with quiet():

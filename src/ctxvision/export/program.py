@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ctxvision.inference.exported import ExportError
 from ctxvision.nn import fuse
-from ctxvision.ops import keep_operators
+from ctxvision.ops._exporting import Form, recording
 
 from .pooling import adaptive_avg_pool2d
 
@@ -56,7 +56,7 @@ def trace(
     example: tuple[Tensor, ...],
     dimensions: tuple[dict[int, Any] | None, ...],
     *,
-    keep: bool = False,
+    operators: Form = "standard",
 ) -> ExportedProgram:
     """Trace a network of any inputs.
 
@@ -64,14 +64,15 @@ def trace(
         network: Network to trace; it is not changed.
         example: Arguments of the network to trace with, tensors of any shapes that it takes.
         dimensions: Dimensions of each input that may differ between calls.
-        keep: Whether our operators stay as they are, for graphs that run in torch with this library.
+        operators: What our operators become: ``"standard"`` ones that every runtime knows, ``"operators"``, which
+            stay as they are for graphs that run in torch with this library, or ``"onnx nodes"`` of our own domain.
 
     Raises:
         ExportError: The network cannot be traced so.
     """
     network = _prepared(network, example)
     try:
-        with torch.no_grad(), keep_operators() if keep else contextlib.nullcontext(), _Replacing():
+        with torch.no_grad(), recording(operators), _Replacing():
             program = torch.export.export(network, example, dynamic_shapes=dimensions)
     except Exception as error:  # torch.export raises many kinds
         freedom = " for any size" if any(d and {2, 3} & d.keys() for d in dimensions) else ""

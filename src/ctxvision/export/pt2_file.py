@@ -13,7 +13,7 @@ from ctxvision.inference.exported.pt2_contents import MEMBER
 
 from .program import trace
 from .same import require_same, require_suffix
-from .signature import Inputs, example_inputs, freedom, names_of, random_inputs
+from .signature import Inputs, Operators, example_inputs, freedom, names_of, random_inputs
 
 
 def export_pt2(
@@ -23,9 +23,10 @@ def export_pt2(
     metadata: Metadata,
     samples: Sequence[Tensor | Inputs] = (),
     tolerance: float = 1e-4,
+    operators: Operators = "native",
     compiled: bool = False,
 ) -> float:
-    """Write a network as a graph of standard operators; it needs this library no more.
+    """Write a network as a graph of torch's operators and, unless it is to be portable, our two.
 
     Args:
         network: Network from images (B, C, H, W) to logits (B, N), or to what `from_task` returns for other tasks.
@@ -34,6 +35,8 @@ def export_pt2(
         metadata: Description that goes into the file; it says whether batch and size are dynamic.
         samples: Real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
         tolerance: Largest difference of an output, as a share of its largest value.
+        operators: ``"native"`` for our operators as they are: the file runs where this library is imported, as
+            fast as the network; ``"portable"`` for standard operators, which torch runs without this library.
         compiled: Whether AOTInductor translates the graph for this machine's processor, which needs a C++
             compiler.
 
@@ -47,7 +50,12 @@ def export_pt2(
     require_suffix(path, ".pt2")
     names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
-    program = trace(network, example_inputs(metadata), freedom(metadata))
+    program = trace(
+        network,
+        example_inputs(metadata),
+        freedom(metadata),
+        operators="operators" if operators == "native" else "standard",
+    )
     with replacing(path) as part:
         if compiled:
             _compile(program, part, metadata)

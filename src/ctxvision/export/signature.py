@@ -1,7 +1,7 @@
 """What goes into an exported graph and what comes out of it, by kind of task."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.export import Dim
 from ctxvision.inference.exported import ExportError, Metadata
 
 Inputs = tuple[Tensor, ...]
+Operators = Literal["portable", "native"]
 
 _NAMES = {
     "classification": (("images",), ("logits",)),

@@ -4,6 +4,7 @@ from .answer import Answer, InferenceError, Ranked
 from .classification import Classes
 from .detection import FoundObject, Objects
 from .opening import open_predictor, predictor_of
+from .optimizing import Optimized, optimize
 from .predictor import Predictor
 from .segmentation import ClassShare, Pixels
 from .video import Clip
@@ -16,9 +17,11 @@ __all__ = [
     "FoundObject",
     "InferenceError",
     "Objects",
+    "Optimized",
     "Pixels",
     "Predictor",
     "Ranked",
     "open_predictor",
+    "optimize",
     "predictor_of",
 ]

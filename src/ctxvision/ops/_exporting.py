@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-_kept = False  # one for the process, as torch's own flags of its exporters are
+Form = Literal["operators", "standard", "onnx nodes"]
+_wanted: Form = "standard"  # one for the process, as torch's own flags of its exporters are
 
 
 @contextmanager
@@ -25,20 +26,38 @@ def keep_operators() -> Iterator[None]:
         >>> [str(n.target) for n in program.graph.nodes if "ctxvision" in str(n.target)]
         ['ctxvision.local_aggregation.default']
     """
-    global _kept
-    before, _kept = _kept, True
+    with recording("operators"):
+        yield
+
+
+@contextmanager
+def recording(form: Form) -> Iterator[None]:
+    """Let `torch.export` record this form of our operators, until the block ends.
+
+    ``"onnx nodes"`` are nodes of the ONNX domain ``ctxvision``: `torch.onnx.export` writes such a graph, and
+    onnxruntime computes it with the kernels of this library, see `ctxvision.export.register_operators`.
+    """
+    global _wanted
+    before, _wanted = _wanted, form
     try:
         yield
     finally:
-        _kept = before
+        _wanted = before
+
+
+def recorded_form() -> Form:
+    """Return what an operator is to become: itself, unless `torch.export` or `torch.jit.trace` records a graph.
+
+    Both of `torch.onnx.export`'s exporters use one of the two; `torch.compile` uses neither.
+    """
+    if torch.jit.is_tracing():
+        return "standard"
+    return _wanted if torch.compiler.is_exporting() else "operators"
 
 
 def standard_operators() -> bool:
-    """Whether a graph is being recorded for somebody else: by `torch.export` or `torch.jit.trace`.
-
-    Both of `torch.onnx.export`'s exporters use one of them; `torch.compile` uses neither.
-    """
-    return torch.jit.is_tracing() or (torch.compiler.is_exporting() and not _kept)
+    """Whether a graph of standard operators is being recorded, for somebody else."""
+    return recorded_form() != "operators"
 
 
 @contextmanager

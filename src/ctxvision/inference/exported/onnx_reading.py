@@ -15,6 +15,7 @@ from ctxvision.checkpoints import CheckpointError
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.tasks.limits import TRUST
 
+from .onnx_nodes import DOMAIN, OPERATORS, register_operators
 from .opening import ExportError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-_DOMAINS = ("", "ai.onnx")
+_DOMAINS = ("", "ai.onnx", DOMAIN)
 _REPEATED = ("Loop", "Scan")  # may go on for any time
 _SIZED = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Reshape": 1, "Resize": 3, "Range": 1, "OneHot": 1}
 _WEIGHTS = re.compile("weight|bias|running_(mean|var)")  # the others may be masks, with infinity
@@ -86,6 +87,8 @@ def _require_moderate(path: Path, node: "onnx.NodeProto", known: dict[str, Any])
     import onnx
 
     _require(path, node.domain in _DOMAINS, f"it uses operators of the domain {node.domain[:60]!r}")
+    known_here = node.domain != DOMAIN or node.op_type in OPERATORS
+    _require(path, known_here, f"it uses an operator {node.op_type[:60]!r} that this version does not have")
     _require(path, node.op_type not in _REPEATED, f"it repeats a part of itself ({node.op_type})")
     for attribute in node.attribute:
         for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
@@ -117,9 +120,24 @@ def open_session(path: str | os.PathLike[str]) -> "onnxruntime.InferenceSession"
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        try:
+            return _session(path, options)
+        except Exception as error:
+            if f"{DOMAIN}:" not in str(error):
+                raise
+            return _session(path, register_operators(options))  # written with --ops native
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from error
     except Exception as error:  # onnxruntime has its own kinds, without a common base
         raise ExportError(f"{path}: not an ONNX file that onnxruntime can run ({_line(error)})") from error
+
+
+def _session(
+    path: str | os.PathLike[str], options: "onnxruntime.SessionOptions"
+) -> "onnxruntime.InferenceSession":
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
 
 def run_session(session: "onnxruntime.InferenceSession", *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -16,6 +16,8 @@ import torch
 import torchvision.ops  # noqa: F401 - registers the operators of detectors
 from torch import Tensor
 
+import ctxvision.ops  # noqa: F401 - registers ours
+
 from .pt2_contents import DTYPES, Guards, NeedsTrustError, Parts
 
 Values = dict[str, Any]
@@ -34,6 +36,7 @@ _REFUSED = re.compile(
     r"from_file|set_?|set_data|data|resize.*|.*storage.*|record_stream|.*pin_memory.*|.*(sparse|quantize|mkldnn|nested"
     r"|cudnn|miopen|fbgemm|fake_quant|coo|csr|csc|bsr|bsc).*|q_.*|qscheme|warn.*|print.*|save|load|rename.*|align_.*"
 )
+_OURS = {"local_aggregation", "contextual_conv2d"}  # which check their arguments
 _TORCHVISION = {"nms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"}
 _ON_NUMBERS: dict[str, Callable[..., Any]] = {
     **{
@@ -221,6 +224,9 @@ def _operator(target: str) -> Any:
     found = re.fullmatch(r"torch\.ops\.torchvision\.(\w+)\.default", target)
     if found and found[1] in _TORCHVISION:
         return getattr(torch.ops.torchvision, found[1]).default
+    found = re.fullmatch(r"torch\.ops\.ctxvision\.(\w+)\.default", target)
+    if found and found[1] in _OURS:
+        return getattr(torch.ops.ctxvision, found[1]).default
     raise NeedsTrustError(f"it calls {str(target)[:80]!r}, which is not one of torch's operators on tensors")
 
 

@@ -35,7 +35,7 @@ class Library:
         self._dll = ctypes.CDLL(str(path))
         if self._dll.ctxvision_abi() != ABI:
             raise OSError(f"{path} is of another version; install ctxvision again")
-        self.level = level
+        self.level, self.path = level, path
         shared = self._dll.ctxvision_use_openmp((ctypes.c_void_p * len(OPENMP))(*_openmp()))
         threads = "OpenMP" if shared else "one thread, torch's OpenMP runtime was not found"
         self.description = f"{level} instructions, {threads}"

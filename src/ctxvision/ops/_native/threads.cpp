@@ -42,11 +42,31 @@ void work_on(void *data) {
 
 void llvm_work_on(int32_t *, int32_t *, void *data) { work_on(data); }
 
+thread_local const Host *current_host = nullptr;
+
+void run_on_host(const Host &host, int threads, Member member, void *data) {
+  struct Team {
+    Member member;
+    void *data;
+    int64_t size;
+  } team{member, data, threads};
+  const auto call = [](void *shared, size_t n) {
+    const auto &all = *static_cast<const Team *>(shared);
+    all.member(all.data, static_cast<int64_t>(n), all.size);
+  };
+  // members write the same numbers however often they are called
+  if (!host.run(host.self, call, static_cast<size_t>(threads), &team)) member(data, 0, 1);
+}
+
 }  // namespace
+
+void use_host(const Host *host) { current_host = host; }
 
 void run_team(int threads, Member member, void *data) {
   Work work{member, data};
-  if (threads > 1 && runtime.is_gnu()) {
+  if (threads > 1 && current_host != nullptr) {
+    run_on_host(*current_host, threads, member, data);
+  } else if (threads > 1 && runtime.is_gnu()) {
     runtime.parallel(work_on, &work, static_cast<unsigned>(threads), 0);
   } else if (threads > 1 && runtime.is_llvm()) {
     runtime.set_threads(&location, runtime.thread(&location), threads);

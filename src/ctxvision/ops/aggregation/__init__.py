@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ctxvision.ops._exporting import sizes_as_numbers, standard_operators
+from ctxvision.ops._exporting import recorded_form, sizes_as_numbers
 from ctxvision.ops._geometry import as_pair, autocast_inputs
 
-from . import portable
+from . import onnx_node, portable
 from .checks import check_aggregate, kernel_side
 from .op import aggregate
 
@@ -73,8 +73,12 @@ def local_aggregation(
             geometry = _geometry(x, weight, stride, padding, dilation)
     else:
         geometry = _geometry(x, weight, stride, padding, dilation)
-    compute: Callable[..., Tensor] = portable.aggregate if standard_operators() else aggregate
-    result: Tensor = compute(x, weight, *geometry, grouping == "interleaved")
+    compute: dict[str, Callable[..., Tensor]] = {
+        "operators": aggregate,
+        "standard": portable.aggregate,
+        "onnx nodes": onnx_node.aggregate,
+    }
+    result: Tensor = compute[recorded_form()](x, weight, *geometry, grouping == "interleaved")
     return result
 
 

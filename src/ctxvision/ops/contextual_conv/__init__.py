@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ctxvision.ops._exporting import sizes_as_numbers, standard_operators
+from ctxvision.ops._exporting import recorded_form, sizes_as_numbers
 from ctxvision.ops._geometry import as_pair, autocast_inputs, is_channels_last, like_layout
 
-from . import portable
+from . import onnx_node, portable
 from .checks import check_contextual_conv
 from .op import contextual_conv
 
@@ -84,7 +84,10 @@ def contextual_conv2d(
             out_size = check_contextual_conv(*tensors, strides, paddings, dilations, groups)
     else:
         out_size = check_contextual_conv(*tensors, strides, paddings, dilations, groups)
-    if standard_operators():
+    form = recorded_form()
+    if form == "onnx nodes" and sampling_offset is not None:
+        return onnx_node.contextual_conv(*tensors, strides, paddings, dilations, groups)  # type: ignore[arg-type]
+    if form != "operators":
         return portable.contextual_conv(*tensors, strides, paddings, dilations, groups)
     x, weight, sampling_offset, weight_offset, mask, bias = tensors
     batch, taps = x.shape[0], weight.shape[2] * weight.shape[3]

@@ -1,0 +1,162 @@
+"""A network prepared for inference: the same numbers up to rounding, in less time."""
+
+import copy
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ctxvision.nn import fuse
+
+# Largest difference of an output, as a share of its largest value: sums in another order round otherwise in each of
+# a hundred layers.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+_TRIALS = 5
+_LAYOUTS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
+
+
+class Optimized(nn.Module):
+    """A network that `optimize` has prepared.
+
+    It is for inference alone: it computes without gradients, and its weights must not be changed.
+
+    Attributes:
+        description: What was done, such as ``"BatchNorm folded, channels-last, compiled"``.
+    """
+
+    def __init__(self, network: nn.Module, layout: str, description: str, compile_it: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.description = description
+        self._layout = _LAYOUTS[layout]
+        self._call: Callable[[Tensor], Any] = _compiled(network) if compile_it else network
+        self.eval()
+
+    def forward(self, images: Tensor) -> Any:
+        """Return what the network returns for images (B, C, H, W)."""
+        with torch.inference_mode():
+            return self._call(images.contiguous(memory_format=self._layout))
+
+    def train(self, mode: bool = True) -> "Optimized":
+        """Stay in evaluation mode; training is refused.
+
+        Raises:
+            RuntimeError: If ``mode`` is true.
+        """
+        if mode:
+            raise RuntimeError("an optimized network is for inference alone; train the one that it was made of")
+        return super().train(False)
+
+
+def optimize(
+    model: nn.Module, example: Tensor, *, compile: bool = False, tolerance: float | None = None
+) -> Optimized:
+    """Return a copy of a network that computes the same in less time.
+
+    BatchNorm is folded into the layer before it where that is possible (see `ctxvision.nn.fuse`). The memory
+    format is the faster one of channels-last and NCHW in a trial of a few calls. With ``compile``, `torch.compile`
+    makes the code and packs the weights once (inductor's freezing); that takes a minute or more, and less where
+    its cache on disk knows the network. The result is compared with the network on the example.
+
+    Args:
+        model: Network that takes one tensor of images, (B, C, H, W); it is not changed.
+        example: Images of the batch size, height and width that will be usual, (B, C, H, W), on the model's device
+            and in its data type.
+        compile: Whether to compile. It pays for a server, and for hundreds of images.
+        tolerance: Largest difference of an output, as a share of its largest value; by default 1e-4 in float32,
+            and what the data type allows otherwise.
+
+    Returns:
+        The prepared network, in evaluation mode.
+
+    Raises:
+        ValueError: The prepared network computes something else; the message says by how much.
+        RuntimeError: The network cannot be compiled.
+
+    Example:
+        >>> import timm, torch
+        >>> import ctxvision
+        >>> from ctxvision.inference import optimize
+        >>> net = optimize(timm.create_model("cotnet_micro", num_classes=10), torch.randn(1, 3, 64, 64))
+        >>> net(torch.randn(3, 3, 64, 64)).shape
+        torch.Size([3, 10])
+        >>> net.description.split(", ")[0]
+        'BatchNorm folded'
+    """
+    model_as_is = copy.deepcopy(model).eval()
+    done = []
+    try:
+        prepared = fuse(model_as_is, example)
+        done.append("BatchNorm folded")
+    except ValueError:  # it does not take images alone, or cannot be copied without values
+        prepared = model_as_is
+    layout = _faster_layout(prepared, example)
+    done += [layout, *(["compiled"] if compile else [])]
+    _lay_out(prepared, layout)
+    optimized = Optimized(prepared, layout, ", ".join(done), compile)
+    with torch.inference_mode():
+        difference = _difference(optimized(example), model_as_is(example))
+    limit = TOLERANCE.get(example.dtype, 1e-4) if tolerance is None else tolerance
+    if not difference <= limit:
+        raise ValueError(
+            f"the prepared network ({optimized.description}) differs by {difference:.2g} of the largest value of "
+            f"an output, the limit is {limit:.2g}; use the network as it is, or a larger tolerance"
+        )
+    return optimized
+
+
+def _compiled(network: nn.Module) -> Callable[[Tensor], Any]:
+    compiled: Callable[[Tensor], Any] = torch.compile(network, options={"freezing": True})
+
+    def call(images: Tensor) -> Any:
+        # inductor packs weights where it sees that no gradient is asked for; inference tensors confuse it
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return compiled(images.clone() if images.is_inference() else images)
+
+    return call
+
+
+def _lay_out(network: nn.Module, layout: str) -> None:
+    """Move the 4-d weights; `nn.Module.to` refuses networks that have 5-d ones."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=_LAYOUTS[layout])
+
+
+def _faster_layout(network: nn.Module, example: Tensor) -> str:
+    """Return the memory format in which the network answers sooner; both take turns, so that noise hits both."""
+    seconds: dict[str, list[float]] = {layout: [] for layout in _LAYOUTS}
+    with torch.inference_mode():
+        for trial in range(_TRIALS + 1):
+            for layout, times in seconds.items():
+                _lay_out(network, layout)
+                images = example.contiguous(memory_format=_LAYOUTS[layout])
+                network(images)
+                _wait(example.device)
+                begin = time.perf_counter()
+                network(images)
+                _wait(example.device)
+                if trial:  # the first warms up
+                    times.append(time.perf_counter() - begin)
+    return min(seconds, key=lambda layout: statistics.median(seconds[layout]))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _difference(found: Any, expected: Any) -> float:
+    """Return the largest difference among the outputs, as a share of a tensor's largest value; NaN if any is."""
+    shares = [0.0]
+    for actual, value in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        if isinstance(value, Tensor) and value.numel():
+            largest = value.double().abs().max().item()
+            shares.append((actual.double() - value.double()).abs().max().item() / (largest or 1.0))
+    return max(shares) if not any(share != share for share in shares) else float("nan")
