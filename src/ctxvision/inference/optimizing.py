@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from ctxvision.nn import fuse
 
-# Largest difference of an output, as a share of its largest value: sums in another order round otherwise in each of
-# a hundred layers.
+# Largest difference of an output, as a share of its largest value: sums in another order round otherwise, in each
+# of a hundred layers.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 _TRIALS = 5
 _LAYOUTS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}

@@ -233,8 +233,8 @@ def _groups_into_width(x: Tensor, groups: int) -> Tensor:
 def _saves(*tensors: Tensor) -> bool:
     """Whether what these make is kept for a backward pass.
 
-    Not by a graph that is being recorded: it is one, whatever the mode, and `torch.jit.trace` traces with gradients
-    and checks without them.
+    Not by a graph that is being recorded: it is one, whatever the mode, and `torch.jit.trace` traces with
+    gradients and checks without them.
     """
     return torch.is_grad_enabled() and not (standard_operators() or any(map(is_traced, tensors)))
 
