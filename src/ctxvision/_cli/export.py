@@ -51,6 +51,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         "commands run only with --trust",
     )
     add(
+        "--ops",
+        choices=("portable", "native"),
+        help="what our two operators become: portable, standard operators that every runtime knows; native, as they "
+        "are, computed by the kernels of this library, faster, and only where it is installed; default: portable for "
+        ".onnx, native for .pt2",
+    )
+    add(
         "--int8",
         metavar="DATA",
         help="quantise the .onnx file, calibrated on training images of DATA; prints both accuracies on its "
@@ -86,6 +93,8 @@ def run(args: Namespace) -> int:
     suffix = out.suffix.lower()
     if suffix not in (".onnx", ".pt2"):
         raise UserError(f"OUT must end in .onnx or .pt2, got {args.out}", 2)
+    if args.int8 and args.ops == "native":
+        raise UserError("--int8 quantises graphs of standard operators; leave out --ops native", 2)
     if args.aot and suffix != ".pt2":
         raise UserError("--aot compiles .pt2 files, OUT is ONNX", 2)
     if args.int8 and (suffix != ".onnx" or args.fixed_batch):
@@ -139,8 +148,9 @@ def _write(task: "Task", network: "nn.Module", out: Path, metadata: "Metadata", 
         return _write_int8(cast("ClassificationTask", task), out, metadata, args)
     samples = photographs(metadata)
     if out.suffix.lower() == ".pt2":
-        return export_pt2(network, out, metadata=metadata, samples=samples, compiled=args.aot)
-    return export_onnx(network, out, metadata=metadata, samples=samples)
+        form = args.ops or "native"
+        return export_pt2(network, out, metadata=metadata, samples=samples, compiled=args.aot, operators=form)
+    return export_onnx(network, out, metadata=metadata, samples=samples, operators=args.ops or "portable")
 
 
 def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", args: Namespace) -> float:

@@ -73,12 +73,10 @@ def local_aggregation(
             geometry = _geometry(x, weight, stride, padding, dilation)
     else:
         geometry = _geometry(x, weight, stride, padding, dilation)
-    compute: dict[str, Callable[..., Tensor]] = {
-        "operators": aggregate,
-        "standard": portable.aggregate,
-        "onnx nodes": onnx_node.aggregate,
-    }
-    result: Tensor = compute[recorded_form()](x, weight, *geometry, grouping == "interleaved")
+    forms: dict[str, Callable[..., Tensor]] = {
+        "operators": aggregate, "standard": portable.aggregate, "onnx nodes": onnx_node.aggregate,
+    }  # fmt: skip
+    result: Tensor = forms[recorded_form()](x, weight, *geometry, grouping == "interleaved")
     return result
 
 

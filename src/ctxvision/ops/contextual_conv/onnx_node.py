@@ -1,6 +1,7 @@
 """Contextual convolution with ONNX nodes that our own kernels compute, see ``_native/onnxruntime.cpp``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ def contextual_conv(
     """
     batch, size = x.shape[0], sampling_offset.shape[2:]
     out_channels, per_group, *kernel = weight.shape
-    steps = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation)}
+    steps: dict[str, Any] = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation)}
     if per_group == 1 and out_channels == groups:
         return torch.onnx.ops.symbolic(
             "ctxvision::DepthwiseContextualConv",
