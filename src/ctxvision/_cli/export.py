@@ -54,8 +54,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--ops",
         choices=("portable", "native"),
         help="what our two operators become: portable, standard operators that every runtime knows; native, as they "
-        "are, computed by the kernels of this library, faster, and only where it is installed; default: portable for "
-        ".onnx, native for .pt2",
+        "are, computed by the kernels of this library, faster, and only where it is installed; default: portable "
+        "for .onnx, native for .pt2",
     )
     add(
         "--int8",
