@@ -50,12 +50,12 @@ _RERANK = {"selection": "rerank"}
 
 NETWORKS: Mapping[str, Network] = {
     "plain": _contextual((16, 32, 56, 81), (32, 64, 128, 248), stages=()),
-    "deformable": _contextual((16, 32, 56, 80), (32, 64, 128, 248), prior=False, weight_offsets=False),
-    "extra_input": _contextual((16, 32, 50, 65), (32, 64, 120, 236), extra_input=True, **_RERANK),
+    "deformable": _contextual((16, 32, 56, 79), (32, 64, 128, 248), prior=False, weight_offsets=False),
+    "extra_input": _contextual((16, 32, 48, 70), (32, 64, 120, 236), extra_input=True, **_RERANK),
     "weight_offsets": _contextual((16, 32, 50, 64), (32, 64, 120, 224), sampling_offsets=False, **_RERANK),
-    "contextual": _contextual((16, 32, 48, 64), (32, 64, 112, 232), **_RERANK),
-    "no_prior": _contextual((16, 32, 56, 76), (32, 64, 128, 232), prior=False),
-    "contextual_reduce": _contextual((16, 32, 48, 64), (32, 64, 112, 232)),
+    "contextual": _contextual((16, 32, 48, 63), (32, 64, 112, 232), **_RERANK),
+    "no_prior": _contextual((16, 32, 56, 71), (32, 64, 128, 232), prior=False),
+    "contextual_reduce": _contextual((16, 32, 48, 63), (32, 64, 112, 232)),
     "resnet": _cot((16, 32, 48, 61), (32, 64, 128, 248), cot_stages=()),
     "involution": Network(
         "residual", "rednet_micro", {"small": (32, 32, 64, 64), "large": (32, 64, 128, 384)}, {}

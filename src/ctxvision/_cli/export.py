@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from ctxvision.files import reason
 from ctxvision.runs import checkpoint_of
@@ -53,8 +53,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--ops",
         choices=("portable", "native"),
-        help="what our two operators become: portable, standard operators that every runtime knows; native, as they "
-        "are, computed by the kernels of this library, faster, and only where it is installed; default: portable "
+        help="what our two operators become: portable, standard operators that any runtime knows; native, as they "
+        "are, computed by the kernels of this library, faster, only where it is installed; default: portable "
         "for .onnx, native for .pt2",
     )
     add(
@@ -148,7 +148,7 @@ def _write(task: "Task", network: "nn.Module", out: Path, metadata: "Metadata", 
         return _write_int8(cast("ClassificationTask", task), out, metadata, args)
     samples = photographs(metadata)
     if out.suffix.lower() == ".pt2":
-        form = args.ops or "native"
+        form: Literal["portable", "native"] = args.ops or "native"
         return export_pt2(network, out, metadata=metadata, samples=samples, compiled=args.aot, operators=form)
     return export_onnx(network, out, metadata=metadata, samples=samples, operators=args.ops or "portable")
 
