@@ -118,9 +118,9 @@ def differences(
         images = torch.from_numpy(pixels.astype(answers[f"logits_{size}"].dtype))
         model = model.to(images.dtype)
         with torch.inference_mode():
-            last, stages = model.eval().forward_intermediates(images)
+            last, levels = model.eval().forward_intermediates(images)
             logits = max(logits, relative(model.forward_head(last).numpy(), answers[f"logits_{size}"]))
-        for i, stage in enumerate(stages, 1):
+        for i, stage in enumerate(levels[-4:], 1):
             features = max(features, relative(stage.numpy(), answers[f"stage{i}_{size}"]))
     return logits, features
 

@@ -103,7 +103,7 @@ def test_all_of_timms_arguments_at_once(server, cache):
         num_classes=10,
         in_chans=1,
         features_only=True,
-        out_indices=(1, 3),
+        out_indices=(2, 4),
         pretrained_cfg=config,
         cache_dir=str(cache / "other"),
     ).eval()

@@ -229,7 +229,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_numbers(network, places, files,
 
 @pytest.mark.parametrize("network", ["faster_rcnn"], indirect=True)
 def test_a_file_that_cannot_be_written_costs_no_other(network, tmp_path, capsys, monkeypatch):
-    from ctxvision._cli import evaluate
+    from ctxvision._cli import messages
     from ctxvision._cli.messages import UserError
 
     def full(path, text):
@@ -237,8 +237,8 @@ def test_a_file_that_cannot_be_written_costs_no_other(network, tmp_path, capsys,
             raise UserError(f"{path}: cannot be written (no space left on device)")
         original(path, text)
 
-    original = evaluate.write_whole
-    monkeypatch.setattr(evaluate, "write_whole", full)
+    original = messages.write_whole
+    monkeypatch.setattr(messages, "write_whole", full)
     words = [f"--json={tmp_path / 'e.json'}", f"--results={tmp_path / 'r.json'}", f"--html={tmp_path / 'e.html'}"]
     assert main(["evaluate", network[1], SCENES, "--accelerator=cpu", *words]) == 1
     said = capsys.readouterr()

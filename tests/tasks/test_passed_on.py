@@ -79,7 +79,7 @@ def test_an_optimiser_that_cannot_train_is_refused_before_training(task, tmp_pat
 
 
 def test_a_checkpoint_of_an_optimiser_of_another_machine_can_be_used(tmp_path, monkeypatch):
-    monkeypatch.setattr("ctxvision.tasks.task.why_unusable", lambda name: "there is no apex")
+    monkeypatch.setattr("ctxvision.tasks.optimization.why_unusable", lambda name: "there is no apex")
     task = ClassificationTask("test_resnet", SPEC, optimizer="fusedsgd")
     path = tmp_path / "a.ckpt"
     contents = {"hyper_parameters": dict(task.hparams), "state_dict": task.state_dict()}
