@@ -93,7 +93,7 @@ def contextual_offsets(
         >>> model = timm.create_model("contextual_convnext_micro", num_classes=20)
         >>> found = contextual_offsets(model, torch.zeros(1, 3, 64, 64))[0]
         >>> found.name, found.sampled.shape, float(found.sampling_offset.max())  # Δp is 0 before training
-        ('stages.1.blocks.1.conv_dw', (1, 49, 8, 8, 2), 0.0)
+        ('stages.1.blocks.0.conv_dw', (1, 49, 8, 8, 2), 0.0)
     """
     names = _chosen(model, layers)
     grids = pixel_grids(model, images)
