@@ -1,5 +1,6 @@
 """The package datasets, without its hub: from disk, Parquet and folders, and what may be wrong with each."""
 
+import re
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ from _sources import hub_dataset, parquet, saved
 from huggingface_hub import constants
 
 from _pictures import make_folder, picture, png_bytes
+from ctxvision._extras import install_command
 from ctxvision.data import DataError, find_images, read_image
 from ctxvision.data.images import hub
 
@@ -174,5 +176,7 @@ def test_a_hub_that_cannot_be_asked_is_not_asked_again(monkeypatch):
 
 def test_missing_package_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r'^hf:x: needs the package datasets: pip install "ctxvision\[data\]"$'):
+    with pytest.raises(
+        DataError, match="^hf:x: needs the package datasets: " + re.escape(install_command("data")) + "$"
+    ):
         find_images("hf:x")
