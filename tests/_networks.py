@@ -14,7 +14,7 @@ EVERY_LAYER = {
     "se_cotnetd152": {"depths": (1, 1, 2, 2)},
     "rednet_micro": {},
     "contextual_convnext_micro": {"depths": (1, 1, 2, 1), "contextual_blocks": (1, 1, 1, 1)},
-    "contextual_resnet50": {"stages": (3, 4), "depths": (1, 2, 1, 2), "prior": True},
+    "contextual_resnet50": {"stages": (3, 4), "depths": (1, 2, 1, 3), "prior": True},
 }
 
 
@@ -59,12 +59,12 @@ def same_state(first, second):
 
 
 def shorter(name):
-    """Return constructor arguments that leave one or two blocks of each kind: more only take longer."""
+    """Return constructor arguments that leave one to three blocks of each kind: more only take longer."""
     if "convnext" in name:
         return {"depths": (1, 1, 2, 1), "contextual_blocks": (1, 1, 1, 1)}
     if name.endswith("micro"):
         return {}  # has no more
-    for family, depths in (("contextual_resnet", (2, 1, 1, 2)), ("cotnetd", (1, 1, 2, 2))):
+    for family, depths in (("contextual_resnet", (1, 1, 1, 3)), ("cotnetd", (1, 1, 2, 2))):
         if family in name:
             return {"depths": depths}
     return {"depths": (1, 2, 1, 1)}

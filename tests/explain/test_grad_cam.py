@@ -196,7 +196,7 @@ def test_layers_are_listed_in_the_order_in_which_they_finish():
     [
         ("cotnet_micro", "layer3.0.bn3"),  # followed by an addition in place
         ("rednet_micro", "layer4"),
-        ("contextual_convnext_micro", "stages.1.blocks.1.conv_dw"),
+        ("contextual_convnext_micro", "stages.0.blocks.0.conv_dw"),
         ("swin_tiny_patch4_window7_224", "layers.2"),  # NHWC
     ],
 )

@@ -118,12 +118,14 @@ def test_files_without_batches(small, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["contextual_convnext_micro", "cotnet_micro"])
-def test_pt2_needs_no_operator_of_ours(name, tmp_path):
+@pytest.mark.parametrize("operators", ["native", "portable"])
+def test_pt2_keeps_our_operators_or_needs_none(name, operators, tmp_path):
     net = network(name, **EVERY_LAYER[name])
     path = tmp_path / "net.pt2"
-    assert export_pt2(net, path, metadata=metadata()) < 1e-5
+    assert export_pt2(net, path, metadata=metadata(), operators=operators) < 1e-5
     graph = torch.export.load(path).graph
-    assert not [node for node in graph.nodes if "ctxvision" in str(node.target)]
+    ours = {str(node.target) for node in graph.nodes if "ctxvision" in str(node.target)}
+    assert bool(ours) == (operators == "native")
     exported, images = open_exported(path), torch.randn(3, 3, SIZE, SIZE)
     assert exported.metadata == metadata()
     with torch.no_grad():

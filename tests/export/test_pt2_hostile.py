@@ -28,7 +28,7 @@ class Net(nn.Module):
         self.register_buffer("scale", torch.tensor([1.0, 2.0]))
 
     def forward(self, x):
-        x = self.norm(self.conv(x)).relu_()
+        x = self.norm(self.conv(x).relu_())  # which cannot be folded into the convolution
         with torch.autocast("cpu", enabled=False):
             a, b = x.split([1, 3], 1)
             x = torch.cat([b * x.shape[3], a], 1)

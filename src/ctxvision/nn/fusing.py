@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -61,13 +61,20 @@ def fuse(model: Model, example: Tensor | None = None) -> Model:
     except RuntimeError as error:  # a weight that is computed from others, as by weight_norm's hooks
         raise ValueError(f"fuse: {type(model).__name__} cannot be copied: {error}") from error
     for layer_name, norm_name in _foldable(fused, example):
-        layer: Any = fused.get_submodule(layer_name)
         norm: Any = fused.get_submodule(norm_name)
-        fold: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        folded = fold(copy.deepcopy(layer).double(), copy.deepcopy(norm).double()).to(layer.weight.dtype)
-        _replace(fused, layer, folded)
+        _fold(fused.get_submodule(layer_name), norm)
         _replace(fused, norm, nn.Identity().eval())
     return fused
+
+
+def _fold(layer: Any, norm: Any) -> None:
+    """Let a layer do what the norm after it does, computed in double precision; its hooks stay."""
+    parameters = layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias
+    weight, bias, mean, variance, *affine = (None if t is None else t.detach().double() for t in parameters)
+    fold: Any = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+    dtype, trained = layer.weight.dtype, layer.weight.requires_grad
+    folded = fold(weight, bias, mean, variance, norm.eps, *affine)
+    layer.weight, layer.bias = (nn.Parameter(t.detach().to(dtype), requires_grad=trained) for t in folded)
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
