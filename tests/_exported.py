@@ -18,7 +18,7 @@ DATA = {"classification": "digits", "detection": SCENES, "segmentation": SCENES,
 
 def _classification():
     torch.manual_seed(0)
-    small = {"depths": [1] * 4, "contextual_blocks": [1] * 4, "dims": [8, 8, 8, 16]}
+    small = {"depths": [1] * 4, "contextual_blocks": [1] * 4, "dims": [8, 8, 8, 16], "stages": [3, 4]}
     small |= {"dim": 8, "merge_hidden": 8, "weight_hidden": 8}
     return enliven(ClassificationTask("contextual_convnext_micro", DigitsData().spec.to_dict(), model_args=small))
 

@@ -16,6 +16,7 @@ from ctxvision.export import (
     open_exported,
     quantize_onnx,
 )
+from ctxvision.nn import ContextualConv2d, CoTLayer, Involution2d
 from ctxvision.tasks.networks import create_network
 
 SIZE = 32
@@ -77,7 +78,18 @@ def test_onnx_computes_what_torch_computes(name, tmp_path):
 
 @pytest.mark.slow
 def test_any_size(tmp_path):
-    net = network("rednet_micro")
+    """One layer of each kind: the exporter asks about every size of every tap, and takes seconds for each."""
+    layers = (
+        Involution2d(8, kernel_size=3),
+        CoTLayer(16),
+        ContextualConv2d(16, 6, kernel_size=3, padding=1, prior_dim=0),
+    )
+    bent = layers[2].sampling_offsets
+    torch.nn.init.normal_(bent.conv2.weight, std=0.1)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2, 1), layers[0], torch.nn.Conv2d(8, 16, 1), *layers[1:],
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    ).eval()  # fmt: skip
     export_onnx(net, tmp_path / "net.onnx", metadata=metadata(dynamic_size=True))
     exported = open_exported(tmp_path / "net.onnx")
     for shape in ((1, 3, 48, 40), (3, 3, 33, 64)):

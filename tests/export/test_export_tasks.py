@@ -247,7 +247,7 @@ def test_video_predicts_the_same_from_a_file(networks_of, exported, tmp_path):
 
 
 def test_video_files_weigh_classes_as_networks_do(tmp_path):
-    few = {"depths": [1, 1, 1, 1], "contextual_blocks": [1, 1, 1, 1]}
+    few = {"depths": [1, 1, 1, 1], "contextual_blocks": [1, 1, 1, 1], "stages": [3, 4]}
     task = video_task("contextual_convnext_micro", classes=7, model_args=few)
     network, metadata = from_task(task)
     export_onnx(network, tmp_path / "net.onnx", metadata=metadata)
