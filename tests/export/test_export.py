@@ -79,15 +79,10 @@ def test_onnx_computes_what_torch_computes(name, tmp_path):
 @pytest.mark.slow
 def test_any_size(tmp_path):
     """One layer of each kind: the exporter asks about every size of every tap, and takes seconds for each."""
-    layers = (
-        Involution2d(8, kernel_size=3),
-        CoTLayer(16),
-        ContextualConv2d(16, 6, kernel_size=3, padding=1, prior_dim=0),
-    )
-    bent = layers[2].sampling_offsets
-    torch.nn.init.normal_(bent.conv2.weight, std=0.1)
+    bent = ContextualConv2d(16, 6, kernel_size=3, padding=1, prior_dim=0)
+    torch.nn.init.normal_(bent.sampling_offsets.conv2.weight, std=0.1)
     net = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 3, 2, 1), layers[0], torch.nn.Conv2d(8, 16, 1), *layers[1:],
+        torch.nn.Conv2d(3, 16, 3, 2, 1), Involution2d(16, kernel_size=3), CoTLayer(16), bent,
         torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
     ).eval()  # fmt: skip
     export_onnx(net, tmp_path / "net.onnx", metadata=metadata(dynamic_size=True))
