@@ -6,13 +6,14 @@ import torch
 
 from _networks import EVERY_LAYER, lively
 
-openvino = pytest.importorskip("openvino")
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 NETWORKS = ["cotnet_micro", "cotnext50_2x48d", "rednet_micro", "contextual_convnext_micro", "contextual_resnet50"]
 
 
 def computed(model, images):
+    import openvino
+
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return torch.from_numpy(np.array(compiled(images.numpy())[0]))
 
@@ -30,6 +31,8 @@ def close(found, network, images):
 
 
 def test_module(network):
+    import openvino
+
     model = openvino.convert_model(network, example_input=torch.randn(1, 3, 64, 64))
     for shape in ((1, 3, 64, 64), (3, 3, 64, 64), (2, 3, 96, 64)):
         images = torch.randn(shape)
@@ -37,6 +40,8 @@ def test_module(network):
 
 
 def test_exported_program(network):
+    import openvino
+
     images = torch.randn(2, 3, 64, 64)
     model = openvino.convert_model(torch.export.export(network, (images,)))
     close(computed(model, images), network, images)

@@ -7,8 +7,7 @@ import torch
 
 from _networks import EVERY_LAYER, lively
 
-torchao = pytest.importorskip("torchao")
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", EVERY_LAYER)
