@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,10 @@ LAYERS = (
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
-def test_handles_add_the_layer_s_cost(layer):
+@pytest.mark.parametrize("version", ["0.1.1", "2.2.3"])
+def test_handles_add_the_layer_s_cost(layer, version, monkeypatch):
+    """Ultralytics' edition of thop, from 2 on, adds the cost of a layer's parts itself."""
+    monkeypatch.setitem(sys.modules, "thop", SimpleNamespace(__version__=version))
     x = torch.randn(2, 32, 9, 8)
     prior = [torch.randn(2, 8)] if getattr(layer, "prior_dim", 0) else []
     layer.eval()
@@ -28,12 +32,16 @@ def test_handles_add_the_layer_s_cost(layer):
         assert expected == 2 * count_macs(layer, (32, 9, 8))
     weights = sum(p.numel() for p in layer.parameters() if p.dim() > 1)
     assert expected > 2 * weights, "each weight is used at several positions or images"
-    for handles, attribute in ((THOP, "total_ops"), (PTFLOPS, "__flops__")):
+    own = layer_macs(layer, x, *prior, own=True)
+    assert 0 < own < expected
+    for handles, attribute, cost in (
+        (THOP, "total_ops", own if version == "2.2.3" else expected), (PTFLOPS, "__flops__", expected)
+    ):  # fmt: skip
         setattr(layer, attribute, 1)
         hook = layer.register_forward_hook(handles[type(layer)])
         layer(x, *prior)
         hook.remove()
-        assert getattr(layer, attribute) == 1 + expected
+        assert getattr(layer, attribute) == 1 + cost
         delattr(layer, attribute)
 
 

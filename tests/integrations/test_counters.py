@@ -24,8 +24,11 @@ def test_fvcore_needs_no_handles(build):
 def test_thop_with_our_handles(build):
     import thop
 
+    # the edition that is installed counts norms, activations and pools too: a part of so small networks
+    plain, _ = thop.profile(build(), (IMAGES,), verbose=False)
     macs, _ = thop.profile(build(), (IMAGES,), custom_ops=counters.THOP, verbose=False)
-    assert close(macs, build())
+    assert macs > plain
+    assert macs == pytest.approx(count_macs(build(), (3, 64, 64)), rel=0.1)
 
 
 def test_ptflops_with_our_handles(build):
