@@ -202,8 +202,27 @@ def test_contradicting_designs_are_refused(design, message):
 
 
 def test_unknown_arguments_are_named_with_those_there_are():
-    with pytest.raises(TypeError, match=r"no argument 'output_stride'; .*selection"):
-        timm.create_model("contextual_convnext_micro", output_stride=16)
+    with pytest.raises(TypeError, match=r"no argument 'patch_size'; .*selection"):
+        timm.create_model("contextual_convnext_micro", patch_size=16)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_stages_that_do_not_stride_dilate_as_timm_s_convnext(output_stride):
+    depths, dims = (1, 1, 2, 1), (8, 16, 24, 32)
+    few = {"depths": depths, "dims": dims, "output_stride": output_stride}
+    ours = timm.create_model("contextual_convnext_micro", stages=(), contextual_blocks=(1, 1, 1, 1), **few).eval()
+    theirs = timm.create_model("convnext_atto", conv_mlp=False, use_grn=False, **few).eval()
+    weights = {name: torch.randn_like(value) * 0.2 for name, value in ours.state_dict().items()}
+    ours.load_state_dict(weights)
+    assert set(theirs.load_state_dict(weights, strict=False).missing_keys) <= {
+        "head.norm.weight", "head.norm.bias", "head.fc.weight", "head.fc.bias",
+    }  # fmt: skip
+    images = torch.randn(2, 3, 64, 96)
+    torch.testing.assert_close(
+        ours.forward_features(images), theirs.forward_features(images), rtol=1e-4, atol=1e-4
+    )
+    reductions = [[level["reduction"] for level in network.feature_info] for network in (ours, theirs)]
+    assert reductions[0] == reductions[1]
 
 
 @pytest.mark.parametrize(

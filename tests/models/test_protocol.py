@@ -274,7 +274,7 @@ def test_torch_jit_trace():  # torch.compile and torch.export: test_compile.py
             torch.testing.assert_close(traced, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", RESIDUAL)
+@pytest.mark.parametrize("name", [*RESIDUAL, "contextual_convnext_micro", "contextual_resnet50"])
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_output_stride_dilates_instead_of_striding(name, output_stride):
     model = timm.create_model(name, output_stride=output_stride).eval()
@@ -318,6 +318,5 @@ def test_bfloat16_autocast_trains(name):
 def test_bad_arguments_are_named(name):
     with pytest.raises(ValueError, match="output_fmt must be 'NCHW', got 'NLC'"):
         meta(name).forward_intermediates(torch.randn(1, 3, 64, 64, device="meta"), output_fmt="NLC")
-    if name in RESIDUAL:
-        with pytest.raises(ValueError, match="8, 16 or 32, got 4"):
-            timm.create_model(name, output_stride=4)
+    with pytest.raises(ValueError, match="8, 16 or 32, got 4"):
+        timm.create_model(name, output_stride=4)

@@ -115,6 +115,7 @@ class ContextualNet(Backbone):
         plan: Design,
         paths: Sequence[str],
         channels: Sequence[int],
+        strides: Sequence[int],
         norm: nn.Module | None,
         global_pool: str,
         prior_dims: Mapping[int, int] | None = None,
@@ -125,12 +126,13 @@ class ContextualNet(Backbone):
             plan: Plan that says what is contextual in the network, and how wide it is.
             paths: Names of the modules of the four stages, before them that of the stem's level of stride 2.
             channels: Number of channels of the stem and of each of the four stages.
+            strides: Strides of the stem's level and of the four stages.
             norm: Norm of the pooled features; ``None`` if the plain network has none.
             global_pool: Name of timm's global pooling, ``""`` for none.
             prior_dims: Width of the prior by stage number; ``None`` for that of the embeddings.
         """
         self.contextual_stages = tuple(plan.stages) if plan.prior else ()
-        self._describe_levels(paths, channels[-len(paths) :], (2, 4, 8, 16, 32)[-len(paths) :])
+        self._describe_levels(paths, channels[-len(paths) :], strides[-len(paths) :])
         placed = self.__dict__.pop("_placed")
         self.global_pool = make_pool(global_pool, self.num_classes)
         _require_width(self.global_pool)

@@ -16,10 +16,12 @@ weights of a plain network load (`ctxvision.checkpoints.warm_start`).
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
+from operator import mul
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import trunc_normal_
+from timm.layers import create_conv2d, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -102,6 +104,7 @@ class ContextualConvNeXt(ContextualNet):
         contextual_blocks: For each stage, if the design makes it contextual, the numbers of the contextual
             blocks, from 0, or how many there are: the first of each of as many equal runs.
         weight_hidden: Width inside the generator of weight offsets.
+        output_stride: Stride of the last stage, 32, 16 or 8; below 32 later stages dilate instead of striding.
         ls_init_value: Initial value of the layer scale.
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
         in_chans: Number of channels of the image.
@@ -129,6 +132,7 @@ class ContextualConvNeXt(ContextualNet):
         *,
         contextual_blocks: Sequence[Blocks] = (1, 1, 3, 1),
         weight_hidden: int = 24,
+        output_stride: int = 32,
         ls_init_value: float = 1e-6,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -157,28 +161,35 @@ class ContextualConvNeXt(ContextualNet):
             {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": per_block},
             placed,
         )
-        rates = drop_path_rates(depths, drop_path_rate)
+        rates, steps = drop_path_rates(depths, drop_path_rate), _steps(4, output_stride)
 
-        def depthwise(width: int, contextual: bool) -> nn.Module:
-            kernel: dict[str, Any] = {"kernel_size": 7, "padding": 3, "groups": width, **placed}
+        def depthwise(width: int, dilation: int, contextual: bool) -> nn.Module:
+            kernel: dict[str, Any] = {
+                "kernel_size": 7,
+                "padding": 3 * dilation,
+                "dilation": dilation,
+                "groups": width,
+            }
+            kernel |= placed
             if contextual:
                 return ContextualConv2d(width, width, **kernel, **_contextual_args(plan, plan.dim, weight_hidden))
             return nn.Conv2d(width, width, **kernel)
 
         def stage(i: int) -> ConvNeXtStage:
-            width, depth = dims[i], depths[i]
+            width, depth, (stride, dilation) = dims[i], depths[i], steps[i]
             contextual = chosen[i] if _has_offsets(plan, i + 1) else set()
             blocks = [
                 ContextualNeXtBlock(
                     width,
-                    conv_dw=depthwise(width, n in contextual),
+                    conv_dw=depthwise(width, dilation, n in contextual),
                     drop_path=rates[i][n],
                     layer_scale=ls_init_value,
                     **placed,
                 )
                 for n in range(depth)
             ]
-            return ConvNeXtStage(_downsampling(dims[i - 1], width, **placed) if i else nn.Identity(), blocks)
+            before = _downsampling(dims[i - 1], width, stride, dilation, **placed) if i else nn.Identity()
+            return ConvNeXtStage(before, blocks)
 
         stages = nn.Sequential(*map(stage, range(4)))
         self.stem = nn.Sequential(  # type: ignore[method-assign]
@@ -186,7 +197,8 @@ class ContextualConvNeXt(ContextualNet):
         )
         self.stages = stages  # type: ignore[assignment, misc]
         paths = [f"stages.{i}" for i in range(4)]
-        self._add_head(plan, paths, (dims[0], *dims), layer_norm(dims[-1], **placed), global_pool)
+        strides = [2, *accumulate((stride for stride, _ in steps), mul)]
+        self._add_head(plan, paths, (dims[0], *dims), strides, layer_norm(dims[-1], **placed), global_pool)
         for name, layer in self.named_modules():
             if name.endswith(("offsets.fc2", "offsets.conv2")):
                 continue  # they start at zero
@@ -196,9 +208,31 @@ class ContextualConvNeXt(ContextualNet):
                 nn.init.zeros_(layer.bias)
 
 
-def _downsampling(in_channels: int, out_channels: int, **placed: Any) -> nn.Module:
-    """Return ConvNeXt's layers between two stages."""
-    return nn.Sequential(layer_norm(in_channels, **placed), nn.Conv2d(in_channels, out_channels, 2, 2, **placed))
+def _steps(first: int, output_stride: int) -> list[tuple[int, int]]:
+    """Return stride and dilation of each stage, the stem counted with the first, where the stride is ``first``.
+
+    Raises:
+        ValueError: If there is no such output stride.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+    reached, dilation, steps = first, 1, [(first, 1)]
+    for _ in range(3):
+        stride = 2 if reached < output_stride else 1
+        reached, dilation = reached * stride, dilation * 2 // stride
+        steps.append((stride, dilation))
+    return steps
+
+
+def _downsampling(in_channels: int, out_channels: int, stride: int, dilation: int, **placed: Any) -> nn.Module:
+    """Return ConvNeXt's layers between two stages; without stride, their taps lie as far apart as before."""
+    if stride == 2:
+        conv: nn.Module = nn.Conv2d(in_channels, out_channels, 2, 2, **placed)
+    else:
+        conv = create_conv2d(in_channels, out_channels, 2, dilation=dilation // 2, padding="same", bias=True).to(
+            **placed
+        )
+    return nn.Sequential(layer_norm(in_channels, **placed), conv)
 
 
 class ContextualResNet(ContextualNet):
@@ -212,6 +246,7 @@ class ContextualResNet(ContextualNet):
         contextual_blocks: As in `ContextualConvNeXt`; ``None`` for blocks 0, 2, 4, ... of each stage.
         bottleneck: Width inside the generators, as a share of the layer that they bend.
         prior_width: Width of the prior, as a share of the layer that it bends.
+        output_stride: Stride of the last stage, 32, 16 or 8; below 32 later stages dilate instead of striding.
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
         in_chans: Number of channels of the image.
         global_pool: Name of timm's global pooling, ``""`` for none.
@@ -237,6 +272,7 @@ class ContextualResNet(ContextualNet):
         contextual_blocks: Sequence[Blocks] | None = None,
         bottleneck: float = 0.25,
         prior_width: float = 0.5,
+        output_stride: int = 32,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -264,19 +300,26 @@ class ContextualResNet(ContextualNet):
             {"stem": r"^conv1|^bn1", "coarse": r"^layer(\d+)", "blocks": r"^layer(\d+)\.(\d+)"},
             placed,
         )
+        steps = _steps(4, output_stride)
         stages, channels, rates = [], [planes[0]], drop_path_rates(depths, drop_path_rate)
         for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
             blocks, prior_dim = PriorSequence(), max(1, round(prior_width * width))
+            dilation = steps[i][1]
             for index in range(depth):
-                stride, in_channels = (2 if i and index == 0 else 1), channels[-1] if index == 0 else 4 * width
+                stride = steps[i][0] if i and index == 0 else 1
+                in_channels = channels[-1] if index == 0 else 4 * width
+                kernel: dict[str, Any] = {
+                    "stride": stride,
+                    "padding": dilation,
+                    "dilation": dilation,
+                    "bias": False,
+                }
                 if _has_offsets(plan, i + 1) and index in chosen[i]:
                     hidden = max(1, round(bottleneck * width))
                     args = _contextual_args(plan, prior_dim, hidden, hidden)
-                    conv2: nn.Module = ContextualConv2d(
-                        width, width, kernel_size=3, stride=stride, padding=1, bias=False, **args, **placed
-                    )
+                    conv2: nn.Module = ContextualConv2d(width, width, kernel_size=3, **kernel, **args, **placed)
                 else:
-                    conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False, **placed)
+                    conv2 = nn.Conv2d(width, width, 3, **kernel, **placed)
                 shortcut = plain_shortcut(in_channels, 4 * width, stride, **placed) if index == 0 else None
                 extra = prior_dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
                 blocks.append(
@@ -303,7 +346,8 @@ class ContextualResNet(ContextualNet):
             elif isinstance(layer, ContextualBottleneck):
                 nn.init.zeros_(layer.bn3.weight)
         prior_dims = {i: max(1, round(prior_width * width)) for i, width in enumerate(planes, 1)}
-        self._add_head(plan, ("act1", *LAYERS), channels, None, global_pool, prior_dims)
+        strides = [2, *accumulate((stride for stride, _ in steps), mul)]
+        self._add_head(plan, ("act1", *LAYERS), channels, strides, None, global_pool, prior_dims)
         if self.context is not None:
             nn.init.normal_(self.context.embedding.weight, std=0.02)
 
