@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from _pictures import make_folder
 
@@ -83,15 +84,26 @@ def test_train_then_validate(scripts, pictures, network, flags, tmp_path):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_benchmark_counts_by_fvcore(scripts, network, tmp_path):
-    words = ("--model", network, *SIZE, "-b", 2, "--num-warm-iter", 1, "--num-bench-iter", 1, "--device", "cpu")
+    words = ("--model", network, *SIZE, "-b", 2, "--num-warm-iter", 1, "--num-bench-iter", 5, "--device", "cpu")
     found = run(scripts / "benchmark.py", *words, "--bench", "inference", cwd=tmp_path)
     assert '"infer_gmacs"' in found
+
+
+def weights_of(network, classes, folder):
+    """Write weights; without a file these scripts ask for pretrained ones."""
+    import timm
+
+    import ctxvision  # noqa: F401
+
+    torch.save(timm.create_model(network, num_classes=classes).state_dict(), folder / "net.pth")
+    return folder / "net.pth"
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_inference_writes_its_answers(scripts, pictures, network, tmp_path):
     words = ("--data-dir", pictures / "validation", "--model", network, "--num-classes", 2, *SIZE, "-b", 4)
     more = ("--workers", 0, "--device", "cpu", "--results-dir", tmp_path, "--topk", 2)
+    more += ("--checkpoint", weights_of(network, 2, tmp_path))
     run(scripts / "inference.py", *words, *more, cwd=tmp_path)
     assert list(tmp_path.glob("*.csv"))
 
@@ -100,6 +112,7 @@ def test_inference_writes_its_answers(scripts, pictures, network, tmp_path):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_onnx_export_checks_its_file(scripts, network, exporter, tmp_path):
     more = ["--dynamo"] if exporter == "--dynamo" else []
+    more += ["--checkpoint", weights_of(network, 5, tmp_path)]
     words = ("net.onnx", "--model", network, "--num-classes", 5, "--img-size", 64, "--check-forward", *more)
     run(scripts / "onnx_export.py", *words, cwd=tmp_path)
     assert (tmp_path / "net.onnx").stat().st_size > 100_000

@@ -15,7 +15,9 @@ LABELS = torch.tensor([0, 1, 2, 3])
 
 def test_accelerate_trains(build, tmp_path):
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # transformers' trainer may have made one before
     accelerator = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=2)
     model = build(num_classes=4).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
