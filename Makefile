@@ -49,7 +49,7 @@ demo-video: $(INSTALLED) ## train with and without temporal shifts on moving dig
 
 # of both workers, and of the processes that tests start
 test test-fast: export OMP_NUM_THREADS = 1
-test: $(INSTALLED) ## all the tests, about half an hour on two cores
+test: $(INSTALLED) ## all the tests, some twenty minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 
 test-fast: $(INSTALLED) ## the tests for everyday work, a few minutes: none that is slow or starts processes

@@ -21,8 +21,8 @@ DISTRIBUTIONS = {  # where a distribution is not called like its package
 }  # fmt: skip
 # extras of another format, not ours: used where they are installed; parts of what is declared
 OPTIONAL = {"pillow-heif", "pillow-jxl", "pillow_heif", "pillow_jxl"}
-# of which a module of `ctxvision.integrations` is about: whoever imports it has the package
-OPTIONAL |= {"optimum", "ultralytics"}
+# what a module of `ctxvision.integrations` is about: whoever imports that has the package
+OPTIONAL |= {"optimum", "thop", "ultralytics"}
 BROUGHT = {
     "h11": "uvicorn",
     "markupsafe": "jinja2",
