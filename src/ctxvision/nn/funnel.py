@@ -231,4 +231,5 @@ def _compose(
     for score, members in zip(scores, classes, strict=True):
         last = last.scatter(1, members, score)
     dropped = torch.ones_like(last).scatter(1, survivors, 0.0)
-    return last / temperature - (2 / temperature.detach() + 1) * dropped
+    logits = last / temperature - (2 / temperature.detach() + 1) * dropped
+    return logits.reshape(-1, num_classes)  # says to those who record a graph what they cannot tell of a scatter
