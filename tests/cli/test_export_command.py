@@ -15,6 +15,8 @@ from ctxvision.tasks import ClassificationTask
         (lambda: detection_task("faster_rcnn"), ["--fixed-size"], "--fixed-size: detectors resize"),
         (segmentation_task, ["--int8=digits"], "--int8 compares top-1 of classifiers"),
         (segmentation_task, ["--fixed-size", "--dynamic-size"], "not allowed with"),
+        (segmentation_task, ["--int8=digits", "--ops=native"], "--int8 quantises graphs of standard operators"),
+        (segmentation_task, ["--ops=fast"], "invalid choice: 'fast'"),
     ],
 )
 def test_refusals(make, words, message, tmp_path, capsys):
@@ -26,6 +28,26 @@ def test_refusals(make, words, message, tmp_path, capsys):
     assert code == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["net.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "words", "expected"),
+    [(".onnx", [], "portable"), (".onnx", ["--ops=native"], "native"), (".pt2", [], "native"),
+     (".pt2", ["--ops=portable"], "portable")],
+)  # fmt: skip
+def test_what_the_operators_become(suffix, words, expected, tmp_path, monkeypatch):
+    checkpoint = write_task(segmentation_task(), tmp_path / "net.ckpt")
+    asked = []
+
+    def export(network, path, *, operators, **options):
+        path.write_text("a file")
+        asked.append(operators)
+        return 0.0
+
+    for name in ("export_onnx", "export_pt2"):
+        monkeypatch.setattr(f"ctxvision.export.{name}", export)
+    assert main(["export", str(checkpoint), str(tmp_path / f"net{suffix}"), *words]) == 0
+    assert asked == [expected]
 
 
 @pytest.mark.parametrize(
