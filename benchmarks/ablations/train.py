@@ -11,8 +11,8 @@ from benchmarks.ablations.networks import NETWORKS, build
 from benchmarks.ablations.scenes import Scenes, make_scenes
 from benchmarks.ablations.settings import Recipe, Size
 from ctxvision.nn import ContextualLoss
+from ctxvision.nn.layouts import to_layout
 from ctxvision.tasks.optimization import Optimization, build_optimizer, build_schedule
-from ctxvision.timing.preparation import to_layout
 
 
 class Outcome(NamedTuple):

@@ -18,9 +18,10 @@ from benchmarks.ops.cases import PASSES, lay_out, one_pass
 from benchmarks.ops.check import check_case
 from benchmarks.ops.run import _measure as measure_operator
 from benchmarks.settings import DTYPES, Settings
+from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
 from ctxvision.ops import use_backend
 from ctxvision.timing.clock import Candidate, quantiles, take_turns
-from ctxvision.timing.preparation import LAYOUTS, Layout, set_batch_norm_statistics, to_layout
+from ctxvision.timing.preparation import set_batch_norm_statistics
 
 Row = dict[str, Any]
 HALVES = DTYPES | {"float16": torch.float16}

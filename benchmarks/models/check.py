@@ -4,8 +4,8 @@ from torch import Tensor
 
 from benchmarks.gate import check, check_finite
 from benchmarks.models.networks import Steps, random_batch
+from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
 from ctxvision.ops import use_backend
-from ctxvision.timing.preparation import LAYOUTS, Layout, to_layout
 
 IMAGES = 2
 

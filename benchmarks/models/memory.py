@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.models.networks import Steps, build, random_batch
 from benchmarks.settings import ROOT, Settings
+from ctxvision.nn.layouts import Layout, to_layout
 from ctxvision.timing.memory import high_water, load_libraries
-from ctxvision.timing.preparation import Layout, to_layout
 
 STEPS = 3  # the first makes the momentum, the others find it
 

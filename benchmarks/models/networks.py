@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import ctxvision.models  # noqa: F401, registers our networks
 from ctxvision.nn import ContextualLoss
-from ctxvision.timing.preparation import LAYOUTS, Layout, fill_zero_weights
+from ctxvision.nn.layouts import LAYOUTS, Layout
+from ctxvision.timing.preparation import fill_zero_weights
 
 SE_PEER = "seresnet50d_poolfree"
 CONVOLUTIONAL_PEER = "convnext_tiny_conv_mlp"  # 1x1 convolutions instead of linear layers: faster on some CPUs

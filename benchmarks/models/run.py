@@ -23,8 +23,9 @@ from benchmarks.models.networks import (
 from benchmarks.models.report import best, network_table, sweep_table, target_table
 from benchmarks.settings import Settings
 from ctxvision.models import count_macs
+from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
 from ctxvision.timing.clock import Candidate, Quantiles, quantiles, take_turns
-from ctxvision.timing.preparation import LAYOUTS, Layout, set_batch_norm_statistics, to_layout
+from ctxvision.timing.preparation import set_batch_norm_statistics
 
 COLUMNS = (
     *machine.COLUMNS,

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gate import oracle
 from benchmarks.ops import peers
+from ctxvision.nn.layouts import LAYOUTS, Layout
 from ctxvision.ops import contextual_conv2d, local_aggregation, use_backend
-from ctxvision.timing.preparation import LAYOUTS, Layout
 
 OpName = Literal["local_aggregation", "contextual_conv2d"]
 PASSES = ("forward", "forward+backward")

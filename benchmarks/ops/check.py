@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.gate import check, check_finite, oracle
 from benchmarks.ops.cases import Case, lay_out
 from benchmarks.settings import Settings
-from ctxvision.timing.preparation import LAYOUTS
+from ctxvision.nn.layouts import LAYOUTS
 
 IMAGES = 2
 

@@ -12,8 +12,8 @@ from benchmarks.ops.cases import PASSES, Case, count_bytes, count_macs, lay_out,
 from benchmarks.ops.check import check_case
 from benchmarks.ops.report import case_table, target_table
 from benchmarks.settings import Settings
+from ctxvision.nn.layouts import LAYOUTS, Layout
 from ctxvision.timing.clock import Candidate, Quantiles, quantiles, take_turns
-from ctxvision.timing.preparation import LAYOUTS, Layout
 
 COLUMNS = (
     *machine.COLUMNS,

@@ -21,8 +21,9 @@ from benchmarks.models.networks import (
 )
 from benchmarks.settings import Settings
 from ctxvision.models import count_macs
+from ctxvision.nn.layouts import to_layout
 from ctxvision.ops import _backend
-from ctxvision.timing.preparation import set_batch_norm_statistics, to_layout
+from ctxvision.timing.preparation import set_batch_norm_statistics
 
 MICRO = "cotnet_micro"
 STATED = Settings(torch.device("cpu"), torch.float32, threads=2, batch=8, repeats=1, seconds=0)

@@ -12,7 +12,7 @@ from benchmarks.ops import report, run
 from benchmarks.ops.cases import CASES, Case, count_bytes, count_macs, lay_out, tiny
 from benchmarks.ops.check import check_case
 from benchmarks.settings import Settings
-from ctxvision.timing.preparation import LAYOUTS
+from ctxvision.nn.layouts import LAYOUTS
 
 TINY = list(dict.fromkeys(map(tiny, CASES)))
 FAST = Settings(torch.device("cpu"), torch.float32, threads=1, batch=2, repeats=2, seconds=0)

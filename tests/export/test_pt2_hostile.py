@@ -129,6 +129,12 @@ def vectors(marker):
         "a function below torch": program(
             lambda c: add_node(c, "torch.os.system", [text(f"touch {marker}")])
         ),
+        "an operator of ours that no graph has": program(
+            lambda c: add_node(c, "torch.ops.ctxvision.local_aggregation_input_grad.default", [])
+        ),
+        "an operator that we do not have": program(
+            lambda c: add_node(c, "torch.ops.ctxvision.system.default", [text(f"touch {marker}")])
+        ),
         "a loader": program(lambda c: add_node(c, "torch.ops.load_library", [text(marker)])),
         "a builtin": program(lambda c: add_node(c, "_operator.__builtins__.exec", [text(code)])),
         "the math module": program(lambda c: add_node(c, "math.__loader__.load_module", [text("os")])),

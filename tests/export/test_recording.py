@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from _networks import EVERY_LAYER, lively
+from ctxvision.export import ExportError
+from ctxvision.export.program import trace
 from ctxvision.nn import ContextualConv2d, CoTLayer, Involution2d
 from ctxvision.ops import contextual_conv2d, keep_operators, local_aggregation
 
@@ -158,3 +160,18 @@ def test_traced_file_needs_nothing_of_ours(tmp_path):
         "assert 'ctxvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
+
+
+@pytest.mark.parametrize("form", ["standard", "onnx nodes"])
+def test_an_operator_that_was_called_past_its_function_is_not_left_in_a_graph(form):
+    """`torch.ops` has no other form: such a graph would run nowhere else."""
+
+    class Direct(torch.nn.Module):
+        def forward(self, x):
+            weight = x.new_ones(x.shape[0], 1, 9, *x.shape[2:])
+            return torch.ops.ctxvision.local_aggregation(x, weight, [1, 1], [1, 1], [1, 1], False)
+
+    with pytest.raises(ExportError, match=r"still holds ctxvision\.local_aggregation\.default"):
+        trace(Direct(), (torch.randn(2, 4, 8, 8),), ({},), operators=form)
+    kept = trace(Direct(), (torch.randn(2, 4, 8, 8),), ({},), operators="operators")
+    assert "ctxvision" in str(kept.graph)

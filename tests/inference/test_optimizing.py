@@ -90,8 +90,8 @@ def test_the_layout_is_the_faster_one(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     example = torch.randn(2, 3, 8, 8)
-    assert "NCHW" in optimize(Slow(torch.channels_last), example).description
-    assert "channels-last" in optimize(Slow(torch.contiguous_format), example).description
+    assert "nchw" in optimize(Slow(torch.channels_last), example).description
+    assert "channels_last" in optimize(Slow(torch.contiguous_format), example).description
 
 
 def test_training_is_refused():

@@ -77,6 +77,10 @@ def trace(
     except Exception as error:  # torch.export raises many kinds
         freedom = " for any size" if any(d and {2, 3} & d.keys() for d in dimensions) else ""
         raise ExportError(f"torch cannot export this network{freedom}: {_first_line(error)}") from error
+    # `torch.ops.ctxvision`, called by a network of somebody's own, is not asked for another form
+    ours = sorted({str(n.target) for n in program.graph.nodes if str(n.target).startswith("ctxvision")})
+    if ours and operators != "operators":
+        raise ExportError(f"the graph still holds {', '.join(ours)}; call the functions of ctxvision.ops instead")
     return program
 
 

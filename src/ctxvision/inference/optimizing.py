@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ctxvision.nn import fuse
+from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
 
 # Largest difference of an output, as a share of its largest value: sums in another order round otherwise, in each
 # of a hundred layers.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 _TRIALS = 5
-_LAYOUTS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
 
 
 class Optimized(nn.Module):
@@ -26,14 +26,14 @@ class Optimized(nn.Module):
     It is for inference alone: it computes without gradients, and its weights must not be changed.
 
     Attributes:
-        description: What was done, such as ``"BatchNorm folded, channels-last, compiled"``.
+        description: What was done, such as ``"BatchNorm folded, channels_last, compiled"``.
     """
 
-    def __init__(self, network: nn.Module, layout: str, description: str, compile_it: bool) -> None:
+    def __init__(self, network: nn.Module, layout: Layout, description: str, compile_it: bool) -> None:
         super().__init__()
         self.network = network
         self.description = description
-        self._layout = _LAYOUTS[layout]
+        self._layout = LAYOUTS[layout]
         self._call: Callable[[Tensor], Any] = _compiled(network) if compile_it else network
         self.eval()
 
@@ -97,7 +97,7 @@ def optimize(
         prepared = model_as_is
     layout = _faster_layout(prepared, example)
     done += [layout, *(["compiled"] if compile else [])]
-    _lay_out(prepared, layout)
+    to_layout(prepared, layout)
     optimized = Optimized(prepared, layout, ", ".join(done), compile)
     with torch.inference_mode():
         difference = _difference(optimized(example), model_as_is(example))
@@ -122,21 +122,14 @@ def _compiled(network: nn.Module) -> Callable[[Tensor], Any]:
     return call
 
 
-def _lay_out(network: nn.Module, layout: str) -> None:
-    """Move the 4-d weights; `nn.Module.to` refuses networks that have 5-d ones."""
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=_LAYOUTS[layout])
-
-
-def _faster_layout(network: nn.Module, example: Tensor) -> str:
+def _faster_layout(network: nn.Module, example: Tensor) -> Layout:
     """Return the memory format in which the network answers sooner; both take turns, so that noise hits both."""
-    seconds: dict[str, list[float]] = {layout: [] for layout in _LAYOUTS}
+    seconds: dict[Layout, list[float]] = {layout: [] for layout in LAYOUTS}
     with torch.inference_mode():
         for trial in range(_TRIALS + 1):
             for layout, times in seconds.items():
-                _lay_out(network, layout)
-                images = example.contiguous(memory_format=_LAYOUTS[layout])
+                to_layout(network, layout)
+                images = example.contiguous(memory_format=LAYOUTS[layout])
                 network(images)
                 _wait(example.device)
                 begin = time.perf_counter()

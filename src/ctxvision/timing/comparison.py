@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ctxvision.nn.layouts import LAYOUTS
+
 from .clock import Candidate, device_name, percentiles, take_turns
 from .memory import peak_in_fresh_process
-from .preparation import LAYOUTS
 from .subjects import TimedNetwork, open_subject
 
 TORCH, COMPILED, ONNX = "torch", "compile", "onnx"

@@ -1,15 +1,7 @@
-"""What is done to a network with random weights before it is timed, and its memory layouts."""
-
-from typing import Literal
+"""What is done to a network with random weights before it is timed."""
 
 import torch
 from torch import nn
-
-Layout = Literal["channels_last", "nchw"]
-LAYOUTS: dict[Layout, torch.memory_format] = {
-    "channels_last": torch.channels_last,
-    "nchw": torch.contiguous_format,
-}
 
 
 @torch.no_grad()
@@ -44,10 +36,3 @@ def set_batch_norm_statistics(model: nn.Module, size: int, channels: int = 3) ->
     model.train()(images.to(next(model.parameters()).device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-
-
-def to_layout(model: nn.Module, layout: Layout) -> None:
-    """Move the 4-d weights; `nn.Module.to` refuses networks that have 5-d ones."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=LAYOUTS[layout])

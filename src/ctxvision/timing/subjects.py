@@ -13,9 +13,10 @@ from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
 from ctxvision.inference.exported import SUFFIXES, Exported, open_exported
 from ctxvision.models import count_macs
+from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
 from ctxvision.tasks.networks import require_model
 
-from .preparation import LAYOUTS, Layout, fill_zero_weights, set_batch_norm_statistics, to_layout
+from .preparation import fill_zero_weights, set_batch_norm_statistics
 
 
 class TimingError(ValueError):
