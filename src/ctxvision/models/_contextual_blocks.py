@@ -12,7 +12,7 @@ from timm.layers import DropPath, LayerNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ctxvision.nn import ContextualConv2d
+from ctxvision.nn import ContextualConv2d, _pointwise
 from ctxvision.nn._checks import is_plain
 from ctxvision.nn._tracing import is_traced
 from ctxvision.ops._derivatives import add_in_place
@@ -82,8 +82,15 @@ class PointwiseMlp(nn.Module):
             y: Tensor = self.fc2(self.act(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
             return y
         # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear
-        hidden = self.act(F.conv2d(x, self.fc1.weight[:, :, None, None], self.fc1.bias))
-        return F.conv2d(hidden, self.fc2.weight[:, :, None, None], self.fc2.bias)
+        choose = _pointwise.may_choose(x)
+        for layer in (self.fc1, self.fc2):
+            if choose and _pointwise.product_is_faster(layer.weight, x):
+                x = _pointwise.product(x, layer.weight, layer.bias)
+            else:
+                x = F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
+            if layer is self.fc1:  # torch computes it sooner where pixels, not channels, come first
+                x = self.act(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x
 
 
 class ContextualNeXtBlock(nn.Module):
@@ -158,13 +165,13 @@ class ContextualBottleneck(nn.Module):
 
         The output is ``(B, 4 * width, H', W')``, where ``H'`` and ``W'`` are those of the 3x3 convolution.
         """
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.conv1(x)
+        shortcut = x if self.downsample is None else _pointwise.apply(self.downsample, x)
+        x = _pointwise.apply(self.conv1, x)
         if self.prior is not None:
             x = add_in_place(x, self.prior(prior)[:, :, None, None])
         x = self.act1(self.bn1(x))
         x = self.conv2(x, prior) if isinstance(self.conv2, ContextualConv2d) else self.conv2(x)
-        x = self.drop_path(self.bn3(self.conv3(self.act2(self.bn2(x)))))
+        x = self.drop_path(self.bn3(_pointwise.apply(self.conv3, self.act2(self.bn2(x)))))
         y: Tensor = self.act3(add_in_place(x, shortcut))
         return y
 

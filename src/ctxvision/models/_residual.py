@@ -12,6 +12,7 @@ from timm.layers import DropPath, SelectAdaptivePool2d
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
+from ctxvision.nn import _pointwise
 from ctxvision.ops._derivatives import add_in_place
 
 from ._backbone import Backbone, drop_path_rates
@@ -100,10 +101,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the residual sum after its ReLU, ``(B, out_channels, H / stride, W / stride)``."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.before(self.act1(self.bn1(self.conv1(x))))
+        shortcut = x if self.downsample is None else _pointwise.apply(self.downsample, x)
+        x = self.before(self.act1(self.bn1(_pointwise.apply(self.conv1, x))))
         x = self.after(self.act2(self.bn2(self.conv2(x))))
-        x = self.drop_path(self.bn3(self.conv3(x)))
+        x = self.drop_path(self.bn3(_pointwise.apply(self.conv3, x)))
         y: Tensor = self.act3(add_in_place(x, shortcut))
         return y
 

@@ -14,6 +14,7 @@ from ctxvision.ops._exporting import standard_operators
 from ctxvision.ops._geometry import is_channels_last
 
 from ._checks import is_plain, refuse_scripting, require_odd_kernel, require_positive
+from . import _pointwise
 from ._folding import FoldsNormByUnits
 from ._tracing import is_traced
 
@@ -140,7 +141,7 @@ class CoTLayer(FoldsNormByUnits):
             dynamic: Dynamic context ``K2``, ``(B, C, H, W)``.
         """
         pooled = dynamic.mean((2, 3), keepdim=True) + static.mean((2, 3), keepdim=True)
-        pair: Tensor = self.se(pooled).reshape(-1, self.maps * SHARE, 2)
+        pair: Tensor = _pointwise.apply(self.se, pooled).reshape(-1, self.maps * SHARE, 2)
         return pair.softmax(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,8 +181,7 @@ class CoTLayer(FoldsNormByUnits):
         else:  # whoever traced, hooked or replaced the convolution wants it called
             both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
             hidden = first(both)
-        maps: Tensor = self.embed[3](self.embed[2](self.embed[1](hidden)))
-        return maps
+        return _pointwise.apply(self.embed[3], self.embed[2](self.embed[1](hidden)))
 
     def _normed_maps(self, raw: Tensor) -> Tensor:
         maps: Tensor = self.embed[4](raw).unflatten(1, (self.maps, self.kernel_size**2))
@@ -189,7 +189,7 @@ class CoTLayer(FoldsNormByUnits):
 
     def _normed_dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
         """Return ``K2`` before its SiLU."""
-        raw, values = self._raw_maps(x, static), self.conv1x1(x)
+        raw, values = self._raw_maps(x, static), _pointwise.apply(self.conv1x1, x)
         norm: nn.GroupNorm = self.embed[4]  # type: ignore[assignment]
         if is_plain(norm, nn.GroupNorm):
             # its parameters are arguments: the backward pass has to compute with those of the forward pass

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ctxvision.ops import local_aggregation
 
+from . import _pointwise
 from ._checks import refuse_scripting, require_odd_kernel, require_positive
 from ._folding import FoldsNormByUnits
 
@@ -84,8 +85,8 @@ class Involution2d(FoldsNormByUnits):
 
     def kernels(self, x: Tensor) -> Tensor:
         """Return the generated kernels, ``(B, G, k * k, H', W')``, of features ``x``, ``(B, C, H, W)``."""
-        maps: Tensor = self.span(self.reduce(self.pool(x))).unflatten(1, (self.groups, self.kernel_size**2))
-        return maps
+        maps = _pointwise.apply(self.span, _pointwise.apply(self.reduce, self.pool(x)))
+        return maps.unflatten(1, (self.groups, self.kernel_size**2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x``, ``(B, C, H, W)``, aggregated with its own kernels, ``(B, C, H', W')``."""

@@ -6,6 +6,7 @@ import torch
 from timm.layers import make_divisible
 from torch import Tensor, nn
 
+from . import _pointwise
 from ._checks import refuse_scripting, require_odd_kernel, require_positive
 from ._folding import FoldsNormByUnits
 
@@ -77,5 +78,6 @@ class SplitAttention2d(FoldsNormByUnits):
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated features, ``(B, C, ceil(H / stride), ceil(W / stride))``, of ``(B, C, H, W)``."""
         x = self.act0(self.bn0(self.conv(x)))
-        gate: Tensor = self.fc2(self.act1(self.bn1(self.fc1(x.mean((2, 3), keepdim=True)))))
+        hidden = self.act1(self.bn1(_pointwise.apply(self.fc1, x.mean((2, 3), keepdim=True))))
+        gate = _pointwise.apply(self.fc2, hidden)
         return self.with_norm(x * gate.sigmoid())

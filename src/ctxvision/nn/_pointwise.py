@@ -1,0 +1,94 @@
+"""1x1 convolutions computed as matrix products where those are faster: in inference on a CPU."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from ctxvision.ops._derivatives import transforms_active
+
+from ._checks import is_plain
+
+# A convolution brings its weights into oneDNN's order anew at each call, which costs as much as many pixels do. The
+# bounds were measured with weights outside the cache, as a network finds them, on an AVX-512 processor
+# (docs/benchmarks.md): float32 needs a large matrix and few pixels, bfloat16 gains from fewer calls as well.
+_LEAST_WEIGHTS = {torch.float32: 512 * 512, torch.bfloat16: 0}
+_WEIGHTS_PER_PIXEL = 2500
+_FEW_PIXELS = {torch.float32: 0, torch.bfloat16: 1024}
+
+
+def apply(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return ``layer(x)``, up to rounding, by matrix products where they are faster.
+
+    Args:
+        layer: A 1x1 convolution or any other layer, or an ``nn.Sequential`` of such.
+        x: Features, ``(B, C, H, W)``.
+    """
+    y: Tensor = _by_parts(layer, x) if may_choose(x) else layer(x)
+    return y
+
+
+def may_choose(x: Tensor) -> bool:
+    """Whether nobody looks on: no gradient, tracer, compiler or counter of operations expects a convolution."""
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or x.device.type != "cpu"
+        or x.dtype not in _LEAST_WEIGHTS
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch.jit.is_tracing()
+        or transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def product_is_faster(weight: Tensor, x: Tensor, stride: tuple[int, ...] = (1, 1)) -> bool:
+    """Whether `product` takes less time than a 1x1 convolution with this weight, for an ``x`` that `may_choose`."""
+    if x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        return False  # asked of matrix products, not of convolutions
+    batch, _, height, width = x.shape
+    pixels = batch * -(-height // stride[0]) * -(-width // stride[1])
+    weights = weight.numel()
+    return (
+        (pixels <= _FEW_PIXELS[x.dtype] or weights >= max(_LEAST_WEIGHTS[x.dtype], _WEIGHTS_PER_PIXEL * pixels))
+        and weight.dtype == x.dtype
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and torch.backends.mkldnn.is_available()
+        and torch._C._get_mkldnn_enabled()
+    )
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...] = (1, 1)) -> Tensor:
+    """Return a 1x1 convolution, ``(B, O, H', W')`` in channels-last, as a matrix product.
+
+    Args:
+        x: Features, ``(B, C, H, W)``.
+        weight: Kernel, ``(O, C, 1, 1)`` or ``(O, C)``.
+        bias: Bias, ``(O,)``, or ``None``.
+        stride: Strides of the convolution.
+    """
+    pixels = x[:, :, :: stride[0], :: stride[1]].permute(0, 2, 3, 1).contiguous()
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(pixels, weight.flatten(1), bias, "none", [], "")
+    return result.permute(0, 3, 1, 2)
+
+
+def _by_parts(layer: nn.Module, x: Tensor) -> Tensor:
+    if type(layer) is nn.Sequential and is_plain(layer, nn.Sequential):
+        for part in layer:
+            x = _by_parts(part, x)
+        return x
+    if isinstance(layer, nn.Conv2d) and _is_pointwise(layer):
+        stride: tuple[int, ...] = layer.stride
+        if x.shape[2:] == (1, 1) and layer.weight.dtype == x.dtype:
+            return F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)[:, :, None, None]
+        if product_is_faster(layer.weight, x, stride):
+            return product(x, layer.weight, layer.bias, stride)
+    y: Tensor = layer(x)
+    return y
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0) and is_plain(conv, nn.Conv2d)
