@@ -37,7 +37,8 @@ def test_it_equals_the_convolution(dtype, side, stride, bias, products):
     with torch.no_grad():
         found, expected = _pointwise.apply(layer, x), layer(x)
     assert products or side == 1
-    assert found.shape == expected.shape and found.dtype == dtype
+    assert found.shape == expected.shape
+    assert found.dtype == dtype
     if side > 1:
         assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-2 if

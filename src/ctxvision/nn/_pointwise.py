@@ -9,9 +9,9 @@ from ctxvision.ops._derivatives import transforms_active
 
 from ._checks import is_plain
 
-# A convolution brings its weights into oneDNN's order anew at each call, which costs as much as many pixels do. The
-# bounds were measured with weights outside the cache, as a network finds them, on an AVX-512 processor
-# (docs/benchmarks.md): float32 needs a large matrix and few pixels, bfloat16 gains from fewer calls as well.
+# A convolution brings its weights into oneDNN's order anew at each call, which costs as much as many pixels do.
+# Measured with weights outside the cache, as a network finds them, on an AVX-512 processor (docs/benchmarks.md):
+# float32 needs a large matrix and few pixels, bfloat16 gains from fewer calls as well.
 _LEAST_WEIGHTS = {torch.float32: 512 * 512, torch.bfloat16: 0}
 _WEIGHTS_PER_PIXEL = 2500
 _FEW_PIXELS = {torch.float32: 0, torch.bfloat16: 1024}
@@ -46,7 +46,7 @@ def may_choose(x: Tensor) -> bool:
 
 
 def product_is_faster(weight: Tensor, x: Tensor, stride: tuple[int, ...] = (1, 1)) -> bool:
-    """Whether `product` takes less time than a 1x1 convolution with this weight, for an ``x`` that `may_choose`."""
+    """Whether `product` takes less time than a 1x1 convolution with this weight, if `may_choose` holds."""
     if x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return False  # asked of matrix products, not of convolutions
     batch, _, height, width = x.shape

@@ -13,8 +13,8 @@ from ctxvision.ops._derivatives import add_in_place, transforms_active
 from ctxvision.ops._exporting import standard_operators
 from ctxvision.ops._geometry import is_channels_last
 
-from ._checks import is_plain, refuse_scripting, require_odd_kernel, require_positive
 from . import _pointwise
+from ._checks import is_plain, refuse_scripting, require_odd_kernel, require_positive
 from ._folding import FoldsNormByUnits
 from ._tracing import is_traced
 

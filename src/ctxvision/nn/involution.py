@@ -86,7 +86,8 @@ class Involution2d(FoldsNormByUnits):
     def kernels(self, x: Tensor) -> Tensor:
         """Return the generated kernels, ``(B, G, k * k, H', W')``, of features ``x``, ``(B, C, H, W)``."""
         maps = _pointwise.apply(self.span, _pointwise.apply(self.reduce, self.pool(x)))
-        return maps.unflatten(1, (self.groups, self.kernel_size**2))
+        kernels: Tensor = maps.unflatten(1, (self.groups, self.kernel_size**2))
+        return kernels
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x``, ``(B, C, H, W)``, aggregated with its own kernels, ``(B, C, H', W')``."""
