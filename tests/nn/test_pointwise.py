@@ -18,13 +18,13 @@ def features(channels, side, dtype=torch.float32, batch=2):
 @pytest.fixture
 def products(monkeypatch):
     """The shapes that became matrix products."""
-    seen, product = [], _pointwise.product
+    seen, product = [], _pointwise._product
 
     def record(x, *args, **kwargs):
         seen.append(tuple(x.shape))
         return product(x, *args, **kwargs)
 
-    monkeypatch.setattr(_pointwise, "product", record)
+    monkeypatch.setattr(_pointwise, "_product", record)
     return seen
 
 

@@ -82,15 +82,9 @@ class PointwiseMlp(nn.Module):
             y: Tensor = self.fc2(self.act(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
             return y
         # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear
-        choose = _pointwise.may_choose(x)
-        for layer in (self.fc1, self.fc2):
-            if choose and _pointwise.product_is_faster(layer.weight, x):
-                x = _pointwise.product(x, layer.weight, layer.bias)
-            else:
-                x = F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
-            if layer is self.fc1:  # torch computes it sooner where pixels, not channels, come first
-                x = self.act(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return x
+        hidden = _pointwise.conv1x1(x, self.fc1.weight[:, :, None, None], self.fc1.bias)
+        hidden = self.act(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # sooner where it is contiguous
+        return _pointwise.conv1x1(hidden, self.fc2.weight[:, :, None, None], self.fc2.bias)
 
 
 class ContextualNeXtBlock(nn.Module):

@@ -28,6 +28,13 @@ def apply(layer: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
+def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
+    """Return the 1x1 convolution of ``x``, ``(B, C, H, W)``, with a weight ``(O, C / groups, 1, 1)``."""
+    if groups == 1 and may_choose(x) and _product_is_faster(weight, x):
+        return _product(x, weight, bias)
+    return F.conv2d(x, weight, bias, groups=groups)
+
+
 def may_choose(x: Tensor) -> bool:
     """Whether nobody looks on: no gradient, tracer, compiler or counter of operations expects a convolution."""
     return not (
@@ -45,8 +52,8 @@ def may_choose(x: Tensor) -> bool:
     )
 
 
-def product_is_faster(weight: Tensor, x: Tensor, stride: tuple[int, ...] = (1, 1)) -> bool:
-    """Whether `product` takes less time than a 1x1 convolution with this weight, if `may_choose` holds."""
+def _product_is_faster(weight: Tensor, x: Tensor, stride: tuple[int, ...] = (1, 1)) -> bool:
+    """Whether `_product` takes less time than a 1x1 convolution with this weight, if `may_choose` holds."""
     if x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return False  # asked of matrix products, not of convolutions
     batch, _, height, width = x.shape
@@ -61,12 +68,12 @@ def product_is_faster(weight: Tensor, x: Tensor, stride: tuple[int, ...] = (1, 1
     )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...] = (1, 1)) -> Tensor:
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...] = (1, 1)) -> Tensor:
     """Return a 1x1 convolution, ``(B, O, H', W')`` in channels-last, as a matrix product.
 
     Args:
         x: Features, ``(B, C, H, W)``.
-        weight: Kernel, ``(O, C, 1, 1)`` or ``(O, C)``.
+        weight: Kernel, ``(O, C, 1, 1)``.
         bias: Bias, ``(O,)``, or ``None``.
         stride: Strides of the convolution.
     """
@@ -84,8 +91,8 @@ def _by_parts(layer: nn.Module, x: Tensor) -> Tensor:
         stride: tuple[int, ...] = layer.stride
         if x.shape[2:] == (1, 1) and layer.weight.dtype == x.dtype:
             return F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)[:, :, None, None]
-        if product_is_faster(layer.weight, x, stride):
-            return product(x, layer.weight, layer.bias, stride)
+        if _product_is_faster(layer.weight, x, stride):
+            return _product(x, layer.weight, layer.bias, stride)
     y: Tensor = layer(x)
     return y
 

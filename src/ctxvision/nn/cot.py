@@ -176,8 +176,8 @@ class CoTLayer(FoldsNormByUnits):
         if is_plain(first, nn.Conv2d) and not is_traced(x):  # each half by itself: [x, K1] is never put together
             weight = first.weight
             halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
-            hidden = F.conv2d(x, halves[0], first.bias, groups=self.groups)
-            hidden = add_in_place(hidden, F.conv2d(static, halves[1], groups=self.groups))
+            hidden = _pointwise.conv1x1(x, halves[0], first.bias, self.groups)
+            hidden = add_in_place(hidden, _pointwise.conv1x1(static, halves[1], None, self.groups))
         else:  # whoever traced, hooked or replaced the convolution wants it called
             both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
             hidden = first(both)
@@ -202,7 +202,11 @@ class CoTLayer(FoldsNormByUnits):
     def _aggregate_raw(self, raw: Tensor, values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Norm the maps by these parameters and aggregate."""
         norm: nn.GroupNorm = self.embed[4]  # type: ignore[assignment]
-        maps = F.group_norm(raw, norm.num_groups, weight, bias, norm.eps)
+        if _pointwise.may_choose(raw):  # torch's kernel takes up to five times as long in bfloat16 as in float32
+            raw, kind = raw.float(), raw.dtype
+            maps = F.group_norm(raw, norm.num_groups, weight.float(), bias.float(), norm.eps).to(kind)
+        else:
+            maps = F.group_norm(raw, norm.num_groups, weight, bias, norm.eps)
         return self._aggregate(maps.unflatten(1, (self.maps, self.kernel_size**2)), values)
 
     def _aggregate(self, maps: Tensor, values: Tensor) -> Tensor:
