@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
