@@ -17,7 +17,7 @@ from ctxvision.data import DataModule
 from ctxvision.runs import Run, RunFolder, read_run
 from ctxvision.wording import plural
 
-from . import processes, run_folder
+from . import processes, run_folder, run_log
 from .environment import Environment
 from .error import TrainingError, TrainingStopped
 from .options import TrainOptions
@@ -114,6 +114,7 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     if trainer.is_global_zero:
         environment = Environment()
         until_end.enter_context(run_folder.held(run))
+        until_end.enter_context(run_log.kept(run))
         if resumed and Path(options.resume or "").is_file():
             run_folder.set_aside(run, resumed)
         environment.write(run, trainer, resumed, settings)
