@@ -128,7 +128,7 @@ class RunFolder:
         if len(data) > _MOST_SETTINGS:
             return {}, f"is longer than {_MOST_SETTINGS >> 20} MiB"
         try:
-            settings = _plain_yaml(data)
+            settings = plain_yaml(data)
         except ValueError:
             return {}, "not YAML, or not all of it"
         if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
@@ -297,7 +297,7 @@ def _finite(cell: str) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _plain_yaml(data: bytes) -> Any:
+def plain_yaml(data: bytes) -> Any:
     """Read YAML that need not be trusted.
 
     Raises:
