@@ -39,7 +39,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="number of images with the highest losses to show; default: %(default)s",
     )
-    add("--real", metavar="FILE", help="real.json of ImageNet-ReaL: score against its labels too")
+    add(
+        "--real",
+        metavar="FILE",
+        help="real.json of ImageNet-ReaL, or the word timm for the copy in timm: score against its labels too",
+    )
     add(
         "--labels_by_index",
         action="store_true",

@@ -136,7 +136,7 @@ def test_poses_are_boxes(tmp_path):
     ("text", "reason"),
     [
         ("train: ../private\nnames: [cat]\n", "lies outside of"),
-        ("path: {above}\ntrain: private\nnames: [cat]\n", "there is no 'private' below"),
+        ("path: {above}\ntrain: private\nnames: [cat]\n", "lies outside of"),
         ("train: {above}/private\nnames: [cat]\n", "lies outside of"),
         ("train: images\n", "not the settings of a YOLO data set"),
         ("names: [cat]\n", "names no images"),
