@@ -16,8 +16,8 @@ _FAR = 1.0  # image sizes that a polygon may reach beyond the image
 def mask_problem(segmentation: Any, height: int, width: int) -> str:
     """Say what is wrong with a segmentation of an image; empty where nothing is.
 
-    The mask functions of COCO's tools read and write beyond their memory where a run-length code does not fit its size, so codes are
-    checked before they see them.
+    The mask functions of COCO's tools read and write beyond their memory where a run-length code does not fit its
+    size, so codes are checked before they see them.
     """
     if isinstance(segmentation, dict):
         return _code_problem(segmentation, height, width)
