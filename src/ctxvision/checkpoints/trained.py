@@ -82,7 +82,7 @@ def load_trained(
         model: The network to load into.
         tensors: The tensors by the names that such a network gives them.
         where: The name of the source in messages and in the report.
-        backbone: The name of the backbone in the network; ``""`` if all of it is.
+        backbone: The name of the backbone in the network.
         classes: The tensors that belong to the classes.
         partial: Whether to load what fits of another backbone too.
 
@@ -101,7 +101,7 @@ def load_trained(
     if not classes.same:
         loaded = {name: value for name, value in loaded.items() if not classes.pattern.search(name)}
     if not partial:
-        _require_same_backbone(own, tensors, f"{backbone}." if backbone else "", classes, where)
+        _require_same_backbone(own, tensors, f"{backbone}.", classes, where)
     if not any(value.ndim > 1 for value in loaded.values()):
         raise CheckpointError(
             where, f"nothing in it fits: it has {name_some(list(tensors))}, the network {name_some(list(own))}"

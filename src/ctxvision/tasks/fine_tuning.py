@@ -71,41 +71,42 @@ def read_trained(source: Source) -> Trained | None:
 
 
 def continue_from(task: "Task", trained: Trained, *, partial: bool = False) -> WarmStartReport | None:
-    """Load a trained network of the same task; ``None`` if the weights are not those of a whole one.
+    """Load a trained detector or segmentation network; ``None`` if the weights are not those of a whole one.
 
     For a detector that is a checkpoint of ours or the state dict of one of torchvision's detectors with FPN, for a
-    segmentation network a checkpoint of ours. Classifiers are left to `ctxvision.checkpoints.warm_start`, unless
-    they are for as many but other classes, which shapes do not tell.
+    segmentation network a checkpoint of ours.
 
     Raises:
         CheckpointError: The weights cannot be used; the network is unchanged.
     """
+    if task.backbone is None:
+        return None
     tensors = trained.tensors
     if all(name.startswith("model.") for name in tensors):
         tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
     if task.kind == "detection":
         tensors = from_torchvision(tensors) or tensors
-    known = trained.class_names
-    same = known is None or known == task.class_names
-    if task.backbone is None:
-        if same or len(known or ()) != len(task.class_names):
-            return None
-        backbone, pattern = "", _of_classifier(task)
-    else:
-        backbone = next(name for name, module in task.model.named_modules() if module is task.backbone)
-        others = {name.split(".")[0] for name in task.model.state_dict() if not name.startswith(f"{backbone}.")}
-        if not any(name.startswith(f"{backbone}.body.") for name in tensors):
-            return None
-        if not any(name.split(".")[0] in others and not name.startswith(f"{backbone}.") for name in tensors):
-            return None
-        pattern = _OF_CLASSES[task.kind]
-    classes = ClassTensors(re.compile(pattern), same)
+    backbone = next(name for name, module in task.model.named_modules() if module is task.backbone)
+    beside = {name.split(".")[0] for name in task.model.state_dict() if not name.startswith(f"{backbone}.")}
+    has_body = any(name.startswith(f"{backbone}.body.") for name in tensors)
+    has_more = any(name.split(".")[0] in beside and not name.startswith(f"{backbone}.") for name in tensors)
+    if not has_body or not has_more:
+        return None
+    same = trained.class_names in (None, task.class_names)
+    classes = ClassTensors(re.compile(_OF_CLASSES[task.kind]), same)
     return load_trained(task.model, tensors, trained.where, backbone=backbone, classes=classes, partial=partial)
 
 
-def _of_classifier(task: "Task") -> str:
-    names = [*classifiers_of(task.model), "context.embedding"]
-    return "|".join(rf"^{re.escape(name)}\." for name in names)
+def for_other_classes(task: "Task", trained: Trained) -> Mapping[str, Tensor]:
+    """Return the weights for a classifier without those of other classes.
+
+    Shapes tell of another number of classes; as many classes of other names need to be known.
+    """
+    if trained.class_names in (None, task.class_names) or task.backbone is not None:
+        return trained.tensors
+    layers = [*classifiers_of(task.model), "context.embedding"]
+    of_classes = tuple(f"{prefix}{layer}." for layer in layers for prefix in ("", "model."))
+    return {name: value for name, value in trained.tensors.items() if not name.startswith(of_classes)}
 
 
 def in_short(report: WarmStartReport) -> str:

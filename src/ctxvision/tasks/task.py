@@ -22,7 +22,7 @@ from ctxvision.data import Spec
 
 from .error import TaskError
 from .features import FeatureBackbone
-from .fine_tuning import continue_from, read_trained
+from .fine_tuning import continue_from, for_other_classes, read_trained
 from .networks import has_stage_outputs, keep_statistics, single_value_norms
 from .optimization import Optimization, build_optimizer, build_schedule, require_optimizer, require_usable
 
@@ -167,7 +167,7 @@ class Task(LightningModule, ABC):
         if trained is not None:
             if (report := continue_from(self, trained, partial=partial)) is not None:
                 return report
-            source = trained.tensors
+            source = for_other_classes(self, trained)
         name = trained.where if trained else None
         if self.backbone is None:
             return warm_start(self.model, source, source_name=name, partial=partial)

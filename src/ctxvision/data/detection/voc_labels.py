@@ -72,27 +72,28 @@ def _part(files: dict[str, Path], images: Path) -> LabelledPart:
 def _read(image: Path, size: tuple[int, int], *, files: dict[str, Path]) -> list[LabelledObject]:
     file = files[image.stem]
     try:
-        root = parse_plain_xml(read_regular(file, _MOST_BYTES))
+        return _objects(parse_plain_xml(read_regular(file, _MOST_BYTES)), size)
     except (OSError, ValueError) as error:
         raise LabelError(f"{file.name}: {in_words(error)}") from error
+
+
+def _objects(root: Element, size: tuple[int, int]) -> list[LabelledObject]:
     annotation = root.get("annotation", [{}])[0]
     if not isinstance(annotation, dict) or "annotation" not in root:
-        raise LabelError(f"{file.name}: not an annotation of Pascal VOC")
+        raise LabelError("not an annotation of Pascal VOC")
     listed = _child(annotation, "size")
     sides = _number(listed, "width", 0.0), _number(listed, "height", 0.0)
     if all(sides) and sides != size:
-        raise LabelError(
-            f"{file.name}: is of an image of {sides[0]:g} × {sides[1]:g} pixels, not {size[0]} × {size[1]}"
-        )
+        raise LabelError(f"is of an image of {sides[0]:g} × {sides[1]:g} pixels, not {size[0]} × {size[1]}")
     objects = []
     for entry in annotation.get("object", []):
         name = _text(entry, "name") if isinstance(entry, dict) else ""
         if not isinstance(entry, dict) or not name:
-            raise LabelError(f"{file.name}: has an object without a name")
+            raise LabelError("has an object without a name")
         corners = _child(entry, "bndbox")
         x0, y0, x1, y1 = (_number(corners, side, math.nan) for side in ("xmin", "ymin", "xmax", "ymax"))
         if not all(map(math.isfinite, (x0, y0, x1, y1))):
-            raise LabelError(f"{file.name}: its {name!r} has no box of four numbers")
+            raise LabelError(f"its {name!r} has no box of four numbers")
         # pixels count from 1, and the last one belongs to the box
         box = clipped((x0 - 1, y0 - 1, x1, y1), size)
         objects.append(LabelledObject(name, box, ignored=_text(entry, "difficult") == "1"))
