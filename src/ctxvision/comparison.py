@@ -81,7 +81,7 @@ class Comparison:
             row |= {"metric": run.metric, "best": None if run.best is None else round(100 * run.best, 2)}
             if base is not None:
                 known = run.best is not None and base.best is not None and run.metric == base.metric
-                row["difference"] = round(100 * ((run.best or 0) - (base.best or 0)), 2) if known else None
+                row["difference"] = round(100 * ((run.best or 0.0) - (base.best or 0.0)), 2) if known else None
             row |= {
                 "best_epoch": run.best_epoch,
                 "epochs": run.epochs,
