@@ -222,6 +222,7 @@ def test_init_from_starts_from_other_weights(small, capsys):
         f"ctxvision: other.safetensors: loaded {len(weights)} of {len(weights)} tensors\n"
         in capsys.readouterr().err
     )
+    assert "WARNING other.safetensors: loaded " in Path("run/train.log").read_text()
     trained = load_task("run/checkpoints/last.ckpt").model.state_dict()
     assert trained.keys() == weights.keys()
     for name, value in weights.items():

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ctxvision.foreign import visible
@@ -25,8 +25,30 @@ class _RunLog(logging.FileHandler):
         pass
 
 
+class _Early(logging.Handler):
+    """Keeps records until there is a file for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 @contextmanager
-def kept(run: RunFolder) -> Iterator[None]:
+def collected() -> Iterator[list[logging.LogRecord]]:
+    """Yield a list of what is logged in this block, which `kept` takes once the run has a folder."""
+    early, logger = _Early(), logging.getLogger("ctxvision")
+    logger.addHandler(early)
+    try:
+        yield early.records
+    finally:
+        logger.removeHandler(early)
+
+
+@contextmanager
+def kept(run: RunFolder, early: Sequence[logging.LogRecord] = ()) -> Iterator[None]:
     """Append to the file of a run what is logged while this block lasts, and the error that ends it.
 
     What is logged with a level that the logger ``ctxvision`` leaves out does not reach the file; the commands let
@@ -34,12 +56,15 @@ def kept(run: RunFolder) -> Iterator[None]:
 
     Args:
         run: Folder of the run, which exists.
+        early: Records of before the run had a folder.
     """
     try:
         handler = _RunLog(run.log_file, encoding="utf-8", errors="backslashreplace")
     except OSError:  # the checkpoints, which are worth more, say so
         yield
         return
+    for record in early:
+        handler.handle(record)
     loggers = logging.getLogger("ctxvision"), FILE_ONLY
     for logger in loggers:
         logger.addHandler(handler)
