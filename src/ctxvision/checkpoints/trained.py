@@ -91,9 +91,9 @@ def load_trained(
             unchanged.
     """
     for name, module in model.named_modules():
-        if isinstance(module, ContextualNet):
+        if isinstance(module, ContextualNet) and any(key.startswith(f"{name}.context.") for key in tensors):
             try:
-                module.adopt_design(tensors, f"{name}." if name else "")
+                module.adopt_design(tensors, f"{name}.")
             except RuntimeError as error:
                 raise CheckpointError(where, str(error)) from error
     own = model.state_dict()

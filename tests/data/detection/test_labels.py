@@ -123,6 +123,14 @@ def test_a_wrong_line_leaves_its_image_out_with_a_reason(yolo, line, reason):
         convert_labels(yolo, strict=True)
 
 
+def test_labels_that_lie_elsewhere_are_missed(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    write(tmp_path / "annotations" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
+    write(tmp_path / "data.yaml", "train: images\nnames: [cat]\n")
+    with pytest.raises(DataError, match="are the label files where they belong"):
+        convert_labels(tmp_path)
+
+
 def test_poses_are_boxes(tmp_path):
     picture(tmp_path / "images" / "a.png")
     write(tmp_path / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5 0.1 0.1 2 0.9 0.9 2\n")

@@ -143,8 +143,8 @@ def convert_labels(
         raise DataError(f"{source}: not one image with usable labels ({first[0]}: {first[1]})")
     every = (one.class_name for part in found.values() for _, _, objects in part for one in objects)
     names = labels.class_names or tuple(sorted(set(every)))
-    if not names:
-        raise DataError(f"{source}: no image has an object, so there are no classes")
+    if not any(objects for part in found.values() for _, _, objects in part):
+        raise DataError(f"{source}: no image has an object; are the label files where they belong?")
     files = {}
     with suppress(FileExistsError):
         (folder / "annotations").mkdir(parents=True)
