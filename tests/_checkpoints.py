@@ -47,6 +47,12 @@ def segmentation_task(model="test_resnet", classes=4, size=64, spec=None, **opti
     return task
 
 
+def classification_task(model="test_resnet", classes=3, size=32, **options):
+    torch.manual_seed(0)
+    spec = {"class_names": [f"class {i}" for i in range(classes)], "input_size": [3, size, size], **NORMAL}
+    return enliven(ClassificationTask(model, spec, **options))
+
+
 def video_task(model="test_resnet", classes=3, size=32, frames=4, spec=None, **options):
     torch.manual_seed(0)
     names = [f"class {i}" for i in range(classes)]

@@ -117,7 +117,7 @@ def test_the_extra_that_is_named_is_enough(command, tmp_path, monkeypatch, train
         (["export", "a", "--task", "video"], "lightning", ["export", "video"]),
         (["predict", "a.ckpt", "clip.mp4"], "av", ["video"]),
         (["serve", "a.ckpt"], "h5py", ["serve"]),
-        (["explain", "a.ckpt", "coco"], "pycocotools", ["explain", "detect"]),
+        (["explain", "a.ckpt", "coco"], "faster_coco_eval", ["explain", "detect"]),
         (["convert", "a.h5"], "h5py", ["weights"]),
         ([], "fastapi", ["serve"]),
     ],

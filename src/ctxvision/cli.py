@@ -8,7 +8,9 @@ from typing import NoReturn
 
 from ._cli import (
     benchmark,
+    compare,
     convert,
+    convert_labels,
     evaluate,
     explain,
     export,
@@ -28,6 +30,7 @@ _COMMANDS = {
     "evaluate": (evaluate, "measure the accuracy of a checkpoint on a data set"),
     "predict": (predict, "answer about images and videos: classes, objects or classes of pixels"),
     "report": (report, "write a page about a training run: curves, mistakes, the classes that each stage kept"),
+    "compare": (compare, "put training runs side by side: settings that differ, best metric, parameters, time"),
     "explain": (explain, "show what a trained network looked at: Grad-CAM, classes kept, offsets, kernels"),
     "models": (models, "list the networks: size, cost, accuracy in the papers"),
     "recipes": (recipes, "list the settings that the papers' results were trained with"),
@@ -36,6 +39,10 @@ _COMMANDS = {
     "publish": (publish, "write a checkpoint as a folder for timm and the Hugging Face Hub, with a model card"),
     "benchmark": (benchmark, "measure images per second, latency and memory of networks, in the same run"),
     "convert": (convert, "convert published checkpoints to safetensors"),
+    "convert-labels": (
+        convert_labels,
+        "write YOLO's or Pascal VOC's labels in COCO's format, for detectors",
+    ),
 }
 
 

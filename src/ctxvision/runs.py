@@ -54,6 +54,7 @@ class RunFolder:
         metrics_file: The file ``metrics.csv``, with one row for each epoch.
         starts_file: The file ``environment.json``, with an entry for each start of the run.
         trackers_file: The file ``trackers.json``, with the names under which trackers know the run.
+        log_file: The file ``train.log``, with what the training has said.
         lock_file: The file by which one process at a time trains in the folder.
     """
 
@@ -64,6 +65,7 @@ class RunFolder:
         self.last, self.previous = self.checkpoints / "last.ckpt", self.checkpoints / "previous.ckpt"
         self.settings_file, self.metrics_file = self.path / "config.yaml", self.path / "metrics.csv"
         self.starts_file, self.trackers_file = self.path / "environment.json", self.path / "trackers.json"
+        self.log_file = self.path / "train.log"
         self.lock_file = self.path / ".lock"
 
     @classmethod
@@ -126,7 +128,7 @@ class RunFolder:
         if len(data) > _MOST_SETTINGS:
             return {}, f"is longer than {_MOST_SETTINGS >> 20} MiB"
         try:
-            settings = _plain_yaml(data)
+            settings = plain_yaml(data)
         except ValueError:
             return {}, "not YAML, or not all of it"
         if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
@@ -295,7 +297,7 @@ def _finite(cell: str) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _plain_yaml(data: bytes) -> Any:
+def plain_yaml(data: bytes) -> Any:
     """Read YAML that need not be trusted.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from _pictures import BAD, add_bad_files, make_folder
 from _processes import ABSENT
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
-from ctxvision.tasks import ClassificationTask, load_task
+from ctxvision.tasks import ClassificationTask, TaskError, load_task
 from ctxvision.training.callbacks.checkpoints import RunCheckpoints
 
 SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
@@ -65,7 +66,7 @@ def interrupt_at(monkeypatch, step, method="training_step", number=signal.SIGINT
 
 
 def test_run_folder(capsys):
-    assert train(*DIGITS, "--epochs=2", "--out=run") == 0
+    assert train(*DIGITS, "--epochs=2", "--out=run", "--log-every=2") == 0
     assert {"config.yaml", "metrics.csv", "checkpoints"} <= set(os.listdir("run"))
     assert sorted(os.listdir("run/checkpoints")) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     metrics = rows("run")
@@ -82,6 +83,28 @@ def test_run_folder(capsys):
     assert config["epochs"] == 2
     assert config["out"] == "run"
     assert load_task("run/checkpoints/best.ckpt").data_spec["class_names"] == list("0123456789")
+    kept = Path("run/train.log").read_text().splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    ", "", line) for line in kept] == out
+    assert sum(line.startswith("epoch 1/2  train loss") for line in out) == 1
+    steps = [line.split("  ")[1] for line in out if "  step " in line]
+    assert steps == [f"step {step}/{metrics[-1]['step']}" for step in range(2, int(metrics[-1]["step"]) + 1, 2)]
+
+
+def test_quiet_says_the_result_alone_and_the_file_all(capsys):
+    assert train(*DIGITS, "--epochs=1", "--out=run", "--quiet") == 0
+    out = capsys.readouterr().out
+    assert "epoch 1/1" not in out
+    assert "best top-1" in out
+    assert "  train loss " in Path("run/train.log").read_text()
+
+
+def test_the_file_ends_with_the_error(monkeypatch):
+    def fail(self, batch, batch_idx):
+        raise TaskError("no luck")
+
+    monkeypatch.setattr(ClassificationTask, "training_step", fail)
+    assert train(*DIGITS, "--epochs=1", "--out=run") == 1
+    assert Path("run/train.log").read_text().splitlines()[-1].endswith("ERROR   ended: no luck")
 
 
 @pytest.mark.slow

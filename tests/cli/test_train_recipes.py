@@ -218,7 +218,11 @@ def test_init_from_starts_from_other_weights(small, capsys):
     weights = timm.create_model("contextual_convnext_micro", num_classes=2).state_dict()
     save_file(weights, "other.safetensors")
     assert main([*small, "--init_from=other.safetensors", "--lr=1e-9", "--min_lr=0", "--out=run"]) == 0
-    assert f"ctxvision: other.safetensors: {len(weights)} tensors loaded" in capsys.readouterr().err
+    assert (
+        f"ctxvision: other.safetensors: loaded {len(weights)} of {len(weights)} tensors\n"
+        in capsys.readouterr().err
+    )
+    assert "WARNING other.safetensors: loaded " in Path("run/train.log").read_text()
     trained = load_task("run/checkpoints/last.ckpt").model.state_dict()
     assert trained.keys() == weights.keys()
     for name, value in weights.items():
@@ -231,7 +235,7 @@ def test_init_from_starts_from_other_weights(small, capsys):
     os.remove("other.safetensors")
     assert main(["train", "--resume=run", "--epochs=2"]) == 0  # which needs them no more
     assert main([*small, "--init_from=run", "--out=again"]) == 0
-    assert f"ctxvision: run: {len(weights)} tensors loaded" in capsys.readouterr().err
+    assert f"ctxvision: run: loaded {len(weights)} of {len(weights)} tensors\n" in capsys.readouterr().err
 
 
 @pytest.mark.slow

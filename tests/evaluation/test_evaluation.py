@@ -331,3 +331,9 @@ def test_a_wrong_file_of_real_labels(tmp_path, text, reason):
         (tmp_path / "real.json").write_text(text)
     with pytest.raises(EvaluationError, match=reason):
         read_real(tmp_path / "real.json")
+
+
+def test_the_labels_that_timm_carries():
+    labels = read_real("timm")
+    assert len(labels) == 50_000
+    assert labels[:3] == [[], [970, 795], [230, 231]]

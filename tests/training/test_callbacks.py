@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import re
 import signal
 import threading
 
@@ -24,6 +25,7 @@ from ctxvision.training.callbacks import (
     LastEpochValidated,
     MetricsFile,
     RunCheckpoints,
+    StepLines,
     StepSeed,
     TrackedRate,
 )
@@ -231,4 +233,37 @@ def test_tracked_rate(tmp_path):
     fit([metrics, TrackedRate(metrics, every=2)], logger=kept)
     rates = [(step, metrics["lr"]) for step, metrics in kept.metrics if "lr" in metrics]
     assert rates == [(step, 0.1) for step in (2, 4, 6, 8)]
+    assert all(metrics["train_loss_step"] > 0 for _, metrics in kept.metrics if "lr" in metrics)
     assert [metrics["epoch"] for _, metrics in kept.metrics if "seconds" in metrics] == [0, 1]
+
+
+def test_step_lines(caplog):
+    seconds = iter(range(0, 10_000, 10))
+    with caplog.at_level(logging.INFO, "ctxvision"):
+        logging.getLogger("ctxvision").propagate = True
+        fit([StepLines(every=3)])
+        fit([StepLines(clock=lambda: next(seconds))], epochs=1)
+    lines = [r.getMessage() for r in caplog.records if r.name == "ctxvision.training.callbacks.progress"]
+    assert [re.sub(r"  train loss \d+\.\d{4}", "", line).split("  ")[:3] for line in lines[:2]] == [
+        ["epoch 1/2", "step 3/8", "lr 0.1"],
+        ["epoch 2/2", "step 6/8", "lr 0.1"],
+    ]
+    assert all(re.search(r"  train loss \d", line) and line.endswith(" left") for line in lines)
+    assert len(lines) > 2  # by the clock
+
+
+class Threes(Plain):
+    """A loss of 3 in every batch."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * 0 + 3
+
+
+def test_step_lines_count_optimiser_steps_and_whole_losses(caplog):
+    with caplog.at_level(logging.INFO, "ctxvision"):
+        logging.getLogger("ctxvision").propagate = True
+        fit([StepLines(every=1)], Threes(), epochs=1)
+        fit([StepLines(every=1)], Threes(), epochs=1, accumulate_grad_batches=2)
+    lines = [r.getMessage() for r in caplog.records if r.name == "ctxvision.training.callbacks.progress"]
+    steps = [*(f"step {step}/4" for step in range(1, 5)), "step 1/2", "step 2/2"]
+    assert [line.split("  ")[1:3] for line in lines] == [[step, "train loss 3.0000"] for step in steps]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
@@ -77,7 +78,7 @@ def expected(folder):
     lines = (folder / "run" / "metrics.csv").read_text().splitlines()
     names = lines[0].split(",")
     return {
-        (name, number): float(value)
+        (trainer.tracked_name(name), number): float(value)
         for number, line in enumerate(lines[1:])
         for name, value in zip(names, line.split(","), strict=True)
         if name not in ("epoch", "step")
@@ -104,7 +105,7 @@ def assert_all_there(found, wanted):
     assert {epoch for _, epoch in wanted} == {0, 1}
     assert wanted.keys() <= found.keys()
     for key, value in wanted.items():
-        assert found[key] == pytest.approx(value, rel=1e-4, abs=0.01 if key[0] == "seconds" else 1e-7), key
+        assert found[key] == pytest.approx(value, rel=1e-4, abs=0.01 if key[0] == "train/seconds" else 1e-7), key
 
 
 @pytest.mark.process
@@ -125,6 +126,7 @@ def test_wandb_has_everything_of_both_parts(tracked):
                 ids.add(record.run.run_id)
                 config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
     assert_all_there(metrics_of(rows), expected(tracked))
+    assert any("train/loss" in row for row in rows)
     assert ids == {json.loads((tracked / "run" / "trackers.json").read_text())["wandb"]}
     assert config["lr"] == 0.01
     assert config["batch_size"] == 256
@@ -147,10 +149,22 @@ def test_missing_package_is_one_line(monkeypatch, capsys, name):
 
 def test_default_is_tensorboard_where_it_is_installed(monkeypatch):
     (logger,) = trainer.Trackers(None, RunFolder("run"), {}).loggers
-    assert type(logger).__name__ == "TensorBoardLogger"
+    assert isinstance(logger, TensorBoardLogger)
     assert trainer.Trackers(["csv"], RunFolder("run"), {}).loggers == []
     monkeypatch.setattr(trainer, "_installed", lambda package: False)
     assert trainer.Trackers(None, RunFolder("run"), {}).loggers == []
+
+
+def test_tensorboard_has_groups_and_no_metric_of_hyperparameters():
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (logger,) = trainer.Trackers(["tensorboard"], RunFolder("run"), {}).loggers
+    logger.log_hyperparams({"lr": 1.0})
+    logger.log_metrics({"train_loss_step": 2.0, "val_top1": 0.5, "epoch": 0}, step=3)
+    logger.finalize("success")
+    events = EventAccumulator("run/tensorboard").Reload()
+    assert set(events.Tags()["scalars"]) == {"train/loss", "val/top1", "epoch"}
+    assert events.Scalars("train/loss")[0].step == 3
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"wandb": 1}'])

@@ -37,7 +37,7 @@ def save_pictures(folder: Path, answer: Answer, predictor: Predictor, taken: set
     Raises:
         WriteError: The pictures cannot be written there.
     """
-    written, name = [], _free_name(str(answer.path), taken)
+    written, name = [], free_name(str(answer.path), taken)
     for ending, picture in _DRAWN[type(answer)](answer, predictor.data_spec).items():
         path = folder / f"{name}{ending}"
         if isinstance(picture, Image.Image):
@@ -50,7 +50,7 @@ def save_pictures(folder: Path, answer: Answer, predictor: Predictor, taken: set
     return written
 
 
-def _free_name(path: str, taken: set[str]) -> str:
+def free_name(path: str, taken: set[str]) -> str:
     stem, number = Path(path).stem, 1
     while len(os.fsencode(stem)) > _STEM_BYTES:
         stem = stem[:-1]

@@ -96,7 +96,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--threads", type=whole(1), metavar="N", help="number of threads on the CPU; default: torch's own choice")
     add("--skip_memory", action="store_true", help="do not measure memory, which takes a process for each row")
-    add_shared(parser, "trust")
+    add_shared(parser, "trust", "quiet")
     add("--csv", metavar="FILE", help="write the rows to FILE, with more columns")
     add("--json", metavar="FILE", help="write the rows to FILE as JSON")
     add("--plot", metavar="FILE", help="draw the rows into FILE, a .svg, .png or .pdf file")
@@ -111,6 +111,7 @@ def run(args: Namespace) -> int:
     require_places(csv=args.csv, json=args.json, plot=args.plot)
     import torch
 
+    from ctxvision.progress import shown
     from ctxvision.timing.comparison import COLUMNS, Settings, compare
     from ctxvision.timing.subjects import check_name
 
@@ -121,25 +122,27 @@ def run(args: Namespace) -> int:
     models = list(dict.fromkeys([*([args.against] if args.against else []), *args.models]))
     for model in models:
         check_name(model)
-    rows = compare(
-        Settings(
-            models=models,
-            against=args.against,
-            device=device,
-            dtype=args.dtype,
-            size=args.size,
-            batches=args.batch_size,
-            layout="channels_last" if args.channels_last else "nchw" if args.contiguous else "best",
-            compile=args.compile,
-            onnx=args.onnx,
-            repeats=args.repeats,
-            seconds=args.seconds,
-            threads=args.threads or torch.get_num_threads(),
-            memory=not args.skip_memory,
-            trust=args.trust,
-        ),
-        note,
-    )
+    with shown(note, quiet=args.quiet, threaded=False) as progress:
+        rows = compare(
+            Settings(
+                models=models,
+                against=args.against,
+                device=device,
+                dtype=args.dtype,
+                size=args.size,
+                batches=args.batch_size,
+                layout="channels_last" if args.channels_last else "nchw" if args.contiguous else "best",
+                compile=args.compile,
+                onnx=args.onnx,
+                repeats=args.repeats,
+                seconds=args.seconds,
+                threads=args.threads or torch.get_num_threads(),
+                memory=not args.skip_memory,
+                trust=args.trust,
+            ),
+            note,
+            progress,
+        )
     timed = [row for row in rows if not row["error"]]
     heads = _HEADS | ({"ratio": f"× {args.against}"} if args.against else {})
     keeping = Keeping()

@@ -2,7 +2,8 @@
 
 from argparse import ArgumentParser, Namespace
 
-from .messages import say
+from .messages import note, say
+from .options import add_shared
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,12 +22,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="take the weights themselves even where the file has their moving average",
     )
+    add_shared(parser, "quiet")
     add("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
 def run(args: Namespace) -> int:
     """Convert one file; see `ctxvision convert --help`."""
     from ctxvision.checkpoints import convert
+    from ctxvision.progress import shown
 
-    say(convert(args.source, args.destination, args.model, ema=not args.no_ema, overwrite=args.overwrite))
+    with shown(note, quiet=args.quiet) as progress:
+        progress(f"converting {args.source}", 0, None)
+        report = convert(args.source, args.destination, args.model, ema=not args.no_ema, overwrite=args.overwrite)
+    say(report)
     return 0

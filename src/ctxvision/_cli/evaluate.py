@@ -39,7 +39,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="number of images with the highest losses to show; default: %(default)s",
     )
-    add("--real", metavar="FILE", help="real.json of ImageNet-ReaL: score against its labels too")
+    add(
+        "--real",
+        metavar="FILE",
+        help="real.json of ImageNet-ReaL, or the word timm for the copy in timm: score against its labels too",
+    )
     add(
         "--labels_by_index",
         action="store_true",
@@ -64,7 +68,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="kind of device to compute on: cpu, gpu, mps or auto; default: %(default)s",
     )
-    add_shared(parser, "trust", "strict")
+    add_shared(parser, "trust", "strict", "quiet")
 
 
 def run(args: Namespace) -> int:
@@ -74,24 +78,27 @@ def run(args: Namespace) -> int:
     from ctxvision.evaluation import evaluate
     from ctxvision.inference import open_predictor
     from ctxvision.pages import render_scores
+    from ctxvision.progress import shown
     from ctxvision.runs import read_run
 
     quieten()
     device = _device(args.accelerator, args.checkpoint)
     predictor = open_predictor(args.checkpoint, device, trust=args.trust)
     require_task(args.task, args.checkpoint, predictor.task)
-    scores = evaluate(
-        predictor,
-        args.data,
-        split=args.split,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        strict=args.strict,
-        precision=args.precision,
-        examples=args.worst,
-        run=read_run(args.checkpoint) if Path(args.checkpoint).exists() else None,
-        **_options(predictor.task, args),
-    )
+    with shown(note, quiet=args.quiet) as progress:
+        scores = evaluate(
+            predictor,
+            args.data,
+            split=args.split,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            strict=args.strict,
+            precision=args.precision,
+            examples=args.worst,
+            run=read_run(args.checkpoint) if Path(args.checkpoint).exists() else None,
+            progress=progress,
+            **_options(predictor.task, args),
+        )
     # files first: whoever reads the lines may stop reading
     keeping = Keeping()
     keeping.write(args.json, lambda: as_json(scores.to_dict()))

@@ -85,7 +85,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="number of processes that decode DATA; default: %(default)s, which decodes in the main process",
     )
-    add_shared(parser, "device", "trust", "strict")
+    add_shared(parser, "device", "trust", "strict", "quiet")
 
 
 def run(args: Namespace) -> int:
@@ -98,25 +98,28 @@ def run(args: Namespace) -> int:
     from ctxvision.explain import explain
     from ctxvision.inference import open_predictor
     from ctxvision.pages.explanation_page import render
+    from ctxvision.progress import shown
 
     network = open_predictor(args.checkpoint, args.device, trust=args.trust)
     _check(args, network)
-    explanation = explain(
-        network,
-        args.images,
-        class_name=args.asked,
-        layer=args.layer,
-        against=open_predictor(args.against, args.device, trust=args.trust) if args.against else None,
-        against_layer=args.against_layer,
-        truth=args.truth,
-        threshold=0.5 if args.threshold is None else args.threshold,
-        data=_opened_data(args, network) if args.data else None,
-        limit=args.limit,
-        strict=args.strict,
-        network_name=args.checkpoint,
-        against_name=args.against or "",
-        data_name=args.data or "",
-    )
+    with shown(note, quiet=args.quiet) as progress:
+        explanation = explain(
+            network,
+            args.images,
+            class_name=args.asked,
+            layer=args.layer,
+            against=open_predictor(args.against, args.device, trust=args.trust) if args.against else None,
+            against_layer=args.against_layer,
+            truth=args.truth,
+            threshold=0.5 if args.threshold is None else args.threshold,
+            data=_opened_data(args, network) if args.data else None,
+            limit=args.limit,
+            strict=args.strict,
+            network_name=args.checkpoint,
+            against_name=args.against or "",
+            data_name=args.data or "",
+            progress=progress,
+        )
     bad = len(explanation.bad_images)
     if not explanation.images:
         note(f"no {network.sample_name} could be read, so nothing was written")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ctxvision.export import Metadata
+    from ctxvision.progress import Progress
     from ctxvision.tasks import ClassificationTask, Task
 
 _OUTPUTS = {"detection": "box coordinate, score or mask"}
@@ -84,7 +85,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="number of processes that decode images; default: %(default)s, which decodes in the main process",
     )
-    add_shared(parser, "trust")
+    add_shared(parser, "trust", "quiet")
 
 
 def run(args: Namespace) -> int:
@@ -103,6 +104,7 @@ def run(args: Namespace) -> int:
     quieten()
     from ctxvision.export import ExportError, from_task
     from ctxvision.export.trained import require_same_detections
+    from ctxvision.progress import shown
     from ctxvision.tasks import load_task
 
     task = load_task(args.checkpoint, trust=args.trust)
@@ -112,7 +114,9 @@ def run(args: Namespace) -> int:
     if task.kind == "detection":
         require_same_detections(task, network, metadata)
     try:
-        difference = _write(task, network, out, metadata, args)
+        with shown(note, quiet=args.quiet) as progress:
+            progress(f"exporting to {out.name}", 0, None)
+            difference = _write(task, network, out, metadata, args, progress)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({reason(error)})") from error
     except ExportError as error:
@@ -140,12 +144,19 @@ def _size(task: "Task") -> str:
     return " × ".join(map(str, task.data_spec["input_size"][1:]))
 
 
-def _write(task: "Task", network: "nn.Module", out: Path, metadata: "Metadata", args: Namespace) -> float:
+def _write(
+    task: "Task",
+    network: "nn.Module",
+    out: Path,
+    metadata: "Metadata",
+    args: Namespace,
+    progress: "Progress",
+) -> float:
     from ctxvision.export import export_onnx, export_pt2
     from ctxvision.export.photographs import photographs
 
     if args.int8:
-        return _write_int8(cast("ClassificationTask", task), out, metadata, args)
+        return _write_int8(cast("ClassificationTask", task), out, metadata, args, progress)
     samples = photographs(metadata)
     if out.suffix.lower() == ".pt2":
         form: Literal["portable", "native"] = args.ops or "native"
@@ -153,7 +164,9 @@ def _write(task: "Task", network: "nn.Module", out: Path, metadata: "Metadata", 
     return export_onnx(network, out, metadata=metadata, samples=samples, operators=args.ops or "portable")
 
 
-def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", args: Namespace) -> float:
+def _write_int8(
+    task: "ClassificationTask", out: Path, metadata: "Metadata", args: Namespace, progress: "Progress"
+) -> float:
     from ctxvision.export.int8 import export_int8
 
     report = export_int8(
@@ -164,6 +177,7 @@ def _write_int8(task: "ClassificationTask", out: Path, metadata: "Metadata", arg
         calibration=args.calibration,
         batch_size=args.batch_size,
         workers=args.workers,
+        progress=progress,
     )
     int8, float32 = (f"{hits / report.images:.2%}" for hits in (report.int8_hits, report.float32_hits))
     say(f"top-1 of {plural(report.images, 'validation image')}: {int8} int8, {float32} float32")

@@ -75,6 +75,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         "help": "only for model files of people that you trust: run the code inside .pt2 files, such as those of "
         "`export --aot`, and lift the limits on what the settings in a file may ask for",
     },
+    "quiet": {"action": "store_true", "help": "show no progress"},
     "strict": {"action": "store_true", "help": "stop at the first image that cannot be read"},
 }
 

@@ -35,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_shared(parser, "batch_size")
     add("--against", metavar="RUN", help="another run to show beside this one, for video networks only")
-    add_shared(parser, "clips", "crops", "workers", "device", "trust", "strict")
+    add_shared(parser, "clips", "crops", "workers", "device", "trust", "strict", "quiet")
 
 
 def run(args: Namespace) -> int:
@@ -47,6 +47,7 @@ def run(args: Namespace) -> int:
 
     from ctxvision.inference import open_predictor
     from ctxvision.pages import make_report
+    from ctxvision.progress import shown
     from ctxvision.runs import read_run
 
     quieten()
@@ -57,19 +58,21 @@ def run(args: Namespace) -> int:
     predictor = open_predictor(found.checkpoint, args.device, trust=args.trust)
     if args.against and predictor.task != "video":
         raise UserError("--against compares runs of videos; leave it out", 2)
-    report = make_report(
-        args.run,
-        str(data),
-        predictor=predictor,
-        against=args.against,
-        images=args.images,
-        device=args.device,
-        trust=args.trust,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        strict=args.strict,
-        **({"clips": args.clips, "crops": args.crops} if predictor.task == "video" else {}),
-    )
+    with shown(note, quiet=args.quiet) as progress:
+        report = make_report(
+            args.run,
+            str(data),
+            predictor=predictor,
+            against=args.against,
+            images=args.images,
+            device=args.device,
+            trust=args.trust,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            strict=args.strict,
+            progress=progress,
+            **({"clips": args.clips, "crops": args.crops} if predictor.task == "video" else {}),
+        )
     scores, keeping = report.scores, Keeping()
     if scores.skipped:
         what = "bad image" if scores.task == "classification" else "bad file"

@@ -52,10 +52,15 @@ _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 class Contents(NamedTuple):
-    """What a checkpoint holds: its tensors, and whether they are the exponential moving average."""
+    """What a checkpoint holds.
+
+    ``tensors`` are the weights, ``is_ema`` tells whether they are the exponential moving average, ``class_names``
+    are the classes that a checkpoint of ``ctxvision train`` names, in the order of the outputs.
+    """
 
     tensors: dict[str, Tensor]
     is_ema: bool
+    class_names: tuple[str, ...] | None = None
 
 
 def read_state_dict(path: str | PathLike[str], *, ema: bool = True) -> dict[str, Tensor]:
@@ -92,10 +97,19 @@ def read_contents(path: str | PathLike[str], *, ema: bool = True) -> Contents:
         tensors = _read_other(path)
         if tensors is not None:
             return Contents(_clean(path, tensors), is_ema=False)
-        section, is_ema = _choose_section(path, _load_pickled(path), ema)
+        checkpoint = _load_pickled(path)
+        section, is_ema = _choose_section(path, checkpoint, ema)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror or error})") from error
-    return Contents(_clean(path, section), is_ema)
+    return Contents(_clean(path, section), is_ema, _class_names(checkpoint))
+
+
+def _class_names(checkpoint: object) -> tuple[str, ...] | None:
+    """Return the classes that a checkpoint of ``ctxvision train`` names; of any other file, nothing."""
+    for key in ("hyper_parameters", "data_spec", "class_names"):
+        checkpoint = checkpoint.get(key) if isinstance(checkpoint, Mapping) else None
+    names = checkpoint if isinstance(checkpoint, list | tuple) else ()
+    return tuple(names) if names and all(isinstance(name, str) for name in names) else None
 
 
 def _read_other(path: Path) -> Mapping[str, Tensor] | None:

@@ -33,11 +33,16 @@ def read_real(path: str | os.PathLike[str]) -> Labels:
     """Read the labels of every validation image, numbers from 0 to 999, in the order of the images' numbers.
 
     Args:
-        path: The path of ``real.json``.
+        path: The path of ``real.json``; or ``"timm"``, which takes the labels that timm carries, unless there is a
+            file of this name.
 
     Raises:
         EvaluationError: There is no such file, or it does not hold a list of lists of classes.
     """
+    if os.fspath(path) == "timm" and not os.path.exists(path):
+        from timm.data import RealLabelsImagenet
+
+        return list(RealLabelsImagenet(range(50_000)).real_labels.values())
     try:
         labels: Labels = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:

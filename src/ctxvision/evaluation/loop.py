@@ -10,6 +10,7 @@ import torch
 
 from ctxvision.data import DataModule
 from ctxvision.inference import Predictor
+from ctxvision.progress import Progress, counted, silent
 from ctxvision.runs import Run
 from ctxvision.tasks.registry import module_of
 
@@ -54,6 +55,7 @@ def evaluate(
     precision: str = "32",
     examples: int = 24,
     run: Run | None = None,
+    progress: Progress = silent,
     **options: Any,
 ) -> Scores:
     """Run a network over a data set and measure the quality of its answers.
@@ -72,6 +74,7 @@ def evaluate(
         examples: The number of samples that a page can show: for classification those with the highest losses, for
             detection and segmentation samples that are spread over the data.
         run: The run of the training; its curves and its checkpoint are named in the numbers.
+        progress: The function that is told how many samples have been read; see `ctxvision.progress`.
         options: Further options of one task: for classification ``real`` (the path of ImageNet-ReaL's
             ``real.json``), ``labels_by_index`` (whether class folders are numbers) and ``spread`` (the number of
             further samples to keep, spread over the data); for detection ``threshold`` (the lowest score of an
@@ -97,7 +100,15 @@ def evaluate(
     task = module_of("evaluation", predictor.task)
     request = DataRequest(data, split, batch_size, workers, strict)
     evaluator: Evaluator = task.make_evaluator(predictor, request, examples=examples, run=run, **options)
-    return score(evaluator, evaluator.source.batches(predictor.device), precision=precision)
+    source = evaluator.source
+    batches = counted(
+        source.batches(predictor.device),
+        progress,
+        f"evaluating {predictor.sample_name}s",
+        source.count(),
+        size=lambda batch: len(batch[0]),
+    )
+    return score(evaluator, batches, precision=precision)
 
 
 def score(

@@ -40,6 +40,10 @@ class Source:
                 on_device = inputs.to(device) if isinstance(inputs, Tensor) else [one.to(device) for one in inputs]
                 yield on_device, targets
 
+    def count(self) -> int:
+        """Return the number of samples, those that turn out to be unusable among them."""
+        return len(self.module.eval_dataset())
+
     def file_names(self) -> list[str]:
         """Return the names of the samples that were read so far, in their order; digits have no names."""
         samples = getattr(self.module, "eval_samples", [])

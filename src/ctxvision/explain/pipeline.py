@@ -12,6 +12,7 @@ from ctxvision.data import BadImageError, DigitsData, ImageData
 from ctxvision.inference import Predictor, predictor_of
 from ctxvision.inference.predictor import Given
 from ctxvision.models._figures import evaluation_mode
+from ctxvision.progress import Progress, counted, silent
 from ctxvision.runs import RunError
 from ctxvision.tasks import Task
 from ctxvision.tasks.classification.class_sets import is_contextual
@@ -38,6 +39,7 @@ def explain(
     network_name: str = "",
     against_name: str = "",
     data_name: str = "data",
+    progress: Progress = silent,
 ) -> Explanation:
     """Explain a trained network while it reads images or videos.
 
@@ -68,6 +70,7 @@ def explain(
         network_name: The name of the network in ``explain.json``, such as the path of its checkpoint.
         against_name: The name of the second network in ``explain.json``.
         data_name: The name of ``data`` in ``explain.json``.
+        progress: The function that is told how many images have been explained; see `ctxvision.progress`.
 
     Returns:
         The explanations of all images that could be read, and of the data set.
@@ -104,7 +107,9 @@ def explain(
         explainer = module_of("explain", first.predictor.task).Explainer(request)
         explanation = Explanation(request, [])
         sources = list(first.predictor.expanded(images))
-        for number, source in _evenly_spread(sources, limit, first.predictor.sample_name):
+        thing = first.predictor.sample_name
+        chosen = _evenly_spread(sources, limit, thing)
+        for number, source in counted(chosen, progress, f"explaining {thing}s", len(chosen)):
             file = os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {number}"
             try:
                 found = explainer.look(source, file, f"image{len(explanation.images) + 1}")

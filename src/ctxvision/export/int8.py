@@ -12,6 +12,7 @@ from torch import Tensor
 from ctxvision.data import DataError, DataSpec, DigitsData, ImageData, open_data
 from ctxvision.inference import Predictor, open_predictor
 from ctxvision.inference.exported import Metadata
+from ctxvision.progress import Progress, counted, silent
 from ctxvision.tasks import ClassificationTask
 
 from .onnx_file import export_onnx
@@ -48,6 +49,7 @@ def export_int8(
     calibration: int = 256,
     batch_size: int = 32,
     workers: int = 0,
+    progress: Progress = silent,
 ) -> Int8Report:
     """Write a quantised ONNX file, calibrated on training images, and score it beside its float32 form.
 
@@ -59,6 +61,7 @@ def export_int8(
         calibration: Number of training images to calibrate on, spread over all classes.
         batch_size: Number of images that are scored at a time.
         workers: Number of processes that decode images.
+        progress: Function that is told how many images have been used; see `ctxvision.progress`.
 
     Raises:
         ExportError: The network cannot be exported or quantised.
@@ -81,10 +84,11 @@ def export_int8(
     with tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.stem}.") as folder:
         whole = Path(folder) / "float.onnx"
         difference = export_onnx(task.model, whole, metadata=metadata, samples=[sample])
-        quantize_onnx(whole, out, _first(_batches(training), calibration), input_name="images")
-        float32_hits, images = _hits(open_predictor(whole, trust=True), held_out)
+        used = counted(_first(_batches(training), calibration), progress, "calibrating images", size=len)
+        quantize_onnx(whole, out, used, input_name="images")
+        float32_hits, images = _hits(open_predictor(whole, trust=True), held_out, progress, "float32")
         float32_bytes = os.path.getsize(whole)
-    int8_hits, _ = _hits(open_predictor(out, trust=True), held_out)
+    int8_hits, _ = _hits(open_predictor(out, trust=True), held_out, progress, "int8")
     bad = len(held_out.bad_images) + len(training.bad_images)
     return Int8Report(difference, images, float32_hits, int8_hits, float32_bytes, bad)
 
@@ -105,10 +109,11 @@ def _first(batches: Iterator[tuple[Tensor, Tensor]], count: int) -> Iterator[Ten
         left -= len(images)
 
 
-def _hits(classifier: Predictor, data: DigitsData | ImageData) -> tuple[int, int]:
+def _hits(classifier: Predictor, data: DigitsData | ImageData, progress: Progress, form: str) -> tuple[int, int]:
     """Count the images that a network classifies correctly, and all images."""
     hits = count = 0
-    for images, targets in _batches(data):
+    total, what = len(data.eval_dataset()), f"scoring images in {form}"
+    for images, targets in counted(_batches(data), progress, what, total, size=lambda batch: len(batch[1])):
         logits = cast(Tensor, classifier.raw(images))
         hits += int((logits.argmax(1) == targets).sum())
         count += len(targets)

@@ -90,7 +90,7 @@ def _label(
 
 
 def _veil(canvas: Image.Image, code: Mapping[str, Any], colour: str) -> Image.Image:
-    from pycocotools import mask as codes
+    from faster_coco_eval import mask as codes
 
     mask: NDArray[np.uint8] = codes.decode(dict(code))
     enlarged = Image.fromarray(mask * round(255 * _VEIL)).resize(canvas.size, Image.Resampling.NEAREST)

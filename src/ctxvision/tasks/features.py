@@ -101,7 +101,9 @@ class FeatureBackbone(nn.Module):
             maps = (feature.permute(0, 3, 1, 2) for feature in maps)
         return [norm(feature) for norm, feature in zip(self.norms, maps, strict=True)]
 
-    def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
+    def start_from(
+        self, source: Source, *, source_name: str | None = None, partial: bool = False
+    ) -> WarmStartReport:
         """Load whatever `ctxvision.checkpoints.warm_start` takes for the whole network.
 
         A contextual backbone keeps the class embeddings of a source with as many classes as it considers.
@@ -109,6 +111,7 @@ class FeatureBackbone(nn.Module):
         Args:
             source: The weights of the network or of its plain counterpart, or the name of one of timm's pretrained
                 networks.
+            source_name: The name of the source in messages and in the report.
             partial: Whether to load what fits, even of quite another network.
 
         Returns:
@@ -123,7 +126,7 @@ class FeatureBackbone(nn.Module):
             in_chans=self.in_chans,
             model_args=self.model_args,
         )
-        report = warm_start(classifier, source, partial=partial)
+        report = warm_start(classifier, source, source_name=source_name, partial=partial)
         self.load_classifier(classifier.state_dict())
         return report
 

@@ -22,6 +22,7 @@ from ctxvision.data import Spec
 
 from .error import TaskError
 from .features import FeatureBackbone
+from .fine_tuning import continue_from, for_other_classes, read_trained
 from .networks import has_stage_outputs, keep_statistics, single_value_norms
 from .optimization import Optimization, build_optimizer, build_schedule, require_optimizer, require_usable
 
@@ -148,18 +149,29 @@ class Task(LightningModule, ABC):
 
     @final
     def start_from(self, source: Source, *, partial: bool = False) -> WarmStartReport:
-        """Load trained weights into the network, or into its backbone; see `ctxvision.checkpoints.warm_start`.
+        """Load trained weights into the network, or into its backbone.
+
+        A trained network of the same task is loaded with neck and heads, but for what belongs to other classes;
+        torchvision's detectors with FPN count as trained detectors. For all else see
+        `ctxvision.checkpoints.warm_start`.
 
         Args:
-            source: A file, a network, or the name of one of timm's pretrained networks.
+            source: A file, a run folder, a trained task, a state dict, a network, or the name of one of timm's
+                pretrained networks.
             partial: Whether to take what fits, even of quite another network.
 
         Raises:
             CheckpointError: The weights cannot be used; the network is unchanged.
         """
+        trained = read_trained(source)
+        if trained is not None:
+            if (report := continue_from(self, trained, partial=partial)) is not None:
+                return report
+            source = for_other_classes(self, trained)
+        name = trained.where if trained else None
         if self.backbone is None:
-            return warm_start(self.model, source, partial=partial)
-        return self.backbone.start_from(source, partial=partial)
+            return warm_start(self.model, source, source_name=name, partial=partial)
+        return self.backbone.start_from(source, source_name=name, partial=partial)
 
     @abstractmethod
     def example_input(self) -> Any:

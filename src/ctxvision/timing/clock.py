@@ -73,6 +73,7 @@ def take_turns(
     seconds: float,
     *,
     one_call: bool = False,
+    tell: Callable[[int, float], None] = lambda rounds, seconds: None,
 ) -> dict[str, list[float]]:
     """Time all candidates in rounds, A B C A B C.
 
@@ -83,6 +84,7 @@ def take_turns(
         seconds: Time in seconds after which no further round is started, once there are `MIN_ROUNDS`.
         one_call: Whether a sample is one call, as percentiles of the latency need it, instead of the mean of as
             many calls as `MIN_SAMPLE` asks for.
+        tell: Function that is called before every round with the number of rounds and the seconds so far.
 
     Returns:
         Seconds of one call by candidate, a sample for every round; those of one round stand at the same place.
@@ -95,6 +97,7 @@ def take_turns(
     for done in range(repeats):
         if done >= MIN_ROUNDS and time.perf_counter() - begin > seconds:
             break
+        tell(done, time.perf_counter() - begin)
         for name, candidate in candidates.items():
             if candidate.prepare is not None:
                 candidate.prepare()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ctxvision.nn.layouts import LAYOUTS
+from ctxvision.progress import Progress, silent
 
 from .clock import Candidate, device_name, percentiles, take_turns
 from .memory import peak_in_fresh_process
@@ -88,12 +89,16 @@ class _Entry:
     error: str = ""
 
 
-def compare(settings: Settings, say: Callable[[str], None] = lambda line: None) -> list[Row]:
+def compare(
+    settings: Settings, say: Callable[[str], None] = lambda line: None, progress: Progress = silent
+) -> list[Row]:
     """Time networks in turns; what fails has a row with its reason, and the others go on.
 
     Args:
         settings: Settings of the comparison.
-        say: Function that is called with a line about the progress, where that takes long.
+        say: Function that is called with a line about what comes now, where that takes long.
+        progress: Function that is told the share of the time that the samples of a batch size have taken, in
+            percent; see `ctxvision.progress`.
 
     Returns:
         Rows with `COLUMNS`, by batch, network and runner.
@@ -106,7 +111,7 @@ def compare(settings: Settings, say: Callable[[str], None] = lambda line: None) 
     with tempfile.TemporaryDirectory(prefix="ctxvision-") as folder:
         entries = [entry for model in settings.models for entry in _open(model, settings, Path(folder), say)]
         for batch in settings.batches:
-            rows += _compare_batch(entries, batch, settings, say)
+            rows += _compare_batch(entries, batch, settings, say, progress)
     shared = _machine(settings)
     return [{name: (row | shared).get(name) for name in COLUMNS} for row in rows]
 
@@ -152,7 +157,7 @@ def _export(subject: TimedNetwork, folder: Path) -> Path:
 
 
 def _compare_batch(
-    entries: Sequence[_Entry], batch: int, settings: Settings, say: Callable[[str], None]
+    entries: Sequence[_Entry], batch: int, settings: Settings, say: Callable[[str], None], progress: Progress
 ) -> list[Row]:
     layouts: dict[str, str] = {}
     candidates: dict[str, Candidate] = {}
@@ -183,9 +188,13 @@ def _compare_batch(
         rows[key] |= _place(entry, layout)
     if candidates:
         say(f"batch {batch}: timing")
-    samples = take_turns(
-        candidates, settings.device, settings.repeats, settings.seconds * len(candidates), one_call=True
-    )
+    limit = settings.seconds * len(candidates)
+
+    def tell(rounds: int, seconds: float) -> None:
+        share = max(rounds / settings.repeats, seconds / limit)
+        progress(f"timing batch {batch}, percent", min(int(100 * share), 100), 100)
+
+    samples = take_turns(candidates, settings.device, settings.repeats, limit, one_call=True, tell=tell)
     base = _base(samples, settings.against)
     for key, taken in samples.items():
         rows[key] |= _speeds(taken, batch)

@@ -11,6 +11,7 @@ import torch
 
 from ctxvision.data import DataModule
 from ctxvision.tasks import Task, load_task
+from ctxvision.tasks.fine_tuning import in_short
 from ctxvision.wording import plural
 
 from .error import OptionError, TrainingError
@@ -154,7 +155,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         _require_same_task(task, resumed)
     elif options.init_from:
         report = task.start_from(options.init_from, partial=options.init_partial)
-        say(*str(report).splitlines())
+        say(in_short(report))
     if options.compile:
         task.compile_network()
     if options.precision == "64-true":

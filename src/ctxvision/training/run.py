@@ -17,7 +17,7 @@ from ctxvision.data import DataModule
 from ctxvision.runs import Run, RunFolder, read_run
 from ctxvision.wording import plural
 
-from . import processes, run_folder
+from . import processes, run_folder, run_log
 from .environment import Environment
 from .error import TrainingError, TrainingStopped
 from .options import TrainOptions
@@ -105,7 +105,8 @@ def train_with(options: TrainOptions) -> Run:
 
 def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     run, resumed = run_folder.choose(options)
-    options, plan, data, task = prepare(options, resumed)
+    with run_log.collected() as early:
+        options, plan, data, task = prepare(options, resumed)
     settings = dataclasses.asdict(dataclasses.replace(options, out=str(run.path), resume=None))
     trackers = Trackers(options.logger, run, settings)
     epochs = epochs_of(options, data, plan)
@@ -114,6 +115,7 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     if trainer.is_global_zero:
         environment = Environment()
         until_end.enter_context(run_folder.held(run))
+        until_end.enter_context(run_log.kept(run, early))
         if resumed and Path(options.resume or "").is_file():
             run_folder.set_aside(run, resumed)
         environment.write(run, trainer, resumed, settings)

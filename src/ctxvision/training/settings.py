@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 # is of; settings of earlier versions have another word for it.
 _MAY_CHANGE = {
     "data", "task", "out", "resume", "epochs", "steps", "val_every", "strict", "workers", "prefetch", "precision",
-    "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures",
+    "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures", "log_every",
+    "quiet",
 }  # fmt: skip
 _NO_TRACKIO = (
     "--logger trackio: runs are no longer written to trackio; take tensorboard, which keeps them on this machine, "

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -36,6 +37,7 @@ from .callbacks import (
     LastEpochValidated,
     MetricsFile,
     RunCheckpoints,
+    StepLines,
     StepSeed,
     TrackedRate,
 )
@@ -44,6 +46,7 @@ from .options import TrainOptions
 from .preparation import BatchPlan
 from .processes import rank
 from .run_folder import RunCheckpointIO
+from .run_log import FILE_ONLY
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +75,7 @@ def make_trainer(
     Raises:
         TrainingError: Lightning has no such accelerator or devices.
     """
-    on_terminal = sys.stderr.isatty()
+    bar = sys.stderr.isatty() and not options.quiet
     stop = GracefulStop(run.last)
     checkpoints = RunCheckpoints(run, task.monitor, options.save_minutes)
     metrics = MetricsFile(run, task.columns)
@@ -82,11 +85,15 @@ def make_trainer(
         FiniteSteps(options.skip_nan, run.last),
         EpochSoFar(),
         metrics,
-        TrackedRate(metrics),
+        TrackedRate(metrics, options.log_every or 10),
+        EpochLines(task.monitor, task.monitor_name, FILE_ONLY if bar or options.quiet else None),
     ]
     if options.pictures:
         callbacks.append(Curves(run.path / "curves.png", metrics))
-    callbacks.append(RichProgressBar(leave=True) if on_terminal else EpochLines(task.monitor, task.monitor_name))
+    if bar:
+        callbacks.append(RichProgressBar(leave=True))
+    elif not options.quiet:
+        callbacks.append(StepLines(options.log_every))
     if options.ema:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
     callbacks += [stop, checkpoints]  # after the average has been updated
@@ -109,7 +116,7 @@ def make_trainer(
             plugins=[RunCheckpointIO(run)],
             logger=loggers,
             log_every_n_steps=10,
-            enable_progress_bar=on_terminal,
+            enable_progress_bar=bar,
             enable_model_summary=False,
             use_distributed_sampler=False,  # the data modules share out their own images
             sync_batchnorm=synchronized and not sharded,
@@ -127,6 +134,30 @@ def epochs_of(options: TrainOptions, data: DataModule, plan: BatchPlan) -> int:
     images = plan.images * plan.accumulate
     per_epoch = max(1, data.batches_per_epoch * plan.images // images // (plan.devices * plan.nodes))
     return math.ceil(options.steps / per_epoch)
+
+
+def tracked_name(name: str) -> str:
+    """Return the name of a metric for trackers, which draw what is before a slash in one group.
+
+    Examples:
+        >>> [tracked_name(name) for name in ("val_top1", "train_loss", "train_loss_step", "lr", "epoch")]
+        ['val/top1', 'train/loss_epoch', 'train/loss', 'train/lr', 'epoch']
+    """
+    known = {"train_loss": "train/loss_epoch", "train_loss_step": "train/loss"}
+    known |= {name: f"train/{name}" for name in ("lr", "seconds")}
+    return known.get(name) or re.sub("^(train|val)_", r"\1/", name)
+
+
+class _TensorBoard(TensorBoardLogger):
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics({tracked_name(name): value for name, value in metrics.items()}, step)
+
+
+class _Wandb(WandbLogger):
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics({tracked_name(name): value for name, value in metrics.items()}, step)
 
 
 class Trackers:
@@ -159,11 +190,11 @@ class Trackers:
         self.loggers: list[Logger] = []
         self._wandb: WandbLogger | None = None
         if "tensorboard" in names:
-            self.loggers.append(TensorBoardLogger(run.path, name="tensorboard", version=""))
+            self.loggers.append(_TensorBoard(run.path, name="tensorboard", version="", default_hp_metric=False))
         if "wandb" in names:
             label = run.path.resolve().name
             self._ids.setdefault("wandb", f"{file_name(label).replace(',', '-')}-{secrets.token_hex(4)}")
-            self._wandb = WandbLogger(
+            self._wandb = _Wandb(
                 name=label,
                 save_dir=run.path,
                 id=self._ids["wandb"],

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from .coco import ImageId, Segmentation
 
-# pycocotools reserves memory in proportion to a polygon's circumference
+# the mask functions reserve memory in proportion to a polygon's circumference
 _FAR = 1.0  # image sizes that a polygon may reach beyond the image
 
 
 def mask_problem(segmentation: Any, height: int, width: int) -> str:
     """Say what is wrong with a segmentation of an image; empty where nothing is.
 
-    pycocotools reads and writes beyond its memory where a run-length code does not fit its size, so codes are
-    checked before it sees them.
+    The mask functions of COCO's tools read and write beyond their memory where a run-length code does not fit its
+    size, so codes are checked before they see them.
     """
     if isinstance(segmentation, dict):
         return _code_problem(segmentation, height, width)
@@ -57,7 +57,7 @@ def _code_problem(code: dict[str, Any], height: int, width: int) -> str:
 
 
 def uncompress(counts: str) -> NDArray[np.int64]:
-    """Return the run lengths of pycocotools' compressed code.
+    """Return the run lengths of COCO's compressed code.
 
     A character holds five bits, lowest first, of a number and whether more follow; from the third on, numbers are
     differences to the run before the last.
@@ -86,8 +86,8 @@ def uncompress(counts: str) -> NDArray[np.int64]:
 
 
 def to_code(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
-    """Return pycocotools' compressed code of a segmentation without problems; ``counts`` is a string."""
-    from pycocotools import mask
+    """Return COCO's compressed code of a segmentation without problems; ``counts`` is a string."""
+    from faster_coco_eval import mask
 
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
         return segmentation
@@ -97,7 +97,7 @@ def to_code(segmentation: Segmentation, height: int, width: int) -> dict[str, An
 
 def to_mask(segmentation: Segmentation, height: int, width: int) -> NDArray[np.uint8]:
     """Return the mask (H, W), 0 or 1, of a segmentation without problems."""
-    from pycocotools import mask
+    from faster_coco_eval import mask
 
     decoded: NDArray[np.uint8] = mask.decode(to_code(segmentation, height, width))
     return decoded
@@ -105,7 +105,7 @@ def to_mask(segmentation: Segmentation, height: int, width: int) -> NDArray[np.u
 
 def encode_masks(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Return the compressed codes of masks (N, H, W)."""
-    from pycocotools import mask
+    from faster_coco_eval import mask
 
     stacked = np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8))
     return [_as_text(code) for code in mask.encode(stacked)]

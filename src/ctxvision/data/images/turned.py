@@ -70,6 +70,11 @@ def _first(names: list[str]) -> str:
     return names[0] + (", …" if len(names) > 1 else "")
 
 
+def shown_size(path: str) -> tuple[int, int]:
+    """Return the (width, height) of an image as it is shown, from its header; raises one of `DECODER_ERRORS`."""
+    return _sizes(path)[1]
+
+
 def _sizes(path: str) -> tuple[tuple[int, int], tuple[int, int], int]:
     """Return the size of an image as it is stored and as it is shown, and its orientation, from its header."""
     with open_regular(path) as file, open_picture(file, FORMATS) as image:

@@ -7,36 +7,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.datasets import Cityscapes
 
 from ctxvision.data.embedded.scenes import SEMANTIC_NAMES, SPLITS, SceneOptions, Split
 from ctxvision.data.error import DataError
 
 from .source import IGNORE, UNKNOWN, Color, Pairs, PixelSet
 
-_CLASSES = {  # name: (label id, colour), in the order of the train ids
-    "road": (7, (128, 64, 128)),
-    "sidewalk": (8, (244, 35, 232)),
-    "building": (11, (70, 70, 70)),
-    "wall": (12, (102, 102, 156)),
-    "fence": (13, (190, 153, 153)),
-    "pole": (17, (153, 153, 153)),
-    "traffic light": (19, (250, 170, 30)),
-    "traffic sign": (20, (220, 220, 0)),
-    "vegetation": (21, (107, 142, 35)),
-    "terrain": (22, (152, 251, 152)),
-    "sky": (23, (70, 130, 180)),
-    "person": (24, (220, 20, 60)),
-    "rider": (25, (255, 0, 0)),
-    "car": (26, (0, 0, 142)),
-    "truck": (27, (0, 0, 70)),
-    "bus": (28, (0, 60, 100)),
-    "train": (31, (0, 80, 100)),
-    "motorcycle": (32, (0, 0, 230)),
-    "bicycle": (33, (119, 11, 32)),
-}
-CLASS_NAMES = tuple(_CLASSES)
-COLORS = tuple(color for _, color in _CLASSES.values())
-LABEL_IDS = tuple(label for label, _ in _CLASSES.values())
+_CLASSES = sorted((one for one in Cityscapes.classes if 0 <= one.train_id < IGNORE), key=lambda one: one.train_id)
+CLASS_NAMES = tuple(str(one.name) for one in _CLASSES)
+COLORS: tuple[Color, ...] = tuple(one.color for one in _CLASSES)
+LABEL_IDS = tuple(int(one.id) for one in _CLASSES)
 CROP = (512, 1024)
 _IMAGE, _LABELS, _TRAIN_LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 

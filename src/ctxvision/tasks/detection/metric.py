@@ -39,7 +39,7 @@ def detections_to_rows(found: Mapping[str, Tensor], *, masks: bool = False) -> l
 
 def _encode(mask: Tensor) -> tuple[dict[str, Any], int]:
     """Return the code of a mask (H, W) of probabilities, and its number of pixels."""
-    from pycocotools import mask as codes
+    from faster_coco_eval import mask as codes
 
     # one at a time: all masks of a large image together need gigabytes
     pixels = np.asfortranarray((mask >= _MASK).cpu().numpy().astype(np.uint8))

@@ -2,6 +2,7 @@
 
 from .checkpoints import GracefulStop, RunCheckpoints
 from .metrics import Curves, EpochLines, MetricsFile, TrackedRate
+from .progress import StepLines
 from .steps import EpochSoFar, FiniteSteps, LastEpochValidated, StepSeed
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "LastEpochValidated",
     "MetricsFile",
     "RunCheckpoints",
+    "StepLines",
     "StepSeed",
     "TrackedRate",
 ]

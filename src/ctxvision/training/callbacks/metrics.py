@@ -12,6 +12,8 @@ from ctxvision.files import WriteError, keep_aside, write_whole
 from ctxvision.foreign import csv_text
 from ctxvision.runs import RunFolder
 
+from .progress import MeanLoss
+
 log = logging.getLogger(__name__)
 
 
@@ -157,9 +159,13 @@ class EpochLines(Callback):
     Args:
         monitor: Name of a validation metric that the module logs, a share from 0 to 1; ``None`` leaves it out.
         monitor_name: Words for the metric in the line.
+        logger: Logger that gets the lines; ``None`` is that of this module.
     """
 
-    def __init__(self, monitor: str | None = None, monitor_name: str | None = None) -> None:
+    def __init__(
+        self, monitor: str | None = None, monitor_name: str | None = None, logger: logging.Logger | None = None
+    ) -> None:
+        self.logger = logger or log
         self.monitor = monitor
         self.monitor_name = monitor_name or monitor
         self._validated = False
@@ -180,37 +186,41 @@ class EpochLines(Callback):
             line += f"  {self.monitor_name} {metrics[self.monitor]:.2%}"
         self._validated = False
         if trainer.is_global_zero:
-            log.info(line)
+            self.logger.info(line)
 
 
 class TrackedRate(Callback):
-    """Tells the trainer's loggers the learning rate of the next optimiser step, and how long an epoch took.
+    """Tells the trainer's loggers the loss, the learning rate of the next step, and how long an epoch took.
 
-    Lightning itself sends them what the module logs.
+    The loss is ``train_loss_step``, the mean over the steps since the last point, in the first process. Lightning
+    itself sends what the module logs.
 
     Args:
         metrics: Callback that measures the time of epochs; it stands before this one in the trainer's list.
-        every: Number of optimiser steps between two points of the learning rate.
+        every: Number of optimiser steps between two points of the loss and the learning rate.
     """
 
     def __init__(self, metrics: MetricsFile, every: int = 10) -> None:
         self.metrics = metrics
         self.every = every
+        self._loss = MeanLoss()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Send the learning rate, every few steps and at the end of the epoch."""
+        """Send loss and learning rate, every few steps and at the end of the epoch."""
+        self._loss.add(outputs, trainer.accumulate_grad_batches)
         step = trainer.global_step
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if stepped and (step % self.every == 0 or trainer.is_last_batch):
-            self._send(trainer, "lr", trainer.optimizers[0].param_groups[0]["lr"])
+            self._send(trainer, lr=trainer.optimizers[0].param_groups[0]["lr"], train_loss_step=self._loss.take())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the seconds that the epoch took, validation included."""
-        self._send(trainer, "seconds", float(str(self.metrics.rows[-1]["seconds"])))
+        self._send(trainer, seconds=float(str(self.metrics.rows[-1]["seconds"])))
 
     @staticmethod
-    def _send(trainer: Trainer, name: str, value: float) -> None:
+    def _send(trainer: Trainer, **values: float | None) -> None:
+        known = {name: value for name, value in values.items() if value is not None}
         for logger in trainer.loggers:
-            logger.log_metrics({name: value, "epoch": trainer.current_epoch}, step=trainer.global_step)
+            logger.log_metrics({**known, "epoch": trainer.current_epoch}, step=trainer.global_step)

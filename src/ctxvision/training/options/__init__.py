@@ -70,6 +70,9 @@ class TrainOptions(OptimizerSettings, ABC):
             only.
         logger: Trackers that receive the metrics beside metrics.csv, any of tensorboard and wandb; csv means none.
             If it is null, it is TensorBoard where that is installed.
+        log_every: Number of optimiser steps between two lines where there is no terminal for a bar, and between
+            two points for the trackers. If it is null, there is a line every 30 seconds, a point every 10 steps.
+        quiet: Whether to show no progress; the run folder's train.log has the epochs all the same.
         pictures: Whether to draw the curves of the run, and to write its report at the end.
         model_args: More arguments of the network's constructor, as JSON or YAML. Null means no more arguments.
         val_fraction: Share of the data that is held out for validation where the data have no validation part,
@@ -119,6 +122,8 @@ class TrainOptions(OptimizerSettings, ABC):
     skip_nan: int = 0
     save_minutes: float = 15.0
     logger: list[LoggerName] | None = None
+    log_every: int | None = None
+    quiet: bool = False
     pictures: bool = True
     model_args: dict[str, Any] | None = None
     val_fraction: float = 0.2
@@ -245,7 +250,7 @@ class TrainOptions(OptimizerSettings, ABC):
 
 
 _RANGES: Ranges = (
-    ("epochs steps val_every batch_size micro_batch accumulate devices nodes prefetch", 1, INF),
+    ("epochs steps val_every log_every batch_size micro_batch accumulate devices nodes prefetch", 1, INF),
     ("lr min_lr weight_decay warmup_epochs clip_grad save_minutes", 0, INF),
     ("seed split_seed workers skip_nan warmup_steps", 0, INF),
     ("drop_path_rate ema layer_decay warmup_factor", 0, 1),
