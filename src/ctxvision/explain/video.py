@@ -183,9 +183,9 @@ def _draw(answer: _Answer, network: ExplainedNetwork, name: str) -> Picture:
         [f"frame {number}" for number in answer.frames],
         name,
         title=f"What speaks for {short(network.class_names[cams.target], 24)}, {network.label}",
-        caption="Grad-CAM for the logit of the clip, whose probability is "
-        f"{answer.chances[cams.target]:.0%}; all frames on one scale. "
-        f"{network.label} at {layer.name}, {layer.size[0]} × {layer.size[1]} positions.",
+        what="Where the network found evidence for the class in each frame; it gives the clip this class with a "
+        f"probability of {answer.chances[cams.target]:.0%}.",
+        where=f"Grad-CAM of {network.label} at {layer.name}, {layer.size[0]} × {layer.size[1]} positions.",
     )
 
 

@@ -1,5 +1,6 @@
 """The templates of pages: HTML that needs no script, no font and no other file."""
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from ctxvision._version import __version__
 from ctxvision.foreign import visible
 from ctxvision.plots.curves import Values, curve
+from ctxvision.reading import PAGES, as_html
 from ctxvision.tasks.task import over_classes
 from ctxvision.wording import percent
 
@@ -18,8 +20,8 @@ def page_template(name: str) -> Template:
     """Open a template of this folder.
 
     The template escapes inserted values, shows user-given names as `visible` does, and has filters that write
-    numbers for people: ``percent``, ``duration``, ``count`` and ``score``; ``breakable`` lets a name break after
-    underscores.
+    numbers for people: ``percent``, ``duration``, ``count`` and ``score``; ``breakable`` lets a long name, such as
+    that of a file, break between its parts: after slashes, underscores, dots and hyphens.
 
     Args:
         name: The name of the file, such as ``"detection.html.j2"``.
@@ -69,7 +71,7 @@ def _environment() -> Environment:
         "score": _score,
         "breakable": _breakable,
     }
-    environment.globals |= {"over_classes": over_classes, "version": __version__}
+    environment.globals |= {"over_classes": over_classes, "version": __version__, "how_to_read": _how_to_read}
     return environment
 
 
@@ -89,5 +91,18 @@ def _score(score: float) -> str:
     return f"{round(score, 2) + 0.0:.2f}".replace("-", "−")
 
 
+def _how_to_read(page: str) -> Markup:
+    """Return the texts that explain a kind of page, a key of `ctxvision.reading.PAGES`."""
+    return Markup(as_html(PAGES[page]))
+
+
+_ENDS = re.compile(r"([_/\\.\-]+)(?=[^_/\\.\-])")
+
+
 def _breakable(name: str) -> Markup:
-    return Markup("_<wbr>").join(name.split("_"))
+    parts = _ENDS.split(visible(name))  # parts of the name, and what separates them, in turn
+    ends = [*parts[1::2], ""]
+    return Markup("").join(
+        part if not end else Markup("{}{}<wbr>").format(part, end)
+        for part, end in zip(parts[::2], ends, strict=True)
+    )
