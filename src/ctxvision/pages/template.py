@@ -102,7 +102,5 @@ _ENDS = re.compile(r"([_/\\.\-]+)(?=[^_/\\.\-])")
 def _breakable(name: str) -> Markup:
     parts = _ENDS.split(visible(name))  # parts of the name, and what separates them, in turn
     ends = [*parts[1::2], ""]
-    return Markup("").join(
-        part if not end else Markup("{}{}<wbr>").format(part, end)
-        for part, end in zip(parts[::2], ends, strict=True)
-    )
+    pairs = zip(parts[::2], ends, strict=True)
+    return Markup("").join(Markup("{}{}<wbr>").format(*pair) if pair[1] else pair[0] for pair in pairs)
