@@ -1,6 +1,6 @@
 """The pages about a classifier: its scores, and its run with curves and the classes that each stage kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,16 @@ from markupsafe import Markup
 from ctxvision.evaluation import confused_pairs
 from ctxvision.evaluation.classification import ClassificationScores
 from ctxvision.evaluation.scores import training_summary
+from ctxvision.explain import LayerError, grad_cam
 from ctxvision.explain.classes import Funnel, class_funnel
 from ctxvision.inference import Predictor
-from ctxvision.plots.pixels import confusion_picture, is_small, thumbnail
+from ctxvision.plots.pixels import confusion_picture, is_small, seen_pixels, thumbnail
 from ctxvision.runs import Run
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
 from ctxvision.wording import percent
 
+from .looks import Look, heat_map, uri
 from .template import data_words, drawn, page_template
 
 _MATRIX = 25  # more classes make a picture and a list of mistakes instead of a table
@@ -98,14 +100,37 @@ def run_numbers(predictor: Predictor, scores: ClassificationScores, run: Run) ->
     return numbers
 
 
-def render_run(scores: ClassificationScores, numbers: Mapping[str, Any]) -> str:
-    """Return the HTML page about a classifier's run: its scores with the numbers of a `Report`."""
+def looks(predictor: Predictor, scores: ClassificationScores) -> list[Look]:
+    """Explain the answers to the worst mistakes and to right ones; of mistakes also the true class."""
+    task, names, found = predictor.module, scores.class_names, []
+    if not isinstance(task, ClassificationTask):
+        return []
+    for position in _instructive(scores):
+        entry, view = scores.describe(position), scores.pictures[position]
+        pixels = seen_pixels(view, scores.mean, scores.std)
+        asked = {entry["prediction"]: entry["probability"], entry["truth"]: entry["true_probability"]}
+        batch = torch.stack([view] * len(asked)).to(task.device, memory_format=task.memory_format)
+        try:
+            cams = grad_cam(task.model, batch, [names.index(name) for name in asked])
+        except LayerError:  # a network without maps
+            return []
+        heats = [
+            heat_map(pixels, cam.map, f"for “{name}”, {percent(chance)}")
+            for cam, (name, chance) in zip(cams, asked.items(), strict=True)
+        ]
+        found.append(Look(uri(pixels), f"is “{entry['truth']}”", heats, entry["right"]))
+    return found
+
+
+def render_run(scores: ClassificationScores, numbers: Mapping[str, Any], looks: Sequence[Look] = ()) -> str:
+    """Return the HTML page about a classifier's run: its scores with the numbers of a `Report`, and heat maps."""
     training = numbers["training"]
     values = page_values(scores, numbers) | {
         "drawings": _curves(training) if training else [],
         "best_of": training["epochs"] if training and training["is_best"] else None,
         "worst": [entry for entry in numbers["mistakes"] if entry["position"] in scores.pictures][:_WORST],
         "bars": _bars,
+        "looks": looks,
         "largest": _largest,
     }
     return page_template("report.html.j2").render(values)

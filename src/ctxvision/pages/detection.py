@@ -3,21 +3,52 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
 from ctxvision.evaluation.detection import DetectionScores
+from ctxvision.explain import box_cams
+from ctxvision.inference import Predictor
+from ctxvision.inference.detection import as_input
 from ctxvision.plots.boxes import draw_boxes
 from ctxvision.plots.pixels import data_uri, to_picture
 
+from .looks import Look, heat_map
 from .template import data_words, drawn, page_template
 
 _ROWS = 100  # classes of a table; of more, the least precise
 _SMALL = 128  # pixels of an image that is shown without any loss
 
 
-def render(scores: DetectionScores) -> str:
-    """Return the HTML page about the scores of a detector."""
+_LOOKS = 4  # images whose best object is explained
+
+
+def looks(predictor: Predictor, scores: DetectionScores) -> list[Look]:
+    """Explain the object with the highest score on some images."""
+    task: Any = predictor.module
+    if task is None:
+        return []
+    found: list[Look] = []
+    for entry, example in zip(scores.numbers["examples"], scores.examples, strict=True):
+        if not example.found or len(found) == _LOOKS:
+            continue
+        best = max(example.found, key=lambda one: float(one["score"]))
+        x, y, width, height = best["bbox"]
+        picture = to_picture(example.pixels)
+        image = as_input(picture).to(task.device)
+        (cam,) = box_cams(task.model, image, [[x, y, x + width, y + height]], [best["label"]])
+        if cam is None:
+            continue
+        pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
+        words = f"for “{best['class']}”, {best['score']:.2f}"
+        heats = [heat_map(pixels, cam.cam.map, words), heat_map(pixels, cam.cam.in_place, f"{words}, in place")]
+        found.append(Look(_picture(picture, [best]), entry["file"], heats))
+    return found
+
+
+def render(scores: DetectionScores, looks: Sequence[Look] = ()) -> str:
+    """Return the HTML page about the scores of a detector, with heat maps if there are any."""
     numbers = scores.numbers
     parts = [part for part in ("box", "mask") if part in numbers]
     pictures = [
@@ -31,6 +62,7 @@ def render(scores: DetectionScores) -> str:
         examples=[(entry, *pair) for entry, pair in zip(numbers["examples"], pictures, strict=True)],
         classes=_rows(numbers["classes"]),
         drawings=_curves(numbers["curve"]),
+        looks=looks,
         what={"val": "validation images"}.get(numbers["split"]) or data_words(numbers["split"], "images"),
     )
 

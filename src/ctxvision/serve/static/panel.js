@@ -125,7 +125,7 @@ export class Panel {
     else {
       const early = cam.scored_by && cam.scored_by !== "head" ? `, and ${cam.scored_by} was the last to consider the class` : "";
       lines.push(`Heat map: where the network found what speaks for “${cam.class}”, to which it gives ${percent(cam.probability)}. ` +
-        `It is read from ${cam.size.join(" × ")} places (layer ${cam.layer})${early}; compare where maps are bright, not how bright.`);
+        `It is read from ${cam.size.join(" × ")} places at ${cam.layer}${early}; compare where maps are bright, not how bright.`);
     }
     if (this.found) lines.push(this.told());
     return lines;
