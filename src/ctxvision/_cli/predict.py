@@ -5,7 +5,7 @@ from typing import Any
 
 from ctxvision.files import write_whole
 from ctxvision.foreign import json_text, visible
-from ctxvision.wording import column, plural
+from ctxvision.wording import column, padded, plural
 
 from .files import make_folder, require_places
 from .messages import Keeping, UserError, note, quieten, say_all, write_rows
@@ -98,7 +98,7 @@ def run(args: Namespace) -> int:
         text = write_rows(rows, dict.fromkeys(predictor.answer_type.columns, ""), "csv")
     else:
         width = column(path for path, _ in lines)
-        text = "".join(f"{visible(path):{width}}  {visible(line)}\n" for path, line in lines)
+        text = "".join(f"{padded(path, width)}  {visible(line)}\n" for path, line in lines)
     if args.out:
         write_whole(args.out, text)
     elif entries or args.format != "table":
