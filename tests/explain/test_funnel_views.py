@@ -89,6 +89,6 @@ def test_as_many_targets_as_images():
 
 
 def test_what_was_kept_has_the_colour_of_the_legend():
-    funnel = class_funnel(_model(), _images(1))[0]
+    funnel = class_funnel(_model(), _images(1), torch.arange(1))[0]
     svg = funnel_picture(funnel, [f"class {c}" for c in range(40)], "f", what=None).element
     assert "--stage-" not in svg  # each stage has a place, so no colour has to say which it is

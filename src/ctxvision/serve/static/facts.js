@@ -27,7 +27,7 @@ function step(stage, followed, last) {
   const own = stage.classes.find((row) => row.class === followed);
   if (own && !shown.includes(own)) shown[shown.length - 1] = own;
   const rows = shown.map((row) => ranked(row.class, row.score / top, signed(row.score, 2),
-    [row.kept ? "" : "dropped", row.class === followed ? "followed" : ""].join(" ").trim(),
+    [row.kept || last ? "" : "dropped", row.class === followed ? "followed" : ""].join(" ").trim(),
     row.kept ? "" : last ? "" : " (dropped)"));
   const rest = stage.classes.length - shown.length;
   const place = stage.rank === null ? `“${followed}” was dropped before` : `“${followed}” is number ${stage.rank}`;
