@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from markupsafe import Markup
 
 from ctxvision.evaluation import confused_pairs
 from ctxvision.evaluation.classification import ClassificationScores
@@ -20,7 +19,7 @@ from ctxvision.tasks.classification.class_sets import is_contextual
 from ctxvision.wording import percent
 
 from .looks import Look, heat_map, uri
-from .template import data_words, drawn, page_template
+from .template import LOSS, Drawing, data_words, drawn, page_template
 
 _MATRIX = 25  # more classes make a picture and a list of mistakes instead of a table
 _ROWS = 30  # of such lists
@@ -136,7 +135,21 @@ def render_run(scores: ClassificationScores, numbers: Mapping[str, Any], looks: 
     return page_template("report.html.j2").render(values)
 
 
-def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+_ACCURACY = (
+    "The share of held-out images that are answered right, after each epoch. Higher is better; a flat end "
+    "means that more epochs would bring little."
+)
+_RECALL = (
+    "The share of held-out images whose true class is still among those that a stage considers. At 100 % a "
+    "stage has lost nothing; the lowest curve bounds the accuracy, and curves that are equal are drawn once."
+)
+_TEMPERATURE = (
+    "The number by which similarities are divided before they become probabilities; it is learned. A small one "
+    "makes the answers decided, a large one undecided."
+)
+
+
+def _curves(training: Mapping[str, Any]) -> list[Drawing]:
     rows = training["curve"]
     top1, losses = [r["val_top1"] for r in rows], [r["val_loss"] for r in rows]
     accuracy = f"Validation accuracy over {len(rows)} epochs"
@@ -147,18 +160,18 @@ def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
         loss += f"; validation from {losses[0]:.3f} to {losses[-1]:.3f}"
     both = {"validation": losses, "training": [r["train_loss"] for r in rows]}
     drawings = [
-        drawn("Validation accuracy", {"validation": top1}, accuracy, "accuracy", percent=True),
-        drawn("Loss", both, loss, "loss"),
+        drawn("Validation accuracy", {"validation": top1}, accuracy, "accuracy", _ACCURACY, percent=True),
+        drawn("Loss", both, loss, "loss", LOSS),
     ]
     stages = sorted({stage for r in rows for stage in r["recalls"]})
     if stages:
         recalls = {f"stage {stage}": [r["recalls"].get(stage) for r in rows] for stage in stages}
         recall = f"Share of true classes in the class set of each stage over {len(rows)} epochs"
-        drawings.append(drawn("Recall of the class sets", recalls, recall, "recall", percent=True))
+        drawings.append(drawn("Recall of the class sets", recalls, recall, "recall", _RECALL, percent=True))
     temperatures = [r["temperature"] for r in rows]
     if any(t is not None for t in temperatures):
         label = f"Temperature over {len(rows)} epochs"
-        drawings.append(drawn("Temperature τ", {"τ": temperatures}, label, "temperature"))
+        drawings.append(drawn("Temperature τ", {"τ": temperatures}, label, "temperature", _TEMPERATURE))
     return drawings
 
 

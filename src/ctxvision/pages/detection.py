@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from ctxvision.evaluation.detection import DetectionScores
@@ -15,7 +14,7 @@ from ctxvision.plots.boxes import draw_boxes
 from ctxvision.plots.pixels import data_uri, to_picture
 
 from .looks import Look, heat_map
-from .template import data_words, drawn, page_template
+from .template import Drawing, data_words, drawn, page_template
 
 _ROWS = 100  # classes of a table; of more, the least precise
 _SMALL = 128  # pixels of an image that is shown without any loss
@@ -86,17 +85,29 @@ def _rows(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted((c for c in classes if c["objects"]), key=lambda c: float(c["box_ap"]))[:_ROWS]
 
 
-def _curves(rows: list[dict[str, float | None]]) -> list[tuple[str, Markup]]:
+_PRECISION = (
+    "How many of the objects are found, and how few others, on the held-out images after each epoch. Higher is "
+    "better; 100 % would be every object, with a perfect outline and nothing else."
+)
+
+
+_LOSS = (
+    "How far the answers are from the truth on the training images, after each epoch. It should fall; where it "
+    "rises or is flat from the start, nothing is learnt."
+)
+
+
+def _curves(rows: list[dict[str, float | None]]) -> list[Drawing]:
     if not rows:
         return []
-    drawings: list[tuple[str, Markup]] = []
+    drawings: list[Drawing] = []
     precision = {"box": [r.get("val_box_ap") for r in rows]}
     if any("val_mask_ap" in r for r in rows):
         precision["mask"] = [r.get("val_mask_ap") for r in rows]
     best = max((value for value in precision["box"] if value is not None), default=None)
     if best is not None:
         label = f"Validation AP over {len(rows)} epochs, best of boxes {100 * best:.1f} %"
-        drawings.append(drawn("Average precision", precision, label, "ap", percent=True))
+        drawings.append(drawn("Average precision", precision, label, "ap", _PRECISION, percent=True))
     label = f"Training loss over {len(rows)} epochs"
     losses = {"training": [r.get("train_loss") for r in rows]}
-    return [*drawings, drawn("Training loss", losses, label, "loss")]
+    return [*drawings, drawn("Training loss", losses, label, "loss", _LOSS)]

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from ctxvision.data import SegmentationSpec
@@ -16,7 +15,7 @@ from ctxvision.plots.pixels import data_uri, to_picture
 from ctxvision.wording import percent
 
 from .looks import Look, heat_map, uri
-from .template import data_words, drawn, page_template
+from .template import LOSS, Drawing, data_words, drawn, page_template
 
 _IGNORE = 255
 _SMALL = 160  # pixels of an image that is shown without any loss
@@ -77,7 +76,13 @@ def _pictures(example: SegmentationExample, colors: Sequence[Color]) -> list[str
     return [data_uri(picture, lossless=max(picture.size) <= _SMALL) for picture in shown]
 
 
-def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+_MIOU = (
+    "How much prediction and truth have in common on the held-out images, on average over the classes, after "
+    "each epoch. Higher is better; 100 % would be every pixel right."
+)
+
+
+def _curves(training: Mapping[str, Any]) -> list[Drawing]:
     rows = training["curve"]
     quality = f"Mean IoU on validation images over {len(rows)} epochs"
     if training["best_epoch"]:
@@ -85,4 +90,7 @@ def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     losses = {"validation": [r["val_loss"] for r in rows], "training": [r["train_loss"] for r in rows]}
     loss = f"Training and validation loss over {len(rows)} epochs"
     ious = {"validation": [r["val_miou"] for r in rows]}
-    return [drawn("Mean IoU", ious, quality, "miou", percent=True), drawn("Loss", losses, loss, "loss")]
+    return [
+        drawn("Mean IoU", ious, quality, "miou", _MIOU, percent=True),
+        drawn("Loss", losses, loss, "loss", LOSS),
+    ]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -47,11 +48,32 @@ def duration(seconds: float) -> str:
     return f"{minutes}\u202fmin {rest}\u202fs" if minutes else f"{rest}\u202fs"
 
 
+class Drawing(NamedTuple):
+    """Curves over the epochs of a run, as a part of a page.
+
+    Attributes:
+        title: The title, in a few words.
+        svg: The drawing.
+        words: Two sentences: what the curves show, and how to read them.
+    """
+
+    title: str
+    svg: Markup
+    words: str
+
+
 def drawn(
-    title: str, curves: Mapping[str, Values], label: str, name: str, *, percent: bool = False
-) -> tuple[str, Markup]:
-    """Return a title and the drawing of curves for a template; see `curve`, which escapes all texts."""
-    return title, Markup(curve(curves, label, name, percent=percent))
+    title: str, curves: Mapping[str, Values], label: str, name: str, words: str, *, percent: bool = False
+) -> Drawing:
+    """Draw curves for a template; see `curve`, which escapes all texts."""
+    return Drawing(title, Markup(curve(curves, label, name, percent=percent)), words)
+
+
+LOSS = (
+    "How far the answers are from the truth, after each epoch. Both curves should fall; where only the "
+    "training’s does, the network learns its images by heart."
+)
+"""The words about the losses of any run."""
 
 
 @cache

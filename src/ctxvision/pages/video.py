@@ -18,6 +18,10 @@ from ctxvision.wording import percent
 from .looks import Look, heat_map, uri
 from .template import data_words, drawn, page_template
 
+_ACCURACY = (
+    "The share of held-out videos that are answered right, after each epoch. Higher is better; the distance of "
+    "two curves is what the difference between the networks is worth."
+)
 _LOOKS = 4  # videos whose answer is explained
 
 
@@ -49,7 +53,9 @@ def render(scores: VideoScores, looks: Sequence[Look] = ()) -> str:
     return page_template("video.html.j2").render(
         r=numbers,
         strips=[_strip(example) for example in scores.examples],
-        drawings=[drawn("Validation accuracy", curves, accuracy, "accuracy", percent=True)] if curves else [],
+        drawings=[drawn("Validation accuracy", curves, accuracy, "accuracy", _ACCURACY, percent=True)]
+        if curves
+        else [],
         looks=looks,
         what=data_words(numbers["split"], "videos"),
         pixelated=max(numbers["image_size"][1:]) <= 64,
