@@ -132,10 +132,10 @@ def parts_picture(
                 places[1].set_axis_off()
                 places[1].text(0.5, 0.5, missing, transform=places[1].transAxes, color=ink.text, ha="center")
                 continue
-            heats = ((part.words, part.cam.map), ("in place" + _silent(part.cam.in_place), part.cam.in_place))
+            heats = ((part.words, part.cam.map), ("in place", part.cam.in_place))
             for place, (head, heat) in zip(places, heats, strict=True):
                 _show(place, under_heat(image, heat))
-                bare(place, ink, head)
+                bare(place, ink, head + _silent(heat))
                 _outline(place, part)
         if any(part.cam is not None for part in parts):
             color_bar(figure, axes, ink, HEAT, 0, 1, "evidence (share of the highest)")
@@ -226,7 +226,8 @@ def _outline(place: Axes, part: Part) -> None:
             place.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=line))
     if part.mask is not None and part.mask.any() and not part.mask.all():
         for color, line in strokes:
-            place.contour(part.mask.astype(np.float32), levels=[0.5], colors=color, linewidths=0.7 * line)
+            lines = place.contour(part.mask.astype(np.float32), levels=[0.5], colors=color, linewidths=0.7 * line)
+            lines.set_rasterized(True)  # the outlines of many small pieces would make a page of megabytes
 
 
 def _read_at(network: str, cam: GradCam) -> str:
