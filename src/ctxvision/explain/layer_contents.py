@@ -102,6 +102,8 @@ def _kernel_drawings(found: list[Kernels], chosen: list[Kernels], pixels: Pixels
     if not found:
         return []
     fine = [layer for layer in chosen if min(layer.kernels.shape[3:]) >= MIN_SIDE] or chosen[:1]
+    # one colour all over, of a layer that has a single position, says nothing beside the others
+    chosen = [layer for layer in chosen if layer.kernels[0, 0, 0].size > 1] or chosen
     drawings: list[Any] = [
         partial(sums_picture, chosen, pixels, f"{name}-sums"),
         partial(mosaic_picture, fine[-1], f"{name}-kernels"),

@@ -99,7 +99,7 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
         alt=f"{k} × {k} {what} of {layer.name} at {len(rows)} × {len(columns)} positions, {len(groups)} groups",
         what=f"The {what} of {k} × {k} weights that one layer made at {len(rows)} × {len(columns)} of its "
         f"{kernels.shape[2]} × {kernels.shape[3]} places, laid out as these places lie in the image.",
-        where=f"Layer {layer.name}.",
+        where=f"At {layer.name}.",
         how="Each small square says how a place mixes its neighbours: violet adds a neighbour, brown subtracts "
         "it; where squares differ, the network treats the places differently.",
     )
@@ -258,7 +258,7 @@ def taps_picture(
         alt=f"Distance of taps from the grid; {words}",
         what="Which places of the image the network reads for the place at +, and how far it moves its taps "
         "everywhere.",
-        where=f"Layers {', '.join(found.name for _, found in layers)}.",
+        where=f"At {', '.join(found.name for _, found in layers)}.",
         how="Left, hollow dots are where a plain convolution would read and filled dots, joined to them, where "
         "this one reads (outside the frame there are zeros); right, yellow places move their taps most.",
     )
