@@ -117,7 +117,7 @@ def looks(predictor: Predictor, scores: ClassificationScores) -> list[Look]:
             heat_map(pixels, cam.map, f"for “{name}”, {percent(chance)}")
             for cam, (name, chance) in zip(cams, asked.items(), strict=True)
         ]
-        found.append(Look(uri(pixels), f"is “{entry['truth']}”", heats, entry["right"]))
+        found.append(Look(uri(pixels), f"it is “{entry['truth']}”", heats, entry["right"]))
     return found
 
 

@@ -40,7 +40,7 @@ def looks(predictor: Predictor, scores: VideoScores) -> list[Look]:
         pixels = clip.pixels[frame].astype(np.float32) / 255
         words = f"for “{clip.top[0].name}”, {percent(clip.top[0].probability)}, frame {clip.indices[frame]}"
         heat = heat_map(pixels, cams.maps[frame], words)
-        found.append(Look(uri(pixels), f"is “{example.truth}”", [heat], clip.top[0].name == example.truth))
+        found.append(Look(uri(pixels), f"it is “{example.truth}”", [heat], clip.top[0].name == example.truth))
     return found
 
 
