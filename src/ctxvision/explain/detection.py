@@ -270,7 +270,7 @@ def _draw(
     parts = [
         Part("", box=box)
         if cam is None
-        else Part(f"{short(names[cam.label - 1], 12)}, {cam.score:.1%}", box=cam.box, cam=cam.cam)
+        else Part(f"“{short(names[cam.label - 1], 12)}” {cam.score:.1%}", box=cam.box, cam=cam.cam)
         for cam, box in zip(cams, boxes, strict=True)
     ]
     title = f"What speaks for the boxes, {label}"

@@ -206,7 +206,7 @@ def _add_cams(
 
 def _draw(picture: Image.Image, cams: list[PixelCam], names: list[str], name: str, label: str) -> Picture:
     parts = [
-        Part(f"{short(_class_of(cam, names), 12)}, {cam.mask.mean():.1%}", mask=cam.mask, cam=cam.cam)
+        Part(f"“{short(_class_of(cam, names), 12)}” {cam.mask.mean():.1%}", mask=cam.mask, cam=cam.cam)
         for cam in cams
     ]
     title = f"What speaks for the pixels of a class, {label}"
