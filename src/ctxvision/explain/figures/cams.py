@@ -244,7 +244,7 @@ def _where(heat: np.ndarray, nowhere: str, how: str = "") -> str:
 
 
 def _under(image: Pixels, heat: np.ndarray) -> Pixels:
-    """Lay a map (H, W) over an image (H, W, 3); where nothing speaks the image is grey, not veiled in one colour."""
+    """Lay a map (H, W) over an image (H, W, 3); an image where nothing speaks is grey, without a veil."""
     return under_heat(image, heat) if heat.max() > 0 else np.repeat(image.mean(2, keepdims=True), 3, 2)
 
 
