@@ -11,6 +11,7 @@ from ctxvision.data import ClipSpec
 from ctxvision.inference.predictor import Given
 from ctxvision.inference.video import VideoSource, open_video
 from ctxvision.models._figures import evaluation_mode
+from ctxvision.plots.clips import filmstrip
 from ctxvision.plots.picture import Picture
 from ctxvision.plots.style import short
 
@@ -18,6 +19,7 @@ from .cams import FrameCams, over_images, rounded, weigh, where_most
 from .explanation import (
     ExplainedNetwork,
     ImageExplanation,
+    Preview,
     Row,
     Table,
     TaskExplainer,
@@ -130,6 +132,7 @@ class Explainer(TaskExplainer):
             file,
             [answer.cams],
             entry=_numbers(answer, network),
+            previews=[_preview(answer, file)],
             tables=[Table(f"the clip, {network.label}", rows)],
             drawings=[partial(_draw, answer, network, f"{name}-grad-cam")],
         )
@@ -173,6 +176,13 @@ def _numbers(answer: _Answer, network: ExplainedNetwork) -> dict[str, Any]:
             "maps": rounded(cams.raw),
         },
     }
+
+
+def _preview(answer: _Answer, file: str) -> Preview:
+    frames = (answer.pixels * 255).round().astype(np.uint8)
+    names = ", ".join(map(str, answer.frames))
+    alt = f"{file}, frames {names}"
+    return Preview(filmstrip(frames), alt, f"frames {names}", pixelated=max(frames.shape[1:3]) <= 64)
 
 
 def _draw(answer: _Answer, network: ExplainedNetwork, name: str) -> Picture:
