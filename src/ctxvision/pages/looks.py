@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ctxvision.plots.pixels import Pixels, data_uri, under_heat
+from ctxvision.plots.pixels import Pixels, data_uri, under_own_heat
 
 _FEW = 160  # pixels of the longer side of an image that is shown without any loss
 
@@ -52,13 +52,12 @@ def heat_map(pixels: Pixels, heat: np.ndarray, words: str) -> HeatMap:
         words: The words below the picture: what is explained.
     """
     if not heat.max() > 0:
-        return HeatMap(
-            uri(under_heat(pixels, heat)), f"{words}: no evidence", f"Grad-CAM for {words}: dark all over"
-        )
+        alt = f"Grad-CAM for {words}: nothing speaks for it"
+        return HeatMap(uri(under_own_heat(pixels, heat)), f"{words}: no evidence", alt)
     y, x = np.unravel_index(heat.argmax(), heat.shape)
     rows, columns = heat.shape
     where = f"highest at {(x + 0.5) / columns:.0%} from the left and {(y + 0.5) / rows:.0%} from the top"
-    return HeatMap(uri(under_heat(pixels, heat)), words, f"Grad-CAM for {words}, {where}")
+    return HeatMap(uri(under_own_heat(pixels, heat)), words, f"Grad-CAM for {words}, {where}")
 
 
 def uri(pixels: Pixels) -> str:

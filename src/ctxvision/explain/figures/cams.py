@@ -13,7 +13,7 @@ from PIL import Image
 from ctxvision.explain.cams import GradCam
 from ctxvision.plots.palette import HEAT, Ink
 from ctxvision.plots.picture import Picture, make_picture
-from ctxvision.plots.pixels import Pixels, enlarged, under_heat
+from ctxvision.plots.pixels import Pixels, enlarged, under_heat, under_own_heat
 from ctxvision.plots.style import WIDTH, bare, color_bar, new_figure, short
 
 _BESIDE = 2  # pictures in a row: they are large enough to see where the evidence is, on a phone too
@@ -71,7 +71,7 @@ def cam_picture(panels: Sequence[CamPanel], name: str) -> Picture:
         places[0].imshow(enlarged(first.image))
         bare(places[0], ink, "input\n")
         for place, panel in zip(places[1:], panels, strict=False):
-            place.imshow(enlarged(_under(panel.image, panel.cam.map)))
+            place.imshow(enlarged(under_own_heat(panel.image, panel.cam.map)))
             says = f"“{short(panel.class_name, 16)}” {panel.probability:.0%}{_silent(panel.cam.map)}"
             bare(place, ink, f"{short(panel.network, 30)}\n{says}")
         spare = places[1 + len(panels) :]
@@ -134,7 +134,7 @@ def parts_picture(
                 continue
             heats = ((part.words, part.cam.map), ("in place", part.cam.in_place))
             for place, (head, heat) in zip(places, heats, strict=True):
-                _show(place, _under(image, heat))
+                _show(place, under_own_heat(image, heat))
                 bare(place, ink, head + _silent(heat))
                 _outline(place, part)
         if any(part.cam is not None for part in parts):
@@ -241,11 +241,6 @@ def _where(heat: np.ndarray, nowhere: str, how: str = "") -> str:
     y, x = np.unravel_index(heat.argmax(), heat.shape)
     rows, columns = heat.shape
     return f"most{how} at {(x + 0.5) / columns:.0%} from the left and {(y + 0.5) / rows:.0%} from the top"
-
-
-def _under(image: Pixels, heat: np.ndarray) -> Pixels:
-    """Lay a map (H, W) over an image (H, W, 3); an image where nothing speaks is grey, without a veil."""
-    return under_heat(image, heat) if heat.max() > 0 else np.repeat(image.mean(2, keepdims=True), 3, 2)
 
 
 def _silent(heat: np.ndarray) -> str:
