@@ -85,7 +85,7 @@ def under_heat(pixels: Pixels, heat: np.ndarray) -> Pixels:
 
 
 def under_own_heat(pixels: Pixels, heat: np.ndarray) -> Pixels:
-    """Lay a heat map with a scale of its own over an image; where all of it is 0 the image is grey, without a veil."""
+    """Lay a heat map with a scale of its own over an image, which is grey and has no veil if all of it is 0."""
     return under_heat(pixels, heat) if heat.max() > 0 else np.repeat(pixels.mean(2, keepdims=True), 3, 2)
 
 
