@@ -266,7 +266,7 @@ def test_phone_has_no_sideways_scrolling(open_page):
     before = page.text_content("figcaption")
     canvas = page.locator("canvas").first
     box = canvas.bounding_box()
-    canvas.tap(position={"x": 0.34 * box["width"], "y": 0.34 * box["height"]})
+    canvas.tap(position={"x": 0.75 * box["width"], "y": 0.75 * box["height"]})
     assert page.text_content("figcaption") != before
 
 
