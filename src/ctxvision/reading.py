@@ -112,11 +112,13 @@ HEADING = "How to read this page"
 
 
 def as_html(topics: Sequence[str]) -> str:
-    """Return topics as a part of a page that opens when its heading is chosen, by mouse or keyboard.
+    """Return topics as a part of a page that opens when its heading is chosen; nothing if there are no topics.
 
     Args:
         topics: The short names of the topics, keys of `TOPICS`.
     """
+    if not topics:
+        return ""
     parts = (TOPICS[name] for name in topics)
     rows = "\n".join(f"<dt>{html.escape(part.title)}</dt><dd>{html.escape(part.text)}</dd>" for part in parts)
     return f'<details class="reading"><summary>{HEADING}</summary>\n<dl>\n{rows}\n</dl></details>'

@@ -13,7 +13,7 @@ def test_every_topic_is_on_a_page_and_every_kind_of_page_has_one():
     templates = {file.name.partition(".")[0] for file in (ROOT / "src/ctxvision/pages").glob("*.html.j2")}
     assert set(PAGES) == templates - {"base", "macros", "report"} | {"server"}
     for kind in templates - {"base", "macros", "report"}:  # a report extends the page of a classifier
-        assert f'how_to_read("{kind}")' in (ROOT / f"src/ctxvision/pages/{kind}.html.j2").read_text("utf-8")
+        assert f'how_to_read("{kind}", ' in (ROOT / f"src/ctxvision/pages/{kind}.html.j2").read_text("utf-8")
     assert "<!-- how to read this page -->" in (ROOT / "src/ctxvision/serve/static/index.html").read_text("utf-8")
 
 

@@ -113,9 +113,14 @@ def _score(score: float) -> str:
     return f"{round(score, 2) + 0.0:.2f}".replace("-", "−")
 
 
-def _how_to_read(page: str) -> Markup:
-    """Return the texts that explain a kind of page, a key of `ctxvision.reading.PAGES`."""
-    return Markup(as_html(PAGES[page]))
+def _how_to_read(page: str, present: Mapping[str, object]) -> Markup:
+    """Return the texts that explain a kind of page, a key of `ctxvision.reading.PAGES`.
+
+    Args:
+        page: The kind of page.
+        present: Whether the page has what a topic is about, by the name of the topic; others are always there.
+    """
+    return Markup(as_html([name for name in PAGES[page] if present.get(name, True)]))
 
 
 _ENDS = re.compile(r"([_/\\.\-]+)(?=[^_/\\.\-])")
