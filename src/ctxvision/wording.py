@@ -13,8 +13,26 @@ def plural(count: int, noun: str) -> str:
 
 
 def column(texts: Iterable[object]) -> int:
-    """Return the width of a column of texts that `visible` shows."""
-    return min(max((len(visible(text)) for text in texts), default=0), _WIDEST)
+    """Return the width of a column of texts that `visible` shows, in cells of a terminal.
+
+    Chinese, Japanese and Korean characters take two cells each.
+    """
+    from rich.cells import cell_len
+
+    return min(max((cell_len(visible(text)) for text in texts), default=0), _WIDEST)
+
+
+def padded(text: object, width: int) -> str:
+    """Return a text as `visible` shows it, filled up to a width in cells of a terminal; longer ones stay whole.
+
+    Examples:
+        >>> padded("猫", 4) + "|", padded("cat", 4) + "|"
+        ('猫  |', 'cat |')
+    """
+    from rich.cells import cell_len
+
+    shown = visible(text)
+    return shown + " " * (width - cell_len(shown))
 
 
 def percent(share: float | None, digits: int = 1) -> str:

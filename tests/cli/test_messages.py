@@ -56,6 +56,8 @@ def test_terminal_and_pipe(monkeypatch):
 def test_a_long_name_does_not_widen_a_column():
     assert wording.column(["a" * 10_000]) == 60
     assert wording.column([]) == 0
+    assert wording.column(["猫", "cat"]) == 3  # cells of a terminal: the character takes two
+    assert [wording.padded(name, 4) for name in ("猫", "cat", "rabbit")] == ["猫  ", "cat ", "rabbit"]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])

@@ -4,6 +4,7 @@ import torch
 
 import ctxvision  # noqa: F401
 from ctxvision.explain import class_funnel
+from ctxvision.explain.figures.classes import funnel_picture
 from ctxvision.nn.class_context import class_counts
 from ctxvision.tasks.classification.class_sets import funnel_steps, is_contextual
 
@@ -85,3 +86,9 @@ def test_networks_without_stages_are_refused(name):
 def test_as_many_targets_as_images():
     with pytest.raises(ValueError, match=r"targets must be \(B,\) = \(2,\), got \(3,\)"):
         class_funnel(_model(), _images(2), [0, 1, 2])
+
+
+def test_what_was_kept_has_the_colour_of_the_legend():
+    funnel = class_funnel(_model(), _images(1), torch.arange(1))[0]
+    svg = funnel_picture(funnel, [f"class {c}" for c in range(40)], "f", what=None).element
+    assert "--stage-" not in svg  # each stage has a place, so no colour has to say which it is

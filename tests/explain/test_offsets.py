@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 from _networks import lively, same_state, state
-from ctxvision.explain import contextual_layers, contextual_offsets, offsets_by_class
+from ctxvision.explain import contextual_layers, contextual_offsets, explain, offsets_by_class
 from ctxvision.nn import ContextualConv2d, replace_convs
+from ctxvision.tasks import ClassificationTask
 
 
 @pytest.mark.parametrize(
@@ -155,3 +157,22 @@ def test_hooks_go_also_when_the_network_fails():
         contextual_offsets(model, torch.randn(1, 3, 64, 64), ["stem"])
     with pytest.raises(ValueError, match="no images"):
         offsets_by_class(model, [])
+
+
+def test_taps_that_do_not_move_are_a_note_and_not_a_picture():
+    spec = {"class_names": ["cat", "dog"], "input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.25] * 3}
+    torch.manual_seed(0)
+    task = ClassificationTask("contextual_convnext_micro", spec)  # untrained: all offsets are 0
+    (image,) = explain(task, Image.new("RGB", (64, 64), (200, 60, 60))).images
+    assert all(layer.still for layer in image.offsets)
+    assert any(note.startswith("No tap moves") for note in image.notes)
+    assert not any("offsets" in figure.file for figure in image.figures)
+    # one layer that moves is drawn, beside those that do not
+    layer = task.model.get_submodule(image.offsets[-1].name)
+    for parameter in layer.sampling_offsets.parameters():
+        parameter.data.normal_(std=0.3)
+    (image,) = explain(task, Image.new("RGB", (64, 64), (200, 60, 60))).images
+    assert [layer.still for layer in image.offsets].count(False) == 1
+    assert not image.notes
+    (picture,) = [figure for figure in image.figures if "offsets" in figure.file]
+    assert "no tap moves" in picture.element

@@ -14,7 +14,7 @@ from ctxvision.cli import main
 from ctxvision.evaluation import wilson_interval
 from ctxvision.pages import make_report, write_report
 from ctxvision.pages.classification import render_run
-from ctxvision.pages.template import duration
+from ctxvision.pages.template import _breakable, duration
 from ctxvision.plots.curves import curve
 from ctxvision.plots.pixels import thumbnail
 from ctxvision.tasks import load_task
@@ -105,6 +105,23 @@ def test_the_accuracy_is_that_of_evaluate_and_of_training(written, trained, tmp_
     assert evaluated["top5"] == pytest.approx(numbers["top5"], abs=1e-6)
     assert numbers["training"]["best_top1"] == pytest.approx(numbers["top1"], abs=1e-5)
     assert [c["images"] for c in evaluated["classes"]] == [c["images"] for c in numbers["classes"]]
+
+
+def test_the_page_shows_what_the_network_looked_at(written, written_plain):
+    for text, numbers in (written, written_plain):
+        page = Page(text)
+        assert "What the network looked at" in page.text
+        heats = [image["alt"] for image in page.named("img") if image["alt"].startswith("Grad-CAM for")]
+        wrong = sum(1 for image in numbers["mistakes"][:3])
+        assert len(heats) >= 2 * wrong  # of a mistake also the true class
+        assert all("“" in alt for alt in heats)
+
+
+def test_long_names_break_between_their_parts(written):
+    assert _breakable("runs/a_long-name.of/x.png") == ("runs/<wbr>a_<wbr>long-<wbr>name.<wbr>of/<wbr>x.<wbr>png")
+    assert _breakable("<b>_x") == "&lt;b&gt;_<wbr>x"
+    assert _breakable("") == ""
+    assert "checkpoints/<wbr>best.<wbr>ckpt" in written[0]
 
 
 def test_funnels_of_the_json_are_nested(written):

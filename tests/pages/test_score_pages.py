@@ -5,17 +5,32 @@ import dataclasses
 import io
 import json
 import re
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from _page import Page
-from _scored import ALONE, detection_scores, run_folder, segmentation_scores, video_data, video_scores, video_task
+from _scored import (
+    ALONE,
+    detection_scores,
+    detection_task,
+    run_folder,
+    segmentation_data,
+    segmentation_scores,
+    segmentation_task,
+    video_data,
+    video_scores,
+    video_task,
+)
 from ctxvision.data import export_coco
 from ctxvision.evaluation.video import beside, watch_videos
 from ctxvision.inference import predictor_of
+from ctxvision.pages import detection as detection_page
 from ctxvision.pages import render_scores
+from ctxvision.pages import segmentation as segmentation_page
+from ctxvision.pages import video as video_page
 from ctxvision.plots.clips import filmstrip
 from ctxvision.runs import RunFolder
 
@@ -119,6 +134,29 @@ def test_a_page_about_one_video_network_outside_its_run_folder(videos):
     scores = video_scores(videos, run=ALONE)
     assert "<figure" not in render_scores(scores)
     assert scores.numbers["networks"][0]["seconds"] is None
+
+
+def heat_maps(html):
+    """The texts of the heat maps of a page, which is checked."""
+    return [image["alt"] for image in needs_nothing_else(html).named("img") if image["alt"].startswith("Grad-CAM")]
+
+
+def test_reports_have_heat_maps(detector, segmenter, videos):
+    looks = detection_page.looks(predictor_of(detection_task()), detector)
+    shown = heat_maps(detection_page.render(detector, looks))
+    assert len(shown) == 2 * len(looks) > 0
+    assert all(look.heats[0].words in alt for look, alt in zip(looks, shown[::2], strict=True))
+    looks = segmentation_page.looks(predictor_of(segmentation_task(segmentation_data())), segmenter)
+    assert len(heat_maps(segmentation_page.render(segmenter, looks))) == sum(len(look.heats) for look in looks) > 0
+    scores = video_scores(videos)
+    looks = video_page.looks(predictor_of(video_task(videos)), scores)
+    assert len(heat_maps(video_page.render(scores, looks))) == len(looks) > 0
+    assert [look.right for look in looks] == [e.clips[0].top[0].name == e.truth for e in scores.examples[:4]]
+    # an exported network has no layers to look into
+    exported = types.SimpleNamespace(module=None, data_spec=None)
+    for page, found in ((detection_page, detector), (segmentation_page, segmenter), (video_page, scores)):
+        assert page.looks(exported, found) == []
+        assert "What the network looked at" not in page.render(found)
 
 
 def test_filmstrip_shows_the_frames_in_order():

@@ -53,7 +53,7 @@ def drawn(name):
         figure.suptitle(name)
         return figure
 
-    picture = make_picture(figure, "test", title="", caption="", alt="", pixels=True)
+    picture = make_picture(figure, "test", title="", what="", how="", alt="", pixels=True)
     boxes = draw_boxes(Image.new("RGB", (64, 64)), [[9, 30, 40, 20]], [1], [name], scores=[0.5])
     return picture.data, np.asarray(boxes).tobytes()
 

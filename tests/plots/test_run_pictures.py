@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxvision.plots.curves import _panels, draw_curves
+from ctxvision.plots.curves import _panels, curve, draw_curves
 from ctxvision.plots.palette import PRINTED
 
 
@@ -49,3 +49,13 @@ def test_few_epochs_can_be_drawn(values):
 def test_pictures_are_the_same_every_time():
     columns = {"train_loss": [2.0, 1.0], "lr": [0.1, 0.05]}
     assert draw_curves([1, 2], columns) == draw_curves([1, 2], columns)
+
+
+def test_equal_curves_are_drawn_once_with_all_their_names_in_the_colours_of_their_stages():
+    same, other = [0.5, 0.75], [0.5, 0.7]
+    svg = curve({"stage 2": same, "stage 3": same, "stage 4": other}, "recall", "recall")
+    assert "stage 2 = stage 3" in svg
+    assert svg.count("stroke-dasharray") == 1 + 1  # the second line, and its sample in the legend
+    assert "var(--stage-2)" in svg
+    assert "var(--stage-4)" in svg
+    assert "var(--stage-3)" not in svg  # its curve has the colour of the one that it equals

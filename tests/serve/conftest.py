@@ -15,14 +15,28 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(checkpoints, tmp_path_factory):
-    """Address of a process that serves both, with two examples."""
+def attentive(tmp_path_factory):
+    """A CoT network of the same classes."""
+    return write_checkpoint(tmp_path_factory.mktemp("attentive") / "cot.ckpt", "cotnet_micro", seed=2)
+
+
+@pytest.fixture(scope="session")
+def server(checkpoints, attentive, tmp_path_factory):
+    """Address of a process that serves all three, with two examples."""
     from _serving import pixels
 
     folder = tmp_path_factory.mktemp("examples")
     for index in range(2):
         pixels(index).save(folder / f"picture {index}.png")
-    words = [f"first={checkpoints[0]}", f"second={checkpoints[1]}", "--port", 0, "--examples", folder]
+    words = [
+        f"first={checkpoints[0]}",
+        f"second={checkpoints[1]}",
+        f"third={attentive}",
+        "--port",
+        0,
+        "--examples",
+        folder,
+    ]
     process, address = start_server(*words, "--max_bytes", 200_000, "--max_pixels", 1_000_000)
     yield address
     code, said = stop_server(process)

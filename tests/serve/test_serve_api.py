@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from _serving import NAMES, SPEC, app_of, ask, client_of, encoded, pixels, plain_network
+from _serving import NAMES, SPEC, app_of, ask, client_of, encoded, pixels, plain_network, write_checkpoint
 from ctxvision.checkpoints import CheckpointError
-from ctxvision.explain import class_funnel, contextual_offsets, grad_cam
+from ctxvision.explain import class_funnel, contextual_offsets, generated_kernels, grad_cam
 from ctxvision.export import Metadata, export_onnx, export_pt2
 from ctxvision.serve import ServeError, create_app, open_networks
+from ctxvision.serve.explaining import explain
 from ctxvision.serve.network import of_digits, of_folder
 
 
@@ -148,6 +151,47 @@ def test_explanation_is_that_of_the_library(app, networks, asked):
         np.testing.assert_allclose(plain, bend.regular, atol=1e-4)
         np.testing.assert_allclose(plain + moves, bend.sampled[0], atol=1e-3 * max(1, np.abs(moves).max()))
         assert np.abs(moves).max() > 0.01
+
+
+@pytest.mark.parametrize("model", ["cotnet_micro", "rednet_micro"])
+def test_kernels_are_those_of_the_library(model, attentive, tmp_path):
+    path = attentive if model == "cotnet_micro" else write_checkpoint(tmp_path / "red.ckpt", model)
+    (network,) = open_networks([str(path)])
+    app = create_app([network])
+    answer = ask(app, "POST", "/explain", files={"image": encoded()}).json()
+    app.state.service.close()
+    found = {layer.name: layer for layer in generated_kernels(network.task.model, inputs(pixels()))}
+    assert [layer["stage"] for layer in answer["kernels"]] == [1, 2, 3, 4]
+    for layer in answer["kernels"]:
+        expected, shape = found[layer["layer"]], (len(layer["groups"]), -1, *layer["size"])
+        weights = np.frombuffer(base64.b64decode(layer["weights"]), "i1").reshape(shape) * layer["scale"]
+        of_groups = expected.kernels[0, np.array(layer["groups"]) - 1]
+        np.testing.assert_allclose(weights, of_groups, atol=np.abs(of_groups).max() / 250)
+        assert layer["of_groups"] == expected.kernels.shape[1]
+        rows, step = np.array(layer["rows"]), 32 / layer["size"][0]
+        side = layer["kernel"][0]
+        np.testing.assert_allclose(np.diff(rows, axis=0), step)  # neighbours of a place are one step apart
+        assert rows.shape == (side, layer["size"][0])
+        assert 0 <= rows[side // 2, 0] <= step  # the middle tap of the first place lies in its corner
+        if model == "cotnet_micro":
+            assert layer["kind"] == "attention"
+            np.testing.assert_allclose(layer["dynamic"], expected.dynamic[0], rtol=1e-3)
+            assert layer["dynamic_share"] == pytest.approx(expected.dynamic_share.mean(), rel=1e-4)
+        else:
+            assert (layer["kind"], layer["static"], layer["dynamic_share"]) == ("involution", None, None)
+
+
+def test_where_the_view_lies_in_the_photo(networks):
+    """The page finds what was cut out of the photo from one pair of numbers: no more is in the transform."""
+    spec = dataclasses.replace(SPEC, crop_pct=0.8)
+    found = json.loads(explain(dataclasses.replace(networks[1], spec=spec), inputs(pixels())[0], None, 1))
+    assert found["scaled_to"] == [40, 40]
+    photo = Image.fromarray(np.arange(120, dtype=np.uint8)[None, :, None].repeat(60, 0).repeat(3, 2))
+    scale = max(40 / 60, 40 / 120)
+    left = (120 * scale - 32) / 2 / scale  # as scene.js has it
+    seen = (spec.eval_transform()(photo)[0] * 0.25 + 0.5) * 255
+    assert seen[16, 0].item() == pytest.approx(left + 0.5 / scale - 0.5, abs=1)
+    assert seen[16, -1].item() == pytest.approx(left + 31.5 / scale - 0.5, abs=1)
 
 
 def test_pictures_of_an_explanation(app, networks):

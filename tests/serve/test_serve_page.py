@@ -5,6 +5,7 @@ import shutil
 
 import httpx
 import pytest
+from PIL import Image
 
 from _serving import NAMES, encoded, pixels
 
@@ -167,6 +168,84 @@ def test_pointing_moves_the_taps(open_page):
     assert canvas.evaluate("canvas => canvas.toDataURL()") != shots[1][1]
 
 
+def width_of_the_photo(page, number):
+    """The width in pixels of the canvas that the photo takes, found by its colours: it is red all over."""
+    return (
+        page.locator("canvas.points, article > figure > canvas")
+        .nth(number)
+        .evaluate(
+            """(canvas) => {
+          const row = Math.floor(canvas.height / 2);
+          const pixels = canvas.getContext("2d").getImageData(0, row, canvas.width, 1).data;
+          let count = 0;
+          for (let x = 0; x < canvas.width; x++) if (pixels[4 * x] > pixels[4 * x + 1] + 40) count++;
+          return count;
+        }"""
+        )
+    )
+
+
+def test_both_pictures_show_the_photo_at_one_scale_and_taps_can_be_turned_off(open_page):
+    page = open_page()
+    upload(page, encoded(Image.new("RGB", (60, 32), (230, 40, 40))))
+    answered(page)
+    page.fill("#opacity", "0")
+    with_taps = [width_of_the_photo(page, number) for number in (0, 1)]
+    assert with_taps[0] == pytest.approx(with_taps[1], rel=0.12)  # taps cover a little of the first
+    page.check("input[name=stage][value=none]")
+    assert "taps" not in page.text_content("figcaption")
+    assert "row 2" not in page.text_content("figcaption")
+    alone = [width_of_the_photo(page, number) for number in (0, 1)]
+    assert alone[0] == alone[1] > max(with_taps) - 2
+    assert alone[0] >= page.locator("canvas").first.evaluate("(canvas) => canvas.width") - 6
+    # the photo is wider than what the network saw, and stays whole
+    ratio = page.locator("canvas").first.evaluate("(canvas) => canvas.width / canvas.height")
+    assert ratio == pytest.approx(60 / 32, rel=0.02)
+
+
+def test_attention_follows_the_point(open_page):
+    page = open_page()
+    page.select_option("#second", "")
+    page.select_option("#first", "third")
+    upload(page)
+    answered(page, 1)
+    here, everywhere = (
+        page.get_by_label(name, exact=True) for name in ("Kernels at the point", "Kernels everywhere")
+    )
+    first = here.locator("canvas").first
+    before = first.evaluate("(canvas) => canvas.toDataURL()"), first.get_attribute("aria-label")
+    page.locator("canvas.points").focus()
+    page.keyboard.press("ArrowUp")
+    after = first.evaluate("(canvas) => canvas.toDataURL()"), first.get_attribute("aria-label")
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    assert [one.split()[-2:] for one in everywhere.locator("canvas").evaluate_all(
+        "(all) => all.map((one) => one.ariaLabel)"
+    )] == [["static", "context"], ["dynamic", "context"]]  # fmt: skip
+    assert "attention counts" in everywhere.text_content()
+
+
+def test_long_names_are_not_cut_and_negative_scores_have_bars(open_page):
+    page = open_page(viewport={"width": 390, "height": 700})
+    upload(page)
+    answered(page)
+    cut = page.evaluate(
+        """() => { const one = document.querySelector(".funnel .name");
+             one.textContent = "an uncommonly long name of a class";
+             return one.scrollWidth > one.clientWidth + 1; }"""
+    )
+    assert not cut
+    negative = page.evaluate(
+        """() => [...document.querySelectorAll(".funnel li li")].filter((row) =>
+             row.querySelector(".value").textContent.startsWith("−")).map((row) => {
+               const bar = getComputedStyle(row.querySelector(".bar"), "::before");
+               return [parseFloat(bar.width), parseFloat(bar.left) + parseFloat(bar.width)
+                 - row.querySelector(".bar").clientWidth / 2]; })"""
+    )
+    assert negative
+    assert all(width > 0 and abs(end) < 1 for width, end in negative)  # they end at the middle
+
+
 def test_dark_as_the_system_says_and_by_the_button(open_page):
     def ground(page):
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -187,7 +266,7 @@ def test_phone_has_no_sideways_scrolling(open_page):
     before = page.text_content("figcaption")
     canvas = page.locator("canvas").first
     box = canvas.bounding_box()
-    canvas.tap(position={"x": 0.34 * box["width"], "y": 0.34 * box["height"]})
+    canvas.tap(position={"x": 0.75 * box["width"], "y": 0.75 * box["height"]})
     assert page.text_content("figcaption") != before
 
 
@@ -195,8 +274,11 @@ def test_a_refusal_is_said(browser, server):
     page = browser.new_page()
     page.goto(server)
     until(page, "document.getElementById('status').textContent === 'Ready.'")
+    upload(page)
+    answered(page)
     upload(page, b"no image")
     until(page, "document.getElementById('status').classList.contains('bad')")
+    assert page.locator("article").count() == 0  # the answer to the image before would look like one to this
     assert page.text_content("#status") == "mine.png: not an image; send JPEG, PNG, WebP, AVIF, GIF or BMP"
     page.close()
 
@@ -220,4 +302,7 @@ def test_names_for_screen_readers(open_page):
     assert unnamed == []
     assert page.locator("main").count() == page.locator("h1").count() == 1
     assert page.locator("[role=status]").count() == 1
+    page.keyboard.press("Tab")
+    page.locator("summary").press("Enter")
+    assert page.get_by_text("Yellow places hold what speaks for the class").is_visible()
     assert page.get_by_label("Class explained").locator("option").all_text_contents() == ["its answer", *NAMES]

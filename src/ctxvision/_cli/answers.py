@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxvision.files import write_whole
 from ctxvision.foreign import json_text, visible
-from ctxvision.wording import column, plural
+from ctxvision.wording import column, padded, plural
 
 from .files import make_folder
 from .messages import UserError, write_rows
@@ -87,4 +87,4 @@ class Output:
             spec: Any = self.predictor.data_spec
             return json_text(coco_dataset(self._kept, spec), allow_nan=False) + "\n"
         width = column(path for path, _ in self._kept)
-        return "".join(f"{visible(path):{width}}  {visible(line)}\n" for path, line in self._kept)
+        return "".join(f"{padded(path, width)}  {visible(line)}\n" for path, line in self._kept)

@@ -20,7 +20,7 @@ from ctxvision.runs import Run
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import FunnelStep, funnel_steps, is_contextual
 from ctxvision.tasks.classifier import logits_of
-from ctxvision.wording import column
+from ctxvision.wording import column, padded
 
 from .answers import Answers, answer_columns, summary
 from .imagenet import Labels, folders_by_class, read_real, real_accuracy
@@ -331,7 +331,7 @@ def _lines(numbers: Mapping[str, Any]) -> list[str]:
     for row in numbers["classes"]:
         rival = f"{visible(row['confused_with'])} ({row['confused_images']})" if row["confused_images"] else "–"
         top1, precision = (share(row[name]) for name in ("top1", "precision"))
-        lines.append(f"{visible(row['name']):{width}}  {row['images']:6}  {top1:>7}  {precision:>9}  {rival}")
+        lines.append(f"{padded(row['name'], width)}  {row['images']:6}  {top1:>7}  {precision:>9}  {rival}")
     for stage in (numbers["funnel"] or {"stages": ()})["stages"]:
         kept = share(stage["survived"] / numbers["images"])
         what = f"true class considered {share(stage['recall'])}, kept {kept}"

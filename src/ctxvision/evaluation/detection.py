@@ -15,7 +15,7 @@ from ctxvision.inference.detection import DetectionPredictor, describe
 from ctxvision.runs import Run, RunFolder
 from ctxvision.tasks.detection.metric import AveragePrecision, average_precision, coco_results, detections_to_rows
 from ctxvision.tasks.task import over_classes, undefined
-from ctxvision.wording import column, plural
+from ctxvision.wording import column, padded, plural
 
 from .scores import EvaluationError, Scores, share, spread_over
 from .source import DataRequest, Source
@@ -203,7 +203,7 @@ def _lines(numbers: Mapping[str, Any]) -> list[str]:
     lines = [f"{'class':{width}}  objects" + "".join(f"  {part + ' AP':>7}" for part in parts)]
     for row in classes:
         values = "".join(f"  {share(row.get(f'{part}_ap')):>7}" for part in parts)
-        lines.append(f"{visible(row['name']):{width}}  {row['objects']:7}{values}")
+        lines.append(f"{padded(row['name'], width)}  {row['objects']:7}{values}")
     over = over_classes(len(classes), numbers["classes_left_out"])
     over = f" ({over})" if over else ""
     for part in parts:

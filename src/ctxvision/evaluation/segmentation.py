@@ -15,7 +15,7 @@ from ctxvision.inference.segmentation import SegmentationPredictor
 from ctxvision.runs import Run
 from ctxvision.tasks.segmentation import PixelConfusion, SegmentationTask, intersection_over_union
 from ctxvision.tasks.task import over_classes, undefined
-from ctxvision.wording import column, plural
+from ctxvision.wording import column, padded, plural
 
 from .scores import EvaluationError, Scores, share, spread_over, training_summary
 from .source import DataRequest, Source
@@ -179,7 +179,7 @@ def _lines(numbers: Mapping[str, Any]) -> list[str]:
     width = column(["class", *(row["name"] for row in numbers["classes"])])
     lines = [f"{'class':{width}}      pixels      IoU"]
     lines += [
-        f"{visible(row['name']):{width}}  {row['pixels']:10}  {share(row['iou']):>7}" for row in numbers["classes"]
+        f"{padded(row['name'], width)}  {row['pixels']:10}  {share(row['iou']):>7}" for row in numbers["classes"]
     ]
     over = over_classes(len(numbers["classes"]), numbers["classes_left_out"])
     last = (

@@ -39,10 +39,7 @@ _SAME = 0.5  # boxes that overlap more are of the same object
 _PYRAMID = re.compile(r"network\.backbone\.fpn\.(layer_blocks\.\d+|extra_blocks\.p\d)")
 _EXPLAINED = 3  # boxes of an image that are explained
 _LISTED = 12
-_CAPTION = (
-    "Grad-CAM for the score of the box; it weighs channels, so that other objects with the same features light up "
-    "too. In place: each position weighed by its own gradient, only what this box was read from."
-)
+_WHAT = "Where the detector found evidence for each box, under the class and the score of the box."
 
 
 def box_cams(
@@ -273,13 +270,11 @@ def _draw(
     parts = [
         Part("", box=box)
         if cam is None
-        else Part(f"{short(names[cam.label - 1], 12)}, {cam.score:.1%}", box=cam.box, cam=cam.cam)
+        else Part(f"“{short(names[cam.label - 1], 12)}” {cam.score:.1%}", box=cam.box, cam=cam.cam)
         for cam, box in zip(cams, boxes, strict=True)
     ]
     title = f"What speaks for the boxes, {label}"
-    return parts_picture(
-        picture, parts, name, label, title=title, caption=_CAPTION, missing="finds no such object"
-    )
+    return parts_picture(picture, parts, name, label, title=title, what=_WHAT, missing="finds no such object")
 
 
 class _Backbone(nn.Module):

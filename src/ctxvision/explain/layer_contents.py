@@ -50,7 +50,12 @@ def add_layer_contents(
         explained.offsets = [_of_one(found, row, prefix) for found in contextual_offsets(model, view)]
         explained.entry["bends"] = [_offset_numbers(found) for found in explained.offsets]
         shown = of_stages(model, explained.offsets, prefix)
-        if shown:
+        if shown and all(layer.still for _, layer in shown):
+            explained.notes.append(
+                "No tap moves: all sampling offsets Δp are 0, so that the contextual convolutions read where "
+                "plain ones would, and no picture of them is drawn."
+            )
+        elif shown:
             draw = partial(taps_picture, shown, pixels, at, f"{name}-offsets")
             explained.drawings.append(partial(_titled, draw, title))
     if kernel_layers(model):
@@ -97,6 +102,8 @@ def _kernel_drawings(found: list[Kernels], chosen: list[Kernels], pixels: Pixels
     if not found:
         return []
     fine = [layer for layer in chosen if min(layer.kernels.shape[3:]) >= MIN_SIDE] or chosen[:1]
+    # one colour all over, of a layer that has a single position, says nothing beside the others
+    chosen = [layer for layer in chosen if layer.kernels[0, 0, 0].size > 1] or chosen
     drawings: list[Any] = [
         partial(sums_picture, chosen, pixels, f"{name}-sums"),
         partial(mosaic_picture, fine[-1], f"{name}-kernels"),

@@ -14,6 +14,8 @@ from ctxvision.ops._geometry import as_pair
 
 from .layers import Hook, PixelGrid, chosen_layers, grid_of, pixel_grids, watching
 
+_STILL = 0.01  # pixels
+
 
 @dataclass(frozen=True)
 class ContextualOffsets:
@@ -45,6 +47,11 @@ class ContextualOffsets:
         """The distance of each tap from its regular place, the length of Δp in pixels, (B, K, H', W')."""
         lengths: np.ndarray = np.linalg.norm(self.sampled - self.regular, axis=-1)
         return lengths
+
+    @property
+    def still(self) -> bool:
+        """Whether no tap moves by more than a hundredth of a pixel, so that there is nothing to see."""
+        return bool(self.sampling_offset.max() < _STILL)
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,7 @@ from .layers import MapLayer, find_layer, map_layers
 _EXPLAINED = 3  # classes of an image that are explained
 _LISTED = 12
 _SIDE = 320  # smaller images are enlarged to at least this, pixel by pixel
-_CAPTION = (
-    "Left, the pixels that are taken for the class. Grad-CAM for the sum of its logits over them. In place: each "
-    "position weighed by its own gradient instead of the channel’s mean."
-)
+_WHAT = "Where the network found evidence for the pixels that it takes for a class, which are outlined."
 
 
 def pixel_cams(
@@ -209,11 +206,11 @@ def _add_cams(
 
 def _draw(picture: Image.Image, cams: list[PixelCam], names: list[str], name: str, label: str) -> Picture:
     parts = [
-        Part(f"{short(_class_of(cam, names), 12)}, {cam.mask.mean():.1%}", mask=cam.mask, cam=cam.cam)
+        Part(f"“{short(_class_of(cam, names), 12)}” {cam.mask.mean():.1%}", mask=cam.mask, cam=cam.cam)
         for cam in cams
     ]
     title = f"What speaks for the pixels of a class, {label}"
-    return parts_picture(picture, parts, name, label, title=title, caption=_CAPTION, missing="")
+    return parts_picture(picture, parts, name, label, title=title, what=_WHAT, missing="")
 
 
 def _class_of(cam: PixelCam, names: Sequence[str]) -> str:

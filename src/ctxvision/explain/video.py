@@ -11,6 +11,7 @@ from ctxvision.data import ClipSpec
 from ctxvision.inference.predictor import Given
 from ctxvision.inference.video import VideoSource, open_video
 from ctxvision.models._figures import evaluation_mode
+from ctxvision.plots.clips import filmstrip
 from ctxvision.plots.picture import Picture
 from ctxvision.plots.style import short
 
@@ -18,6 +19,7 @@ from .cams import FrameCams, over_images, rounded, weigh, where_most
 from .explanation import (
     ExplainedNetwork,
     ImageExplanation,
+    Preview,
     Row,
     Table,
     TaskExplainer,
@@ -130,6 +132,7 @@ class Explainer(TaskExplainer):
             file,
             [answer.cams],
             entry=_numbers(answer, network),
+            previews=[_preview(answer, file)],
             tables=[Table(f"the clip, {network.label}", rows)],
             drawings=[partial(_draw, answer, network, f"{name}-grad-cam")],
         )
@@ -175,6 +178,13 @@ def _numbers(answer: _Answer, network: ExplainedNetwork) -> dict[str, Any]:
     }
 
 
+def _preview(answer: _Answer, file: str) -> Preview:
+    frames = (answer.pixels * 255).round().astype(np.uint8)
+    names = ", ".join(map(str, answer.frames))
+    alt = f"{file}, frames {names}"
+    return Preview(filmstrip(frames), alt, f"frames {names}", pixelated=max(frames.shape[1:3]) <= 64)
+
+
 def _draw(answer: _Answer, network: ExplainedNetwork, name: str) -> Picture:
     cams, layer = answer.cams, answer.cams.layer
     return frames_picture(
@@ -183,9 +193,9 @@ def _draw(answer: _Answer, network: ExplainedNetwork, name: str) -> Picture:
         [f"frame {number}" for number in answer.frames],
         name,
         title=f"What speaks for {short(network.class_names[cams.target], 24)}, {network.label}",
-        caption="Grad-CAM for the logit of the clip, whose probability is "
-        f"{answer.chances[cams.target]:.0%}; all frames on one scale. "
-        f"{network.label} at {layer.name}, {layer.size[0]} × {layer.size[1]} positions.",
+        what="Where the network found evidence for the class in each frame; it gives the clip this class with a "
+        f"probability of {answer.chances[cams.target]:.0%}.",
+        where=f"Grad-CAM of {network.label} at {layer.name}, {layer.size[0]} × {layer.size[1]} positions.",
     )
 
 

@@ -1,24 +1,25 @@
 """The pages about a classifier: its scores, and its run with curves and the classes that each stage kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from markupsafe import Markup
 
 from ctxvision.evaluation import confused_pairs
 from ctxvision.evaluation.classification import ClassificationScores
 from ctxvision.evaluation.scores import training_summary
+from ctxvision.explain import LayerError, grad_cam
 from ctxvision.explain.classes import Funnel, class_funnel
 from ctxvision.inference import Predictor
-from ctxvision.plots.pixels import confusion_picture, is_small, thumbnail
+from ctxvision.plots.pixels import confusion_picture, is_small, seen_pixels, thumbnail
 from ctxvision.runs import Run
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
 from ctxvision.wording import percent
 
-from .template import data_words, drawn, page_template
+from .looks import Look, heat_map, uri
+from .template import LOSS, Drawing, data_words, drawn, page_template
 
 _MATRIX = 25  # more classes make a picture and a list of mistakes instead of a table
 _ROWS = 30  # of such lists
@@ -98,20 +99,57 @@ def run_numbers(predictor: Predictor, scores: ClassificationScores, run: Run) ->
     return numbers
 
 
-def render_run(scores: ClassificationScores, numbers: Mapping[str, Any]) -> str:
-    """Return the HTML page about a classifier's run: its scores with the numbers of a `Report`."""
+def looks(predictor: Predictor, scores: ClassificationScores) -> list[Look]:
+    """Explain the answers to the worst mistakes and to right ones; of mistakes also the true class."""
+    task, names, found = predictor.module, scores.class_names, []
+    if not isinstance(task, ClassificationTask):
+        return []
+    for position in _instructive(scores):
+        entry, view = scores.describe(position), scores.pictures[position]
+        pixels = seen_pixels(view, scores.mean, scores.std)
+        asked = {entry["prediction"]: entry["probability"], entry["truth"]: entry["true_probability"]}
+        batch = torch.stack([view] * len(asked)).to(task.device, memory_format=task.memory_format)
+        try:
+            cams = grad_cam(task.model, batch, [names.index(name) for name in asked])
+        except LayerError:  # a network without maps
+            return []
+        heats = [
+            heat_map(pixels, cam.map, f"for “{name}”, {percent(chance)}")
+            for cam, (name, chance) in zip(cams, asked.items(), strict=True)
+        ]
+        found.append(Look(uri(pixels), f"it is “{entry['truth']}”", heats, entry["right"]))
+    return found
+
+
+def render_run(scores: ClassificationScores, numbers: Mapping[str, Any], looks: Sequence[Look] = ()) -> str:
+    """Return the HTML page about a classifier's run: its scores with the numbers of a `Report`, and heat maps."""
     training = numbers["training"]
     values = page_values(scores, numbers) | {
         "drawings": _curves(training) if training else [],
         "best_of": training["epochs"] if training and training["is_best"] else None,
         "worst": [entry for entry in numbers["mistakes"] if entry["position"] in scores.pictures][:_WORST],
         "bars": _bars,
+        "looks": looks,
         "largest": _largest,
     }
     return page_template("report.html.j2").render(values)
 
 
-def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+_ACCURACY = (
+    "The share of held-out images that are answered right, after each epoch. Higher is better; a flat end "
+    "means that more epochs would bring little."
+)
+_RECALL = (
+    "The share of held-out images whose true class is still among those that a stage considers. At 100 % a "
+    "stage has lost nothing; the lowest curve bounds the accuracy, and curves that are equal are drawn once."
+)
+_TEMPERATURE = (
+    "The number by which similarities are divided before they become probabilities; it is learned. A small one "
+    "makes the answers decided, a large one undecided."
+)
+
+
+def _curves(training: Mapping[str, Any]) -> list[Drawing]:
     rows = training["curve"]
     top1, losses = [r["val_top1"] for r in rows], [r["val_loss"] for r in rows]
     accuracy = f"Validation accuracy over {len(rows)} epochs"
@@ -122,18 +160,18 @@ def _curves(training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
         loss += f"; validation from {losses[0]:.3f} to {losses[-1]:.3f}"
     both = {"validation": losses, "training": [r["train_loss"] for r in rows]}
     drawings = [
-        drawn("Validation accuracy", {"validation": top1}, accuracy, "accuracy", percent=True),
-        drawn("Loss", both, loss, "loss"),
+        drawn("Validation accuracy", {"validation": top1}, accuracy, "accuracy", _ACCURACY, percent=True),
+        drawn("Loss", both, loss, "loss", LOSS),
     ]
     stages = sorted({stage for r in rows for stage in r["recalls"]})
     if stages:
         recalls = {f"stage {stage}": [r["recalls"].get(stage) for r in rows] for stage in stages}
         recall = f"Share of true classes in the class set of each stage over {len(rows)} epochs"
-        drawings.append(drawn("Recall of the class sets", recalls, recall, "recall", percent=True))
+        drawings.append(drawn("Recall of the class sets", recalls, recall, "recall", _RECALL, percent=True))
     temperatures = [r["temperature"] for r in rows]
     if any(t is not None for t in temperatures):
         label = f"Temperature over {len(rows)} epochs"
-        drawings.append(drawn("Temperature τ", {"τ": temperatures}, label, "temperature"))
+        drawings.append(drawn("Temperature τ", {"τ": temperatures}, label, "temperature", _TEMPERATURE))
     return drawings
 
 

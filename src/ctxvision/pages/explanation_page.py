@@ -4,7 +4,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ctxvision.explain import Explanation, contextual_layers
+from ctxvision.explain import Contexts, Explanation, contextual_layers
 from ctxvision.plots.picture import Picture
 
 from .template import page_template
@@ -29,10 +29,25 @@ def render(explanation: Explanation) -> str:
         sections=explanation.sections,
         thing="video" if task.kind == "video" else "image",
         rows=_ROWS,
+        present=_present(explanation),
         funnel_note=_NO_FUNNEL.get(task.kind, "") if contextual else "",
         drawing=_drawing,
         last_parts=_last_parts,
     )
+
+
+def _present(explanation: Explanation) -> dict[str, bool]:
+    """Return whether the page has what the topics of `ctxvision.reading` are about: nobody looks for the rest."""
+    images = explanation.images
+    funnel = any(image.funnel is not None for image in images)
+    return {
+        "grad-cam": any(cam is not None for image in images for cam in image.cams),
+        "funnel": funnel,
+        "classes": funnel,
+        "offsets": any(image.offsets for image in images),
+        "kernels": any(image.kernels for image in images),
+        "contexts": any(isinstance(layer, Contexts) for image in images for layer in image.kernels),
+    }
 
 
 def _drawing(picture: Picture) -> Markup:

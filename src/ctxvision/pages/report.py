@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from ctxvision.inference.video import VideoPredictor
 from ctxvision.runs import Run, read_run
 from ctxvision.tasks.registry import module_of
 
+from . import classification
 from .classification import render_run, run_numbers
 
 _log = logging.getLogger(__name__)
@@ -95,12 +95,15 @@ def make_report(
         scores = evaluate(predictor, data, examples=0, spread=images, run=run, **options)
         classified = cast(ClassificationScores, scores)
         numbers = run_numbers(predictor, classified, run)
-        return Report(numbers, scores, partial(render_run, classified, numbers))
+        return Report(
+            numbers, scores, lambda: render_run(classified, numbers, classification.looks(predictor, classified))
+        )
     scores = evaluate(predictor, data, examples=images, run=run, **options)
     if against:
         control = open_predictor(read_run(against).checkpoint, device, trust=trust)
         scores = _beside(cast(VideoScores, scores), control, read_run(against), against, data, options)
-    return Report(scores.numbers, scores, partial(render_scores, scores))
+    page = module_of("pages", scores.task)
+    return Report(scores.numbers, scores, lambda: page.render(scores, page.looks(predictor, scores)))
 
 
 def write_report(

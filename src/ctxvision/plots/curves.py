@@ -1,5 +1,6 @@
 """Curves over the epochs of a run: one panel as a part of a page, or all measurements as one PNG."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ Values = Sequence[float | None]
 # curves differ in marker and line, not by colour alone
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LINES: tuple[str | tuple[int, tuple[int, int]], ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_STAGE = re.compile(r"stage [1-4]")  # its curves have the colour of the stage, as elsewhere
 _MARKED = 40  # epochs, beyond which points are no longer marked
 _PANELS = ("Loss", "Validation accuracy", "Validation", "Learning rate", "Recall of class sets", "Temperature τ")
 
@@ -87,16 +89,25 @@ def _panels(columns: Mapping[str, Values]) -> dict[str, dict[str, Values]]:
     return {title: panels[title] for title in _PANELS if title in panels}
 
 
+def _told_apart(curves: Mapping[str, Values]) -> list[tuple[list[str], Values]]:
+    """Join the names of curves that are equal everywhere: of such curves only the uppermost would be seen."""
+    joined: dict[tuple[float | None, ...], list[str]] = {}
+    for label, values in curves.items():
+        joined.setdefault(tuple(values), []).append(label)
+    return [(labels, values) for values, labels in joined.items()]
+
+
 def _plot(axes: Axes, ink: Ink, epochs: Sequence[int], curves: Mapping[str, Values], percent: bool) -> None:
-    for number, (label, values) in enumerate(curves.items()):
+    for number, (labels, values) in enumerate(_told_apart(curves)):
         # gaps are bridged: epochs without validation must not hide the others
         points = [(x, y) for x, y in zip(epochs, values, strict=False) if y is not None]
         place = number % len(_MARKERS)
+        stage = _STAGE.fullmatch(labels[0])
         axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
-            label=label,
-            color=ink.series[place],
+            label=" = ".join(labels),
+            color=ink.of(stage[0]) if stage else ink.series[place],
             marker=_MARKERS[place],
             linestyle=_LINES[place],
             # of curves on top of each other the later are thinner, so that each shows
@@ -109,5 +120,5 @@ def _plot(axes: Axes, ink: Ink, epochs: Sequence[int], curves: Mapping[str, Valu
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None, symbol=" %"))
     plain(axes, ink)
-    if len(curves) > 1:
+    if len(curves) > 1:  # a joined name says that the others are not missing
         axes.legend(frameon=False, labelcolor=ink.text, fontsize=9, handlelength=2.2)

@@ -28,7 +28,9 @@ class Picture:
 
     Attributes:
         title: The title, in a few words.
-        caption: One or two sentences that explain how to read the figure.
+        what: One sentence that says what the figure shows.
+        how: One sentence that says how to read it.
+        where: The networks and layers that the figure was read from; empty if there are none to name.
         alt: A text that describes the figure for readers who do not see it.
         element: The figure as an SVG element in the colours of the page.
         file: The name of the file, ``….svg``, or ``….png`` for figures that show pixels.
@@ -36,11 +38,18 @@ class Picture:
     """
 
     title: str
-    caption: str
+    what: str
+    how: str
+    where: str
     alt: str
     element: str
     file: str
     data: bytes
+
+    @property
+    def caption(self) -> str:
+        """All that is said about the figure, for a place that has one caption."""
+        return " ".join(filter(None, (self.what, self.how, self.where)))
 
     def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, Any]:
         if self.file.endswith(".png"):
@@ -49,7 +58,15 @@ class Picture:
 
 
 def make_picture(
-    draw: Callable[[Ink], Figure], name: str, *, title: str, caption: str, alt: str, pixels: bool = False
+    draw: Callable[[Ink], Figure],
+    name: str,
+    *,
+    title: str,
+    what: str,
+    how: str,
+    alt: str,
+    where: str = "",
+    pixels: bool = False,
 ) -> Picture:
     """Draw a figure twice: for the page and for print.
 
@@ -57,18 +74,20 @@ def make_picture(
         draw: A function that draws the figure in the colours that it is given.
         name: A name that is unique in the page; the name of the file follows from it.
         title: The title, in a few words.
-        caption: One or two sentences that explain how to read the figure.
+        what: One sentence that says what the figure shows.
+        how: One sentence that says how to read it.
         alt: A text that describes the figure for readers who do not see it.
+        where: The networks and layers that the figure was read from.
         pixels: Whether the figure shows images or heat maps: the file is then a PNG of 300 dots per inch, else an
             SVG.
     """
     element = page_element(draw, name, alt)
     if pixels:
-        return Picture(title, caption, alt, element, f"{name}.png", png(draw, name))
+        return Picture(title, what, how, where, alt, element, f"{name}.png", png(draw, name))
     printed = element.replace("<svg", _SVG, 1)
     for variable, color in ON_PAPER.items():
         printed = printed.replace(variable, color)
-    return Picture(title, caption, alt, element, f"{name}.svg", printed.encode())
+    return Picture(title, what, how, where, alt, element, f"{name}.svg", printed.encode())
 
 
 def page_element(draw: Callable[[Ink], Figure], name: str, alt: str) -> str:

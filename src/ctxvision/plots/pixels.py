@@ -84,6 +84,11 @@ def under_heat(pixels: Pixels, heat: np.ndarray) -> Pixels:
     return blended
 
 
+def under_own_heat(pixels: Pixels, heat: np.ndarray) -> Pixels:
+    """Lay a heat map with a scale of its own over an image, which is grey and has no veil if all of it is 0."""
+    return under_heat(pixels, heat) if heat.max() > 0 else np.repeat(pixels.mean(2, keepdims=True), 3, 2)
+
+
 def to_picture(pixels: Tensor) -> Image.Image:
     """Turn an image (C, H, W) uint8 with one or three channels into a picture, grey or RGB."""
     return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())

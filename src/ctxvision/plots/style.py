@@ -75,7 +75,15 @@ def plain(axes: Axes, ink: Ink, *, grid: Literal["both", "x", "y"] = "both") -> 
 
 
 def color_bar(
-    figure: Figure, axes: Axes | np.ndarray, ink: Ink, colors: str, low: float, high: float, label: str
+    figure: Figure,
+    axes: Axes | np.ndarray | list[Axes],
+    ink: Ink,
+    colors: str,
+    low: float,
+    high: float,
+    label: str,
+    *,
+    inside: bool = False,
 ) -> None:
     """Add the scale of a heat map below axes.
 
@@ -87,15 +95,17 @@ def color_bar(
         low: The value of the first colour.
         high: The value of the last colour.
         label: The name of the quantity on the scale.
+        inside: Whether the scale takes the place of one pair of axes that has nothing else to show.
     """
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(low, high), colors),
-        ax=list(np.ravel(np.array(axes, object))),
-        orientation="horizontal",
-        aspect=40,
-        shrink=0.7,
-        pad=0.03,
-    )
+    colored = ScalarMappable(Normalize(low, high), colors)
+    if inside:
+        assert isinstance(axes, Axes)
+        axes.set_axis_off()
+        bar = figure.colorbar(colored, cax=axes.inset_axes((0.05, 0.5, 0.9, 0.06)), orientation="horizontal")
+        label = "\n(".join(label.split(" ("))  # it is narrow
+    else:
+        below = list(np.ravel(np.array(axes, object)))
+        bar = figure.colorbar(colored, ax=below, orientation="horizontal", aspect=40, shrink=0.7, pad=0.03)
     bar.locator = MaxNLocator(5)
     bar.update_ticks()
     bar.set_label(label, color=ink.text)

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from ctxvision._version import __version__
 from ctxvision.foreign import json_text
+from ctxvision.reading import PAGES, as_html
 
 from .guard import Guard
 from .network import ExampleImage, ServedNetwork
@@ -31,9 +32,10 @@ _FILES = {
     "/static/icon.svg": ("icon.svg", "image/svg+xml"),
     **{
         f"/static/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("app", "docs", "panel", "taps", "theme", "tools")
+        for name in ("app", "docs", "facts", "panel", "scene", "taps", "theme", "tools")
     },
 }
+_READING = b"<!-- how to read this page -->"
 _OPEN = frozenset({*_FILES, "/openapi.json", "/healthz"})
 _ALWAYS = (400, 403, 421, 431, 500, 503)  # what the guard may answer to anything
 _POST = (408, 413, 415, 422, 429)
@@ -135,7 +137,7 @@ def _add_api(app: FastAPI, service: Service, secured: bool) -> None:
 
     @app.post(
         "/explain",
-        summary="What a network looked at: funnel, Grad-CAM, sampling offsets",
+        summary="What a network looked at: funnel, Grad-CAM, sampling offsets, kernels",
         response_model=ExplanationAnswer,
         responses=post | problems(409),
         openapi_extra=_form(1),
@@ -214,7 +216,7 @@ def _form(most: int) -> dict[str, Any]:
 def _add_page(app: FastAPI) -> None:
     folder = files("ctxvision.serve") / "static"
     for path, (name, media_type) in _FILES.items():
-        data = (folder / name).read_bytes()
+        data = (folder / name).read_bytes().replace(_READING, as_html(PAGES["server"]).encode())
 
         async def route(request: Request, data: bytes = data, media_type: str = media_type) -> Response:
             return Response(data, headers={"Content-Type": media_type})

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,30 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision.explain import (
+    Contexts,
     ContextualOffsets,
+    Kernels,
     LayerError,
     class_funnel,
     contextual_layers,
     contextual_offsets,
+    generated_kernels,
     grad_cam,
+    kernel_layers,
 )
-from ctxvision.explain.layers import last_of_each_stage
+from ctxvision.explain.cams import rounded
+from ctxvision.explain.layers import PixelGrid, grid_of, last_of_each_stage, pixel_grids
 from ctxvision.inference.answer import ranking
 from ctxvision.plots.pixels import data_uri, heat_colors, thumbnail
+from ctxvision.plots.style import spread
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
 
 from .network import ServedNetwork
 
 _VIEW = 1024  # pixels of the longer side of what the page shows
+_GROUPS = 4  # of a layer's kernels, evenly spread
+_WEIGHTS = 160_000  # of one layer, at most, beyond its first group: one byte each
 
 
 def ranked(chances: Tensor, names: tuple[str, ...], top_k: int) -> list[dict[str, Any]]:
@@ -61,10 +70,12 @@ def explain(network: ServedNetwork, image: Tensor, asked: int | None, top_k: int
         "model": network.name,
         "view": thumbnail(image, network.spec.mean, network.spec.std, _VIEW),
         "view_size": list(image.shape[1:]),
+        "scaled_to": [math.floor(side / network.spec.crop_pct) for side in image.shape[1:]],
         "predictions": top,
         "grad_cam": _cam(task, batch, names[chosen], chosen, float(chances[chosen])),
         "funnel": _funnel(task, batch, names, chosen),
         "offsets": _offsets(task, batch),
+        "kernels": _kernels(task, batch),
     }
     return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
 
@@ -117,4 +128,50 @@ def _of_layer(stage: int, found: ContextualOffsets) -> dict[str, Any]:
         "mean_distance": float(found.sampling_offset.mean()),
         "largest_distance": float(found.sampling_offset.max()),
         "kernel_change": None if found.weight_offset is None else float(found.weight_offset[0]),
+    }
+
+
+@torch.no_grad()
+def _kernels(task: ClassificationTask, batch: Tensor) -> list[dict[str, Any]]:
+    chosen = last_of_each_stage(task.model, kernel_layers(task.model))
+    stages = {layer: stage for stage, layer in chosen}
+    if not stages:
+        return []
+    grids, image = pixel_grids(task.model, batch), (int(batch.shape[2]), int(batch.shape[3]))
+    answers = []
+    for found in generated_kernels(task.model, batch, list(stages)):
+        height, width = found.kernels.shape[3:]
+        dilation = int(task.model.get_submodule(found.name).dilation)  # type: ignore[arg-type]
+        answers.append(_of_kernels(stages[found.name], found, grid_of(grids, (height, width), image), dilation))
+    return answers
+
+
+def _of_kernels(stage: int, found: Kernels, grid: PixelGrid, dilation: int) -> dict[str, Any]:
+    groups, taps, height, width = found.kernels.shape[1:]
+    shown = spread(groups, min(_GROUPS, max(1, _WEIGHTS // (taps * height * width))))
+    weights = found.kernels[0, shown]
+    scale = float(np.abs(weights).max()) / 127 or 1.0
+    rows, columns = (
+        [
+            [(place + (tap - (side - 1) / 2) * dilation) * step + start for place in range(places)]
+            for tap in range(side)
+        ]
+        for side, places, step, start in zip(found.kernel, (height, width), grid.step, grid.start, strict=True)
+    )
+    share = found.dynamic_share if isinstance(found, Contexts) else None
+    return {
+        "stage": stage,
+        "layer": found.name,
+        "kind": "attention" if isinstance(found, Contexts) else "involution",
+        "kernel": list(found.kernel),
+        "size": [height, width],
+        "rows": rows,
+        "columns": columns,
+        "groups": [group + 1 for group in shown],
+        "of_groups": groups,
+        "scale": scale,
+        "weights": base64.b64encode(np.round(weights / scale).astype("i1").tobytes()).decode(),
+        "static": rounded(found.static[0]) if isinstance(found, Contexts) else None,
+        "dynamic": rounded(found.dynamic[0]) if isinstance(found, Contexts) else None,
+        "dynamic_share": None if share is None else float(share[0].mean()),
     }

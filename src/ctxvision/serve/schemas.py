@@ -128,16 +128,50 @@ class OffsetLayer(_Answer):
     kernel_change: float | None = Field(description="norm of the weight offsets over the norm of the kernel")
 
 
+class KernelLayer(_Answer):
+    """The kernels of an involution layer, or the attention of a CoT layer, at every place of this image."""
+
+    stage: int
+    layer: str
+    kind: Literal["attention", "involution"]
+    kernel: list[int]
+    size: list[int] = Field(description="places, height and width")
+    rows: list[list[float]] = Field(
+        description="(kernel height, places): tap (i, j) of the place (r, c) reads at y = rows[i][r], pixels "
+        "of the view"
+    )
+    columns: list[list[float]] = Field(description="(kernel width, places): and at x = columns[j][c]")
+    groups: list[int] = Field(description="the groups of channels whose kernels are here, from 1")
+    of_groups: int = Field(description="groups of the layer")
+    scale: float = Field(description="the weight of a unit of weights")
+    weights: str = Field(
+        description="base64 of int8 (groups, kernel height × width, height, width): the weights of the taps, in "
+        "units of scale"
+    )
+    static: list[list[float]] | None = Field(
+        description="of attention: strength of the static context at every place"
+    )
+    dynamic: list[list[float]] | None = Field(description="of attention: strength of the dynamic context")
+    dynamic_share: float | None = Field(
+        description="of attention: the weight of the dynamic context in the fusion, mean over the channels; null "
+        "where the two are not weighed"
+    )
+
+
 class ExplanationAnswer(_Answer):
     """What the network looked at."""
 
     model: str
     view: str = Field(description="what the network saw, as a data URI; heat map and offsets refer to it")
     view_size: list[int] = Field(description="height and width of what the network saw, pixels")
+    scaled_to: list[int] = Field(
+        description="height and width that the image was scaled to cover, pixels; the view is cut from its middle"
+    )
     predictions: list[Ranked]
     grad_cam: CamAnswer | None = Field(description="null for networks without maps")
     funnel: FunnelAnswer | None = Field(description="null for networks that weigh all classes at once")
     offsets: list[OffsetLayer] = Field(description="the last contextual convolution of each stage")
+    kernels: list[KernelLayer] = Field(description="the last involution or CoT layer of each stage")
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -44,8 +44,7 @@ def funnel_picture(funnel: Funnel, names: Sequence[str], name: str, *, what: str
                 linewidths=0.8,
                 zorder=2,
             )
-            color = ink.of(stage.name)
-            axes.scatter(np.full(kept.sum(), index), scores[kept], s=16, color=color, zorder=2)
+            axes.scatter(np.full(kept.sum(), index), scores[kept], s=16, color=ink.text, zorder=2)
         followed = [*reached[:_NAMED], funnel.target]
         for c in dict.fromkeys(followed):
             line = [(i, place[c]) for i, place in enumerate(places) if c in place]
@@ -88,9 +87,9 @@ def funnel_picture(funnel: Funnel, names: Sequence[str], name: str, *, what: str
         name,
         title="The classes that each stage kept",
         alt=_sentence(funnel, names, what),
-        caption="Cosine similarity of the image to every class that a stage considered; filled: kept, hollow: "
-        "dropped. Lines follow the classes that rank highest at the head. Steps project the image differently, so "
-        "heights compare within a step only.",
+        what="How similar the image is to each class that a stage still considered, and which classes it kept.",
+        how="From left to right filled dots are kept for the next stage and hollow dots are dropped; compare "
+        "heights within one stage only, because each stage measures with its own scale.",
     )
 
 
@@ -124,7 +123,7 @@ def _keys(
     """Return the entries of a legend; ``answer`` is the style of the answer, ``linestyle`` that of ``what``."""
     dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
     keys = [
-        Line2D([], [], color=ink.stages[3], label="kept", **dot),
+        Line2D([], [], color=ink.text, label="kept", **dot),
         Line2D([], [], markerfacecolor="none", markeredgecolor=ink.soft, label="dropped", **dot),
         Line2D([], [], label="answer", **answer),
     ]
@@ -166,7 +165,7 @@ def plane_picture(
             size = 22 if len(plane) <= 100 else 6
             few = spread(len(plane))
             axes.scatter(*plane[few].T, s=size, facecolors="none", edgecolors=ink.soft, linewidths=0.6)
-            axes.scatter(*plane[kept].T, s=size, color=ink.of(stage.name))
+            axes.scatter(*plane[kept].T, s=size, color=ink.text)
             if what:
                 axes.scatter(
                     *plane[funnel.target], s=120, marker="*", color=ink.true, edgecolors=ink.page, zorder=3
@@ -204,7 +203,9 @@ def plane_picture(
         title="Where the kept classes lie",
         alt=f"t-SNE of {len(plane)} class embeddings, kept classes marked: {counts}; answer "
         f"{names[funnel.prediction]}" + (f", {what} {names[funnel.target]}" if what else ""),
-        caption="t-SNE of the class embeddings: neighbours are similar classes, the axes have no unit.",
+        what="All classes as points on a map (t-SNE of the class embeddings), and which of them each stage kept.",
+        how="Points that lie close together are classes that the network finds similar; the axes have no unit, "
+        "and a good funnel keeps one neighbourhood.",
     )
 
 
@@ -245,8 +246,10 @@ def similarity_picture(
         pixels=True,
         title="How similar the classes are to the network",
         alt=f"Cosine similarity of every pair of {len(names)} classes; {means}",
-        caption="Cosines of the class embeddings; of a plain network, of the rows of its classifier. The lower "
-        "off the diagonal, the better the classes are apart. “Mean” leaves the diagonal out.",
+        what="How similar each pair of classes is to the network: the cosine of their class embeddings, or of the "
+        "rows of the last layer of a network without them.",
+        how="White pairs are unrelated, violet ones alike, and brown ones opposite; the paler everything off the "
+        "diagonal, the better the classes are told apart (“mean” leaves the diagonal out).",
     )
 
 

@@ -38,8 +38,10 @@ def recall_picture(fates: Fates, name: str = "recall") -> Picture:
         name,
         title="How often the true class survives",
         alt=f"Share of true classes kept: {shares}",
-        caption=f"Of {len(fates.targets):,} images; what a stage dropped cannot be the answer, so each bar bounds "
-        "the next ones. At the head: the answer is right.",
+        what=f"The share of {len(fates.targets):,} images whose true class was still kept after each stage; the "
+        "bar of the head is the accuracy.",
+        how="A bar can never be higher than the one to its left, because a class that was dropped does not come "
+        "back; the largest step down is where most answers are lost.",
     )
 
 
@@ -68,7 +70,9 @@ def lost_picture(fates: Fates, names: Sequence[str], name: str = "lost") -> Pict
         pixels=True,
         title="Where the true class is lost",
         alt=f"Images whose true class was lost: {words}",
-        caption=f"Numbers of images by true class and the step at which it was dropped.{some}",
+        what=f"How many images of each class lost their true class at each stage.{some}",
+        how="One row per class; a number under “right” was answered correctly, and a number under a stage means "
+        "that this stage dropped the true class.",
     )
 
 
@@ -110,7 +114,9 @@ def lost_to_picture(fates: Fates, names: Sequence[str], name: str = "lost_to") -
         pixels=True,
         title="To whom it is lost",
         alt=f"True class against the class it was lost to; most often {names[most[0]]} to {names[most[2]]}",
-        caption="Numbers of images whose true class was lost, by the class that scored highest at that step.",
+        what="Which class scored highest at the moment when the true class was dropped.",
+        how="One row per true class, one column per class that won; the larger the number, the more often the two "
+        "were taken for each other.",
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -14,7 +15,8 @@ from ctxvision.plots.picture import Picture, make_picture
 from ctxvision.plots.pixels import Pixels, enlarged
 from ctxvision.plots.style import FEW, WIDTH, bare, color_bar, in_backbone, new_figure, plain, short, spread
 
-GROUPS = 4  # groups to draw, evenly spread
+GROUPS = 4  # groups whose kernels are drawn, evenly spread
+_SUMS = 3  # groups whose sums are drawn
 _PLACES = 5  # positions per side of a mosaic
 _CHANNELS = 128  # of a layer that are drawn, evenly spread over their order
 
@@ -29,25 +31,25 @@ def sums_picture(layers: Sequence[Kernels], image: Pixels, name: str) -> Picture
     """
     what = _what(layers[0])
 
+    # a layer of fewer groups than the others would leave the end of its row empty
+    count = min(_SUMS, max(2, min(layer.kernels.shape[1] for layer in layers)))
+
     def draw(ink: Ink) -> Figure:
-        figure = new_figure(WIDTH / (GROUPS + 1) * 1.25 * len(layers) * image.shape[0] / image.shape[1] + 0.7)
-        axes = figure.subplots(len(layers), GROUPS + 1, squeeze=False)
-        for place in axes.flat:
-            place.set_visible(False)
+        figure = new_figure(len(layers) * (WIDTH / (count + 1) * image.shape[0] / image.shape[1] + 0.3) + 0.7)
+        axes = figure.subplots(len(layers), count + 1, squeeze=False)
         for row, layer in enumerate(layers):
-            axes[row, 0].set_visible(True)
             axes[row, 0].imshow(enlarged(image, 96))
             bare(axes[row, 0], ink, "input" if row == 0 else "")
             sums = layer.sums()[0]
             limit = np.abs(sums).max() or 1.0
-            for column, group in enumerate(spread(len(sums), GROUPS)):
-                place = axes[row, column + 1]
-                place.set_visible(True)
+            for place, group in zip(axes[row, 1:], spread(len(sums), count), strict=False):
                 place.imshow(sums[group], cmap=SIGNED, vmin=-limit, vmax=limit)
                 bare(place, ink, f"group {group + 1} of {len(sums)}")
                 place.title.set_fontsize(8)
+            for place in axes[row, 1 + len(sums) :]:
+                place.remove()
             axes[row, 0].set_ylabel(f"{in_backbone(layer.name)}\n±{limit:.2g}", color=ink.text, fontsize=8)
-        color_bar(figure, axes, ink, SIGNED, -1, 1, "sum, share of the layer’s largest (± at the left)")
+        color_bar(figure, figure.axes, ink, SIGNED, -1, 1, "sum, share of the layer’s largest (± at the left)")
         return figure
 
     words = "; ".join(f"{layer.name}: {layer.kernels.shape[1]} groups" for layer in layers)
@@ -57,8 +59,10 @@ def sums_picture(layers: Sequence[Kernels], image: Pixels, name: str) -> Picture
         pixels=True,
         title=f"The {what} at every position",
         alt=f"Sums of the {what} by position; {words}",
-        caption=f"The sum of each {what.removesuffix('s')} says what it makes of a constant neighbourhood; rows "
-        "are layers, columns groups of channels.",
+        what=f"How the network treats every place of the image: the sum of the {what.removesuffix('s')} that it "
+        "made for the place; rows are layers, columns are groups of channels.",
+        how="Places of one colour are treated alike; violet kernels pass on what they see, brown ones turn its "
+        "sign round, and white ones look for differences only.",
     )
 
 
@@ -76,9 +80,11 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
     rows, columns = (spread(size, _PLACES) for size in kernels.shape[2:])
 
     def draw(ink: Ink) -> Figure:
-        figure = new_figure(WIDTH / len(groups) * len(rows) / len(columns) + (0.95 if len(groups) > 2 else 0.8))
-        axes = figure.subplots(1, len(groups), squeeze=False)[0]
-        for place, group in zip(axes, groups, strict=True):
+        beside = 2 if len(groups) == 4 else len(groups)
+        lines = len(groups) // beside
+        figure = new_figure(lines * (WIDTH / beside * len(rows) / len(columns) + 0.3) + 0.6)
+        axes = figure.subplots(lines, beside, squeeze=False)
+        for place, group in zip(axes.flat, groups, strict=True):
             tiles = kernels[group][:, rows][:, :, columns].reshape(k, k, len(rows), len(columns))
             place.imshow(mosaic(tiles), cmap=SIGNED, vmin=-limit, vmax=limit)
             bare(place, ink, f"group {group + 1} of {len(kernels)}")
@@ -91,8 +97,11 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
         pixels=True,
         title=f"The {what} themselves",
         alt=f"{k} × {k} {what} of {layer.name} at {len(rows)} × {len(columns)} positions, {len(groups)} groups",
-        caption=f"{k} × {k} taps at {len(rows)} × {len(columns)} of {kernels.shape[2]} × {kernels.shape[3]} "
-        "positions, laid out as in the image.",
+        what=f"The {what} of {k} × {k} weights that one layer made at {len(rows)} × {len(columns)} of its "
+        f"{kernels.shape[2]} × {kernels.shape[3]} places, laid out as these places lie in the image.",
+        where=f"At {layer.name}.",
+        how="Each small square says how a place mixes its neighbours: violet adds a neighbour, brown subtracts "
+        "it; where squares differ, the network treats the places differently.",
     )
 
 
@@ -118,9 +127,7 @@ def contexts_picture(layers: Sequence[Contexts], image: Pixels, name: str) -> Pi
             for place, title in zip(axes[row], titles, strict=True):
                 bare(place, ink, title)
             axes[row, 0].set_ylabel(f"{in_backbone(layer.name)}\nup to {highest:.2g}", color=ink.text, fontsize=8)
-        color_bar(
-            figure, axes, ink, SHARES, 0, 1, "root mean square over the channels, share of the row’s highest"
-        )
+        color_bar(figure, axes, ink, SHARES, 0, 1, "strength, share of the row’s highest")
         return figure
 
     words = "; ".join(
@@ -134,8 +141,10 @@ def contexts_picture(layers: Sequence[Contexts], image: Pixels, name: str) -> Pi
         pixels=True,
         title="Static against dynamic context",
         alt=f"Strength of the two contexts; {words}",
-        caption="Before the fusion weighs them. Static: a convolution’s view of the neighbourhood; dynamic: the "
-        "values aggregated by attention.",
+        what="How strongly each place answers to its fixed surroundings (static context, a convolution) and to "
+        "what attention gathers for this image (dynamic context), as the root mean square over the channels.",
+        how="Yellow is strong and blue is weak, on one scale for both pictures of a row; where the right one is "
+        "brighter, attention adds more there.",
     )
 
 
@@ -168,9 +177,10 @@ def fusion_picture(layers: Sequence[Contexts], name: str) -> Picture:
         name,
         title="How the contexts are fused",
         alt=f"Median weight of the dynamic context: {words}",
-        caption="One point per channel, at most 128 of a layer; the rest is static; bars: medians. Left of the "
-        "dashed line the static context "
-        "weighs more.",
+        what=f"How much weight each CoT layer gives to attention; one point is one channel, at most {_CHANNELS} "
+        "of a layer, and the upright bar is the median.",
+        how="Right of the dashed line attention weighs more, left of it the fixed surroundings do; spread points "
+        "mean that the channels differ.",
     )
 
 
@@ -217,38 +227,22 @@ def taps_picture(
     farthest = max(float(found.sampling_offset.mean(1).max()) for _, found in layers) or 1.0
 
     def draw(ink: Ink) -> Figure:
-        columns = max(len(layers), 2)
-        figure = new_figure(2 * WIDTH / columns * height / width + 1.1)
-        axes = figure.subplots(2, columns, squeeze=False)
-        for place in axes[:, len(layers) :].flat:
-            place.set_visible(False)
-        for column, (stage, found) in enumerate(layers):
-            color = ink.stages[stage - 1]
-            place = axes[0, column]
-            grey = 0.35 + 0.65 * np.repeat(image.mean(2, keepdims=True), 3, 2)
-            place.imshow(enlarged(grey), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-            row, col = nearest_position(found, at)
-            regular, sampled = found.regular[:, row, col], found.sampled[0, :, row, col]
-            for start, end in zip(regular, sampled, strict=True):
-                place.plot([start[1], end[1]], [start[0], end[0]], color=color, linewidth=0.7)
-            y, x = regular.T
-            place.scatter(x, y, s=5, facecolors="none", edgecolors=ink.soft, linewidths=0.6, zorder=2)
-            place.scatter(x.mean(), y.mean(), s=70, marker="+", color=ink.true, linewidths=1.6, zorder=4)
-            y, x = sampled.T
-            place.scatter(x, y, s=7, color=color, zorder=3)
-            place.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=ink.text, linewidth=0.8))
-            every = np.concatenate([regular, sampled, [[0, 0], [height - 1, width - 1]]])
-            (low_y, low_x), (high_y, high_x) = every.min(0) - 2, every.max(0) + 2
-            place.set_xlim(low_x, high_x)
-            place.set_ylim(high_y, low_y)
-            bare(place, ink, f"stage {stage}, taps of +")
+        figure = new_figure(len(layers) * (WIDTH / 2 * height / width + 0.4) + 0.7)
+        axes = figure.subplots(len(layers), 2, squeeze=False)
+        for (place, lengths_place), (stage, found) in zip(axes, layers, strict=True):
+            _show_taps(place, found, image, at, ink, ink.stages[stage - 1])
+            bare(place, ink, f"stage {stage}: taps of +")
             lengths = found.sampling_offset[0].mean(0)
-            place = axes[1, column]
-            place.imshow(lengths, cmap=HEAT, vmin=0, vmax=farthest)
-            bare(place, ink, f"{lengths.shape[0]} × {lengths.shape[1]} positions")
-        color_bar(
-            figure, axes[1], ink, HEAT, 0, farthest, "mean distance of the taps from the regular grid, pixels"
-        )
+            title = f"{lengths.shape[0]} × {lengths.shape[1]} place{'s' if lengths.size > 1 else ''}"
+            if found.still or lengths.size == 1:  # one colour all over says nothing
+                words = "no tap moves" if found.still else f"taps move by\n{float(lengths.mean()):.2g} pixels"
+                lengths_place.set_box_aspect(height / width)
+                lengths_place.text(0.5, 0.5, words, transform=lengths_place.transAxes, color=ink.text, ha="center")
+            else:
+                extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+                lengths_place.imshow(lengths, cmap=HEAT, vmin=0, vmax=farthest, extent=extent)
+            bare(lengths_place, ink, title)
+        color_bar(figure, axes, ink, HEAT, 0, farthest, "taps moved by, pixels of the image")
         return figure
 
     words = "; ".join(
@@ -262,10 +256,36 @@ def taps_picture(
         pixels=True,
         title="Where contextual convolutions read",
         alt=f"Distance of taps from the grid; {words}",
-        caption="Above: hollow, the taps of a plain convolution; filled, where they read instead, all for the "
-        "output position at +; the frame is the image, outside it is zero. Below: how far taps move at every "
-        f"output position. Layers: {', '.join(found.name for _, found in layers)}.",
+        what="Which places of the image the network reads for the place at +, and how far it moves its taps "
+        "everywhere.",
+        where=f"At {', '.join(found.name for _, found in layers)}.",
+        how="Left, hollow dots are where a plain convolution would read and filled dots, joined to them, where "
+        "this one reads (outside the frame there are zeros); right, yellow places move their taps most.",
     )
+
+
+def _show_taps(
+    place: Axes, found: ContextualOffsets, image: Pixels, at: tuple[float, float], ink: Ink, color: str
+) -> None:
+    """Draw the taps of the output position nearest to a pixel (y, x) over the image in grey."""
+    height, width = image.shape[:2]
+    grey = 0.35 + 0.65 * np.repeat(image.mean(2, keepdims=True), 3, 2)
+    place.imshow(enlarged(grey), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    row, col = nearest_position(found, at)
+    regular, sampled = found.regular[:, row, col], found.sampled[0, :, row, col]
+    for start, end in zip(regular, sampled, strict=True):
+        place.plot([start[1], end[1]], [start[0], end[0]], color=color, linewidth=0.7)
+    y, x = regular.T
+    place.scatter(x, y, s=5, facecolors="none", edgecolors=ink.soft, linewidths=0.6, zorder=2)
+    place.scatter(x.mean(), y.mean(), s=70, marker="+", color=ink.true, linewidths=1.6, zorder=4)
+    y, x = sampled.T
+    if not found.still:
+        place.scatter(x, y, s=7, color=color, zorder=3)
+    place.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=ink.text, linewidth=0.8))
+    every = np.concatenate([regular, sampled, [[0, 0], [height - 1, width - 1]]])
+    (low_y, low_x), (high_y, high_x) = every.min(0) - 2, every.max(0) + 2
+    place.set_xlim(low_x, high_x)
+    place.set_ylim(high_y, low_y)
 
 
 def nearest_position(found: ContextualOffsets, at: tuple[float, float]) -> tuple[int, int]:
@@ -323,6 +343,8 @@ def class_offsets_picture(
         name,
         title="Offsets by class",
         alt=f"Offsets by predicted class; {words}",
-        caption=f"Means over the images that the network takes for the class, of {images:,}. Left: mean distance "
-        "of the taps from the regular grid, the length of Δp. Right: norm of Δw over the norm of the kernel.",
+        what="How far the network moves its taps (left, the length of Δp) and how much it changes its kernels "
+        f"(right, the norm of Δw beside that of the kernel) for each class; means over {images:,} images.",
+        how="One row per predicted class and one mark per stage; classes whose marks lie apart are read in "
+        "different ways, and 100 % means a change as large as the kernel itself.",
     )

@@ -1,16 +1,18 @@
 // The page: what is asked for, what is shown.
 
 import "./theme.js";
-import { Panel } from "./panel.js";
+import { Panel, picture } from "./panel.js";
+import { union } from "./scene.js";
 import { element, percent, Problem, request } from "./tools.js";
 
 const get = (id) => document.getElementById(id);
-const [first, second, classes, opacity, status, results] = ["first", "second", "class", "opacity", "status", "results"].map(get);
+const [first, second, classes, opacity, asSeen, status, results] = ["first", "second", "class", "opacity", "as-seen", "status", "results"].map(get);
 let models = [];
-let image = null; // { blob, url, name }
+let image = null; // { blob, url, name, photo: a promise of the picture, or of null where the browser cannot show it }
 let panels = [];
 let point = [0.5, 0.5];
-let stage = null;
+let stage = null; // whose taps or kernels are shown; null for none
+let stageChosen = false; // by the visitor, and not by us
 let running = null;
 
 const NONE = "";
@@ -66,7 +68,8 @@ async function showExamples() {
 
 function choose(blob, name, button = null) {
   if (image) URL.revokeObjectURL(image.url);
-  image = { blob, name, url: URL.createObjectURL(blob) };
+  const url = URL.createObjectURL(blob);
+  image = { blob, name, url, photo: picture(url).catch(() => null) };
   for (const other of get("examples").querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
   ask();
 }
@@ -80,7 +83,7 @@ async function answer(model, signal) {
   const response = await request(`/${model.explains ? "explain" : "predict"}?${query}`, { method: "POST", body: form, signal });
   const found = await response.json();
   const panel = new Panel(model, model.explains ? found : null, model.explains ? null : found.predictions[0], move);
-  await panel.build(image.url);
+  await panel.build(image.url, await image.photo);
   return panel;
 }
 
@@ -104,6 +107,11 @@ async function ask() {
   } catch (error) {
     if (mine !== running || error.name === "AbortError") return;
     if (!(error instanceof Problem)) console.error(error);
+    // an older answer under this error would look like the answer to this image
+    panels = [];
+    get("stage-field").hidden = true;
+    results.classList.remove("pair");
+    results.replaceChildren(element("p", { class: "soft empty" }, "No result: see the message above."));
     say(`${image.name}: ${error.message}`, true);
   } finally {
     if (mine === running) {
@@ -124,11 +132,11 @@ function summary() {
 function listStages() {
   const known = [...new Set(panels.flatMap((panel) => panel.stages))].sort();
   get("stage-field").hidden = known.length === 0;
-  if (!known.includes(stage)) stage = fineStage() ?? known[0] ?? null;
-  get("stages").replaceChildren(...known.map((number) => {
-    const button = element("input", { type: "radio", name: "stage", value: number, checked: number === stage });
-    button.addEventListener("change", () => { stage = number; show(); });
-    return element("label", {}, button, `stage ${number}`);
+  if (!stageChosen || (stage !== null && !known.includes(stage))) stage = fineStage() ?? known[0] ?? null;
+  get("stages").replaceChildren(...[null, ...known].map((number) => {
+    const button = element("input", { type: "radio", name: "stage", value: number ?? "none", checked: number === stage });
+    button.addEventListener("change", () => { stage = number; stageChosen = true; show(); });
+    return element("label", {}, button, number === null ? "nothing" : `stage ${number}`);
   }));
 }
 
@@ -139,16 +147,19 @@ function fineStage() {
 }
 
 function show() {
-  for (const panel of panels) panel.show({ opacity: opacity.value / 100, stage, point });
+  const wanted = { stage, asSeen: asSeen.checked, opacity: opacity.value / 100 };
+  const bounds = panels.map((panel) => panel.choose(wanted)).filter((one) => one !== null);
+  for (const panel of panels) panel.show(bounds.length ? union(bounds) : null, point);
+}
+
+function redraw() {
+  for (const panel of panels) panel.redraw(point);
 }
 
 function move(place, byKey = false) {
   point = place.map((share) => Math.max(0, Math.min(1, share)));
-  for (const panel of panels) {
-    panel.point = point;
-    panel.redraw();
-  }
-  if (byKey) speak(panels.filter((panel) => panel.found).map((panel) => panel.place()).join(" "));
+  redraw();
+  if (byKey) speak(panels.filter((panel) => panel.found).map((panel) => panel.whereabouts()).join(" "));
 }
 
 get("file").addEventListener("change", (event) => {
@@ -174,10 +185,11 @@ second.addEventListener("change", ask);
 classes.addEventListener("change", ask);
 opacity.addEventListener("input", () => { get("opacity-value").textContent = `${opacity.value} %`; show(); });
 get("controls").addEventListener("submit", (event) => event.preventDefault());
-document.addEventListener("theme", () => panels.forEach((panel) => panel.redraw()));
+asSeen.addEventListener("change", show);
+document.addEventListener("theme", redraw);
 let resizing = 0;
 window.addEventListener("resize", () => {
   cancelAnimationFrame(resizing);
-  resizing = requestAnimationFrame(() => panels.forEach((panel) => panel.redraw()));
+  resizing = requestAnimationFrame(redraw);
 });
 start();

@@ -1,15 +1,24 @@
-// What a network saw, the heat map over it, and where the taps of a contextual convolution read.
+// Where the taps of a layer read, and the kernels that it made: the arrays of /explain, decoded.
 
-const MOST_MARGIN = 0.6; // of the image's side, round it, for taps that read outside
+const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-export function decodeLayer(layer) {
-  const bytes = Uint8Array.from(atob(layer.moves), (letter) => letter.charCodeAt(0));
+const STILL = 0.01; // pixels, below which nobody sees a tap move
+
+// of a contextual convolution: its taps move
+export function decodeOffsets(layer) {
+  const bytes = bytesOf(layer.moves);
   const words = new DataView(bytes.buffer);
   const moves = Float32Array.from({ length: bytes.length / 2 }, (_, i) => words.getInt16(2 * i, true) * layer.scale);
-  return { ...layer, moves };
+  return { ...layer, kind: "offsets", moves, still: layer.largest_distance < STILL };
 }
 
-const middle = (values, index) => values.reduce((sum, row) => sum + row[index], 0) / values.length;
+// of an involution or CoT layer: its taps have weights of their own at every place
+export function decodeKernels(layer) {
+  const weights = Float32Array.from(new Int8Array(bytesOf(layer.weights).buffer), (value) => value * layer.scale);
+  return { ...layer, weights, largest: weights.reduce((most, value) => Math.max(most, Math.abs(value)), 0) };
+}
+
+export const middle = (values, index) => values.reduce((sum, row) => sum + row[index], 0) / values.length;
 
 function nearest(values, place) {
   let best = 0;
@@ -19,93 +28,53 @@ function nearest(values, place) {
   return best;
 }
 
-// The output position nearest to a pixel (y, x) and its taps, [y, x, movedY, movedX] in pixels.
+// The output position nearest to a pixel (y, x) and its taps, in pixels: where a plain convolution reads, and where
+// this one reads or with which weight, by its first group.
 export function tapsAt(layer, y, x) {
   const [kernelHeight, kernelWidth] = layer.kernel;
-  const [height, width] = layer.size;
   const row = nearest(layer.rows, y);
   const column = nearest(layer.columns, x);
   const taps = [];
   for (let i = 0; i < kernelHeight; i++) {
     for (let j = 0; j < kernelWidth; j++) {
-      const at = 2 * (((i * kernelWidth + j) * height + row) * width + column);
-      const [plainY, plainX] = [layer.rows[i][row], layer.columns[j][column]];
-      taps.push([plainY, plainX, plainY + layer.moves[at], plainX + layer.moves[at + 1]]);
+      const tap = { y: layer.rows[i][row], x: layer.columns[j][column] };
+      if (layer.moves) {
+        const at = 2 * indexOf(layer, i * kernelWidth + j, row, column);
+        Object.assign(tap, { toY: tap.y + layer.moves[at], toX: tap.x + layer.moves[at + 1] });
+      } else {
+        tap.weight = layer.weights[indexOf(layer, i * kernelWidth + j, row, column)];
+      }
+      taps.push(tap);
     }
   }
   return { row, column, taps, centre: [middle(layer.rows, row), middle(layer.columns, column)] };
 }
 
-// How much of the surroundings to show, pixels.
+const indexOf = ({ size: [height, width] }, tap, row, column) => (tap * height + row) * width + column;
+
+// The kernel of a group at a place, row by row.
+export function kernelAt(layer, group, { row, column }) {
+  const taps = layer.kernel[0] * layer.kernel[1];
+  return Array.from({ length: taps }, (_, tap) => layer.weights[indexOf(layer, group * taps + tap, row, column)]);
+}
+
+// The sum of the kernel of a group at every place, row by row.
+export function sumsOf(layer, group) {
+  const places = layer.size[0] * layer.size[1];
+  const taps = layer.kernel[0] * layer.kernel[1];
+  return Array.from({ length: places }, (_, place) => {
+    let sum = 0;
+    for (let tap = 0; tap < taps; tap++) sum += layer.weights[(group * taps + tap) * places + place];
+    return sum;
+  });
+}
+
+const MOST_MARGIN = 0.25; // of the view's side, round it, for taps that read outside
+
+// How much of the surroundings of the view to show, pixels.
 export function marginOf(layer, [height, width]) {
-  if (!layer) return 0;
   const rows = layer.rows.flat();
   const columns = layer.columns.flat();
   const beyond = Math.max(-Math.min(...rows), Math.max(...rows) - height, -Math.min(...columns), Math.max(...columns) - width, 0);
-  return Math.min(beyond + layer.mean_distance + 1, MOST_MARGIN * Math.max(height, width));
-}
-
-export function draw(canvas, { view, heat, opacity, size: [height, width], layer, found }) {
-  const style = getComputedStyle(canvas);
-  const colors = ["--text", "--line", "--blue", "--page", "--orange"].map((name) => style.getPropertyValue(name));
-  const [ink, line, mark, ground, cross] = colors;
-  const margin = marginOf(layer, [height, width]);
-  const cssWidth = canvas.clientWidth || 320;
-  const ratio = window.devicePixelRatio || 1;
-  canvas.width = Math.round(cssWidth * ratio);
-  canvas.height = Math.round((canvas.width * (height + 2 * margin)) / (width + 2 * margin));
-  const scale = canvas.width / (width + 2 * margin);
-  const context = canvas.getContext("2d");
-  const frame = [margin * scale, margin * scale, width * scale, height * scale];
-  context.imageSmoothingEnabled = Math.max(height, width) > 64;
-  context.drawImage(view, ...frame);
-  if (heat && opacity > 0) {
-    context.globalAlpha = opacity;
-    context.imageSmoothingEnabled = true;
-    context.drawImage(heat, ...frame);
-    context.globalAlpha = 1;
-  }
-  context.strokeStyle = line;
-  context.lineWidth = ratio;
-  context.strokeRect(...frame);
-  if (!layer || !found) return margin;
-  // pixel centres have whole numbers
-  const px = (x) => (x + 0.5 + margin) * scale;
-  const radius = 2.6 * ratio;
-  for (const [y, x, movedY, movedX] of found.taps) {
-    // both colours, so that it shows on any picture
-    for (const [color, wide] of [[ground, 3.2], [ink, 1.2]]) {
-      context.strokeStyle = color;
-      context.lineWidth = wide * ratio;
-      context.beginPath();
-      context.moveTo(px(x), px(y));
-      context.lineTo(px(movedX), px(movedY));
-      context.stroke();
-    }
-    context.beginPath();
-    context.arc(px(x), px(y), radius, 0, 2 * Math.PI);
-    context.fillStyle = ground;
-    context.fill();
-    context.stroke();
-  }
-  for (const [, , movedY, movedX] of found.taps) {
-    context.beginPath();
-    context.arc(px(movedX), px(movedY), radius * 1.15, 0, 2 * Math.PI);
-    context.fillStyle = mark;
-    context.fill();
-    context.strokeStyle = ground;
-    context.stroke();
-  }
-  const [y, x] = found.centre.map(px);
-  for (const [color, wide] of [[ground, 5], [cross, 2.5]]) {
-    context.strokeStyle = color;
-    context.lineWidth = wide * ratio;
-    context.beginPath();
-    context.moveTo(x - 8 * ratio, y);
-    context.lineTo(x + 8 * ratio, y);
-    context.moveTo(x, y - 8 * ratio);
-    context.lineTo(x, y + 8 * ratio);
-    context.stroke();
-  }
-  return margin;
+  return Math.min(beyond + (layer.mean_distance ?? 0) + 1, MOST_MARGIN * Math.max(height, width));
 }
