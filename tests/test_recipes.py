@@ -200,8 +200,14 @@ def test_names_that_do_not_exist_and_models_of_others():
         load_recipe("cotnet")
     with pytest.raises(RecipeError, match=r"no recipe '\.\./small'"):
         load_recipe("../small")
-    with pytest.raises(RecipeError, match=r"rednet is for rednet26, .*, rednet152, not rednet_micro"):
-        load_recipe("rednet").settings_for("rednet_micro")
+    advanced = load_recipe("cotnet-advanced")
+    assert (
+        advanced.settings_for("resnet50")
+        == advanced.settings_for("cotnet50")
+        != advanced.settings_for("cotnet101")
+    )
+    assert advanced.model_instead_of("resnet50") == "cotnet50"
+    assert advanced.model_instead_of("cotnet101") is load_recipe("small").model_instead_of("resnet50") is None
     assert load_recipe("small").settings_for("anything")["epochs"] == 60
 
 

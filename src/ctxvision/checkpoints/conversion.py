@@ -32,7 +32,7 @@ class ConversionReport:
         parameters: Number of parameters of the network (numbers, not tensors).
         used_ema: Whether the weights are the exponential moving average.
         arguments: Arguments that the network needs beside its name: ``num_classes`` and ``in_chans`` where they
-            are not ImageNet's (0 classes for a backbone alone), and the ``stem_kernel_size`` of a detector's RedNet.
+            are not ImageNet's (0 classes for a backbone alone), and ``stem_kernel_size`` where it is not 3.
         left_out: Number of tensors that were left out of a detector or a segmentation network, by part, such as
             ``{"neck": 16}``.
     """

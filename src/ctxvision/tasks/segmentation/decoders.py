@@ -50,7 +50,8 @@ class SemanticFPN(nn.Module):
 
     The pyramid is torchvision's. The ``involution`` neck has 7 × 7 involutions in place of its four 3 × 3 output
     convolutions (Li et al., Involution, CVPR 2021). Each level then takes as many 3 × 3 convolutions as it is
-    doubled in size, the first at least one, and the sum at stride 4 is classified.
+    doubled in size, the first at least one; where that has made it larger than the finest level, because sizes
+    are odd, it is resized to that (as in mmsegmentation). The sum at stride 4 is classified.
 
     Args:
         in_channels: The number of channels of each feature, strides 4 to 32.
@@ -99,10 +100,10 @@ class SemanticFPN(nn.Module):
         total = levels[0][0](pyramid[0])
         for level in range(1, len(pyramid)):
             x = pyramid[level]
-            for block, finer in zip(levels[level], pyramid[level - 1 :: -1], strict=False):
-                # twice the size, or one less where a size is odd
-                x = F.interpolate(block(x), finer.shape[2:], mode="bilinear", align_corners=False)
-            total = total + x
+            for block in levels[level]:
+                # as mmsegmentation: twice the size whatever the size of the finer level; the sum fits them
+                x = F.interpolate(block(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+            total = total + _resize(x, total)
         logits: Tensor = self.classifier(total)
         return logits
 
