@@ -132,8 +132,8 @@ def _add_recipes(command: argparse.ArgumentParser) -> None:
     add("--threads", type=_positive, default=1, help="on the CPU (default: %(default)s)")
     add("--out", type=Path, default=RESULTS / "recipes.csv", help="CSV file; what it holds is not trained again "
         "(default: %(default)s)")  # fmt: skip
-    add("--work", type=Path, default=Path(gettempdir(), "ctxvision-recipes"), help="folder for digits as files and for "
-        "weights to start from (default: %(default)s)")  # fmt: skip
+    add("--work", type=Path, default=Path(gettempdir(), "ctxvision-recipes"), help="folder for digits as files "
+        "and for weights to start from (default: %(default)s)")  # fmt: skip
     add("--report", action="store_true", help="train nothing, only print the table")
 
 
