@@ -111,6 +111,20 @@ def test_semantic_fpn_written_out(sizes):
         torch.testing.assert_close(head(x), head.classifier(total))
 
 
+def test_semantic_fpn_over_stages_that_dilate_doubles_only_where_sizes_differ():
+    head = perturbed(SemanticFPN(CHANNELS, 5, pyramid_channels=32, channels=16, strides=(4, 8, 8, 8)))
+    x = features(((16, 24), (8, 12), (8, 12), (8, 12)))
+    with torch.no_grad():
+        p = list(head.pyramid(dict(zip("0123", x, strict=True))).values())
+        total = head.levels[0][0](p[0])
+        for level in (1, 2, 3):
+            y = p[level]
+            for block in head.levels[level]:
+                y = block(y)
+            total = total + stretched(y, (16, 24))
+        torch.testing.assert_close(head(x), head.classifier(total))
+
+
 def test_involution_neck_replaces_the_four_output_convolutions_alone():
     plain, bent = (SemanticFPN(CHANNELS, 5, neck=neck) for neck in ("convolution", "involution"))
     layers = list(bent.pyramid.layer_blocks)

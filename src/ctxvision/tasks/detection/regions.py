@@ -43,7 +43,7 @@ def make_transform(
     return transform
 
 
-class _BicubicTransform(GeneralizedRCNNTransform):
+class _BicubicTransform(GeneralizedRCNNTransform):  # type: ignore[misc] # torchvision has no types
     def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
         """Resize an image (C, H, W) from 0 to 1, and its target as torchvision does."""
         shaped, target = super().resize(image.new_empty(image.shape, device="meta"), target)

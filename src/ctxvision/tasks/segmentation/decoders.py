@@ -61,9 +61,10 @@ class SemanticFPN(nn.Module):
         channels: The number of channels after the pyramid.
         norm: The norm of the convolutions after the pyramid.
         dropout: The probability that dropout zeroes a whole channel before the classifier.
+        strides: The strides of the features; where two are the same, a level is not doubled between them.
 
     Shape:
-        The input is four maps of strides 4, 8, 16, 32; the output is logits ``(B, num_classes, H / 4, W / 4)``.
+        The input is maps of the strides; the output is logits ``(B, num_classes, H / 4, W / 4)``.
 
     Raises:
         ValueError: The neck or the norm is unknown, or the channels do not divide as needed.
@@ -79,8 +80,10 @@ class SemanticFPN(nn.Module):
         channels: int = 128,
         norm: NormName = "batch",
         dropout: float = 0.1,
+        strides: Sequence[int] = (4, 8, 16, 32),
     ) -> None:
         super().__init__()
+        self.factors = [fine // finer for fine, finer in zip(strides[1:], strides, strict=False)]
         if neck not in ("convolution", "involution"):
             raise ValueError(f"neck must be convolution or involution, got {neck!r}")
         self.pyramid = make_fpn(in_channels, pyramid_channels, neck)
@@ -100,9 +103,11 @@ class SemanticFPN(nn.Module):
         total = levels[0][0](pyramid[0])
         for level in range(1, len(pyramid)):
             x = pyramid[level]
-            for block in levels[level]:
+            for block, factor in zip(levels[level], self.factors[level - 1 :: -1], strict=False):
                 # as mmsegmentation: twice the size whatever the size of the finer level; the sum fits them
-                x = F.interpolate(block(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+                x = block(x)
+                if factor > 1:
+                    x = F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
             total = total + _resize(x, total)
         logits: Tensor = self.classifier(total)
         return logits
