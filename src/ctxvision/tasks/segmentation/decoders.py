@@ -107,7 +107,8 @@ class SemanticFPN(nn.Module):
                 # as mmsegmentation: twice the size whatever the size of the finer level; the sum fits them
                 x = block(x)
                 if factor > 1:
-                    x = F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+                    size = [factor * side for side in x.shape[2:]]
+                    x = F.interpolate(x, size, mode="bilinear", align_corners=False)
             total = total + _resize(x, total)
         logits: Tensor = self.classifier(total)
         return logits
