@@ -152,7 +152,7 @@ def _asked(recipe: Recipe, network: str) -> dict[str, Any]:
 
 def _of_task(recipe: Recipe, usual: Mapping[str, Any]) -> dict[str, Any]:
     if recipe.task == "classification" and (usual.get("mixup") or usual.get("cutmix")):
-        # 8 % of a photograph is a picture; of a digit of 8 × 8 pixels it is 5, and mixed with another nothing at all
+        # 8 % of a photograph is a picture; of a digit it is five pixels, and mixed with another nothing at all
         return {"crop_scale": 0.5}
     if recipe.task == "segmentation":
         return {"decoder_args": {**(usual.get("decoder_args") or {}), **_NARROW[usual["decoder"]]}}

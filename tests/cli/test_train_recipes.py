@@ -168,6 +168,7 @@ def test_any_network_runs_under_a_recipe_without_what_it_does_not_take(config, c
     [
         (["cotnet50", "x", "--recipe=cotnet"], "no recipe 'cotnet'; there are"),
         (["cotnet50", "x", "--recipe=finetune"], "recipe finetune needs --init_from"),
+        (["resnet18", "x", "--recipe=finetune"], "shows it, or --init_from resnet18 takes its published weights"),
         (
             ["cotnet50", "x", "--recipe=cotnet-default", "--epochs=3"],
             "--warmup_epochs must be less than --epochs, got 5 and 3",

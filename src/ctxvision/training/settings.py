@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from timm import is_model
+from timm import is_model, is_model_pretrained
 
 from ctxvision.data.files import in_words, read_regular
 from ctxvision.files import keep_aside, write_whole
@@ -69,6 +69,8 @@ class Basis:
         for name in self.requires:
             if getattr(options, name) is None:
                 shows = f"`ctxvision recipes {options.recipe}` shows it"
+                if name == "init_from" and is_model(options.model or "") and is_model_pretrained(options.model):
+                    shows += f", or --init_from {options.model} takes its published weights"
                 raise OptionError(f"recipe {options.recipe} needs --{name}; {shows}")
         options = options.completed(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
         for name, value in dataclasses.asdict(options).items():
