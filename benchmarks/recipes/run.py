@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,12 +95,11 @@ def trained(pair: Pair, side: Side, seed: int, work: Path, steps: int | None) ->
     if "init_from" in recipe.requires:
         asked["init_from"] = str(weights(pair, side, work, steps))
         asked["init_partial"] = True
-    folder = work / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    began = time.perf_counter()
-    train(data=source, recipe=pair.recipe, task=recipe.task, out=folder, **asked)
-    seconds = time.perf_counter() - began
-    last = RunFolder(folder).read_metrics()[-1]
+    with tempfile.TemporaryDirectory(prefix="run-", dir=work) as folder:
+        began = time.perf_counter()
+        train(data=source, recipe=pair.recipe, task=recipe.task, out=folder, **asked)
+        seconds = time.perf_counter() - began
+        last = RunFolder(folder).read_metrics()[-1]
     shares = 100.0 if (last[data.metric] or 0.0) <= 1 else 1.0
     return {
         "recipe": pair.recipe, "task": recipe.task, "family": pair.family, "side": side, "model": asked["model"],
