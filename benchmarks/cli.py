@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import gettempdir
 
 import torch
 
@@ -20,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
     top.description = "Times of the operators and networks against peers in the same run; accuracies of ablations."
     commands = top.add_subparsers(
-        dest="command", required=True, metavar="ops|models|gpu|ablations|plot|loader|serve"
+        dest="command", required=True, metavar="ops|models|gpu|ablations|recipes|plot|loader|serve"
     )
 
     ops = commands.add_parser(
@@ -50,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
 
     _add_ablations(commands.add_parser("ablations", help="does context help? accuracies at equal parameters"))
 
+    _add_recipes(commands.add_parser("recipes", help="does every family learn by its own recipes?"))
+
     plot = commands.add_parser("plot", help="draw the figures from the CSV files")
     plot.add_argument("--rows", type=Path, default=RESULTS / "models.csv", help="CSV file (default: %(default)s)")
     plot.add_argument("--out", type=Path, default=RESULTS, help="folder (default: %(default)s)")
@@ -67,7 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 1 if the gate is red or the rows cannot be appended."""
     args = parser().parse_args(arguments)
     try:
-        run = {"ops": _ops, "models": _models, "gpu": _gpu, "ablations": _ablations, "plot": _plot}
+        run = {
+            "ops": _ops,
+            "models": _models,
+            "gpu": _gpu,
+            "ablations": _ablations,
+            "recipes": _recipes,
+            "plot": _plot,
+        }
         (run | {"loader": loader.run, "serve": serve.run})[args.command](args)
     except RedGate as error:
         print(f"the gate is red, nothing was timed: {error}", file=sys.stderr)
@@ -112,6 +122,19 @@ def _add_ablations(command: argparse.ArgumentParser) -> None:
         "(default: %(default)s)")  # fmt: skip
     add("--report", action="store_true", help="train nothing, only print the tables")
     add("--figure", type=Path, help="SVG or PNG file to draw")
+
+
+def _add_recipes(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--only", nargs="+", metavar="TEXT", help="only recipes and families whose names hold one of these")
+    add("--seeds", type=_positive, default=1, help="train with seeds 0, 1, … (default: %(default)s)")
+    add("--steps", type=_positive, help="optimiser steps (default: some hundreds, by task)")
+    add("--threads", type=_positive, default=1, help="on the CPU (default: %(default)s)")
+    add("--out", type=Path, default=RESULTS / "recipes.csv", help="CSV file; what it holds is not trained again "
+        "(default: %(default)s)")  # fmt: skip
+    add("--work", type=Path, default=Path(gettempdir(), "ctxvision-recipes"), help="folder for digits as files "
+        "and for weights to start from (default: %(default)s)")  # fmt: skip
+    add("--report", action="store_true", help="train nothing, only print the table")
 
 
 def _device(name: str) -> torch.device:
@@ -193,6 +216,17 @@ def _ablations(args: argparse.Namespace) -> None:
         from benchmarks.ablations.figure import draw
 
         draw(found, args.figure)
+
+
+def _recipes(args: argparse.Namespace) -> None:
+    from benchmarks.recipes.run import report, run, selected
+
+    wanted = selected(args.only)
+    if not args.report:
+        settings = Settings(torch.device("cpu"), torch.float32, args.threads, 64, 1, 0.0, 32)
+        args.work.mkdir(parents=True, exist_ok=True)
+        run(wanted, args.seeds, settings, args.out, args.work, args.steps)
+    print(report(args.out, wanted, args.steps))
 
 
 def _plot(args: argparse.Namespace) -> None:

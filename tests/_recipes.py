@@ -48,7 +48,7 @@ def expected(recipe, model):
         "cotnet-default-ema": (*default, 0.9999),
         "rednet": (130, 64 * 32, 0.8, 1e-4, 0.9, 5, 0.25, 0.0, 0.0),
         "contextual-convnext": (300, 4096, 1e-3, 0.05, (0.9, 0.999), 20, 0.0, 0.0, 0.9999),
-        "contextual-resnet50": (*default, 0.0),
+        "contextual-resnet50": (200, 256, 1e-4, 0.01, (0.9, 0.999), 20, 0.001, 1e-7, 0.0),
         "finetune": (30, 64, 5e-4, 0.05, (0.9, 0.999), 3, 0.0, 1e-6, 0.0),
         "small": (60, 32, 2e-3, 0.05, (0.9, 0.999), 3, 0.0, 0.0, 0.0),
     }[recipe]

@@ -11,6 +11,7 @@ import torch
 
 from ctxvision.cli import main
 from ctxvision.tasks import load_task
+from ctxvision.training.settings import basis_of
 
 RUNS = Path(__file__).parent / "old_runs"
 EXPECTED = json.loads((RUNS / "expected.json").read_text())
@@ -49,3 +50,9 @@ def test_an_old_run_is_evaluated_as_it_was(name, tmp_path, capsys):
     numbers = json.loads(written.read_text())
     for key, value in EXPECTED[name]["numbers"].items():
         assert numbers[key] == pytest.approx(value, rel=0.05, abs=0.01), key
+
+
+@pytest.mark.parametrize(("name", "filter_"), [("classification", "bicubic"), ("video", "bilinear")])
+def test_an_old_run_goes_on_with_the_filter_that_it_had(name, filter_):
+    given = {"resume": str(RUNS / name), "model": "rednet50"}  # whose own filter is bilinear
+    assert basis_of(given).settings["interpolation"] == filter_

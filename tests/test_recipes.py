@@ -29,7 +29,8 @@ NAMES = [name for name in recipe_names() if load_recipe(name).task == "classific
 
 def spec(config, classes=1000):
     size = (3, config.image_size, config.image_size)
-    return DataSpec(tuple(map(str, range(classes))), size, (0.5,) * 3, (0.5,) * 3)
+    names = tuple(map(str, range(classes)))
+    return DataSpec(names, size, (0.5,) * 3, (0.5,) * 3, interpolation=config.interpolation)
 
 
 def scheduled(task, epochs, steps_per_epoch):
@@ -116,7 +117,9 @@ def test_rates_groups_and_regularisation_are_the_paper_s(recipe, model):
     optimizer, rates, final = scheduled(task, epochs, per_epoch)
     w, steps = warmup * per_epoch, epochs * per_epoch
     curve = [lr * (factor + (1 - factor) * t / w) for t in range(w)]
-    curve += [last + (lr - last) / 2 * (1 + math.cos(math.pi * t / (steps - w))) for t in range(steps - w)]
+    cool = (10 if recipe == "contextual-resnet50" else 0) * per_epoch
+    falls = steps - w - cool
+    curve += [last + (lr - last) / 2 * (1 + math.cos(math.pi * t / falls)) for t in range(falls)] + [last] * cool
     assert all(min(row) == pytest.approx(max(row), abs=1e-15) for row in rates)
     assert [row[0] for row in rates] == pytest.approx(curve)
     assert final == pytest.approx(last, abs=1e-15)
@@ -124,7 +127,8 @@ def test_rates_groups_and_regularisation_are_the_paper_s(recipe, model):
     names = {p: name for name, p in task.model.named_parameters()}
     decays = {names[p]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays.keys() == set(names.values())
-    assert {name for name, value in decays.items() if not value} == spared_by(task.model)
+    spared = set() if recipe == "rednet" else spared_by(task.model)
+    assert {name for name, value in decays.items() if not value} == spared
     assert {value for value in decays.values() if value} == {decay}
     if isinstance(memory, float):
         assert type(optimizer) is torch.optim.SGD
@@ -171,22 +175,42 @@ def test_augmentation_is_the_paper_s(recipe, model):
     assert crop.ratio == pytest.approx((3 / 4, 4 / 3))
     assert tuple(crop.size) == (config.image_size,) * 2
     assert config.image_size == (64 if recipe == "small" else 256 if model == "se_cotnetd152" else 224)
-    assert crop.interpolation.value == "bicubic"
+    assert crop.interpolation.value == ("bilinear" if recipe == "rednet" else "bicubic")
     assert flip.p == 0.5
     policies = [layer for layer in pipeline if isinstance(layer, RandAugment)]
-    magnitude = {"cotnet-advanced": 15, "contextual-convnext": 9, "finetune": 9, "small": 5}.get(recipe)
+    magnitude = {
+        "cotnet-advanced": 15,
+        "contextual-convnext": 9,
+        "contextual-resnet50": 9,
+        "finetune": 9,
+        "small": 5,
+    }.get(recipe)
     assert [op.magnitude for policy in policies for op in policy.ops[:1]] == ([magnitude] if magnitude else [])
     for policy in policies:
         assert policy.num_layers == 2
         assert policy.ops[0].magnitude_std == 0.5
         increasing = any("Increasing" in op.name for op in policy.ops)
-        assert increasing == (recipe in ("contextual-convnext", "finetune"))
+        assert increasing == (recipe in ("contextual-convnext", "contextual-resnet50", "finetune"))
     # timm, like CoTNet's code, has no colour jitter beside a policy
     jitter = [layer for layer in pipeline if isinstance(layer, ColorJitter)]
     assert all(layer.brightness is layer.contrast is layer.saturation is layer.hue is None for layer in jitter)
     assert not (jitter and policies)
     erasing = [layer.probability for layer in pipeline if isinstance(layer, RandomErasing)]
     assert erasing == ([0.25] if recipe in ("contextual-convnext", "finetune") else [])
+
+
+@pytest.mark.parametrize("model", [model for recipe, model in PAIRS if recipe in ("cotnet-advanced", "rednet")])
+def test_a_trained_network_is_tested_as_its_published_weights_are(model):
+    recipe = "rednet" if model.startswith("rednet") else "cotnet-advanced"
+    config, published = config_of(recipe, model), timm.get_pretrained_cfg(model)
+    assert (config.image_size, config.crop_pct) == (published.input_size[1], published.crop_pct)
+    assert config.interpolation == published.interpolation == ("bilinear" if recipe == "rednet" else "bicubic")
+
+
+def test_se_cotnetd152_has_two_sizes_and_contextual_resnet50_a_crop_of_its_own():
+    sizes = [timm.get_pretrained_cfg(f"se_cotnetd152.{tag}") for tag in ("in1k", "in1k_320")]
+    assert [(cfg.input_size[1], cfg.crop_pct) for cfg in sizes] == [(256, 0.888), (320, 0.909)]
+    assert config_of("contextual-resnet50", "contextual_resnet50").crop_pct == 0.95
 
 
 def test_documentation_lists_what_the_command_lists(capsys):
@@ -200,8 +224,14 @@ def test_names_that_do_not_exist_and_models_of_others():
         load_recipe("cotnet")
     with pytest.raises(RecipeError, match=r"no recipe '\.\./small'"):
         load_recipe("../small")
-    with pytest.raises(RecipeError, match=r"rednet is for rednet26, .*, rednet152, not rednet_micro"):
-        load_recipe("rednet").settings_for("rednet_micro")
+    advanced = load_recipe("cotnet-advanced")
+    assert (
+        advanced.settings_for("resnet50")
+        == advanced.settings_for("cotnet50")
+        != advanced.settings_for("cotnet101")
+    )
+    assert advanced.model_instead_of("resnet50") == "cotnet50"
+    assert advanced.model_instead_of("cotnet101") is load_recipe("small").model_instead_of("resnet50") is None
     assert load_recipe("small").settings_for("anything")["epochs"] == 60
 
 

@@ -10,7 +10,7 @@ import torch
 
 import ctxvision.models  # noqa: F401 - registers the networks
 from _published import fill, published_keys, published_state_dict
-from ctxvision.checkpoints import CheckpointError, convert, from_published
+from ctxvision.checkpoints import CheckpointError, convert, from_published, warm_start
 
 pytestmark = pytest.mark.slow
 
@@ -170,9 +170,41 @@ def test_other_classes_and_channels(tmp_path, out, model_name):
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-def test_backbone_only(weights, out, tmp_path):
-    torch.save({k: v for k, v in weights.items() if "head" not in k}, tmp_path / "a.pth")
-    assert_refused(tmp_path / "a.pth", out, "a.pth: .*backbone without its classifier")
+@pytest.fixture
+def detector(weights):
+    """RedNet-26 under a detector of OpenMMLab's, with the 7 × 7 involution in the stem that those have."""
+    span = "backbone.stem.1.conv2.conv"
+    wide = {f"{span}.weight": torch.randn(49 * 2, 8, 1, 1), f"{span}.bias": torch.randn(49 * 2)}
+    parts = {"neck.lateral_convs.0.conv.weight": 1, "rpn_head.rpn_cls.weight": 1, "rpn_head.rpn_cls.bias": 1}
+    backbone = {k: v for k, v in weights.items() if "head" not in k}
+    return backbone | wide | {name: torch.ones(size) for name, size in parts.items()}
+
+
+def test_backbone_of_a_detector(detector, out, tmp_path):
+    torch.save({"meta": {}, "state_dict": detector}, tmp_path / "a.pth")
+    report = convert(tmp_path / "a.pth", out)
+    assert (report.model, dict(report.arguments)) == ("rednet26", {"num_classes": 0, "stem_kernel_size": 7})
+    assert dict(report.left_out) == {"neck": 1, "rpn_head": 2}
+    assert report.tensors == len(detector) - 3
+    assert str(report).endswith("; left out: neck (1 tensors), rpn_head (2 tensors)")
+    loaded = timm.create_model("rednet26", **report.arguments, checkpoint_path=out)
+    torch.testing.assert_close(loaded.conv1[3].span.weight, detector["backbone.stem.1.conv2.conv.weight"])
+    started = timm.create_model("rednet26", num_classes=3, stem_kernel_size=7)
+    report = warm_start(started, tmp_path / "a.pth")
+    assert report.new == ("fc.weight", "fc.bias")
+    tensors = started.state_dict()
+    assert all(torch.equal(tensors[name], value) for name, value in loaded.state_dict().items())
+    again = convert(out, out.with_name("again.safetensors"), "rednet26")
+    assert dict(again.arguments) == {"num_classes": 0, "stem_kernel_size": 7}
+    assert not again.left_out
+
+
+def test_what_is_no_part_of_a_detector(detector, out, tmp_path):
+    torch.save(detector | {"teacher.fc.weight": torch.ones(1)}, tmp_path / "a.pth")
+    assert_refused(tmp_path / "a.pth", out, r"segmentation checkpoint: 1 more tensors \(teacher.fc.weight\)")
+    del detector["backbone.layer1.0.bn1.bias"]
+    torch.save(detector, tmp_path / "a.pth")
+    assert_refused(tmp_path / "a.pth", out, r"not those of rednet26: 1 missing \(layer1.0.bn1.bias\)")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

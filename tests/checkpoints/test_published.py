@@ -16,6 +16,7 @@ from _published import (
 )
 from _published_forms import in_published_form
 from ctxvision.checkpoints import CheckpointError, from_published
+from ctxvision.checkpoints.published import parts_on_backbone
 
 
 @pytest.mark.parametrize("published_name", NAMES)
@@ -74,13 +75,17 @@ def test_blur_pool_filters_are_dropped():
     assert list(renamed) == list(published)
 
 
-def test_backbone_without_classifier():
+def test_backbone_of_a_detector_or_a_segmentation_network():
     backbone = {name: value for name, value in names_only("rednet50").items() if not name.startswith("head.")}
-    with pytest.raises(CheckpointError, match="backbone without its classifier"):
-        from_published(backbone, "rednet50")
+    parts = dict.fromkeys(["neck.a", "decode_head.b", "decode_head.c"], torch.ones(1))
+    assert list(from_published(backbone | parts, "rednet50")) == list(from_published(backbone, "rednet50"))
+    assert parts_on_backbone(backbone | parts) == {"neck": 1, "decode_head": 2}
+    assert parts_on_backbone(names_only("rednet50")) == parts_on_backbone(parts) == {}
+    with pytest.raises(CheckpointError, match=r"segmentation checkpoint: 1 more tensors \(teacher\.a\)"):
+        from_published({**backbone, "teacher.a": torch.ones(1)}, "rednet50")
 
 
-def test_detector_with_a_head_of_that_name():
+def test_classifier_with_parts_of_a_detector():
     with pytest.raises(CheckpointError, match=r"2 more tensors \(neck\.a, neck\.b\)"):
         from_published(
             {**names_only("rednet50"), **dict.fromkeys(["neck.a", "neck.b"], torch.ones(1))}, "rednet50"

@@ -143,15 +143,32 @@ def test_settings_of_a_recipe_for_another_network(printed, config):
     assert (settings.model, settings.lr, settings.epochs) == ("cotnet_micro", 0.2, 100)
 
 
+def test_any_network_runs_under_a_recipe_without_what_it_does_not_take(config, capsys):
+    recipe = "detect-rednet-faster-rcnn-1x"
+    settings = config("resnet18", "digits-scenes", "--task=detect", f"--recipe={recipe}", "--init-from=resnet18")
+    assert (settings.lr, settings.roi_samples, settings.model_args) == (0.02, 0, {})
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"recipe {recipe} is for rednet50; resnet18 is trained with the settings for rednet50, " in told
+    assert (
+        "without stem_kernel_size 7, which it does not take; what it expects and costs is not said of resn" in told
+    )
+    settings = config("rednet_micro", "x", f"--recipe={recipe}", "--task=detect", "--init-from=y")
+    assert settings.model_args == {"stem_kernel_size": 7}
+    assert "without" not in capsys.readouterr().err
+    assert config("vgg11", "x", "--recipe=finetune", "--init-from=y").drop_path_rate == 0
+    assert "recipe finetune: vgg11 is trained without drop_path_rate 0.1, which it d" in capsys.readouterr().err
+    asked = config("resnet18", "x", f"--recipe={recipe}", "--init-from=y", "--model_args={output_stride: 16}")
+    assert asked.model_args == {"output_stride": 16}
+    assert config("rednet50", "x", f"--recipe={recipe}", "--init-from=y").model_args == {"stem_kernel_size": 7}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["cotnet50", "x", "--recipe=cotnet"], "no recipe 'cotnet'; there are"),
-        (
-            ["rednet_micro", "x", "--recipe=rednet"],
-            "rednet is for rednet26, rednet38, rednet50, rednet101, rednet152, not",
-        ),
         (["cotnet50", "x", "--recipe=finetune"], "recipe finetune needs --init_from"),
+        (["resnet18", "x", "--recipe=finetune"], "shows it, or --init_from resnet18 takes its published weights"),
         (
             ["cotnet50", "x", "--recipe=cotnet-default", "--epochs=3"],
             "--warmup_epochs must be less than --epochs, got 5 and 3",

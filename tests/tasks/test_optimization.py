@@ -49,6 +49,40 @@ def test_fractions_of_an_epoch_warm_up():
     assert rates[10] == pytest.approx(0)
 
 
+@pytest.mark.parametrize("name", ["cosine", "poly"])
+def test_a_cool_down_stays_at_the_lowest_rate(name):
+    rates = curve(name, 20, lr=1.0, min_lr=0.1, epochs=10, steps_per_epoch=2, warmup_epochs=2, cooldown_epochs=3)
+    falling = curve(name, 14, lr=1.0, min_lr=0.1, epochs=7, steps_per_epoch=2, warmup_epochs=2)
+    assert rates[:15] == pytest.approx(falling)
+    assert rates[13] > 0.1
+    assert rates[14:] == pytest.approx([0.1] * 7)
+    with pytest.raises(
+        TaskError, match="warm-up of 2 epochs and a cool-down of 3 leave nothing of 5; train longer"
+    ):
+        curve(name, 1, lr=1.0, epochs=5, steps_per_epoch=2, warmup_epochs=2, cooldown_epochs=3)
+
+
+class Listing(nn.Sequential):
+    """Two layers and a norm, of which a network spares the first weight."""
+
+    def no_weight_decay(self):
+        return {"0.weight"}
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+@pytest.mark.parametrize("decay_norms", [False, True])
+@pytest.mark.parametrize("decay", [0.1, 0.0])
+def test_norms_and_biases_are_decayed_on_request_and_what_a_network_spares_never(layer_decay, decay_norms, decay):
+    model = Listing(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2))
+    o = Optimization(optimizer="sgd", weight_decay=decay, layer_decay=layer_decay, decay_norms=decay_norms)
+    names = {p: name for name, p in model.named_parameters()}
+    groups = build_optimizer(model, o).param_groups
+    decays = {names[p]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays.keys() == set(names.values())
+    usual = {"2.weight"} if not decay_norms else set(names.values()) - {"0.weight"}
+    assert {name for name, value in decays.items() if value} == (usual if decay else set())
+
+
 def test_multistep_counts_from_the_start_of_the_run():
     # the papers' "divided by 10 at epochs 20 and 40" of 50
     args = {"decay_milestones": [20, 40], "decay_rate": 0.1}

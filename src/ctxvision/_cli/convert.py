@@ -12,7 +12,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "source",
         metavar="IN",
-        help="published checkpoint to convert: CoTNet's (.pth.tar) or RedNet's (.pth) of the authors, CoTNet's of "
+        help="published checkpoint to convert: CoTNet's (.pth.tar) or RedNet's (.pth; also of a detector or "
+        "a segmentation network, whose backbone is taken) of the authors, CoTNet's of "
         "keras_cv_attention_models (.h5), RedNet's of PaddleClas (.pdparams)",
     )
     add("destination", metavar="OUT", help=".safetensors file to write")

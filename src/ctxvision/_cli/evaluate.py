@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="write the detections of a detector to FILE, in COCO's format for results",
     )
-    add_shared(parser, "batch_size", "clips", "crops", "workers")
+    add_shared(parser, "batch_size", "clips", "crops", "interpolation", "workers")
     add(
         "--precision",
         choices=("32", "16-mixed", "bf16-mixed"),
@@ -85,6 +85,8 @@ def run(args: Namespace) -> int:
     device = _device(args.accelerator, args.checkpoint)
     predictor = open_predictor(args.checkpoint, device, trust=args.trust)
     require_task(args.task, args.checkpoint, predictor.task)
+    if args.interpolation:
+        predictor.resize_by(args.interpolation)
     with shown(note, quiet=args.quiet) as progress:
         scores = evaluate(
             predictor,

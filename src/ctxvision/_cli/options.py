@@ -61,6 +61,10 @@ _SHARED: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "number of crops of a clip that are averaged, 1 or 3; papers test 3; default: %(default)s",
     },
+    "interpolation": {
+        "choices": ("nearest", "bilinear", "bicubic", "lanczos"),
+        "help": "filter that resizes images; default: the one that the network was trained with",
+    },
     "workers": {
         "type": whole(0),
         "metavar": "N",

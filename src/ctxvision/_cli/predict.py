@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="number of images computed at a time; default: 32 for a classifier, 1 for others",
     )
-    add_shared(parser, "workers", "trust", "device", "strict", "quiet")
+    add_shared(parser, "interpolation", "workers", "trust", "device", "strict", "quiet")
 
 
 def run(args: Namespace) -> int:
@@ -72,6 +72,8 @@ def run(args: Namespace) -> int:
 
     predictor = open_predictor(args.checkpoint, args.device, trust=args.trust)
     require_task(args.task, args.checkpoint, predictor.task)
+    if args.interpolation:
+        predictor.resize_by(args.interpolation)
     if predictor.task == "classification" and (args.draw or args.threshold is not None):
         raise UserError(f"{args.checkpoint}: a classifier; leave out --draw and --threshold", 2)
     inputs = list(predictor.expanded(args.images))

@@ -15,7 +15,7 @@ from .error import CheckpointError
 from .finite import require_finite
 from .kecam import withheld_weights
 from .layout import advice_on, arguments_of, fitting_models, require_fit, skeleton
-from .published import from_published
+from .published import from_published, parts_on_backbone
 from .reading import Contents, read_contents
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ class ConversionReport:
         parameters: Number of parameters of the network (numbers, not tensors).
         used_ema: Whether the weights are the exponential moving average.
         arguments: Arguments that the network needs beside its name: ``num_classes`` and ``in_chans`` where they
-            are not ImageNet's.
+            are not ImageNet's (0 classes for a backbone alone), and ``stem_kernel_size`` where it is not 3.
+        left_out: Number of tensors that were left out of a detector or a segmentation network, by part, such as
+            ``{"neck": 16}``.
     """
 
     destination: Path
@@ -41,13 +43,15 @@ class ConversionReport:
     parameters: int
     used_ema: bool
     arguments: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         weights = "moving-average weights" if self.used_ema else "weights"
         given = "".join(f", {name}={value}" for name, value in self.arguments.items())
+        parts = ", ".join(f"{part} ({count} tensors)" for part, count in self.left_out.items())
         return (
             f"{self.destination}: {weights} of {self.model}{given}, {self.tensors} tensors, "
-            f"{self.parameters / 1e6:.2f} M parameters"
+            f"{self.parameters / 1e6:.2f} M parameters" + (f"; left out: {parts}" if parts else "")
         )
 
 
@@ -63,7 +67,8 @@ def convert(
     """Convert a published checkpoint to safetensors that timm loads into our network.
 
     The tensors are compared with the network, name by name and shape by shape, before anything is written;
-    the file appears whole or not at all.
+    the file appears whole or not at all. Of a detector or a segmentation network the backbone is converted; the
+    report lists what was left out.
 
     Args:
         source: Checkpoint of CoTNet (``.pth.tar``), RedNet (OpenMMLab), keras_cv_attention_models' CoTNet
@@ -91,7 +96,7 @@ def convert(
     except CheckpointError as error:
         raise CheckpointError(source, str(error)) from error
     model_name = model_name or _model_of(tensors, source)
-    arguments = arguments_of(tensors)
+    arguments = arguments_of(tensors, model_name)
     model = skeleton(model_name, **arguments)
     require_fit(tensors, model, model_name, source)
     if not allow_nonfinite:
@@ -104,6 +109,7 @@ def convert(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         used_ema=contents.is_ema,
         arguments=arguments,
+        left_out=parts_on_backbone(contents.tensors),
     )
 
 

@@ -1,6 +1,7 @@
 """Which tensors a network of ours expects, and how a state dict differs from that."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,29 +66,48 @@ def describe(tensor: Tensor) -> str:
     return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the arguments for a network of other classes or channels than ImageNet's, as its tensors show."""
+def arguments_of(tensors: Mapping[str, Tensor], model_name: str) -> dict[str, int]:
+    """Return the arguments of a network that its tensors show to be others than those of ImageNet's classifiers.
+
+    These are ``num_classes`` (0 where there is no classifier at all), ``in_chans`` and, of a RedNet, the
+    ``stem_kernel_size``.
+
+    Args:
+        tensors: Tensors by our names.
+        model_name: Name of the network that takes the arguments.
+    """
     classifier = tensors.get("fc.weight")
     first = tensors.get("conv1.weight", tensors.get("conv1.0.weight"))
     found = {}
     if classifier is not None and classifier.ndim == 2 and len(classifier) not in (0, 1000):
         found["num_classes"] = len(classifier)
+    elif first is not None and not any(name.startswith("fc.") for name in tensors):
+        found["num_classes"] = 0
     if first is not None and first.ndim == 4 and first.shape[1] not in (0, 3):
         found["in_chans"] = first.shape[1]
+    span = tensors.get("conv1.3.span.weight")
+    if model_name.startswith("rednet") and span is not None and first is not None and len(first) >= 16:
+        taps, rest = divmod(len(span), len(first) // 16)  # 16 channels share a kernel
+        side = math.isqrt(taps)
+        if rest == 0 and side**2 == taps and side % 2 and side != 3:
+            found["stem_kernel_size"] = side
     return found
 
 
 def fitting_models(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of our networks whose tensors these are, be it of other classes or channels."""
-    arguments = arguments_of(tensors)
+    """Return the names of our networks whose tensors these are, be it with other arguments than ImageNet's."""
     names = [name for name in our_models() if not name.startswith("contextual_")]  # which nobody published
-    return [name for name in names if difference(tensors, skeleton(name, **arguments).state_dict()) is None]
+    return [
+        name
+        for name in names
+        if difference(tensors, skeleton(name, **arguments_of(tensors, name)).state_dict()) is None
+    ]
 
 
 def advice_on(tensors: Mapping[str, Tensor]) -> str:
     """Say what to do with the tensors of a CoTNet whose shortcuts average pixels, as the authors' do not."""
     for name in ("cotnet50", "cotnet101"):
-        arguments = {"avg_down": True, **arguments_of(tensors)}
+        arguments = {"avg_down": True, **arguments_of(tensors, name)}
         if difference(tensors, skeleton(name, **arguments).state_dict()) is None:
             network = f'timm.create_model("{name}", {", ".join(f"{k}={v}" for k, v in arguments.items())})'
             return (

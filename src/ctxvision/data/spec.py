@@ -3,12 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 
 from .error import DataError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+"""The filters of a resize that a user may choose among, by PIL's names in lower case."""
 
 SpecType = TypeVar("SpecType", bound="Spec")
 
@@ -122,6 +126,21 @@ class ImageSpec(Spec):
         return tuple(
             torch.tensor(v, dtype=torch.float32, device="cpu").view(-1, 1, 1) for v in (self.mean, self.std)
         )
+
+
+def filter_for_tensors(interpolation: str) -> InterpolationMode:
+    """Return torchvision's name of a filter for tensors, which have the first three of `Interpolation`.
+
+    Raises:
+        DataError: Tensors are not resized with this filter.
+    """
+    known = {mode.value: mode for mode in (InterpolationMode.NEAREST, *_SMOOTH)}
+    if interpolation not in known:
+        raise DataError(f"interpolation must be {', '.join(known)} here, got {interpolation!r}")
+    return known[interpolation]
+
+
+_SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
 
 def _plain(value: Any) -> Any:

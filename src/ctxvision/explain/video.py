@@ -151,7 +151,7 @@ def _explain(network: ExplainedNetwork, video: "Video", file: str, wanted: str |
 
     spec, task = cast(ClipSpec, network.predictor.data_spec), network.task
     (frames,) = view_indices(video.frames, spec.frames, 1)
-    (view,) = view_crops(video.read(frames), spec.input_size[1:], spec.crop_pct, 1)
+    (view,) = view_crops(video.read(frames), spec.input_size[1:], spec.crop_pct, 1, spec.interpolation)
     clip = spec.normalize(view).to(task.device)
     chances = ClipNetwork(task)(clip)[0].double().softmax(0)  # type: ignore[arg-type]
     require_finite(chances, file)

@@ -203,14 +203,14 @@ def _suppressed(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 
 def _pooled(pool: Any, pyramid: dict[str, Tensor], boxes: Tensor) -> Tensor:
-    """Do what `MultiScaleRoIAlign` does: every box is read from the map that fits its size."""
+    """Do what `RoIPool` does: every box is read from the map that fits its size."""
     levels = pool.map_levels([boxes])
     regions = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], 1)  # of image 0
     total: Tensor | None = None
     for number, (name, scale) in enumerate(zip(pool.featmap_names, pool.scales, strict=True)):
         here = (levels == number).nonzero()[:, 0]
         read = torch.ops.torchvision.roi_align(
-            pyramid[name], regions[here], scale, *pool.output_size, pool.sampling_ratio, False
+            pyramid[name], regions[here], scale, *pool.output_size, pool.sampling_ratio, pool.aligned
         )
         if total is None:
             total = read.new_zeros(boxes.shape[0], *read.shape[1:])

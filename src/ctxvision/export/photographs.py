@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ctxvision.data.spec import filter_for_tensors
 from ctxvision.inference.exported import Metadata
 
 from .signature import Inputs
@@ -15,7 +16,8 @@ def photographs(metadata: Metadata) -> list[Inputs]:
         return [_for_detector(picture, metadata) for picture in pictures(2, spec.get("in_chans", 3))]
     height, width = spec["input_size"][1:]
     found = pictures(3, spec["input_size"][0])
-    images = torch.stack([_resized(picture, height, width) for picture in found])
+    filter_ = spec.get("interpolation", "bilinear")
+    images = torch.stack([_resized(picture, height, width, filter_) for picture in found])
     mean, std = (
         torch.tensor(spec.get(name, [0.5]), dtype=torch.float32, device="cpu").view(-1, 1, 1)
         for name in ("mean", "std")
@@ -39,17 +41,18 @@ def pictures(count: int, channels: int) -> list[Tensor]:
     return [picture.mean(0, keepdim=True) for picture in found] if channels == 1 else found
 
 
-def _resized(picture: Tensor, height: int, width: int) -> Tensor:
+def _resized(picture: Tensor, height: int, width: int, interpolation: str) -> Tensor:
     from torchvision.transforms.v2 import functional
 
-    resized: Tensor = functional.resize(picture, [height, width])
-    return resized
+    resized: Tensor = functional.resize(picture, [height, width], filter_for_tensors(interpolation))
+    return resized.clamp(0, 1)
 
 
 def _for_detector(picture: Tensor, metadata: Metadata) -> Inputs:
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+    from ctxvision.tasks.detection.regions import make_transform
 
     s = metadata.settings
-    transform = GeneralizedRCNNTransform(s["min_size"], s["max_size"], s["mean"], s["std"]).eval()
+    filter_ = s.get("interpolation", "bilinear")
+    transform = make_transform(s["min_size"], s["max_size"], s["mean"], s["std"], filter_).eval()
     prepared, _ = transform([picture])
     return prepared.tensors, torch.tensor(prepared.image_sizes[0], device="cpu")

@@ -59,6 +59,7 @@ def from_task(
         settings = {
             "min_size": transform.min_size[-1],
             "max_size": transform.max_size,
+            "interpolation": transform.interpolation,
             "mean": list(transform.image_mean),
             "std": list(transform.image_std),
             "masks": task.model.has_masks,

@@ -1,5 +1,6 @@
 """The classes of images."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctxvision.data import DataSpec
+from ctxvision.data import DataError, DataSpec
 from ctxvision.tasks import Task
 
-from .answer import BROKEN, RankedAnswer, ranking
+from .answer import BROKEN, InferenceError, RankedAnswer, ranking
 from .exported import Exported
 from .predictor import Batch, Predictor, Prepare, Source, Wanted, described
 
@@ -51,6 +52,13 @@ class ClassificationPredictor(Predictor):
         assert spec is not None
         self.data_spec = spec
         self._compute: Callable[[Tensor], Tensor] = opened
+
+    def resize_by(self, interpolation: str) -> None:
+        """Resize with another filter from now on; see `Predictor`."""
+        try:
+            self.data_spec = dataclasses.replace(self.data_spec, interpolation=interpolation)
+        except DataError as error:
+            raise InferenceError(str(error)) from error
 
     @torch.no_grad()
     def raw(self, batch: Batch) -> Tensor:

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from ctxvision.data import DetectionSpec
-from ctxvision.tasks import Task
+from ctxvision.tasks import Task, TaskError
 
-from .answer import BROKEN, Answer
+from .answer import BROKEN, Answer, InferenceError
 from .exported import Exported
 from .predictor import Batch, Predictor, Prepare, Source, Wanted, described
 
@@ -96,6 +96,16 @@ class DetectionPredictor(Predictor):
             self.has_masks = bool(opened.model.has_masks)
             self._compute = opened
 
+    def resize_by(self, interpolation: str) -> None:
+        """Resize with another filter from now on; see `Predictor`."""
+        try:
+            if self.exported:
+                self._compute = exported_detector(self.exported, interpolation)
+            elif self.module is not None:
+                self.module.model.resize_by(interpolation)  # type: ignore[operator]
+        except TaskError as error:
+            raise InferenceError(str(error)) from error
+
     @torch.no_grad()
     def raw(self, batch: Batch) -> list[dict[str, Tensor]]:
         """Return what is found on images (C, H, W) of any sizes, uint8 or floats from 0 to 1.
@@ -149,7 +159,9 @@ def as_input(picture: Image.Image) -> Tensor:
     return to_uint8(picture).float() / 255
 
 
-def exported_detector(exported: Exported) -> Callable[[Sequence[Tensor]], list[dict[str, Tensor]]]:
+def exported_detector(
+    exported: Exported, interpolation: str | None = None
+) -> Callable[[Sequence[Tensor]], list[dict[str, Tensor]]]:
     """Return what finds objects on images (C, H, W) from 0 to 1 as the trained detector does, by its graph.
 
     Images are resized, normalised and padded before the graph, and boxes and masks brought back to their sizes
@@ -157,14 +169,16 @@ def exported_detector(exported: Exported) -> Callable[[Sequence[Tensor]], list[d
 
     Args:
         exported: The exported file of a detector.
+        interpolation: The filter of the resize; by default that of the trained detector.
 
     Raises:
         KeyError: Its settings are incomplete.
     """
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+    from ctxvision.tasks.detection.regions import make_transform
 
     s = exported.metadata.settings
-    transform = GeneralizedRCNNTransform(s["min_size"], s["max_size"], s["mean"], s["std"]).eval()
+    filter_ = interpolation or s.get("interpolation", "bilinear")  # files of earlier versions do not say it
+    transform = make_transform(s["min_size"], s["max_size"], s["mean"], s["std"], filter_).eval()
 
     def detect(images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         found: list[dict[str, Tensor]] = []

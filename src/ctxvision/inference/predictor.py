@@ -174,6 +174,17 @@ class Predictor(ABC):
     def raw(self, batch: Batch) -> Raw:
         """Return what the network computes for a batch as the task's data loader gives it, without gradients."""
 
+    @abstractmethod
+    def resize_by(self, interpolation: str) -> None:
+        """Resize with another filter from now on than the one that the network was trained with.
+
+        Args:
+            interpolation: The filter, one of `ctxvision.data.spec.Interpolation`.
+
+        Raises:
+            InferenceError: This network's images are never resized, or not with this filter.
+        """
+
     def list_files(self, folder: str | os.PathLike[str]) -> Listing:
         """List the files below a folder that the network can answer about, and count what else is there."""
         return list_below(folder, self._takes)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ctxvision.data import SegmentationSpec
 from ctxvision.tasks import Task
 
-from .answer import BROKEN, Answer
+from .answer import BROKEN, Answer, InferenceError
 from .exported import Exported
 from .predictor import Batch, Predictor, Prepare, Source, Wanted, described
 
@@ -70,6 +70,10 @@ class SegmentationPredictor(Predictor):
             self._compute: Callable[[Tensor], Tensor] = exported_segmenter(opened)
         else:
             self._compute = opened
+
+    def resize_by(self, interpolation: str) -> None:
+        """Raise `InferenceError`: images are answered about in their own sizes."""
+        raise InferenceError("a segmentation network takes images in their own sizes; leave out the interpolation")
 
     @torch.no_grad()
     def raw(self, batch: Batch) -> list[Tensor]:

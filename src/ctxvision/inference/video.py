@@ -1,5 +1,6 @@
 """The classes of videos."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ctxvision.data import ClipSpec
+from ctxvision.data import ClipSpec, DataError
 from ctxvision.data.video.clips import view_crops, view_indices
 from ctxvision.data.video.reading import Frames, Video, VideoFile, VideoInMemory
 from ctxvision.data.video.source import is_video
@@ -77,6 +78,13 @@ class VideoPredictor(Predictor):
         self.data_spec = spec
         self._classify = _by_graph(opened) if isinstance(opened, Exported) else opened.classify
 
+    def resize_by(self, interpolation: str) -> None:
+        """Resize with another filter from now on; see `Predictor`."""
+        try:
+            self.data_spec = dataclasses.replace(self.data_spec, interpolation=interpolation)
+        except DataError as error:
+            raise InferenceError(str(error)) from error
+
     @torch.no_grad()
     def raw(self, batch: Batch) -> Tensor:
         """Return the logits (B, N) of normalised clips (B, T, C, H, W).
@@ -138,8 +146,10 @@ class _Prepare:
     def __call__(self, source: VideoSource) -> _Views:
         video = open_video(source)
         chosen = view_indices(video.frames, self.spec.frames, self.clips)
-        size, share = self.spec.input_size[1:], self.spec.crop_pct
-        pixels = torch.cat([view_crops(video.read(numbers), size, share, self.crops) for numbers in chosen])
+        size, share, filter_ = self.spec.input_size[1:], self.spec.crop_pct, self.spec.interpolation
+        pixels = torch.cat(
+            [view_crops(video.read(numbers), size, share, self.crops, filter_) for numbers in chosen]
+        )
         return _Views(pixels, tuple(chosen[len(pixels) // 2 // self.crops]))
 
 

@@ -382,7 +382,7 @@ default_cfgs = generate_default_cfgs(
         "contextual_convnext_micro": _cfg(
             first_conv="stem.0", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0
         ),
-        "contextual_resnet50": _cfg(first_conv="conv1"),
+        "contextual_resnet50": _cfg(first_conv="conv1", crop_pct=0.95),
     }
 )
 

@@ -15,7 +15,7 @@ _EXPECTED = "expected_"
 
 
 class RecipeError(ValueError):
-    """There is no such recipe, or it is not for this network; the message is one line."""
+    """There is no such recipe; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Recipe:
         text: The whole file; its header says what the recipe costs and where its numbers come from.
         source: The paper and the table of the accuracy.
         settings: The settings, by their names in `ctxvision train`, the same for every network.
-        models: The settings that differ, by network; empty where the recipe takes any network.
+        models: The settings that differ, by network, the usual one first; empty where the recipe is for no network
+            in particular.
         task: The name of the task, such as ``"detection"``.
         expected: What the source reports, by network and metric, such as ``{"cotnet50": {"top1": 79.2}}``, in per
             cent.
@@ -44,17 +45,13 @@ class Recipe:
     task: str = "classification"
 
     def settings_for(self, model: str) -> dict[str, Any]:
-        """Return all settings for a network.
+        """Return all settings for a network; one that the recipe does not name gets those of the first named."""
+        own = self.models.get(model) or self.models.get(self.model_instead_of(model) or "", {})
+        return {**self.settings, **own}
 
-        Raises:
-            RecipeError: The recipe is for other networks.
-        """
-        if self.models and model not in self.models:
-            raise RecipeError(
-                f"recipe {self.name} is for {', '.join(self.models)}, not {model}; to train another network like "
-                "that, keep what --print_config prints for one of them: MODEL --config FILE --recipe null"
-            )
-        return {**self.settings, **self.models.get(model, {})}
+    def model_instead_of(self, model: str) -> str | None:
+        """Return the network whose settings another gets, the first; ``None`` where the recipe is for this one."""
+        return None if not self.models or model in self.models else next(iter(self.models))
 
 
 def recipe_names() -> list[str]:

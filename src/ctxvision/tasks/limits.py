@@ -69,6 +69,8 @@ def require_moderate(kind: str, data_spec: Any, settings: Mapping[str, Any], *, 
     interpolation = data_spec.get("interpolation", "bilinear")
     if interpolation not in _FILTERS:
         raise TaskError(f"interpolation must be one of {', '.join(_FILTERS)}, not {_shown(interpolation)}")
+    if kind == "detection" and settings.get("interpolation", "bilinear") not in ("bilinear", "bicubic"):
+        raise TaskError(f"interpolation must be bilinear or bicubic, not {_shown(settings['interpolation'])}")
     if not trust:
         _require_sizes(kind, data_spec, settings)
     if kind in TASKS and ("mean" in data_spec or "category_ids" in data_spec):  # a task itself needs neither

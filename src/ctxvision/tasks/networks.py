@@ -34,6 +34,32 @@ def require_model(name: str) -> None:
         raise TaskError(f"unknown model {name!r}; {hint}")
 
 
+def usual_interpolation(name: str) -> str:
+    """Return the filter with which the images of a network's published weights are resized; else bicubic.
+
+    Args:
+        name: The registered name of the network, with or without a tag.
+    """
+    about = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return str(about.interpolation) if about else "bicubic"
+
+
+def takes_argument(name: str, argument: str, value: Any) -> bool:
+    """Tell whether a network can be built with an argument, on no device and without weights.
+
+    Args:
+        name: The registered name of the network.
+        argument: The name of the argument of its constructor.
+        value: A value for it.
+    """
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, pretrained=False, **{argument: value})
+    except NOT_TAKEN:
+        return False
+    return True
+
+
 def has_stage_outputs(model: nn.Module) -> "TypeGuard[ContextualNet]":
     """Tell whether a network has ``forward_stages``, which returns a `ContextualOutput`."""
     return hasattr(model, "forward_stages")

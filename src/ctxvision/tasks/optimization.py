@@ -8,7 +8,13 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers, param_groups_weight_decay
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_info,
+    list_optimizers,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -55,6 +61,10 @@ class OptimizerSettings:
             If it is null, --warmup_epochs counts.
         warmup_factor: Share of the learning rate that the warm-up begins with, from 0 to 1.
         min_lr: Learning rate at the end of the schedules cosine and poly.
+        cooldown_epochs: Number of epochs at the end during which the learning rate of cosine and poly stays at
+            min_lr.
+        decay_norms: Whether weight decay takes norms and biases too, as in OpenMMLab's recipes; what a network's
+            ``no_weight_decay`` names, such as class embeddings, is spared all the same.
     """
 
     _: KW_ONLY
@@ -66,6 +76,8 @@ class OptimizerSettings:
     warmup_steps: int | None = None
     warmup_factor: float = 0.0
     min_lr: float = 0.0
+    cooldown_epochs: float = 0.0
+    decay_norms: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,8 +86,8 @@ class Optimization(OptimizerSettings):
 
     Args:
         lr: The highest learning rate.
-        weight_decay: The weight decay of all parameters but norms, biases, and those that a network's
-            ``no_weight_decay`` names.
+        weight_decay: The weight decay of all parameters but those that a network's ``no_weight_decay`` names and,
+            unless ``decay_norms``, norms and biases.
         warmup_epochs: The number of epochs during which the learning rate rises.
     """
 
@@ -133,10 +145,10 @@ def require_optimizer(name: str, args: Mapping[str, Any] | None = None) -> None:
 
 
 def build_optimizer(model: nn.Module, o: Optimization) -> Optimizer:
-    """Build one of timm's optimisers, without weight decay on norms, biases and what ``no_weight_decay`` names.
+    """Build one of timm's optimisers, without weight decay on what ``no_weight_decay`` names, norms and biases.
 
-    Layers are decayed as the model's ``group_matcher`` numbers them: the last has ``lr``, the ones before less and
-    less.
+    With ``decay_norms`` norms and biases have it too. Layers are decayed as the model's ``group_matcher`` numbers
+    them: the last has ``lr``, the ones before less and less.
 
     Args:
         model: The network whose parameters are trained.
@@ -151,7 +163,10 @@ def build_optimizer(model: nn.Module, o: Optimization) -> Optimizer:
     spared = _spared_inside(model)
     optimizer: Optimizer
     try:
-        if spared and not o.layer_decay:
+        if o.decay_norms:
+            groups = _groups_of_all(model, o)
+            optimizer = create_optimizer_v2(groups, opt=o.optimizer, lr=o.lr, weight_decay=0.0, **args)
+        elif spared and not o.layer_decay:
             groups = param_groups_weight_decay(model, o.weight_decay, no_weight_decay_list=spared)
             optimizer = create_optimizer_v2(groups, opt=o.optimizer, lr=o.lr, weight_decay=0.0, **args)
         else:
@@ -171,8 +186,8 @@ def build_schedule(optimizer: Optimizer, o: Optimization, *, epochs: int, steps_
     """Build one of timm's schedules, to be moved with every optimiser step.
 
     At step ``t`` of the warm-up of ``w`` steps the learning rate is ``lr · (f + (1 - f) · t / w)``, ``f`` being
-    ``warmup_factor``. What follows, for the remaining steps, ends at ``min_lr`` (cosine, poly), or counts its
-    epochs from the start of the run (step, multistep; timm falls at the last step before a milestone).
+    ``warmup_factor``. What follows ends at ``min_lr`` with the last step before the cool-down (cosine, poly), or
+    counts its epochs from the start of the run (step, multistep; timm falls at the last step before a milestone).
 
     Args:
         optimizer: The optimiser, whose groups all have ``lr``, or a ``lr_scale`` on it.
@@ -181,13 +196,17 @@ def build_schedule(optimizer: Optimizer, o: Optimization, *, epochs: int, steps_
         steps_per_epoch: The number of optimiser steps of an epoch.
 
     Raises:
-        TaskError: The schedule is unknown, the warm-up takes the whole run, or timm does not take the arguments.
+        TaskError: The schedule is unknown, warm-up and cool-down take the whole run, or timm does not take the
+            arguments.
     """
     if o.schedule not in get_args(ScheduleName):
         raise TaskError(f"unknown schedule {o.schedule!r}; there are {', '.join(get_args(ScheduleName))}")
     warmup = o.warmup_epochs if o.warmup_steps is None else o.warmup_steps / steps_per_epoch
-    if warmup >= epochs:
-        raise TaskError(f"a warm-up of {warmup:g} epochs leaves nothing of {epochs}; shorten it or train longer")
+    if warmup + o.cooldown_epochs >= epochs:
+        around = f"a warm-up of {warmup:g} epochs" + (
+            f" and a cool-down of {o.cooldown_epochs:g}" if o.cooldown_epochs else ""
+        )
+        raise TaskError(f"{around} leave{'' if o.cooldown_epochs else 's'} nothing of {epochs}; train longer")
     args = dict(o.schedule_args or {})
     require_own("schedule_args", args, _TAKEN_BY_SCHEDULE)
     after_warmup = o.schedule in ("cosine", "poly")
@@ -195,7 +214,7 @@ def build_schedule(optimizer: Optimizer, o: Optimization, *, epochs: int, steps_
         schedule, _ = create_scheduler_v2(
             optimizer,
             sched=o.schedule,
-            num_epochs=epochs - warmup if after_warmup else epochs,
+            num_epochs=epochs - warmup - o.cooldown_epochs if after_warmup else epochs,
             warmup_epochs=warmup,
             warmup_prefix=after_warmup,
             warmup_lr=o.warmup_factor * o.lr,
@@ -221,7 +240,8 @@ def require_usable(o: Optimization) -> None:
         return
     o = dataclasses.replace(o, layer_decay=None, warmup_steps=None)
     optimizer = build_optimizer(nn.Linear(1, 1), o)
-    schedule = build_schedule(optimizer, o, epochs=math.floor(o.warmup_epochs) + 1, steps_per_epoch=1)
+    epochs = math.floor(o.warmup_epochs + o.cooldown_epochs) + 1
+    schedule = build_schedule(optimizer, o, epochs=epochs, steps_per_epoch=1)
     args = {**(o.optimizer_args or {}), **(o.schedule_args or {})}
     if not args:
         return
@@ -235,6 +255,26 @@ def require_usable(o: Optimization) -> None:
         optimizer.step()
     except NOT_TAKEN as error:
         raise TaskError(f"{what}: {_line(error)}") from error
+
+
+def _groups_of_all(model: nn.Module, o: Optimization) -> list[dict[str, Any]]:
+    """Group all parameters that are trained, norms and biases with the others; layers as timm numbers them."""
+    listed = getattr(model, "no_weight_decay", None)
+    own = set(listed()) if listed else _spared_inside(model)
+    groups: list[dict[str, Any]]
+    if not o.layer_decay:
+        named = [(name in own, p) for name, p in model.named_parameters() if p.requires_grad]
+        decayed, others = ([p for spared, p in named if spared == out] for out in (False, True))
+        groups = [{"params": decayed, "weight_decay": o.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+    layers: list[dict[str, Any]] = param_groups_layer_decay(
+        model,
+        weight_decay=o.weight_decay,
+        no_weight_decay_list=own,
+        weight_decay_exclude_1d=False,
+        layer_decay=o.layer_decay,
+    )
+    return layers
 
 
 def _spared_inside(model: nn.Module) -> set[str]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from timm import is_model
 
 from ctxvision.data import DataModule
 from ctxvision.tasks import Task, load_task
 from ctxvision.tasks.fine_tuning import in_short
+from ctxvision.tasks.networks import usual_interpolation
 from ctxvision.wording import plural
 
 from .error import OptionError, TrainingError
@@ -156,6 +158,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     elif options.init_from:
         report = task.start_from(options.init_from, partial=options.init_partial)
         say(in_short(report))
+        _tell_other_filter(options.init_from, task)
     if options.compile:
         task.compile_network()
     if options.precision == "64-true":
@@ -169,6 +172,16 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
             "(--batch_size, --micro_batch) train them"
         )
     return Prepared(options, plan, data, task)
+
+
+def _tell_other_filter(source: str, task: Task) -> None:
+    """Say that the weights of a network of timm's or ours were made with images resized in another way."""
+    own = task.data_spec.get("interpolation")
+    if task.kind != "classification" or Path(source).exists() or not is_model(source):
+        return
+    theirs = usual_interpolation(source)
+    if own and theirs != own:
+        say(f"{source}: its weights are of images resized by {theirs}, here it is {own}; see --interpolation")
 
 
 def build_task(options: TrainOptions, data: DataModule) -> Task:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from timm import is_model, is_model_pretrained
 
 from ctxvision.data.files import in_words, read_regular
 from ctxvision.files import keep_aside, write_whole
-from ctxvision.recipes import RecipeError, load_recipe
+from ctxvision.recipes import Recipe, RecipeError, load_recipe
 from ctxvision.runs import RunFolder
+from ctxvision.tasks.networks import takes_argument
 from ctxvision.tasks.registry import COMMAND_WORDS, TASKS
 
 from .error import OptionError, TrainingError
@@ -28,6 +30,8 @@ _MAY_CHANGE = {
     "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures", "log_every",
     "quiet",
 }  # fmt: skip
+# options that are passed on to the constructor of the network, with the names that they have there
+_NETWORK_OPTIONS = {"drop_path_rate": "drop_path_rate", "dropout": "drop_rate"}
 _NO_TRACKIO = (
     "--logger trackio: runs are no longer written to trackio; take tensorboard, which keeps them on this machine, "
     "or wandb (with WANDB_MODE=offline on this machine too)"
@@ -43,12 +47,14 @@ class Basis:
         settings: Options by name as the recipe sets them for the network, changed by the run that is resumed.
         resumed: Options of the run that is resumed; empty where none is.
         requires: Options that the recipe leaves to the user.
+        recipe: The recipe, where there is one.
     """
 
     kind: type[TrainOptions]
     settings: Mapping[str, Any]
     resumed: Mapping[str, Any]
     requires: tuple[str, ...] = ()
+    recipe: Recipe | None = None
 
     def complete(self, given: Mapping[str, Any]) -> TrainOptions:
         """Return the checked options of a run, with nothing left open.
@@ -60,10 +66,12 @@ class Basis:
             OptionError: An option is unknown, missing or has a value that it cannot have.
             TrainingError: A resumed run would become another one.
         """
-        options = _typed(self.kind, {**self.settings, **given, "task": self.kind.task})
+        options = _typed(self.kind, {**self._fitted(given), **given, "task": self.kind.task})
         for name in self.requires:
             if getattr(options, name) is None:
                 shows = f"`ctxvision recipes {options.recipe}` shows it"
+                if name == "init_from" and is_model(options.model or "") and is_model_pretrained(options.model):
+                    shows += f", or --init_from {options.model} takes its published weights"
                 raise OptionError(f"recipe {options.recipe} needs --{name}; {shows}")
         options = options.completed(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
         for name, value in dataclasses.asdict(options).items():
@@ -76,6 +84,35 @@ class Basis:
                 )
         return options
 
+    def _fitted(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the settings without what a network of another kind does not take of the recipe; a note says so.
+
+        A network that the recipe names is not asked; nor is a run that is resumed, which has been.
+        """
+        model, recipe = str({**self.resumed, **given}.get("model") or ""), self.recipe
+        if recipe is None or self.resumed or model in recipe.models or not is_model(model):
+            return self.settings
+        settings, left_out = dict(self.settings), []
+        for option, argument in _NETWORK_OPTIONS.items():
+            value = settings.get(option)
+            if value and option not in given and not takes_argument(model, argument, value):
+                left_out.append(f"{option} {settings.pop(option)}")
+        if settings.get("model_args") and "model_args" not in given:
+            asked = settings["model_args"]
+            settings["model_args"] = {
+                name: value for name, value in asked.items() if takes_argument(model, name, value)
+            }
+            left_out += [f"{name} {value}" for name, value in asked.items() if name not in settings["model_args"]]
+        without = f"without {', '.join(left_out)}, which it does not take" if left_out else ""
+        if instead := recipe.model_instead_of(model):
+            log.warning(
+                f"recipe {recipe.name} is for {', '.join(recipe.models)}; {model} is trained with the settings "
+                f"for {instead}{without and ', '}{without}; what it expects and costs is not said of {model}"
+            )
+        elif without:
+            log.warning(f"recipe {recipe.name}: {model} is trained {without}")
+        return settings
+
 
 def basis_of(given: Mapping[str, Any]) -> Basis:
     """Find what lies below the options of a user.
@@ -86,7 +123,7 @@ def basis_of(given: Mapping[str, Any]) -> Basis:
         given: Options by name, of which ``task``, ``recipe``, ``model``, ``resume`` and ``out`` count.
 
     Raises:
-        OptionError: There is no such task, recipe or run folder, or the recipe is for another task or network.
+        OptionError: There is no such task, recipe or run folder, or the recipe is for another task.
         TrainingError: There is no run to resume, or its options are lost and ``given`` names none.
     """
     resumed = resumed_options(given)
@@ -103,7 +140,9 @@ def basis_of(given: Mapping[str, Any]) -> Basis:
         raise OptionError(f"--task {word}: there is no such task; there are {known}") from error
     if recipe and recipe.task != kind.task:
         raise OptionError(f"recipe {recipe.name} is for --task {recipe.task}, not {kind.task}")
-    return Basis(kind, settings | resumed, resumed, recipe.requires if recipe and settings else ())
+    if resumed and "interpolation" not in resumed:  # runs of earlier versions had no choice
+        resumed = {**resumed, "interpolation": "bicubic" if kind.task == "classification" else "bilinear"}
+    return Basis(kind, settings | resumed, resumed, recipe.requires if recipe and settings else (), recipe)
 
 
 def resumed_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ctxvision.recipes import load_recipe, recipe_names
 from ctxvision.tasks.detection import build_detector, count_detector_macs
+from ctxvision.tasks.detection.regions import RoIPool
 from ctxvision.tasks.optimization import Optimization, build_optimizer, build_schedule
 from ctxvision.training import TrainOptions
 
@@ -110,6 +111,28 @@ def test_the_schedule_is_the_paper_s(name):
     assert list(rates.values()) == pytest.approx(expected)
     clip = {"faster-rcnn-neck-head": 5.0, "mask-rcnn-neck-head": 5.0, "retinanet-neck": 40.0}
     assert settings.get("clip_grad") == clip.get(name.removeprefix("detect-rednet-").removesuffix("-1x"))
+
+
+@pytest.mark.parametrize("name", AP)
+def test_proposals_and_rois_are_the_authors(name):
+    settings = load_recipe(name).settings
+    assert settings["interpolation"] == "bilinear"
+    assert settings.get("decay_norms", False) == ("rednet" in name)
+    if "retinanet" in name:
+        assert "roi_samples" not in settings
+        return
+    detector = detector_of(load_recipe(name), next(iter(AP[name])))
+    rpn, heads = detector.network.rpn, detector.network.roi_heads
+    assert rpn._pre_nms_top_n == {"training": 2000, "testing": 1000}
+    # Detectron2's cascade, on which ResNeSt's stands, trains on twice as many
+    assert rpn._post_nms_top_n == {"training": 2000 if "cascade" in name else 1000, "testing": 1000}
+    pools = [module for module in heads.modules() if isinstance(module, RoIPool)]
+    assert {(pool.sampling_ratio, pool.aligned) for pool in pools} == {(0, True)}
+
+
+def test_the_authors_stem_brings_the_cost_to_the_paper_s():
+    detector = detector_of(load_recipe("detect-rednet-faster-rcnn-1x"), "rednet50")
+    assert count_detector_macs(detector) / 1e9 == pytest.approx(177.42, abs=0.01)  # of 177.9
 
 
 @pytest.mark.parametrize("name", AP)

@@ -48,6 +48,12 @@ def test_parameters_and_cost_are_the_paper_s(decoder, options, millions, gmacs):
     assert count_macs(model, (3, 512, 1024)) / 1e9 == pytest.approx(gmacs / 4, rel=0.02)
 
 
+def test_the_authors_stem_brings_the_cost_to_the_paper_s():
+    with torch.device("meta"):
+        model = build_network("rednet50", 19, model_args={"stem_kernel_size": 7})
+    assert count_macs(model, (3, 1024, 2048)) / 1e9 == pytest.approx(292.9, abs=0.05)  # of 293.9
+
+
 def test_upernet_equals_segmentation_models_pytorch():
     """Theirs has a layer norm on every feature besides, which the published network does not have."""
     ours = perturbed(UPerNet(CHANNELS, 5, channels=24))
@@ -73,22 +79,49 @@ def test_upernet_equals_segmentation_models_pytorch():
         torch.testing.assert_close(ours(x), expected)
 
 
-def test_semantic_fpn_written_out():
-    """Pyramid, one to three 3 × 3 convolutions each followed by doubling, sum, classifier."""
+def stretched(x, size):
+    """Resize (B, C, H, W) bilinearly: a pixel is a weighted mean of the two rows and columns around its centre."""
+    for axis, count in zip((2, 3), size, strict=True):
+        places = ((torch.arange(count) + 0.5) * x.shape[axis] / count - 0.5).clamp(0, x.shape[axis] - 1)
+        weight = (1 - (places[:, None] - torch.arange(x.shape[axis])).abs()).clamp(min=0)
+        x = (x.movedim(axis, -1) @ weight.T).movedim(-1, axis)
+    return x
+
+
+@pytest.mark.parametrize(
+    "sizes", [((16, 24), (8, 12), (4, 6), (2, 3)), ((25, 33), (13, 17), (7, 9), (4, 5))], ids=["even", "97x131"]
+)
+def test_semantic_fpn_written_out(sizes):
+    """Pyramid, one to three 3 × 3 convolutions each followed by doubling, sum in the finest size, classifier."""
     head = perturbed(SemanticFPN(CHANNELS, 5, pyramid_channels=32, channels=16))
-    x = features()
+    x = features(sizes)
 
     def double(x):
-        return nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return stretched(x, (2 * x.shape[2], 2 * x.shape[3]))
 
     pyramid = FeaturePyramidNetwork(list(CHANNELS), 32)
     pyramid.load_state_dict(head.pyramid.state_dict())
     with torch.no_grad():
         p = list(pyramid(dict(zip("0123", x, strict=True))).values())
         blocks = head.levels
-        total = blocks[0][0](p[0]) + double(blocks[1][0](p[1]))
-        total = total + double(blocks[2][1](double(blocks[2][0](p[2]))))
-        total = total + double(blocks[3][2](double(blocks[3][1](double(blocks[3][0](p[3]))))))
+        total = blocks[0][0](p[0]) + stretched(double(blocks[1][0](p[1])), sizes[0])
+        total = total + stretched(double(blocks[2][1](double(blocks[2][0](p[2])))), sizes[0])
+        coarsest = double(blocks[3][2](double(blocks[3][1](double(blocks[3][0](p[3]))))))
+        total = total + stretched(coarsest, sizes[0])
+        torch.testing.assert_close(head(x), head.classifier(total))
+
+
+def test_semantic_fpn_over_stages_that_dilate_doubles_only_where_sizes_differ():
+    head = perturbed(SemanticFPN(CHANNELS, 5, pyramid_channels=32, channels=16, strides=(4, 8, 8, 8)))
+    x = features(((16, 24), (8, 12), (8, 12), (8, 12)))
+    with torch.no_grad():
+        p = list(head.pyramid(dict(zip("0123", x, strict=True))).values())
+        total = head.levels[0][0](p[0])
+        for level in (1, 2, 3):
+            y = p[level]
+            for block in head.levels[level]:
+                y = block(y)
+            total = total + stretched(y, (16, 24))
         torch.testing.assert_close(head(x), head.classifier(total))
 
 

@@ -18,7 +18,7 @@ from ctxvision.data.module import DataModule, EvalSplit
 
 CLASS_NAMES = tuple("0123456789")
 _AUGMENTATION = ("auto_augment", "color_jitter", "random_erasing")
-_OF_FILES = (*_AUGMENTATION, "workers", "prefetch", "strict", "crop_scale", "class_names")
+_OF_FILES = (*_AUGMENTATION, "workers", "prefetch", "strict", "crop_scale", "crop_pct", "class_names")
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -36,6 +36,7 @@ class DigitsData(DataModule):
 
     Args:
         image_size: The height and width after the enlargement, in pixels.
+        interpolation: The filter of the enlargement, by PIL's name in lower case.
         in_chans: The number of channels: 3 repeats the grey channel, 1 keeps it.
         batch_size: The number of images that a process takes at a time.
         val_fraction: The share of each digit to hold out.
@@ -63,6 +64,7 @@ class DigitsData(DataModule):
         self,
         *,
         image_size: int = 32,
+        interpolation: str = "bicubic",
         in_chans: int = 3,
         batch_size: int = 64,
         val_fraction: float = 0.2,
@@ -87,13 +89,14 @@ class DigitsData(DataModule):
         is_val = held_out_digits(keys, SplitRule.of(spec, val_fraction, split_seed))
         self.fingerprint = fingerprint(keys)
         if spec is None:
-            train = _enlarge(pixels[~is_val], (image_size, image_size))
+            train = _enlarge(pixels[~is_val], (image_size, image_size), interpolation)
             mean, std = round(train.mean().item(), 4), round(train.std().item(), 4)
             spec = DataSpec(
                 class_names=CLASS_NAMES,
                 input_size=(in_chans, image_size, image_size),
                 mean=(mean,) * in_chans,
                 std=(std,) * in_chans,
+                interpolation=interpolation,
                 crop_pct=1.0,
                 val_fraction=val_fraction,
                 split_seed=split_seed,
@@ -167,7 +170,7 @@ class DigitsDataset(SizedDataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, pixels: Tensor, targets: Tensor, spec: DataSpec, augment_seed: int | None = None) -> None:
-        self.images = _enlarge(pixels, spec.input_size[1:])
+        self.images = _enlarge(pixels, spec.input_size[1:], spec.interpolation)
         self.targets = targets
         self.spec = spec
         self.augment_seed = augment_seed
@@ -220,10 +223,13 @@ def held_out_digits(keys: Sequence[str], rule: SplitRule = DEFAULT_SPLIT) -> Ten
     return torch.tensor([key in held_out for key in keys], dtype=torch.bool, device="cpu")
 
 
-def _enlarge(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def _enlarge(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """Enlarge digits (N, 8, 8) uint8 to (N, 1, H, W) in [0, 1], by PIL, like a file that is to be predicted."""
     height, width = size
-    images = [Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC) for digit in pixels.numpy()]
+    filter_ = Image.Resampling.__members__.get(interpolation.upper())
+    if filter_ is None:
+        raise DataError(f"digits: no filter {interpolation!r}; there are nearest, bilinear, bicubic, lanczos")
+    images = [Image.fromarray(digit).resize((width, height), filter_) for digit in pixels.numpy()]
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).unsqueeze(1).float() / 255
 
 

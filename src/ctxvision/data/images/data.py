@@ -102,6 +102,9 @@ class ImageData(DataModule):
         source: A folder, a ``.csv`` or ``.tar`` file, ``hf:NAME``, or another source of `find_images`.
         image_size: The height and width of the network's input in pixels; by default those of the images where all
             are alike and small (CIFAR: 32), else 224.
+        interpolation: The filter of every resize, in training and evaluation, by PIL's name in lower case.
+        crop_pct: The share of an image that the centre crop keeps in evaluation; by default all of images that are
+            alike and small, and 0.875 of others.
         in_chans: The number of channels: 3 for RGB, 1 for grey.
         repeats: The number of times that a training image comes up in a row, each time augmented differently; an
             epoch keeps its length and so sees fewer images (repeated augmentation, see `EpochSampler`).
@@ -131,6 +134,8 @@ class ImageData(DataModule):
         source: str | os.PathLike[str],
         *,
         image_size: int | None = None,
+        interpolation: str = "bicubic",
+        crop_pct: float | None = None,
         in_chans: int = 3,
         repeats: int = 1,
         auto_augment: str | None = None,
@@ -151,7 +156,8 @@ class ImageData(DataModule):
             input_size=(in_chans, size, size),
             mean=IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.449,),
             std=IMAGENET_DEFAULT_STD if in_chans == 3 else (0.226,),
-            crop_pct=1.0 if found.image_size else 0.875,  # small images are centred already
+            interpolation=interpolation,
+            crop_pct=crop_pct or (1.0 if found.image_size else 0.875),  # small images are centred already
             val_fraction=self.val_fraction,
             split_seed=self.split_seed,
             fingerprint=found.fingerprint,

@@ -8,6 +8,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
+from ctxvision.data.spec import filter_for_tensors
+
 from .source import IGNORE, to_pixels
 
 _TRIES = 10
@@ -27,6 +29,7 @@ class PixelAugmentation:
             takes more is drawn again, up to ten times.
         flip: The probability that the image is mirrored.
         photometric: Whether brightness, contrast, saturation and hue change.
+        interpolation: The filter of the image's resize, see `filter_for_tensors`.
     """
 
     crop_size: tuple[int, int]
@@ -34,6 +37,7 @@ class PixelAugmentation:
     max_category_ratio: float = 0.75
     flip: float = 0.5
     photometric: bool = True
+    interpolation: str = "bilinear"
 
     def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
         """Return a crop (C, H, W) uint8 and its classes (H, W) uint8."""
@@ -41,7 +45,7 @@ class PixelAugmentation:
         factor = _between(*self.scale)
         size = [max(1, round(side * factor)) for side in pixels.shape[1:]]
         if size != list(pixels.shape[1:]):
-            pixels = T.resize_image(pixels, size, antialias=True)
+            pixels = T.resize_image(pixels, size, filter_for_tensors(self.interpolation), antialias=True)
             classes = T.resize_mask(classes, size)
         pixels, classes = self._crop(pixels, classes[0])
         if torch.rand((), dtype=torch.float32, device="cpu") < self.flip:

@@ -80,6 +80,7 @@ class SegmentationData(DataModule):
         in_chans: The number of channels: 3 for RGB, 1 for grey.
         eval_batch_size: The number of images that a process evaluates at a time.
         scale: The smallest and the largest random factor on the size of a training image.
+        interpolation: The filter of that resize: nearest, bilinear or bicubic; masks take the nearest pixel.
         max_category_ratio: The largest share of one class in a training crop, see `PixelAugmentation`.
         flip: The probability that a training image is mirrored; 0 where a mirror image is of another class, as
             that of a digit.
@@ -110,6 +111,7 @@ class SegmentationData(DataModule):
         in_chans: int = 3,
         eval_batch_size: int = 1,
         scale: Sequence[float] = (0.5, 2.0),
+        interpolation: str = "bilinear",
         max_category_ratio: float = 0.75,
         flip: float = 0.5,
         photometric: bool = True,
@@ -137,6 +139,7 @@ class SegmentationData(DataModule):
             mean=IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.449,),
             std=IMAGENET_DEFAULT_STD if in_chans == 3 else (0.226,),
             colors=self.found.colors,
+            interpolation=interpolation,
             val_fraction=self.val_fraction,
             split_seed=self.split_seed,
             fingerprint=self.found.fingerprint,
@@ -153,6 +156,7 @@ class SegmentationData(DataModule):
             max_category_ratio=max_category_ratio,
             flip=flip if self.found.may_flip else 0.0,
             photometric=photometric,
+            interpolation=self.spec.interpolation,
         )
         self.root, self.fingerprint, self.notes = self.found.root, self.found.fingerprint, list(self.found.notes)
         if flip and not self.found.may_flip:

@@ -16,7 +16,7 @@ from ctxvision.data.files import Listing, in_words, read_regular
 from ctxvision.data.images.reading import HINTS, list_image_files
 from ctxvision.data.images.source import VAL_FOLDERS
 from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, as_path, fingerprint, hold_out, quoted
-from ctxvision.data.spec import ImageSpec
+from ctxvision.data.spec import ImageSpec, filter_for_tensors
 
 IGNORE = 255
 Color = tuple[int, int, int]
@@ -30,13 +30,16 @@ class SegmentationSpec(ImageSpec):
 
     Attributes:
         colors: The colour of each class in pictures, (red, green, blue) from 0 to 255; by default of `palette`.
+        interpolation: The filter with which training images were resized, see `filter_for_tensors`.
     """
 
     _: KW_ONLY
     colors: tuple[Color, ...] = ()
+    interpolation: str = "bilinear"
 
     def validate_classes(self) -> None:
         """Check that there are 2 to 255 classes with a colour each; without colours, take them from `palette`."""
+        filter_for_tensors(self.interpolation)
         count = len(self.class_names)
         if not 2 <= count <= IGNORE:
             raise DataError(f"there must be 2 to 255 classes, got {count}")

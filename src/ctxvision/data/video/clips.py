@@ -7,15 +7,14 @@ import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 
 from ctxvision.data.error import DataError
 from ctxvision.data.images.data import DataSpec
+from ctxvision.data.spec import filter_for_tensors
 
 from .reading import Frames
 
 _SCALES = (1.0, 0.875, 0.75, 0.66)  # of TSN's multi-scale crops
-_BILINEAR = {"interpolation": InterpolationMode.BILINEAR, "antialias": True}
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,9 @@ class ClipSpec(DataSpec):
     frames: int = 8
 
     def validate_classes(self) -> None:
-        """Check the classes as `DataSpec` does, the number of frames, and that frames are in colour."""
+        """Check the classes as `DataSpec` does, the filter, the number of frames and that they are in colour."""
         super().validate_classes()
+        filter_for_tensors(self.interpolation)
         if self.frames < 1:
             raise DataError(f"a clip needs at least one frame, got {self.frames}")
         if self.channels != 3:
@@ -74,7 +74,15 @@ def _places(length: int, frames: int, where: np.ndarray) -> list[int]:
     return places
 
 
-def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, flip: bool, crop: bool) -> Tensor:
+def augment(
+    pixels: Frames,
+    size: Sequence[int],
+    generator: torch.Generator,
+    *,
+    flip: bool,
+    crop: bool,
+    interpolation: str = "bilinear",
+) -> Tensor:
     """Cut the same random part out of all frames, and perhaps mirror them, as TSN does.
 
     Height and width of the part are each a share of 1, 0.875, 0.75 or 0.66 of the short side, at most one step
@@ -86,6 +94,7 @@ def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, 
         generator: The generator of the random numbers.
         flip: Whether half of the clips are mirrored left and right; they must not be where a class is a direction.
         crop: Whether a random part is cut out; otherwise the centre is.
+        interpolation: The filter of the resize, see `filter_for_tensors`.
 
     Returns:
         The clip, (T, 3, height, width) uint8.
@@ -100,9 +109,11 @@ def augment(pixels: Frames, size: Sequence[int], generator: torch.Generator, *, 
         h, w = max(round(short * share_h), 1), max(round(short * share_w), 1)
         down, right = _PLACES[int(draw[1] * len(_PLACES))]
         top, left = round((height - h) * down), round((width - w) * right)
-        clip = TF.resized_crop(clip, top, left, h, w, list(size), **_BILINEAR)
+        clip = TF.resized_crop(
+            clip, top, left, h, w, list(size), filter_for_tensors(interpolation), antialias=True
+        )
     else:
-        clip = _centre(clip, size, 1.0)
+        clip = _centre(clip, size, 1.0, interpolation)
     return TF.horizontal_flip(clip) if flip and draw[2] < 0.5 else clip
 
 
@@ -112,7 +123,9 @@ _PLACES = tuple((y / 4, x / 4) for y in (0, 2, 4) for x in (0, 2, 4)) + tuple(
 )
 
 
-def view_crops(pixels: Frames, size: Sequence[int], crop_pct: float, crops: int) -> Tensor:
+def view_crops(
+    pixels: Frames, size: Sequence[int], crop_pct: float, crops: int, interpolation: str = "bilinear"
+) -> Tensor:
     """Cut the centre out of all frames, or three parts along the long side.
 
     Args:
@@ -120,30 +133,34 @@ def view_crops(pixels: Frames, size: Sequence[int], crop_pct: float, crops: int)
         size: The height and width of the result in pixels.
         crop_pct: The share of a picture that a crop keeps: pictures are resized to ``size / crop_pct`` before.
         crops: The number of parts, 1 or 3.
+        interpolation: The filter of the resize, see `filter_for_tensors`.
 
     Returns:
         The parts, (crops, T, 3, height, width) uint8.
     """
     clip = _as_tensor(pixels)
     if crops == 1:
-        return _centre(clip, size, crop_pct).unsqueeze(0)
-    clip = _resize(clip, size, crop_pct)
+        return _centre(clip, size, crop_pct, interpolation).unsqueeze(0)
+    clip = _resize(clip, size, crop_pct, interpolation)
     room_y, room_x = clip.shape[-2] - size[0], clip.shape[-1] - size[1]
     along = [(0.5, s) for s in (0.0, 0.5, 1.0)] if room_x >= room_y else [(s, 0.5) for s in (0.0, 0.5, 1.0)]
     return torch.stack([TF.crop(clip, round(room_y * y), round(room_x * x), *size) for y, x in along])
 
 
-def _centre(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
-    centre: Tensor = TF.center_crop(_resize(clip, size, crop_pct), list(size))
+def _centre(clip: Tensor, size: Sequence[int], crop_pct: float, interpolation: str) -> Tensor:
+    centre: Tensor = TF.center_crop(_resize(clip, size, crop_pct, interpolation), list(size))
     return centre
 
 
-def _resize(clip: Tensor, size: Sequence[int], crop_pct: float) -> Tensor:
+def _resize(clip: Tensor, size: Sequence[int], crop_pct: float, interpolation: str) -> Tensor:
     """Resize, keeping the shape, so that a crop of ``size`` is the share ``crop_pct`` of what just covers it."""
     height, width = clip.shape[-2:]
     scale = max(size[0] / height, size[1] / width) / crop_pct
     wanted = [max(round(height * scale), size[0]), max(round(width * scale), size[1])]
-    return clip if wanted == [height, width] else TF.resize(clip, wanted, **_BILINEAR)
+    if wanted == [height, width]:
+        return clip
+    resized: Tensor = TF.resize(clip, wanted, filter_for_tensors(interpolation), antialias=True)
+    return resized
 
 
 def _as_tensor(pixels: Frames) -> Tensor:

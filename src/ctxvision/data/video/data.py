@@ -35,6 +35,7 @@ class VideoData(DataModule):
         image_size: The height and width of the network's input in pixels; by default 224, and that of the embedded
             clips.
         frames: The number of frames of a clip.
+        interpolation: The filter of every resize: nearest, bilinear or bicubic.
         flip: Whether half of the training videos are mirrored; by default they are, unless the classes are
             directions as those of the embedded clips are.
         crop: Whether random parts are cut out in training; by default they are, unless the classes are directions.
@@ -62,6 +63,7 @@ class VideoData(DataModule):
         *,
         image_size: int | None = None,
         frames: int = 8,
+        interpolation: str = "bilinear",
         flip: bool | None = None,
         crop: bool | None = None,
         test_clips: int = 1,
@@ -82,6 +84,7 @@ class VideoData(DataModule):
             input_size=(3, size, size),
             mean=IMAGENET_DEFAULT_MEAN,
             std=IMAGENET_DEFAULT_STD,
+            interpolation=interpolation,
             crop_pct=1.0 if found.image_size else 0.875,
             val_fraction=self.val_fraction,
             split_seed=self.split_seed,
@@ -164,14 +167,15 @@ class ClipDataset(SizedDataset[LoadedSample | BadImage]):
             pixels = video.read(segment_indices(video.frames, self.spec.frames, generator))
         except BadImageError as error:
             return BadImage(name, error.reason)
-        clip = augment(pixels, self.spec.input_size[1:], generator, flip=self.flip, crop=self.crop)
+        size, filter_ = self.spec.input_size[1:], self.spec.interpolation
+        clip = augment(pixels, size, generator, flip=self.flip, crop=self.crop, interpolation=filter_)
         return LoadedSample(self.spec.normalize(clip), target)
 
     def _views(self, video: Video) -> Tensor:
         """Cut what is tested out of a video: (T, 3, H, W), or (V, T, 3, H, W) of several views."""
         size = self.spec.input_size[1:]
         views = [
-            view_crops(video.read(indices), size, self.spec.crop_pct, self.crops)
+            view_crops(video.read(indices), size, self.spec.crop_pct, self.crops, self.spec.interpolation)
             for indices in view_indices(video.frames, self.spec.frames, self.clips)
         ]
         clips = self.spec.normalize(torch.cat(views))

@@ -12,10 +12,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
-from torchvision.ops.poolers import LevelMapper
 
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.features import FeatureBackbone, LayerKind, NormName, make_fpn
@@ -33,6 +30,7 @@ from .heads import (
     make_mask_predictor,
     make_rpn_head,
 )
+from .regions import Interpolation, RoIPool, make_transform
 
 DetectorName = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"]
 
@@ -59,12 +57,17 @@ def build_detector(
     aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
     train_proposals: int = 2000,
     test_proposals: int = 1000,
+    train_candidates: int | None = None,
+    test_candidates: int | None = None,
     sampled_rois: int = 512,
+    roi_samples: int = 2,
+    roi_aligned: bool = False,
     score_threshold: float = 0.05,
     nms_threshold: float = 0.5,
     detections: int = 100,
     min_size: int | Sequence[int] = 800,
     max_size: int = 1333,
+    interpolation: Interpolation = "bilinear",
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
     drop_path_rate: float = 0.0,
@@ -72,8 +75,8 @@ def build_detector(
 ) -> Detector:
     """Build a detector without weights; see `Detector` for how it is called.
 
-    The defaults are torchvision's, which are those of the papers wherever these name one. RetinaNet has no use for
-    ``hidden``, the proposals and ``sampled_rois``.
+    The defaults are torchvision's; recipes say where their authors had others. RetinaNet has no use for
+    ``hidden``, the candidates, proposals and RoIs.
 
     Args:
         detector: The kind of detector.
@@ -99,7 +102,12 @@ def build_detector(
         aspect_ratios: The ratios of an anchor's height to its width.
         train_proposals: The number of boxes of an image that the region proposal network hands on in training.
         test_proposals: The number of boxes of an image that the region proposal network hands on in evaluation.
+        train_candidates: The number of boxes of each level that go into the suppression (NMS) before, in training;
+            by default ``train_proposals``.
+        test_candidates: The same number in evaluation; by default ``test_proposals``.
         sampled_rois: The number of proposals of an image that train the heads.
+        roi_samples: The number of samples of a RoI's bin in each direction; 0 takes as many as the bin is wide.
+        roi_aligned: Whether RoIs count from the centres of pixels, see `RoIPool`.
         score_threshold: The lowest score of a detection; those below are left out.
         nms_threshold: The highest IoU of two detections of a class; above it, the one with the lower score is left
             out.
@@ -107,6 +115,7 @@ def build_detector(
         min_size: The shorter side of the resized image in pixels; of several, each training image gets one at
             random from torch's generator, and evaluation uses the last.
         max_size: The largest length of the longer side of the resized image in pixels.
+        interpolation: The filter of the resize, see `make_transform`.
         image_mean: The mean of each channel, which is subtracted from the image; by default ImageNet's, or their
             mean where there are not three channels.
         image_std: The standard deviation of each channel, by which the image is divided; by default ImageNet's, or
@@ -129,7 +138,11 @@ def build_detector(
         detector=detector, neck=neck, head=head, box_head=box_head, norm=norm, extra_levels_from=extra_levels_from,
         num_classes=num_classes, in_chans=in_chans, width=width, hidden=hidden, train_proposals=train_proposals,
         test_proposals=test_proposals, sampled_rois=sampled_rois, detections=detections, max_size=max_size,
+        train_candidates=train_candidates or train_proposals, test_candidates=test_candidates or test_proposals,
+        interpolation=interpolation,
     )  # fmt: skip
+    if roi_samples < 0:
+        raise TaskError(f"roi_samples must be at least 0, got {roi_samples}")
     if is_retinanet and (head, box_head) != ("convolution", "2fc"):
         raise TaskError("retinanet has no region proposals and no RoI heads; leave out head and box_head")
     if "involution" in (neck, head) and width % 16:
@@ -153,14 +166,16 @@ def build_detector(
     fpn = make_fpn(features.channels, width, neck, extra, make_norm)
     # anchors take their precision from it
     pyramid = in_full_precision(PyramidBackbone(features, fpn, width))
-    transform = {
-        "min_size": _sizes(min_size, max_size),
-        "max_size": max_size,
-        "image_mean": _of_channels("image_mean", image_mean, IMAGENET_DEFAULT_MEAN, in_chans),
-        "image_std": _of_channels("image_std", image_std, IMAGENET_DEFAULT_STD, in_chans),
-    }
+    transform = make_transform(
+        _sizes(min_size, max_size),
+        max_size,
+        _of_channels("image_mean", image_mean, IMAGENET_DEFAULT_MEAN, in_chans),
+        _of_channels("image_std", image_std, IMAGENET_DEFAULT_STD, in_chans),
+        interpolation,
+    )
 
-    def finish(network: nn.Module, **options: bool) -> Detector:
+    def finish(network: GeneralizedRCNN | RetinaNet, **options: bool) -> Detector:
+        network.transform = transform
         network = convert_sync_batchnorm(network) if norm == "sync" else network
         return Detector(network, num_classes=num_classes, in_chans=in_chans, has_masks=has_masks, **options)
 
@@ -176,17 +191,19 @@ def build_detector(
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,
             detections_per_img=detections,
-            **transform,
         )
         return finish(network, has_background=False)
 
+    def roi_pool(size: int) -> RoIPool:
+        return RoIPool(size, _ROI_STRIDES, roi_samples, roi_aligned)
+
     def roi_heads(predictor: nn.Module, iou: float, box_weights: tuple[float, ...]) -> RoIHeads:
         heads = RoIHeads(
-            _roi_pool(7), in_own_precision(make_box_head(box_head, width, hidden, make_norm)), predictor, iou, iou,
+            roi_pool(7), in_own_precision(make_box_head(box_head, width, hidden, make_norm)), predictor, iou, iou,
             sampled_rois, 0.25, box_weights, score_threshold, nms_threshold, detections,
         )  # fmt: skip
         if has_masks:
-            heads.mask_roi_pool = _roi_pool(14)
+            heads.mask_roi_pool = roi_pool(14)
             heads.mask_head = in_own_precision(make_mask_head(width, head, make_norm))
             heads.mask_predictor = make_mask_predictor(width, num_classes)
         return heads
@@ -201,7 +218,6 @@ def build_detector(
     else:
         heads = roi_heads(make_box_predictor(hidden, num_classes), IOU_THRESHOLDS[0], BOX_WEIGHTS[0])
     anchors = AnchorGenerator(tuple((size,) for size in anchor_sizes), (tuple(aspect_ratios),) * 5)
-    proposals = {"training": train_proposals, "testing": test_proposals}
     rpn = RegionProposalNetwork(
         anchors,
         make_rpn_head(width, len(aspect_ratios), head),
@@ -209,19 +225,14 @@ def build_detector(
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_top_n=proposals,
-        post_nms_top_n=proposals,
+        pre_nms_top_n={
+            "training": train_candidates or train_proposals,
+            "testing": test_candidates or test_proposals,
+        },
+        post_nms_top_n={"training": train_proposals, "testing": test_proposals},
         nms_thresh=0.7,
     )
-    return finish(GeneralizedRCNN(pyramid, rpn, heads, GeneralizedRCNNTransform(**transform)))
-
-
-def _roi_pool(size: int) -> MultiScaleRoIAlign:
-    pool = MultiScaleRoIAlign([str(i) for i in range(len(_ROI_STRIDES))], output_size=size, sampling_ratio=2)
-    # torchvision would guess them from the first batch, wrongly where small images are padded by a large share
-    pool.scales = [1 / stride for stride in _ROI_STRIDES]
-    pool.map_levels = LevelMapper(2, 5)
-    return pool
+    return finish(GeneralizedRCNN(pyramid, rpn, heads, transform))
 
 
 def _sizes(min_size: int | Sequence[int], max_size: int) -> tuple[int, ...]:
@@ -248,6 +259,7 @@ _CHOICES = {
     "box_head": get_args(BoxHeadName),
     "norm": get_args(NormName),
     "extra_levels_from": ("backbone", "pyramid"),
+    "interpolation": get_args(Interpolation),
 }
 
 

@@ -15,6 +15,7 @@ from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.features import FeatureBackbone
 
 from .cascade import CascadeRoIHeads
+from .regions import make_transform
 
 Target = Mapping[str, Tensor]
 
@@ -58,6 +59,17 @@ class Detector(nn.Module):
         self.num_classes, self.in_chans = num_classes, in_chans
         self.has_masks, self.has_background = has_masks, has_background
         network.transform.register_forward_hook(_without_flat)
+
+    def resize_by(self, interpolation: str) -> None:
+        """Resize images with another filter from now on, see `make_transform`.
+
+        Raises:
+            TaskError: The filter is unknown.
+        """
+        t = self.network.transform
+        transform = make_transform(t.min_size, t.max_size, t.image_mean, t.image_std, interpolation)
+        transform.register_forward_hook(_without_flat)
+        self.network.transform = transform.train(t.training)
 
     @property
     def features(self) -> FeatureBackbone:

@@ -50,7 +50,8 @@ class SemanticFPN(nn.Module):
 
     The pyramid is torchvision's. The ``involution`` neck has 7 × 7 involutions in place of its four 3 × 3 output
     convolutions (Li et al., Involution, CVPR 2021). Each level then takes as many 3 × 3 convolutions as it is
-    doubled in size, the first at least one, and the sum at stride 4 is classified.
+    doubled in size, the first at least one; where that has made it larger than the finest level, because sizes
+    are odd, it is resized to that (as in mmsegmentation). The sum at stride 4 is classified.
 
     Args:
         in_channels: The number of channels of each feature, strides 4 to 32.
@@ -60,9 +61,10 @@ class SemanticFPN(nn.Module):
         channels: The number of channels after the pyramid.
         norm: The norm of the convolutions after the pyramid.
         dropout: The probability that dropout zeroes a whole channel before the classifier.
+        strides: The strides of the features; where two are the same, a level is not doubled between them.
 
     Shape:
-        The input is four maps of strides 4, 8, 16, 32; the output is logits ``(B, num_classes, H / 4, W / 4)``.
+        The input is maps of the strides; the output is logits ``(B, num_classes, H / 4, W / 4)``.
 
     Raises:
         ValueError: The neck or the norm is unknown, or the channels do not divide as needed.
@@ -78,8 +80,10 @@ class SemanticFPN(nn.Module):
         channels: int = 128,
         norm: NormName = "batch",
         dropout: float = 0.1,
+        strides: Sequence[int] = (4, 8, 16, 32),
     ) -> None:
         super().__init__()
+        self.factors = [fine // finer for fine, finer in zip(strides[1:], strides, strict=False)]
         if neck not in ("convolution", "involution"):
             raise ValueError(f"neck must be convolution or involution, got {neck!r}")
         self.pyramid = make_fpn(in_channels, pyramid_channels, neck)
@@ -99,10 +103,13 @@ class SemanticFPN(nn.Module):
         total = levels[0][0](pyramid[0])
         for level in range(1, len(pyramid)):
             x = pyramid[level]
-            for block, finer in zip(levels[level], pyramid[level - 1 :: -1], strict=False):
-                # twice the size, or one less where a size is odd
-                x = F.interpolate(block(x), finer.shape[2:], mode="bilinear", align_corners=False)
-            total = total + x
+            for block, factor in zip(levels[level], self.factors[level - 1 :: -1], strict=False):
+                # as mmsegmentation: twice the size whatever the size of the finer level; the sum fits them
+                x = block(x)
+                if factor > 1:
+                    size = [factor * side for side in x.shape[2:]]
+                    x = F.interpolate(x, size, mode="bilinear", align_corners=False)
+            total = total + _resize(x, total)
         logits: Tensor = self.classifier(total)
         return logits
 

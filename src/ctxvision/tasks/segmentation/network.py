@@ -19,6 +19,7 @@ STRIDES = (4, 8, 16, 32)
 _TAKEN = {
     "in_channels": "it follows from the backbone",
     "num_classes": "it follows from the classes of the data",
+    "strides": "it follows from the backbone",
 }
 _AUXILIARY_STAGE = 2  # stride 16
 
@@ -97,7 +98,8 @@ def build_network(
         if isinstance(width := options.get(name, 1), int) and width < 1:
             raise TaskError(f"decoder {decoder}: {name} must be at least 1, got {width}")
     try:
-        head = _DECODERS[decoder](backbone.channels, num_classes, **options)
+        own = {"strides": strides} if decoder == "semantic_fpn" else {}
+        head = _DECODERS[decoder](backbone.channels, num_classes, **own, **options)
         norm: NormName = options.get("norm", "batch")
         with_auxiliary = decoder == "upernet" if auxiliary is None else auxiliary
         fcn = None

@@ -56,8 +56,8 @@ class TrainOptions(OptimizerSettings, ABC):
             from --micro_batch.
         lr: Highest learning rate. It does not change with the batch size. If it is null, it depends on the data
             and the optimiser.
-        weight_decay: Weight decay of all parameters but norms, biases, class embeddings and temperature. If it is
-            null, it depends on the data and the optimiser.
+        weight_decay: Weight decay of all parameters but norms, biases (see decay_norms), class embeddings and
+            temperature. If it is null, it depends on the data and the optimiser.
         warmup_epochs: Number of epochs during which the learning rate rises. If it is null, it depends on the
             data, and is at most a fifth of the epochs.
         drop_path_rate: Probability of stochastic depth in the network's last block. The value 0 turns it off.
@@ -243,6 +243,12 @@ class TrainOptions(OptimizerSettings, ABC):
                 raise OptionError(f"--{name} must be more than 0")
         if self.min_lr > (self.lr or 0):
             raise OptionError(f"--min_lr must not be more than --lr, got {self.min_lr} and {self.lr}")
+        at_ends = (self.warmup_epochs or 0) + self.cooldown_epochs
+        if self.warmup_steps is None and self.cooldown_epochs and at_ends >= (self.epochs or INF):
+            raise OptionError(
+                f"--warmup_epochs and --cooldown_epochs must be less than --epochs together, got "
+                f"{self.warmup_epochs:g}, {self.cooldown_epochs:g} and {self.epochs}"
+            )
         if self.warmup_steps is None and (self.warmup_epochs or 0) >= (self.epochs or INF):
             raise OptionError(
                 f"--warmup_epochs must be less than --epochs, got {self.warmup_epochs:g} and {self.epochs}"
@@ -251,7 +257,7 @@ class TrainOptions(OptimizerSettings, ABC):
 
 _RANGES: Ranges = (
     ("epochs steps val_every log_every batch_size micro_batch accumulate devices nodes prefetch", 1, INF),
-    ("lr min_lr weight_decay warmup_epochs clip_grad save_minutes", 0, INF),
+    ("lr min_lr weight_decay warmup_epochs cooldown_epochs clip_grad save_minutes", 0, INF),
     ("seed split_seed workers skip_nan warmup_steps", 0, INF),
     ("drop_path_rate ema layer_decay warmup_factor", 0, 1),
 )

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from ctxvision.data import DataModule, DigitsData, ImageData, open_data
 from ctxvision.tasks import ClassificationTask
+from ctxvision.tasks.networks import usual_interpolation
 from ctxvision.training.error import OptionError
 from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
 
@@ -21,6 +22,7 @@ _DIGITS: dict[str, Any] = {
     "warmup_epochs": 1.0,
     "image_size": 32,
     "workers": 0,
+    "interpolation": "bicubic",
 }
 _IMAGES: dict[str, Any] = {
     "epochs": 100,
@@ -47,6 +49,10 @@ class ClassificationOptions(TrainOptions):
             (elem).
         image_size: Height and width of the network's input in pixels. If it is null, it is 224, or the size of the
             images where the data are small images of one size.
+        interpolation: Filter with which images are resized, here and wherever the trained network is used. If it
+            is null, it is that of the network's published weights, and bicubic for digits.
+        crop_pct: Share of an image that the centre crop keeps in evaluation, more than 0 and at most 1. If it is
+            null, it is 0.875, and 1 where the data are small images of one size.
         in_chans: Number of channels of the images, 3 for RGB and 1 for grey.
         auto_augment: Policy of augmentation in timm's notation, such as rand-m9-mstd0.5-inc1. Null means none.
         color_jitter: Strength of random changes of colour. It has no effect beside auto_augment.
@@ -65,6 +71,8 @@ class ClassificationOptions(TrainOptions):
     mixup_switch_prob: float = 0.5
     mixup_mode: Literal["batch", "pair", "elem"] = "batch"
     image_size: int | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    crop_pct: float | None = None
     in_chans: Literal[1, 3] = 3
     auto_augment: str | None = None
     color_jitter: float = 0.0
@@ -76,12 +84,13 @@ class ClassificationOptions(TrainOptions):
         ("image_size", 8, INF),
         ("repeats", 1, INF),
         ("mixup cutmix color_jitter", 0, INF),
-        ("label_smoothing dropout random_erasing mixup_prob mixup_switch_prob crop_scale", 0, 1),
+        ("label_smoothing dropout random_erasing mixup_prob mixup_switch_prob crop_scale crop_pct", 0, 1),
     )
 
     def defaults(self, processors: int) -> dict[str, Any]:
         """Return the values of options that are null; digits are small and in memory."""
-        defaults = _DIGITS if self.data == "digits" else _IMAGES | {"workers": min(processors, 8)}
+        own = {"workers": min(processors, 8), "interpolation": usual_interpolation(self.model or "")}
+        defaults = _DIGITS if self.data == "digits" else _IMAGES | own
         if self.optimizer in ("sgd", "momentum"):
             # the recipe of the CoTNet paper
             batch = self.batch_size or defaults["batch_size"]
@@ -89,9 +98,10 @@ class ClassificationOptions(TrainOptions):
         return dict(defaults)
 
     def check(self) -> None:
-        """Check that training crops cover something."""
-        if self.crop_scale == 0:
-            raise OptionError("--crop_scale must be more than 0")
+        """Check that crops cover something."""
+        for name in ("crop_scale", "crop_pct"):
+            if getattr(self, name) == 0:
+                raise OptionError(f"--{name} must be more than 0")
 
     def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> DigitsData | ImageData:
         """Open images of any source, or the digits."""

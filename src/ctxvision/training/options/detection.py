@@ -41,7 +41,14 @@ class DetectionOptions(TrainOptions):
         aspect_ratios: Ratios of height to width of the anchors.
         train_proposals: Number of boxes per image that the region proposal network hands on in training.
         test_proposals: Number of boxes per image that the region proposal network hands on in evaluation.
+        train_candidates: Number of boxes of each level that are compared for overlaps before that, in training. If
+            it is null, it is train_proposals.
+        test_candidates: The same number in evaluation. If it is null, it is test_proposals.
         sampled_rois: Number of the handed-on boxes per image that the heads are trained on.
+        roi_samples: Number of points, in each direction, at which a bin of a box is read from the feature map. The
+            value 0 takes as many as the bin is wide.
+        roi_aligned: Whether boxes count from the centres of pixels, as in MMDetection and Detectron2, instead of
+            their corners.
         score_threshold: Score below which a detection is left out.
         nms_threshold: IoU above which the lower-scored of two detections of one class is left out.
         detections: Largest number of detections in an image.
@@ -50,6 +57,7 @@ class DetectionOptions(TrainOptions):
             the data are small images of one size.
         max_size: Largest longer side of an image in pixels after the resize. If it is null, it is 1333, or the
             size of the images where the data are small images of one size.
+        interpolation: Filter with which images are resized.
         image_mean: Mean of each channel that images are normalised with. If it is null, it is ImageNet's.
         image_std: Standard deviation of each channel that images are normalised with. If it is null, it is
             ImageNet's.
@@ -74,12 +82,17 @@ class DetectionOptions(TrainOptions):
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     train_proposals: int = 2000
     test_proposals: int = 1000
+    train_candidates: int | None = None
+    test_candidates: int | None = None
     sampled_rois: int = 512
+    roi_samples: int = 2
+    roi_aligned: bool = False
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
     detections: int = 100
     min_size: int | list[int] | None = None
     max_size: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
     in_chans: Literal[1, 3] = 3
@@ -88,7 +101,8 @@ class DetectionOptions(TrainOptions):
 
     ranges: ClassVar[Ranges] = (
         ("width hidden train_proposals test_proposals sampled_rois detections max_size", 1, INF),
-        ("frozen_stages", 0, INF),
+        ("train_candidates test_candidates", 1, INF),
+        ("frozen_stages roi_samples", 0, INF),
         ("score_threshold nms_threshold flip", 0, 1),
     )
 

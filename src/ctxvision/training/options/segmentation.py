@@ -31,6 +31,7 @@ class SegmentationOptions(TrainOptions):
         auxiliary_weight: Factor of the auxiliary network's loss in the sum of both losses.
         crop_size: Height and width of training crops in pixels. If it is null, the data suggest a size.
         scale: Smallest and largest random factor that the size of a training image is multiplied by.
+        interpolation: Filter of that resize. Images that are evaluated keep their size.
         max_category_ratio: Largest share of one class in a training crop; up to ten crops are tried.
         flip: Probability that a training image is mirrored.
         photometric: Whether to distort the colours of training images.
@@ -51,6 +52,7 @@ class SegmentationOptions(TrainOptions):
     auxiliary_weight: float = 0.4
     crop_size: list[int] | None = None
     scale: tuple[float, float] = (0.5, 2.0)
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     max_category_ratio: float = 0.75
     flip: float = 0.5
     photometric: bool = True

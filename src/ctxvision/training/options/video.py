@@ -30,6 +30,7 @@ class VideoOptions(TrainOptions):
         label_smoothing: Share of the target that is spread over all classes, from 0 to 1.
         image_size: Height and width of the network's input in pixels. If it is null, it is 224, or the size of the
             embedded clips.
+        interpolation: Filter with which frames are resized, here and wherever the trained network is used.
         flip: Whether to mirror half of the training videos. If it is null, they are mirrored unless the classes
             are directions.
         crop: Whether to take random crops in training. If it is null, they are taken unless the classes are
@@ -44,6 +45,7 @@ class VideoOptions(TrainOptions):
     dropout: float = 0.5
     label_smoothing: float = 0.0
     image_size: int | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     flip: bool | None = None
     crop: bool | None = None
 
