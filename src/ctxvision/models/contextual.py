@@ -383,6 +383,9 @@ default_cfgs = generate_default_cfgs(
             first_conv="stem.0", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0
         ),
         "contextual_resnet50": _cfg(first_conv="conv1"),
+        "contextual_resnet_micro": _cfg(
+            first_conv="conv1", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0
+        ),
     }
 )
 
@@ -445,3 +448,13 @@ def contextual_resnet50(pretrained: bool = False, **kwargs: Any) -> ContextualNe
     """Contextual ResNet-50, 27.9M parameters, 4.3 GMACs."""
     args = {"hidden": 0.25, "head_hidden": 0.25, "merge_hidden": 128, "norm": "batch"}
     return _create_resnet("contextual_resnet50", pretrained, **{"depths": (3, 4, 6, 3), **args, **kwargs})
+
+
+@register_model
+def contextual_resnet_micro(pretrained: bool = False, **kwargs: Any) -> ContextualNet:
+    """Small contextual ResNet for few images of 32 to 64 pixels and for CPUs."""
+    args = {
+        "depths": (1, 1, 2, 1), "planes": (32, 64, 96, 128), "dim": 64, "hidden": 0.25, "head_hidden": 0.25,
+        "merge_hidden": 32, "norm": "batch",
+    }  # fmt: skip
+    return _create_resnet("contextual_resnet_micro", pretrained, **{**args, **kwargs})

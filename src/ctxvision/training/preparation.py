@@ -5,12 +5,14 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
+from ctxvision.checkpoints import PlainClassifier, fit_classes
 from ctxvision.data import DataModule
-from ctxvision.tasks import Task, load_task
+from ctxvision.models import ContextualNet
+from ctxvision.tasks import ClassificationTask, Task, load_task
 from ctxvision.wording import plural
 
 from .error import OptionError, TrainingError
@@ -155,6 +157,8 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     elif options.init_from:
         report = task.start_from(options.init_from, partial=options.init_partial)
         say(*str(report).splitlines())
+        if report.fits_classes and isinstance(task, ClassificationTask):
+            say(_fit_classes(task, data, report.classifier, options.accelerator))
     if options.compile:
         task.compile_network()
     if options.precision == "64-true":
@@ -168,6 +172,22 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
             "(--batch_size, --micro_batch) train them"
         )
     return Prepared(options, plan, data, task)
+
+
+def _fit_classes(
+    task: ClassificationTask, data: DataModule, classifier: PlainClassifier | None, accelerator: str
+) -> str:
+    """Fit the class embeddings and projections of a contextual network that starts from plain weights.
+
+    Returns:
+        The line that says so.
+    """
+    model = cast(ContextualNet, task.model)
+    device = "cuda" if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    images = fit_classes(model.to(device), data.train_dataloader(), classifier)
+    model.to("cpu")
+    source = "regressions" if classifier is None else "the plain classifier and regressions"
+    return f"class embeddings and projections fitted to {images} training images, from {source}"
 
 
 def build_task(options: TrainOptions, data: DataModule) -> Task:
