@@ -5,8 +5,8 @@ needs one more for each contextual stage, and a table of class embeddings that a
 one pass over the training images.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,16 @@ class PlainClassifier(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits, ``(B, N)``, of pooled features, ``(B, C)``."""
-        x = x if self.norm is None else F.layer_norm(x, x.shape[1:], *(p.to(x) for p in self.norm), eps=1e-6)
+        if self.norm is not None:
+            x = F.layer_norm(x, x.shape[1:], self.norm[0].to(x), self.norm[1].to(x), 1e-6)
         return x @ self.weight.to(x).T + self.bias.to(x)
+
+
+class _Map(NamedTuple):
+    """A linear map of features, ``(C,)``, to logits, ``(N,)``."""
+
+    weight: Tensor
+    bias: Tensor
 
 
 class _Moments:
@@ -43,10 +51,10 @@ class _Moments:
 
     def __init__(self, features: int, targets: int, device: torch.device) -> None:
         self.count = 0
-        wide = {"dtype": torch.float64, "device": device}
-        self.x, self.y = torch.zeros(features, **wide), torch.zeros(targets, **wide)  # type: ignore[call-overload]
-        self.xx = torch.zeros(features, features, **wide)  # type: ignore[call-overload]
-        self.xy = torch.zeros(features, targets, **wide)  # type: ignore[call-overload]
+        self.x, self.y, self.xx, self.xy = (
+            torch.zeros(shape, dtype=torch.float64, device=device)
+            for shape in ((features,), (targets,), (features, features), (features, targets))
+        )
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Count features, ``(B, C)``, and targets, ``(B, N)``."""
@@ -57,26 +65,23 @@ class _Moments:
         self.xx += x.T @ x
         self.xy += x.T @ y
 
-    @property
-    def mean(self) -> Tensor:
-        return self.x / self.count
+    def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """Return the mean of the features, ``(C,)``, and their covariance, ``(C, C)``."""
+        mean = self.x / self.count
+        return mean, self.xx / self.count - mean.outer(mean)
 
-    @property
-    def covariance(self) -> Tensor:
-        return self.xx / self.count - self.mean.outer(self.mean)
-
-    def regression(self) -> tuple[Tensor, Tensor]:
-        """Return weight, ``(N, C)``, and bias, ``(N,)``, of the ridge regression from features to targets.
+    def regression(self) -> "_Map":
+        """Return the ridge regression from features to targets.
 
         Features are scaled to variance 1; the penalty is the number of features per image.
         """
-        scale = self.covariance.diagonal().clamp(min=1e-12).rsqrt()
-        correlation = self.covariance * scale.outer(scale)
-        cross = (self.xy / self.count - self.mean.outer(self.y / self.count)) * scale[:, None]
-        penalty = 1e-3 + len(scale) / self.count
-        correlation.diagonal().add_(penalty)
+        (mean, covariance), target = self.mean_and_covariance(), self.y / self.count
+        scale = covariance.diagonal().clamp(min=1e-12).rsqrt()
+        correlation = covariance * scale.outer(scale)
+        correlation.diagonal().add_(1e-3 + len(scale) / self.count)
+        cross = (self.xy / self.count - mean.outer(target)) * scale[:, None]
         weight = (torch.linalg.solve(correlation, cross) * scale[:, None]).T
-        return weight, self.y / self.count - weight @ self.mean
+        return _Map(_CERTAINTY * weight, _CERTAINTY * (target - weight @ mean))
 
 
 @torch.no_grad()
@@ -110,18 +115,17 @@ def fit_classes(
     context = model.context
     if context is None or context.head is None:
         raise ValueError("fit_classes needs a contextual network with a classifier")
-    layers = {**dict(context.steps.items()), "head": context.head}
+    layers = {name: cast(ClassContext, step) for name, step in context.steps.items()} | {"head": context.head}
     training = {module: module.training for module in model.modules()}
     device, dtype = context.embedding.weight.device, context.embedding.weight.dtype
     entered: dict[str, Tensor] = {}
-    hooks = [
-        step.register_forward_pre_hook(
-            lambda _, args, name=name: entered.__setitem__(name, args[0].mean((2, 3)))  # type: ignore[misc]
-        )
-        for name, step in context.steps.items()
-    ]
+
+    def look(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda _, args: entered.update({name: args[0].mean((2, 3))})
+
+    hooks = [step.register_forward_pre_hook(look(name)) for name, step in context.steps.items()]
     moments = {
-        name: _Moments(layer.projection[0].in_features, context.num_classes, device)  # type: ignore[arg-type]
+        name: _Moments(cast(nn.Linear, layer.projection[0]).in_features, context.num_classes, device)
         for name, layer in layers.items()
     }
     spread, right = 0.0, 0
@@ -146,44 +150,51 @@ def fit_classes(
     if not moments["head"].count:
         raise ValueError("fit_classes got no images")
     count = moments["head"].count
-    maps = {name: tuple(_CERTAINTY * part for part in sums.regression()) for name, sums in moments.items()}
-    if classifier is not None and right > 1.5 * count / context.num_classes:
+    maps = {name: sums.regression() for name, sums in moments.items()}
+    chance = 1 / context.num_classes
+    if classifier is not None and right > count * chance + 2 * (count * chance * (1 - chance)) ** 0.5:
         maps["head"] = _linear(classifier, spread / count)
-    table = _embeddings(context.num_classes, context.embedding.embedding_dim, maps["head"][0])
+    table = _embeddings(context.num_classes, context.embedding.embedding_dim, maps["head"], moments["head"])
     context.embedding.weight.copy_(table)
     for name, layer in layers.items():
-        _realise(layer, *maps[name], table, moments[name], float(context.temperature))
+        _realise(layer, maps[name], table, moments[name], float(context.temperature))
     return count
 
 
-def _linear(classifier: PlainClassifier, spread: float) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a plain classifier of features without its norm, whose mean spread is given.
+def _linear(classifier: PlainClassifier, spread: float) -> _Map:
+    """Return a plain classifier as a map of features without its norm, whose mean spread is given.
 
     A layer norm divides by the spread of each image's features: that scales all logits but for the bias.
     """
     weight, bias = classifier.weight.double(), classifier.bias.double()
     if classifier.norm is None:
-        return weight, bias
+        return _Map(weight, bias)
     scale, shift = (part.double() for part in classifier.norm)
     bias, weight = bias + weight @ shift, weight * scale
-    return (weight - weight.mean(1, keepdim=True)) / spread, bias
+    return _Map((weight - weight.mean(1, keepdim=True)) / spread, bias)
 
 
-def _embeddings(classes: int, dim: int, weight: Tensor) -> Tensor:
-    """Return unit embeddings, ``(N, d)``, that leave one direction free, the last of a random basis."""
-    basis, _ = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, device="cpu"))
-    basis = basis.to(weight.device)
+def _embeddings(classes: int, dim: int, logits: _Map, sums: _Moments) -> Tensor:
+    """Return unit embeddings, ``(N, d)``, whose products with one vector can be the logits of an image.
+
+    Directions at right angles can have any products. More classes than that get the coordinates of their logits
+    along the main directions in which logits of images differ, and in one dimension more what makes their length 1.
+    """
+    random = torch.randn(dim, dim, dtype=torch.float64, device="cpu")
+    basis: Tensor = torch.linalg.qr(random)[0].to(logits.weight.device)
     if classes < dim:
         return basis[:classes]
-    u, s, _ = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)
-    count = min(dim - 1, len(s))
-    return F.normalize(u[:, :count] * s[:count].sqrt(), dim=1) @ basis[:count]
+    weight = logits.weight - logits.weight.mean(0)
+    covariance = weight @ sums.mean_and_covariance()[1] @ weight.T
+    values, vectors = torch.linalg.eigh(covariance)
+    main = vectors[:, 1 - dim :] * values[1 - dim :].clamp(min=0) ** 0.25
+    main = main / main.norm(dim=1).max()
+    lift = (1 - main.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
+    return torch.cat([main, lift], 1) @ basis[: main.shape[1] + 1]
 
 
-def _realise(
-    layer: ClassContext, weight: Tensor, bias: Tensor, table: Tensor, sums: _Moments, temperature: float
-) -> None:
-    """Give a projection the parameters by which its scores over τ are the logits ``weight @ x + bias``, centred.
+def _realise(layer: ClassContext, logits: _Map, table: Tensor, sums: _Moments, temperature: float) -> None:
+    """Give a projection the parameters by which its scores over τ are those logits, centred.
 
     The vector that it makes has the logits as its products with the embeddings, and a constant part, of length 1 /
     τ, at right angles to all of them. As long as logits are shorter than that, the cosines over τ are the logits.
@@ -192,35 +203,37 @@ def _realise(
     whose mean is zero; a bias behind the norm keeps the ReLU linear; the second layer undoes the combinations. By
     what a layer norm divides, it scales the vector as a whole, which no cosine sees.
     """
-    first, norm, _, last = layer.projection
-    weight, bias = weight - weight.mean(0), bias - bias.mean()
-    back = torch.linalg.pinv(table)  # (d, N)
-    weight, bias = back @ weight, back @ bias
-    free = torch.linalg.svd(table)[2][-1]  # of more rows than columns too, the embeddings leave one direction
-    if float((table @ free).abs().max()) < 1e-6:
+    first, norm, last = (cast(nn.Linear, layer.projection[place]) for place in (0, 1, 3))
+    mean, covariance = sums.mean_and_covariance()
+    # (d, N); where embeddings have a dimension more for their length, the vectors do without
+    back = (
+        torch.linalg.pinv(table - table.mean(0)) if table.shape[0] >= table.shape[1] else torch.linalg.pinv(table)
+    )
+    weight = back @ (logits.weight - logits.weight.mean(0))
+    bias = back @ (logits.bias - logits.bias.mean())
+    free = torch.linalg.svd(table)[2][-1]
+    if float((table @ free).abs().max()) < 1e-6:  # else there are more classes than dimensions, and none is free
         bias = bias + free / temperature
-    hidden = int(first.out_features)  # type: ignore[arg-type]
+    hidden = first.out_features
     # the directions in which the wanted vectors lie, the most important first
-    mean = weight @ sums.mean + bias
-    second = weight @ sums.covariance @ weight.T + mean.outer(mean)
+    centre = weight @ mean + bias
+    second = weight @ covariance @ weight.T + centre.outer(centre)
     basis = torch.linalg.eigh(second)[1].flip(1)[:, : min(hidden - 1, len(second))]
-    ones = torch.ones(hidden, 1, dtype=basis.dtype, device="cpu")
-    random = torch.randn(hidden, basis.shape[1], dtype=basis.dtype, device="cpu")
-    mix = torch.linalg.qr(torch.cat([ones, random], 1))[0][:, 1:].to(basis.device)  # (hidden, r), columns sum to 0
-    wide, shift = mix @ basis.T @ weight, mix @ basis.T @ bias
+    columns = torch.randn(hidden, basis.shape[1], dtype=basis.dtype, device="cpu")
+    columns = torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
+    mix = torch.linalg.qr(columns)[0][:, 1:].to(basis.device)  # (hidden, r), columns sum to 0
     scale = float(second.trace().rsqrt()) * hidden**0.5  # hidden values of mean square 1
-    first.weight.copy_(wide * scale)  # type: ignore[operator]
-    first.bias.copy_(shift * scale)  # type: ignore[operator]
-    norm.weight.fill_(1.0)  # type: ignore[operator]
-    norm.bias.fill_(_SHIFT)  # type: ignore[operator]
+    wide, shift = scale * mix @ basis.T @ weight, scale * mix @ basis.T @ bias
     undo = basis @ mix.T  # (d, hidden)
     offset = torch.zeros_like(bias)
-    if isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None and norm.running_var is not None:
-        centre = scale * (wide @ sums.mean + shift)
-        variance = scale**2 * ((wide @ sums.covariance) * wide).sum(1)
-        norm.running_mean.copy_(centre)
-        norm.running_var.copy_(variance)
-        spread = (variance + norm.eps).sqrt()
-        offset, undo = undo @ centre, undo * spread
-    last.weight.copy_(undo)  # type: ignore[operator]
-    last.bias.copy_(offset - _SHIFT * undo.sum(1))  # type: ignore[operator]
+    if isinstance(norm, nn.BatchNorm1d):
+        middle, variance = wide @ mean + shift, ((wide @ covariance) * wide).sum(1)
+        cast(Tensor, norm.running_mean).copy_(middle)
+        cast(Tensor, norm.running_var).copy_(variance)
+        offset, undo = undo @ middle, undo * (variance + norm.eps).sqrt()
+    first.weight.copy_(wide)
+    first.bias.copy_(shift)
+    norm.weight.fill_(1.0)
+    norm.bias.fill_(_SHIFT)
+    last.weight.copy_(undo)
+    last.bias.copy_(offset - _SHIFT * undo.sum(1))

@@ -184,7 +184,8 @@ def _fit_classes(
     """
     model = cast(ContextualNet, task.model)
     device = "cuda" if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
-    images = fit_classes(model.to(device), data.train_dataloader(), classifier)
+    batches = (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
+    images = fit_classes(model.to(device), batches, classifier)
     model.to("cpu")
     source = "regressions" if classifier is None else "the plain classifier and regressions"
     return f"class embeddings and projections fitted to {images} training images, from {source}"
