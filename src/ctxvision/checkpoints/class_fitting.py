@@ -178,7 +178,7 @@ def _embeddings(classes: int, dim: int, logits: _Map, sums: _Moments) -> Tensor:
     """Return unit embeddings, ``(N, d)``, whose products with one vector can be the logits of an image.
 
     Directions at right angles can have any products. More classes than that get the coordinates of their logits
-    along the main directions in which logits of images differ, and in one dimension more what makes their length 1.
+    along the main directions in which logits of images differ, and in one dimension more what gives them length 1.
     """
     random = torch.randn(dim, dim, dtype=torch.float64, device="cpu")
     basis: Tensor = torch.linalg.qr(random)[0].to(logits.weight.device)
