@@ -162,7 +162,7 @@ class ClassFunnel(nn.Module):
         """Draw embeddings of length 2 and projections whose layers double the size of what they take in.
 
         A norm follows each of them, so their size only says how far a step turns them. At the size with which
-        ConvNeXt starts its layers, the first steps of SGD, at the rate that suits the plain network, are many times
+        ConvNeXt's layers start, the first steps of SGD, at the rate that suits the plain network, are many times
         their length: they grow until no step turns them any more.
         """
         nn.init.normal_(self.embedding.weight, std=2 * self.embedding.embedding_dim**-0.5)
