@@ -218,6 +218,19 @@ def test_one_hot_soft_targets_equal_hard_targets_and_gradients_flow():
     )
 
 
+@pytest.mark.parametrize("selection", ["reduce", "rerank"])
+def test_over_all_classes_every_sample_trains_every_stage(selection):
+    funnel = make_funnel(100, selection=selection)
+    output, target = run(funnel, 20), torch.arange(20)
+    assert [scores.shape for scores in output.all_scores] == [(20, 100)] * 4
+    for scores, considered, classes in zip(output.all_scores, output.scores, output.classes, strict=True):
+        assert torch.equal(scores.gather(1, classes), considered)
+    terms = [torch.nn.functional.cross_entropy(s / output.temperature, target) for s in output.all_scores]
+    loss = ContextualLoss(alpha=0.5, over="all")(output, target)
+    torch.testing.assert_close(loss, terms[-1] + 0.5 * sum(terms[:-1]))
+    assert run(funnel.eval(), 20).all_scores == (), "evaluation, and what is exported, returns what it did"
+
+
 def test_a_wrong_target_shape_is_named():
     output = run(make_funnel(30), 5)
     with pytest.raises(ValueError, match=r"\(5, 30\).*got \(5, 7\)"):

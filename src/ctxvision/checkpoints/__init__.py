@@ -1,5 +1,6 @@
 """Published checkpoints and plain networks' weights → our networks, without running code from a file."""
 
+from .class_fitting import PlainClassifier, fit_classes
 from .conversion import ConversionReport, convert
 from .error import CheckpointError
 from .published import from_published
@@ -9,8 +10,10 @@ from .warm_starting import WarmStartReport, warm_start
 __all__ = [
     "CheckpointError",
     "ConversionReport",
+    "PlainClassifier",
     "WarmStartReport",
     "convert",
+    "fit_classes",
     "from_published",
     "read_state_dict",
     "warm_start",

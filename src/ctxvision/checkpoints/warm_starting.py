@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ctxvision.models import ContextualNet
 from ctxvision.models.rednet import fit_stem
 
+from .class_fitting import PlainClassifier
 from .error import CheckpointError, name_some
 from .finite import require_finite
 from .layout import alike, describe
@@ -29,6 +30,9 @@ class WarmStartReport:
         new: Names of the model's tensors that were not loaded; they keep their values.
         unused: Names of the source's tensors that were left out.
         reasons: Reason for each name in ``unused``.
+        classifier: Linear classifier of the source, if the model is contextual and has as many classes;
+            `fit_classes` takes it.
+        fits_classes: Whether the model's class embeddings and projections are new, so that `fit_classes` is due.
     """
 
     source: str
@@ -36,6 +40,8 @@ class WarmStartReport:
     new: tuple[str, ...]
     unused: tuple[str, ...]
     reasons: Mapping[str, str] = field(default_factory=dict)
+    classifier: PlainClassifier | None = None
+    fits_classes: bool = False
 
     def __str__(self) -> str:
         left_out = [(name, self.reasons.get(name, "")) for name in self.unused]
@@ -56,8 +62,11 @@ def warm_start(
     """Load another network's weights into a network that shares names with it.
 
     Made for a contextual network and its plain counterpart: its generators start at zero, so that afterwards
-    its blocks compute what the plain network's compute. Just as well a network starts from its own weights,
-    also in the authors' published layout, or from those of a run. A classifier for other classes stays new.
+    its blocks compute what the plain network's compute. Its class embeddings and projections stay new, because the
+    plain network has none: `fit_classes` fits them to images, so that it classifies as the plain one.
+
+    Just as well a network starts from its own weights, also in the authors' published layout, or from those of a
+    run. A classifier for other classes stays new.
     All shared tensors are loaded or, on any error, none.
 
     Args:
@@ -94,7 +103,21 @@ def warm_start(
     require_finite(loaded, weights.where)
     model.load_state_dict(loaded, strict=False)
     reasons = {name: _why_left_out(tensors[name], own.get(name), name.startswith(heads)) for name in unused}
-    return WarmStartReport(weights.where, tuple(loaded), tuple(new), tuple(unused), reasons)
+    due = isinstance(model, ContextualNet) and model.context is not None and model.num_classes > 0
+    due = due and not any(name.startswith("context.") for name in loaded)
+    classifier = _classifier_in(weights, model.num_classes) if due else None  # type: ignore[arg-type]
+    return WarmStartReport(weights.where, tuple(loaded), tuple(new), tuple(unused), reasons, classifier, due)
+
+
+def _classifier_in(weights: Weights, num_classes: int) -> PlainClassifier | None:
+    """Return the linear classifier among a plain network's tensors, if it has as many classes."""
+    for name in (*weights.classifiers, *_CLASSIFIERS):
+        weight, bias = (weights.tensors.get(f"{name}.{part}") for part in ("weight", "bias"))
+        if weight is not None and bias is not None and weight.ndim == 2 and weight.shape[0] == num_classes:
+            norm = [weights.tensors.get(f"head.norm.{part}") for part in ("weight", "bias")]
+            both = (norm[0], norm[1]) if norm[0] is not None and norm[1] is not None else None
+            return PlainClassifier(weight, bias, both)
+    return None
 
 
 def _require_counterpart(

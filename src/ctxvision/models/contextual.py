@@ -106,6 +106,8 @@ class ContextualConvNeXt(ContextualNet):
         weight_hidden: Width inside the generator of weight offsets.
         output_stride: Stride of the last stage, 32, 16 or 8; below 32 later stages dilate instead of striding.
         ls_init_value: Initial value of the layer scale.
+        wide_funnel: Whether projections and class embeddings start larger than ConvNeXt's layers, so that SGD
+            trains them too, see `ClassFunnel.start_wide`.
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
         in_chans: Number of channels of the image.
         global_pool: Name of timm's global pooling, ``""`` for none.
@@ -134,6 +136,7 @@ class ContextualConvNeXt(ContextualNet):
         weight_hidden: int = 24,
         output_stride: int = 32,
         ls_init_value: float = 1e-6,
+        wide_funnel: bool = False,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -206,6 +209,8 @@ class ContextualConvNeXt(ContextualNet):
                 trunc_normal_(layer.weight, std=0.02)
             if isinstance(layer, nn.Conv2d | nn.Linear | ContextualConv2d) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        if wide_funnel and self.context is not None:
+            self.context.start_wide()
 
 
 def _steps(first: int, output_stride: int) -> list[tuple[int, int]]:
@@ -246,6 +251,7 @@ class ContextualResNet(ContextualNet):
         contextual_blocks: As in `ContextualConvNeXt`; ``None`` for blocks 0, 2, 4, ... of each stage.
         bottleneck: Width inside the generators, as a share of the layer that they bend.
         prior_width: Width of the prior, as a share of the layer that it bends.
+        wide_funnel: As in `ContextualConvNeXt`; the authors' class embeddings start with a deviation of 0.02.
         output_stride: Stride of the last stage, 32, 16 or 8; below 32 later stages dilate instead of striding.
         num_classes: Number of classes; 0 returns pooled features, and the funnel has ``context_classes`` classes.
         in_chans: Number of channels of the image.
@@ -272,6 +278,7 @@ class ContextualResNet(ContextualNet):
         contextual_blocks: Sequence[Blocks] | None = None,
         bottleneck: float = 0.25,
         prior_width: float = 0.5,
+        wide_funnel: bool = False,
         output_stride: int = 32,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -350,6 +357,8 @@ class ContextualResNet(ContextualNet):
         self._add_head(plan, ("act1", *LAYERS), channels, strides, None, global_pool, prior_dims)
         if self.context is not None:
             nn.init.normal_(self.context.embedding.weight, std=0.02)
+            if wide_funnel:
+                self.context.start_wide()
 
     @property
     def stages(self) -> list[PriorSequence]:
@@ -383,6 +392,9 @@ default_cfgs = generate_default_cfgs(
             first_conv="stem.0", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0
         ),
         "contextual_resnet50": _cfg(first_conv="conv1", crop_pct=0.95),
+        "contextual_resnet_micro": _cfg(
+            first_conv="conv1", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0
+        ),
     }
 )
 
@@ -435,7 +447,7 @@ def contextual_convnext_micro(pretrained: bool = False, **kwargs: Any) -> Contex
     """Small contextual ConvNeXt for images of 32 to 64 pixels and for CPUs."""
     args = {
         "depths": (2, 2, 4, 2), "dims": (32, 64, 128, 256), "contextual_blocks": (1, 1, 2, 1), "weight_hidden": 8,
-        "dim": 64, "merge_hidden": 32, "ls_init_value": 1.0,
+        "dim": 64, "merge_hidden": 32, "ls_init_value": 1.0, "wide_funnel": True,
     }  # fmt: skip
     return _create_convnext("contextual_convnext_micro", pretrained, **{**args, **kwargs})
 
@@ -445,3 +457,13 @@ def contextual_resnet50(pretrained: bool = False, **kwargs: Any) -> ContextualNe
     """Contextual ResNet-50, 27.9M parameters, 4.3 GMACs."""
     args = {"hidden": 0.25, "head_hidden": 0.25, "merge_hidden": 128, "norm": "batch"}
     return _create_resnet("contextual_resnet50", pretrained, **{"depths": (3, 4, 6, 3), **args, **kwargs})
+
+
+@register_model
+def contextual_resnet_micro(pretrained: bool = False, **kwargs: Any) -> ContextualNet:
+    """Small contextual ResNet for few images of 32 to 64 pixels and for CPUs."""
+    args = {
+        "depths": (1, 1, 2, 1), "planes": (32, 64, 96, 128), "dim": 128, "hidden": 0.25, "head_hidden": 0.25,
+        "merge_hidden": 32, "norm": "batch", "wide_funnel": True,
+    }  # fmt: skip
+    return _create_resnet("contextual_resnet_micro", pretrained, **{**args, **kwargs})

@@ -1,6 +1,7 @@
 """The loss of Contextual CNN: cross entropy over the classes that each stage still considers."""
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from ctxvision.ops._derivatives import transforms_active
 
 from .funnel import ContextualOutput
+
+LossClasses = Literal["considered", "all"]
 
 
 class ContextualLoss(nn.Module):
@@ -20,9 +23,15 @@ class ContextualLoss(nn.Module):
     A hard target whose class a stage no longer considers contributes zero there. A soft target (mixup, cutmix,
     smoothing) is renormalised over the classes still considered; a sample with none left contributes zero.
 
+    ``over="all"`` departs from the paper: the softmax of every stage runs over all classes, so that a sample whose
+    class was dropped trains the stages after like any other. With few images that decides whether a network with
+    ``selection="reduce"`` learns at all. Outputs of evaluation mode, which lack those scores, are treated as
+    ``"considered"``.
+
     Args:
         alpha: Weight of the losses of all stages but the last.
         label_smoothing: Share of the target that is spread evenly over the classes that a stage considers.
+        over: Classes that the softmax of a stage runs over: those that it still ``"considered"``, or ``"all"``.
         reduction: Way in which the losses of the samples become one: ``"mean"`` averages over the batch, including
             samples that contribute zero; ``"sum"`` adds; ``"none"`` returns one loss per sample.
 
@@ -40,6 +49,7 @@ class ContextualLoss(nn.Module):
         *,
         alpha: float = 0.15,
         label_smoothing: float = 0.0,
+        over: LossClasses = "considered",
         reduction: Literal["mean", "sum", "none"] = "mean",
     ) -> None:
         super().__init__()
@@ -49,7 +59,9 @@ class ContextualLoss(nn.Module):
             )
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"ContextualLoss: reduction must be mean, sum or none, got {reduction!r}")
-        self.alpha, self.label_smoothing, self.reduction = alpha, label_smoothing, reduction
+        if over not in get_args(LossClasses):
+            raise ValueError(f"ContextualLoss: over must be considered or all, got {over!r}")
+        self.alpha, self.label_smoothing, self.reduction, self.over = alpha, label_smoothing, reduction, over
 
     def forward(self, output: ContextualOutput, target: Tensor) -> Tensor:
         """Return the loss of a batch.
@@ -68,9 +80,13 @@ class ContextualLoss(nn.Module):
                 f"({batch}, {num_classes}) probabilities, got {tuple(target.shape)}"
             )
         self._check_values(target, num_classes)
+        scored: Iterable[tuple[Tensor, Tensor]] = zip(output.scores, output.classes, strict=True)
+        if self.over == "all" and output.all_scores:
+            everything = torch.arange(num_classes, device=output.logits.device).expand(batch, -1)
+            scored = ((scores, everything) for scores in output.all_scores)
         stages = [
             self._stage(scores.to(output.temperature.dtype) / output.temperature, classes, target)
-            for scores, classes in zip(output.scores, output.classes, strict=True)
+            for scores, classes in scored
         ]
         loss = stages[-1]
         for stage in stages[:-1]:

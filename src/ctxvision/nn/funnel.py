@@ -40,6 +40,8 @@ class ContextualOutput(NamedTuple):
     """The classes that each step scored, ``(B, N_i)`` int64, aligned with ``scores``."""
     temperature: Tensor
     """τ, a scalar."""
+    all_scores: tuple[Tensor, ...] = ()
+    """In training mode the cosine scores of each step for all classes, considered or not, ``(B, N)`` each."""
 
 
 class ClassEmbedding(nn.Embedding):
@@ -156,6 +158,18 @@ class ClassFunnel(nn.Module):
         old = self.embedding.weight
         self.embedding = ClassEmbedding(num_classes, old.shape[1], device=old.device, dtype=old.dtype)
 
+    def start_wide(self) -> None:
+        """Draw embeddings of length 2 and projections whose layers double the size of what they take in.
+
+        A norm follows each of them, so their size only says how far a step turns them. At the size with which
+        ConvNeXt's layers start, the first steps of SGD, at the rate that suits the plain network, are many times
+        their length: they grow until no step turns them any more.
+        """
+        nn.init.normal_(self.embedding.weight, std=2 * self.embedding.embedding_dim**-0.5)
+        for name, linear in self.named_modules():
+            if isinstance(linear, nn.Linear) and "projection" in name:
+                nn.init.normal_(linear.weight, std=2 * linear.in_features**-0.5)
+
     def remove_head(self) -> None:
         """Keep only what features depend on: no head, and nothing that learns by the scores alone."""
         self.head = None
@@ -209,10 +223,11 @@ class ClassFunnel(nn.Module):
         everything = _all_classes(scores)
         scored = [(everything if c is None else c, step.scores) for c, step in steps]
         scored.append((everything, scores) if classes is None else (classes, scores.gather(1, classes)))
-        sets, all_scores = tuple(c for c, _ in scored), tuple(s for _, s in scored)
+        sets, considered = tuple(c for c, _ in scored), tuple(s for _, s in scored)
         survivors = steps[-1][1].kept if steps else everything
-        logits = _compose(all_scores, sets, survivors, self.temperature, self.num_classes)
-        return ContextualOutput(logits, all_scores, sets, self.temperature)
+        logits = _compose(considered, sets, survivors, self.temperature, self.num_classes)
+        all_scores = (*(step.all_scores for _, step in steps), scores) if self.training else ()
+        return ContextualOutput(logits, considered, sets, self.temperature, all_scores)
 
     def training_logits(self, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> Tensor:
         """Return logits that a plain cross entropy trains every step by: the mean scores of all steps, over τ.

@@ -5,13 +5,15 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from timm import is_model
 
+from ctxvision.checkpoints import PlainClassifier, fit_classes
 from ctxvision.data import DataModule
-from ctxvision.tasks import Task, load_task
+from ctxvision.models import ContextualNet
+from ctxvision.tasks import ClassificationTask, Task, load_task
 from ctxvision.tasks.fine_tuning import in_short
 from ctxvision.tasks.networks import usual_interpolation
 from ctxvision.wording import plural
@@ -159,6 +161,8 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         report = task.start_from(options.init_from, partial=options.init_partial)
         say(in_short(report))
         _tell_other_filter(options.init_from, task)
+        if report.fits_classes and isinstance(task, ClassificationTask):
+            say(_fit_classes(task, data, report.classifier, options.accelerator))
     if options.compile:
         task.compile_network()
     if options.precision == "64-true":
@@ -182,6 +186,23 @@ def _tell_other_filter(source: str, task: Task) -> None:
     theirs = usual_interpolation(source)
     if own and theirs != own:
         say(f"{source}: its weights are of images resized by {theirs}, here it is {own}; see --interpolation")
+
+
+def _fit_classes(
+    task: ClassificationTask, data: DataModule, classifier: PlainClassifier | None, accelerator: str
+) -> str:
+    """Fit the class embeddings and projections of a contextual network that starts from plain weights.
+
+    Returns:
+        The line that says so.
+    """
+    model = cast(ContextualNet, task.model)
+    device = "cuda" if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    batches = (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
+    images = fit_classes(model.to(device), batches, classifier)
+    model.to("cpu")
+    source = "regressions" if classifier is None else "the plain classifier and regressions"
+    return f"class embeddings and projections fitted to {images} training images, from {source}"
 
 
 def build_task(options: TrainOptions, data: DataModule) -> Task:

@@ -14,6 +14,7 @@ from ctxvision.checkpoints.sources import pretrained_network
 from ctxvision.data import DataSpec
 from ctxvision.data.images.imagenet import labels
 from ctxvision.nn import ContextualLoss
+from ctxvision.nn.contextual_loss import LossClasses
 from ctxvision.tasks.classifier import Batch, ClassifierTask, logits_of
 
 from .class_sets import ClassSetRecall, is_contextual, kept_classes
@@ -35,6 +36,8 @@ class ClassificationTask(ClassifierTask):
         drop_path_rate: The probability that stochastic depth leaves out a residual branch.
         dropout: The probability that dropout zeroes a feature before the classifier.
         label_smoothing: The share of the target that is spread over all classes.
+        stage_alpha: The weight α of the loss of each stage of a contextual network beside that of the head.
+        loss_classes: The classes over which a contextual network's stage is trained, see `ContextualLoss`.
         mixup: The parameter alpha of mixup's beta distribution; 0 turns mixup off.
         cutmix: The parameter alpha of CutMix's beta distribution; 0 turns CutMix off.
         mixup_prob: The share of the batches that are mixed, by mixup or by CutMix.
@@ -66,6 +69,8 @@ class ClassificationTask(ClassifierTask):
         drop_path_rate: float = 0.0,
         dropout: float = 0.0,
         label_smoothing: float = 0.1,
+        stage_alpha: float = 0.15,
+        loss_classes: LossClasses = "considered",
         mixup: float = 0.0,
         cutmix: float = 0.0,
         mixup_prob: float = 1.0,
@@ -92,8 +97,8 @@ class ClassificationTask(ClassifierTask):
             else None
         )
         # mixup smooths its own targets
-        self.train_loss = self._make_loss(0.0 if self.mixup else label_smoothing)
-        self.val_loss = self._make_loss(0.0)
+        self.train_loss = self._make_loss(stage_alpha, 0.0 if self.mixup else label_smoothing, loss_classes)
+        self.val_loss = self._make_loss(stage_alpha, 0.0, loss_classes)
         self.val_recall: ClassSetRecall | None = None
         if is_contextual(self.model):
             stages = self.model.contextual_stages
@@ -113,9 +118,9 @@ class ClassificationTask(ClassifierTask):
         """Return one black image, (1, C, H, W)."""
         return torch.zeros(1, *self.data_spec["input_size"], dtype=torch.float32, device="cpu")
 
-    def _make_loss(self, label_smoothing: float) -> nn.Module:
+    def _make_loss(self, alpha: float, label_smoothing: float, over: LossClasses) -> nn.Module:
         if self.has_stage_outputs:
-            return ContextualLoss(label_smoothing=label_smoothing)
+            return ContextualLoss(alpha=alpha, label_smoothing=label_smoothing, over=over)
         return nn.CrossEntropyLoss(label_smoothing=label_smoothing)  # of classes or of probabilities
 
     def forward(self, images: Tensor) -> Tensor:

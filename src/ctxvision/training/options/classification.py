@@ -39,6 +39,10 @@ class ClassificationOptions(TrainOptions):
 
     Args:
         label_smoothing: Share of the target that is spread over all classes, from 0 to 1.
+        stage_alpha: Weight of the loss of each stage of a contextual network beside that of the head, the alpha of
+            the Contextual CNN paper. It has no effect on other networks.
+        loss_classes: Classes among which the loss of a contextual stage asks for the true one, those that it still
+            considered, as in the paper, or all, so that images whose class was dropped train it as well.
         dropout: Probability of dropout before the classifier.
         mixup: Parameter alpha of mixup, which blends two images. The value 0 turns mixup off.
         cutmix: Parameter alpha of CutMix, which pastes a part of one image into another. The value 0 turns CutMix
@@ -64,6 +68,8 @@ class ClassificationOptions(TrainOptions):
 
     task: TaskWord = "classification"
     label_smoothing: float = 0.1
+    stage_alpha: float = 0.15
+    loss_classes: Literal["considered", "all"] = "considered"
     dropout: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -83,7 +89,7 @@ class ClassificationOptions(TrainOptions):
     ranges: ClassVar[Ranges] = (
         ("image_size", 8, INF),
         ("repeats", 1, INF),
-        ("mixup cutmix color_jitter", 0, INF),
+        ("mixup cutmix color_jitter stage_alpha", 0, INF),
         ("label_smoothing dropout random_erasing mixup_prob mixup_switch_prob crop_scale crop_pct", 0, 1),
     )
 
