@@ -252,15 +252,17 @@ class ContextualNet(Backbone):
                 "head scores all classes; call the model itself, or forward_stages",
                 stacklevel=2,
             )
-        return self._classify(pooled, steps or []).logits
+        return self._logits(pooled, steps or [])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits, ``(B, num_classes)``: a class that was dropped ranks below every one that was kept."""
+        """Return logits, ``(B, num_classes)``: a class that was dropped ranks below every one that was kept.
+
+        In training mode no class is dropped: the logits are the mean scores of all stages and the head, over τ, by
+        which a plain cross entropy trains each of them. `forward_stages` returns the same in both modes.
+        """
         x, steps = self._features_and_steps(x)
         x = self._pool(x)
-        if self.num_classes == 0:
-            return x
-        return self._classify(x, steps).logits if self.context is not None else self.fc(x)  # type: ignore[misc]
+        return x if self.num_classes == 0 else self._logits(x, steps)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return all parameters, or without ``recurse`` those that the network uses itself: the class funnel's.
@@ -353,6 +355,11 @@ class ContextualNet(Backbone):
             return x
         x = x.flatten(1)
         return F.dropout(x, self.drop_rate, self.training) if self.drop_rate else x
+
+    def _logits(self, pooled: Tensor, steps: Steps) -> Tensor:
+        if self.context is not None and self.training:
+            return self.context.training_logits(pooled, steps)
+        return self._classify(pooled, steps).logits
 
     def _classify(self, pooled: Tensor, steps: Steps) -> ContextualOutput:
         if self.context is not None:

@@ -54,6 +54,8 @@ class ClassStep(NamedTuple):
     """The classes that go on, best first, ``(B, keep)`` int64."""
     prior: Tensor | None
     """The contextual prior, ``(B, d)``; ``None`` if the layer does not merge."""
+    all_scores: Tensor
+    """Cosine similarity to all classes, ``(B, N)``, considered or not."""
 
 
 class ClassContext(nn.Module):
@@ -161,9 +163,8 @@ class ClassContext(nn.Module):
             classes: The classes considered for each sample, ``(B, n)`` int64; ``None`` means all ``N``.
             keep: Number of classes that go on.
         """
-        scores = self.scores(x, embeddings)
-        if classes is not None:
-            scores = scores.gather(1, classes)
+        all_scores = self.scores(x, embeddings)
+        scores = all_scores if classes is None else all_scores.gather(1, classes)
         if not is_traced(scores):
             with sizes_as_numbers():
                 considered = int(scores.shape[1])
@@ -171,7 +172,7 @@ class ClassContext(nn.Module):
                 raise ValueError(f"ClassContext: cannot keep {keep} of {considered} considered classes")
         best = scores.topk(keep, dim=1).indices
         kept = best if classes is None else classes.gather(1, best)
-        return ClassStep(scores, kept, self._merged(kept, keep, embeddings))
+        return ClassStep(scores, kept, self._merged(kept, keep, embeddings), all_scores)
 
 
 @leaf

@@ -7,11 +7,26 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ctxvision.ops._derivatives import transforms_active
+
 from ._checks import NormKind, refuse_scripting
-from ._tracing import leaf
+from ._tracing import is_traced, leaf
 from .class_context import ClassContext, ClassStep, class_counts
 
 ClassSelection = Literal["reduce", "rerank"]
+
+_LOWEST, _HIGHEST = 0.01, 0.2
+"""Bounds of τ: from below as CLIP's; at 0.2 a cosine of 1 is still 150 times as likely as one of 0."""
+
+_BOUNDS = math.log(1 / _HIGHEST), math.log(1 / _LOWEST)
+
+_RATE = 0.01
+"""Share of its gradient that τ learns by.
+
+The derivative by log τ is about 1, that by a single weight a small fraction of it: at a learning rate of SGD that
+suits the weights, τ would leave its bounds within a few steps. Optimisers that divide by the size of the gradient,
+as AdamW does, move log τ by the learning rate in each step, and do not notice.
+"""
 
 
 class ContextualOutput(NamedTuple):
@@ -53,8 +68,12 @@ class ClassEmbedding(nn.Embedding):
 class ClassFunnel(nn.Module):
     """The one class-embedding table of a network, its temperature, and a `ClassContext` per contextual stage.
 
-    Contextual CNN, sections 3.1 and 3.2. τ starts at 0.07 and is learned as ``log(1 / τ)``, not below 0.01
-    (Radford et al., 2021). Class sets are nested, and each sample has its own.
+    Contextual CNN, sections 3.1 and 3.2. τ starts at 0.07 and is learned as ``log(1 / τ)`` (Radford et al., 2021),
+    within 0.01 and 0.2, at a rate that fits every optimiser: its gradient is a hundredth of the loss's derivative,
+    so that SGD at the learning rate of the weights moves it about as far as AdamW does. In training mode the
+    parameter itself is first brought back within its bounds, as CLIP's training does after each step.
+
+    Class sets are nested, and each sample has its own.
 
     Args:
         num_classes: Number of all classes, ``N_1``.
@@ -126,9 +145,9 @@ class ClassFunnel(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """τ, not below 0.01, at least in float32.
+        """τ, not below 0.01 and not above 0.2, at least in float32.
 
-        The bound lets the gradient through, as CLIP's does: τ can rise again after it was reached.
+        The bounds let the gradient through, as CLIP's does: τ can come back after one was reached.
         """
         return _temperature(self.logit_scale)
 
@@ -185,10 +204,8 @@ class ClassFunnel(nn.Module):
         Raises:
             ValueError: If the head was removed.
         """
-        if self.head is None:
-            raise ValueError("the head of this funnel was removed")
+        scores = self._head_scores(x)
         classes = self._considered(steps)
-        scores = self.head.scores(x, self.embedding.weight)
         everything = _all_classes(scores)
         scored = [(everything if c is None else c, step.scores) for c, step in steps]
         scored.append((everything, scores) if classes is None else (classes, scores.gather(1, classes)))
@@ -197,6 +214,45 @@ class ClassFunnel(nn.Module):
         logits = _compose(all_scores, sets, survivors, self.temperature, self.num_classes)
         return ContextualOutput(logits, all_scores, sets, self.temperature)
 
+    def training_logits(self, x: Tensor, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> Tensor:
+        """Return logits that a plain cross entropy trains every step by: the mean scores of all steps, over τ.
+
+        No class is dropped and every step scores all of them, so that each learns from every sample, from those
+        too whose class it, or a step before it, has dropped. The softmax is sure of a class only if all steps are,
+        because a cosine is at most 1.
+
+        Args:
+            x: Pooled features of the last stage, ``(B, C)``.
+            steps: Results of `narrow` for the contextual stages.
+
+        Returns:
+            The logits, ``(B, num_classes)``.
+
+        Raises:
+            ValueError: If the head was removed.
+        """
+        scores = [*(step.all_scores for _, step in steps), self._head_scores(x)]
+        return torch.stack(scores).mean(0) / self.temperature
+
+    def _head_scores(self, x: Tensor) -> Tensor:
+        """Return the head's cosine scores of all classes, ``(B, N)``, and see to τ before it is used."""
+        if self.head is None:
+            raise ValueError("the head of this funnel was removed")
+        self._hold_temperature()
+        return self.head.scores(x, self.embedding.weight)
+
+    def _hold_temperature(self) -> None:
+        """Bring the parameter back within its bounds after a step of an optimiser that knows nothing of them.
+
+        `temperature` is bounded anyway. A parameter far outside would take long to come back.
+        """
+        scale = self.logit_scale
+        if is_traced(scale) or torch.compiler.is_exporting() or transforms_active():
+            return
+        if self.training and scale.requires_grad and torch.is_grad_enabled():
+            with torch.no_grad():
+                scale.clamp_(*_BOUNDS)
+
     def _considered(self, steps: Sequence[tuple[Tensor | None, ClassStep]]) -> Tensor | None:
         return steps[-1][1].kept if steps and self.selection == "reduce" else None
 
@@ -204,8 +260,9 @@ class ClassFunnel(nn.Module):
 @leaf
 def _temperature(logit_scale: Tensor) -> Tensor:
     scale = logit_scale.to(torch.promote_types(logit_scale.dtype, torch.float32))
-    bounded = scale.clamp(max=math.log(1 / 0.01))
-    return torch.exp(-(scale + (bounded - scale).detach()))
+    learned = _RATE * scale
+    bounded = scale.detach().clamp(*_BOUNDS)
+    return torch.exp(-((learned - learned.detach()) + bounded))
 
 
 @leaf
