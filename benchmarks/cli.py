@@ -186,6 +186,8 @@ def _ablations(args: argparse.Namespace) -> None:
     if not args.report:
         settings = Settings(device, torch.float32, args.threads, size.recipes["residual"].batch, 1, 0.0, size.side)
         run(names, args.seeds, size, settings, args.out, args.processes, most=args.most)
+        if args.most:  # there may be trials alone
+            return
     found = accuracies(args.out, names, size, device)
     print(report(found))
     if args.figure:

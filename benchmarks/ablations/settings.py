@@ -54,11 +54,11 @@ _SHARED: Mapping[Family, Mapping[str, Any]] = {
 
 
 def _recipes(epochs: int) -> Mapping[Family, Recipe]:
-    return {"contextual": Recipe(epochs, lr=5e-3), "residual": Recipe(epochs, lr=5e-3)}
+    return {"contextual": Recipe(epochs, lr=8e-3), "residual": Recipe(epochs, lr=5e-3)}
 
 
 SIZES: Mapping[SizeName, Size] = {
-    "100": Size("100", "100", 100, _recipes(100), _SHARED),
+    "100": Size("100", "100", 100, _recipes(120), _SHARED),
     "400": Size("400", "400", 400, _recipes(60), _SHARED),
     "all": Size("all", "all", 1570, _recipes(40), _SHARED),
 }
