@@ -105,6 +105,7 @@ def test_fetched_once_and_split_by_artist(registry, caplog):
         path.unlink()
     tested = open_data("emoji#classes=all,size=16,part=test")
     assert {name.rpartition("/")[2] for name, _ in tested.eval_samples} == {"fluent-emoji-flat.png"}
+    assert any("validating on the drawings of fluent-emoji-flat" in note for note in tested.notes)
     assert tested.train_samples == data.train_samples
     assert tested.spec.class_names == data.spec.class_names
     open_data("emoji#classes=2,size=24,val=noto")  # another size needs no network either
@@ -193,6 +194,13 @@ def test_without_network(registry, monkeypatch):
     with pytest.raises(
         DataError, match=r"noto-1\.0\.0\.tgz: cannot be fetched .*NPM_CONFIG_REGISTRY names another"
     ):
+        open_data("emoji")
+
+
+def test_cache_folder_that_cannot_be_written(registry, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CTXVISION_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"file/emoji: cannot be written \(.+\); CTXVISION_CACHE names another"):
         open_data("emoji")
 
 

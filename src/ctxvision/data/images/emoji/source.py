@@ -11,7 +11,7 @@ from ctxvision.data.error import DataError
 from ctxvision.data.images.shard_index import cache_folder
 from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange, in_order
 from ctxvision.data.options import check_options, choose_value
-from ctxvision.files import replacing_folder
+from ctxvision.files import reason, replacing_folder
 
 from . import packages as pinned
 from .drawings import BY_CODE_POINT, credits_text, find_emoji, render, svg
@@ -71,7 +71,9 @@ def read_emoji(options: Mapping[str, str] | None = None, *, split: SplitRule = D
         val[name] = {f"{code}/{held_out[part]}": paths[held_out[part]]}
     labelled = arrange(train, val, where=where, where_val=f"{where} ({held_out[part]})", split=split)
     labelled.root, labelled.image_size, labelled.mirrored = str(folder), size, False
-    labelled.notes[:0] = [f"drawings by eight artists, named with their licences in {folder / CREDITS}"]
+    labelled.notes[:0] = [
+        f"validating on the drawings of {held_out[part]}; {folder / CREDITS} names all artists and their licences"
+    ]
     return labelled
 
 
@@ -99,10 +101,15 @@ def rendered(size: int) -> Path:
         return folder
     from filelock import FileLock  # torch needs it too
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / _INDEX).is_file():  # else another process was faster
-            _render_all(folder, size)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not (folder / _INDEX).is_file():  # else another process was faster
+                _render_all(folder, size)
+    except OSError as error:
+        raise DataError(
+            f"emoji: {folder.parent}: cannot be written ({reason(error)}); CTXVISION_CACHE names another folder"
+        ) from error
     return folder
 
 
