@@ -111,11 +111,11 @@ def _shared(command: argparse.ArgumentParser, seconds: float, repeats: int, only
 
 def _add_ablations(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--size", choices=("small", "large"), default="small", help="small for a CPU, large for a GPU "
-        "(default: %(default)s)")  # fmt: skip
+    add("--size", choices=("100", "400", "all"), default="100", help="number of classes (default: %(default)s)")
     add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     add("--seeds", type=_positive, default=5, help="train with seeds 0, 1, … (default: %(default)s)")
     add("--only", nargs="+", metavar="NAME", help="only these networks")
+    add("--most", type=_positive, help="stop after so many runs; a later call goes on")
     add("--processes", type=_positive, default=default_threads(), help="runs at a time (default: %(default)s)")
     add("--threads", type=_positive, default=1, help="of each run on the CPU (default: %(default)s)")
     add("--out", type=Path, default=RESULTS / "ablations.csv", help="CSV file; what it holds is not trained again "
@@ -202,14 +202,15 @@ def _ablations(args: argparse.Namespace) -> None:
     from benchmarks.ablations.run import run, selected
     from benchmarks.ablations.settings import SIZES
 
-    size, names = SIZES[args.size], selected(args.only)
+    size = SIZES[args.size]
+    names = selected(args.only, size)
     # what was measured elsewhere can be shown anywhere
     device = torch.device(args.device) if args.report else _device(args.device)
     if not args.report:
-        settings = Settings(
-            device, torch.float32, args.threads, size.recipes["residual"].batch, 1, 0.0, size.scenes.side
-        )
-        run(names, args.seeds, size, settings, args.out, args.processes)
+        settings = Settings(device, torch.float32, args.threads, size.recipes["residual"].batch, 1, 0.0, size.side)
+        run(names, args.seeds, size, settings, args.out, args.processes, most=args.most)
+        if args.most:  # there may be trials alone
+            return
     found = accuracies(args.out, names, size, device)
     print(report(found))
     if args.figure:

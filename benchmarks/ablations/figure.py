@@ -1,4 +1,4 @@
-"""The figure of the ablations: every run a dot, every mean a bar, the papers' accuracies beside them."""
+"""The figure of the ablations: every seed's accuracy, and the way there."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.ablations.networks import NETWORKS
-from benchmarks.ablations.published import PUBLISHED
-from benchmarks.ablations.report import Rows, by_seed
+from benchmarks.ablations.report import Rows, by_seed, curve
 from benchmarks.ablations.statistics import summarise
 from benchmarks.plot.style import FAINT, INK, STYLE, title
 
-COLORS = {"contextual": "#CC79A7", "residual": "#0072B2"}
+PRIOR, NO_PRIOR, RESIDUAL = "#CC79A7", "#E69F00", "#0072B2"
+_DASHES = ("-", "--", ":", "-.")
 
 
 def draw(found: Rows, path: Path) -> None:
@@ -31,32 +31,48 @@ def draw(found: Rows, path: Path) -> None:
         figure(found).savefig(path, dpi=150, metadata=metadata)
 
 
+def color_of(name: str) -> str:
+    """Return a network's colour: by family, and in the contextual one by whether a prior reaches the features."""
+    network = NETWORKS[name]
+    if network.family == "residual":
+        return RESIDUAL
+    return PRIOR if network.has_stage_losses and network.use != "zero" else NO_PRIOR
+
+
 def figure(found: Rows) -> Figure:
-    """Return the figure: left what was measured, right what the papers report."""
+    """Return the figure: left the test artist, every seed; right the validation artist, epoch by epoch."""
     names = list(found)[::-1]  # the first is at the top
     with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(7, 1.2 + 0.28 * len(names)))
+        drawn = Figure(figsize=(8, max(3.4, 1.3 + 0.27 * len(names))))
         top = 1 - 0.72 / drawn.get_figheight()
         bottom = 0.5 / drawn.get_figheight()
-        here = drawn.add_axes((0.2, bottom, 0.5, top - bottom))
-        there = drawn.add_axes((0.74, bottom, 0.23, top - bottom))
+        test = drawn.add_axes((0.17, bottom, 0.34, top - bottom))
+        way = drawn.add_axes((0.58, bottom, 0.25, top - bottom))
         for place, name in enumerate(names):
-            values, color = by_seed(found[name]), COLORS[NETWORKS[name].family]
-            here.plot(list(values.values()), [place] * len(values), "o", color=color, markersize=4, alpha=0.6)
-            here.plot([summarise(values).mean], [place], "|", color=INK, markersize=13, markeredgewidth=1.8)
-            if name in PUBLISHED:
-                there.plot([PUBLISHED[name].top1], [place], "s", color=color, markersize=4, markerfacecolor="w")
-        _rows(here, names, "accuracy on the test scenes, %")
-        _rows(there, [""] * len(names), "ImageNet-1k, papers, %")
+            values = by_seed(found[name])
+            test.plot(
+                list(values.values()), [place] * len(values), "o", color=color_of(name), markersize=4, alpha=0.6
+            )
+            test.plot([summarise(values).mean], [place], "|", color=INK, markersize=13, markeredgewidth=1.8)
+        _rows(test, names, "test artist, %")
+        _curves(way, found)
         row = next(iter(found.values()))[0]
         seeds = max(len(own) for own in found.values())
-        under = f"{row['device']}, size {row['size']}, {seeds} seeds, torch {row['torch']}, commit {row['commit']}"
-        title(
-            drawn,
-            "Pairs of digits on clutter, at equal parameters within a family (a colour)",
-            f"{under}; dots are seeds, bars their mean",
-        )
+        under = f"{row['device']}, {seeds} seeds, torch {row['torch']}; dots are seeds, bars and lines their means"
+        title(drawn, f"Emoji of {row['size']} classes, at equal parameters within a family", under)
     return drawn
+
+
+def _curves(axes: Axes, found: Rows) -> None:
+    used: dict[str, int] = {}
+    for name, own in found.items():
+        color = color_of(name)
+        dash = _DASHES[used.get(color, 0) % len(_DASHES)]
+        used[color] = used.get(color, 0) + 1
+        axes.plot(*curve(own), dash, color=color, linewidth=1.2, label=name)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation artist, %")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), fontsize=7, frameon=False, handlelength=2.2)
 
 
 def _rows(axes: Axes, names: Sequence[str], label: str) -> None:

@@ -1,36 +1,37 @@
-"""The tables of the ablations: accuracies, paired differences, and what follows from them."""
+"""The tables of the ablations: accuracies, what the prior is good for, paired differences."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks import rows
 from benchmarks.ablations.networks import NETWORKS, TOLERANCE
 from benchmarks.ablations.published import COMPARISONS, PUBLISHED, published_difference
-from benchmarks.ablations.run import fingerprint
-from benchmarks.ablations.settings import Size
+from benchmarks.ablations.run import Row, chosen_alpha, own_rows, written
+from benchmarks.ablations.settings import TRIAL_SEEDS, Size
 from benchmarks.ablations.statistics import Difference, paired, summarise
 from benchmarks.table import markdown
 
-Rows = Mapping[str, Sequence[Mapping[str, str]]]
+Rows = Mapping[str, Sequence[Row]]
 """By network, in the order of the comparison; only networks with rows."""
+CONTROLS = {"zero_prior": "prior zero", "mean_prior": "mean prior", "other_prior": "another's prior"}
 
 
 def accuracies(path: Path, names: Sequence[str], size: Size, device: torch.device) -> Rows:
-    """Return the rows that were measured with the settings of now.
+    """Return the rows that were measured with the settings of now and the chosen α, without the trials.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no such rows.
     """
-    table = rows.read(path)
+    if not path.exists():
+        raise FileNotFoundError(path)
     found = {}
-    for name in names:
-        mark = fingerprint(name, size, device)
-        own = [row for row in table if row["fingerprint"] == mark]
-        if own:
-            found[name] = own
+    for name, own in own_rows(path, names, size, device).items():
+        alpha = written(chosen_alpha(own))
+        kept = [row for row in own if row["alpha"] == alpha and int(row["seed"]) not in TRIAL_SEEDS]
+        if kept:
+            found[name] = kept
     if not found:
         raise ValueError(
             f"{path.name} holds no rows of size {size.name} on {device.type} with the settings of now"
@@ -38,34 +39,71 @@ def accuracies(path: Path, names: Sequence[str], size: Size, device: torch.devic
     return found
 
 
-def by_seed(own: Sequence[Mapping[str, str]], column: str = "accuracy") -> dict[int, float]:
+def by_seed(own: Sequence[Row], column: str = "accuracy") -> dict[int, float]:
     """Return a column's values by seed."""
     return {int(row["seed"]): float(row[column]) for row in own}
 
 
+def by_stage(own: Sequence[Row], column: str) -> str:
+    """Return the means over the seeds of a column that holds a number for each stage."""
+    values = [[float(value) for value in row[column].split()] for row in own]
+    return " / ".join(f"{sum(stage) / len(stage):.0f}" for stage in zip(*values, strict=True))
+
+
+def curve(own: Sequence[Row]) -> tuple[list[int], list[float]]:
+    """Return the epochs, and the mean over the seeds of the accuracy on the validation drawings."""
+    points = [[point.split(":") for point in row["curve"].split()] for row in own]
+    epochs = [int(epoch) for epoch, _ in points[0]]
+    return epochs, [sum(float(run[n][1]) for run in points) / len(points) for n in range(len(epochs))]
+
+
 def report(found: Rows) -> str:
     """Return all tables."""
-    return "\n\n".join([accuracy_table(found), difference_table(found)])
+    return "\n\n".join(
+        part for part in (accuracy_table(found), prior_table(found), difference_table(found)) if part
+    )
 
 
 def accuracy_table(found: Rows) -> str:
     """Return one line per network: cost, accuracy here, accuracy in the paper."""
-    header = ("network", "parameters", "MMACs", "runs", "test, %", "deviation", "training, %", "kept, %", "s",
-              "paper, %")  # fmt: skip
+    header = ("network", "parameters", "MMACs", "α", "runs", "validation, %", "test, %", "deviation", "train, %",
+              "s", "paper, %")  # fmt: skip
     body = []
     for name, own in found.items():
-        tested, trained, kept, seconds = (
-            summarise(by_seed(own, column)) for column in ("accuracy", "train_accuracy", "kept", "seconds")
+        val, tested, trained, seconds = (
+            summarise(by_seed(own, column)) for column in ("val", "accuracy", "train_accuracy", "seconds")
         )
         body.append(
             (
-                name, own[0]["params"], f"{int(own[0]['macs']) / 1e6:.2f}", tested.runs, f"{tested.mean:.1f}",
-                f"{tested.deviation:.1f}", f"{trained.mean:.1f}", f"{kept.mean:.0f}", f"{seconds.mean:.0f}",
-                f"{PUBLISHED[name].top1:.2f}" if name in PUBLISHED else "",
+                f"`{name}`", own[0]["params"], f"{int(own[0]['macs']) / 1e6:.2f}", own[0]["alpha"], tested.runs,
+                f"{val.mean:.1f}", f"{tested.mean:.1f}", f"{tested.deviation:.1f}", f"{trained.mean:.1f}",
+                f"{seconds.mean:.0f}", f"{PUBLISHED[name].top1:.2f}" if name in PUBLISHED else "",
             )
         )  # fmt: skip
-    families = [[line for line in body if NETWORKS[line[0]].family == kind] for kind in ("contextual", "residual")]
+    families = [
+        [line for line, name in zip(body, found, strict=True) if NETWORKS[name].family == kind]
+        for kind in ("contextual", "residual")
+    ]
     return "\n\n".join(markdown(header, lines) for lines in families if lines)
+
+
+def prior_table(found: Rows) -> str:
+    """Return one line per network with a prior: what the trained network loses without it, and what it holds."""
+    header = ("network", "test, %", *(f"{label}, points" for label in CONTROLS.values()), "image-dependent, %",
+              "right class among the merged, %")  # fmt: skip
+    body = []
+    for name, own in found.items():
+        if not own[0]["kept"]:
+            continue
+        tested = by_seed(own)
+        losses = [summarise({s: v - tested[s] for s, v in by_seed(own, control).items()}) for control in CONTROLS]
+        body.append(
+            (
+                f"`{name}`", f"{summarise(tested).mean:.1f}", *(f"{loss.mean:+.1f}" for loss in losses),
+                by_stage(own, "prior_share"), by_stage(own, "kept"),
+            )
+        )  # fmt: skip
+    return markdown(header, body) if body else ""
 
 
 def difference_table(found: Rows) -> str:
@@ -81,7 +119,7 @@ def difference_table(found: Rows) -> str:
         expected = published_difference(first, second)
         body.append(
             (
-                f"{first} − {second}", difference.runs, f"{difference.mean:+.1f}",
+                f"`{first}` − `{second}`", difference.runs, f"{difference.mean:+.1f}",
                 f"{difference.low:+.1f} to {difference.high:+.1f}", f"{difference.p:.3f}",
                 "" if expected is None else f"{expected:+.2f}", verdict(difference, expected),
             )
@@ -91,7 +129,7 @@ def difference_table(found: Rows) -> str:
         f"one in twenty would miss 0 by chance; for all {len(body)} together Bonferroni's bound for p is "
         f"{0.05 / max(len(body), 1):.4f}."
     )
-    return f"{markdown(header, body)}\n\n{note}"
+    return f"{markdown(header, body)}\n\n{note}" if body else ""
 
 
 def verdict(difference: Difference, expected: float | None) -> str:

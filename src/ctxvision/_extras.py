@@ -15,13 +15,14 @@ _EXTRAS |= {
     "av": "video",
     "faster_coco_eval": "detect",
     "h5py": "weights",
+    "resvg_py": "emoji",
     "segmentation_models_pytorch": "segment",
 }
 _EXTRAS |= dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serve")
 _INCLUDES: dict[str, tuple[str, ...]] = {
     "train": ("weights",),
     "serve": ("explain", "train", "weights"),
-    **dict.fromkeys(("data", "detect", "segment", "video", "explain", "export"), ("train", "weights")),
+    **dict.fromkeys(("data", "emoji", "detect", "segment", "video", "explain", "export"), ("train", "weights")),
 }
 
 

@@ -1,64 +1,92 @@
+import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 from benchmarks import cli, rows
-from benchmarks.ablations import report
+from benchmarks.ablations import drawings, priors, report
 from benchmarks.ablations import train as training
-from benchmarks.ablations.networks import BUDGETS, NETWORKS, TOLERANCE, arguments, build, cost
+from benchmarks.ablations.drawings import VIEWS, Drawings, open_task
+from benchmarks.ablations.networks import BUDGETS, NETWORKS, TOLERANCE, arguments, build, cost, names_of
 from benchmarks.ablations.published import COMPARISONS, PUBLISHED, published_difference
-from benchmarks.ablations.run import fingerprint, missing, run, selected
-from benchmarks.ablations.scenes import make_scenes
-from benchmarks.ablations.settings import SIZES, Recipe
+from benchmarks.ablations.run import Job, chosen_alpha, fingerprint, missing, run, selected
+from benchmarks.ablations.settings import ALPHAS, SIZES, TRIAL_SEEDS, Recipe
 from benchmarks.ablations.statistics import Difference, paired, summarise
-from benchmarks.ablations.train import Outcome, train
+from benchmarks.ablations.train import Normaliser, Outcome, train
 from benchmarks.settings import Settings
+from ctxvision.data.images.emoji import packages, source
 
 CPU = torch.device("cpu")
-SMALL = SIZES["small"]
-RECIPE = Recipe(epochs=2, lr=3e-3, warmup_epochs=1, batch=32)
-TINY = replace(
-    SMALL,
-    scenes=replace(SMALL.scenes, digits=4, train_per_class=6, test_per_class=3),
-    recipes={"contextual": RECIPE, "residual": RECIPE},
-)
-SETTINGS = Settings(CPU, torch.float32, 1, 32, 1, 0.0, 32)
+HUNDRED = SIZES["100"]
+RECIPE = Recipe(epochs=2, lr=3e-3, warmup_epochs=1, batch=16, curve=1)
+RECIPES = {"contextual": RECIPE, "residual": RECIPE}
+TINY = replace(HUNDRED, classes="6", num_classes=6, side=16, recipes=RECIPES)
+SETTINGS = Settings(CPU, torch.float32, 1, 16, 1, 0.0, 16)
+AS_IS = Normaliser(torch.zeros(1), torch.ones(1))
+
+
+@pytest.fixture
+def emoji(tmp_path, monkeypatch):
+    """Six classes in the cache folder, as if they had been fetched and rendered."""
+    monkeypatch.setenv("CTXVISION_CACHE", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "_render_all", lambda folder, size: None)
+        folder = source.rendered(TINY.side)
+    random, artists = np.random.default_rng(0), [package.name for package in packages.PACKAGES]
+    for number in range(6):
+        for artist in artists:
+            pixels = random.integers(0, 256, (TINY.side, TINY.side, 4), dtype=np.uint8)
+            pixels[..., : number + 4] //= 2
+            path = folder / f"1f60{number}" / f"{artist}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    (folder / "classes.json").write_text(json.dumps([(f"1f60{n}", f"face-{n}", artists) for n in range(6)]))
+    open_task.cache_clear()
+    yield folder
+    open_task.cache_clear()
+
+
+def test_task_holds_artists_apart(emoji):
+    task = open_task("6", TINY.side)
+    assert len(task.train.classes) == 36
+    assert task.val.classes.tolist() == task.test.classes.tolist() == list(range(6)) * VIEWS
+    for part, artist in ((task.val, "twemoji"), (task.test, "fluent-emoji-flat")):
+        with Image.open(emoji / "1f602" / f"{artist}.png") as image:
+            assert image.mode == "RGBA"
+            pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
+        on_white = pixels[:3] * pixels[3:] + 1 - pixels[3:]
+        assert (part.images[2] - on_white).abs().max() < 2 / 255
+        assert not torch.equal(part.images[2], part.images[8])  # another view
+    assert torch.equal(
+        drawings.shown_again(Drawings(task.val.images[:6], torch.arange(6))).images, task.val.images
+    )
+
+
+def test_moved_drawings_are_never_mirrored():
+    corner = torch.ones(200, 3, 32, 32)
+    corner[:, :, 4:14, 4:14] = 0  # upper left
+    moved = drawings.moved(corner, torch.Generator().manual_seed(0))
+    ink = (1 - moved.mean(1)).clamp(min=0)
+    assert (ink[:, :16, :16].sum((1, 2)) > ink[:, 16:, 16:].sum((1, 2))).all()
+    assert (ink[:, :16, :16].sum((1, 2)) > ink[:, :16, 16:].sum((1, 2))).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_parameters_are_equal_within_the_tolerance(size):
-    for name in NETWORKS:
+    for name in names_of(SIZES[size]):
         assert cost(name, SIZES[size]).params == pytest.approx(
             BUDGETS[size][NETWORKS[name].family], rel=TOLERANCE
         ), name
 
 
-def test_costs_are_those_of_the_network_that_is_trained():
-    found, model = cost("cot", SMALL), build("cot", SMALL)
-    assert found.params == sum(p.numel() for p in model.parameters())
-    # each 1x1, grouped or dense convolution and the linear layer by hand, from the shapes that pass through
-    macs = 0
-
-    def count(module, inputs, output):
-        nonlocal macs
-        weights = module.weight[0].numel()
-        macs += weights * output[0].numel()
-
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, 1, 32, 32))
-    aggregated = sum(9 * width * side**2 for width, side in zip((16, 32, 56, 56), (8, 4, 2, 1), strict=True))
-    assert found.macs == macs + aggregated
-
-
 def test_ablations_are_what_they_are_called():
     plain, deformable, weights, full = (
-        build(name, SMALL) for name in ("plain", "deformable", "weight_offsets", "contextual")
+        build(name, HUNDRED) for name in ("plain", "deformable", "weight_offsets", "contextual")
     )
     assert plain.context is None
     assert deformable.context is None
@@ -66,68 +94,145 @@ def test_ablations_are_what_they_are_called():
     assert [("sampling_offsets" in n, "weight_offsets" in n) for n in names.values()] == [
         (False, False), (True, False), (False, True), (True, True)
     ]  # fmt: skip
-    kinds = {type(block.conv2).__name__ for block in build("resnet", SMALL).layer3}
+    assert {name for name, network in NETWORKS.items() if network.has_stage_losses} == {
+        "zero_prior", "extra_input", "weight_offsets", "contextual", "contextual_reduce", "centred", "weighted"
+    }  # fmt: skip
+    kinds = {type(block.conv2).__name__ for block in build("resnet", HUNDRED).layer3}
     assert kinds == {"Conv2d"}
-    assert {type(block.conv2).__name__ for block in build("involution", SMALL).layer3} == {"Involution2d"}
+    assert {type(block.conv2).__name__ for block in build("involution", HUNDRED).layer3} == {"Involution2d"}
 
 
-def test_runs_repeat_bit_for_bit():
-    assert train("contextual", TINY, 0, CPU)[:3] == train("contextual", TINY, 0, CPU)[:3]
+def _stirred(name):
+    """Build a network whose convolutions bend to the prior; at the start they do not."""
+    torch.manual_seed(0)
+    model = build(name, TINY)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model.eval()
 
 
-def test_networks_of_a_seed_see_the_same_batches(monkeypatch):
+def test_controls_change_the_prior_and_nothing_else(emoji):
+    images = open_task("6", TINY.side).test.images[:6]
+    model, zeroed = _stirred("contextual"), _stirred("zero_prior")
+    with torch.no_grad():
+        before = model(images)
+        with priors.changed(model, priors.zero()):
+            without = model(images)
+        assert not torch.allclose(before, without)
+        torch.testing.assert_close(zeroed(images), without)
+        with priors.recorded(model) as found:
+            torch.testing.assert_close(model(images), before)
+        assert list(found) == ["2", "3", "4"]
+        with priors.changed(model, priors.of_another()), priors.recorded(model) as swapped:
+            model(images)
+        torch.testing.assert_close(swapped["2"][0], found["2"][0].roll(1, 0))
+        mean = {stage: torch.cat(batches).mean(0) for stage, batches in found.items()}
+        with priors.changed(model, priors.constant(mean)), priors.recorded(model) as constant:
+            model(images)
+        assert priors.image_dependent(constant["3"][0]) == pytest.approx(0, abs=1e-6)
+        torch.testing.assert_close(model(images), before)  # the changes are gone
+
+
+def test_share_that_depends_on_the_image():
+    assert priors.image_dependent(torch.tensor([[3.0, 4.0], [3.0, 4.0]])) == 0
+    assert priors.image_dependent(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == 1
+    assert priors.image_dependent(torch.zeros(2, 2)) == 0
+
+
+def test_other_ways_to_merge_by_hand():
+    for name in ("centred", "weighted"):
+        model = _stirred(name)
+        layer, table = model.context.steps["3"], model.context.embedding.weight
+        x = torch.randn(2, layer.projection[0].in_features, 3, 3)
+        with torch.no_grad():
+            step, rows = layer(x, table, None, 3), layer.embed(table)
+            for image in range(2):
+                chosen = step.kept[image].tolist()
+                if name == "centred":
+                    merged = rows[chosen].mean(0) - rows.mean(0)
+                else:
+                    weights = torch.tensor([math.exp(step.scores[image, c].item() / 0.07) for c in chosen])
+                    merged = sum(w * rows[c] for w, c in zip(weights / weights.sum(), chosen, strict=True))
+                torch.testing.assert_close(step.prior[image], layer.merge(merged[None])[0])
+
+
+def test_runs_repeat_bit_for_bit(emoji):
+    first, second = (train("contextual", TINY, 0.5, 0, CPU) for _ in range(2))
+    assert first[:-1] == second[:-1]
+    assert [point.split(":")[0] for point in first.curve.split()] == ["1", "2"]
+    assert len(first.kept.split()) == len(first.prior_share.split()) == 3
+    assert first.temperature < 0.1
+    plain = train("plain", TINY, None, 0, CPU)
+    assert math.isnan(plain.zero_prior)
+    assert plain.kept == ""
+
+
+def test_networks_of_a_seed_see_the_same_batches(emoji, monkeypatch):
     seen = {}
-    for name in ("plain", "involution"):
+    for name in ("plain", "contextual"):
         batches = seen[name] = []
 
-        def keep(images, *rest, batches=batches, original=training.shifted):
+        def keep(images, *rest, batches=batches, original=training.moved):
             batches.append(original(images, *rest))
             return batches[-1]
 
         with monkeypatch.context() as patch:
-            patch.setattr(training, "shifted", keep)
-            train(name, TINY, 0, CPU)
-    assert len(seen["plain"]) == 2 * (72 // 32)
-    assert all(torch.equal(a, b) for a, b in zip(seen["plain"], seen["involution"], strict=True))
+            patch.setattr(training, "moved", keep)
+            train(name, TINY, 0.5, 0, CPU)
+    assert len(seen["plain"]) == 2 * (36 // 16)
+    assert all(torch.equal(a, b) for a, b in zip(seen["plain"], seen["contextual"], strict=True))
     assert not torch.equal(seen["plain"][0], seen["plain"][1])
 
 
-def test_accuracy_and_kept_classes_by_hand():
-    torch.manual_seed(0)
-    model = build("contextual_reduce", TINY).eval()
-    scenes = make_scenes(TINY.scenes, 0)[1]
-    right = kept = 0
+def test_accuracy_and_kept_classes_by_hand(emoji):
+    model, test = _stirred("contextual_reduce"), Drawings(*(t[:12] for t in open_task("6", TINY.side).test))
+    right, kept = 0, [0, 0, 0]
     with torch.no_grad():
-        for image, number in zip(scenes.images, scenes.classes.tolist(), strict=True):
+        for image, number in zip(test.images, test.classes.tolist(), strict=True):
             output = model.forward_stages(image[None])
             right += int(output.logits[0].argmax()) == number
-            kept += number in output.classes[-1][0].tolist()
-    accuracy, share = training.evaluate(model, training.Normalised(scenes.images, scenes.classes, 0.0))
-    assert accuracy == pytest.approx(100 * right / len(scenes.classes))
-    assert share == pytest.approx(100 * kept / len(scenes.classes))
-    assert share < 100
-    assert training.evaluate(build("plain", TINY), training.Normalised(*scenes[:2], 0.0))[1] == 100
+            kept = [k + (number in c[0].tolist()) for k, c in zip(kept, output.classes[1:], strict=True)]
+    count = len(test.classes)
+    assert training.evaluate(model, test, AS_IS) == pytest.approx(100 * right / count)
+    assert training._kept(model, test, AS_IS) == " ".join(f"{100 * k / count:.1f}" for k in kept)
+    assert kept[-1] < count
+
+
+OUTCOME = Outcome(
+    60.0, 50.0, 90.0, 40.0, 45.0, 42.0, "10.0 20.0 30.0", "99.0 90.0 80.0", 0.07, "1:10.0 2:60.0", 1.0
+)
 
 
 def _fake(calls, stop_after=None):
-    def trainer(name, size, seed, device):
+    def trainer(name, size, alpha, seed, device):
         if len(calls) == stop_after:
             raise KeyboardInterrupt
-        calls.append((name, seed))
-        return Outcome(50.0 + seed, 60.0, 100.0, 1.0)
+        calls.append((name, alpha, seed))
+        outcome = OUTCOME._replace(accuracy=50.0 + seed, val=60.0 + (alpha == 0.5))
+        return outcome if alpha is not None else outcome._replace(kept="", prior_share="")
 
     return trainer
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
-    out, names, calls = tmp_path / "rows.csv", ["plain", "resnet"], []
+    out, names, calls = tmp_path / "rows.csv", ["plain", "contextual"], []
+    trials = [("contextual", alpha, seed) for seed in TRIAL_SEEDS for alpha in ALPHAS]
     with pytest.raises(KeyboardInterrupt):
-        run(names, 2, TINY, SETTINGS, out, trainer=_fake(calls, stop_after=3))
-    assert len(rows.read(out)) == 3
-    assert run(names, 2, TINY, SETTINGS, out, trainer=_fake(calls)) == 1
-    assert calls == [("plain", 0), ("resnet", 0), ("plain", 1), ("resnet", 1)]
+        run(names, 2, TINY, SETTINGS, out, trainer=_fake(calls, stop_after=2))
+    assert calls == trials[:2]
+    assert run(names, 2, TINY, SETTINGS, out, trainer=_fake(calls), most=3) == 3
+    assert run(names, 2, TINY, SETTINGS, out, trainer=_fake(calls)) == 2
+    reported = [("plain", None, 0), ("contextual", 0.5, 0), ("plain", None, 1), ("contextual", 0.5, 1)]
+    assert calls == [*trials, *reported]
     assert run(names, 2, TINY, SETTINGS, out, trainer=_fake(calls)) == 0
-    assert len({(row["fingerprint"], row["seed"]) for row in rows.read(out)}) == 4
+    assert len(rows.read(out)) == len(calls)
+    assert chosen_alpha([row for row in rows.read(out) if row["network"] == "contextual"]) == 0.5
+    found = report.accuracies(out, names, TINY, CPU)
+    assert {name: sorted(report.by_seed(own)) for name, own in found.items()} == {
+        "plain": [0, 1],
+        "contextual": [0, 1],
+    }
 
 
 def test_other_settings_are_other_runs(tmp_path):
@@ -136,24 +241,25 @@ def test_other_settings_are_other_runs(tmp_path):
     assert missing(["plain"], 1, TINY, CPU, out) == []
     changed = [
         replace(TINY, recipes={"contextual": replace(RECIPE, lr=1e-3), "residual": RECIPE}),
-        replace(TINY, scenes=replace(TINY.scenes, noise=0.2)),
+        replace(TINY, side=64),
         replace(TINY, shared={"contextual": {**TINY.shared["contextual"], "dim": 48}}),
     ]
     for size in changed:
-        assert missing(["plain"], 1, size, CPU, out) == [("plain", 0)]
-    assert missing(["plain"], 1, TINY, torch.device("cuda"), out) == [("plain", 0)]
+        assert missing(["plain"], 1, size, CPU, out) == [Job("plain", None, 0)]
+    assert missing(["plain"], 1, TINY, torch.device("cuda"), out) == [Job("plain", None, 0)]
     other_family = replace(TINY, recipes={"contextual": RECIPE, "residual": replace(RECIPE, lr=1e-3)})
     assert missing(["plain"], 1, other_family, CPU, out) == []
     assert len({fingerprint(name, TINY, CPU) for name in NETWORKS}) == len(NETWORKS)
 
 
-def test_two_processes_train_as_one(tmp_path):
+@pytest.mark.slow
+@pytest.mark.process
+def test_two_processes_train_as_one(emoji, tmp_path):
     both = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.csv"
         run(["plain", "cot_static"], 1, TINY, SETTINGS, out, processes)
-        columns = ("network", "seed", "accuracy", "train_accuracy", "kept")
-        both.append(sorted(tuple(row[name] for name in columns) for row in rows.read(out)))
+        both.append(sorted((row["network"], row["accuracy"], row["curve"]) for row in rows.read(out)))
     assert both[0] == both[1]
 
 
@@ -203,39 +309,36 @@ def test_comparisons_name_networks():
     assert published_difference("cot", "involution") is None
 
 
-def test_tables_and_figure(tmp_path):
-    out = tmp_path / "rows.csv"
-    names = ["plain", "contextual", "cot"]
-    run(names, 3, SMALL, SETTINGS, out, trainer=_fake([]))
-    found = report.accuracies(out, list(NETWORKS), SMALL, CPU)
-    assert list(found) == names
-    text = report.report(found)
-    assert "contextual − plain" in text
-    assert "cot − resnet" not in text
-    assert "51.0" in text
-    assert "76.58" in text
-    with pytest.raises(ValueError, match="no rows of size small on cuda"):
-        report.accuracies(out, names, SMALL, torch.device("cuda"))
-
-
-def test_the_command_reports_and_draws_without_training(tmp_path, capsys):
+def test_tables_and_figure(tmp_path, capsys):
     out, figure = tmp_path / "rows.csv", tmp_path / "new" / "ablations.svg"
-    run(["plain", "cot"], 2, SMALL, SETTINGS, out, trainer=_fake([]))
+    names = ["plain", "contextual", "cot"]
+    run(names, 3, HUNDRED, SETTINGS, out, trainer=_fake([]))
     asked = ["ablations", "--report", "--out", str(out), "--figure", str(figure)]
     assert cli.main(asked) == 0
-    assert "cot" in capsys.readouterr().out
-    assert "ImageNet-1k" in figure.read_text()
+    text = capsys.readouterr().out
+    assert "`contextual` − `plain`" in text
+    assert "`resnet`" not in text
+    assert "76.58" in text
+    row = next(line for line in text.splitlines() if "99 / 90 / 80" in line)
+    # three seeds of 50, 51, 52 %; the controls 40, 45, 42 %
+    assert [cell.strip() for cell in row.split("|")[1:7]] == [
+        "`contextual`", "51.0", "-11.0", "-6.0", "-9.0", "10 / 20 / 30"
+    ]  # fmt: skip
+    assert "validation artist" in figure.read_text()
     first = figure.read_bytes()
     assert cli.main(asked) == 0
     assert figure.read_bytes() == first
     assert cli.main([*asked[:-1], str(tmp_path / "figure.txt")]) == 1
     assert "must end in .svg or .png" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no rows of size 100 on cuda"):
+        report.accuracies(out, names, HUNDRED, torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "nothing"], "no network nothing; there are plain, deformable"),
+        (["--only", "nothing"], "no network nothing at this size; there are plain, deformable"),
+        (["--size", "400", "--only", "cot"], "no network cot at this size; there are plain, deformable"),
         (["--device", "mps"], "cpu or cuda"),
         (["--report", "--out", "missing.csv"], "missing.csv"),
     ],
@@ -253,5 +356,5 @@ def test_help(capsys):
 
 
 def test_networks_keep_their_order():
-    assert selected(["cot", "plain"]) == ["plain", "cot"]
-    assert arguments("cot", SMALL)["num_classes"] == 56
+    assert selected(["cot", "plain"], HUNDRED) == ["plain", "cot"]
+    assert arguments("cot", HUNDRED)["num_classes"] == 100

@@ -77,6 +77,7 @@ class LabelledSet:
         root: The folder that names begin with, so that they can be shown without it.
         open_image: The function that makes of a name what `read_image` reads; it travels to the workers.
         image_size: The height and width of every image, where they are all alike and small; else ``None``.
+        mirrored: Whether the mirror image of a sample is of the same class.
     """
 
     class_names: tuple[str, ...]
@@ -87,6 +88,7 @@ class LabelledSet:
     root: str = "."
     open_image: Opener = as_path
     image_size: int | None = None
+    mirrored: bool = True
 
     @property
     def train_counts(self) -> tuple[int, ...]:

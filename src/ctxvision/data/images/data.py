@@ -64,6 +64,7 @@ class DataSpec(ImageSpec):
         color_jitter: float = 0.0,
         random_erasing: float = 0.0,
         crop_scale: float = 0.08,
+        mirrored: bool = True,
     ) -> Transform:
         """Return timm's transform for training: a random resized crop, a horizontal flip, and more on request.
 
@@ -73,6 +74,7 @@ class DataSpec(ImageSpec):
             color_jitter: The strength of random changes of brightness, contrast and saturation.
             random_erasing: The probability that a rectangle of an image is replaced by noise.
             crop_scale: The smallest share of an image that a crop covers; the largest is all of it.
+            mirrored: Whether half of the images are flipped from left to right.
 
         Returns:
             A function from a PIL image to a tensor (C, H, W).
@@ -87,6 +89,7 @@ class DataSpec(ImageSpec):
             color_jitter=color_jitter,
             re_prob=random_erasing,
             scale=(crop_scale, 1.0),
+            hflip=0.5 if mirrored else 0.0,
             re_mode="pixel",
         )
         return transform
@@ -173,6 +176,7 @@ class ImageData(DataModule):
             "color_jitter": color_jitter,
             "random_erasing": random_erasing,
             "crop_scale": crop_scale,
+            "mirrored": found.mirrored,
         }
 
     def train_dataset(self) -> "ImageDataset":

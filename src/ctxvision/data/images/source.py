@@ -14,6 +14,7 @@ from ctxvision.data.table import read_table
 
 from . import imagenet
 from .cifar import read_cifar
+from .emoji import read_emoji
 from .hub import read_hub
 from .reading import HINTS, is_image
 from .shard_index import is_url
@@ -47,9 +48,10 @@ def find_images(
 
     1. ``hf:NAME_OR_PATH[:CONFIG]``: see `read_hub`;
     2. ``cifar10:FOLDER``, ``cifar100:FOLDER``: see `read_cifar`;
-    3. a URL, or what ends in ``.tar``: see `read_shards`;
-    4. what ends in ``.csv`` or ``.tsv``: see `read_table`;
-    5. a folder: see `scan_folder`.
+    3. ``emoji``: see `read_emoji`;
+    4. a URL, or what ends in ``.tar``: see `read_shards`;
+    5. what ends in ``.csv`` or ``.tsv``: see `read_table`;
+    6. a folder: see `scan_folder`.
 
     Options follow a ``#``, as in ``hf:cifar100#label=coarse_label``.
 
@@ -69,6 +71,8 @@ def find_images(
     if prefix in ("cifar10", "cifar100"):
         check_options(where, options, ())
         return read_cifar(prefix, rest or ".", split=split)
+    if where == "emoji":
+        return read_emoji(options, split=split)
     if is_url(where) or where.lower().endswith(".tar"):
         return read_shards(where, options=options, strict=strict, split=split)
     if where.lower().endswith((".csv", ".tsv")):
