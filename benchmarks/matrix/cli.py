@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=int, default=224, help="side of the images in pixels (default: %(default)s)")
     add("--threads", type=int, default=default_threads(), help="(default: %(default)s)")
     add("--repeats", type=int, default=15, help="rounds of a group of networks, at most (default: %(default)s)")
-    add("--seconds", type=float, default=15.0, help="a group starts no further round after this long, once there "
+    add("--seconds", type=float, default=8.0, help="a group starts no further round after this long, once there "
         "are five (default: %(default)s)")  # fmt: skip
     add("--exports", type=Path, default=CACHE, help="folder that keeps exported files (default: %(default)s)")
     add("--compiler", help="backend of torch.compile instead of inductor with freezing")

@@ -83,7 +83,7 @@ class Plan:
     size: int = 224
     threads: int = 2
     repeats: int = 15
-    seconds: float = 15.0
+    seconds: float = 8.0
     cache: Path = CACHE
     compiler: str | None = None
 
