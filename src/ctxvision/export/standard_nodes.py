@@ -148,15 +148,21 @@ def _local_aggregation(write: _Writer, node: "ir.Node") -> "ir.Value":
     interleaved = bool(node.attributes["interleaved"].as_int())
     channels, groups, taps = _known(x, 1), _known(weight, 1), _known(weight, 2)
     kernel, columns, shared = math.isqrt(taps), _number(weight, 4), channels // groups
-    padded = write.padded(x, padding)
-    sides = [
-        None if n is None else n + 2 * p for n, p in zip((_number(x, 2), _number(x, 3)), padding, strict=True)
-    ]
+    shifts = _shifts(x, weight, kernel, stride[0], padding[0], dilation[0])
+    by_rows = any(shift is not None for shift in shifts)
+    banded = columns is not None and is_banded(columns, kernel, stride[1], dilation[1])
+    around = (0, padding[1]) if by_rows and not banded else padding  # maps are moved along the rows, not the image
+    padded = write.padded(x, around)
+    sides = [None if n is None else n + 2 * p for n, p in zip((_number(x, 2), _number(x, 3)), around, strict=True)]
     sides = sides if None not in sides else [None, None]
     split = (shared, groups) if interleaved else (groups, shared)
     padded = write.reshaped(padded, 0, *split, *sides, of=padded)
-    if columns is not None and is_banded(columns, kernel, stride[1], dilation[1]):
+    if banded:
+        assert columns is not None
         sums = _banded(write, padded, weight, columns, kernel, stride, dilation, interleaved)
+    elif by_rows:
+        height = _known(x, 2)
+        sums = _sum_of_moved_rows(write, padded, height, weight, shifts, stride[1], dilation[1], interleaved)
     else:
         sums = _sum_of_shifts(write, padded, _maps(write, weight, taps, interleaved), kernel, stride, dilation)
     rows = _number(weight, 3)
@@ -191,6 +197,53 @@ def _sum_of_shifts(
         assert column is not None
         total = column if total is None else write("Add", total, column)
     assert total is not None  # a kernel has at least one tap
+    return total
+
+
+def _shifts(
+    x: "ir.Value", weight: "ir.Value", kernel: int, stride: int, padding: int, dilation: int
+) -> Sequence[int | None]:
+    """Return how far from its own row a result reads, for each row of the kernel; ``None`` where no result does.
+
+    Steps above one, and sizes that stay open, have no such distances.
+    """
+    height, made = _number(x, 2), _number(weight, 3)
+    if stride != 1 or height is None or made is None:
+        return [None] * kernel
+    shifts = [u * dilation - padding for u in range(kernel)]
+    return [shift if -made < shift < height else None for shift in shifts]
+
+
+def _sum_of_moved_rows(
+    write: _Writer,
+    padded: "ir.Value",
+    height: int,
+    weight: "ir.Value",
+    shifts: Sequence[int | None],
+    stride: int,
+    dilation: int,
+    interleaved: bool,
+) -> "ir.Value":
+    """Write sums over the columns of the kernel for every row of x, which are then moved to the rows that read it.
+
+    Maps are moved the other way before: there are as many of them as groups, not as channels.
+    """
+    kernel, made = len(shifts), _known(weight, 3)
+    read = [write.sliced(padded, 4, _reads(v, kernel, stride, dilation)) for v in range(kernel)]
+    total = None
+    for shift, row in zip(shifts, write.split(weight, 2, kernel), strict=True):
+        if shift is None:
+            continue
+        after = height - made - shift
+        moved = write.padded(row, (shift, 0), (after, 0))
+        part = None
+        for image, one in zip(read, _maps(write, moved, kernel, interleaved), strict=True):
+            term = write("Mul", image, one)
+            part = term if part is None else write("Add", part, term)
+        assert part is not None  # a kernel has at least one tap
+        part = write.padded(part, (-shift, 0), (-after, 0))
+        total = part if total is None else write("Add", total, part)
+    assert total is not None
     return total
 
 
