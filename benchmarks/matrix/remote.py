@@ -41,10 +41,12 @@ class Remote:
         self._name, self._threads = runner, threads
         self._folder = tempfile.TemporaryDirectory(prefix="ctxvision-")
         numbers = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        self._process = subprocess.Popen(
-            [python, RUNNERS / f"run_{runner}.py"], env=os.environ | numbers, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self._said = Path(self._folder.name) / "stderr.txt"
+        with self._said.open("w") as errors:
+            self._process = subprocess.Popen(
+                [python, RUNNERS / f"run_{runner}.py"], env=os.environ | numbers, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
 
     def open(self, key: str, images: Tensor, **request: Any) -> tuple[Tensor, str]:
         """Open a network for images (B, C, H, W); return its logits (B, N) and what computes them."""
@@ -84,7 +86,10 @@ class Remote:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise CellError(f"the process of {self._name} has ended, with status {self._process.wait()}")
+            said = self._said.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise CellError(
+                f"the process of {self._name} has ended, with status {self._process.wait()}: {said[-1]}"
+            )
         found: dict[str, Any] = json.loads(line)
         if "error" in found:
             raise CellError(found["error"])

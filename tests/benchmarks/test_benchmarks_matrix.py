@@ -155,7 +155,7 @@ def open_network(request, images):
     if request["network"] == "odd":
         raise ValueError("no such network")
     if request["network"] == "deadly":
-        sys.exit(3)
+        sys.exit("a reason")
     return lambda: images.sum((2, 3)) * request["threads"], lambda found: found, "a runner"
 
 serve(open_network)
@@ -179,7 +179,7 @@ def test_a_runner_s_process_opens_computes_and_fails_by_cell(monkeypatch, tmp_pa
     said = report.report(found, False)
     assert "net of others | eager" in said
     runner = Remote("toy", 1)
-    with pytest.raises(CellError, match="has ended, with status 3"):
+    with pytest.raises(CellError, match="has ended, with status 1: a reason"):
         runner.open("a", torch.zeros(1, 3, 2, 2), network="deadly")
     runner.end()
 
