@@ -83,6 +83,8 @@ class Remote:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
+            while line and not line.startswith("{"):  # a library that prints while it is imported
+                line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:

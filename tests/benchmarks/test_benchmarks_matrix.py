@@ -149,6 +149,7 @@ RUNNER = """
 import sys
 sys.path.insert(0, {folder!r})
 from serving import serve
+print("imported")
 
 def open_network(request, images):
     print("a library that talks")
