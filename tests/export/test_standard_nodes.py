@@ -68,9 +68,9 @@ def out_size(size, kernel, stride, padding, dilation):
         (6, 3, 7, (5, 40), ((1, 1), (3, 3), (1, 1))),
         (6, 6, 2, (5, 6), ((1, 3), (0, 4), (1, 1))),
         (5, 1, 1, (1, 1), ((1, 1), (0, 0), (1, 1))),
-        (4, 2, 3, (6, 9), ((1, 2), (1, 2), (2, 3))),  # fewer rows than the image has
+        (4, 2, 5, (12, 40), ((1, 2), (1, 2), (2, 3))),  # fewer rows than the image has
         (4, 2, 7, (2, 30), ((1, 1), (3, 3), (1, 1))),  # rows of the kernel that read nothing
-        (4, 2, 2, (2, 9), ((1, 1), (3, 3), (5, 5))),  # all of them
+        (4, 2, 4, (1, 60), ((1, 1), (5, 3), (3, 3))),  # all of them
     ],
 )
 def test_local_aggregation(channels, groups, kernel, size, geometry, grouping, free):

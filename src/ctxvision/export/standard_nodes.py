@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxvision.inference.exported.onnx_nodes import DOMAIN
-from ctxvision.ops.aggregation.portable import is_banded
+from ctxvision.ops.aggregation.portable import SMALL, is_banded
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -149,7 +149,7 @@ def _local_aggregation(write: _Writer, node: "ir.Node") -> "ir.Value":
     channels, groups, taps = _known(x, 1), _known(weight, 1), _known(weight, 2)
     kernel, columns, shared = math.isqrt(taps), _number(weight, 4), channels // groups
     shifts = _shifts(x, weight, kernel, stride[0], padding[0], dilation[0])
-    by_rows = any(shift is not None for shift in shifts)
+    by_rows = kernel > SMALL and any(shift is not None for shift in shifts)
     banded = columns is not None and is_banded(columns, kernel, stride[1], dilation[1])
     around = (0, padding[1]) if by_rows and not banded else padding  # maps are moved along the rows, not the image
     padded = write.padded(x, around)
@@ -319,12 +319,18 @@ def _samples(write: _Writer, node: "ir.Node") -> "ir.Value":
     kernel, groups = node.attributes["kernel"].as_ints(), node.attributes["groups"].as_int()
     taps, channels = kernel[0] * kernel[1], _known(x, 1)
     table, indices, shares = _corners(write, node, x, offset, mask, kernel)
-    samples = write("MatMul", shares, write("Gather", table, indices, axis=0))  # (B, H', W', K, 1, C)
-    if groups == 1:
-        return write("Unsqueeze", write.reshaped(samples, 0, -1, taps * channels), write.constant([0]))
-    samples = write.reshaped(samples, 0, -1, taps, groups, channels // groups)
-    samples = write("Transpose", samples, perm=(3, 0, 1, 2, 4))
-    return write.reshaped(samples, 0, 0, 0, taps * channels // groups)
+    split = (groups, channels // groups)
+    rows = []
+    for u in range(kernel[0]):  # a row of taps at once: what they gather is four times as large as its samples
+        row = slice(u * kernel[1], (u + 1) * kernel[1])
+        share, place = (write.sliced(value, 3, row) for value in (shares, indices))
+        samples = write("MatMul", share, write("Gather", table, place, axis=0))  # (B, H', W', k_w, 1, C)
+        rows.append(write.reshaped(samples, 0, -1, kernel[1], *split))
+    columns = rows[0] if len(rows) == 1 else write("Concat", *rows, axis=2)  # (B, H' W', K, G, C / G)
+    if groups > 1:
+        columns = write("Transpose", columns, perm=(3, 0, 1, 2, 4))
+        return write.reshaped(columns, 0, 0, 0, taps * split[1])
+    return write("Unsqueeze", write.reshaped(columns, 0, 0, taps * channels), write.constant([0]))
 
 
 def _corners(

@@ -16,7 +16,7 @@ from .checks import kernel_side
 # A banded matrix multiplies every pixel of a row with every output of it. Where rows are at most so many times as
 # wide as a kernel that is not small, ONNX Runtime and OpenVINO do that faster than k² products and sums.
 _WIDEST = 3
-_SMALL = 3
+SMALL = 3
 
 
 def aggregate(
@@ -46,7 +46,7 @@ def aggregate(
 def is_banded(columns: int, kernel: int, stride: int, dilation: int) -> bool:
     """Whether rows of so many results are made by matrix products, instead of a sum of shifts."""
     width = stride * (columns - 1) + dilation * (kernel - 1) + 1
-    return kernel > _SMALL and width <= _WIDEST * kernel
+    return kernel > SMALL and width <= _WIDEST * kernel
 
 
 def sum_of_shifts(
