@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-detect demo-segment demo-video test test-fast test-integrations lint format bench docs clean
+.PHONY: help demo demo-detect demo-segment demo-video test test-fast test-integrations lint format bench peers docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -84,6 +84,9 @@ format: $(INSTALLED) ## format the code and sort its imports
 bench: $(INSTALLED) ## operators and networks against their peers; a quarter of an hour on two free cores
 	$(BIN)/python -m benchmarks ops
 	$(BIN)/python -m benchmarks models
+
+peers: $(INSTALLED) ## environments for `python -m benchmarks matrix --peers`: OpenVINO, kecam, PaddleClas; minutes
+	$(BIN)/python -m benchmarks.matrix.environments
 
 docs: $(INSTALLED) ## the documentation, in site/
 	$(BIN)/mkdocs build --strict

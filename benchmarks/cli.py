@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import loader, serve
 from benchmarks.gate import RedGate
+from benchmarks.matrix import cli as matrix
 from benchmarks.rows import SchemaError
 from benchmarks.settings import DTYPES, RESULTS, Settings, default_threads
 
@@ -21,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
     top.description = "Times of the operators and networks against peers in the same run; accuracies of ablations."
     commands = top.add_subparsers(
-        dest="command", required=True, metavar="ops|models|gpu|ablations|recipes|plot|loader|serve"
+        dest="command", required=True, metavar="ops|models|matrix|gpu|ablations|recipes|plot|loader|serve"
     )
 
     ops = commands.add_parser(
@@ -41,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--resolution", type=_positive, default=224, help="side of the images (default: 224)")
     models.add_argument("--skip-memory", action="store_true", help="do not measure peak memory")
+
+    every_way = commands.add_parser("matrix", help="our networks against plain ones, in every way to run them")
+    matrix.add_arguments(every_way)
 
     gpu = commands.add_parser(
         "gpu", help="everything that a GPU has to show, the most important first", epilog=EPILOG
@@ -73,12 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = {
             "ops": _ops,
             "models": _models,
+            "matrix": matrix.run,
             "gpu": _gpu,
             "ablations": _ablations,
             "recipes": _recipes,
             "plot": _plot,
+            "loader": loader.run,
+            "serve": serve.run,
         }
-        (run | {"loader": loader.run, "serve": serve.run})[args.command](args)
+        run[args.command](args)
     except RedGate as error:
         print(f"the gate is red, nothing was timed: {error}", file=sys.stderr)
         return 1

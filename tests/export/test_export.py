@@ -78,7 +78,7 @@ def test_onnx_computes_what_torch_computes(name, tmp_path):
 
 @pytest.mark.slow
 def test_any_size(tmp_path):
-    """One layer of each kind: the exporter asks about every size of every tap, and takes seconds for each."""
+    """One layer of each kind."""
     bent = ContextualConv2d(16, 6, kernel_size=3, padding=1, prior_dim=0)
     torch.nn.init.normal_(bent.sampling_offsets.conv2.weight, std=0.1)
     net = torch.nn.Sequential(

@@ -1,5 +1,8 @@
 """OpenVINO takes our networks as they are: traced by itself, as exported programs, and as ONNX files."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -45,3 +48,14 @@ def test_exported_program(network):
     images = torch.randn(2, 3, 64, 64)
     model = openvino.convert_model(torch.export.export(network, (images,)))
     close(computed(model, images), network, images)
+
+
+def test_a_cell_of_the_matrix(tmp_path):
+    sys.path.append(str(Path(__file__).parents[2]))  # benchmarks/ is a folder of the repository
+    from benchmarks.matrix.plan import Plan
+    from benchmarks.matrix.run import run
+
+    plan = Plan({"cotnet_micro": "resnet10t"}, ("openvino",), ("float32",), (1, 2), {}, 32, 1, 1, 0.0, tmp_path)
+    rows = run(plan, tmp_path / "matrix.csv")
+    assert [row["outcome"] for row in rows] == ["timed"] * 4
+    assert all(row["difference"] < 1e-4 and "OpenVINO" in row["detail"] for row in rows)

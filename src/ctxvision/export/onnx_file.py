@@ -18,6 +18,7 @@ from ctxvision.inference.exported import KEY, ExportError, Metadata, open_export
 from .program import trace
 from .same import require_same, require_suffix
 from .signature import Inputs, Operators, example_inputs, freedom, names_of, random_inputs
+from .standard_nodes import expand
 
 if TYPE_CHECKING:
     import onnx
@@ -67,12 +68,7 @@ def export_onnx(
     inputs, outputs = names_of(metadata)
     network = network.to(device="cpu", dtype=torch.float32).eval()
     with quiet():
-        program = trace(
-            network,
-            example_inputs(metadata),
-            freedom(metadata),
-            operators="onnx nodes" if operators == "native" else "standard",
-        )
+        program = trace(network, example_inputs(metadata), freedom(metadata), operators="onnx nodes")
     if sum(p.numel() * p.element_size() for p in network.parameters()) > _LIMIT:
         raise ExportError("ONNX files hold at most 2 GB of weights; export .pt2 instead")
     with quiet():
@@ -83,6 +79,8 @@ def export_onnx(
             assert found is not None
             # weights as they are computed with, not transposed at every start: only those can be quantised
             fold_constants(found.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
+            if operators == "portable":
+                expand(found.model)
         except Exception as error:  # the exporter raises many kinds
             raise ExportError(f"this network has no ONNX ({str(error).strip().splitlines()[0]})") from error
     found.model.metadata_props[KEY] = metadata.to_json()

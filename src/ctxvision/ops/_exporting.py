@@ -35,7 +35,8 @@ def recording(form: Form) -> Iterator[None]:
     """Let `torch.export` record this form of our operators, until the block ends.
 
     ``"onnx nodes"`` are nodes of the ONNX domain ``ctxvision``: `torch.onnx.export` writes such a graph, and
-    onnxruntime computes it with the kernels of this library, see `ctxvision.export.register_operators`.
+    onnxruntime computes it with the kernels of this library, see `ctxvision.export.register_operators`; or
+    `ctxvision.export` puts standard nodes in their places, for any runtime.
     """
     global _wanted
     before, _wanted = _wanted, form

@@ -16,7 +16,7 @@ from .checks import kernel_side
 # A banded matrix multiplies every pixel of a row with every output of it. Where rows are at most so many times as
 # wide as a kernel that is not small, ONNX Runtime and OpenVINO do that faster than k² products and sums.
 _WIDEST = 3
-_SMALL = 3
+SMALL = 3
 
 
 def aggregate(
@@ -35,13 +35,18 @@ def aggregate(
     shared = channels // groups
     split = (shared, groups) if interleaved else (groups, shared)
     padded = padded.reshape(-1, *split, *padded.shape[2:])
-    width = stride[1] * (columns - 1) + dilation[1] * (kernel - 1) + 1
-    if isinstance(width, int) and kernel > _SMALL and width <= _WIDEST * kernel:
+    if isinstance(columns, int) and is_banded(columns, kernel, stride[1], dilation[1]):
         sums = _banded(padded, weight, kernel, stride, dilation, interleaved)
     else:
         maps = weight.unsqueeze(1 if interleaved else 2).unbind(3)
         sums = sum_of_shifts(padded, maps, (kernel, kernel), stride, dilation)
     return sums.flatten(1, 2)
+
+
+def is_banded(columns: int, kernel: int, stride: int, dilation: int) -> bool:
+    """Whether rows of so many results are made by matrix products, instead of a sum of shifts."""
+    width = stride * (columns - 1) + dilation * (kernel - 1) + 1
+    return kernel > SMALL and width <= _WIDEST * kernel
 
 
 def sum_of_shifts(

@@ -1,0 +1,1 @@
+"""``python -m benchmarks matrix``: every way to run a network, ours against the plain peer run in the same way."""
