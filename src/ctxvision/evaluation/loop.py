@@ -97,6 +97,7 @@ def evaluate(
     task = module_of("evaluation", predictor.task)
     request = DataRequest(data, split, batch_size, workers, strict)
     evaluator: Evaluator = task.make_evaluator(predictor, request, examples=examples, run=run, **options)
+    predictor.expect(len(evaluator.source.module.eval_dataset()))
     return score(evaluator, evaluator.source.batches(predictor.device), precision=precision)
 
 
