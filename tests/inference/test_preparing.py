@@ -60,13 +60,14 @@ def leaves(found):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_answers_are_the_same_and_the_network_is_left_alone(make, dtype):
     task = make()
-    if dtype == torch.bfloat16 and task.kind == "detection":
-        pytest.skip("rounding moves scores across thresholds; the backbones are those of the other tasks")
     task = task.to(dtype)
     weights, modules = copy.deepcopy(task.state_dict()), list(task.modules())
     plain, fused = (predictor_of(task, optimize=how) for how in ("none", "fuse"))
     batch = batch_for(task, dtype)
     expected, found = leaves(plain.raw(batch)), leaves(fused.raw(batch))
+    if dtype == torch.bfloat16 and task.kind == "detection":  # rounding moves scores across thresholds
+        pyramids = (p.computing(1).model.network.backbone(batch) for p in (plain, fused))
+        expected, found = (list(pyramid.values()) for pyramid in pyramids)
     has_norms = "convnext" not in task.model_name
     assert fused.prepared.startswith("BatchNorm folded into ") == has_norms
     assert plain.prepared == ""
@@ -119,12 +120,18 @@ def test_a_wrong_copy_does_not_answer(monkeypatch, caplog):
 
 
 def test_without_a_compiler_it_computes_as_it_is(monkeypatch, caplog):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/absent/c++",))
+    def compile_nothing(function, **options):
+        def call(images):
+            raise RuntimeError("no C++ compiler\nhere")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
     task = classification_task("rednet_micro")
     images = torch.randn(2, 3, 64, 64)
     predictor = predictor_of(task, optimize="compile")
     found = [predictor.raw(images) for _ in range(2)]
-    assert caplog.text.count("cannot be compiled here") == 1
+    assert caplog.text.count("cannot be compiled here (no C++ compiler); it computes as it is") == 1
     for one in found:
         torch.testing.assert_close(one, predictor_of(task).raw(images), rtol=1e-3, atol=1e-3)
 

@@ -64,7 +64,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="kind of device to compute on: cpu, gpu, mps or auto; default: %(default)s",
     )
-    add_shared(parser, "trust", "strict")
+    add_shared(parser, "optimize", "trust", "strict")
 
 
 def run(args: Namespace) -> int:
@@ -78,7 +78,7 @@ def run(args: Namespace) -> int:
 
     quieten()
     device = _device(args.accelerator, args.checkpoint)
-    predictor = open_predictor(args.checkpoint, device, trust=args.trust)
+    predictor = open_predictor(args.checkpoint, device, trust=args.trust, optimize=args.optimize)
     require_task(args.task, args.checkpoint, predictor.task)
     scores = evaluate(
         predictor,
@@ -92,6 +92,8 @@ def run(args: Namespace) -> int:
         run=read_run(args.checkpoint) if Path(args.checkpoint).exists() else None,
         **_options(predictor.task, args),
     )
+    if predictor.prepared:
+        note(f"{args.checkpoint}: {predictor.prepared}")
     # files first: whoever reads the lines may stop reading
     keeping = Keeping()
     keeping.write(args.json, lambda: as_json(scores.to_dict()))

@@ -99,14 +99,16 @@ def run(args: Namespace) -> int:
     from ctxvision.inference import open_predictor
     from ctxvision.pages.explanation_page import render
 
-    network = open_predictor(args.checkpoint, args.device, trust=args.trust)
+    network = open_predictor(args.checkpoint, args.device, trust=args.trust, optimize="none")
     _check(args, network)
     explanation = explain(
         network,
         args.images,
         class_name=args.asked,
         layer=args.layer,
-        against=open_predictor(args.against, args.device, trust=args.trust) if args.against else None,
+        against=open_predictor(args.against, args.device, trust=args.trust, optimize="none")
+        if args.against
+        else None,
         against_layer=args.against_layer,
         truth=args.truth,
         threshold=0.5 if args.threshold is None else args.threshold,

@@ -47,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="number of images computed at a time; default: 32 for a classifier, 1 for others",
     )
-    add_shared(parser, "workers", "trust", "device", "strict")
+    add_shared(parser, "workers", "trust", "device", "optimize", "strict")
 
 
 def run(args: Namespace) -> int:
@@ -56,7 +56,7 @@ def run(args: Namespace) -> int:
     quieten()
     from ctxvision.inference import open_predictor
 
-    predictor = open_predictor(args.checkpoint, args.device, trust=args.trust)
+    predictor = open_predictor(args.checkpoint, args.device, trust=args.trust, optimize=args.optimize)
     require_task(args.task, args.checkpoint, predictor.task)
     if predictor.task == "classification" and (args.draw or args.threshold is not None):
         raise UserError(f"{args.checkpoint}: a classifier; leave out --draw and --threshold", 2)
@@ -92,6 +92,8 @@ def run(args: Namespace) -> int:
         entries.append(entry)
         rows += answer.rows()
         lines.append((str(answer.path), answer.summary()))
+    if predictor.prepared:
+        note(f"{args.checkpoint}: {predictor.prepared}")
     if args.format == "json":
         text = json_text(entries, indent=2, allow_nan=False) + "\n"
     elif args.format == "csv":

@@ -102,6 +102,8 @@ class Service:
         """End the threads; what waits is finished first."""
         self.stopping = True
         self._decoders.shutdown(wait=False, cancel_futures=True)
+        for network in self.networks.values():
+            network.close()
         for batcher in self._batchers.values():
             batcher.close(timeout)
 
