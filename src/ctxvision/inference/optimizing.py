@@ -123,11 +123,13 @@ class Compiled(nn.Module):
         network: Network of images (B, C, H, W) in evaluation mode.
         required: Whether a network that cannot be compiled is an error; if not, it computes as it is, and the log
             says why.
+        any_batch: Whether one translation takes any number of images; if not, each number gets its own, which may
+            be faster.
     """
 
-    def __init__(self, network: nn.Module, *, required: bool = True) -> None:
+    def __init__(self, network: nn.Module, *, required: bool = True, any_batch: bool = True) -> None:
         super().__init__()
-        self.network, self._required = network, required
+        self.network, self._required, self._any_batch = network, required, any_batch
         self._calls: dict[tuple[str, bool], Callable[[Tensor], Any]] = {}
         if hasattr(network, "forward_stages"):
             self.forward_stages = partial(self._through, "forward_stages")
@@ -148,10 +150,11 @@ class Compiled(nn.Module):
             images = images.clone() if images.is_inference() else images
             key = (method, len(images) > 1)
             if key not in self._calls:
-                if (method, True) in self._calls:
+                if self._any_batch and (method, True) in self._calls:
                     return plain(images)
-                self._calls[key] = torch.compile(plain, options={"freezing": True})
-            if len(images) > 1:
+                dynamic = None if self._any_batch else False
+                self._calls[key] = torch.compile(plain, dynamic=dynamic, options={"freezing": True})
+            if self._any_batch and len(images) > 1:
                 torch._dynamo.maybe_mark_dynamic(images, 0)
             try:
                 return self._calls[key](images)
