@@ -31,10 +31,12 @@ from benchmarks.settings import RESULTS, Settings
 if TYPE_CHECKING:
     import httpx
 
+    from ctxvision.inference.preparing import Optimize
+
 COLUMNS = (
-    *MACHINE, "model", "image_px", "connections", "batch", "queue", "max_wait_ms", "requests", "refused_429",
-    "failed", "seconds", "images_per_s", "p50_ms", "p99_ms", "mean_batch", "rss_after_warm_up_mib", "rss_last_mib",
-    "rss_highest_mib", "loop_images_per_s",
+    *MACHINE, "model", "optimize", "image_px", "connections", "batch", "queue", "max_wait_ms", "requests",
+    "refused_429", "failed", "seconds", "images_per_s", "p50_ms", "p99_ms", "mean_batch", "rss_after_warm_up_mib",
+    "rss_last_mib", "rss_highest_mib", "loop_images_per_s",
 )  # fmt: skip
 _WARM_UP = 0.1  # share of the requests before memory counts
 _PAUSE = 0.02
@@ -109,14 +111,18 @@ async def load(address: str, pid: int, files: list[bytes], requests: int, connec
 
 
 @torch.no_grad()
-def loop_rate(checkpoint: str, files: list[bytes], images: int) -> float:
-    """Decode and classify one image after the other, without server or batch; returns images/s."""
+def loop_rate(checkpoint: str, files: list[bytes], images: int, optimize: "Optimize" = "fuse") -> float:
+    """Decode and classify one image after the other, without server or batch; returns images/s.
+
+    The network is prepared as that of the server is.
+    """
     from ctxvision.data import read_image
     from ctxvision.serve import open_networks
 
-    (network,) = open_networks([checkpoint])
+    (network,) = open_networks([checkpoint], optimize=optimize)
     spec = network.spec
     transform = spec.eval_transform()
+    network.probabilities([torch.zeros(spec.input_size)])
     start = time.perf_counter()
     for number in range(images):
         image = transform(read_image(io.BytesIO(files[number % len(files)]), spec.color_mode, "image"))
@@ -126,7 +132,18 @@ def loop_rate(checkpoint: str, files: list[bytes], images: int) -> float:
 
 def start(checkpoint: str, args: argparse.Namespace) -> tuple["subprocess.Popen[str]", str]:
     """Start the server; returns its process and address."""
-    options = ["--port", "0", "--batch", args.batch, "--queue", args.queue, "--max_wait_ms", args.max_wait_ms]
+    options = [
+        "--port",
+        "0",
+        "--optimize",
+        args.optimize,
+        "--batch",
+        args.batch,
+        "--queue",
+        args.queue,
+        "--max_wait_ms",
+        args.max_wait_ms,
+    ]
     words = [sys.executable, "-m", "ctxvision", "serve", f"net={checkpoint}", *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
@@ -158,6 +175,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", type=int, default=64, help="of the server; default: %(default)s")
     parser.add_argument("--max-wait-ms", type=float, default=5.0, help="of the server; default: %(default)s")
     parser.add_argument("--image-px", type=int, default=64, help="side of what is sent; default: %(default)s")
+    parser.add_argument(
+        "--optimize",
+        choices=("none", "fuse", "compile"),
+        default="fuse",
+        help="how the network of the server and of the loop is prepared; default: %(default)s",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch; default: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS / "serve.csv", help="CSV file (default: %(default)s)")
 
@@ -173,7 +196,7 @@ def run(args: argparse.Namespace) -> None:
     check(args.out, COLUMNS)
     torch.set_num_threads(args.threads)
     files = pictures(args.image_px)
-    loop = loop_rate(args.checkpoint, files, max(1, args.requests // 10))
+    loop = loop_rate(args.checkpoint, files, max(1, args.requests // 10), args.optimize)
     process, address = start(args.checkpoint, args)
     try:
         began = time.perf_counter()
@@ -191,6 +214,7 @@ def run(args: argparse.Namespace) -> None:
     row = {
         **describe(Settings(torch.device("cpu"), torch.float32, args.threads, args.batch, 1, 0.0)),
         "model": network.model,
+        "optimize": args.optimize,
         "image_px": args.image_px,
         "connections": args.connections,
         "batch": args.batch,
