@@ -161,3 +161,40 @@ def test_a_trial_of_the_memory_formats_is_for_many_images(monkeypatch):
     assert predictor.computing(1).memory_format == torch.contiguous_format
     assert task.memory_format == torch.channels_last
     assert optimizing.TOLERANCE  # one table for both roads
+
+
+def test_compiled_networks_keep_their_stages_and_translate_once(monkeypatch):
+    made = []
+
+    def compile_network(function, **options):
+        made.append((function.__name__, options))
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_network)
+    task = classification_task("contextual_convnext_micro")
+    predictor = predictor_of(task, optimize="compile")
+    images = torch.randn(3, 3, 64, 64)
+    for count in (3, 2, 1, 3):
+        torch.testing.assert_close(predictor.raw(images[:count]), task(images[:count]), rtol=1e-3, atol=1e-4)
+    assert predictor.prepared == "compiled"
+    found, expected = predictor.computing(3).outputs(images), task.outputs(images)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-3, atol=1e-4)
+    assert [name for name, _ in made] == ["forward", "forward_stages"]  # not once more for a single image
+    assert made[0][1] == {"dynamic": None, "options": {"freezing": True}}
+
+
+def test_an_evaluation_is_of_the_prepared_network(monkeypatch):
+    from ctxvision.data import DigitsData
+    from ctxvision.evaluation import evaluate
+
+    names = [str(digit) for digit in range(10)]
+    torch.manual_seed(0)
+    task = ClassificationTask("rednet_micro", SPEC | {"class_names": names, "input_size": [1, 32, 32],
+                                                      "mean": [0.5], "std": [0.25]})  # fmt: skip
+    data = DigitsData(spec=task.spec, batch_size=128)
+    plain, prepared = predictor_of(task), predictor_of(task, optimize="auto")
+    expected, found = (evaluate(predictor, data, examples=2).numbers for predictor in (plain, prepared))
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert found["parameters"] == expected["parameters"]
+    assert prepared.prepared.startswith("BatchNorm folded into ")
+    assert not plain.prepared

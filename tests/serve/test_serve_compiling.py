@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from _checkpoints import write_classifier
-from ctxvision.inference import open_predictor
+from ctxvision.inference import Predictor, open_predictor
 from ctxvision.serve import compiling, open_networks
 
 IMAGES = torch.zeros(4, 3, 32, 32)
@@ -66,7 +66,7 @@ def test_it_begins_after_many_answers_and_at_once_where_the_cache_has_it(checkpo
         compute._left -= len(IMAGES)
     compute(IMAGES[:3])
     assert not made
-    assert compute._compute == compute._predictor.raw
+    assert isinstance(compute._compute.__self__, Predictor)
     expected = compute(IMAGES[:1])
     assert isinstance(settled(compute), Translation)
     torch.testing.assert_close(compute(IMAGES[:1]), expected)
@@ -123,7 +123,7 @@ def test_where_there_is_no_translation_the_network_answers(checkpoint, translate
     }[why]
     assert said in caplog.text
     assert caplog.text.count("it answers as it did") == 1
-    assert compute._compute == compute._predictor.raw
+    assert isinstance(compute._compute.__self__, Predictor)
     assert compute(IMAGES).shape == (4, 3)
     if why == "differs":
         assert not made[0].exists()

@@ -63,7 +63,9 @@ class Computing:
         trust: bool = False,
         wait: bool = False,
     ) -> None:
-        self._name, self._source, self._predictor, self._trust = name, source, predictor, trust
+        self._name, self._source, self._trust = name, source, trust
+        self._network, self._input_size = predictor.network, predictor.data_spec.input_size
+        self._on_cpu = predictor.device.type == "cpu"
         self._compute: Callable[[Tensor], Tensor] = predictor.raw
         self._left = _AFTER
         self._process: subprocess.Popen[str] | None = None
@@ -72,7 +74,7 @@ class Computing:
         if wait:
             self._begin()
             self._thread.join()
-        elif predictor.network is not None and _path_of(predictor.network).is_file():
+        elif self._network is not None and _path_of(self._network).is_file():
             self._begin()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -102,23 +104,21 @@ class Computing:
             if not self._closed:
                 _log.warning("%s: not compiled, %s; it answers as it did", self._name, error)
             return
-        self._compute = faster
+        self._compute = faster  # nothing holds the folded copy any longer
         _log.warning("%s: compiled, %.2g times as fast", self._name, gain)
 
     def _translated(self) -> tuple[Callable[[Tensor], Tensor], float]:
-        network, plain = self._predictor.network, self._compute
-        if network is None or self._predictor.device.type != "cpu":
+        plain = self._compute
+        if self._network is None or not self._on_cpu:
             raise NotCompiledError("only networks of torch on the CPU are")
-        path = _path_of(network)
+        path = _path_of(self._network)
         _require_own(path.parent)
         if not path.is_file():
             _require_possible()
             self._translate(path)
         try:
             faster: Exported = open_exported(path, trust=True)
-            images = torch.randn(
-                _TRIAL_BATCH, *self._predictor.data_spec.input_size, dtype=torch.float32, device="cpu"
-            )
+            images = torch.randn(_TRIAL_BATCH, *self._input_size, dtype=torch.float32, device="cpu")
             for size in (_TRIAL_BATCH, 1):
                 difference = largest_difference(faster(images[:size]), plain(images[:size]))
                 if not difference <= _TOLERANCE:
