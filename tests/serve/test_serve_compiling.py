@@ -1,5 +1,6 @@
 """A served network that is translated while it answers: when, by whom, and what happens where that fails."""
 
+import io
 import logging
 import sys
 import time
@@ -10,18 +11,24 @@ import torch
 from _checkpoints import write_classifier
 from ctxvision.inference import Predictor, open_predictor
 from ctxvision.serve import compiling, open_networks
+from ctxvision.serve.worker import WorkerError, read_tensor, write_tensor
 
 IMAGES = torch.zeros(4, 3, 32, 32)
 
 
 class Translation:
-    """What `open_exported` would give: the network's answers, plus something."""
+    """What the other process would answer: the network's answers, plus something."""
 
     def __init__(self, network, plus=0.0):
-        self.network, self.plus = network, plus
+        self.network, self.plus, self.closed = network, plus, False
 
     def __call__(self, images):
+        if self.closed:
+            raise WorkerError("the process has ended")
         return self.network(images) + self.plus
+
+    def close(self):
+        self.closed = True
 
 
 @pytest.fixture
@@ -43,7 +50,7 @@ def translated(monkeypatch):
     network = []
     monkeypatch.setattr(compiling, "_require_possible", lambda: None)
     monkeypatch.setattr(compiling.Computing, "_translate", translate)
-    monkeypatch.setattr(compiling, "open_exported", lambda path, trust: Translation(network[-1]))
+    monkeypatch.setattr(compiling, "Worker", lambda path: Translation(network[-1]))
     monkeypatch.setattr(compiling, "_gain", lambda plain, faster, images: 2.0)
     return made, network
 
@@ -93,7 +100,7 @@ def test_other_weights_have_another_translation(checkpoint, translated, tmp_path
 def test_where_there_is_no_translation_the_network_answers(checkpoint, translated, monkeypatch, caplog, why):
     made, network = translated
     if why == "differs":
-        monkeypatch.setattr(compiling, "open_exported", lambda path, trust: Translation(network[-1], 1.0))
+        monkeypatch.setattr(compiling, "Worker", lambda path: Translation(network[-1], 1.0))
     if why == "slower":
         monkeypatch.setattr(compiling, "_gain", lambda plain, faster, images: 1.01)
     if why == "folder":
@@ -149,6 +156,34 @@ def test_a_server_that_stops_ends_the_compiler(checkpoint, translated, monkeypat
     compute._thread.join(20)
     assert not compute._thread.is_alive()
     assert "not compiled" not in caplog.text
+
+
+def test_when_the_other_process_dies_the_network_answers(checkpoint, translated, caplog):
+    compute = computing(checkpoint, translated[1], wait=True)
+    expected = compute(IMAGES)
+    settled(compute).close()
+    torch.testing.assert_close(compute(IMAGES), expected)
+    torch.testing.assert_close(compute(IMAGES), expected)
+    assert caplog.text.count("net: the process has ended; the network answers as it did") == 1
+
+
+def test_tensors_go_through_a_pipe():
+    pipe = io.BytesIO()
+    tensors = [
+        torch.randn(2, 3, 4, 5).permute(0, 2, 3, 1),
+        torch.randn(3, 7),
+        torch.zeros(0, 7),
+        torch.tensor(1.0),
+    ]
+    for tensor in tensors:
+        write_tensor(pipe, tensor)
+    pipe.seek(0)
+    for tensor in tensors:
+        assert torch.equal(read_tensor(pipe), tensor)
+    with pytest.raises(EOFError):
+        read_tensor(pipe)
+    with pytest.raises(EOFError):
+        read_tensor(io.BytesIO(pipe.getvalue()[:50]))
 
 
 def test_networks_are_opened_as_asked(checkpoint, translated):

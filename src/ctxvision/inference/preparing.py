@@ -85,12 +85,13 @@ class Preparation:
         generator = torch.Generator().manual_seed(0)
         example = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         example = example.to(weight.device, weight.dtype)
-        folded, shifts, count = _folded(part, shifts, example)
-        done = [f"BatchNorm folded into {count} layer{'s' if count > 1 else ''}"] if count else []
+        folded, shifts = _folded(part, shifts, example)
+        folding = what_was_folded(part, folded)
+        done = [folding] if folding else []
         layout = self._layout(folded, example, done)
         if not done and self._how != "compile":
             return self._network
-        if count and not self._is_same(part, folded, example):
+        if folding and not self._is_same(part, folded, example):
             return self._network
         if layout is not None:
             to_layout(folded, layout)
@@ -143,20 +144,25 @@ class _Holder(nn.Module):
         return self.network(images)
 
 
-def _folded(part: nn.Module, shifts: Any, example: Tensor) -> tuple[nn.Module, Any, int]:
-    """Return a copy with BatchNorm folded, its temporal shifts, and the number of layers that took one in."""
+def _folded(part: nn.Module, shifts: Any, example: Tensor) -> tuple[nn.Module, Any]:
+    """Return a copy with BatchNorm folded, and its temporal shifts."""
     holder = copy.deepcopy(_Holder(part, shifts)).eval()
     holder = unfreeze_batch_norm_2d(holder)  # fixed ones are BatchNorm in evaluation mode, and slower
-    before = _norms(holder)
     try:
         holder = fuse(holder, example)
     except ValueError as error:  # it takes other images, or more than images
         _log.info("BatchNorm is not folded: %s", error)
-    return holder.network, holder.shifts, before - _norms(holder)
+    return holder.network, holder.shifts
 
 
-def _norms(network: nn.Module) -> int:
-    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+def what_was_folded(before: nn.Module, after: nn.Module) -> str:
+    """Say how many layers of a copy have taken in a BatchNorm; empty if none has."""
+    norms = [
+        sum(getattr(module, "running_mean", None) is not None for module in network.modules())
+        for network in (before, after)
+    ]
+    count = norms[0] - norms[1]
+    return f"BatchNorm folded into {count} layer{'s' if count > 1 else ''}" if count else ""
 
 
 def _replaced(module: nn.Module, path: str, new: nn.Module) -> nn.Module:

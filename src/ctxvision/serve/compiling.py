@@ -1,7 +1,9 @@
 """A served network that another process translates while it answers already, and that the translation replaces.
 
 The translation is a ``.pt2`` file of AOTInductor, made as ``ctxvision export --aot`` makes it. It stays in the
-user's cache, so that a server which starts again loads it within seconds.
+user's cache, so that a server which starts again loads it within seconds. It runs in a process of its own: torch
+calls it without giving away Python's lock, so that a server which called it would do nothing else meanwhile; and
+whatever machine code does there, the server goes on.
 """
 
 import contextlib
@@ -26,8 +28,10 @@ from ctxvision._version import __version__
 from ctxvision.data.images.shard_index import cache_folder
 from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
-from ctxvision.inference.exported import Exported, ExportError, Metadata, open_exported
+from ctxvision.inference.exported import Metadata
 from ctxvision.inference.optimizing import largest_difference
+
+from .worker import Worker, WorkerError, environment
 
 _log = logging.getLogger(__name__)
 _AFTER = 1000  # answers: a server that is asked less often never earns the minutes back
@@ -66,15 +70,17 @@ class Computing:
         self._name, self._source, self._trust = name, source, trust
         self._network, self._input_size = predictor.network, predictor.data_spec.input_size
         self._on_cpu = predictor.device.type == "cpu"
-        self._compute: Callable[[Tensor], Tensor] = predictor.raw
+        self._plain: Callable[[Tensor], Tensor] = predictor.raw
+        self._compute: Callable[[Tensor], Tensor] = self._plain
         self._left = _AFTER
+        self._worker: Worker | None = None
         self._process: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._replace, name=f"compile-{name}", daemon=True)
         self._closed = False
         if wait:
             self._begin()
             self._thread.join()
-        elif self._network is not None and _path_of(self._network).is_file():
+        elif self._network is not None and _folder().is_dir() and _path_of(self._network).is_file():
             self._begin()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -83,13 +89,21 @@ class Computing:
             self._left -= len(images)
             if self._left <= 0:
                 self._begin()
-        return self._compute(images)
+        try:
+            return self._compute(images)
+        except WorkerError as error:
+            self._compute = self._plain
+            if not self._closed:
+                _log.warning("%s: %s; the network answers as it did", self._name, error)
+            return self._plain(images)
 
     def close(self) -> None:
-        """End the other process, if it is at work."""
+        """End the other processes."""
         self._closed = True
         if self._process is not None:
             self._process.terminate()
+        if self._worker is not None:
+            self._worker.close()
 
     def _begin(self) -> None:
         if self._thread.ident is None:
@@ -100,15 +114,17 @@ class Computing:
         """Let the translation answer if it gives the same answers, and sooner."""
         try:
             faster, gain = self._translated()
-        except NotCompiledError as error:
+        except (NotCompiledError, OSError) as error:
             if not self._closed:
                 _log.warning("%s: not compiled, %s; it answers as it did", self._name, error)
             return
-        self._compute = faster  # nothing holds the folded copy any longer
+        if self._closed:
+            faster.close()
+            return
+        self._compute = self._worker = faster
         _log.warning("%s: compiled, %.2g times as fast", self._name, gain)
 
-    def _translated(self) -> tuple[Callable[[Tensor], Tensor], float]:
-        plain = self._compute
+    def _translated(self) -> "tuple[Worker, float]":
         if self._network is None or not self._on_cpu:
             raise NotCompiledError("only networks of torch on the CPU are")
         path = _path_of(self._network)
@@ -116,34 +132,32 @@ class Computing:
         if not path.is_file():
             _require_possible()
             self._translate(path)
+        worker = Worker(path)
         try:
-            faster: Exported = open_exported(path, trust=True)
             images = torch.randn(_TRIAL_BATCH, *self._input_size, dtype=torch.float32, device="cpu")
             for size in (_TRIAL_BATCH, 1):
-                difference = largest_difference(faster(images[:size]), plain(images[:size]))
+                difference = largest_difference(worker(images[:size]), self._plain(images[:size]))
                 if not difference <= _TOLERANCE:
                     path.unlink(missing_ok=True)
                     raise NotCompiledError(f"its outputs differ by {difference:.2g} of the largest value")
-        except ExportError as error:
+            gain = _gain(self._plain, worker, images)
+            if gain < _LEAST_GAIN:
+                raise NotCompiledError(f"which would be {gain:.2g} times as fast")
+        except WorkerError as error:
             path.unlink(missing_ok=True)
             raise NotCompiledError(str(error)) from error
-        gain = _gain(plain, faster, images)
-        if gain < _LEAST_GAIN:
-            raise NotCompiledError(f"which would be {gain:.2g} times as fast")
-        return faster, gain
+        except NotCompiledError:
+            worker.close()
+            raise
+        return worker, gain
 
     def _translate(self, path: Path) -> None:
         """Let another process write the file, at a low priority."""
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),  # the code is made for so many
-            "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        }
         start = f"from {__name__} import translate; translate()"
         words = [sys.executable, "-c", start, self._source, str(path), "trust" if self._trust else ""]
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
             self._process = subprocess.Popen(
-                words, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True
+                words, env=environment(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True
             )
             if self._closed:
                 self._process.terminate()
@@ -184,7 +198,11 @@ def _path_of(network: nn.Module) -> Path:
     for name, tensor in network.state_dict().items():
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return cache_folder() / "compiled" / f"{found.hexdigest()[:32]}.pt2"
+    return _folder() / f"{found.hexdigest()[:32]}.pt2"
+
+
+def _folder() -> Path:
+    return cache_folder() / "compiled"
 
 
 def _processor() -> str:

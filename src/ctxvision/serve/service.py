@@ -104,10 +104,10 @@ class Service:
         """End the threads; what waits is finished first."""
         self.stopping = True
         self._decoders.shutdown(wait=False, cancel_futures=True)
-        for network in self.networks.values():
-            network.close()
         for batcher in self._batchers.values():
             batcher.close(timeout)
+        for network in self.networks.values():
+            network.close()
 
     def network(self, name: str | None) -> ServedNetwork:
         """Return the network that a client named, or the first.

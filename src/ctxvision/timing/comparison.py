@@ -134,6 +134,8 @@ def _open(model: str, settings: Settings, folder: Path, say: Callable[[str], Non
     if subject.network is None:
         yield _Entry(model, ONNX if model.lower().endswith(".onnx") else TORCH, subject, file=model)
         return
+    if subject.prepared:
+        say(f"{model}: {subject.prepared}")
     yield _Entry(model, TORCH, subject, file=model)
     if settings.compile:
         yield _Entry(model, COMPILED, subject, Compiled(subject.network, any_batch=False))

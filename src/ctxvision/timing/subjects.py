@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
 from ctxvision.inference.exported import SUFFIXES, Exported, open_exported
+from ctxvision.inference.preparing import what_was_folded
 from ctxvision.models import count_macs
 from ctxvision.nn import fuse
 from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
@@ -46,6 +47,7 @@ class TimedNetwork:
         network: The module, or ``None`` where there is only a graph.
         params: Number of parameters of the network, or ``None`` where there is only a graph.
         macs: Number of multiply-adds for one image, or ``None`` where they were not counted.
+        prepared: What was done to the network for speed; empty if nothing was.
     """
 
     model: str
@@ -56,6 +58,7 @@ class TimedNetwork:
     network: nn.Module | None
     params: int | None
     macs: int | None
+    prepared: str = ""
 
     def inference(
         self, batch: int, layout: str, compute: Callable[[Tensor], Any] | None = None
@@ -143,10 +146,13 @@ def open_subject(
         set_batch_norm_statistics(network, height, channels)
     network = network.eval().requires_grad_(False).to(device, DTYPES[dtype])
     params = sum(parameter.numel() for parameter in network.parameters())
+    prepared = ""
     if fused:
         with contextlib.suppress(ValueError):  # it takes more than images
-            network = fuse(network, torch.empty(1, *input_size, dtype=torch.float32, device="meta"))
-    return TimedNetwork(model, network, input_size, device, DTYPES[dtype], network, params, macs)
+            original = network
+            network = fuse(original, torch.empty(1, *input_size, dtype=torch.float32, device="meta"))
+            prepared = what_was_folded(original, network)
+    return TimedNetwork(model, network, input_size, device, DTYPES[dtype], network, params, macs, prepared)
 
 
 def _is_file(model: str) -> bool:
