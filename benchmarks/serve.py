@@ -4,13 +4,14 @@
 
 A real server process on this machine's loopback; as many connections as are asked for, each sending its next
 request when it has its answer; a 429 counts, and is sent again after a pause. The clients share the processor with
-the server.
+the server, and so send bytes that are ready: a whole HTTP library took as much of the processor as the server.
 """
 
 import argparse
 import asyncio
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -29,15 +31,15 @@ from benchmarks.rows import append, check
 from benchmarks.settings import RESULTS, Settings
 
 if TYPE_CHECKING:
-    import httpx
+    from ctxvision.inference.preparing import Optimize
 
 COLUMNS = (
-    *MACHINE, "model", "image_px", "connections", "batch", "queue", "max_wait_ms", "requests", "refused_429",
-    "failed", "seconds", "images_per_s", "p50_ms", "p99_ms", "mean_batch", "rss_after_warm_up_mib", "rss_last_mib",
-    "rss_highest_mib", "loop_images_per_s",
+    *MACHINE, "model", "optimize", "image_px", "connections", "batch", "queue", "max_wait_ms", "requests",
+    "refused_429", "failed", "seconds", "images_per_s", "p50_ms", "p99_ms", "mean_batch", "rss_after_warm_up_mib",
+    "rss_last_mib", "rss_highest_mib", "loop_images_per_s",
 )  # fmt: skip
 _WARM_UP = 0.1  # share of the requests before memory counts
-_PAUSE = 0.02
+_PAUSE, _TIMEOUT = 0.02, 60.0  # seconds
 
 
 @dataclass
@@ -77,23 +79,52 @@ def pictures(side: int, count: int = 16) -> list[bytes]:
     return found
 
 
+def _request(address: str, file: bytes) -> bytes:
+    """Return what a client sends for a file: written once, because clients share the processor with the server."""
+    edge = b"--edge-of-a-part"
+    head = b'Content-Disposition: form-data; name="image"; filename="image"\r\n\r\n'
+    body = b"\r\n".join([edge, head + file, edge + b"--", b""])
+    host = urlsplit(address).netloc
+    lines = (
+        "POST /predict?top_k=1 HTTP/1.1",
+        f"Host: {host}",
+        f"Content-Type: multipart/form-data; boundary={edge[2:].decode()}",
+        f"Content-Length: {len(body)}",
+        "",
+        "",
+    )
+    return "\r\n".join(lines).encode() + body
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """Read an answer; returns its status, and whether the connection ends with it."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = re.search(rb"\r\ncontent-length: (\d+)", head)
+    if length:
+        await reader.readexactly(int(length[1]))
+    return int(head.split(b" ", 2)[1]), not length or b"\r\nconnection: close" in head
+
+
 async def load(address: str, pid: int, files: list[bytes], requests: int, connections: int) -> Load:
     """Send requests over a number of connections, each after the answer to the one before."""
-    import httpx
-
     found, left = Load(), iter(range(requests))
-    # an idle connection is given up before the server does
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=4)
+    words = [_request(address, file) for file in files]
+    place = urlsplit(address)
 
-    async def one(client: "httpx.AsyncClient") -> None:
+    async def one() -> None:
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         for number in left:
             while True:
                 start = time.perf_counter()
                 try:
-                    answer = await client.post("/predict?top_k=1", files={"image": files[number % len(files)]})
-                    status = answer.status_code
-                except httpx.TransportError:
-                    status = 0
+                    streams = streams or await asyncio.open_connection(place.hostname, place.port)
+                    streams[1].write(words[number % len(words)])
+                    status, ends = await asyncio.wait_for(_answer(streams[0]), _TIMEOUT)
+                except (OSError, EOFError, ValueError, IndexError, asyncio.TimeoutError):
+                    status, ends = 0, True
+                if ends and streams:
+                    streams[1].close()
+                    streams = None
                 if status != 429:
                     break
                 found.refused += 1
@@ -102,21 +133,26 @@ async def load(address: str, pid: int, files: list[bytes], requests: int, connec
             found.failed += status != 200
             if len(found.seconds) % max(1, requests // 50) == 0:
                 found.memory.append((len(found.seconds), resident(pid)))
+        if streams:
+            streams[1].close()
 
-    async with httpx.AsyncClient(base_url=address, limits=limits, timeout=60) as client:
-        await asyncio.gather(*(one(client) for _ in range(connections)))
+    await asyncio.gather(*(one() for _ in range(connections)))
     return found
 
 
 @torch.no_grad()
-def loop_rate(checkpoint: str, files: list[bytes], images: int) -> float:
-    """Decode and classify one image after the other, without server or batch; returns images/s."""
+def loop_rate(checkpoint: str, files: list[bytes], images: int, optimize: "Optimize" = "fuse") -> float:
+    """Decode and classify one image after the other, without server or batch; returns images/s.
+
+    The network is prepared as that of the server is.
+    """
     from ctxvision.data import read_image
     from ctxvision.serve import open_networks
 
-    (network,) = open_networks([checkpoint])
+    (network,) = open_networks([checkpoint], optimize=optimize)
     spec = network.spec
     transform = spec.eval_transform()
+    network.probabilities([torch.zeros(spec.input_size)])
     start = time.perf_counter()
     for number in range(images):
         image = transform(read_image(io.BytesIO(files[number % len(files)]), spec.color_mode, "image"))
@@ -126,7 +162,18 @@ def loop_rate(checkpoint: str, files: list[bytes], images: int) -> float:
 
 def start(checkpoint: str, args: argparse.Namespace) -> tuple["subprocess.Popen[str]", str]:
     """Start the server; returns its process and address."""
-    options = ["--port", "0", "--batch", args.batch, "--queue", args.queue, "--max_wait_ms", args.max_wait_ms]
+    options = [
+        "--port",
+        "0",
+        "--optimize",
+        args.optimize,
+        "--batch",
+        args.batch,
+        "--queue",
+        args.queue,
+        "--max_wait_ms",
+        args.max_wait_ms,
+    ]
     words = [sys.executable, "-m", "ctxvision", "serve", f"net={checkpoint}", *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
@@ -158,6 +205,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", type=int, default=64, help="of the server; default: %(default)s")
     parser.add_argument("--max-wait-ms", type=float, default=5.0, help="of the server; default: %(default)s")
     parser.add_argument("--image-px", type=int, default=64, help="side of what is sent; default: %(default)s")
+    parser.add_argument(
+        "--optimize",
+        choices=("none", "fuse", "compile"),
+        default="fuse",
+        help="how the network of the server and of the loop is prepared; default: %(default)s",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch; default: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS / "serve.csv", help="CSV file (default: %(default)s)")
 
@@ -173,7 +226,7 @@ def run(args: argparse.Namespace) -> None:
     check(args.out, COLUMNS)
     torch.set_num_threads(args.threads)
     files = pictures(args.image_px)
-    loop = loop_rate(args.checkpoint, files, max(1, args.requests // 10))
+    loop = loop_rate(args.checkpoint, files, max(1, args.requests // 10), args.optimize)
     process, address = start(args.checkpoint, args)
     try:
         began = time.perf_counter()
@@ -191,6 +244,7 @@ def run(args: argparse.Namespace) -> None:
     row = {
         **describe(Settings(torch.device("cpu"), torch.float32, args.threads, args.batch, 1, 0.0)),
         "model": network.model,
+        "optimize": args.optimize,
         "image_px": args.image_px,
         "connections": args.connections,
         "batch": args.batch,

@@ -78,6 +78,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="time the contiguous memory layout (NCHW) alone; default: the faster layout of each network",
     )
+    add(
+        "--optimize",
+        choices=("fuse", "none"),
+        default="fuse",
+        help="what is done to networks of torch before: fuse folds BatchNorm into other layers, as predict and "
+        "serve do, none leaves them as they are; default: %(default)s",
+    )
     add("--compile", action="store_true", help="time torch.compile as well; takes minutes")
     add("--onnx", action="store_true", help="time onnxruntime as well, on the CPU in float32")
     add(
@@ -132,6 +139,7 @@ def run(args: Namespace) -> int:
                 size=args.size,
                 batches=args.batch_size,
                 layout="channels_last" if args.channels_last else "nchw" if args.contiguous else "best",
+                optimize=args.optimize,
                 compile=args.compile,
                 onnx=args.onnx,
                 repeats=args.repeats,

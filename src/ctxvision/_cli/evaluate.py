@@ -68,7 +68,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="kind of device to compute on: cpu, gpu, mps or auto; default: %(default)s",
     )
-    add_shared(parser, "trust", "strict", "quiet")
+    add_shared(parser, "optimize", "trust", "strict", "quiet")
 
 
 def run(args: Namespace) -> int:
@@ -83,7 +83,7 @@ def run(args: Namespace) -> int:
 
     quieten()
     device = _device(args.accelerator, args.checkpoint)
-    predictor = open_predictor(args.checkpoint, device, trust=args.trust)
+    predictor = open_predictor(args.checkpoint, device, trust=args.trust, optimize=args.optimize)
     require_task(args.task, args.checkpoint, predictor.task)
     if args.interpolation:
         predictor.resize_by(args.interpolation)
@@ -101,6 +101,8 @@ def run(args: Namespace) -> int:
             progress=progress,
             **_options(predictor.task, args),
         )
+    if predictor.prepared:
+        note(f"{args.checkpoint}: {predictor.prepared}")
     # files first: whoever reads the lines may stop reading
     keeping = Keeping()
     keeping.write(args.json, lambda: as_json(scores.to_dict()))

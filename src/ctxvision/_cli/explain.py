@@ -100,7 +100,7 @@ def run(args: Namespace) -> int:
     from ctxvision.pages.explanation_page import render
     from ctxvision.progress import shown
 
-    network = open_predictor(args.checkpoint, args.device, trust=args.trust)
+    network = open_predictor(args.checkpoint, args.device, trust=args.trust, optimize="none")
     _check(args, network)
     with shown(note, quiet=args.quiet) as progress:
         explanation = explain(
@@ -108,7 +108,9 @@ def run(args: Namespace) -> int:
             args.images,
             class_name=args.asked,
             layer=args.layer,
-            against=open_predictor(args.against, args.device, trust=args.trust) if args.against else None,
+            against=open_predictor(args.against, args.device, trust=args.trust, optimize="none")
+            if args.against
+            else None,
             against_layer=args.against_layer,
             truth=args.truth,
             threshold=0.5 if args.threshold is None else args.threshold,

@@ -74,6 +74,12 @@ _SHARED: dict[str, dict[str, Any]] = {
         "default": "cpu",
         "help": "device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s",
     },
+    "optimize": {
+        "choices": ("auto", "none", "fuse", "compile"),
+        "default": "auto",
+        "help": "how to make a network of torch faster: fuse folds BatchNorm into other layers, compile also "
+        "translates it, which takes minutes, none changes nothing; default: auto, what pays",
+    },
     "trust": {
         "action": "store_true",
         "help": "only for model files of people that you trust: run the code inside .pt2 files, such as those of "

@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="number of images computed at a time; default: 32 for a classifier, 1 for others",
     )
-    add_shared(parser, "interpolation", "workers", "trust", "device", "strict", "quiet")
+    add_shared(parser, "interpolation", "workers", "trust", "device", "optimize", "strict", "quiet")
 
 
 def run(args: Namespace) -> int:
@@ -70,7 +70,7 @@ def run(args: Namespace) -> int:
     from ctxvision.inference import open_predictor
     from ctxvision.progress import counted, shown
 
-    predictor = open_predictor(args.checkpoint, args.device, trust=args.trust)
+    predictor = open_predictor(args.checkpoint, args.device, trust=args.trust, optimize=args.optimize)
     require_task(args.task, args.checkpoint, predictor.task)
     if args.interpolation:
         predictor.resize_by(args.interpolation)
@@ -108,6 +108,8 @@ def run(args: Namespace) -> int:
                 except Exception as error:
                     not_drawn.append((str(answer.path), error))
             output.add(answer, pictures)
+    if predictor.prepared:
+        note(f"{args.checkpoint}: {predictor.prepared}")
     text = output.text()
     if args.out and not in_folder:
         write_whole(args.out, text)

@@ -74,6 +74,8 @@ def run(args: Namespace) -> int:
             **({"clips": args.clips, "crops": args.crops} if predictor.task == "video" else {}),
         )
     scores, keeping = report.scores, Keeping()
+    if predictor.prepared:
+        note(f"{args.run}: {predictor.prepared}")
     if scores.skipped:
         what = "bad image" if scores.task == "classification" else "bad file"
         note(f"skipped {plural(scores.skipped, what)}, not counted in the report")

@@ -69,7 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="S",
         help="largest number of seconds that a request may take; default: %(default)s",
     )
-    add_shared(parser, "trust", "device")
+    add_shared(parser, "trust", "device", "optimize")
     add("--examples", metavar="DIR", help="folder of images that the page offers to try")
 
 
@@ -93,9 +93,12 @@ def run(args: Namespace) -> int:
     )
     bound = bind(args.host, args.port)
     try:
-        networks = open_networks(args.checkpoints, args.device, trust=args.trust)
+        networks = open_networks(args.checkpoints, args.device, trust=args.trust, optimize=args.optimize)
         examples = of_folder(args.examples) if args.examples else of_digits([network.spec for network in networks])
         app = create_app(networks, limits=limits, access=access, examples=examples)
+        for network in networks:
+            if network.prepared:
+                note(f"{network.name}: {network.prepared}")
         names = ", ".join(network.name for network in networks)
         stopped_by = serve(app, bound, lambda: note(f"serving {names} at {url_of(bound)}"))
     finally:

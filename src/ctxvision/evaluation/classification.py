@@ -181,7 +181,11 @@ class ClassificationEvaluator:
     @torch.no_grad()
     def compute(self, images: Tensor) -> Tensor | ContextualOutput:
         """Return the logits (B, N) of images (B, C, H, W), or a contextual network's output for its loss."""
-        return self.predictor.raw(images) if self._task is None else self._task.outputs(images)
+        return (
+            self.predictor.raw(images)
+            if self._task is None
+            else self.predictor.computing(len(images)).outputs(images)
+        )
 
     @torch.no_grad()
     def process(self, images: Tensor, targets: Tensor, output: Tensor | ContextualOutput) -> None:

@@ -66,9 +66,11 @@ def export_pt2(
 
 
 def _compile(program: torch.export.ExportedProgram, path: Path, metadata: Metadata) -> None:
-    options = {"aot_inductor.metadata": {KEY: metadata.to_json()}}
+    # freezing packs weights once, and lets element-wise work run inside of convolutions; it asks for no gradients
+    options = {"aot_inductor.metadata": {KEY: metadata.to_json()}, "freezing": True}
     try:
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+        with torch.no_grad():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
     except Exception as error:  # of the compiler, too
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(f"AOTInductor cannot compile this network here ({line}); leave out --aot") from error

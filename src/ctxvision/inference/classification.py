@@ -16,6 +16,7 @@ from ctxvision.tasks import Task
 from .answer import BROKEN, InferenceError, RankedAnswer, ranking
 from .exported import Exported
 from .predictor import Batch, Predictor, Prepare, Source, Wanted, described
+from .preparing import Optimize
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +44,24 @@ class ClassificationPredictor(Predictor):
     batch_size = 32
     data_spec: DataSpec
 
+    _pays_from = 64
+
     def __init__(
-        self, opened: Task | Exported | nn.Module, device: torch.device, spec: DataSpec | None = None
+        self,
+        opened: Task | Exported | nn.Module,
+        device: torch.device,
+        optimize: Optimize = "none",
+        *,
+        spec: DataSpec | None = None,
     ) -> None:
-        super().__init__(opened, device)
+        super().__init__(opened, device, optimize)
         if isinstance(opened, Exported | Task):
             spec = DataSpec.from_dict(described(opened))
         assert spec is not None
         self.data_spec = spec
-        self._compute: Callable[[Tensor], Tensor] = opened
+
+    def _example(self) -> Tensor:
+        return torch.zeros(1, *self.data_spec.input_size, dtype=torch.float32, device="cpu")
 
     def resize_by(self, interpolation: str) -> None:
         """Resize with another filter from now on; see `Predictor`."""
@@ -64,7 +74,8 @@ class ClassificationPredictor(Predictor):
     def raw(self, batch: Batch) -> Tensor:
         """Return the logits (B, N) of normalised images (B, C, H, W), as float32 on the network's device."""
         images = batch if isinstance(batch, Tensor) else torch.stack(list(batch))
-        return self._compute(images.to(self.device)).float()
+        compute: Callable[[Tensor], Tensor] = self.exported or self.computing(len(images))
+        return compute(images.to(self.device)).float()
 
     def _preparation(self, wanted: Wanted) -> Callable[[Source], Tensor]:
         return Prepare(self.data_spec.eval_transform(), self.data_spec.color_mode)

@@ -16,6 +16,7 @@ from ctxvision.tasks import Task, TaskError
 from .answer import BROKEN, Answer, InferenceError
 from .exported import Exported
 from .predictor import Batch, Predictor, Prepare, Source, Wanted, described
+from .preparing import Optimize
 
 OUTPUTS = ("boxes", "labels", "scores", "masks")
 
@@ -85,16 +86,19 @@ class DetectionPredictor(Predictor):
     task = "detection"
     answer_type = Objects
     data_spec: DetectionSpec
+    _part = "model.network.backbone"
 
-    def __init__(self, opened: Task | Exported, device: torch.device) -> None:
-        super().__init__(opened, device)
+    def __init__(self, opened: Task | Exported, device: torch.device, optimize: Optimize = "none") -> None:
+        super().__init__(opened, device, optimize)
         self.data_spec = DetectionSpec.from_dict(described(opened))
         if isinstance(opened, Exported):
             self.has_masks = bool(opened.metadata.settings["masks"])
-            self._compute: Callable[[list[Tensor]], list[dict[str, Tensor]]] = exported_detector(opened)
+            self._graph = exported_detector(opened)
         else:
             self.has_masks = bool(opened.model.has_masks)
-            self._compute = opened
+
+    def _example(self) -> Tensor:
+        return torch.zeros(1, self.data_spec.in_chans, 128, 128, dtype=torch.float32, device="cpu")
 
     def resize_by(self, interpolation: str) -> None:
         """Resize with another filter from now on; see `Predictor`."""
@@ -117,7 +121,9 @@ class DetectionPredictor(Predictor):
         images = [image.to(self.device) for image in batch]
         if not images:
             return []
-        return self._compute([image.float() / 255 if image.dtype == torch.uint8 else image for image in images])
+        compute: Callable[[list[Tensor]], list[dict[str, Tensor]]]
+        compute = self._graph if self.exported else self.computing(len(images))
+        return compute([image.float() / 255 if image.dtype == torch.uint8 else image for image in images])
 
     def _preparation(self, wanted: Wanted) -> Callable[[Source], Tensor]:
         return Prepare(to_uint8, self.data_spec.color_mode)

@@ -24,6 +24,7 @@ from .answer import InferenceError
 from .classification import ClassificationPredictor
 from .exported import SUFFIXES, Exported, ExportError, open_exported
 from .predictor import Predictor
+from .preparing import Optimize, require_optimize
 
 _LOCAL, _HUB = "local-dir:", ("hf-hub:", "hf_hub:")
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"  # as ctxvision.publish writes them
@@ -92,7 +93,9 @@ def _check_settings(path: Path, trust: bool) -> None:
 _CPU = torch.device("cpu")
 
 
-def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust: bool = False) -> Predictor:
+def open_predictor(
+    source: str | os.PathLike[str], device: str = "cpu", *, trust: bool = False, optimize: Optimize = "auto"
+) -> Predictor:
     """Open a trained network, which then answers about files and images in the same way for every task.
 
     Nothing in a file is run as code, and its settings and weights are checked, unless it is trusted.
@@ -106,9 +109,16 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
             CPU.
         trust: Whether a ``.pt2`` file may run code of its own, an ``.onnx`` file may read other files, and
             settings may ask for more than a network usually does.
+        optimize: How a network is prepared, exported files excepted. ``"auto"`` lets a copy answer whose BatchNorm
+            is folded into the layers before (see `ctxvision.nn.fuse`), as soon as so many samples are asked about
+            that it pays: 64 images for a classifier, 8 images or videos for others. ``"fuse"`` does so from the
+            first on, ``"compile"`` also lets `torch.compile` translate the network, which takes minutes at the
+            first answer, and ``"none"`` leaves it as it is. Answers are the same within rounding. The attributes
+            ``module`` and ``network`` are the network as it was trained; whoever changes its weights or hooks its
+            layers to see what an answer is made of asks for ``"none"``.
 
     Raises:
-        InferenceError: There is no such device, or the network cannot compute there.
+        InferenceError: There is no such device, the network cannot compute there, or ``optimize`` is another word.
         CheckpointError: The checkpoint or the weights cannot be used, or nothing has this name.
         ExportError: The exported file cannot be used.
 
@@ -118,6 +128,7 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
             predictor = open_predictor("runs/photos")
             found = {answer.path: answer.top for answer in predictor(["a.jpg", "photos"], top_k=3)}
     """
+    optimize = require_optimize(optimize)
     text = os.fspath(source)
     path = Path(checkpoint_of(source))
     if path.suffix.lower() in SUFFIXES:
@@ -127,26 +138,29 @@ def open_predictor(source: str | os.PathLike[str], device: str = "cpu", *, trust
     where = device_named(device)
     if is_published(text):
         network = open_published(text, trust=trust)
-        return ClassificationPredictor(network, where, spec_of(network))
-    if names_a_network(str(path)):
-        return predictor_of(pretrained_task(text), device)
-    return predictor_of(load_task(path, trust=trust), device)
+        return ClassificationPredictor(network, where, optimize, spec=spec_of(network))
+    task = pretrained_task(text) if names_a_network(str(path)) else load_task(path, trust=trust)
+    return predictor_of(task, device, optimize=optimize)
 
 
-def predictor_of(opened: Task | Exported, device: str | None = None) -> Predictor:
+def predictor_of(opened: Task | Exported, device: str | None = None, *, optimize: Optimize = "none") -> Predictor:
     """Return the predictor of a trained task or of an exported file that is open already.
 
     Args:
         opened: A task, which is put into evaluation mode, or an exported file.
         device: The device to which a task is moved; by default it stays where it is. Exported files run
             on the CPU.
+        optimize: How a task is prepared, see `open_predictor`; by default it answers as it is, so that it can be
+            trained on.
 
     Raises:
-        InferenceError: There is no such device.
+        InferenceError: There is no such device, or ``optimize`` is another word.
         ExportError: The exported file lacks something that its task needs.
     """
+    optimize = require_optimize(optimize)
     if isinstance(opened, Task):
-        return _predictor(opened.kind)(opened, opened.device if device is None else device_named(device))
+        where = opened.device if device is None else device_named(device)
+        return _predictor(opened.kind)(opened, where, optimize)
     task = opened.metadata.task
     if task not in TASKS:
         raise ExportError(f"{opened.path}: its task is {task}, not {', '.join(TASKS)}")
@@ -156,9 +170,9 @@ def predictor_of(opened: Task | Exported, device: str | None = None) -> Predicto
         raise ExportError(f"{opened.path}: its metadata are incomplete ({error})") from error
 
 
-def _predictor(task: str) -> Callable[[Task | Exported, torch.device], Predictor]:
+def _predictor(task: str) -> Callable[..., Predictor]:
     """Return the class that answers for a task; its module names it after the task."""
-    found: Callable[[Task | Exported, torch.device], Predictor]
+    found: Callable[..., Predictor]
     found = getattr(module_of("inference", task), f"{task.capitalize()}Predictor")
     return found
 

@@ -1,10 +1,12 @@
 """A network prepared for inference: the same numbers up to rounding, in less time."""
 
 import copy
+import logging
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
 # of a hundred layers.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 _TRIALS = 5
+_log = logging.getLogger(__name__)
 
 
 class Optimized(nn.Module):
@@ -34,7 +37,7 @@ class Optimized(nn.Module):
         self.network = network
         self.description = description
         self._layout = LAYOUTS[layout]
-        self._call: Callable[[Tensor], Any] = _compiled(network) if compile_it else network
+        self._call = Compiled(network) if compile_it else network
         self.eval()
 
     def forward(self, images: Tensor) -> Any:
@@ -95,12 +98,12 @@ def optimize(
         done.append("BatchNorm folded")
     except ValueError:  # it does not take images alone, or cannot be copied without values
         prepared = model_as_is
-    layout = _faster_layout(prepared, example)
+    layout = faster_layout(prepared, example)
     done += [layout, *(["compiled"] if compile else [])]
     to_layout(prepared, layout)
     optimized = Optimized(prepared, layout, ", ".join(done), compile)
     with torch.inference_mode():
-        difference = _difference(optimized(example), model_as_is(example))
+        difference = largest_difference(optimized(example), model_as_is(example))
     limit = TOLERANCE.get(example.dtype, 1e-4) if tolerance is None else tolerance
     if not difference <= limit:
         raise ValueError(
@@ -110,19 +113,61 @@ def optimize(
     return optimized
 
 
-def _compiled(network: nn.Module) -> Callable[[Tensor], Any]:
-    compiled: Callable[[Tensor], Any] = torch.compile(network, options={"freezing": True})
+class Compiled(nn.Module):
+    """A network that `torch.compile` translates at its first call, with its weights packed (inductor's freezing).
 
-    def call(images: Tensor) -> Any:
+    One translation takes any number of images from two on. A single image needs another: where it comes first, it
+    is made; after a batch, as at the end of a data set, it goes through the network itself.
+
+    Args:
+        network: Network of images (B, C, H, W) in evaluation mode.
+        required: Whether a network that cannot be compiled is an error; if not, it computes as it is, and the log
+            says why.
+        any_batch: Whether one translation takes any number of images; if not, each number gets its own, which may
+            be faster.
+    """
+
+    def __init__(self, network: nn.Module, *, required: bool = True, any_batch: bool = True) -> None:
+        super().__init__()
+        self.network, self._required, self._any_batch = network, required, any_batch
+        self._calls: dict[tuple[str, bool], Callable[[Tensor], Any]] = {}
+        if hasattr(network, "forward_stages"):
+            self.forward_stages = partial(self._through, "forward_stages")
+
+    def forward(self, images: Tensor) -> Any:
+        """Return what the network returns for images (B, C, H, W), without gradients.
+
+        Raises:
+            RuntimeError: The network cannot be compiled, and that is required.
+        """
+        return self._through("forward", images)
+
+    def _through(self, method: str, images: Tensor) -> Any:
+        plain: Callable[[Tensor], Any] = getattr(self.network, method)
         # inductor packs weights where it sees that no gradient is asked for; inference tensors confuse it
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return compiled(images.clone() if images.is_inference() else images)
+            images = images.clone() if images.is_inference() else images
+            key = (method, len(images) > 1)
+            if key not in self._calls:
+                if self._any_batch and (method, True) in self._calls:
+                    return plain(images)
+                dynamic = None if self._any_batch else False
+                self._calls[key] = torch.compile(plain, dynamic=dynamic, options={"freezing": True})
+            if self._any_batch and len(images) > 1:
+                torch._dynamo.maybe_mark_dynamic(images, 0)
+            try:
+                return self._calls[key](images)
+            except Exception as error:  # of the compiler, of which there may be none; the network's own come again
+                if self._required or self._calls[key] is plain:
+                    raise
+                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                _log.warning("the network cannot be compiled here (%s); it computes as it is", line)
+                self._calls = {(method, several): plain for method, _ in self._calls for several in (False, True)}
+                return plain(images)
 
-    return call
 
-
-def _faster_layout(network: nn.Module, example: Tensor) -> Layout:
+def faster_layout(network: nn.Module, example: Tensor) -> Layout:
     """Return the memory format in which the network answers sooner; both take turns, so that noise hits both."""
     seconds: dict[Layout, list[float]] = {layout: [] for layout in LAYOUTS}
     with torch.inference_mode():
@@ -145,7 +190,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _difference(found: Any, expected: Any) -> float:
+def largest_difference(found: Any, expected: Any) -> float:
     """Return the largest difference among the outputs, as a share of a tensor's largest value; NaN if any is."""
     shares = [0.0]
     for actual, value in zip(tree_leaves(found), tree_leaves(expected), strict=True):

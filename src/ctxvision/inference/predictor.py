@@ -5,6 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from ctxvision.tasks import Task
 
 from .answer import Answer, InferenceError
 from .exported import Exported
+from .preparing import Optimize, Preparation
 
 InMemory: TypeAlias = Image.Image | NDArray[np.uint8] | Tensor
 Source: TypeAlias = str | os.PathLike[str] | InMemory
@@ -131,7 +133,8 @@ class Predictor(ABC):
         data_spec: The description of the images or clips that the network takes.
         module: The trained task of a checkpoint, or of a name with pretrained weights; ``None`` for a network that
             comes from anything else.
-        network: The network itself; ``None`` for an exported file.
+        network: The network itself; ``None`` for an exported file. What answers may be a copy of it that was
+            prepared for speed, see `open_predictor`.
         exported: The exported file; ``None`` for a network that comes from anything else.
         sample_name: The word for what an answer is about, ``"image"`` or ``"video"``.
         batch_size: The number of images or videos that a call computes at a time by default.
@@ -145,8 +148,10 @@ class Predictor(ABC):
     answer_type: ClassVar[type[Answer]]
     _takes: "ClassVar[staticmethod[[str], bool]]" = staticmethod(is_image)  # by the name of a file
     _axes: ClassVar[int] = 3  # of an array that is one image or one video
+    _part: ClassVar[str] = "model"  # of a task, which takes one tensor of images
+    _pays_from: ClassVar[int] = 8  # samples, see `Preparation`
 
-    def __init__(self, opened: Opened, device: torch.device) -> None:
+    def __init__(self, opened: Opened, device: torch.device, optimize: Optimize = "none") -> None:
         self.module = opened if isinstance(opened, Task) else None
         self.exported = opened if isinstance(opened, Exported) else None
         self.network: nn.Module | None = None
@@ -154,6 +159,42 @@ class Predictor(ABC):
             opened.to(device).eval()
             self.network = opened.model if isinstance(opened, Task) else opened
         self.device = device
+        self._optimize = optimize
+
+    @cached_property
+    def _ready(self) -> Preparation | None:
+        opened = self.network if self.module is None else self.module
+        if opened is None:
+            return None
+        part = "" if self.module is None else self._part
+        return Preparation(opened, part, self._example(), self._optimize, self._pays_from)
+
+    @abstractmethod
+    def _example(self) -> Tensor:
+        """Return images as the network takes them, (1, C, H, W), of which only the shape matters."""
+
+    def expect(self, samples: int) -> None:
+        """Say how many samples `raw` will be asked about, so that the network is prepared where that pays."""
+        if self._ready is not None:
+            self._ready.expect(samples)
+
+    def computing(self, samples: int) -> Any:
+        """Return what computes the next samples: the network, or the copy of it that was prepared.
+
+        Args:
+            samples: The number of samples.
+
+        Raises:
+            InferenceError: The network is an exported file.
+        """
+        if self._ready is None:
+            raise InferenceError("an exported file has no network")
+        return self._ready(samples)
+
+    @property
+    def prepared(self) -> str:
+        """What was done to the network that answers, ``"BatchNorm folded into 53 layers"``; empty if nothing."""
+        return "" if self._ready is None else self._ready.done
 
     @property
     def model_name(self) -> str:
@@ -241,6 +282,7 @@ class Predictor(ABC):
         if size < 1 or (workers is not None and workers < 0):
             raise InferenceError(f"batch_size must be at least 1, workers at least 0, got {size} and {workers}")
         items = list(self.expanded(inputs))
+        self.expect(len(items))
         if workers is None:
             workers = workers_for(len(items), max(size, _WORTH_A_PROCESS))
         return self._loop(items, wanted, size, workers)

@@ -15,6 +15,7 @@ from ctxvision.tasks import Task
 from .answer import BROKEN, Answer, InferenceError
 from .exported import Exported
 from .predictor import Batch, Predictor, Prepare, Source, Wanted, described
+from .preparing import Optimize
 
 
 class ClassShare(NamedTuple):
@@ -63,13 +64,14 @@ class SegmentationPredictor(Predictor):
     answer_type = Pixels
     data_spec: SegmentationSpec
 
-    def __init__(self, opened: Task | Exported, device: torch.device) -> None:
-        super().__init__(opened, device)
+    def __init__(self, opened: Task | Exported, device: torch.device, optimize: Optimize = "none") -> None:
+        super().__init__(opened, device, optimize)
         self.data_spec = SegmentationSpec.from_dict(described(opened))
         if isinstance(opened, Exported):
-            self._compute: Callable[[Tensor], Tensor] = exported_segmenter(opened)
-        else:
-            self._compute = opened
+            self._graph = exported_segmenter(opened)
+
+    def _example(self) -> Tensor:
+        return torch.zeros(1, *self.data_spec.input_size, dtype=torch.float32, device="cpu")
 
     def resize_by(self, interpolation: str) -> None:
         """Raise `InferenceError`: images are answered about in their own sizes."""
@@ -78,7 +80,8 @@ class SegmentationPredictor(Predictor):
     @torch.no_grad()
     def raw(self, batch: Batch) -> list[Tensor]:
         """Return the logits (N, H, W) of each of some normalised images (C, H, W) of any sizes, as float32."""
-        return [self._compute(image[None].to(self.device))[0].float() for image in batch]
+        compute: Callable[[Tensor], Tensor] = self._graph if self.exported else self.computing(len(batch))
+        return [compute(image[None].to(self.device))[0].float() for image in batch]
 
     def _preparation(self, wanted: Wanted) -> Callable[[Source], Tensor]:
         return Prepare(self.data_spec.eval_transform(), self.data_spec.color_mode)

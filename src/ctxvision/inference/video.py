@@ -19,6 +19,7 @@ from ctxvision.data.video.source import is_video
 from .answer import BROKEN, InferenceError, Ranked, RankedAnswer, ranking
 from .exported import Exported
 from .predictor import Batch, Predictor, Wanted, as_numpy, described
+from .preparing import Optimize
 
 if TYPE_CHECKING:
     from ctxvision.tasks.video import ClipOutput, VideoTask
@@ -71,12 +72,15 @@ class VideoPredictor(Predictor):
     sample_name = "video"
     data_spec: ClipSpec
 
-    def __init__(self, opened: "VideoTask | Exported", device: torch.device) -> None:
-        super().__init__(opened, device)
+    def __init__(self, opened: "VideoTask | Exported", device: torch.device, optimize: Optimize = "none") -> None:
+        super().__init__(opened, device, optimize)
         spec = ClipSpec.from_dict(described(opened))
         assert isinstance(spec, ClipSpec)
         self.data_spec = spec
-        self._classify = _by_graph(opened) if isinstance(opened, Exported) else opened.classify
+        self._graph = _by_graph(opened) if isinstance(opened, Exported) else None
+
+    def _example(self) -> Tensor:
+        return torch.zeros(1, *self.data_spec.input_size, dtype=torch.float32, device="cpu")  # a frame
 
     def resize_by(self, interpolation: str) -> None:
         """Resize with another filter from now on; see `Predictor`."""
@@ -101,7 +105,8 @@ class VideoPredictor(Predictor):
     @torch.no_grad()
     def clip_and_frames(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits of normalised clips (B, T, C, H, W), (B, N), and of their frames, (B, T, N)."""
-        output, frames = self._classify(clips.to(self.device))
+        classify = self._graph or self.computing(len(clips)).classify
+        output, frames = classify(clips.to(self.device))
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits, frames
 

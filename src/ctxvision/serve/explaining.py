@@ -43,9 +43,10 @@ def ranked(chances: Tensor, names: tuple[str, ...], top_k: int) -> list[dict[str
     Raises:
         FloatingPointError: The probabilities are not numbers.
     """
-    if not chances.isfinite().all():
+    values = chances.numpy()
+    if not np.isfinite(values).all():
         raise FloatingPointError("the output of the network is NaN or infinite")
-    return [one.to_dict() for one in ranking(chances.numpy(), names, top_k)]
+    return [one.to_dict() for one in ranking(values, names, top_k)]
 
 
 def explain(network: ServedNetwork, image: Tensor, asked: int | None, top_k: int) -> bytes:

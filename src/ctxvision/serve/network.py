@@ -4,7 +4,7 @@ import io
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from ctxvision.data import BadImageError, DataSpec, DigitsData, list_images, rea
 from ctxvision.explain import contextual_layers
 from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
+from ctxvision.inference.preparing import Optimize
 from ctxvision.tasks import ClassificationTask
 from ctxvision.tasks.classification.class_sets import is_contextual
 
+from .compiling import Computing
 from .settings import ServeError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -34,6 +36,7 @@ class ServedNetwork:
         spec: The description of the classes, and of how images are prepared.
         compute: The function from normalised images (B, C, H, W) to logits (B, N).
         task: The trained task of a checkpoint; a network that has none is not explained.
+        prepared: What was done to the network for speed; empty if nothing was.
     """
 
     name: str
@@ -41,11 +44,17 @@ class ServedNetwork:
     spec: DataSpec
     compute: Callable[[Tensor], Tensor]
     task: ClassificationTask | None = None
+    prepared: str = ""
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Classify images (C, H, W): probabilities (N,) each, on the CPU; NaN where the network is broken."""
         return list(self.compute(torch.stack(list(images))).float().softmax(1).cpu())
+
+    def close(self) -> None:
+        """End what is still being done to make the network faster."""
+        if isinstance(self.compute, Computing):
+            self.compute.close()
 
     def describe(self) -> dict[str, Any]:
         """Return what clients may know."""
@@ -60,13 +69,19 @@ class ServedNetwork:
         }
 
 
-def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = False) -> list[ServedNetwork]:
+def open_networks(
+    words: Sequence[str], device: str = "cpu", *, trust: bool = False, optimize: Optimize = "fuse"
+) -> list[ServedNetwork]:
     """Open what a command line names: ``PATH``, or ``NAME=PATH``.
 
     Args:
         words: The sources that `open_predictor` opens, each perhaps with a name.
         device: The device on which networks compute; exported files need the CPU.
         trust: Whether the makers of the files are trusted, see `open_predictor`.
+        optimize: How networks are prepared, exported files excepted: not at all (``"none"``); with BatchNorm
+            folded (``"fuse"``); also translated by AOTInductor before this function returns, which takes minutes
+            at the first time and seconds later (``"compile"``); or folded now, and translated by another process
+            once a thousand images were answered (``"auto"``).
 
     Raises:
         ServeError: A name comes twice, a network is no classifier, or its output is no number.
@@ -78,21 +93,24 @@ def open_networks(words: Sequence[str], device: str = "cpu", *, trust: bool = Fa
         if not named or Path(word).exists() or not _NAME.fullmatch(name):
             name, path = "", word
         taken = {network.name for network in networks}
-        predictor = open_predictor(path, device, trust=trust)
+        predictor = open_predictor(path, device, trust=trust, optimize="none" if optimize == "none" else "fuse")
         if not isinstance(predictor, ClassificationPredictor):
             raise ServeError(f"{path}: its task is {predictor.task}; only classifiers are served")
         if name in taken:
             raise ServeError(f"{word}: two networks are called {name!r}; choose another name")
         task = predictor.module if isinstance(predictor.module, ClassificationTask) else None
         model = predictor.model_name
-        networks.append(
-            ServedNetwork(name or _free(model, taken), model, predictor.data_spec, predictor.raw, task)
-        )
+        name = name or _free(model, taken)
+        networks.append(ServedNetwork(name, model, predictor.data_spec, predictor.raw, task))
         (chances,) = networks[-1].probabilities(
             [torch.zeros(predictor.data_spec.input_size, dtype=torch.float32, device="cpu")]
         )  # also sets much up
         if not chances.isfinite().all():
             raise ServeError(f"{word}: the output of the network is NaN or infinite; its weights are broken")
+        if optimize in ("auto", "compile") and predictor.network is not None:
+            compute = Computing(name, path, predictor, trust=trust, wait=optimize == "compile")
+            networks[-1] = replace(networks[-1], compute=compute)
+        networks[-1] = replace(networks[-1], prepared=predictor.prepared)
     return networks
 
 

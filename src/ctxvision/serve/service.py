@@ -3,8 +3,9 @@
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -81,6 +82,7 @@ class Service:
         self.stopping = False
         self.in_flight = 0
         self._bytes = 0
+        self._mailbox: _Mailbox | None = None
         self._decoding = 0
         self._decoders = ThreadPoolExecutor(limits.decoders, thread_name_prefix="decode")
         self._batchers = {name: self._batcher(network) for name, network in self.networks.items()}
@@ -104,6 +106,8 @@ class Service:
         self._decoders.shutdown(wait=False, cancel_futures=True)
         for batcher in self._batchers.values():
             batcher.close(timeout)
+        for network in self.networks.values():
+            network.close()
 
     def network(self, name: str | None) -> ServedNetwork:
         """Return the network that a client named, or the first.
@@ -170,8 +174,8 @@ class Service:
             self._decoding -= 1
 
         # only when a thread has let go of it, which may be after the answer
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _soon(loop, left))
+        mail = self._mail()
+        future.add_done_callback(lambda _: mail.post(left))
         try:
             (images,) = await self._finished(request, [future], end)
         finally:
@@ -189,22 +193,69 @@ class Service:
         Raises:
             Refusal: 503 too late, 499 the client has gone; or what the work raised.
         """
-        work = asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        mail, left = self._mail(), len(futures)
+        answered = mail.loop.create_future()
+
+        def count_down() -> None:
+            nonlocal left
+            left -= 1
+            if not left and not answered.done():
+                answered.set_result(None)
+
+        for future in futures:
+            future.add_done_callback(lambda _: mail.post(count_down))
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             timeout = max(end - time.monotonic(), 0)
-            waiting: set[asyncio.Future[Any]] = {work, gone}
+            waiting: set[asyncio.Future[Any]] = {answered, gone}
             await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return list(work.result())
+            if answered.done():
+                return [future.result() for future in futures]
             if gone.done():
                 raise Refusal(499, "gone", "the client has gone")
             raise too_late(self.limits.timeout)
+        except CancelledError as error:
+            raise _stopping() from error
         finally:
-            for task in (work, gone):
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
+            for future in futures:
+                future.cancel()
+            answered.cancel()
+            gone.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await gone
+
+    def _mail(self) -> "_Mailbox":
+        """Return the mailbox of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = _Mailbox(loop)
+        return self._mailbox
+
+
+class _Mailbox:
+    """Calls of other threads for an event loop, which is woken once for all that come together.
+
+    Each waking is a write to a socket, at which a thread gives away Python's lock and waits to have it again: a
+    batch would wake the loop for each of its images.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._calls: deque[Callable[[], object]] = deque()
+        self._woken = False
+
+    def post(self, call: Callable[[], object]) -> None:
+        """Let the loop make a call soon."""
+        self._calls.append(call)
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop has ended with the server
+                self.loop.call_soon_threadsafe(self._make_calls)
+
+    def _make_calls(self) -> None:
+        self._woken = False  # first, so that no call is left behind
+        while self._calls:
+            self._calls.popleft()()
 
 
 class _Upload:
@@ -234,18 +285,17 @@ class _Upload:
             raise too_late(self._timeout)
 
 
-def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
-    with suppress(RuntimeError):  # the loop has ended with the server
-        loop.call_soon_threadsafe(call)
-
-
 def _queued(put: Callable[[], list[Future[Any]]]) -> list[Future[Any]]:
     try:
         return put()
     except QueueFullError as error:
         raise busy("queue_full", "the queue of this model is full") from error
     except ClosedError as error:
-        raise Refusal(503, "stopping", "the server is stopping", {"Retry-After": "5"}) from error
+        raise _stopping() from error
+
+
+def _stopping() -> Refusal:
+    return Refusal(503, "stopping", "the server is stopping", {"Retry-After": "5"})
 
 
 async def _disconnected(request: Request) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ctxvision.inference.optimizing import Compiled
 from ctxvision.nn.layouts import LAYOUTS
 from ctxvision.progress import Progress, silent
 
@@ -43,6 +44,8 @@ class Settings:
         batches: Numbers of images computed at a time, one run after the other.
         layout: Memory layout of weights and images, ``channels_last``, ``nchw``, or ``best`` of both for each
             network and batch.
+        optimize: What is done to each network of torch before: ``"fuse"`` folds BatchNorm into other layers, as
+            `ctxvision.inference.open_predictor` does; ``"none"`` leaves it as it is.
         compile: Whether to time what ``torch.compile`` makes of each network as well.
         onnx: Whether to time what onnxruntime makes of each network as well.
         repeats: Largest number of rounds.
@@ -59,6 +62,7 @@ class Settings:
     size: int | None = None
     batches: Sequence[int] = (1,)
     layout: str = "best"
+    optimize: Literal["fuse", "none"] = "fuse"
     compile: bool = False
     onnx: bool = False
     repeats: int = 200
@@ -125,16 +129,21 @@ def ratios(samples: Sequence[float], against: Sequence[float]) -> tuple[float, f
 def _open(model: str, settings: Settings, folder: Path, say: Callable[[str], None]) -> Iterable[_Entry]:
     """Yield the rows of one network, without times."""
     try:
-        subject = open_subject(model, settings.size, settings.device, settings.dtype, trust=settings.trust)
+        fused = settings.optimize == "fuse"
+        subject = open_subject(
+            model, settings.size, settings.device, settings.dtype, fused=fused, trust=settings.trust
+        )
     except Exception as error:  # of files, of timm, of constructors: whatever a network raises is its row's
         yield _Entry(model, ONNX if model.endswith(".onnx") else TORCH, error=_line(error))
         return
     if subject.network is None:
         yield _Entry(model, ONNX if model.lower().endswith(".onnx") else TORCH, subject, file=model)
         return
+    if subject.prepared:
+        say(f"{model}: {subject.prepared}")
     yield _Entry(model, TORCH, subject, file=model)
     if settings.compile:
-        yield _Entry(model, COMPILED, subject, torch.compile(subject.network, dynamic=False))
+        yield _Entry(model, COMPILED, subject, Compiled(subject.network, any_batch=False))
     if settings.onnx:
         say(f"{model}: exporting to ONNX")
         try:
@@ -258,7 +267,8 @@ def _add_memory(row: Row, entry: _Entry, settings: Settings, say: Callable[[str]
         "file": entry.file,
         "size": None if entry.runner == ONNX and entry.file != entry.model else settings.size,
         "device": str(settings.device), "dtype": settings.dtype, "layout": row["layout"], "batch": row["batch"],
-        "threads": settings.threads, "trust": settings.trust or entry.file != entry.model,
+        "threads": settings.threads, "fused": settings.optimize == "fuse",
+        "trust": settings.trust or entry.file != entry.model,
     }  # fmt: skip
     try:
         row["peak_mib"] = peak_in_fresh_process(arguments)

@@ -69,6 +69,7 @@ def peak(
     layout: str,
     batch: int,
     threads: int,
+    fused: bool = False,
     trust: bool = False,
 ) -> float:
     """Return the MiB that a network and its inference need at their highest.
@@ -83,6 +84,7 @@ def peak(
         layout: Memory format of weights and images.
         batch: Number of images computed at a time.
         threads: Number of threads on the CPU.
+        fused: Whether BatchNorm is folded into other layers.
         trust: Whether the maker of the file is trusted, see `open_subject`.
     """
     from .subjects import open_subject
@@ -96,7 +98,7 @@ def peak(
     _forget(where)
     before = high_water(where)
     # neither values nor counts change what inference needs
-    subject = open_subject(file, size, where, dtype, settled=False, trust=trust)
+    subject = open_subject(file, size, where, dtype, settled=False, fused=fused, trust=trust)
     call = subject.inference(batch, layout)
     _forget(where)  # what a checkpoint holds beside the weights
     for _ in range(CALLS):

@@ -1,5 +1,6 @@
 """What is timed: a name of timm's, a checkpoint, a published folder, an exported file."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
 from ctxvision.inference.exported import SUFFIXES, Exported, open_exported
+from ctxvision.inference.preparing import what_was_folded
 from ctxvision.models import count_macs
+from ctxvision.nn import fuse
 from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
 from ctxvision.tasks.networks import require_model
 
@@ -44,6 +47,7 @@ class TimedNetwork:
         network: The module, or ``None`` where there is only a graph.
         params: Number of parameters of the network, or ``None`` where there is only a graph.
         macs: Number of multiply-adds for one image, or ``None`` where they were not counted.
+        prepared: What was done to the network for speed; empty if nothing was.
     """
 
     model: str
@@ -54,6 +58,7 @@ class TimedNetwork:
     network: nn.Module | None
     params: int | None
     macs: int | None
+    prepared: str = ""
 
     def inference(
         self, batch: int, layout: str, compute: Callable[[Tensor], Any] | None = None
@@ -97,7 +102,14 @@ def check_name(model: str) -> None:
 
 
 def open_subject(
-    model: str, size: int | None, device: torch.device, dtype: str, *, settled: bool = True, trust: bool = False
+    model: str,
+    size: int | None,
+    device: torch.device,
+    dtype: str,
+    *,
+    settled: bool = True,
+    fused: bool = False,
+    trust: bool = False,
 ) -> TimedNetwork:
     """Open a network for inference.
 
@@ -109,6 +121,7 @@ def open_subject(
         dtype: Data type of the weights and the images.
         settled: Whether to give random weights values with which every branch works, and to count multiply-adds;
             both need memory of their own.
+        fused: Whether BatchNorm is folded into other layers, where it can be.
         trust: Whether the maker of the file is trusted, see `ctxvision.inference.open_predictor`.
 
     Raises:
@@ -121,7 +134,7 @@ def open_subject(
     if not _is_file(model):
         network, input_size = _create(model, size)
     else:
-        predictor = open_predictor(model, trust=trust)
+        predictor = open_predictor(model, trust=trust, optimize="none")
         if not isinstance(predictor, ClassificationPredictor):
             raise TimingError(f"{model}: its task is {predictor.task}; only classifiers can be timed")
         network = cast(nn.Module, predictor.network)
@@ -133,7 +146,13 @@ def open_subject(
         set_batch_norm_statistics(network, height, channels)
     network = network.eval().requires_grad_(False).to(device, DTYPES[dtype])
     params = sum(parameter.numel() for parameter in network.parameters())
-    return TimedNetwork(model, network, input_size, device, DTYPES[dtype], network, params, macs)
+    prepared = ""
+    if fused:
+        with contextlib.suppress(ValueError):  # it takes more than images
+            original = network
+            network = fuse(original, torch.empty(1, *input_size, dtype=torch.float32, device="meta"))
+            prepared = what_was_folded(original, network)
+    return TimedNetwork(model, network, input_size, device, DTYPES[dtype], network, params, macs, prepared)
 
 
 def _is_file(model: str) -> bool:

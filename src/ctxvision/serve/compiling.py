@@ -1,0 +1,262 @@
+"""A served network that another process translates while it answers already, and that the translation replaces.
+
+The translation is a ``.pt2`` file of AOTInductor, made as ``ctxvision export --aot`` makes it. It stays in the
+user's cache, so that a server which starts again loads it within seconds. It runs in a process of its own: torch
+calls it without giving away Python's lock, so that a server which called it would do nothing else meanwhile; and
+whatever machine code does there, the server goes on.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ctxvision._version import __version__
+from ctxvision.data.images.shard_index import cache_folder
+from ctxvision.inference import open_predictor
+from ctxvision.inference.classification import ClassificationPredictor
+from ctxvision.inference.exported import Metadata
+from ctxvision.inference.optimizing import largest_difference
+
+from .worker import Worker, WorkerError, environment
+
+_log = logging.getLogger(__name__)
+_AFTER = 1000  # answers: a server that is asked less often never earns the minutes back
+_TRIAL_BATCH, _TRIALS = 8, 5
+_TOLERANCE = 1e-3  # of logits; the order of sums differs in many layers, one after the other
+_LEAST_GAIN = 1.05
+_LEAST_MEMORY = 3 * 2**30  # bytes that the compiler may need
+_PATIENCE = 1800.0  # seconds
+
+
+class NotCompiledError(Exception):
+    """The message says in a few words why there is no translation."""
+
+
+class Computing:
+    """The function from images to logits of a served network, which its own translation replaces.
+
+    Args:
+        name: The name of the network, for the log.
+        source: What `open_predictor` opens, from which the other process opens the network too.
+        predictor: The network, opened from it.
+        trust: Whether the source is trusted.
+        wait: Whether to translate now and wait for it; if not, another process begins once a thousand images were
+            answered, or a thread loads at once what the cache has.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        predictor: ClassificationPredictor,
+        *,
+        trust: bool = False,
+        wait: bool = False,
+    ) -> None:
+        self._name, self._source, self._trust = name, source, trust
+        self._network, self._input_size = predictor.network, predictor.data_spec.input_size
+        self._on_cpu = predictor.device.type == "cpu"
+        self._plain: Callable[[Tensor], Tensor] = predictor.raw
+        self._compute: Callable[[Tensor], Tensor] = self._plain
+        self._left = _AFTER
+        self._worker: Worker | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._thread = threading.Thread(target=self._replace, name=f"compile-{name}", daemon=True)
+        self._closed = False
+        if wait:
+            self._begin()
+            self._thread.join()
+        elif self._network is not None and _folder().is_dir() and _path_of(self._network).is_file():
+            self._begin()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return logits (B, N) of normalised images (B, C, H, W)."""
+        if self._left > 0:
+            self._left -= len(images)
+            if self._left <= 0:
+                self._begin()
+        try:
+            return self._compute(images)
+        except WorkerError as error:
+            self._compute = self._plain
+            if not self._closed:
+                _log.warning("%s: %s; the network answers as it did", self._name, error)
+            return self._plain(images)
+
+    def close(self) -> None:
+        """End the other processes."""
+        self._closed = True
+        if self._process is not None:
+            self._process.terminate()
+        if self._worker is not None:
+            self._worker.close()
+
+    def _begin(self) -> None:
+        if self._thread.ident is None:
+            self._left = 0
+            self._thread.start()
+
+    def _replace(self) -> None:
+        """Let the translation answer if it gives the same answers, and sooner."""
+        try:
+            faster, gain = self._translated()
+        except (NotCompiledError, OSError) as error:
+            if not self._closed:
+                _log.warning("%s: not compiled, %s; it answers as it did", self._name, error)
+            return
+        if self._closed:
+            faster.close()
+            return
+        self._compute = self._worker = faster
+        _log.warning("%s: compiled, %.2g times as fast", self._name, gain)
+
+    def _translated(self) -> "tuple[Worker, float]":
+        if self._network is None or not self._on_cpu:
+            raise NotCompiledError("only networks of torch on the CPU are")
+        path = _path_of(self._network)
+        _require_own(path.parent)
+        if not path.is_file():
+            _require_possible()
+            self._translate(path)
+        worker = Worker(path)
+        try:
+            images = torch.randn(_TRIAL_BATCH, *self._input_size, dtype=torch.float32, device="cpu")
+            for size in (_TRIAL_BATCH, 1):
+                difference = largest_difference(worker(images[:size]), self._plain(images[:size]))
+                if not difference <= _TOLERANCE:
+                    path.unlink(missing_ok=True)
+                    raise NotCompiledError(f"its outputs differ by {difference:.2g} of the largest value")
+            gain = _gain(self._plain, worker, images)
+            if gain < _LEAST_GAIN:
+                raise NotCompiledError(f"which would be {gain:.2g} times as fast")
+        except WorkerError as error:
+            path.unlink(missing_ok=True)
+            raise NotCompiledError(str(error)) from error
+        except NotCompiledError:
+            worker.close()
+            raise
+        return worker, gain
+
+    def _translate(self, path: Path) -> None:
+        """Let another process write the file, at a low priority."""
+        start = f"from {__name__} import translate; translate()"
+        words = [sys.executable, "-c", start, self._source, str(path), "trust" if self._trust else ""]
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+            self._process = subprocess.Popen(
+                words, env=environment(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True
+            )
+            if self._closed:
+                self._process.terminate()
+            try:
+                code = self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                code = self._process.wait()
+            said.seek(0)
+            lines = said.read().strip().splitlines()
+        if code or not path.is_file():
+            raise NotCompiledError(lines[-1] if lines else f"the compiler's process ended with {code}")
+
+
+def _gain(plain: Callable[[Tensor], Tensor], faster: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    """Return how many times as fast the second is; both take turns, so that noise hits both."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(_TRIALS):
+        for compute, times in zip((plain, faster), seconds, strict=True):
+            begin = time.perf_counter()
+            compute(images)
+            times.append(time.perf_counter() - begin)
+    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+
+
+def _path_of(network: nn.Module) -> Path:
+    """Return where the cache has the translation of these weights for this machine, torch and threads."""
+    found = hashlib.sha256()
+    about = (
+        torch.__version__,
+        __version__,
+        torch.get_num_threads(),
+        platform.machine(),
+        _processor(),
+        type(network),
+    )
+    found.update(repr(about).encode())
+    for name, tensor in network.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return _folder() / f"{found.hexdigest()[:32]}.pt2"
+
+
+def _folder() -> Path:
+    return cache_folder() / "compiled"
+
+
+def _processor() -> str:
+    """Return the instructions that the processor has, where the system says so: code for more would crash."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.processor()
+
+
+def _require_own(folder: Path) -> None:
+    """Make the folder; code from it runs here, so that nobody else may write there.
+
+    Raises:
+        NotCompiledError: Others may, or it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.stat()
+    except OSError as error:
+        raise NotCompiledError(f"{folder} cannot be used ({error.strerror})") from error
+    if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
+        raise NotCompiledError(f"{folder} is one that others may write to")
+
+
+def _require_possible() -> None:
+    """Check that there are a compiler, and the memory that it needs.
+
+    Raises:
+        NotCompiledError: Something is missing.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++") if name):
+        raise NotCompiledError("there is no C++ compiler")
+    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
+        if free < _LEAST_MEMORY:
+            raise NotCompiledError(f"which takes up to 3 GiB of memory, of which {free / 2**30:.1f} are free")
+
+
+def translate() -> None:
+    """Write the translation that the command line asks for: source, path, and a word if the source is trusted."""
+    source, path, trust = sys.argv[1:]
+    if hasattr(os, "nice"):
+        os.nice(10)
+    from ctxvision.export import export_pt2, from_task
+
+    predictor = open_predictor(source, trust=bool(trust), optimize="none")
+    assert predictor.network is not None
+    network, metadata = (
+        predictor.network,
+        Metadata(predictor.model_name, predictor.task, predictor.data_spec.to_dict()),
+    )
+    if predictor.module is not None:
+        network, metadata = from_task(predictor.module)
+    export_pt2(network, path, metadata=metadata, compiled=True)

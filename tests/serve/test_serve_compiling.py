@@ -1,0 +1,216 @@
+"""A served network that is translated while it answers: when, by whom, and what happens where that fails."""
+
+import io
+import logging
+import sys
+import time
+
+import pytest
+import torch
+
+from _checkpoints import write_classifier
+from ctxvision.inference import Predictor, open_predictor
+from ctxvision.serve import compiling, open_networks
+from ctxvision.serve.worker import WorkerError, read_tensor, write_tensor
+
+IMAGES = torch.zeros(4, 3, 32, 32)
+
+
+class Translation:
+    """What the other process would answer: the network's answers, plus something."""
+
+    def __init__(self, network, plus=0.0):
+        self.network, self.plus, self.closed = network, plus, False
+
+    def __call__(self, images):
+        if self.closed:
+            raise WorkerError("the process has ended")
+        return self.network(images) + self.plus
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTXVISION_CACHE", str(tmp_path / "cache"))
+    write_classifier(tmp_path / "net.ckpt")
+    return tmp_path / "net.ckpt"
+
+
+@pytest.fixture
+def translated(monkeypatch):
+    """Count translations, which take no time; the file is empty, and its network is faster by decree."""
+    made = []
+
+    def translate(self, path):
+        made.append(path)
+        path.touch()
+
+    network = []
+    monkeypatch.setattr(compiling, "_require_possible", lambda: None)
+    monkeypatch.setattr(compiling.Computing, "_translate", translate)
+    monkeypatch.setattr(compiling, "Worker", lambda path: Translation(network[-1]))
+    monkeypatch.setattr(compiling, "_gain", lambda plain, faster, images: 2.0)
+    return made, network
+
+
+def computing(checkpoint, network, **options):
+    predictor = open_predictor(checkpoint)
+    network.append(predictor.network)
+    return compiling.Computing("net", str(checkpoint), predictor, **options)
+
+
+def settled(compute):
+    compute._thread.join(30)
+    return compute._compute
+
+
+def test_it_begins_after_many_answers_and_at_once_where_the_cache_has_it(checkpoint, translated, caplog):
+    made, network = translated
+    compute = computing(checkpoint, network)
+    for _ in range(compiling._AFTER // len(IMAGES) - 1):
+        compute._left -= len(IMAGES)
+    compute(IMAGES[:3])
+    assert not made
+    assert isinstance(compute._compute.__self__, Predictor)
+    expected = compute(IMAGES[:1])
+    assert isinstance(settled(compute), Translation)
+    torch.testing.assert_close(compute(IMAGES[:1]), expected)
+    assert "net: compiled, 2 times as fast" in caplog.text
+    again = computing(checkpoint, network)
+    assert isinstance(settled(again), Translation)
+    assert len(made) == 1
+    assert (made[0].parent.stat().st_mode & 0o777) == 0o700
+
+
+def test_other_weights_have_another_translation(checkpoint, translated, tmp_path):
+    made, network = translated
+    task = write_classifier(tmp_path / "other.ckpt")
+    settled(computing(checkpoint, network, wait=True))
+    next(task.model.parameters()).data.add_(1)
+    assert compiling._path_of(task.model) != made[0]
+    assert compiling._path_of(network[-1]) == made[0]
+
+
+@pytest.mark.parametrize(
+    "why",
+    ["differs", "slower", "folder", "compiler", "memory", pytest.param("process", marks=pytest.mark.process)],
+)
+def test_where_there_is_no_translation_the_network_answers(checkpoint, translated, monkeypatch, caplog, why):
+    made, network = translated
+    if why == "differs":
+        monkeypatch.setattr(compiling, "Worker", lambda path: Translation(network[-1], 1.0))
+    if why == "slower":
+        monkeypatch.setattr(compiling, "_gain", lambda plain, faster, images: 1.01)
+    if why == "folder":
+        folder = compiling.cache_folder() / "compiled"
+        folder.mkdir(parents=True)
+        folder.chmod(0o777)
+    if why in ("compiler", "memory"):
+        monkeypatch.undo()
+        monkeypatch.setenv("CTXVISION_CACHE", str(checkpoint.parent / "cache"))
+        monkeypatch.setattr(compiling.shutil, "which", lambda name: None if why == "compiler" else name)
+        monkeypatch.setattr(compiling, "_LEAST_MEMORY", 2**60)
+    if why == "process":
+        monkeypatch.undo()
+        monkeypatch.setenv("CTXVISION_CACHE", str(checkpoint.parent / "cache"))
+        monkeypatch.setattr(compiling, "_require_possible", lambda: None)
+        monkeypatch.setattr(
+            compiling.sys, "executable", "/bin/false" if sys.platform != "win32" else sys.executable
+        )
+    compute = computing(checkpoint, network, wait=True)
+    said = {
+        "differs": "its outputs differ by ",
+        "slower": "which would be 1 times as fast",
+        "folder": "is one that others may write to",
+        "compiler": "there is no C++ compiler",
+        "memory": "GiB of memory, of which",
+        "process": "the compiler's process ended with 1",
+    }[why]
+    assert said in caplog.text
+    assert caplog.text.count("it answers as it did") == 1
+    assert isinstance(compute._compute.__self__, Predictor)
+    assert compute(IMAGES).shape == (4, 3)
+    if why == "differs":
+        assert not made[0].exists()
+
+
+@pytest.mark.process
+def test_a_server_that_stops_ends_the_compiler(checkpoint, translated, monkeypatch, caplog):
+    monkeypatch.undo()
+    monkeypatch.setenv("CTXVISION_CACHE", str(checkpoint.parent / "cache"))
+    monkeypatch.setattr(compiling, "_require_possible", lambda: None)
+    popen = compiling.subprocess.Popen
+
+    def slow(words, **options):
+        return popen([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+
+    monkeypatch.setattr(compiling.subprocess, "Popen", slow)
+    compute = compiling.Computing("net", str(checkpoint), open_predictor(checkpoint))
+    compute._begin()
+    end = time.monotonic() + 20
+    while compute._process is None and time.monotonic() < end:
+        time.sleep(0.01)
+    compute.close()
+    compute._thread.join(20)
+    assert not compute._thread.is_alive()
+    assert "not compiled" not in caplog.text
+
+
+def test_when_the_other_process_dies_the_network_answers(checkpoint, translated, caplog):
+    compute = computing(checkpoint, translated[1], wait=True)
+    expected = compute(IMAGES)
+    settled(compute).close()
+    torch.testing.assert_close(compute(IMAGES), expected)
+    torch.testing.assert_close(compute(IMAGES), expected)
+    assert caplog.text.count("net: the process has ended; the network answers as it did") == 1
+
+
+def test_tensors_go_through_a_pipe():
+    pipe = io.BytesIO()
+    tensors = [
+        torch.randn(2, 3, 4, 5).permute(0, 2, 3, 1),
+        torch.randn(3, 7),
+        torch.zeros(0, 7),
+        torch.tensor(1.0),
+    ]
+    for tensor in tensors:
+        write_tensor(pipe, tensor)
+    pipe.seek(0)
+    for tensor in tensors:
+        assert torch.equal(read_tensor(pipe), tensor)
+    with pytest.raises(EOFError):
+        read_tensor(pipe)
+    with pytest.raises(EOFError):
+        read_tensor(io.BytesIO(pipe.getvalue()[:50]))
+
+
+def test_networks_are_opened_as_asked(checkpoint, translated):
+    made, network = translated
+    network.append(open_predictor(checkpoint).network)
+    (plain,) = open_networks([str(checkpoint)], optimize="none")
+    (fused,) = open_networks([str(checkpoint)])
+    (auto,) = open_networks([str(checkpoint)], optimize="auto")
+    assert not made
+    (compiled,) = open_networks([str(checkpoint)], optimize="compile")
+    assert isinstance(settled(compiled.compute), Translation)
+    assert plain.prepared == ""
+    assert fused.prepared.startswith("BatchNorm folded into ")
+    expected = torch.stack(plain.probabilities(IMAGES))
+    for one in (fused, auto, compiled):
+        torch.testing.assert_close(torch.stack(one.probabilities(IMAGES)), expected, rtol=1e-4, atol=1e-5)
+        one.close()
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_compiler_itself(checkpoint, caplog, monkeypatch):
+    monkeypatch.setattr(compiling, "_LEAST_GAIN", 0.0)
+    caplog.set_level(logging.WARNING)
+    (network,) = open_networks([str(checkpoint)], optimize="compile")
+    assert ": compiled, " in caplog.text
+    (plain,) = open_networks([str(checkpoint)], optimize="none")
+    for images in (IMAGES, IMAGES[:1], torch.randn(7, 3, 32, 32)):
+        found, expected = (torch.stack(one.probabilities(images)) for one in (network, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
