@@ -1,5 +1,6 @@
 """Words that messages share, and columns of words."""
 
+import difflib
 from collections.abc import Iterable
 
 from ctxvision.foreign import visible
@@ -30,3 +31,21 @@ def percent(share: float | None, digits: int = 1) -> str:
     if float(text) in (0, 100) and share not in (0, 1):
         text = f"{'<' if share < 0.5 else '>'}\u2009{10**-digits if share < 0.5 else 100 - 10**-digits:.{digits}f}"
     return f"{text}\u202f%"
+
+
+def option(name: str) -> str:
+    """Return the option of the command line for a name, ``--batch-size`` for ``batch_size``."""
+    return "--" + name.removeprefix("--").replace("_", "-")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint to the known word that is most like another one; empty where none is.
+
+    Examples:
+        >>> did_you_mean("trian", ["train", "report"])
+        ', did you mean train?'
+        >>> did_you_mean("x", ["train", "report"])
+        ''
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {near[0]}?" if near else ""

@@ -61,7 +61,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="height and width of the images in pixels; default: 224, or the size that a file names",
     )
     add(
-        "--batch_size",
+        "--batch-size",
         type=_batches,
         default=(1, 8),
         metavar="N,N",
@@ -69,7 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     layouts = parser.add_mutually_exclusive_group()
     layouts.add_argument(
-        "--channels_last",
+        "--channels-last",
         action="store_true",
         help="time the memory layout channels-last alone; default: the faster layout of each network",
     )
@@ -95,7 +95,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="seconds for each row, after which no sample begins once there are five; default: %(default)g",
     )
     add("--threads", type=whole(1), metavar="N", help="number of threads on the CPU; default: torch's own choice")
-    add("--skip_memory", action="store_true", help="do not measure memory, which takes a process for each row")
+    add("--skip-memory", action="store_true", help="do not measure memory, which takes a process for each row")
     add_shared(parser, "trust")
     add("--csv", metavar="FILE", help="write the rows to FILE, with more columns")
     add("--json", metavar="FILE", help="write the rows to FILE as JSON")

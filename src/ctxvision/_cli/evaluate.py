@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--real", metavar="FILE", help="real.json of ImageNet-ReaL: score against its labels too")
     add(
-        "--labels_by_index",
+        "--labels-by-index",
         action="store_true",
         help="take the names of class folders as class numbers, as in ImageNet-V2; names from 0 "
         "to C - 1 are understood without this option",
@@ -112,7 +112,7 @@ def _options(task: str, args: Namespace) -> dict[str, Any]:
     if task == "classification":
         return {"real": args.real, "labels_by_index": args.labels_by_index}
     if args.real or args.labels_by_index:
-        raise UserError("--real and --labels_by_index are for classification", 2)
+        raise UserError("--real and --labels-by-index are for classification", 2)
     if task == "detection" and args.split == "all":
         raise UserError("--split all is for classification; detectors are evaluated on val or train", 2)
     if task == "detection":

@@ -4,6 +4,8 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from typing import Any
 
+from ctxvision.wording import option
+
 from .messages import UserError
 
 
@@ -82,7 +84,7 @@ _SHARED: dict[str, dict[str, Any]] = {
 def add_shared(parser: ArgumentParser, *names: str) -> None:
     """Declare options that several commands have, by their names without dashes."""
     for name in names:
-        parser.add_argument(f"--{name}", **_SHARED[name])
+        parser.add_argument(option(name), **_SHARED[name])
 
 
 def require_task(asked: str | None, source: str, task: str) -> None:

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")
     add_shared(parser, "task")
     add(
-        "--top_k",
+        "--top-k",
         type=whole(1),
         default=5,
         metavar="K",
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_shared(parser, "clips", "crops")
     add(
-        "--batch_size",
+        "--batch-size",
         type=whole(1),
         metavar="N",
         help="number of images computed at a time; default: 32 for a classifier, 1 for others",

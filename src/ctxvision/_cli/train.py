@@ -3,18 +3,19 @@
 import argparse
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ctxvision.data.files import in_words
 from ctxvision.runs import Run
 from ctxvision.tasks.registry import TASKS
 from ctxvision.training.error import OptionError, TrainingStopped
 from ctxvision.training.options import TrainOptions, options_class
 from ctxvision.training.settings import SettingsFileError, basis_of, explain_type, read_settings_file
+from ctxvision.wording import option
 
-from .messages import quieten
+from .messages import quieten, say_loading, unknown_words
 
 _ABOUT: dict[str, Any] = {
     "prog": "ctxvision train",
@@ -35,6 +36,7 @@ def run(words: list[str]) -> int:
     """
     quieten()
     options = options_of(words)
+    say_loading()
 
     from ctxvision.training.processes import rank
     from ctxvision.training.run import train_with
@@ -73,13 +75,13 @@ def options_of(words: list[str]) -> TrainOptions:
     Raises:
         OptionError: The command line is wrong.
     """
-    from jsonargparse import ArgumentParser
-
     first, words = _first_look(_as_options(words))
     basis = basis_of(first)
-    parser = ArgumentParser(**_ABOUT, exit_on_error=False, default_env=False, allow_abbrev=False)
+    parser = _parser()
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
     parser.add_class_arguments(basis.kind)
+    if {"-h", "--help"} & {*words}:
+        parser.set_defaults(basis.usual(first))
     printing = [word for word in words if word.split("=")[0] == "--print_config"]
     with _types_explained():
         given = first | parser.parse_args([w for w in words if w not in printing], defaults=False).as_dict()
@@ -117,6 +119,8 @@ def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
         try:
             options |= read_settings_file(path)
         except (OSError, SettingsFileError) as error:
+            from ctxvision.data.files import in_words
+
             raise OptionError(f"--config {path}: {in_words(error)}") from error
     return options | named, others
 
@@ -128,13 +132,41 @@ def _types_explained() -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        raise OptionError(f"{explain_type(str(error))}; {_SEE_HELP}") from error
+        raise OptionError(_explained(str(error))) from error
+
+
+def _explained(message: str) -> str:
+    if found := re.match("unrecognized arguments: (.*)", message, re.IGNORECASE):
+        fields = [field.name for task in TASKS for field in dataclasses.fields(options_class(task))]
+        strange = [re.sub("^--[^=]*", lambda match: option(match[0]), word) for word in found[1].split()]
+        return unknown_words(strange, [*fields, "config", "set", "print_config"], "ctxvision train")
+    return f"{explain_type(message)}; {_SEE_HELP}"
+
+
+def _by_default(words: re.Match[str]) -> str:
+    first, *others = words.groups()  # spaces, one of which may end a line
+    return f"By{first}default{next((space for space in others if len(space) > 1), ' ')}"
+
+
+def _parser() -> Any:
+    """Return jsonargparse's parser, whose help shows dashes, and what is used where an option is not given."""
+    from jsonargparse import ArgumentParser
+
+    class Parser(ArgumentParser):  # type: ignore[misc,unused-ignore]
+        def format_help(self) -> str:
+            text = str(super().format_help())
+            text = re.sub(r"--[a-z]+(_[a-z]+)+", lambda match: option(match[0]), text)
+            text = re.sub(r"If(\s+)it(\s+)is(\s+)null,(\s+)", _by_default, text)
+            text = re.sub(r",\s+default:\s+null", "", text)
+            return re.sub(r"\s+\|\s+null(?=[,)])", "", text)
+
+    return Parser(**_ABOUT, exit_on_error=False, default_env=False, allow_abbrev=False)
 
 
 def _as_options(words: list[str]) -> list[str]:
     """Write every word as an option that jsonargparse understands.
 
-    Leading words are --model and --data; ``--set NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and
+    Dashes are underscores, ``--batch-size`` is ``--batch_size``. Leading words are --model and --data; ``--set NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and
     ``--logger wandb,csv`` are ``--logger=[wandb,csv]``; a switch that stands alone gets its value.
     """
     words, places = [*words], ["--model", "--data"]
@@ -145,9 +177,11 @@ def _as_options(words: list[str]) -> list[str]:
     switches = {f"--{field.name}": "true" for field in fields if field.type is bool} | {"--resume": "last"}
     while words:
         name, equals, value = words.pop(0).partition("=")
+        name = _with_underscores(name)
         if name == "--set":
             pair = value if equals else words.pop(0) if words else ""
             name, equals, value = f"--{pair}".partition("=")
+            name = _with_underscores(name)
             if name == "--" or not equals:
                 raise OptionError(
                     f"--set needs NAME=VALUE, got {pair!r}; `ctxvision train --help` lists the names"
@@ -161,3 +195,7 @@ def _as_options(words: list[str]) -> list[str]:
             equals, value = "=", switches[name]
         options.append(f"{name}{equals}{value}")
     return options
+
+
+def _with_underscores(word: str) -> str:
+    return "--" + word[2:].replace("-", "_") if re.match(r"--\w", word) else word

@@ -5,7 +5,7 @@ import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers, param_groups_weight_decay
@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .error import NOT_TAKEN, TaskError, require_own
+from .settings import OptimizerSettings, ScheduleName
 
 _OF_NETWORK = "it follows from the network"
 _TAKEN = {
@@ -33,39 +34,6 @@ _TAKEN_BY_SCHEDULE = {
     "min_lr": "--min_lr sets it",
     **dict.fromkeys(("optimizer", "warmup_prefix", "step_on_epochs", "updates_per_epoch"), _OF_RUN),
 }
-
-ScheduleName = Literal["cosine", "poly", "step", "multistep"]
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """The optimiser and the schedule as far as no task has defaults of its own for them.
-
-    Args:
-        optimizer: Name of one of timm's optimisers, such as adamw, lamb or muon. The name sgd means Nesterov
-            momentum, and momentum means plain momentum.
-        optimizer_args: More arguments of the optimiser's constructor, such as betas or eps, as JSON or YAML. Null
-            means no more arguments.
-        layer_decay: Ratio of the learning rates of neighbouring layers, more than 0 and at most 1. If it is null,
-            all layers have the same learning rate.
-        schedule: Shape of the learning rate after the warm-up.
-        schedule_args: More arguments of timm's schedule, such as decay_milestones and decay_rate (of poly, the
-            power), as JSON or YAML. Null means no more arguments.
-        warmup_steps: Number of optimiser steps during which the learning rate rises, instead of --warmup_epochs.
-            If it is null, --warmup_epochs counts.
-        warmup_factor: Share of the learning rate that the warm-up begins with, from 0 to 1.
-        min_lr: Learning rate at the end of the schedules cosine and poly.
-    """
-
-    _: KW_ONLY
-    optimizer: str = "adamw"
-    optimizer_args: dict[str, Any] | None = None
-    layer_decay: float | None = None
-    schedule: ScheduleName = "cosine"
-    schedule_args: dict[str, Any] | None = None
-    warmup_steps: int | None = None
-    warmup_factor: float = 0.0
-    min_lr: float = 0.0
 
 
 @dataclass(frozen=True)

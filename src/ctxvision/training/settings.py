@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from ctxvision.data.files import in_words, read_regular
 from ctxvision.files import keep_aside, write_whole
 from ctxvision.recipes import RecipeError, load_recipe
 from ctxvision.runs import RunFolder
@@ -49,6 +48,18 @@ class Basis:
     resumed: Mapping[str, Any]
     requires: tuple[str, ...] = ()
 
+    def usual(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is used where an option is not given: the recipe's value or the task's, as far as known.
+
+        Args:
+            given: Options by name that the others depend on, such as ``data``.
+        """
+        recipe = load_recipe(str(given["recipe"])).settings if given.get("recipe") else {}
+        known = {**recipe, **self.settings, **given}
+        names = {field.name for field in dataclasses.fields(self.kind)} & known.keys() - {"task"}
+        probe = self.kind(**{name: known[name] for name in names})
+        return {**probe.defaults(processors()), **{name: known[name] for name in names}}
+
     def complete(self, given: Mapping[str, Any]) -> TrainOptions:
         """Return the checked options of a run, with nothing left open.
 
@@ -64,7 +75,7 @@ class Basis:
             if getattr(options, name) is None:
                 shows = f"`ctxvision recipes {options.recipe}` shows it"
                 raise OptionError(f"recipe {options.recipe} needs --{name}; {shows}")
-        options = options.completed(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        options = options.completed(processors())
         for name, value in dataclasses.asdict(options).items():
             value = list(value) if isinstance(value, tuple) else value  # as YAML has it
             if name not in _MAY_CHANGE and name in self.resumed and self.resumed[name] != value:
@@ -74,6 +85,11 @@ class Basis:
                     f"leave out --{name} or begin a new run"
                 )
         return options
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def basis_of(given: Mapping[str, Any]) -> Basis:
@@ -213,6 +229,8 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         SettingsFileError: The file is too large, not text, not YAML, holds no names, or its aliases stand for more
             than 100,000 values.
     """
+    from ctxvision.data.files import in_words, read_regular
+
     try:
         text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
         loader = yaml.SafeLoader(text)

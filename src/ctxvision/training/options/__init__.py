@@ -4,17 +4,16 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-
-from ctxvision.data import DataModule
 from ctxvision.recipes import load_recipe
-from ctxvision.tasks import Task
-from ctxvision.tasks.optimization import OptimizerSettings
 from ctxvision.tasks.registry import module_of, task_named
-from ctxvision.training import processes
+from ctxvision.tasks.settings import OptimizerSettings
 from ctxvision.training.error import OptionError
+
+if TYPE_CHECKING:  # the options are read and shown without what trains
+    from ctxvision.data import DataModule
+    from ctxvision.tasks import Task
 
 Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
 LoggerName = Literal["csv", "tensorboard", "wandb"]
@@ -152,6 +151,8 @@ class TrainOptions(OptimizerSettings, ABC):
     @property
     def synchronizes_norms(self) -> bool:
         """Whether batch norms take their statistics over the images of all devices, which only GPUs can do."""
+        import torch
+
         several = (self.devices or 1) * (self.nodes or 1) > 1
         on_gpus = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         return several and on_gpus and self.sync_batchnorm
@@ -165,7 +166,7 @@ class TrainOptions(OptimizerSettings, ABC):
         """
 
     @abstractmethod
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> DataModule:
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DataModule":
         """Open the data as a LightningDataModule.
 
         Args:
@@ -179,7 +180,7 @@ class TrainOptions(OptimizerSettings, ABC):
         """
 
     @abstractmethod
-    def build_task(self, data: DataModule) -> Task:
+    def build_task(self, data: "DataModule") -> "Task":
         """Build the LightningModule of the task, with its network.
 
         Args:
@@ -221,6 +222,8 @@ class TrainOptions(OptimizerSettings, ABC):
             options = dataclasses.replace(options, warmup_epochs=warmup)
         options._check_ranges()
         options.check()
+        from ctxvision.training import processes
+
         devices, nodes = processes.counts(options.devices, options.nodes)
         return dataclasses.replace(options, devices=devices, nodes=nodes)
 

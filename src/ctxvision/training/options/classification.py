@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ctxvision.data import DataModule, DigitsData, ImageData, open_data
-from ctxvision.tasks import ClassificationTask
 from ctxvision.training.error import OptionError
 from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+
+if TYPE_CHECKING:
+    from ctxvision.data import DataModule, DigitsData, ImageData
+    from ctxvision.tasks import ClassificationTask
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +95,10 @@ class ClassificationOptions(TrainOptions):
         if self.crop_scale == 0:
             raise OptionError("--crop_scale must be more than 0")
 
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> DigitsData | ImageData:
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DigitsData | ImageData":
         """Open images of any source, or the digits."""
+        from ctxvision.data import ImageData, open_data
+
         options = self.only(ImageData.option_names())
         if self.data == "digits":
             for name in _OF_FILES:
@@ -107,6 +111,8 @@ class ClassificationOptions(TrainOptions):
             self.data, "classification", **options | {"batch_size": batch_size, "class_names": class_names}
         )
 
-    def build_task(self, data: DataModule) -> ClassificationTask:
+    def build_task(self, data: "DataModule") -> "ClassificationTask":
         """Build a `ClassificationTask`."""
+        from ctxvision.tasks import ClassificationTask
+
         return ClassificationTask.from_options(self.model or "", data.spec, self)
