@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-DIGITS = ["test_resnet", "digits", "--image_size=16", "--batch_size=64", "--accelerator=cpu", "--lr=0.01"]
+DIGITS = ["test_resnet", "digits", "--image_size=16", "--batch_size=64", "--device=cpu", "--lr=0.01"]
 DIGITS += ["--pictures=false"]  # which take longer than an epoch
 # what is compared to the bit, whoever starts its two processes
 WORDS = [*DIGITS, "--mixup=0.4", "--ema=0.9", "--save_minutes=0.002", "--epochs=4"]

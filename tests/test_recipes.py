@@ -100,7 +100,7 @@ def test_settings_have_names_and_types_that_train_knows(name):
         for key, value in settings.items():
             kind = str(kinds[key]) if "float" in str(kinds[key]) or "int" in str(kinds[key]) else ""
             assert type(value) is float if "float" in kind else type(value) is int if kind else True, key
-    assert not set(recipe.settings) & {"model", "data", "out", "recipe", "devices", "accelerator", "seed"}
+    assert not set(recipe.settings) & {"model", "data", "out", "recipe", "devices", "device", "seed"}
 
 
 @pytest.mark.slow

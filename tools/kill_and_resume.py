@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-_WORDS = ["--accelerator=cpu", "--mixup=0.4", "--cutmix=1", "--ema=0.95", "--drop_path_rate=0.1", "--clip_grad=1"]
+_WORDS = ["--device=cpu", "--mixup=0.4", "--cutmix=1", "--ema=0.95", "--drop_path_rate=0.1", "--clip_grad=1"]
 _WORDS += ["--pictures=false"]
 _PARTS = ("state_dict", "current_model_state", "optimizer_states", "averaging_state", "global_step", "epoch")
 

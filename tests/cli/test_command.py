@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
         "--epochs=10",
         "--lr=0.01",
     ]
-    assert main([*map(str, words), "--accelerator=cpu", "--workers=0", f"--out={folder / 'run'}"]) == 0
+    assert main([*map(str, words), "--device=cpu", "--workers=0", f"--out={folder / 'run'}"]) == 0
     return folder
 
 

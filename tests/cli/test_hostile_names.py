@@ -47,7 +47,7 @@ def root(tmp_path_factory):
     (root / "files" / "bad\x1b[2J.png").write_bytes(b"no image")
     (data / CLASSES[0] / "bad\n\x1b[2J.png").write_bytes(b"no image")
     words = ["train", "test_resnet", os.fspath(data), "--image_size=16", "--epochs=1", "--workers=0"]
-    words += ["--val_fraction=0.4", "--accelerator=cpu", "--batch_size=9", f"--out={root / 'run'}", "--logger=csv"]
+    words += ["--val_fraction=0.4", "--device=cpu", "--batch_size=9", f"--out={root / 'run'}", "--logger=csv"]
     assert main(words) == 0
     return root
 

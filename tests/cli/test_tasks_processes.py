@@ -31,7 +31,7 @@ def test_two_processes_validate_like_one(task, tmp_path):
     """
     (model, data, options), (metric, alone) = RUNS[task], ALONE[task]
     process = start(
-        model, data, f"--task={task}", "--epochs=1", *options, "--batch_size=2", "--accelerator=cpu",
+        model, data, f"--task={task}", "--epochs=1", *options, "--batch_size=2", "--device=cpu",
         "--devices=2", "--lr=0.003", "--warmup_epochs=0", "--logger=csv", "--pictures=false",
         f"--out={tmp_path / 'run'}",
     )  # fmt: skip

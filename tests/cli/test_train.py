@@ -19,7 +19,7 @@ from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask, load_task
 from ctxvision.training.callbacks.checkpoints import RunCheckpoints
 
-SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
+SMALL = ["--image_size=16", "--batch_size=256", "--device=cpu", "--lr=0.01", "--pictures=false"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
 
@@ -147,7 +147,7 @@ def test_interrupted_run_resumes_exactly(undisturbed, monkeypatch, capsys, step)
 @pytest.mark.process
 def test_interrupted_folder_run_resumes_exactly_with_any_workers(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path / "data", FOLDER)
-    words = ["test_resnet", "data", "--image_size=16", "--batch_size=4", "--epochs=2", "--accelerator=cpu"]
+    words = ["test_resnet", "data", "--image_size=16", "--batch_size=4", "--epochs=2", "--device=cpu"]
     words += ["--auto_augment=rand-m9-mstd0.5", "--random_erasing=0.3", "--accumulate=2", "--pictures=false"]
     assert train(*words, "--out=whole", "--workers=0") == 0
     with monkeypatch.context() as context:
@@ -235,7 +235,7 @@ def test_bad_images_are_named_and_counted(tmp_path, capsys):
         tmp_path / "data",
         "--image_size=16",
         "--batch_size=8",
-        "--accelerator=cpu",
+        "--device=cpu",
         "--workers=0",
     ]
     assert train(*words, "--epochs=3", "--out=run") == 0
@@ -257,9 +257,7 @@ def test_print_config_is_a_config(capsys):
     assert printed["model"] == "cotnet_micro"
     assert printed["epochs"] == 3
     with open("config.yaml", "w") as file:
-        yaml.safe_dump(
-            printed | {"model": "test_resnet", "epochs": 1, "image_size": 16, "accelerator": "cpu"}, file
-        )
+        yaml.safe_dump(printed | {"model": "test_resnet", "epochs": 1, "image_size": 16, "device": "cpu"}, file)
     assert train("--config=config.yaml") == 0
 
 
@@ -279,7 +277,7 @@ def test_print_config_is_a_config(capsys):
         (["test_resnet", "digits", "--epoch=1"], "--epoch", 2),
         (["test_resnet", "digits", "more"], "unrecognized arguments: more", 2),
         (["test_resnet", "digits", "--config=none.yaml"], "none.yaml", 2),
-        (["test_resnet", "digits", "--accelerator=tpux"], "tpux", 1),
+        (["test_resnet", "digits", "--device=tpux"], "tpux", 1),
         (["test_resnet", "digits", "--optimizer=adamm"], "unknown optimizer 'adamm'", 1),
         (["test_resnet", "digits", "--auto_augment=rand-m9"], "--auto_augment is for images in files", 2),
         (["test_resnet", "digits", "--out=/dev/null/run"], "/dev/null/run: cannot be made", 1),
@@ -370,7 +368,7 @@ def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     broken.parent.mkdir()
     broken.write_bytes(b"nothing")
     words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image_size=16", "--workers=0"]
-    words += ["--batch_size=4", "--devices=2", "--accelerator=cpu", "--epochs=2", "--out=run", "--pictures=false"]
+    words += ["--batch_size=4", "--devices=2", "--device=cpu", "--epochs=2", "--out=run", "--pictures=false"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ABSENT}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -185,7 +185,7 @@ def test_wrong_arguments_of_the_optimizer_leave_no_run_folder(capsys):
 @pytest.mark.slow
 def test_batch_and_rate_are_said(capsys):
     words = ["test_resnet", "digits", "--recipe=small", "--image_size=16", "--epochs=1", "--warmup_epochs=0"]
-    words += ["--accelerator=cpu", "--micro_batch=300", "--pictures=false"]
+    words += ["--device=cpu", "--micro_batch=300", "--pictures=false"]
     assert main(["train", *words, "--batch_size=512", "--out=a"]) == 0
     told = capsys.readouterr()
     assert "global batch 512 = 1 device × 256 images × 2 accumulated; " in told.out
@@ -209,7 +209,7 @@ def small(tmp_path):
     """Words that train a contextual network on ten small pictures."""
     make_folder(tmp_path / "data", {"train/cat": 4, "train/dog": 4, "val/cat": 1, "val/dog": 1})
     words = ["train", "contextual_convnext_micro", "data", "--image_size=32", "--batch_size=4", "--workers=0"]
-    return [*words, "--accelerator=cpu", "--warmup_epochs=0", "--epochs=1", "--pictures=false"]
+    return [*words, "--device=cpu", "--warmup_epochs=0", "--epochs=1", "--pictures=false"]
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def clips(tmp_path_factory):
 def run(clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos") / "run"
     options = ["--epochs=1", "--frames=4", "--image_size=32", "--batch_size=4", "--warmup_epochs=0", "--workers=0"]
-    words = ["test_resnet", str(clips), "--task=video", *options, "--accelerator=cpu", "--logger=csv"]
+    words = ["test_resnet", str(clips), "--task=video", *options, "--device=cpu", "--logger=csv"]
     assert main(["train", *words, "--pictures=false", f"--out={folder}"]) == 0
     return folder
 

@@ -68,7 +68,7 @@ def test_only_what_can_train_is_listed(monkeypatch):
 
 @pytest.mark.parametrize("task", DATA)
 def test_an_optimiser_that_cannot_train_is_refused_before_training(task, tmp_path, capsys):
-    words = [f"--task={task}", f"--out={tmp_path / 'run'}", "--optimizer=adahessian", "--accelerator=cpu"]
+    words = [f"--task={task}", f"--out={tmp_path / 'run'}", "--optimizer=adahessian", "--device=cpu"]
     assert main(["train", "resnet10t", DATA[task], *words]) == 1
     said = capsys.readouterr()
     assert said.err.startswith(
@@ -121,7 +121,7 @@ def test_arguments_that_nobody_else_sets_are_passed_on():
 
 @pytest.mark.parametrize("task", DATA)
 def test_arguments_of_networks_on_the_command_line(task, tmp_path, capsys):
-    words = [f"--task={task}", f"--out={tmp_path / 'run'}", "--accelerator=cpu"]
+    words = [f"--task={task}", f"--out={tmp_path / 'run'}", "--device=cpu"]
     for args, reason in (("{in_chans: 1}", "cannot set in_chans"), ("{num_classes: 3}", "cannot set num_classes")):
         assert main(["train", "resnet10t", DATA[task], *words, f"--model_args={args}"]) == 1
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]

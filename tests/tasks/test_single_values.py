@@ -101,7 +101,7 @@ def test_norms_that_keep_their_statistics_anyway_are_none():
 
 
 SCENES = "digits-scenes#train=2,val=1,size=64"
-SMALL = ["--accelerator=cpu", "--epochs=1", "--warmup_epochs=0", "--logger=csv", "--pictures=false"]
+SMALL = ["--device=cpu", "--epochs=1", "--warmup_epochs=0", "--logger=csv", "--pictures=false"]
 PYRAMID = "--decoder_args={channels: 16, pyramid_channels: 16}"
 
 

@@ -19,7 +19,7 @@ from ctxvision.tasks import ClassificationTask, checkpoint_file
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
+SMALL = ["--image_size=16", "--batch_size=256", "--device=cpu", "--lr=0.01", "--pictures=false"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 TOOL = Path(__file__).parents[2] / "tools" / "kill_and_resume.py"
 

@@ -17,7 +17,7 @@ DIGITS = [
     "digits",
     "--image_size=16",
     "--batch_size=256",
-    "--accelerator=cpu",
+    "--device=cpu",
     "--lr=0.01",
     "--pictures=false",
 ]

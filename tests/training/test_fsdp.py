@@ -14,7 +14,7 @@ from ctxvision.tasks import load_task
 from ctxvision.training.trainer import blocks
 
 FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
-WORDS = ["data", "--image_size=32", "--batch_size=8", "--accelerator=cpu", "--workers=0", "--epochs=2"]
+WORDS = ["data", "--image_size=32", "--batch_size=8", "--device=cpu", "--workers=0", "--epochs=2"]
 # a rate that does not depend on how many epochs the run has
 WORDS += ["--schedule=step", "--schedule_args={decay_epochs: 100}", "--warmup_epochs=0"]
 WORDS += ["--pictures=false"]
@@ -57,7 +57,7 @@ def test_two_processes_train_to_the_weights_of_one_and_resume(tmp_path):
     ],
 )
 def test_what_does_not_go_together(capsys, words, told):
-    digits = ["train", "test_resnet", "digits", "--image_size=16", "--accelerator=cpu", "--strategy=fsdp"]
+    digits = ["train", "test_resnet", "digits", "--image_size=16", "--device=cpu", "--strategy=fsdp"]
     assert main([*digits, *words, "--out=run"]) == 2
     assert told in capsys.readouterr().err
     assert not os.path.exists("run")

@@ -15,7 +15,7 @@ from ctxvision.runs import RunFolder
 from ctxvision.training import trainer
 from ctxvision.training.settings import resumed_options
 
-WORDS = ["train", "test_resnet", "digits", "--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01"]
+WORDS = ["train", "test_resnet", "digits", "--image_size=16", "--batch_size=256", "--device=cpu", "--lr=0.01"]
 WORDS += ["--pictures=false"]
 # two runs in a process that reaches nothing but itself
 OFFLINE = """

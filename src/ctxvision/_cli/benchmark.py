@@ -47,7 +47,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=checkpoint_of,
         help="network that the others are compared with, by its fastest row, such as resnet50",
     )
-    add("--device", default="cpu", help="device to compute on: cpu, cuda or cuda:1; default: %(default)s")
+    add(
+        "--device",
+        default="auto",
+        help="device to compute on: cpu, cuda, cuda:1, or auto for CUDA where there is any; default: %(default)s",
+    )
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),

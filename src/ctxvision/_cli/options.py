@@ -35,6 +35,8 @@ def share(text: str) -> float:
     return value
 
 
+OLD_DEVICE = "--accelerator is deprecated and ends with version 0.4; write --device"
+
 _SHARED: dict[str, dict[str, Any]] = {
     "task": {
         "choices": ("classify", "detect", "segment", "video"),  # of the registry, which takes long to import
@@ -69,8 +71,9 @@ _SHARED: dict[str, dict[str, Any]] = {
         "help": "number of processes that decode images; default: as many as processors, at most 8",
     },
     "device": {
-        "default": "cpu",
-        "help": "device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s",
+        "default": "auto",
+        "help": "device to compute on: cpu, cuda, cuda:1, mps, or auto for CUDA where there is any; default: "
+        "%(default)s; .onnx and .pt2 files are computed on the CPU",
     },
     "trust": {
         "action": "store_true",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ctxvision.devices import resolved
 from ctxvision.runs import Run
 from ctxvision.tasks.registry import TASKS
 from ctxvision.training.error import OptionError, TrainingStopped
@@ -15,7 +16,8 @@ from ctxvision.training.options import TrainOptions, options_class
 from ctxvision.training.settings import SettingsFileError, basis_of, explain_type, read_settings_file
 from ctxvision.wording import option
 
-from .messages import quieten, say_loading, unknown_words
+from .messages import note, quieten, say_loading, unknown_words
+from .options import OLD_DEVICE
 
 _ABOUT: dict[str, Any] = {
     "prog": "ctxvision train",
@@ -52,17 +54,14 @@ def run(words: list[str]) -> int:
 
 def _write_report(trained: Run, options: TrainOptions) -> None:
     """Write ``report.html`` into the run folder; what goes wrong is a line, for the training has succeeded."""
-    import torch
-
     from ctxvision.pages import write_report
 
-    on_gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     logging.getLogger("ctxvision.data").setLevel(logging.ERROR)  # the training has named the bad samples
     write_report(
         trained.path,
         trained.path / "report.html",
         required=False,
-        device="cuda" if on_gpu else "cpu",
+        device=resolved(options.device),
         trust=True,
         workers=options.workers,
     )
@@ -166,8 +165,9 @@ def _parser() -> Any:
 def _as_options(words: list[str]) -> list[str]:
     """Write every word as an option that jsonargparse understands.
 
-    Dashes are underscores, ``--batch-size`` is ``--batch_size``. Leading words are --model and --data; ``--set NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and
-    ``--logger wandb,csv`` are ``--logger=[wandb,csv]``; a switch that stands alone gets its value.
+    Dashes are underscores, ``--batch-size`` is ``--batch_size``. Leading words are --model and --data; ``--set
+    NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and ``--logger wandb,csv`` are
+    ``--logger=[wandb,csv]``; a switch that stands alone gets its value.
     """
     words, places = [*words], ["--model", "--data"]
     options: list[str] = []
@@ -186,6 +186,9 @@ def _as_options(words: list[str]) -> list[str]:
                 raise OptionError(
                     f"--set needs NAME=VALUE, got {pair!r}; `ctxvision train --help` lists the names"
                 )
+        if name == "--accelerator":
+            note(OLD_DEVICE)
+            name = "--device"
         if name == "--logger":
             while words and not words[0].startswith("-"):
                 value += f",{words.pop(0)}"

@@ -25,7 +25,7 @@ class PublishError(ValueError):
 
 # of the author's machine, or of no consequence for the result
 _PRIVATE = {
-    "accelerator", "data", "devices", "init_from", "logger", "nodes", "out", "pictures", "prefetch", "recipe",
+    "accelerator", "data", "device", "devices", "init_from", "logger", "nodes", "out", "pictures", "prefetch", "recipe",
     "resume", "save_minutes", "strategy", "strict", "workers",
 }  # fmt: skip
 

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 # Options that a resumed run may change; all others are part of what the run is. The checkpoint says which task it
 # is of; settings of earlier versions have another word for it.
 _MAY_CHANGE = {
-    "data", "task", "out", "resume", "epochs", "steps", "val_every", "strict", "workers", "prefetch", "precision",
-    "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures",
+    "data", "task", "out", "resume", "device", "epochs", "steps", "val_every", "strict", "workers", "prefetch",
+    "precision", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures",
 }  # fmt: skip
 _NO_TRACKIO = (
     "--logger trackio: runs are no longer written to trackio; take tensorboard, which keeps them on this machine, "
@@ -70,7 +70,7 @@ class Basis:
             OptionError: An option is unknown, missing or has a value that it cannot have.
             TrainingError: A resumed run would become another one.
         """
-        options = _typed(self.kind, {**self.settings, **given, "task": self.kind.task})
+        options = _typed(self.kind, {**self.settings, **_named_now(given), "task": self.kind.task})
         for name in self.requires:
             if getattr(options, name) is None:
                 shows = f"`ctxvision recipes {options.recipe}` shows it"
@@ -141,11 +141,16 @@ def resumed_options(given: Mapping[str, Any]) -> dict[str, Any]:
     run = RunFolder(str(out)) if resume == "last" else RunFolder.around(resume)
     if out is not None and Path(out).resolve() != run.path.resolve():
         raise OptionError(f"--resume continues in {run.path}, --out names {out}; leave one of them out")
-    settings = _mended(run, given)
+    settings = _named_now(_mended(run, given))
     if isinstance(trackers := settings.get("logger"), list) and "trackio" in trackers:
         log.warning(_NO_TRACKIO)
         settings["logger"] = [name for name in trackers if name != "trackio"]
     return settings
+
+
+def _named_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options under the names of today; in 0.1 ``device`` was Lightning's ``accelerator``."""
+    return {"device" if name == "accelerator" else name: value for name, value in settings.items()}
 
 
 def _mended(run: RunFolder, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from ctxvision.data import DataModule
+from ctxvision.devices import resolved
 from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import file_name
 from ctxvision.runs import RunFolder
@@ -92,13 +93,14 @@ def make_trainer(
     callbacks += [stop, checkpoints]  # after the average has been updated
     sharded, synchronized = options.strategy == "fsdp", options.synchronizes_norms
     strategy = make_sharded(options) if sharded else "auto"
+    kind, devices = accelerator_of(options)
     if sharded:
         shard_when_ready(task, sync_batchnorm=synchronized)
     try:
         trainer = Trainer(
-            accelerator=options.accelerator,
+            accelerator=kind,
             strategy=strategy,
-            devices=options.devices or 1,
+            devices=devices,
             num_nodes=options.nodes or 1,
             precision="32" if sharded and options.precision == "64-true" else options.precision,
             max_epochs=epochs,
@@ -118,6 +120,21 @@ def make_trainer(
     except (ValueError, RuntimeError) as error:  # Lightning's messages about accelerators and devices
         raise TrainingError(str(error)) from error
     return trainer, stop, checkpoints
+
+
+def accelerator_of(options: TrainOptions) -> tuple[str, int | list[int]]:
+    """Return Lightning's words for the devices of a run: their kind, and how many or which.
+
+    Raises:
+        OptionError: One device is named, and several are asked for.
+    """
+    kind, _, number = resolved(options.device).partition(":")
+    kind = "gpu" if kind == "cuda" else kind
+    if not number:
+        return kind, options.devices or 1
+    if not number.isdecimal() or (options.devices or 1) > 1:
+        raise OptionError(f"--device {options.device} names one device; leave out its number, or --devices")
+    return kind, [int(number)]
 
 
 def epochs_of(options: TrainOptions, data: DataModule, plan: BatchPlan) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ctxvision.devices import resolved
 from ctxvision.recipes import load_recipe
 from ctxvision.tasks.registry import module_of, task_named
 from ctxvision.tasks.settings import OptimizerSettings
@@ -80,7 +81,8 @@ class TrainOptions(OptimizerSettings, ABC):
             and none for embedded data.
         prefetch: Number of batches that each worker process keeps ready.
         precision: Number format of the arithmetic: 32 bits, 16 or bfloat16 mixed with 32, or 64.
-        accelerator: Kind of device to train on: cpu, gpu, mps, or auto for the best that there is.
+        device: Device to train on: cpu, cuda, cuda:1, mps, or auto for CUDA where there is any. --devices says how
+            many of this kind.
         devices: Number of devices on each node. If it is null, it is one, or as many as torchrun or SLURM have
             started processes for.
         nodes: Number of machines. If it is null, it is one, or as many as torchrun or SLURM have started processes
@@ -127,7 +129,7 @@ class TrainOptions(OptimizerSettings, ABC):
     workers: int | None = None
     prefetch: int = 4
     precision: Precision = "32"
-    accelerator: str = "auto"
+    device: str = "auto"
     devices: int | None = None
     nodes: int | None = None
     strategy: Literal["auto", "fsdp"] = "auto"
@@ -151,11 +153,8 @@ class TrainOptions(OptimizerSettings, ABC):
     @property
     def synchronizes_norms(self) -> bool:
         """Whether batch norms take their statistics over the images of all devices, which only GPUs can do."""
-        import torch
-
         several = (self.devices or 1) * (self.nodes or 1) > 1
-        on_gpus = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        return several and on_gpus and self.sync_batchnorm
+        return several and resolved(self.device) == "cuda" and self.sync_batchnorm
 
     @abstractmethod
     def defaults(self, processors: int) -> dict[str, Any]:
