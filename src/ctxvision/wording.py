@@ -8,9 +8,9 @@ from ctxvision.foreign import visible
 _WIDEST = 60  # of a column, in characters: one long name must not push all others off the screen
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun, for example ``1 image`` or ``2 images``."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+def plural(count: int, noun: str, several: str | None = None) -> str:
+    """Return a count with its noun, for example ``1 image``, ``2 images``; ``several`` is an irregular plural."""
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def column(texts: Iterable[object]) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ def run(words: list[str]) -> int:
     from ctxvision.training.processes import rank
     from ctxvision.training.run import train_with
 
+    quieten()  # again: Lightning sets its level when it is imported
     try:
         trained = train_with(options)
     except TrainingStopped as stopped:
@@ -89,11 +91,25 @@ def options_of(words: list[str]) -> TrainOptions:
         with _types_explained():
             parser.parse_args(printing)
     options = basis.complete(given)
-    if printing:  # what is printed is whole: options that depend on recipe, model and data are the defaults now
+    if printing:
+        options = _with_batch(options)
+        # what is printed is whole: options that depend on recipe, model and data are the defaults now
         parser.set_defaults(dataclasses.asdict(options))
         with _types_explained():
             parser.parse_args(printing)
     return options
+
+
+def _with_batch(options: TrainOptions) -> TrainOptions:
+    """Return the options with the batch that the data would get, if they are here and can be read."""
+    from ctxvision.data import DataError, is_embedded
+
+    if not (is_embedded(options.data) or os.path.exists(options.data)):
+        return options
+    try:
+        return options.with_batch_for(options.open_data(1).train_size)
+    except (DataError, OptionError):
+        return options
 
 
 def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:

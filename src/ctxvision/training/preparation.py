@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ctxvision.wording import plural
 from .error import OptionError, TrainingError
 from .options import TrainOptions
 from .processes import say
+from .settings import with_warmup_within
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +111,19 @@ def _or(values: list[int]) -> str:
     return " or ".join(map(str, values))
 
 
+def steps_per_epoch(data: DataModule, plan: BatchPlan) -> int:
+    """Count the optimiser steps of an epoch."""
+    images = plan.images * plan.accumulate
+    return max(1, data.batches_per_epoch * plan.images // images // (plan.devices * plan.nodes))
+
+
+def epochs_of(options: TrainOptions, data: DataModule, plan: BatchPlan) -> int:
+    """Count the epochs of a run, whose length may be given in optimiser steps."""
+    if not options.steps:
+        return options.epochs or 1
+    return math.ceil(options.steps / steps_per_epoch(data, plan))
+
+
 class Prepared(NamedTuple):
     """What a run needs before its trainer can be built."""
 
@@ -134,6 +149,10 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         TaskError: A name or an argument is unknown, or the optimiser cannot train here.
         CheckpointError: The weights to start from cannot be used.
     """
+    data = None
+    if options.batch_size is None:
+        data = options.open_data(1)
+        options = options.with_batch_for(data.train_size)
     plan = solve(
         options.batch_size or 0,
         options.devices or 1,
@@ -141,7 +160,11 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         micro_batch=options.micro_batch,
         accumulate=options.accumulate,
     )
-    data = options.open_data(plan.images)
+    if data is None:
+        data = options.open_data(plan.images)
+    data.batch_size = plan.images
+    if options.steps:
+        options = with_warmup_within(options, epochs_of(options, data, plan))
     if resumed:
         data = _in_order_of(resumed, data, functools.partial(options.open_data, plan.images))
     if "image_size" in vars(options):

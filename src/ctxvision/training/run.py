@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
-from ctxvision.data import DataModule
+from ctxvision.data import DataModule, is_embedded
+from ctxvision.recipes import load_recipe
 from ctxvision.runs import Run, RunFolder, read_run
 from ctxvision.wording import plural
 
@@ -21,9 +22,9 @@ from . import processes, run_folder
 from .environment import Environment
 from .error import TrainingError, TrainingStopped
 from .options import TrainOptions
-from .preparation import BatchPlan, prepare
+from .preparation import BatchPlan, epochs_of, prepare, steps_per_epoch
 from .settings import basis_of
-from .trainer import Trackers, epochs_of, make_trainer
+from .trainer import Trackers, make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,9 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
         environment.write(run, trainer, resumed, settings)
         log.info(f"{'continuing' if resumed else 'training'} {options.model} on {options.data} in {run.path}")
         log.info(_describe_batch(options, plan))
+        log.info(_describe_epochs(data, steps_per_epoch(data, plan), epochs))
+        if hint := _hint_for_few(options, data, steps_per_epoch(data, plan)):
+            log.warning(hint)
         if options.steps:
             log.info(f"{plural(options.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}")
         tracked = trackers.opened()
@@ -164,10 +168,35 @@ def _describe_batch(options: TrainOptions, plan: BatchPlan) -> str:
     if options.lr != recipe.get("lr"):
         return f"{line} instead of {recipe['lr']:g} in the recipe {options.recipe}"
     line += f" as in the recipe {options.recipe}"
-    if options.batch_size == recipe["batch_size"]:
+    if options.batch_size == recipe["batch_size"] or not load_recipe(options.recipe or "").models:
         return line
     in_proportion = recipe["lr"] * (options.batch_size or 0) / recipe["batch_size"]
     return f"{line} for {recipe['batch_size']}; in proportion it would be --lr {in_proportion:g}"
+
+
+def _describe_epochs(data: DataModule, steps: int, epochs: int) -> str:
+    """Say how much there is to learn from, and how often the weights change."""
+    return (
+        f"{plural(data.train_size, data.sample_name)}, {plural(len(data.spec.class_names), 'class', 'classes')}, "
+        f"{plural(steps, 'step')} per epoch, {steps * epochs} in all"
+    )
+
+
+_FEW_IMAGES, _FEW_STEPS = 2000, 10
+
+
+def _hint_for_few(options: TrainOptions, data: DataModule, steps: int) -> str:
+    """Return what to do about few steps or few images; empty if they are enough, or the data are embedded."""
+    if is_embedded(options.data) or options.resume:
+        return ""
+    if steps < _FEW_STEPS and data.train_size >= 2 * _FEW_STEPS:
+        return (
+            f"few steps: --batch-size {max(2, data.train_size // (2 * _FEW_STEPS))} makes some twenty of an epoch"
+        )
+    if options.task == "classification" and not options.recipe and data.train_size < _FEW_IMAGES:
+        start = "" if options.init_from else ", or --recipe finetune --init-from NETWORK from trained weights"
+        return f"for so few images there is --recipe small, for a small network{start}"
+    return ""
 
 
 def _stop_message(trainer: Trainer, run: RunFolder, data: DataModule) -> str:

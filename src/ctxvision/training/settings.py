@@ -14,6 +14,7 @@ from ctxvision.files import keep_aside, write_whole
 from ctxvision.recipes import RecipeError, load_recipe
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.registry import COMMAND_WORDS, TASKS
+from ctxvision.wording import plural
 
 from .error import OptionError, TrainingError
 from .options import TrainOptions, options_class
@@ -75,6 +76,8 @@ class Basis:
             if getattr(options, name) is None:
                 shows = f"`ctxvision recipes {options.recipe}` shows it"
                 raise OptionError(f"recipe {options.recipe} needs --{name}; {shows}")
+        if "warmup_epochs" not in _named_now(given) and not self.resumed:
+            options = with_warmup_within(options, options.epochs)
         options = options.completed(processors())
         for name, value in dataclasses.asdict(options).items():
             value = list(value) if isinstance(value, tuple) else value  # as YAML has it
@@ -85,6 +88,22 @@ class Basis:
                     f"leave out --{name} or begin a new run"
                 )
         return options
+
+
+def with_warmup_within(options: TrainOptions, epochs: int | None) -> TrainOptions:
+    """Cut a warm-up that would take a whole run to a fifth of it, with a note.
+
+    Args:
+        options: Options of the run.
+        epochs: Number of epochs; ``None`` leaves the options as they are.
+    """
+    if not epochs or options.warmup_steps is not None or (options.warmup_epochs or 0) < epochs:
+        return options
+    log.warning(
+        f"a warm-up of {options.warmup_epochs:g} epochs would leave nothing of {plural(epochs, 'epoch')}: "
+        f"it is cut to {epochs / 5:g}"
+    )
+    return dataclasses.replace(options, warmup_epochs=epochs / 5)
 
 
 def processors() -> int:
@@ -116,6 +135,8 @@ def basis_of(given: Mapping[str, Any]) -> Basis:
     except ValueError as error:
         known = ", ".join(COMMAND_WORDS.values())
         raise OptionError(f"--task {word}: there is no such task; there are {known}") from error
+    if recipe and not recipe.models:
+        settings.pop("batch_size", None)  # made for no number of images: the largest that is chosen
     if recipe and recipe.task != kind.task:
         raise OptionError(f"recipe {recipe.name} is for --task {recipe.task}, not {kind.task}")
     return Basis(kind, settings | resumed, resumed, recipe.requires if recipe and settings else ())

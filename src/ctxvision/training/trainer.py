@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import logging
-import math
 import os
 import re
 import secrets
@@ -21,7 +20,6 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from ctxvision.data import DataModule
 from ctxvision.devices import resolved
 from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import file_name
@@ -135,15 +133,6 @@ def accelerator_of(options: TrainOptions) -> tuple[str, int | list[int]]:
     if not number.isdecimal() or (options.devices or 1) > 1:
         raise OptionError(f"--device {options.device} names one device; leave out its number, or --devices")
     return kind, [int(number)]
-
-
-def epochs_of(options: TrainOptions, data: DataModule, plan: BatchPlan) -> int:
-    """Count the epochs of a run, whose length may be given in optimiser steps."""
-    if not options.steps:
-        return options.epochs or 1
-    images = plan.images * plan.accumulate
-    per_epoch = max(1, data.batches_per_epoch * plan.images // images // (plan.devices * plan.nodes))
-    return math.ceil(options.steps / per_epoch)
 
 
 class Trackers:

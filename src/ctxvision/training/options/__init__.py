@@ -49,7 +49,8 @@ class TrainOptions(OptimizerSettings, ABC):
         steps: Number of optimiser steps, rounded up to whole epochs, instead of --epochs. If it is null, --epochs
             counts.
         val_every: Number of epochs from one validation to the next. The last epoch is always validated.
-        batch_size: Number of images per optimiser step, over all devices. If it is null, it depends on the data.
+        batch_size: Number of images per optimiser step, over all devices. If it is null, it follows from the
+            number of training images, so that an epoch has some ten steps or more.
         micro_batch: Largest number of images that a device computes with at a time; gradients of more images are
             accumulated. If it is null, there is no limit.
         accumulate: Number of parts into which a device divides its share of the batch. If it is null, it follows
@@ -212,6 +213,8 @@ class TrainOptions(OptimizerSettings, ABC):
                 f"give --steps or --epochs, not both (got {self.steps} and {self.epochs}); null is none"
             )
         defaults = self.defaults(processors)
+        if self.batch_size is None:
+            del defaults["batch_size"]  # see `with_batch_for`
         if self.steps:
             defaults.pop("epochs", None)
         filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
@@ -226,6 +229,31 @@ class TrainOptions(OptimizerSettings, ABC):
         devices, nodes = processes.counts(options.devices, options.nodes)
         return dataclasses.replace(options, devices=devices, nodes=nodes)
 
+    def with_batch_for(self, images: int) -> "TrainOptions":
+        """Return the options with a batch that makes ten steps or more of an epoch, if none is set.
+
+        The size is a power of two on every device, at least 4 (the statistics of batch norms need some images),
+        and at most the recipe's or the task's.
+
+        Args:
+            images: Number of training images.
+        """
+        if self.batch_size is not None:
+            return self
+        devices = (self.devices or 1) * (self.nodes or 1)
+        most = max(1, self.largest_batch // devices)
+        share = max(_STEPS_LEAST_IMAGES, images // (_STEPS * devices))
+        share = min(most, 1 << (share.bit_length() - 1))
+        if self.accumulate:
+            share = max(1, share // self.accumulate) * self.accumulate
+        options = dataclasses.replace(self, batch_size=share * devices)
+        return dataclasses.replace(options, lr=self.lr or options.defaults(1)["lr"])
+
+    @property
+    def largest_batch(self) -> int:
+        """The number of images of an optimiser step where there are enough: the recipe's, or the task's."""
+        return int(self.recipe_settings.get("batch_size") or self.defaults(1)["batch_size"])
+
     def _check_ranges(self) -> None:
         for names, lowest, highest in (*_RANGES, *self.ranges):
             for name in names.split():
@@ -238,7 +266,7 @@ class TrainOptions(OptimizerSettings, ABC):
         for name in ("lr", "layer_decay"):
             if getattr(self, name) == 0:
                 raise OptionError(f"--{name} must be more than 0")
-        if self.min_lr > (self.lr or 0):
+        if self.lr is not None and self.min_lr > self.lr:
             raise OptionError(f"--min_lr must not be more than --lr, got {self.min_lr} and {self.lr}")
         if self.warmup_steps is None and (self.warmup_epochs or 0) >= (self.epochs or INF):
             raise OptionError(
@@ -246,12 +274,27 @@ class TrainOptions(OptimizerSettings, ABC):
             )
 
 
+_STEPS = 10  # of an epoch, where the batch is chosen by the number of images
+_STEPS_LEAST_IMAGES = 4
+
 _RANGES: Ranges = (
     ("epochs steps val_every batch_size micro_batch accumulate devices nodes prefetch", 1, INF),
     ("lr min_lr weight_decay warmup_epochs clip_grad save_minutes", 0, INF),
     ("seed split_seed workers skip_nan warmup_steps", 0, INF),
     ("drop_path_rate ema layer_decay warmup_factor", 0, 1),
 )
+
+
+def require_no_advice(data: str, task: str) -> None:
+    """Refuse a folder that holds the data of another task, or labels that are not read.
+
+    Raises:
+        OptionError: It is such a folder; the message says what to do.
+    """
+    from ctxvision.data.recognize import advice_about
+
+    if advice := advice_about(data, task):
+        raise OptionError(advice)
 
 
 def options_class(task: str) -> type[TrainOptions]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ctxvision.training.error import OptionError
-from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions, require_no_advice
 
 if TYPE_CHECKING:
     from ctxvision.data import DataModule, DigitsData, ImageData
@@ -86,8 +86,8 @@ class ClassificationOptions(TrainOptions):
         defaults = _DIGITS if self.data == "digits" else _IMAGES | {"workers": min(processors, 8)}
         if self.optimizer in ("sgd", "momentum"):
             # the recipe of the CoTNet paper
-            batch = self.batch_size or defaults["batch_size"]
-            defaults = defaults | {"lr": 0.1 * batch / 256, "weight_decay": 1e-4}
+            lr = 0.1 * self.batch_size / 256 if self.batch_size else None
+            defaults = defaults | {"lr": lr, "weight_decay": 1e-4}
         return dict(defaults)
 
     def check(self) -> None:
@@ -99,6 +99,7 @@ class ClassificationOptions(TrainOptions):
         """Open images of any source, or the digits."""
         from ctxvision.data import ImageData, open_data
 
+        require_no_advice(self.data, "classification")
         options = self.only(ImageData.option_names())
         if self.data == "digits":
             for name in _OF_FILES:

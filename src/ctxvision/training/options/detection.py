@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions, require_no_advice
 
 if TYPE_CHECKING:
     from ctxvision.data import DataModule, DetectionData
@@ -103,6 +103,7 @@ class DetectionOptions(TrainOptions):
         """Open COCO's layout, annotation files or the embedded scenes."""
         from ctxvision.data import DetectionData
 
+        require_no_advice(self.data, "detection")
         options = self.only(DetectionData.option_names()) | {"batch_size": batch_size}
         return DetectionData(self.data, masks="mask" in self.detector, **options)
 
