@@ -101,11 +101,14 @@ def run(args: Namespace) -> int:
         text = "".join(f"{visible(path):{width}}  {visible(line)}\n" for path, line in lines)
     if args.out:
         write_whole(args.out, text)
+        note(f"{plural(len(entries), predictor.sample_name)} answered, written to {args.out}")
     elif entries or args.format != "table":
         say_all(text)
     if bad:
         what = "bad image" if predictor.task == "classification" else "bad file"
         note(f"skipped {plural(bad, what)} of {bad + len(entries)}")
+    if drawn := sum(len(entry.get("pictures", ())) for entry in entries):
+        note(f"{plural(drawn, 'picture')} drawn in {args.draw}")
     keeping = Keeping()
     if not_drawn:
         path, first_error = not_drawn[0]

@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from ctxvision.data import DataModule, is_embedded
 from ctxvision.recipes import load_recipe
 from ctxvision.runs import Run, RunFolder, read_run
+from ctxvision.tasks.checkpoint_file import epochs_done
 from ctxvision.wording import plural
 
 from . import processes, run_folder
@@ -110,6 +111,9 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     settings = dataclasses.asdict(dataclasses.replace(options, out=str(run.path), resume=None))
     trackers = Trackers(options.logger, run, settings)
     epochs = epochs_of(options, data, plan)
+    if resumed and (done := epochs_done(resumed)) and done >= epochs:
+        log.info(f"{run.path}: all {plural(epochs, 'epoch')} are trained; --epochs {2 * epochs} would go on")
+        return read_run(run.path)
     trainer, stop, checkpoints = make_trainer(options, plan, epochs, run, task, trackers.loggers)
     tracked: AbstractContextManager[None] = nullcontext()
     if trainer.is_global_zero:

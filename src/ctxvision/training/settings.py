@@ -163,10 +163,30 @@ def resumed_options(given: Mapping[str, Any]) -> dict[str, Any]:
     if out is not None and Path(out).resolve() != run.path.resolve():
         raise OptionError(f"--resume continues in {run.path}, --out names {out}; leave one of them out")
     settings = _named_now(_mended(run, given))
+    if moved := _data_of(run, settings):
+        log.warning(f"{settings['data']} is not here; the run began with {moved}")
+        settings["data"] = moved
     if isinstance(trackers := settings.get("logger"), list) and "trackio" in trackers:
         log.warning(_NO_TRACKIO)
         settings["logger"] = [name for name in trackers if name != "trackio"]
     return settings
+
+
+def _data_of(run: RunFolder, settings: Mapping[str, Any]) -> str:
+    """Return where data lie whose path was relative to the folder that the run was started in.
+
+    Empty where they lie at their path as seen from here, or are not found either.
+    """
+    starts, _ = run.read_starts()
+    folders = [start.get("folder") for start in starts if isinstance(start, dict)]
+    data = str(settings.get("data") or "")
+    path = data.partition("#")[0]
+    if not path or os.path.exists(path):
+        return ""
+    found = [
+        folder for folder in folders if isinstance(folder, str) and os.path.exists(os.path.join(folder, path))
+    ]
+    return os.path.join(found[0], data) if found else ""
 
 
 def _named_now(settings: Mapping[str, Any]) -> dict[str, Any]:
