@@ -17,7 +17,7 @@ DISTRIBUTIONS = {  # where a distribution is not called like its package
     "PIL": "pillow", "av": "av", "faster_coco_eval": "faster-coco-eval", "google": "protobuf",
     "huggingface_hub": "huggingface-hub", "prometheus_client": "prometheus-client",
     "python_multipart": "python-multipart", "sklearn": "scikit-learn",
-    "segmentation_models_pytorch": "segmentation-models-pytorch", "yaml": "pyyaml",
+    "yaml": "pyyaml",
 }  # fmt: skip
 # extras of another format, not ours: used where they are installed; parts of what is declared
 OPTIONAL = {"pillow-heif", "pillow-jxl", "pillow_heif", "pillow_jxl"}

@@ -14,13 +14,15 @@ _EXTRAS |= dict.fromkeys(("datasets", "webdataset"), "data")
 _EXTRAS |= dict.fromkeys(("faster_coco_eval", "pycocotools"), "detect")
 _EXTRAS |= {
     "av": "video",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
     "h5py": "weights",
-    "segmentation_models_pytorch": "segment",
 }
 _EXTRAS |= dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serve")
 _INCLUDES: dict[str, tuple[str, ...]] = {
     "train": ("weights",),
     "serve": ("explain", "train", "weights"),
+    "track": ("tensorboard", "wandb"),
     **dict.fromkeys(("data", "detect", "segment", "video", "explain", "export"), ("train", "weights")),
 }
 

@@ -17,6 +17,7 @@ from ctxvision.training.options import TrainOptions, options_class
 from ctxvision.training.settings import SettingsFileError, basis_of, explain_type, read_settings_file
 from ctxvision.wording import option
 
+from . import class_paths
 from .messages import note, quieten, say_loading, unknown_words
 from .options import OLD_DEVICE
 
@@ -76,7 +77,9 @@ def options_of(words: list[str]) -> TrainOptions:
     Raises:
         OptionError: The command line is wrong.
     """
-    first, words = _first_look(_as_options(words))
+    parts, words = class_paths.take_out(_as_options(words))
+    first, words = _first_look(words)
+    first |= parts
     basis = basis_of(first)
     parser = _parser()
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")

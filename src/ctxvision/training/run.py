@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from ctxvision.data import DataModule, is_embedded
 from ctxvision.recipes import load_recipe
@@ -19,7 +19,7 @@ from ctxvision.runs import Run, RunFolder, read_run
 from ctxvision.tasks.checkpoint_file import epochs_done
 from ctxvision.wording import plural
 
-from . import processes, run_folder
+from . import class_paths, processes, run_folder
 from .environment import Environment
 from .error import TrainingError, TrainingStopped
 from .options import TrainOptions
@@ -107,14 +107,15 @@ def train_with(options: TrainOptions) -> Run:
 
 def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     run, resumed = run_folder.choose(options)
+    own = class_paths.build(Callback, options.callbacks or (), "--callbacks")
     options, plan, data, task = prepare(options, resumed)
     settings = dataclasses.asdict(dataclasses.replace(options, out=str(run.path), resume=None))
     trackers = Trackers(options.logger, run, settings)
     epochs = epochs_of(options, data, plan)
     if resumed and (done := epochs_done(resumed)) and done >= epochs:
-        log.info(f"{run.path}: all {plural(epochs, 'epoch')} are trained; --epochs {2 * epochs} would go on")
+        log.info(f"{run.path}: is finished, {done} of {plural(epochs, 'epoch')}; more with --epochs {2 * epochs}")
         return read_run(run.path)
-    trainer, stop, checkpoints = make_trainer(options, plan, epochs, run, task, trackers.loggers)
+    trainer, stop, checkpoints = make_trainer(options, plan, epochs, run, task, trackers.loggers, own)
     tracked: AbstractContextManager[None] = nullcontext()
     if trainer.is_global_zero:
         environment = Environment()
@@ -156,6 +157,8 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     if trainer.is_global_zero:
         if bad:
             log.warning(f"skipped {plural(len(bad), 'bad image')}, named above")
+        if trainer.current_epoch < epochs:
+            log.info(f"stopped after {plural(trainer.current_epoch, 'epoch')} of {epochs}, as a callback asked")
         best = f"{checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}"
         log.info(f"best {task.monitor_name} {best}")
         log.info(f"checkpoint {run.best}")

@@ -14,7 +14,7 @@ from ctxvision.files import keep_aside, write_whole
 from ctxvision.recipes import RecipeError, load_recipe
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.registry import COMMAND_WORDS, TASKS
-from ctxvision.wording import plural
+from ctxvision.wording import did_you_mean, plural
 
 from .error import OptionError, TrainingError
 from .options import TrainOptions, options_class
@@ -25,8 +25,10 @@ log = logging.getLogger(__name__)
 # is of; settings of earlier versions have another word for it.
 _MAY_CHANGE = {
     "data", "task", "out", "resume", "device", "epochs", "steps", "val_every", "strict", "workers", "prefetch",
-    "precision", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures",
+    "precision", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "callbacks", "early_stopping",
+    "save_top_k", "pictures",
 }  # fmt: skip
+TRACKERS = ("csv", "tensorboard", "wandb")
 _NO_TRACKIO = (
     "--logger trackio: runs are no longer written to trackio; take tensorboard, which keeps them on this machine, "
     "or wandb (with WANDB_MODE=offline on this machine too)"
@@ -76,6 +78,7 @@ class Basis:
             if getattr(options, name) is None:
                 shows = f"`ctxvision recipes {options.recipe}` shows it"
                 raise OptionError(f"recipe {options.recipe} needs --{name}; {shows}")
+        _require_trackers(options.logger)
         if "warmup_epochs" not in _named_now(given) and not self.resumed:
             options = with_warmup_within(options, options.epochs)
         options = options.completed(processors())
@@ -88,6 +91,13 @@ class Basis:
                     f"leave out --{name} or begin a new run"
                 )
         return options
+
+
+def _require_trackers(names: list[Any] | None) -> None:
+    for name in names or ():
+        if isinstance(name, str) and "." not in name and name not in TRACKERS:
+            known = f"--logger {name}: neither {', '.join(TRACKERS)} nor the path of a class"
+            raise OptionError(_NO_TRACKIO if name == "trackio" else known + did_you_mean(name, TRACKERS))
 
 
 def with_warmup_within(options: TrainOptions, epochs: int | None) -> TrainOptions:
@@ -250,8 +260,6 @@ def explain_type(message: str) -> str:
     found = re.search(r'Parser key "(\w+)":.*(?:Given|Got) value: (.*)', message, re.DOTALL)
     if not found or found[1] not in types:
         return message
-    if found[1] == "logger" and "trackio" in found[2]:
-        return _NO_TRACKIO
     expected = re.sub(r"<class '(\w+)'>|typing\.| \| None", r"\1", types[found[1]])
     return f"--{found[1]}: {found[2]} is not {expected}"
 

@@ -13,19 +13,21 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from ctxvision._extras import install_command
 from ctxvision.devices import resolved
 from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import file_name
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import Task
 
+from . import class_paths
 from .callbacks import (
     Curves,
     EpochLines,
@@ -35,6 +37,7 @@ from .callbacks import (
     LastEpochValidated,
     MetricsFile,
     RunCheckpoints,
+    RunProgressBar,
     StepSeed,
     TrackedRate,
 )
@@ -53,7 +56,13 @@ _BLOCK = re.compile(r"(^|\.)(layer\d+|blocks)(\.\d+)+$")
 
 
 def make_trainer(
-    options: TrainOptions, plan: BatchPlan, epochs: int, run: RunFolder, task: Task, loggers: list[Logger]
+    options: TrainOptions,
+    plan: BatchPlan,
+    epochs: int,
+    run: RunFolder,
+    task: Task,
+    loggers: list[Logger],
+    own: Sequence[Callback] = (),
 ) -> tuple[Trainer, GracefulStop, RunCheckpoints]:
     """Build the trainer of a run.
 
@@ -64,6 +73,7 @@ def make_trainer(
         run: Folder of the run.
         task: Task that will be trained; with the strategy fsdp its network is sharded when the processes have met.
         loggers: Loggers of the trackers.
+        own: Callbacks of the user.
 
     Returns:
         The trainer, and the two of its callbacks that know how the run went.
@@ -73,7 +83,7 @@ def make_trainer(
     """
     on_terminal = sys.stderr.isatty()
     stop = GracefulStop(run.last)
-    checkpoints = RunCheckpoints(run, task.monitor, options.save_minutes)
+    checkpoints = RunCheckpoints(run, task.monitor, options.save_minutes, options.save_top_k)
     metrics = MetricsFile(run, task.columns)
     callbacks: list[Callback] = [
         StepSeed(options.seed),
@@ -85,9 +95,12 @@ def make_trainer(
     ]
     if options.pictures:
         callbacks.append(Curves(run.path / "curves.png", metrics))
-    callbacks.append(RichProgressBar(leave=True) if on_terminal else EpochLines(task.monitor, task.monitor_name))
+    callbacks.append(RunProgressBar() if on_terminal else EpochLines(task.monitor, task.monitor_name))
     if options.ema:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
+    if options.early_stopping:
+        callbacks.append(EarlyStopping(task.monitor, patience=options.early_stopping, mode="max"))
+    callbacks += own
     callbacks += [stop, checkpoints]  # after the average has been updated
     sharded, synchronized = options.strategy == "fsdp", options.synchronizes_norms
     strategy = make_sharded(options) if sharded else "auto"
@@ -139,8 +152,9 @@ class Trackers:
     """The loggers of a run, and the names under which its trackers know it.
 
     Args:
-        names: Names of trackers, any of ``tensorboard`` and ``wandb``; ``csv`` stands for nothing beside
-            ``metrics.csv``. ``None`` is TensorBoard where it is installed.
+        names: Names of trackers, any of ``tensorboard`` and ``wandb``, or class paths of Lightning's loggers, see
+            `class_paths.build`; ``csv`` stands for nothing beside ``metrics.csv``. ``None`` is TensorBoard where
+            it is installed.
         run: Folder of the run; a run that was tracked before continues under the same id.
         settings: Options of the run, which the trackers show.
 
@@ -151,13 +165,14 @@ class Trackers:
         OptionError: A package is missing.
     """
 
-    def __init__(self, names: Sequence[str] | None, run: RunFolder, settings: Mapping[str, Any]) -> None:
+    def __init__(self, names: Sequence[Any] | None, run: RunFolder, settings: Mapping[str, Any]) -> None:
         if names is None:
             names = ["tensorboard"] if _installed("tensorboard") else []
-        names = [name for name in dict.fromkeys(names) if name != "csv"]
+        others = [name for name in names if not isinstance(name, str) or "." in name]
+        names = [name for name in dict.fromkeys(n for n in names if n not in others) if name != "csv"]
         for name in names:
             if not _installed(name):
-                raise OptionError(f"--logger {name} needs another package: pip install {name}")
+                raise OptionError(f"--logger {name} needs another package: {install_command(name)}")
         self._file = run.trackers_file
         self._ids, damage = run.read_trackers()
         if damage and not rank():
@@ -177,6 +192,7 @@ class Trackers:
                 config=dict(settings),
             )
             self.loggers.append(self._wandb)
+        self.loggers += class_paths.build(Logger, others, "--logger", run.path)
 
     @contextmanager
     def opened(self) -> Iterator[None]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # the options are read and shown without what trains
     from ctxvision.tasks import Task
 
 Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
-LoggerName = Literal["csv", "tensorboard", "wandb"]
 TaskWord = Literal["classification", "classify", "detection", "detect", "segmentation", "segment", "video"]
 Ranges = tuple[tuple[str, float, float], ...]
 INF = float("inf")
@@ -69,8 +68,15 @@ class TrainOptions(OptimizerSettings, ABC):
             finite. One more ends the run.
         save_minutes: Minutes between two checkpoints within an epoch. The value 0 writes one at the end of epochs
             only.
-        logger: Trackers that receive the metrics beside metrics.csv, any of tensorboard and wandb; csv means none.
-            If it is null, it is TensorBoard where that is installed.
+        save_top_k: Number of best checkpoints to keep. Of more than one, those of earlier epochs are
+            epoch-NUMBER.ckpt beside best.ckpt.
+        early_stopping: Number of validations in a row without a better result that end the run. The value 0
+            trains all epochs.
+        logger: Trackers that receive the metrics beside metrics.csv: tensorboard, wandb, or class paths of other
+            loggers of Lightning with their arguments, such as lightning.pytorch.loggers.MLFlowLogger; csv means
+            none. If it is null, it is TensorBoard where that is installed.
+        callbacks: Callbacks of Lightning, by class path with their arguments, in addition to our own. On the
+            command line --callbacks my.Callback --callbacks.argument value, once for each. Null means no more.
         pictures: Whether to draw the curves of the run, and to write its report at the end.
         model_args: More arguments of the network's constructor, as JSON or YAML. Null means no more arguments.
         val_fraction: Share of the data that is held out for validation where the data have no validation part,
@@ -120,7 +126,10 @@ class TrainOptions(OptimizerSettings, ABC):
     clip_grad: float = 0.0
     skip_nan: int = 0
     save_minutes: float = 15.0
-    logger: list[LoggerName] | None = None
+    save_top_k: int = 1
+    early_stopping: int = 0
+    logger: list[Any] | None = None
+    callbacks: list[Any] | None = None
     pictures: bool = True
     model_args: dict[str, Any] | None = None
     val_fraction: float = 0.2
@@ -278,9 +287,9 @@ _STEPS = 10  # of an epoch, where the batch is chosen by the number of images
 _STEPS_LEAST_IMAGES = 4
 
 _RANGES: Ranges = (
-    ("epochs steps val_every batch_size micro_batch accumulate devices nodes prefetch", 1, INF),
+    ("epochs steps val_every save_top_k batch_size micro_batch accumulate devices nodes prefetch", 1, INF),
     ("lr min_lr weight_decay warmup_epochs clip_grad save_minutes", 0, INF),
-    ("seed split_seed workers skip_nan warmup_steps", 0, INF),
+    ("seed split_seed workers skip_nan warmup_steps early_stopping", 0, INF),
     ("drop_path_rate ema layer_decay warmup_factor", 0, 1),
 )
 
