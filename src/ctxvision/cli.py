@@ -89,9 +89,13 @@ def _dispatch(words: list[str]) -> int:
     parser = _Parser(prog=f"ctxvision {command}", description=description, allow_abbrev=False)
     module.add_arguments(parser)
     config_file.add_argument(parser)
-    args, strange = parser.parse_known_args(config_file.expand(parser, _with_dashes(words)))
+    words, options = _with_dashes(words), parser._option_string_actions
+    named = [word for word in words[: words.index("--") if "--" in words else None] if word.startswith("--")]
+    if strange := [word for word in named if word.partition("=")[0] not in options]:  # before what is missing
+        raise UserError(unknown_words(strange, options, parser.prog), 2)
+    args, strange = parser.parse_known_args(config_file.expand(parser, words))
     if strange:
-        raise UserError(unknown_words(strange, parser._option_string_actions, parser.prog), 2)
+        raise UserError(unknown_words(strange, options, parser.prog), 2)
     if command not in ("models", "recipes"):
         say_loading()
     code: int = module.run(args)

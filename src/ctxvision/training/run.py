@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 
 from ctxvision.data import DataModule, is_embedded
@@ -146,6 +147,8 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
         if trainer.is_global_zero:
             log.warning(message)
         raise TrainingStopped(message, stop.signal_number) from error
+    except MisconfigurationException as error:  # Lightning's, about callbacks and loggers of the user
+        raise TrainingError(str(error)) from error
     except torch._dynamo.exc.TorchDynamoException as error:
         raise TrainingError(f"--compile failed, leave it out ({str(error).strip().splitlines()[0]})") from error
     except RuntimeError as error:
