@@ -86,7 +86,7 @@ def options_of(words: list[str]) -> TrainOptions:
     parser.add_class_arguments(basis.kind)
     if {"-h", "--help"} & {*words}:
         parser.set_defaults(basis.usual(first))
-    printing = [word for word in words if word.split("=")[0] == "--print_config"]
+    printing = [word for word in words if word[2:].split("=")[0] == "print_config"]
     with _types_explained():
         given = first | parser.parse_args([w for w in words if w not in printing], defaults=False).as_dict()
     if printing and not (whole := {**basis.resumed, **given}).get("model"):

@@ -14,7 +14,7 @@ from ctxvision.files import keep_aside, write_whole
 from ctxvision.recipes import RecipeError, load_recipe
 from ctxvision.runs import RunFolder
 from ctxvision.tasks.registry import COMMAND_WORDS, TASKS
-from ctxvision.wording import did_you_mean, plural
+from ctxvision.wording import did_you_mean, option, plural
 
 from .error import OptionError, TrainingError
 from .options import TrainOptions, options_class
@@ -77,7 +77,7 @@ class Basis:
         for name in self.requires:
             if getattr(options, name) is None:
                 shows = f"`ctxvision recipes {options.recipe}` shows it"
-                raise OptionError(f"recipe {options.recipe} needs --{name}; {shows}")
+                raise OptionError(f"recipe {options.recipe} needs {option(name)}; {shows}")
         _require_trackers(options.logger)
         if "warmup_epochs" not in _named_now(given) and not self.resumed:
             options = with_warmup_within(options, options.epochs)
@@ -88,7 +88,7 @@ class Basis:
                 where = options.out if options.resume == "last" else options.resume
                 raise TrainingError(
                     f"{where}: its {name} is {self.resumed[name]}, not {value}; a resumed run keeps its settings, "
-                    f"leave out --{name} or begin a new run"
+                    f"leave out {option(name)} or begin a new run"
                 )
         return options
 
@@ -261,7 +261,7 @@ def explain_type(message: str) -> str:
     if not found or found[1] not in types:
         return message
     expected = re.sub(r"<class '(\w+)'>|typing\.| \| None", r"\1", types[found[1]])
-    return f"--{found[1]}: {found[2]} is not {expected}"
+    return f"{option(found[1])}: {found[2]} is not {expected}"
 
 
 _MOST_BYTES = 1_000_000

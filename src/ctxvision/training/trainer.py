@@ -26,6 +26,7 @@ from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import file_name
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import Task
+from ctxvision.wording import option
 
 from . import class_paths
 from .callbacks import (
@@ -238,7 +239,7 @@ def make_sharded(options: TrainOptions) -> ModelParallelStrategy:
         raise OptionError("--strategy fsdp shares a network out among several devices; add --devices")
     for name in ("ema", "skip_nan", "compile"):
         if getattr(options, name):
-            raise OptionError(f"--{name} does not go together with --strategy fsdp; leave one of them out")
+            raise OptionError(f"{option(name)} does not go together with --strategy fsdp; leave one of them out")
     if options.precision == "16-mixed":
         raise OptionError("--precision 16-mixed does not go together with --strategy fsdp; take bf16-mixed")
     if options.optimizer not in _OPTIMIZERS:

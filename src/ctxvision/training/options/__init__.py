@@ -11,6 +11,7 @@ from ctxvision.recipes import load_recipe
 from ctxvision.tasks.registry import module_of, task_named
 from ctxvision.tasks.settings import OptimizerSettings
 from ctxvision.training.error import OptionError
+from ctxvision.wording import option
 
 if TYPE_CHECKING:  # the options are read and shown without what trains
     from ctxvision.data import DataModule
@@ -269,12 +270,12 @@ class TrainOptions(OptimizerSettings, ABC):
                 value = getattr(self, name)
                 if value is not None and not lowest <= value <= highest:
                     limits = f"at least {lowest:g}" if highest == INF else f"between {lowest:g} and {highest:g}"
-                    raise OptionError(f"--{name} must be {limits}, got {value}")
+                    raise OptionError(f"{option(name)} must be {limits}, got {value}")
         if not 0 < self.val_fraction < 1:
             raise OptionError(f"--val_fraction must be more than 0 and less than 1, got {self.val_fraction}")
         for name in ("lr", "layer_decay"):
             if getattr(self, name) == 0:
-                raise OptionError(f"--{name} must be more than 0")
+                raise OptionError(f"{option(name)} must be more than 0")
         if self.lr is not None and self.min_lr > self.lr:
             raise OptionError(f"--min_lr must not be more than --lr, got {self.min_lr} and {self.lr}")
         if self.warmup_steps is None and (self.warmup_epochs or 0) >= (self.epochs or INF):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ctxvision.training.error import OptionError
 from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions, require_no_advice
+from ctxvision.wording import option
 
 if TYPE_CHECKING:
     from ctxvision.data import DataModule, DigitsData, ImageData
@@ -104,7 +105,7 @@ class ClassificationOptions(TrainOptions):
         if self.data == "digits":
             for name in _OF_FILES:
                 if options[name] and options[name] != self.recipe_settings.get(name):
-                    raise OptionError(f"--{name} is for images in files; digits have their own augmentation")
+                    raise OptionError(f"{option(name)} is for images in files; digits have their own augmentation")
             if any(options[name] for name in _OF_FILES):
                 log.warning(f"digits have their own augmentation, in place of that of the recipe {self.recipe}")
             options |= dict.fromkeys(_OF_FILES)

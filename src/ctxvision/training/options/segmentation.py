@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ctxvision.training.error import OptionError
 from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.wording import option
 
 if TYPE_CHECKING:
     from ctxvision.data import DataModule, SegmentationData
@@ -82,7 +83,7 @@ class SegmentationOptions(TrainOptions):
         for name in ("crop_size", "window", "window_stride"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
-                raise OptionError(f"--{name} must be [HEIGHT, WIDTH], got {size}")
+                raise OptionError(f"{option(name)} must be [HEIGHT, WIDTH], got {size}")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise OptionError(f"--scale must be [SMALLEST, LARGEST], more than 0, got {list(self.scale)}")
 
