@@ -6,7 +6,7 @@ heavy is imported, so that a command answers at once.
 
 from typing import TYPE_CHECKING
 
-from ._lazy import names_of, when_imported
+from ._lazy import names_of, register_when_possible
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -15,5 +15,4 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "models"]
 
 __getattr__ = names_of(__name__, {".models": []})
-when_imported("torch", "ctxvision.ops")  # files of torch.export name our operators
-when_imported("timm", "ctxvision.models")
+register_when_possible()

@@ -1,10 +1,10 @@
 """Names and registrations that wait until they are needed: torch alone takes seconds to import."""
 
 import importlib
-import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -31,39 +31,69 @@ def names_of(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[st
     return find
 
 
-def when_imported(package: str, module: str) -> None:
-    """Import a module as soon as a package of others has been imported, which may be now.
+def register_when_possible() -> None:
+    """Import what registers itself with torch and timm, once these are imported: now, or later by whomever.
 
-    Args:
-        package: Name of the package, such as ``"timm"``.
-        module: Name of the module of ours that registers something with it.
+    Our operators then are there for files of torch.export, and our networks for ``timm.create_model``. While a
+    module of this package is being imported it waits for that to end: networks need layers, layers need timm.
     """
-    if package in sys.modules:
-        importlib.import_module(module)
-    else:
-        sys.meta_path.insert(0, _After(package, module))
+    waiting = _Waiting()
+    sys.meta_path.insert(0, waiting)
+    waiting.ended()
 
 
-class _After(MetaPathFinder):
-    """Finds one package as others do, and has a module imported after it."""
+class _Waiting(MetaPathFinder):
+    """Finds modules as others do, and notices when the import of torch, timm or one of ours has ended."""
 
-    def __init__(self, package: str, module: str) -> None:
-        self.package, self.module = package, module
+    def __init__(self) -> None:
+        self._depth = threading.local()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != self.package:
+        if name not in ("torch", "timm") and not name.startswith("ctxvision."):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def then(module: ModuleType) -> None:
-            execute(module)
-            importlib.import_module(self.module)
-
-        spec.loader.exec_module = then  # type: ignore[method-assign]
+        finders = [finder for finder in sys.meta_path if finder is not self]
+        found = (finder.find_spec(name, path, target) for finder in finders)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Noticed(spec.loader, self)
         return spec
+
+    def began(self) -> None:
+        self._depth.value = getattr(self._depth, "value", 0) + 1
+
+    def left(self) -> None:
+        self._depth.value -= 1
+
+    def ended(self) -> None:
+        depth = self._depth.value = max(0, getattr(self._depth, "value", 0) - 1)
+        if depth or self not in sys.meta_path:
+            return
+        if "timm" in sys.modules:
+            sys.meta_path.remove(self)
+            importlib.import_module("ctxvision.models")
+        elif "torch" in sys.modules:
+            importlib.import_module("ctxvision.ops")
+
+
+class _Noticed(Loader):
+    """Loads a module as another loader does, and says when it began and ended; the module has the other loader."""
+
+    def __init__(self, loader: Loader, waiting: _Waiting) -> None:
+        self._loader, self._waiting = loader, waiting
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._waiting.began()
+        try:
+            self._loader.exec_module(module)
+        except BaseException:
+            self._waiting.left()
+            raise
+        self._waiting.ended()

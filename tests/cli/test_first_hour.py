@@ -49,6 +49,13 @@ def test_what_needs_no_network_imports_none():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
+def test_networks_are_registered_whatever_of_ours_is_imported_first():
+    code = "import ctxvision.nn, timm; assert timm.is_model('cotnet50'); import ctxvision; ctxvision.models.CoTNet"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_listed_networks_are_all_that_there_are(capsys):
     assert main(["models", "--format=json"]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == our_models()
