@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 import yaml
 
@@ -15,6 +16,7 @@ from _pictures import make_folder
 from ctxvision import cli
 from ctxvision._cli import class_paths, messages
 from ctxvision._cli.train import options_of
+from ctxvision.checkpoints import CheckpointError, warm_start
 from ctxvision.checkpoints.layout import our_models
 from ctxvision.cli import main
 from ctxvision.devices import resolved
@@ -249,6 +251,13 @@ def test_a_line_tells_that_torch_is_loading(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     messages.say_loading()
     assert capsys.readouterr().err == "ctxvision: loading PyTorch …\n"
+
+
+def test_weights_of_another_family_are_refused_with_the_reason():
+    with pytest.raises(
+        CheckpointError, match=r"resnet: the weights of another kind of network, not of the model .*such"
+    ):
+        warm_start(timm.create_model("rednet_micro"), timm.create_model("test_resnet"), source_name="resnet")
 
 
 @pytest.fixture(scope="module")

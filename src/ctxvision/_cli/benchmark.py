@@ -119,7 +119,7 @@ def run(args: Namespace) -> int:
     from ctxvision.timing.subjects import check_name
 
     quieten()
-    device = _device(args.device)
+    device = _device("cpu" if args.onnx and args.device == "auto" else args.device)
     if args.onnx and (device.type != "cpu" or args.dtype != "float32"):
         raise UserError("--onnx is for the CPU and float32 here; leave it out, or --device and --dtype", 2)
     models = list(dict.fromkeys([*([args.against] if args.against else []), *args.models]))
