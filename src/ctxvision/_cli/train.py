@@ -5,8 +5,6 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ctxvision.devices import resolved
@@ -14,21 +12,12 @@ from ctxvision.runs import Run
 from ctxvision.tasks.registry import TASKS
 from ctxvision.training.error import OptionError, TrainingStopped
 from ctxvision.training.options import TrainOptions, options_class
-from ctxvision.training.settings import SettingsFileError, basis_of, explain_type, read_settings_file
-from ctxvision.wording import option
+from ctxvision.training.settings import SettingsFileError, basis_of, read_settings_file
 
 from . import class_paths
-from .messages import note, quieten, say_loading, unknown_words
+from .messages import note, quieten, say_loading
 from .options import OLD_DEVICE
-
-_ABOUT: dict[str, Any] = {
-    "prog": "ctxvision train",
-    "usage": "ctxvision train MODEL [DATA] [options]",
-    "description": "Train a network on images, or on the embedded handwritten digits, DATA = digits. "
-    "`--set NAME=VALUE` is another way to write `--NAME VALUE`.",
-    "epilog": "Ctrl-C leaves a checkpoint to continue from: ctxvision train --resume RUNDIR.",
-}
-_SEE_HELP = "`ctxvision train --help` lists the options"
+from .train_parser import SEE_HELP, make_parser, types_explained
 
 
 def run(words: list[str]) -> int:
@@ -81,24 +70,24 @@ def options_of(words: list[str]) -> TrainOptions:
     first, words = _first_look(words)
     first |= parts
     basis = basis_of(first)
-    parser = _parser()
+    parser = make_parser()
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
     parser.add_class_arguments(basis.kind)
     if {"-h", "--help"} & {*words}:
         parser.set_defaults(basis.usual(first))
     printing = [word for word in words if word[2:].split("=")[0] == "print_config"]
-    with _types_explained():
+    with types_explained():
         given = first | parser.parse_args([w for w in words if w not in printing], defaults=False).as_dict()
     if printing and not (whole := {**basis.resumed, **given}).get("model"):
         parser.set_defaults(whole)
-        with _types_explained():
+        with types_explained():
             parser.parse_args(printing)
     options = basis.complete(given)
     if printing:
         options = _with_batch(options)
         # what is printed is whole: options that depend on recipe, model and data are the defaults now
         parser.set_defaults(dataclasses.asdict(options))
-        with _types_explained():
+        with types_explained():
             parser.parse_args(printing)
     return options
 
@@ -130,7 +119,7 @@ def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     try:
         found, others = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
-        raise OptionError(f"{error}; {_SEE_HELP}") from error
+        raise OptionError(f"{error}; {SEE_HELP}") from error
     named = {name: None if value in ("null", "None") else value for name, value in vars(found).items()}
     options: dict[str, Any] = {}
     for path in named.pop("config") or ():
@@ -141,44 +130,6 @@ def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
 
             raise OptionError(f"--config {path}: {in_words(error)}") from error
     return options | named, others
-
-
-@contextmanager
-def _types_explained() -> Iterator[None]:
-    from jsonargparse import ArgumentError
-
-    try:
-        yield
-    except ArgumentError as error:
-        raise OptionError(_explained(str(error))) from error
-
-
-def _explained(message: str) -> str:
-    if found := re.match("unrecognized arguments: (.*)", message, re.IGNORECASE):
-        fields = [field.name for task in TASKS for field in dataclasses.fields(options_class(task))]
-        strange = [re.sub("^--[^=]*", lambda match: option(match[0]), word) for word in found[1].split()]
-        return unknown_words(strange, [*fields, "config", "set", "print_config"], "ctxvision train")
-    return f"{explain_type(message)}; {_SEE_HELP}"
-
-
-def _by_default(words: re.Match[str]) -> str:
-    first, *others = words.groups()  # spaces, one of which may end a line
-    return f"By{first}default{next((space for space in others if len(space) > 1), ' ')}"
-
-
-def _parser() -> Any:
-    """Return jsonargparse's parser, whose help shows dashes, and what is used where an option is not given."""
-    from jsonargparse import ArgumentParser
-
-    class Parser(ArgumentParser):  # type: ignore[misc,unused-ignore]
-        def format_help(self) -> str:
-            text = str(super().format_help())
-            text = re.sub(r"--[a-z]+(_[a-z]+)+", lambda match: option(match[0]), text)
-            text = re.sub(r"If(\s+)it(\s+)is(\s+)null,(\s+)", _by_default, text)
-            text = re.sub(r",\s+default:\s+null", "", text)
-            return re.sub(r"\s+\|\s+null(?=[,)])", "", text)
-
-    return Parser(**_ABOUT, exit_on_error=False, default_env=False, allow_abbrev=False)
 
 
 def _as_options(words: list[str]) -> list[str]:
