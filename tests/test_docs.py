@@ -119,6 +119,18 @@ def understood_by_ctxvision(arguments, folder, monkeypatch):
         assert len(calls) == 1
 
 
+def test_options_are_written_with_dashes():
+    files = [
+        *(page for page in PAGES if page.name != "CHANGELOG.md"),
+        *SOURCES.rglob("*.py"),
+        *SOURCES.rglob("*.yaml"),
+    ]
+    written = re.compile(r"(?<![\w/-])--[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?![\w(])")
+    assert {
+        file.name: found for file in files if (found := written.findall(file.read_text(encoding="utf-8")))
+    } == {}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_relative_links_resolve(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))

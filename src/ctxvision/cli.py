@@ -124,6 +124,6 @@ def _overview(word: str) -> None:
 
 
 def _with_dashes(words: list[str]) -> list[str]:
-    """Accept --batch_size for --batch-size, before a bare ``--``."""
+    """Accept underscores in the names of options, before a bare ``--``."""
     end = words.index("--") if "--" in words else len(words)
     return [re.sub(r"^--\w[\w-]*", lambda match: option(match[0]), word) for word in words[:end]] + words[end:]

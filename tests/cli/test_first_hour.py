@@ -82,7 +82,7 @@ def stopped(words):
         (["trian", "x"], "there is no command 'trian', did you mean train?"),
         (["models", "contnet50"], "did you mean cotnet50?"),
         (["predict", "--bath-size=3"], "there is no option --bath-size, did you mean --batch-size?"),
-        (["train", "a", "b", "--bath_size=3"], "there is no option --bath-size, did you mean --batch-size?"),
+        (["train", "a", "b", "--bath-size=3"], "there is no option --bath-size, did you mean --batch-size?"),
         (["train", "a", "b", "--recipe=smal"], "there is no recipe 'smal', did you mean small?"),
         (["train", "test_resnet", "phtos"], "phtos: no such folder, did you mean photos?"),
         (["predict", "rnus/first.ckpt", "a.png"], "no such file, did you mean runs/first.ckpt?"),
@@ -138,7 +138,7 @@ def test_options_come_from_a_file_and_words_change_them(tmp_path, monkeypatch):
         "predict", {"checkpoint": "a.ckpt", "images": ["b", "c"], "top-k": 3, "trust": True, "out": None}
     )
     assert (found.checkpoint, found.images, found.top_k, found.trust) == ("a.ckpt", ["b", "c"], 3, True)
-    found = called("predict", {"checkpoint": "a.ckpt", "top_k": 3}, "b.ckpt", "x.png", "--top_k=2")
+    found = called("predict", {"checkpoint": "a.ckpt", "top_k": 3}, "b.ckpt", "x.png", "--" + "top_k=2")
     assert (found.checkpoint, found.images, found.top_k) == ("b.ckpt", ["x.png"], 2)
     assert called("benchmark", {"models": "a", "batch_size": [1, 4]}).batch_size == (1, 4)
     assert called("serve", {"allow_host": ["x", "y"]}, "a", "--allow-host=z").allow_host == ["x", "y", "z"]

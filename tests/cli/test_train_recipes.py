@@ -165,7 +165,7 @@ def test_settings_of_a_recipe_for_another_network(printed, config):
         (["cotnet50", "x", "--layer_decay=0"], "--layer_decay must be more than 0"),
         (["cotnet50", "x", "--layer_decay=1.5"], "--layer_decay must be between 0 and 1, got 1.5"),
         (["cotnet50", "x", "--skip_nan=-1"], "--skip_nan must be at least 0, got -1"),
-        (["cotnet50", "x", "--devices=3"], "--batch_size 128 is for all devices together"),
+        (["cotnet50", "x", "--devices=3", "--batch_size=128"], "--batch_size 128 is for all devices together"),
     ],
 )
 def test_mistakes_are_one_line(words, message, capsys):
