@@ -92,7 +92,7 @@ def test_a_run_that_began_with_another_order_keeps_it(tmp_path, monkeypatch):
     monkeypatch.setitem(COLOURS, "1", (200, 40, 40))
     monkeypatch.setitem(COLOURS, "2", (40, 200, 40))
     make_folder(tmp_path / "data", dict.fromkeys(NUMBERS, 8))
-    words = ["test_resnet", "data", "--image_size=16", "--batch_size=8", "--device=cpu", "--pictures=false"]
+    words = ["test_resnet", "data", "--image-size=16", "--batch-size=8", "--device=cpu", "--pictures=false"]
     words += ["--workers=0"]
     with monkeypatch.context() as context:
         in_the_old_order(context)

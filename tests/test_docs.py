@@ -110,7 +110,7 @@ def understood_by_ctxvision(arguments, folder, monkeypatch):
     monkeypatch.setattr(train, "_write_report", lambda *args: None)
     for module, _ in cli._COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda args: calls.append(args) or 0)
-    if "--print_config" in arguments:
+    if "--print-config" in arguments:
         with pytest.raises(SystemExit) as stopped:
             cli.main(arguments)
         assert stopped.value.code in (None, 0)

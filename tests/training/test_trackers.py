@@ -15,7 +15,7 @@ from ctxvision.runs import RunFolder
 from ctxvision.training import trainer
 from ctxvision.training.settings import resumed_options
 
-WORDS = ["train", "test_resnet", "digits", "--image_size=16", "--batch_size=256", "--device=cpu", "--lr=0.01"]
+WORDS = ["train", "test_resnet", "digits", "--image-size=16", "--batch-size=256", "--device=cpu", "--lr=0.01"]
 WORDS += ["--pictures=false"]
 # two runs in a process that reaches nothing but itself
 OFFLINE = """
@@ -178,7 +178,7 @@ def test_damaged_names_of_runs_begin_new_ones(text, capsys):
 )
 def test_ways_to_name_them(capsys, words, names):
     with pytest.raises(SystemExit, match="0"):
-        main([*WORDS, *words, "--print_config"])
+        main([*WORDS, *words, "--print-config"])
     assert yaml.safe_load(capsys.readouterr().out)["logger"] == names
 
 

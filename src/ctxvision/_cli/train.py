@@ -61,7 +61,7 @@ def _write_report(trained: Run, options: TrainOptions) -> None:
 
 
 def options_of(words: list[str]) -> TrainOptions:
-    """Return the options of a command line, complete; ``--help`` and ``--print_config`` end the program.
+    """Return the options of a command line, complete; ``--help`` and ``--print-config`` end the program.
 
     Raises:
         OptionError: The command line is wrong.

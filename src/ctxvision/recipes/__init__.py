@@ -54,7 +54,7 @@ class Recipe:
         if self.models and model not in self.models:
             raise RecipeError(
                 f"recipe {self.name} is for {', '.join(self.models)}, not {model}; to train another network like "
-                "that, keep what --print_config prints for one of them: MODEL --config FILE --recipe null"
+                "that, keep what --print-config prints for one of them: MODEL --config FILE --recipe null"
             )
         return {**self.settings, **self.models.get(model, {})}
 

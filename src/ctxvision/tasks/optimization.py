@@ -21,17 +21,17 @@ _OF_NETWORK = "it follows from the network"
 _TAKEN = {
     "opt": "--optimizer names it",
     "lr": "--lr sets it",
-    "weight_decay": "--weight_decay sets it",
-    "layer_decay": "--layer_decay sets it",
+    "weight_decay": "--weight-decay sets it",
+    "layer_decay": "--layer-decay sets it",
     **dict.fromkeys(("params", "model_or_params", "param_group_fn"), _OF_NETWORK),
 }
 _OF_RUN = "it follows from the run"
 _TAKEN_BY_SCHEDULE = {
     "sched": "--schedule names it",
     "num_epochs": "--epochs or --steps sets it",
-    "warmup_epochs": "--warmup_epochs or --warmup_steps sets it",
-    "warmup_lr": "--warmup_factor sets it, as a share of --lr",
-    "min_lr": "--min_lr sets it",
+    "warmup_epochs": "--warmup-epochs or --warmup-steps sets it",
+    "warmup_lr": "--warmup-factor sets it, as a share of --lr",
+    "min_lr": "--min-lr sets it",
     **dict.fromkeys(("optimizer", "warmup_prefix", "step_on_epochs", "updates_per_epoch"), _OF_RUN),
 }
 
@@ -96,7 +96,7 @@ def require_optimizer(name: str, args: Mapping[str, Any] | None = None) -> None:
     strange = [argument for argument in args or () if not takes.get(argument, True)]
     if strange:
         raise TaskError(
-            f"optimizer {name} takes no {strange[0]}; leave it out of --optimizer_args, or null leaves all out"
+            f"optimizer {name} takes no {strange[0]}; leave it out of --optimizer-args, or null leaves all out"
         )
 
 

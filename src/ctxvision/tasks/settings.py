@@ -20,8 +20,8 @@ class OptimizerSettings:
         schedule: Shape of the learning rate after the warm-up.
         schedule_args: More arguments of timm's schedule, such as decay_milestones and decay_rate (of poly, the
             power), as JSON or YAML. Null means no more arguments.
-        warmup_steps: Number of optimiser steps during which the learning rate rises, instead of --warmup_epochs.
-            If it is null, --warmup_epochs counts.
+        warmup_steps: Number of optimiser steps during which the learning rate rises, instead of --warmup-epochs.
+            If it is null, --warmup-epochs counts.
         warmup_factor: Share of the learning rate that the warm-up begins with, from 0 to 1.
         min_lr: Learning rate at the end of the schedules cosine and poly.
     """

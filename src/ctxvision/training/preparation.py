@@ -63,7 +63,7 @@ def solve(
     if batch_size % everywhere:
         sizes = _or(_nearest(batch_size, lambda size: size % everywhere == 0))
         raise OptionError(
-            f"--batch_size {batch_size} is for all devices together, and cannot be shared equally by {everywhere}"
+            f"--batch-size {batch_size} is for all devices together, and cannot be shared equally by {everywhere}"
             f"; the nearest that can: {sizes}",
         )
     share = batch_size // everywhere
@@ -72,13 +72,13 @@ def solve(
             counts = _or(_nearest(accumulate, lambda count: share % count == 0, highest=share))
             raise OptionError(
                 f"--accumulate {accumulate} does not divide the {plural(share, 'image')} of a device "
-                f"(--batch_size {batch_size}); the nearest that do: {counts}",
+                f"(--batch-size {batch_size}); the nearest that do: {counts}",
             )
         images = share // accumulate
         if micro_batch is not None and images > micro_batch:
             raise OptionError(
-                f"--accumulate {accumulate} leaves {images} images at a time on a device, more than --micro_batch "
-                f"{micro_batch}; add --micro_batch {images}, or leave --accumulate out",
+                f"--accumulate {accumulate} leaves {images} images at a time on a device, more than --micro-batch "
+                f"{micro_batch}; add --micro-batch {images}, or leave --accumulate out",
             )
         return BatchPlan(nodes, devices, images, accumulate)
     limit = share if micro_batch is None else micro_batch
@@ -86,8 +86,8 @@ def solve(
     if not images:
         sizes = _or([size * everywhere for size in _nearest(share, lambda size: _part(size, limit) > 0)])
         raise OptionError(
-            f"the {plural(share, 'image')} of a device (--batch_size {batch_size}) have no equal parts of "
-            f"{(limit + 1) // 2} to {limit} images (--micro_batch); nearest: --batch_size {sizes}",
+            f"the {plural(share, 'image')} of a device (--batch-size {batch_size}) have no equal parts of "
+            f"{(limit + 1) // 2} to {limit} images (--micro-batch); nearest: --batch-size {sizes}",
         )
     return BatchPlan(nodes, devices, images, share // images)
 
@@ -188,7 +188,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         say(
             f"one image at a time: {plural(len(norms), 'batch norm')} of single values ({norms[0]}"
             f"{', …' if len(norms) > 1 else ''}) keep the statistics that they have; two or more on a device "
-            "(--batch_size, --micro_batch) train them"
+            "(--batch-size, --micro-batch) train them"
         )
     return Prepared(options, plan, data, task)
 
@@ -210,7 +210,7 @@ def build_task(options: TrainOptions, data: DataModule) -> Task:
             task.model.set_grad_checkpointing(True)  # type: ignore[operator]
         except (AssertionError, AttributeError) as error:
             raise TrainingError(
-                f"{options.model} cannot be trained with --grad_checkpointing; leave it out"
+                f"{options.model} cannot be trained with --grad-checkpointing; leave it out"
             ) from error
     return task
 
@@ -233,7 +233,7 @@ def _require_fit(task: Task) -> tuple[str, ...]:
         sample = task.example_input()
         shape = " × ".join(map(str, (sample if isinstance(sample, torch.Tensor) else sample[0]).shape[-3:]))
         which = f"{task.hparams['model']} with {given}" if given else task.hparams["model"]
-        option = {"detection": "--min_size", "segmentation": "--crop_size"}.get(task.kind, "--image_size")
+        option = {"detection": "--min-size", "segmentation": "--crop-size"}.get(task.kind, "--image-size")
         raise TrainingError(f"{which} does not take {shape} images; try another {option} ({error})") from error
 
 

@@ -44,7 +44,7 @@ class TrainOptions(OptimizerSettings, ABC):
             the run in the folder --out. If it is null, a new run begins.
         init_from: Weights that the training starts from, as a file, a run folder (whose best checkpoint is taken)
             or the name of one of timm's pretrained networks. If it is null, the weights are random.
-        init_partial: Whether to load those weights of --init_from that fit, even from quite another network.
+        init_partial: Whether to load those weights of --init-from that fit, even from quite another network.
         epochs: Number of passes over the training data. If it is null, it depends on the data.
         steps: Number of optimiser steps, rounded up to whole epochs, instead of --epochs. If it is null, --epochs
             counts.
@@ -54,7 +54,7 @@ class TrainOptions(OptimizerSettings, ABC):
         micro_batch: Largest number of images that a device computes with at a time; gradients of more images are
             accumulated. If it is null, there is no limit.
         accumulate: Number of parts into which a device divides its share of the batch. If it is null, it follows
-            from --micro_batch.
+            from --micro-batch.
         lr: Highest learning rate. It does not change with the batch size. If it is null, it depends on the data
             and the optimiser.
         weight_decay: Weight decay of all parameters but norms, biases, class embeddings and temperature. If it is
@@ -272,15 +272,15 @@ class TrainOptions(OptimizerSettings, ABC):
                     limits = f"at least {lowest:g}" if highest == INF else f"between {lowest:g} and {highest:g}"
                     raise OptionError(f"{option(name)} must be {limits}, got {value}")
         if not 0 < self.val_fraction < 1:
-            raise OptionError(f"--val_fraction must be more than 0 and less than 1, got {self.val_fraction}")
+            raise OptionError(f"--val-fraction must be more than 0 and less than 1, got {self.val_fraction}")
         for name in ("lr", "layer_decay"):
             if getattr(self, name) == 0:
                 raise OptionError(f"{option(name)} must be more than 0")
         if self.lr is not None and self.min_lr > self.lr:
-            raise OptionError(f"--min_lr must not be more than --lr, got {self.min_lr} and {self.lr}")
+            raise OptionError(f"--min-lr must not be more than --lr, got {self.min_lr} and {self.lr}")
         if self.warmup_steps is None and (self.warmup_epochs or 0) >= (self.epochs or INF):
             raise OptionError(
-                f"--warmup_epochs must be less than --epochs, got {self.warmup_epochs:g} and {self.epochs}"
+                f"--warmup-epochs must be less than --epochs, got {self.warmup_epochs:g} and {self.epochs}"
             )
 
 

@@ -94,7 +94,7 @@ class ClassificationOptions(TrainOptions):
     def check(self) -> None:
         """Check that training crops cover something."""
         if self.crop_scale == 0:
-            raise OptionError("--crop_scale must be more than 0")
+            raise OptionError("--crop-scale must be more than 0")
 
     def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DigitsData | ImageData":
         """Open images of any source, or the digits."""
