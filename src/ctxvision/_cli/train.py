@@ -135,8 +135,8 @@ def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
 def _as_options(words: list[str]) -> list[str]:
     """Write every word as an option that jsonargparse understands.
 
-    Dashes in names are underscores, as fields have them. Leading words are --model and --data; ``--set NAME=VALUE``
-    is ``--NAME=VALUE``; ``--logger wandb csv`` and ``--logger wandb,csv`` are ``--logger=[wandb,csv]``; a switch
+    Dashes in names are underscores, as fields have them. Leading words are --model and --data; ``--set
+    NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and ``--logger wandb,csv`` are ``--logger=[wandb,csv]``; a switch
     that stands alone gets its value.
     """
     words, places = [*words], ["--model", "--data"]
