@@ -115,6 +115,7 @@ def test_bare_switches(config):
         [
             "rednet_micro",
             "x",
+            "--batch-size=8",
             "--model-args={num_blocks: 3}",
             "--schedule=poly",
             "--schedule-args={decay_rate: 0.9}",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ctxvision._extras import install_command
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
 from ctxvision.training import trainer
@@ -140,7 +141,7 @@ def test_missing_package_is_one_line(monkeypatch, capsys, name):
     monkeypatch.setattr(trainer, "_installed", lambda package: package != name)
     assert main([*WORDS, "--epochs=1", "--out=run", "--logger", "csv", name]) == 2
     assert capsys.readouterr().err == (
-        f"ctxvision: error: --logger {name} needs another package: pip install {name}\n"
+        f"ctxvision: error: --logger {name} needs another package: {install_command(name)}\n"
     )
     assert not Path("run").exists()
 

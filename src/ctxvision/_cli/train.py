@@ -136,8 +136,8 @@ def _as_options(words: list[str]) -> list[str]:
     """Write every word as an option that jsonargparse understands.
 
     Dashes in names are underscores, as fields have them. Leading words are --model and --data; ``--set
-    NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and ``--logger wandb,csv`` are ``--logger=[wandb,csv]``; a switch
-    that stands alone gets its value.
+    NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and ``--logger wandb,csv`` are
+    ``--logger=[wandb,csv]``; a switch that stands alone gets its value.
     """
     words, places = [*words], ["--model", "--data"]
     options: list[str] = []

@@ -222,6 +222,8 @@ class TrainOptions(OptimizerSettings, ABC):
             raise OptionError(
                 f"give --steps or --epochs, not both (got {self.steps} and {self.epochs}); null is none"
             )
+        if self.batch_size is None and self.knows_images:
+            return dataclasses.replace(self, batch_size=self.largest_batch).completed(processors)
         defaults = self.defaults(processors)
         if self.batch_size is None:
             del defaults["batch_size"]  # see `with_batch_for`
@@ -258,6 +260,11 @@ class TrainOptions(OptimizerSettings, ABC):
             share = max(1, share // self.accumulate) * self.accumulate
         options = dataclasses.replace(self, batch_size=share * devices)
         return dataclasses.replace(options, lr=self.lr or options.defaults(1)["lr"])
+
+    @property
+    def knows_images(self) -> bool:
+        """Whether there are so many images that the largest batch makes ten steps, without a look at the data."""
+        return False
 
     @property
     def largest_batch(self) -> int:

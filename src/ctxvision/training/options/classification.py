@@ -91,6 +91,11 @@ class ClassificationOptions(TrainOptions):
             defaults = defaults | {"lr": lr, "weight_decay": 1e-4}
         return dict(defaults)
 
+    @property
+    def knows_images(self) -> bool:
+        """Whether the data are the digits, 1437 of which are trained on."""
+        return self.data == "digits" and self.largest_batch <= 128
+
     def check(self) -> None:
         """Check that training crops cover something."""
         if self.crop_scale == 0:
