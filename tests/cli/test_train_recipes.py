@@ -85,7 +85,7 @@ def test_print_one(capsys):
     assert main(["recipes", "rednet"]) == 0
     assert capsys.readouterr().out == load_recipe("rednet").text
     assert main(["recipes", "redmet"]) == 2
-    assert "no recipe 'redmet'; there are contextual-convnext, " in capsys.readouterr().err
+    assert "no recipe 'redmet', did you mean rednet?" in capsys.readouterr().err
 
 
 def test_recipe_then_file_then_words(config):
@@ -147,14 +147,14 @@ def test_settings_of_a_recipe_for_another_network(printed, config):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["cotnet50", "x", "--recipe=cotnet"], "no recipe 'cotnet'; there are"),
+        (["cotnet50", "x", "--recipe=cotnet"], "no recipe 'cotnet', did you mean "),
         (
             ["rednet_micro", "x", "--recipe=rednet"],
             "rednet is for rednet26, rednet38, rednet50, rednet101, rednet152, not",
         ),
         (["cotnet50", "x", "--recipe=finetune"], "recipe finetune needs --init-from"),
         (
-            ["cotnet50", "x", "--recipe=cotnet-default", "--epochs=3"],
+            ["cotnet50", "x", "--warmup-epochs=5", "--epochs=3"],
             "--warmup-epochs must be less than --epochs, got 5 and 3",
         ),
         (["--recipe=rednet"], "name a model"),
