@@ -22,6 +22,7 @@ from ctxvision.cli import main
 from ctxvision.devices import resolved
 from ctxvision.runs import RunFolder
 from ctxvision.training import OptionError
+from ctxvision.training import run as training_run
 from ctxvision.training.callbacks import RunCheckpoints, RunProgressBar
 
 LIGHT = """
@@ -179,6 +180,19 @@ def test_the_rate_of_sgd_follows_the_chosen_batch():
     assert (options.batch_size, options.lr) == (None, None)
     assert options.with_batch_for(640).lr == pytest.approx(0.1 * 64 / 256)
     assert options_of(["a", "photos", "--optimizer=sgd", "--lr=0.3"]).with_batch_for(640).lr == 0.3
+
+
+def test_few_images_and_few_steps_are_helped():
+    def hint(images, *words):
+        options = options_of(["a", "photos", *words]).with_batch_for(images)
+        return training_run._hint_for_few(
+            options, SimpleNamespace(train_size=images), images // options.batch_size
+        )
+
+    assert hint(160, "--batch-size=64") == "few steps: --batch-size 16 makes 10 of an epoch"
+    assert "--recipe small, for a small network, or --recipe finetune" in hint(160)
+    assert not hint(160, "--recipe=small")
+    assert not hint(5000)
 
 
 def test_a_recipe_s_warm_up_is_cut_and_one_s_own_is_refused(caplog):

@@ -199,10 +199,9 @@ def _hint_for_few(options: TrainOptions, data: DataModule, steps: int) -> str:
     """Return what to do about few steps or few images; empty if they are enough, or the data are embedded."""
     if is_embedded(options.data) or options.resume:
         return ""
-    if steps < _FEW_STEPS and data.train_size >= 2 * _FEW_STEPS:
-        return (
-            f"few steps: --batch-size {max(2, data.train_size // (2 * _FEW_STEPS))} makes some twenty of an epoch"
-        )
+    chosen = dataclasses.replace(options, batch_size=None).with_batch_for(data.train_size).batch_size or 0
+    if steps < _FEW_STEPS and chosen < (options.batch_size or 0):
+        return f"few steps: --batch-size {chosen} makes {data.train_size // chosen} of an epoch"
     if options.task == "classification" and not options.recipe and data.train_size < _FEW_IMAGES:
         start = "" if options.init_from else ", or --recipe finetune --init-from NETWORK from trained weights"
         return f"for so few images there is --recipe small, for a small network{start}"
