@@ -53,8 +53,8 @@ def make_parser() -> Any:
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):  # type: ignore[misc,unused-ignore]
-        def format_help(self) -> str:
-            text = str(super().format_help())
+        def format_help(self, *formatter: Any) -> str:  # jsonargparse hands one on since 4.49
+            text = str(super().format_help(*formatter))
             text = re.sub(r"--[a-z]+(_[a-z]+)+", lambda match: option(match[0]), text)
             text = re.sub(r"If(\s+)it(\s+)is(\s+)null,(\s+)", _by_default, text)
             text = re.sub(r",\s+default:\s+null", "", text)

@@ -193,7 +193,7 @@ class Trackers:
                 config=dict(settings),
             )
             self.loggers.append(self._wandb)
-        self.loggers += class_paths.build(Logger, others, "--logger", run.path)
+        self.loggers += class_paths.build(Logger, others, "--logger", run.path)  # type: ignore[type-abstract]
 
     @contextmanager
     def opened(self) -> Iterator[None]:
