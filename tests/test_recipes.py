@@ -196,7 +196,7 @@ def test_documentation_lists_what_the_command_lists(capsys):
 
 
 def test_names_that_do_not_exist_and_models_of_others():
-    with pytest.raises(RecipeError, match="no recipe 'cotnet'; there are contextual-convnext, "):
+    with pytest.raises(RecipeError, match="no recipe 'cotnet', did you mean cotnet-default"):
         load_recipe("cotnet")
     with pytest.raises(RecipeError, match=r"no recipe '\.\./small'"):
         load_recipe("../small")

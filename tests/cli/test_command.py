@@ -254,8 +254,7 @@ def test_code_in_a_file_is_refused(tmp_path, monkeypatch, capsys, command):
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
-        ([], "COMMAND", 2),
-        (["bogus"], "invalid choice: 'bogus'", 2),
+        (["bogus"], "there is no command 'bogus'", 2),
         (["evaluate", "none.ckpt"], "required: DATA", 2),
         (["evaluate", "none.ckpt", "digits"], "none.ckpt: no such file", 1),
         (["evaluate", "none.ckpt", "digits", "--batch-size=0"], "--batch-size: must be a whole number", 2),
@@ -292,14 +291,9 @@ def test_empty_folder(checkpoint, capsys, tmp_path):
     assert f"{tmp_path}: no images in this folder" in err
 
 
-@pytest.mark.parametrize(("missing", "command"), [("lightning", "evaluate"), ("jsonargparse", "train")])
-def test_missing_extra_is_one_line(monkeypatch, capsys, missing, command):
-    for name in [
-        n for n in sys.modules if n.split(".")[0] == missing or n.startswith(("ctxvision.data", "ctxvision.tasks"))
-    ]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)
-    code, _, err = run(capsys, command, "a.ckpt", "digits")
+def test_missing_extra_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    code, _, err = run(capsys, "train", "a.ckpt", "digits")
     assert code == 1
     assert err.count("\n") == 1
     assert install_command("train") in err

@@ -94,10 +94,10 @@ def options_of(words: list[str]) -> TrainOptions:
 
 def _with_batch(options: TrainOptions) -> TrainOptions:
     """Return the options with the batch that the data would get, if they are here and can be read."""
-    from ctxvision.data import DataError, is_embedded
-
-    if not (is_embedded(options.data) or os.path.exists(options.data)):
+    if options.batch_size is not None or not os.path.exists(options.data):
         return options
+    from ctxvision.data import DataError
+
     try:
         return options.with_batch_for(options.open_data(1).train_size)
     except (DataError, OptionError):

@@ -145,10 +145,10 @@ def basis_of(given: Mapping[str, Any]) -> Basis:
     except ValueError as error:
         known = ", ".join(COMMAND_WORDS.values())
         raise OptionError(f"--task {word}: there is no such task; there are {known}") from error
-    if recipe and not recipe.models:
-        settings.pop("batch_size", None)  # made for no number of images: the largest that is chosen
     if recipe and recipe.task != kind.task:
         raise OptionError(f"recipe {recipe.name} is for --task {recipe.task}, not {kind.task}")
+    if recipe and not recipe.models:
+        settings.pop("batch_size", None)  # it was made for no number of images, and is the largest that is chosen
     return Basis(kind, settings | resumed, resumed, recipe.requires if recipe and settings else ())
 
 
