@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import yaml
+from lightning.pytorch.callbacks import ProgressBar
 
 from _pictures import make_folder
 from ctxvision import cli
@@ -254,7 +255,14 @@ def test_the_best_states_are_ranked(tmp_path):
 def test_the_bar_counts_as_the_log_does(monkeypatch):
     bar = RunProgressBar()
     bar._trainer = SimpleNamespace(max_epochs=3)
-    assert bar._get_train_description(0) == "Epoch 1/3"
+    assert bar._get_train_description(0) == "Epoch 1/3 "  # as wide as "Validation"
+    monkeypatch.setattr(ProgressBar, "get_metrics", lambda *args: {"loss": 1})
+    monkeypatch.setattr("time.monotonic", lambda: 30.0)
+    bar._began = 10.0, 1  # resumed after the first of three epochs, half an epoch ago
+    trainer = SimpleNamespace(
+        max_epochs=3, current_epoch=1, num_training_batches=4, fit_loop=SimpleNamespace(batch_idx=1)
+    )
+    assert bar.get_metrics(trainer, None) == {"left": "0:01:00", "loss": 1}
 
 
 def test_a_line_tells_that_torch_is_loading(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The progress bar of a training on a terminal."""
 
+import math
 import time
 from datetime import timedelta
 from typing import Any
@@ -21,13 +22,20 @@ class RunProgressBar(RichProgressBar):
         self._began = time.monotonic(), trainer.current_epoch
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        # as wide as the other bar's, so that they do not jump
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}".ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what stands behind the bar: the module's metrics and, from the second epoch on, the time left."""
+        """Return what stands behind the bar: the time left, and the module's metrics."""
         metrics: dict[str, Any] = {**super().get_metrics(trainer, pl_module)}
         metrics.pop("v_num", None)
-        if self._began and trainer.max_epochs and (done := trainer.current_epoch - self._began[1]) > 0:
-            left = (time.monotonic() - self._began[0]) / done * (trainer.max_epochs - trainer.current_epoch)
-            metrics["left"] = f"{timedelta(seconds=round(left))}"
+        if not self._began or not trainer.max_epochs or not math.isfinite(trainer.num_training_batches):
+            return metrics
+        epochs = trainer.current_epoch + (trainer.fit_loop.batch_idx + 1) / max(
+            1, int(trainer.num_training_batches)
+        )
+        began, before = self._began
+        if (done := epochs - before) > 0:
+            left = (time.monotonic() - began) / done * (trainer.max_epochs - epochs)
+            metrics = {"left": f"{timedelta(seconds=max(0, round(left)))}", **metrics}
         return metrics
