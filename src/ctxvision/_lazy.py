@@ -83,6 +83,11 @@ class _Noticed(Loader):
     def __init__(self, loader: Loader, waiting: _Waiting) -> None:
         self._loader, self._waiting = loader, waiting
 
+    def __getattr__(self, name: str) -> Any:  # what runpy and importlib.resources ask a loader for
+        if name == "_loader":  # of a copy that is not made yet
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 

@@ -27,7 +27,10 @@ from ctxvision.training import run as training_run
 from ctxvision.training.callbacks import RunCheckpoints, RunProgressBar
 
 LIGHT = """
-import contextlib, io, sys
+import contextlib, io, runpy, sys
+sys.argv = ["ctxvision", "--version"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    runpy.run_module("ctxvision", run_name="__main__")  # as python -m ctxvision does
 from ctxvision.cli import main
 for words in {calls}:
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
