@@ -29,7 +29,6 @@ def run(words: list[str]) -> int:
     """
     quieten()
     options = options_of(words)
-    say_loading()
 
     from ctxvision.training.processes import rank
     from ctxvision.training.run import train_with
@@ -82,6 +81,8 @@ def options_of(words: list[str]) -> TrainOptions:
         parser.set_defaults(whole)
         with types_explained():
             parser.parse_args(printing)
+    if {**basis.resumed, **given}.get("model"):  # else that is said at once
+        say_loading()
     options = basis.complete(given)
     if printing:
         options = _with_batch(options)
