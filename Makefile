@@ -28,7 +28,7 @@ demo: $(INSTALLED) ## train a contextual network on handwritten digits, look at 
 	@rm -rf demo
 	$(BIN)/ctxvision train contextual_convnext_micro digits --out demo/run
 	@$(BIN)/python -c 'from ctxvision.data import DigitsData; DigitsData().export("demo/images", 8)'
-	$(BIN)/ctxvision predict demo/run/checkpoints/best.ckpt demo/images --top_k 3
+	$(BIN)/ctxvision predict demo/run/checkpoints/best.ckpt demo/images --top-k 3
 	$(BIN)/ctxvision report demo/run --out demo/report.html
 
 demo-detect: $(INSTALLED) ## train a detector with masks on scenes of digits, some ten minutes; write demo-detect/report.html

@@ -162,18 +162,8 @@ def loop_rate(checkpoint: str, files: list[bytes], images: int, optimize: "Optim
 
 def start(checkpoint: str, args: argparse.Namespace) -> tuple["subprocess.Popen[str]", str]:
     """Start the server; returns its process and address."""
-    options = [
-        "--port",
-        "0",
-        "--optimize",
-        args.optimize,
-        "--batch",
-        args.batch,
-        "--queue",
-        args.queue,
-        "--max_wait_ms",
-        args.max_wait_ms,
-    ]
+    options = ["--port", "0", "--optimize", args.optimize, "--batch", args.batch, "--queue", args.queue]
+    options += ["--max-wait-ms", args.max_wait_ms]
     words = [sys.executable, "-m", "ctxvision", "serve", f"net={checkpoint}", *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)

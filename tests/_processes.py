@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-DIGITS = ["test_resnet", "digits", "--image_size=16", "--batch_size=64", "--accelerator=cpu", "--lr=0.01"]
+DIGITS = ["test_resnet", "digits", "--image-size=16", "--batch-size=64", "--device=cpu", "--lr=0.01"]
 DIGITS += ["--pictures=false"]  # which take longer than an epoch
 # what is compared to the bit, whoever starts its two processes
-WORDS = [*DIGITS, "--mixup=0.4", "--ema=0.9", "--save_minutes=0.002", "--epochs=4"]
+WORDS = [*DIGITS, "--mixup=0.4", "--ema=0.9", "--save-minutes=0.002", "--epochs=4"]
 TWO = ["--nproc-per-node=2", "--max-restarts=3"]
 # first on the path of processes: packages that would be imported in vain
 ABSENT = str(Path(__file__).parent / "absent")

@@ -56,5 +56,5 @@ def expected(recipe, model):
 
 def config_of(recipe, model, *words):
     """What `ctxvision train MODEL x --recipe RECIPE` would use."""
-    start = ["--init_from=none"] if recipe == "finetune" else []
+    start = ["--init-from=none"] if recipe == "finetune" else []
     return command.options_of([model, "x", f"--recipe={recipe}", *start, *words])

@@ -114,8 +114,8 @@ def _train(model):
         from ctxvision.cli import main
 
         data = make_folder(root / "data", dict.fromkeys(CLASSES, 5))
-        options = ["--epochs=1", "--batch_size=14", "--image_size=32", "--workers=0", "--val_fraction=0.4"]
-        assert main(["train", model, str(data), "--out", str(root / "run"), *options, "--accelerator=cpu"]) == 0
+        options = ["--epochs=1", "--batch-size=14", "--image-size=32", "--workers=0", "--val-fraction=0.4"]
+        assert main(["train", model, str(data), "--out", str(root / "run"), *options, "--device=cpu"]) == 0
 
     return make
 

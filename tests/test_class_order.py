@@ -92,15 +92,15 @@ def test_a_run_that_began_with_another_order_keeps_it(tmp_path, monkeypatch):
     monkeypatch.setitem(COLOURS, "1", (200, 40, 40))
     monkeypatch.setitem(COLOURS, "2", (40, 200, 40))
     make_folder(tmp_path / "data", dict.fromkeys(NUMBERS, 8))
-    words = ["test_resnet", "data", "--image_size=16", "--batch_size=8", "--accelerator=cpu", "--pictures=false"]
+    words = ["test_resnet", "data", "--image-size=16", "--batch-size=8", "--device=cpu", "--pictures=false"]
     words += ["--workers=0"]
     with monkeypatch.context() as context:
         in_the_old_order(context)
         assert main(["train", *words, "--out=old", "--epochs=1"]) == 0
-        assert main(["evaluate", "old", "data", "--json=before.json", "--accelerator=cpu", "--workers=0"]) == 0
+        assert main(["evaluate", "old", "data", "--json=before.json", "--device=cpu", "--workers=0"]) == 0
         shutil.copytree("old", "as_before")
         assert main(["train", "--resume=as_before", "--epochs=2"]) == 0
-    assert main(["evaluate", "old", "data", "--json=after.json", "--accelerator=cpu", "--workers=0"]) == 0
+    assert main(["evaluate", "old", "data", "--json=after.json", "--device=cpu", "--workers=0"]) == 0
     before, after = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("before", "after"))
     assert [row["name"] for row in after["classes"]] == list(NUMBERS)
     for part in ("classes", "confusion", "loss", "top1"):

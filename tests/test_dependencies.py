@@ -16,8 +16,7 @@ ROOT = Path(__file__).parents[1]
 DISTRIBUTIONS = {  # where a distribution is not called like its package
     "PIL": "pillow", "av": "av", "faster_coco_eval": "faster-coco-eval", "google": "protobuf",
     "huggingface_hub": "huggingface-hub", "prometheus_client": "prometheus-client",
-    "python_multipart": "python-multipart", "resvg_py": "resvg-py", "sklearn": "scikit-learn",
-    "segmentation_models_pytorch": "segmentation-models-pytorch", "yaml": "pyyaml",
+    "python_multipart": "python-multipart", "resvg_py": "resvg-py", "sklearn": "scikit-learn", "yaml": "pyyaml",
 }  # fmt: skip
 # extras of another format, not ours: used where they are installed; parts of what is declared
 OPTIONAL = {"pillow-heif", "pillow-jxl", "pillow_heif", "pillow_jxl"}

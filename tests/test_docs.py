@@ -110,13 +110,25 @@ def understood_by_ctxvision(arguments, folder, monkeypatch):
     monkeypatch.setattr(train, "_write_report", lambda *args: None)
     for module, _ in cli._COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda args: calls.append(args) or 0)
-    if "--print_config" in arguments:
+    if "--print-config" in arguments:
         with pytest.raises(SystemExit) as stopped:
             cli.main(arguments)
         assert stopped.value.code in (None, 0)
     else:
         assert cli.main(arguments) == 0
         assert len(calls) == 1
+
+
+def test_options_are_written_with_dashes():
+    files = [
+        *(page for page in PAGES if page.name != "CHANGELOG.md"),
+        *SOURCES.rglob("*.py"),
+        *SOURCES.rglob("*.yaml"),
+    ]
+    written = re.compile(r"(?<![\w/-])--[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?![\w(])")
+    assert {
+        file.name: found for file in files if (found := written.findall(file.read_text(encoding="utf-8")))
+    } == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -140,13 +152,13 @@ def slug(heading):
 
 
 @pytest.mark.slow
-def test_table_of_networks_equals_the_code(capsys):
-    runpy.run_path(str(ROOT / "tools" / "models_table.py"), run_name="__main__")
-    table = capsys.readouterr().out.strip()
-    assert table.count("\n") > 15
-    assert table in (ROOT / "README.md").read_text(encoding="utf-8"), (
-        "put the output of tools/models_table.py in README"
-    )
+def test_tables_of_networks_equal_the_code():
+    tool = runpy.run_path(str(ROOT / "tools" / "models_table.py"))
+    rows = tool["counted"]()
+    assert len(rows) > 15
+    advice = "run tools/models_table.py --write, and put what it prints into the README"
+    assert tool["as_csv"](rows) == tool["FILE"].read_text(encoding="utf-8"), advice
+    assert tool["as_markdown"](rows) in (ROOT / "README.md").read_text(encoding="utf-8"), advice
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -189,7 +201,9 @@ def test_site_builds_and_documents_every_public_name(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
     build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert build.returncode == 0, build.stderr
-    anchors = re.findall(r'id="(ctxvision\.[\w.]+)"', (tmp_path / "site" / "api.html").read_text(encoding="utf-8"))
+    pages = [page.read_text(encoding="utf-8") for page in (tmp_path / "site" / "api").glob("*.html")]
+    assert max(map(len, pages)) < 600_000, "a page that nobody scrolls through; make two of it"
+    anchors = re.findall(r'id="(ctxvision\.[\w.]+)"', "".join(pages))
     documented = {anchor.rpartition(".")[2] for anchor in anchors}
     public = {name for package in PACKAGES for name in importlib.import_module(package).__all__}
     assert public <= documented

@@ -103,7 +103,7 @@ def test_the_extra_that_is_named_is_enough(command, tmp_path, monkeypatch, train
     extra, words = COMMANDS[command]
     checkpoint = str(trained_plain / "checkpoints" / "best.ckpt")
     words = [checkpoint if word == "a.ckpt" else word for word in words]
-    last = ["--port", "99999"] if command == "serve" else ["--image_size", "0"] if command == "train" else []
+    last = ["--port", "99999"] if command == "serve" else ["--image-size", "0"] if command == "train" else []
     [(_, said)] = called([[command, *words, *last]], ABSENT - packages(extra))
     assert "pip install" not in said
     assert "unexpected" not in said

@@ -101,7 +101,7 @@ def test_settings_have_names_and_types_that_train_knows(name):
         for key, value in settings.items():
             kind = str(kinds[key]) if "float" in str(kinds[key]) or "int" in str(kinds[key]) else ""
             assert type(value) is float if "float" in kind else type(value) is int if kind else True, key
-    assert not set(recipe.settings) & {"model", "data", "out", "recipe", "devices", "accelerator", "seed"}
+    assert not set(recipe.settings) & {"model", "data", "out", "recipe", "devices", "device", "seed"}
 
 
 @pytest.mark.slow
@@ -221,7 +221,7 @@ def test_documentation_lists_what_the_command_lists(capsys):
 
 
 def test_names_that_do_not_exist_and_models_of_others():
-    with pytest.raises(RecipeError, match="no recipe 'cotnet'; there are contextual-convnext, "):
+    with pytest.raises(RecipeError, match="no recipe 'cotnet', did you mean cotnet-default"):
         load_recipe("cotnet")
     with pytest.raises(RecipeError, match=r"no recipe '\.\./small'"):
         load_recipe("../small")

@@ -29,9 +29,9 @@ SMALLEST = dict(reversed([*PAIRS, *GENERIC]))
 @pytest.mark.parametrize("recipe", TOP1)
 def test_a_few_steps_and_the_moving_average(recipe, tmp_path):
     root = make_folder(tmp_path / "data", {"train/cat": 4, "train/dog": 4, "val/cat": 1, "val/dog": 1})
-    words = ["--image_size=32", "--batch_size=4", "--epochs=1", "--warmup_epochs=0", "--accelerator=cpu"]
-    words += ["--cooldown_epochs=0"]
-    config = config_of(recipe, SMALLEST[recipe], *words, f"--data={root}", "--workers=0", "--micro_batch=2")
+    words = ["--image-size=32", "--batch-size=4", "--epochs=1", "--warmup-epochs=0", "--device=cpu"]
+    words += ["--cooldown-epochs=0"]
+    config = config_of(recipe, SMALLEST[recipe], *words, f"--data={root}", "--workers=0", "--micro-batch=2")
     plan = solve(config.batch_size, 1, micro_batch=config.micro_batch)
     assert plan == (1, 1, 2, 2)
     data = config.open_data(plan.images)

@@ -45,7 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
     print("| network | top-1 measured (%) | top-1 published (%) |\n|---|---|---|")
     published = {name: f"{found.top1}" for name, found in WEIGHTS.items()}

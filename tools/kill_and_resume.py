@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-_WORDS = ["--accelerator=cpu", "--mixup=0.4", "--cutmix=1", "--ema=0.95", "--drop_path_rate=0.1", "--clip_grad=1"]
+_WORDS = ["--device=cpu", "--mixup=0.4", "--cutmix=1", "--ema=0.95", "--drop-path-rate=0.1", "--clip-grad=1"]
 _WORDS += ["--pictures=false"]
 _PARTS = ("state_dict", "current_model_state", "optimizer_states", "averaging_state", "global_step", "epoch")
 
@@ -80,7 +80,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=20, help="in all (default 20)")
     parser.add_argument("--network", default="test_resnet")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--devices", type=int, default=1, help="processes; with several, one of them is killed")
     parser.add_argument("--torchrun", action="store_true", help="two processes of torchrun, which begins again")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -97,8 +97,8 @@ def _start(folder: Path, args: argparse.Namespace) -> subprocess.Popen[bytes]:
     else:
         # killed before there was anything to resume
         shutil.rmtree(folder, ignore_errors=True)
-        words = [args.network, "digits", "--image_size=16", f"--epochs={args.epochs}", f"--out={folder}", *_WORDS]
-        words += [f"--batch_size={args.batch_size}", f"--devices={args.devices}", "--save_minutes=0.01"]
+        words = [args.network, "digits", "--image-size=16", f"--epochs={args.epochs}", f"--out={folder}", *_WORDS]
+        words += [f"--batch-size={args.batch_size}", f"--devices={args.devices}", "--save-minutes=0.01"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("CTXVISION_RUN_FOLDER", None)
     by = (

@@ -13,15 +13,17 @@ _EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(("onnx", "onnxruntime",
 _EXTRAS |= dict.fromkeys(("datasets", "webdataset"), "data")
 _EXTRAS |= {
     "av": "video",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
     "faster_coco_eval": "detect",
     "h5py": "weights",
     "resvg_py": "emoji",
-    "segmentation_models_pytorch": "segment",
 }
 _EXTRAS |= dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"), "serve")
 _INCLUDES: dict[str, tuple[str, ...]] = {
     "train": ("weights",),
     "serve": ("explain", "train", "weights"),
+    "track": ("tensorboard", "wandb"),
     **dict.fromkeys(("data", "emoji", "detect", "segment", "video", "explain", "export"), ("train", "weights")),
 }
 

@@ -9,6 +9,7 @@ from typing import NoReturn
 from ._cli import (
     benchmark,
     compare,
+    config_file,
     convert,
     convert_labels,
     evaluate,
@@ -21,10 +22,11 @@ from ._cli import (
     report,
     serve,
 )
-from ._cli.messages import UserError, debugging, explain_error, note
+from ._cli.messages import UserError, debugging, explain_error, note, say_loading, unknown_words
 from ._cli.streams import lasting
 from ._version import __version__
 from .files import reason
+from .wording import did_you_mean, option
 
 _COMMANDS = {
     "evaluate": (evaluate, "measure the accuracy of a checkpoint on a data set"),
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A mistake is reported in one line on stderr; CTXVISION_DEBUG=1 shows the traceback.
     """
-    words = _with_underscores(sys.argv[1:] if argv is None else list(argv))
+    words = sys.argv[1:] if argv is None else list(argv)
     with lasting() as streams:
         code = _run(words)
         lost = streams.lost()
@@ -81,32 +83,54 @@ def _run(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if words[:1] == ["train"]:
+    command, words = (words[0], words[1:]) if words else ("--help", [])
+    if command == "train":
         # jsonargparse, which only this command needs, has its own parser
         from ._cli import train
 
-        return train.run(words[1:])
-    parser = _Parser(
-        prog="ctxvision",
-        allow_abbrev=False,
-        description="Context-aware vision networks: train, evaluate, predict.",
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("train", help="train a network on images, videos or embedded data", add_help=False)
-    for name, (module, summary) in _COMMANDS.items():
-        description = f"{summary[0].upper()}{summary[1:]}."
-        module.add_arguments(commands.add_parser(name, help=summary, description=description, allow_abbrev=False))
-    args = parser.parse_args(words)
-    code: int = _COMMANDS[args.command][0].run(args)
+        return train.run(words)
+    if command not in _COMMANDS:
+        _overview(command)
+    module, summary = _COMMANDS[command]
+    description = f"{summary[0].upper()}{summary[1:]}."
+    parser = _Parser(prog=f"ctxvision {command}", description=description, allow_abbrev=False)
+    module.add_arguments(parser)
+    config_file.add_argument(parser)
+    words, options = _with_dashes(words), parser._option_string_actions
+    named = [word for word in words[: words.index("--") if "--" in words else None] if word.startswith("--")]
+    if strange := [word for word in named if word.partition("=")[0] not in options]:  # before what is missing
+        raise UserError(unknown_words(strange, options, parser.prog), 2)
+    args, strange = parser.parse_known_args(config_file.expand(parser, words))
+    if strange:
+        raise UserError(unknown_words(strange, options, parser.prog), 2)
+    if command not in ("models", "recipes"):
+        say_loading()
+    code: int = module.run(args)
     return code
 
 
-def _with_underscores(words: list[str]) -> list[str]:
-    """Accept --batch-size for --batch_size, before a bare ``--``."""
+def _overview(word: str) -> None:
+    """Print the commands or the version and end, or refuse a word that is no command."""
+    if not word.startswith("-"):
+        near = did_you_mean(word, ["train", *_COMMANDS])
+        raise UserError(f"there is no command {word!r}{near}; `ctxvision --help` lists the commands", 2)
+    parser = _Parser(
+        prog="ctxvision",
+        usage="ctxvision COMMAND [options]",
+        allow_abbrev=False,
+        description="Context-aware vision networks: train, evaluate, predict.",
+        epilog="`ctxvision COMMAND --help` lists the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands.add_parser("train", help="train a network on images, videos or embedded data")
+    for name, (_, summary) in _COMMANDS.items():
+        commands.add_parser(name, help=summary)
+    parser.parse_args([word])
+    parser.error(f"name a command before {word}")
+
+
+def _with_dashes(words: list[str]) -> list[str]:
+    """Accept underscores in the names of options, before a bare ``--``."""
     end = words.index("--") if "--" in words else len(words)
-    return [re.sub(r"^--\w[\w-]*", _underscored, word) for word in words[:end]] + words[end:]
-
-
-def _underscored(match: re.Match[str]) -> str:
-    return "--" + match[0][2:].replace("-", "_")
+    return [re.sub(r"^--\w[\w-]*", lambda match: option(match[0]), word) for word in words[:end]] + words[end:]

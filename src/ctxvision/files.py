@@ -5,6 +5,7 @@ one step: nobody ever sees half of it, and what was there before is lost only to
 """
 
 import contextlib
+import difflib
 import glob
 import os
 import secrets
@@ -21,6 +22,20 @@ class WriteError(OSError):
 
     def __str__(self) -> str:
         return f"{self.filename}: cannot be written ({reason(self)})"
+
+
+def near_path(path: str | os.PathLike[str]) -> str:
+    """Return a hint to a file or folder with a name like that of a path that does not exist; empty if none is."""
+    wanted = Path(path)
+    above = next((folder for folder in wanted.parents if folder.is_dir()), None)
+    if above is None or wanted.exists():
+        return ""
+    name, *rest = wanted.relative_to(above).parts
+    with contextlib.suppress(OSError):
+        near = difflib.get_close_matches(name, os.listdir(above), n=1)
+        if near and Path(above, near[0], *rest).exists():
+            return f", did you mean {Path(above, near[0], *rest)}?"
+    return ""
 
 
 def reason(error: OSError) -> str:

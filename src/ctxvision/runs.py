@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .files import reason
+from .files import near_path, reason
 
 BEST = "checkpoints/best.ckpt"
 _log = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     """
     path = Path(path)
     if not path.exists():
-        raise RunError(f"{path}: no such run folder or checkpoint")
+        raise RunError(f"{path}: no such run folder or checkpoint{near_path(path)}")
     run = RunFolder.around(path)
     checkpoint = path if path.is_file() else run.best
     if not checkpoint.is_file():

@@ -1,5 +1,6 @@
 """Words that messages share, and columns of words."""
 
+import difflib
 from collections.abc import Iterable
 
 from ctxvision.foreign import visible
@@ -7,9 +8,9 @@ from ctxvision.foreign import visible
 _WIDEST = 60  # of a column, in characters: one long name must not push all others off the screen
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun, for example ``1 image`` or ``2 images``."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+def plural(count: int, noun: str, several: str | None = None) -> str:
+    """Return a count with its noun, for example ``1 image``, ``2 images``; ``several`` is an irregular plural."""
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def column(texts: Iterable[object]) -> int:
@@ -48,3 +49,21 @@ def percent(share: float | None, digits: int = 1) -> str:
     if float(text) in (0, 100) and share not in (0, 1):
         text = f"{'<' if share < 0.5 else '>'}\u2009{10**-digits if share < 0.5 else 100 - 10**-digits:.{digits}f}"
     return f"{text}\u202f%"
+
+
+def option(name: str) -> str:
+    """Return the option of the command line for a name, ``--batch-size`` for ``batch_size``."""
+    return "--" + name.removeprefix("--").replace("_", "-")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint to the known word that is most like another one; empty where none is.
+
+    Examples:
+        >>> did_you_mean("trian", ["train", "report"])
+        ', did you mean train?'
+        >>> did_you_mean("x", ["train", "report"])
+        ''
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {near[0]}?" if near else ""

@@ -26,12 +26,12 @@ def trained(tmp_path_factory):
         "train",
         "test_resnet",
         folder / "data",
-        "--image_size=16",
-        "--batch_size=8",
+        "--image-size=16",
+        "--batch-size=8",
         "--epochs=10",
         "--lr=0.01",
     ]
-    assert main([*map(str, words), "--accelerator=cpu", "--workers=0", f"--out={folder / 'run'}"]) == 0
+    assert main([*map(str, words), "--device=cpu", "--workers=0", f"--out={folder / 'run'}"]) == 0
     return folder
 
 
@@ -129,7 +129,7 @@ def test_predict_csv(trained, checkpoint, capsys):
 
 
 def test_predict_json_and_top_k(trained, checkpoint, capsys):
-    code, out, _ = run(capsys, "predict", checkpoint, trained / "data" / "cat", "--format=json", "--top_k=1")
+    code, out, _ = run(capsys, "predict", checkpoint, trained / "data" / "cat", "--format=json", "--top-k=1")
     assert code == 0
     result = json.loads(out)
     assert len(result) == 12
@@ -187,7 +187,7 @@ def test_predict_takes_any_file_name(trained, checkpoint, capsysbinary, tmp_path
     with open(name, "wb") as file:
         file.write((trained / "data" / "cat" / "000.png").read_bytes())
     assert (
-        main(["predict", checkpoint, os.fsdecode(name), "--format=csv", "--top_k=1", "--out", f"{tmp_path}/p"])
+        main(["predict", checkpoint, os.fsdecode(name), "--format=csv", "--top-k=1", "--out", f"{tmp_path}/p"])
         == 0
     )
     text = (tmp_path / "p").read_bytes().decode(errors="surrogateescape")
@@ -254,14 +254,13 @@ def test_code_in_a_file_is_refused(tmp_path, monkeypatch, capsys, command):
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
-        ([], "COMMAND", 2),
-        (["bogus"], "invalid choice: 'bogus'", 2),
+        (["bogus"], "there is no command 'bogus'", 2),
         (["evaluate", "none.ckpt"], "required: DATA", 2),
         (["evaluate", "none.ckpt", "digits"], "none.ckpt: no such file", 1),
-        (["evaluate", "none.ckpt", "digits", "--batch_size=0"], "--batch_size: must be a whole number", 2),
+        (["evaluate", "none.ckpt", "digits", "--batch-size=0"], "--batch-size: must be a whole number", 2),
         (["evaluate", "none.ckpt", "digits", "--batch-size=x"], "a whole number of at least 1, got 'x'", 2),
         (["predict", "none.ckpt", "a.png", "--format=xml"], "invalid choice: 'xml'", 2),
-        (["predict", "none.ckpt", "a.png", "--top_k=0"], "--top_k", 2),
+        (["predict", "none.ckpt", "a.png", "--top-k=0"], "--top-k", 2),
         (["predict", ".", "a.png"], ".: is a folder", 1),
         (["models", "zzz"], "no model matches 'zzz'", 1),
         (["convert", "none.pth", "out.safetensors", "--model=rednet26"], "none.pth: no such file", 1),
@@ -292,14 +291,9 @@ def test_empty_folder(checkpoint, capsys, tmp_path):
     assert f"{tmp_path}: no images in this folder" in err
 
 
-@pytest.mark.parametrize(("missing", "command"), [("lightning", "evaluate"), ("jsonargparse", "train")])
-def test_missing_extra_is_one_line(monkeypatch, capsys, missing, command):
-    for name in [
-        n for n in sys.modules if n.split(".")[0] == missing or n.startswith(("ctxvision.data", "ctxvision.tasks"))
-    ]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)
-    code, _, err = run(capsys, command, "a.ckpt", "digits")
+def test_missing_extra_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    code, _, err = run(capsys, "train", "a.ckpt", "digits")
     assert code == 1
     assert err.count("\n") == 1
     assert install_command("train") in err

@@ -21,7 +21,7 @@ from ctxvision.training.callbacks import checkpoints
 from ctxvision.training.callbacks.metrics import MetricsFile
 from ctxvision.training.settings import resumed_options
 
-DIGITS = ["test_resnet", "digits", "--batch_size=256", "--accelerator=cpu", "--pictures=false", "--lr=0.01"]
+DIGITS = ["test_resnet", "digits", "--batch-size=256", "--device=cpu", "--pictures=false", "--lr=0.01"]
 
 
 def train(*words):

@@ -28,7 +28,7 @@ def write_checkpoint(path, names, model="test_resnet"):
 
 
 def run(capsys, *words):
-    code = main(["evaluate", *map(str, words), "--accelerator=cpu", "--workers=0"])
+    code = main(["evaluate", *map(str, words), "--device=cpu", "--workers=0"])
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     return code, captured.out, captured.err
@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_old_files(capsys, tmp_path, monkeypatch):
         ("--real none.json", "none.json: no such file or directory", 1),
         ("--real real.json", "needs a network of ImageNet's 1000 classes", 1),
         ("--labels-by-index", "needs a folder of folders", 1),
-        ("--accelerator=quantum", "quantum", 1),
+        ("--device=quantum", "quantum", 1),
     ],
 )
 def test_mistakes_come_before_the_work(capsys, tmp_path, monkeypatch, options, reason, code):

@@ -104,7 +104,7 @@ class Page(HTMLParser):
 
 def test_evaluate_and_report(network, tmp_path, capsys):
     kind, checkpoint = network
-    words = [f"--json={tmp_path / 'e.json'}", f"--html={tmp_path / 'e.html'}", "--accelerator=cpu", "--worst=1"]
+    words = [f"--json={tmp_path / 'e.json'}", f"--html={tmp_path / 'e.html'}", "--device=cpu", "--worst=1"]
     if kind == "detect":
         words.append(f"--results={tmp_path / 'r.json'}")
     assert main(["evaluate", checkpoint, DATA[kind], *words]) == 0
@@ -161,7 +161,7 @@ def test_other_formats_of_predictions(network, style, files, tmp_path):
 @ONE_OF_A_KIND
 def test_a_page_that_cannot_be_made_costs_no_numbers(network, no_page, tmp_path, capsys):
     kind, checkpoint = network
-    words = [f"--json={tmp_path / 'e.json'}", "--accelerator=cpu"]
+    words = [f"--json={tmp_path / 'e.json'}", "--device=cpu"]
     if kind == "detect":
         words.append(f"--results={tmp_path / 'r.json'}")
     assert main(["evaluate", checkpoint, DATA[kind], *words]) == 0
@@ -210,7 +210,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_numbers(network, places, files,
 
     for place in filter(None, places):
         monkeypatch.setattr(f"ctxvision.{place}", broken)
-    words = [f"--json={tmp_path / 'e.json'}", "--accelerator=cpu"]
+    words = [f"--json={tmp_path / 'e.json'}", "--device=cpu"]
     assert main(["evaluate", checkpoint, DATA[kind], *words]) == 0
     assert "could not" not in capsys.readouterr().err
     (tmp_path / "e.json").unlink()
@@ -240,7 +240,7 @@ def test_a_file_that_cannot_be_written_costs_no_other(network, tmp_path, capsys,
     original = messages.write_whole
     monkeypatch.setattr(messages, "write_whole", full)
     words = [f"--json={tmp_path / 'e.json'}", f"--results={tmp_path / 'r.json'}", f"--html={tmp_path / 'e.html'}"]
-    assert main(["evaluate", network[1], SCENES, "--accelerator=cpu", *words]) == 1
+    assert main(["evaluate", network[1], SCENES, "--device=cpu", *words]) == 1
     said = capsys.readouterr()
     assert "box AP" in said.out
     last = said.err.splitlines()[-1]
@@ -273,7 +273,7 @@ def test_results_of_images_without_truth(network, tmp_path, capsys, monkeypatch)
         return images, [target | {"truth": []} for target in targets]
 
     monkeypatch.setattr(DetectionData, "on_after_batch_transfer", bare)
-    words = ["evaluate", network[1], SCENES, "--accelerator=cpu"]
+    words = ["evaluate", network[1], SCENES, "--device=cpu"]
     assert main(words) == 1
     assert "there are no objects" in capsys.readouterr().err
     assert main([*words, f"--results={tmp_path / 'r.json'}", f"--html={tmp_path / 'e.html'}"]) == 0

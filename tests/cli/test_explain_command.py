@@ -200,7 +200,7 @@ def test_of_many_images_some_are_taken(trained_plain, tmp_path, capsys):
         ("--class zebra", 2, "--class: no class 'zebra'; the network's classes are"),
         ("--truth zebra", 2, "--truth: no class 'zebra'"),
         ("--layer layer9", 1, "no layer 'layer9' that returns a map; did you mean layer"),
-        ("--against_layer layer1", 2, "--against names"),
+        ("--against-layer layer1", 2, "--against names"),
         ("--data digits", 2, "weighs all classes at once"),
         ("--device cuda:77", 1, "cannot be used"),
         ("--against nowhere.ckpt", 1, "no such file"),

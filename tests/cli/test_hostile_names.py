@@ -46,8 +46,8 @@ def root(tmp_path_factory):
         picture("cat", seed).save(root / "files" / f"{name}.png")
     (root / "files" / "bad\x1b[2J.png").write_bytes(b"no image")
     (data / CLASSES[0] / "bad\n\x1b[2J.png").write_bytes(b"no image")
-    words = ["train", "test_resnet", os.fspath(data), "--image_size=16", "--epochs=1", "--workers=0"]
-    words += ["--val_fraction=0.4", "--accelerator=cpu", "--batch_size=9", f"--out={root / 'run'}", "--logger=csv"]
+    words = ["train", "test_resnet", os.fspath(data), "--image-size=16", "--epochs=1", "--workers=0"]
+    words += ["--val-fraction=0.4", "--device=cpu", "--batch-size=9", f"--out={root / 'run'}", "--logger=csv"]
     assert main(words) == 0
     return root
 
@@ -80,13 +80,13 @@ def test_evaluate_and_report(root, capsys):
 
 def test_predict(root, capsys):
     folder, files = root / "run", root / "files"
-    out = run(capsys, "predict", folder, files, "--top_k=9")
+    out = run(capsys, "predict", folder, files, "--top-k=9")
     assert len(out.splitlines()) == len(FILES)
     assert all(words in out for words in READABLE)
-    found = json.loads(run(capsys, "predict", folder, files, "--format=json", "--top_k=9"))
+    found = json.loads(run(capsys, "predict", folder, files, "--format=json", "--top-k=9"))
     assert {row["image"] for row in found} == {str(files / f"{name}.png") for name in FILES}
     assert {row["class"] for row in found[0]["predictions"]} == set(CLASSES)
-    run(capsys, "predict", folder, files, "--format=csv", "--top_k=9", f"--out={root / 'p.csv'}")
+    run(capsys, "predict", folder, files, "--format=csv", "--top-k=9", f"--out={root / 'p.csv'}")
     rows = cells(read(root / "p.csv"))[1:]
     assert {name_in(row[0]) for row in rows} == {str(files / f"{name}.png") for name in FILES}
     assert {name_in(row[2]) for row in rows} == set(CLASSES)
@@ -117,7 +117,7 @@ def test_explain(root, capsys):
 def test_export(root, capsys):
     out = root / "=\x1bnet.onnx"
     run(capsys, "export", root / "run", out)
-    found = json.loads(run(capsys, "predict", out, root / "files", "--format=json", "--top_k=9"))
+    found = json.loads(run(capsys, "predict", out, root / "files", "--format=json", "--top-k=9"))
     assert {row["class"] for row in found[0]["predictions"]} == set(CLASSES)
 
 

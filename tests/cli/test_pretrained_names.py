@@ -105,7 +105,7 @@ def test_export_and_publish(place, tmp_path):
 
 def test_benchmark(place, capsys):
     assert (
-        cli.main(["benchmark", NAME, "--size", "64", "--batch_size", "1", "--seconds", "0.1", "--skip_memory"])
+        cli.main(["benchmark", NAME, "--size", "64", "--batch-size", "1", "--seconds", "0.1", "--skip-memory"])
         == 0
     )
     assert NAME in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_benchmark(place, capsys):
 
 @pytest.mark.slow
 def test_train_starts_from_the_weights(place, capsys, tmp_path):
-    words = ["train", NAME, "photos", "--init_from", NAME, "--image_size", "32", "--epochs", "1"]
+    words = ["train", NAME, "photos", "--init-from", NAME, "--image-size", "32", "--epochs", "1"]
     assert cli.main([*words, "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().err
     assert f"{NAME}: loaded 249 of 251 tensors; new: classifier\n" in said
@@ -126,7 +126,7 @@ COMMANDS = {
     "serve": ["rednet38", "--port", "0"],
     "export": ["rednet38", "net.onnx"],
     "publish": ["rednet38", "net"],
-    "train": ["rednet38", "photos", "--init_from", "rednet38", "--out", "run"],
+    "train": ["rednet38", "photos", "--init-from", "rednet38", "--out", "run"],
 }
 
 
@@ -142,7 +142,7 @@ def test_without_a_connection_it_says_what_to_do(place, capsys, command):
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("cotnet50", "is not the authors'"), *((name, f"--init_from {plain}") for name, plain in PLAIN.items())],
+    [("cotnet50", "is not the authors'"), *((name, f"--init-from {plain}") for name, plain in PLAIN.items())],
 )
 def test_networks_without_weights(place, capsys, name, advice):
     assert cli.main(["predict", name, "photo.png"]) == 1
@@ -154,7 +154,7 @@ def test_networks_without_weights(place, capsys, name, advice):
 
 @pytest.mark.parametrize("name", ["cotnet50", "contextual_resnet50"])
 def test_no_training_starts_from_weights_that_nobody_published(place, capsys, name):
-    assert cli.main(["train", name, "photos", "--init_from", name, "--out", "run"]) == 1
+    assert cli.main(["train", name, "photos", "--init-from", name, "--out", "run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"ctxvision: error: {name}: ")
     assert not (place / "run").exists()

@@ -41,7 +41,7 @@ def wait_until_queued(address):
 
 @pytest.mark.process
 def test_sigterm_finishes_what_is_in_flight(checkpoint):
-    process, address = start_server(f"first={checkpoint}", "--port", 0, "--max_wait_ms", 3000)
+    process, address = start_server(f"first={checkpoint}", "--port", 0, "--max-wait-ms", 3000)
     answers = []
     thread = post_in_a_thread(address, answers)
     wait_until_queued(address)
@@ -62,7 +62,7 @@ def test_sigterm_finishes_what_is_in_flight(checkpoint):
 
 @pytest.mark.process
 def test_sigkill_leaves_nothing_behind(checkpoint, tmp_path):
-    words = [f"first={checkpoint}", "--port", 0, "--max_wait_ms", 9000]
+    words = [f"first={checkpoint}", "--port", 0, "--max-wait-ms", 9000]
     process, address = start_server(*words, TMPDIR=str(tmp_path))
     answers = []
     thread = post_in_a_thread(address, answers)

@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 SCENES = "digits-scenes#train=8,val=4,size=64"
 CLIPS = "moving-digits#train=16,val=8"
 RUNS = {
-    "detect": (SCENES, ["--detector=mask_rcnn", "--width=16", "--hidden=32", "--norm=batch", "--sampled_rois=16"]),
-    "segment": (SCENES, ["--decoder_args={pyramid_channels: 16, channels: 16}"]),
+    "detect": (SCENES, ["--detector=mask_rcnn", "--width=16", "--hidden=32", "--norm=batch", "--sampled-rois=16"]),
+    "segment": (SCENES, ["--decoder-args={pyramid_channels: 16, channels: 16}"]),
     "video": (CLIPS, ["--frames=4"]),
 }
-COMMON = ["--batch_size=4", "--accelerator=cpu", "--warmup_epochs=0", "--logger=csv"]
+COMMON = ["--batch-size=4", "--device=cpu", "--warmup-epochs=0", "--logger=csv"]
 CLASSES = {"detect": DetectionTask, "segment": SegmentationTask, "video": VideoTask}
 METRIC = {"detect": "val_box_ap", "segment": "val_miou", "video": "val_top1"}
 
@@ -171,8 +171,8 @@ def test_report(run, tmp_path, capsys):
 
 def test_classifiers_refuse_what_is_for_others(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["test_resnet", "digits", "--image_size=16", "--batch_size=256", "--epochs=1", "--pictures=false"]
-    assert train(*words, "--accelerator=cpu", "--out=run") == 0
+    words = ["test_resnet", "digits", "--image-size=16", "--batch-size=256", "--epochs=1", "--pictures=false"]
+    assert train(*words, "--device=cpu", "--out=run") == 0
     checkpoint = "run/checkpoints/best.ckpt"
     Image.new("L", (8, 8)).save("a.png")
     assert main(["predict", checkpoint, "a.png", "--draw=d"]) == 2

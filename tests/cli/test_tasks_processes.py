@@ -18,7 +18,7 @@ ALONE = {
 }
 RUNS = {
     "detect": ("resnet10t", SCENES, ["--detector=mask_rcnn", "--width=16", "--hidden=32", "--norm=batch"]),
-    "segment": ("test_resnet", SCENES, ["--decoder_args={pyramid_channels: 16, channels: 16}"]),
+    "segment": ("test_resnet", SCENES, ["--decoder-args={pyramid_channels: 16, channels: 16}"]),
     "video": ("test_resnet", "moving-digits#train=16,val=9", ["--frames=4"]),
 }
 
@@ -31,8 +31,8 @@ def test_two_processes_validate_like_one(task, tmp_path):
     """
     (model, data, options), (metric, alone) = RUNS[task], ALONE[task]
     process = start(
-        model, data, f"--task={task}", "--epochs=1", *options, "--batch_size=2", "--accelerator=cpu",
-        "--devices=2", "--lr=0.003", "--warmup_epochs=0", "--logger=csv", "--pictures=false",
+        model, data, f"--task={task}", "--epochs=1", *options, "--batch-size=2", "--device=cpu",
+        "--devices=2", "--lr=0.003", "--warmup-epochs=0", "--logger=csv", "--pictures=false",
         f"--out={tmp_path / 'run'}",
     )  # fmt: skip
     said = finish(process)

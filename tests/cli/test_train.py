@@ -20,7 +20,7 @@ from ctxvision.runs import RunFolder
 from ctxvision.tasks import ClassificationTask, TaskError, load_task
 from ctxvision.training.callbacks.checkpoints import RunCheckpoints
 
-SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
+SMALL = ["--image-size=16", "--batch-size=256", "--device=cpu", "--lr=0.01", "--pictures=false"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
 
@@ -109,7 +109,7 @@ def test_the_file_ends_with_the_error(monkeypatch):
 
 @pytest.mark.slow
 def test_training_learns(capsys):
-    train(*DIGITS, "--batch_size=64", "--epochs=4", "--out=run")
+    train(*DIGITS, "--batch-size=64", "--epochs=4", "--out=run")
     assert float(rows("run")[-1]["val_top1"]) > 0.85
     assert float(rows("run")[-1]["train_loss"]) < float(rows("run")[0]["train_loss"])
 
@@ -136,9 +136,9 @@ EVERYTHING = [
     "--epochs=3",
     "--mixup=0.5",
     "--cutmix=1",
-    "--drop_path_rate=0.2",
+    "--drop-path-rate=0.2",
     "--ema=0.9",
-    "--clip_grad=1",
+    "--clip-grad=1",
 ]
 
 
@@ -170,8 +170,8 @@ def test_interrupted_run_resumes_exactly(undisturbed, monkeypatch, capsys, step)
 @pytest.mark.process
 def test_interrupted_folder_run_resumes_exactly_with_any_workers(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path / "data", FOLDER)
-    words = ["test_resnet", "data", "--image_size=16", "--batch_size=4", "--epochs=2", "--accelerator=cpu"]
-    words += ["--auto_augment=rand-m9-mstd0.5", "--random_erasing=0.3", "--accumulate=2", "--pictures=false"]
+    words = ["test_resnet", "data", "--image-size=16", "--batch-size=4", "--epochs=2", "--device=cpu"]
+    words += ["--auto-augment=rand-m9-mstd0.5", "--random-erasing=0.3", "--accumulate=2", "--pictures=false"]
     assert train(*words, "--out=whole", "--workers=0") == 0
     with monkeypatch.context() as context:
         interrupt_at(context, 2)  # the first of two batches of an optimiser step
@@ -215,7 +215,7 @@ def test_finished_run_can_be_prolonged_and_moved(capsys):
 
 
 def test_schedule_of_a_prolonged_run_is_that_of_all_its_epochs(capsys):
-    train(*DIGITS, "--epochs=1", "--warmup_epochs=0", "--out=run")
+    train(*DIGITS, "--epochs=1", "--warmup-epochs=0", "--out=run")
     assert float(rows("run")[0]["lr"]) == 0
     train("--resume=run", "--epochs=4")
     assert [float(row["lr"]) for row in rows("run")] == pytest.approx(
@@ -229,10 +229,10 @@ def test_resume_refuses_another_run(capsys):
     assert "its model is test_resnet, not resnet10t" in capsys.readouterr().err
     before = Path("run/config.yaml").read_bytes()
     for option, told in [
-        ("--image_size=24", "its image_size is 16, not 24"),
+        ("--image-size=24", "its image_size is 16, not 24"),
         ("--lr=0.1", "not 0.1"),
         ("--optimizer=sgd", "its optimizer is adamw, not sgd"),
-        ("--batch_size=8", "not 8"),
+        ("--batch-size=8", "not 8"),
         ("--ema=0.9", "its ema is 0.0, not 0.9"),
         ("--devices=2", "its devices is 1, not 2"),
     ]:
@@ -256,9 +256,9 @@ def test_bad_images_are_named_and_counted(tmp_path, capsys):
     words = [
         "test_resnet",
         tmp_path / "data",
-        "--image_size=16",
-        "--batch_size=8",
-        "--accelerator=cpu",
+        "--image-size=16",
+        "--batch-size=8",
+        "--device=cpu",
         "--workers=0",
     ]
     assert train(*words, "--epochs=3", "--out=run") == 0
@@ -274,15 +274,13 @@ def test_bad_images_are_named_and_counted(tmp_path, capsys):
 
 def test_print_config_is_a_config(capsys):
     with pytest.raises(SystemExit) as ended:
-        train("cotnet_micro", "digits", "--epochs=3", "--print_config")
+        train("cotnet_micro", "digits", "--epochs=3", "--print-config")
     assert ended.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"] == "cotnet_micro"
     assert printed["epochs"] == 3
     with open("config.yaml", "w") as file:
-        yaml.safe_dump(
-            printed | {"model": "test_resnet", "epochs": 1, "image_size": 16, "accelerator": "cpu"}, file
-        )
+        yaml.safe_dump(printed | {"model": "test_resnet", "epochs": 1, "image_size": 16, "device": "cpu"}, file)
     assert train("--config=config.yaml") == 0
 
 
@@ -292,19 +290,19 @@ def test_print_config_is_a_config(capsys):
         (["cotnet5", "digits"], "unknown model 'cotnet5'; did you mean cotnet50", 1),
         (["test_resnet", "nowhere"], "nowhere: no such folder", 1),
         ([], "name a model", 2),
-        (["contextual_convnext_micro", "digits", "--image_size=16"], "does not take 3 × 16 × 16 images", 1),
+        (["contextual_convnext_micro", "digits", "--image-size=16"], "does not take 3 × 16 × 16 images", 1),
         (["test_resnet", "digits", "--epochs=0"], "--epochs must be at least 1, got 0", 2),
         (["test_resnet", "digits", "--epochs=x"], "--epochs: x is not int", 2),
         (["test_resnet", "digits", "--lr=0"], "--lr must be more than 0", 2),
-        (["test_resnet", "digits", "--val_fraction=1"], "--val_fraction must be", 2),
+        (["test_resnet", "digits", "--val-fraction=1"], "--val-fraction must be", 2),
         (["test_resnet", "digits", "--ema=2"], "--ema must be between 0 and 1, got 2", 2),
         (["test_resnet", "digits", "--precision=8"], "precision", 2),
         (["test_resnet", "digits", "--epoch=1"], "--epoch", 2),
         (["test_resnet", "digits", "more"], "unrecognized arguments: more", 2),
         (["test_resnet", "digits", "--config=none.yaml"], "none.yaml", 2),
-        (["test_resnet", "digits", "--accelerator=tpux"], "tpux", 1),
+        (["test_resnet", "digits", "--device=tpux"], "tpux", 1),
         (["test_resnet", "digits", "--optimizer=adamm"], "unknown optimizer 'adamm'", 1),
-        (["test_resnet", "digits", "--auto_augment=rand-m9"], "--auto_augment is for images in files", 2),
+        (["test_resnet", "digits", "--auto-augment=rand-m9"], "--auto-augment is for images in files", 2),
         (["test_resnet", "digits", "--out=/dev/null/run"], "/dev/null/run: cannot be made", 1),
     ],
 )
@@ -376,7 +374,7 @@ def test_ctrl_c_in_a_real_process(tmp_path):
 def test_words_change_what_the_config_file_says_wherever_it_stands(capsys):
     def printed(*words):
         with pytest.raises(SystemExit, match="0"):
-            train(*words, "--print_config")
+            train(*words, "--print-config")
         return capsys.readouterr().out
 
     Path("settings.yaml").write_text(printed("test_resnet", "digits", "--epochs=7"))
@@ -392,8 +390,8 @@ def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     broken = tmp_path / "data" / "val" / "y" / "broken.png"
     broken.parent.mkdir()
     broken.write_bytes(b"nothing")
-    words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image_size=16", "--workers=0"]
-    words += ["--batch_size=4", "--devices=2", "--accelerator=cpu", "--epochs=2", "--out=run", "--pictures=false"]
+    words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image-size=16", "--workers=0"]
+    words += ["--batch-size=4", "--devices=2", "--device=cpu", "--epochs=2", "--out=run", "--pictures=false"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ABSENT}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -404,7 +402,7 @@ def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
 @pytest.mark.slow
 def test_steps_instead_of_epochs_and_validation_now_and_then(capsys):
     # 1437 digits make 5 steps of 256
-    assert train(*DIGITS, "--steps=23", "--val_every=3", "--out=run") == 0
+    assert train(*DIGITS, "--steps=23", "--val-every=3", "--out=run") == 0
     assert "23 steps, rounded up to 5 epochs" in capsys.readouterr().out
     found = rows("run")
     assert [row["step"] for row in found] == ["5", "10", "15", "20", "25"]

@@ -42,11 +42,11 @@ def config(monkeypatch):
 
 @pytest.fixture
 def printed(capsys):
-    """What --print_config prints, as text."""
+    """What --print-config prints, as text."""
 
     def of(*words):
         with pytest.raises(SystemExit) as ended:
-            main(["train", *words, "--print_config"])
+            main(["train", *words, "--print-config"])
         assert ended.value.code in (0, None)
         return capsys.readouterr().out
 
@@ -85,7 +85,7 @@ def test_print_one(capsys):
     assert main(["recipes", "rednet"]) == 0
     assert capsys.readouterr().out == load_recipe("rednet").text
     assert main(["recipes", "redmet"]) == 2
-    assert "no recipe 'redmet'; there are contextual-convnext, " in capsys.readouterr().err
+    assert "no recipe 'redmet', did you mean rednet?" in capsys.readouterr().err
 
 
 def test_recipe_then_file_then_words(config):
@@ -110,14 +110,15 @@ def test_bare_switches(config):
     "words",
     [
         ["cotnet50", "x", "--recipe=cotnet-advanced", "--lr=0.1"],
-        ["cotnet_micro", "digits", "--optimizer=sgd", "--optimizer_args={momentum: 0.8}"],
+        ["cotnet_micro", "digits", "--optimizer=sgd", "--optimizer-args={momentum: 0.8}"],
         ["contextual_convnext_small", "digits", "--recipe=contextual-convnext"],
         [
             "rednet_micro",
             "x",
-            "--model_args={num_blocks: 3}",
+            "--batch-size=8",
+            "--model-args={num_blocks: 3}",
             "--schedule=poly",
-            "--schedule_args={decay_rate: 0.9}",
+            "--schedule-args={decay_rate: 0.9}",
         ],
     ],
 )
@@ -166,23 +167,23 @@ def test_any_network_runs_under_a_recipe_without_what_it_does_not_take(config, c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["cotnet50", "x", "--recipe=cotnet"], "no recipe 'cotnet'; there are"),
-        (["cotnet50", "x", "--recipe=finetune"], "recipe finetune needs --init_from"),
-        (["resnet18", "x", "--recipe=finetune"], "shows it, or --init_from resnet18 takes its published weights"),
+        (["cotnet50", "x", "--recipe=cotnet"], "no recipe 'cotnet', did you mean "),
+        (["cotnet50", "x", "--recipe=finetune"], "recipe finetune needs --init-from"),
+        (["resnet18", "x", "--recipe=finetune"], "shows it, or --init-from resnet18 takes its published weights"),
         (
-            ["cotnet50", "x", "--recipe=cotnet-default", "--epochs=3"],
-            "--warmup_epochs must be less than --epochs, got 5 and 3",
+            ["cotnet50", "x", "--warmup-epochs=5", "--epochs=3"],
+            "--warmup-epochs must be less than --epochs, got 5 and 3",
         ),
         (["--recipe=rednet"], "name a model"),
         (["cotnet50", "x", "--set", "lr"], "--set needs NAME=VALUE, got 'lr'"),
         (["cotnet50", "x", "--set", "lrr=1"], "lrr"),
         (["cotnet50", "x", "--set", "lr=fast"], "--lr: fast is not float"),
         (["cotnet50", "x", "--schedule=sine"], "schedule"),
-        (["cotnet50", "x", "--lr=0.1", "--min_lr=0.2"], "--min_lr must not be more than --lr, got 0.2 and 0.1"),
-        (["cotnet50", "x", "--layer_decay=0"], "--layer_decay must be more than 0"),
-        (["cotnet50", "x", "--layer_decay=1.5"], "--layer_decay must be between 0 and 1, got 1.5"),
-        (["cotnet50", "x", "--skip_nan=-1"], "--skip_nan must be at least 0, got -1"),
-        (["cotnet50", "x", "--devices=3"], "--batch_size 128 is for all devices together"),
+        (["cotnet50", "x", "--lr=0.1", "--min-lr=0.2"], "--min-lr must not be more than --lr, got 0.2 and 0.1"),
+        (["cotnet50", "x", "--layer-decay=0"], "--layer-decay must be more than 0"),
+        (["cotnet50", "x", "--layer-decay=1.5"], "--layer-decay must be between 0 and 1, got 1.5"),
+        (["cotnet50", "x", "--skip-nan=-1"], "--skip-nan must be at least 0, got -1"),
+        (["cotnet50", "x", "--devices=3", "--batch-size=128"], "--batch-size 128 is for all devices together"),
     ],
 )
 def test_mistakes_are_one_line(words, message, capsys):
@@ -194,16 +195,16 @@ def test_mistakes_are_one_line(words, message, capsys):
 
 
 def test_wrong_arguments_of_the_optimizer_leave_no_run_folder(capsys):
-    assert main(["train", "test_resnet", "digits", "--optimizer_args={momentun: 1}"]) == 1
+    assert main(["train", "test_resnet", "digits", "--optimizer-args={momentun: 1}"]) == 1
     assert "optimizer adamw with {'momentun': 1}: " in capsys.readouterr().err
     assert not os.path.exists("runs")
 
 
 @pytest.mark.slow
 def test_batch_and_rate_are_said(capsys):
-    words = ["test_resnet", "digits", "--recipe=small", "--image_size=16", "--epochs=1", "--warmup_epochs=0"]
-    words += ["--accelerator=cpu", "--micro_batch=300", "--pictures=false"]
-    assert main(["train", *words, "--batch_size=512", "--out=a"]) == 0
+    words = ["test_resnet", "digits", "--recipe=small", "--image-size=16", "--epochs=1", "--warmup-epochs=0"]
+    words += ["--device=cpu", "--micro-batch=300", "--pictures=false"]
+    assert main(["train", *words, "--batch-size=512", "--out=a"]) == 0
     told = capsys.readouterr()
     assert "global batch 512 = 1 device × 256 images × 2 accumulated; " in told.out
     assert "lr 0.002 as in the recipe small for 32; in proportion it would be --lr 0.032\n" in told.out
@@ -215,7 +216,7 @@ def test_batch_and_rate_are_said(capsys):
         512,
         None,
     )
-    assert main(["train", *words, "--batch_size=512", "--lr=0.01", "--out=b"]) == 0
+    assert main(["train", *words, "--batch-size=512", "--lr=0.01", "--out=b"]) == 0
     assert "2 accumulated; lr 0.01 instead of 0.002 in the recipe small\n" in capsys.readouterr().out
     assert main(["train", "--resume=a", "--epochs=2"]) == 0
     assert main(["train", "--resume=a", "--epochs=3", "--recipe=rednet"]) != 0
@@ -225,8 +226,8 @@ def test_batch_and_rate_are_said(capsys):
 def small(tmp_path):
     """Words that train a contextual network on ten small pictures."""
     make_folder(tmp_path / "data", {"train/cat": 4, "train/dog": 4, "val/cat": 1, "val/dog": 1})
-    words = ["train", "contextual_convnext_micro", "data", "--image_size=32", "--batch_size=4", "--workers=0"]
-    return [*words, "--accelerator=cpu", "--warmup_epochs=0", "--epochs=1", "--pictures=false"]
+    words = ["train", "contextual_convnext_micro", "data", "--image-size=32", "--batch-size=4", "--workers=0"]
+    return [*words, "--device=cpu", "--warmup-epochs=0", "--epochs=1", "--pictures=false"]
 
 
 @pytest.mark.slow
@@ -234,7 +235,7 @@ def test_init_from_starts_from_other_weights(small, capsys):
     torch.manual_seed(1)
     weights = timm.create_model("contextual_convnext_micro", num_classes=2).state_dict()
     save_file(weights, "other.safetensors")
-    assert main([*small, "--init_from=other.safetensors", "--lr=1e-9", "--min_lr=0", "--out=run"]) == 0
+    assert main([*small, "--init-from=other.safetensors", "--lr=1e-9", "--min-lr=0", "--out=run"]) == 0
     assert (
         f"ctxvision: other.safetensors: loaded {len(weights)} of {len(weights)} tensors\n"
         in capsys.readouterr().err
@@ -244,29 +245,29 @@ def test_init_from_starts_from_other_weights(small, capsys):
     assert trained.keys() == weights.keys()
     for name, value in weights.items():
         torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6)
-    assert main([*small, "--init_from=nothing.safetensors"]) == 1
+    assert main([*small, "--init-from=nothing.safetensors"]) == 1
     assert "nothing.safetensors" in capsys.readouterr().err
-    assert main(["train", "resnet10t", *small[2:], "--init_from=other.safetensors"]) == 1
+    assert main(["train", "resnet10t", *small[2:], "--init-from=other.safetensors"]) == 1
     assert "other.safetensors" in capsys.readouterr().err
     assert not os.path.exists("runs")
     os.remove("other.safetensors")
     assert main(["train", "--resume=run", "--epochs=2"]) == 0  # which needs them no more
-    assert main([*small, "--init_from=run", "--out=again"]) == 0
+    assert main([*small, "--init-from=run", "--out=again"]) == 0
     assert f"ctxvision: run: loaded {len(weights)} of {len(weights)} tensors\n" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_grad_checkpointing_changes_no_step(small):
     assert main([*small, "--lr=0.01", "--out=a"]) == 0
-    assert main([*small, "--lr=0.01", "--out=b", "--grad_checkpointing"]) == 0
+    assert main([*small, "--lr=0.01", "--out=b", "--grad-checkpointing"]) == 0
     a, b = (load_task(f"{run}/checkpoints/last.ckpt").state_dict() for run in "ab")
     for name, value in a.items():
         torch.testing.assert_close(b[name], value, msg=name)
 
 
 def test_grad_checkpointing_is_refused_where_there_is_none(small, capsys):
-    assert main(["train", "dla46x_c", *small[2:], "--grad_checkpointing"]) == 1
-    assert "dla46x_c cannot be trained with --grad_checkpointing; leave it out" in capsys.readouterr().err
+    assert main(["train", "dla46x_c", *small[2:], "--grad-checkpointing"]) == 1
+    assert "dla46x_c cannot be trained with --grad-checkpointing; leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.slow

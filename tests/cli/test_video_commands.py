@@ -33,8 +33,8 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos") / "run"
-    options = ["--epochs=1", "--frames=4", "--image_size=32", "--batch_size=4", "--warmup_epochs=0", "--workers=0"]
-    words = ["test_resnet", str(clips), "--task=video", *options, "--accelerator=cpu", "--logger=csv"]
+    options = ["--epochs=1", "--frames=4", "--image-size=32", "--batch-size=4", "--warmup-epochs=0", "--workers=0"]
+    words = ["test_resnet", str(clips), "--task=video", *options, "--device=cpu", "--logger=csv"]
     assert main(["train", *words, "--pictures=false", f"--out={folder}"]) == 0
     return folder
 

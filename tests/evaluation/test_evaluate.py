@@ -38,7 +38,7 @@ def untimed(numbers):
 
 @pytest.mark.parametrize("task", DATA)
 def test_python_says_what_the_command_says(task, tmp_path, capsys):
-    words = ["evaluate", str(RUNS / task), DATA[task], f"--json={tmp_path / 'a.json'}", "--accelerator=cpu"]
+    words = ["evaluate", str(RUNS / task), DATA[task], f"--json={tmp_path / 'a.json'}", "--device=cpu"]
     assert main([*words, "--worst=2"]) == 0
     said = capsys.readouterr().out.splitlines()
     scores = evaluate(open_predictor(RUNS / task), DATA[task], examples=2, run=read_run(RUNS / task))

@@ -180,7 +180,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(trained, tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [("--out report.json", "end in .html"), ("--images -1", "at least 0"), ("--batch_size 0", "at least 1")],
+    [("--out report.json", "end in .html"), ("--images -1", "at least 0"), ("--batch-size 0", "at least 1")],
 )
 def test_wrong_options(options, reason, trained, capsys):
     assert main(["report", str(trained), *options.split()]) == 2

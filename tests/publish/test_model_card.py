@@ -137,7 +137,7 @@ def evaluation(tmp_path):
 
     checkpoint = save(task_of(spec=DigitsData().spec.to_dict()), tmp_path / "digits.ckpt")
     path = tmp_path / "eval.json"
-    assert cli.main(["evaluate", str(checkpoint), "digits", "--json", str(path), "--accelerator", "cpu"]) == 0
+    assert cli.main(["evaluate", str(checkpoint), "digits", "--json", str(path), "--device", "cpu"]) == 0
     return checkpoint, path
 
 

@@ -190,7 +190,7 @@ def test_weights_are_those_that_evaluate_uses(tmp_path, capsys):
 
 
 def test_trained_network_is_published_as_it_was_validated(tmp_path, capsys):
-    words = ["train", "test_resnet", "digits", "--epochs=2", "--ema=0.9", "--accelerator=cpu", "--pictures=false"]
+    words = ["train", "test_resnet", "digits", "--epochs=2", "--ema=0.9", "--device=cpu", "--pictures=false"]
     assert cli.main([*words, "--logger=[csv]", f"--out={tmp_path / 'run'}"]) == 0
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert run(capsys, checkpoint, tmp_path / "net")[0] == 0

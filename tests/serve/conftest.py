@@ -28,16 +28,9 @@ def server(checkpoints, attentive, tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     for index in range(2):
         pixels(index).save(folder / f"picture {index}.png")
-    words = [
-        f"first={checkpoints[0]}",
-        f"second={checkpoints[1]}",
-        f"third={attentive}",
-        "--port",
-        0,
-        "--examples",
-        folder,
-    ]
-    process, address = start_server(*words, "--max_bytes", 200_000, "--max_pixels", 1_000_000)
+    words = [f"first={checkpoints[0]}", f"second={checkpoints[1]}", f"third={attentive}"]
+    words += ["--port", 0, "--examples", folder]
+    process, address = start_server(*words, "--max-bytes", 200_000, "--max-pixels", 1_000_000)
     yield address
     code, said = stop_server(process)
     assert code == 0, said

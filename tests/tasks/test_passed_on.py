@@ -68,7 +68,7 @@ def test_only_what_can_train_is_listed(monkeypatch):
 
 @pytest.mark.parametrize("task", DATA)
 def test_an_optimiser_that_cannot_train_is_refused_before_training(task, tmp_path, capsys):
-    words = [f"--task={task}", f"--out={tmp_path / 'run'}", "--optimizer=adahessian", "--accelerator=cpu"]
+    words = [f"--task={task}", f"--out={tmp_path / 'run'}", "--optimizer=adahessian", "--device=cpu"]
     assert main(["train", "resnet10t", DATA[task], *words]) == 1
     said = capsys.readouterr()
     assert said.err.startswith(
@@ -90,14 +90,14 @@ def test_a_checkpoint_of_an_optimiser_of_another_machine_can_be_used(tmp_path, m
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ({"in_chans": 1}, "cannot set in_chans: it follows from the data; --in_chans"),
+        ({"in_chans": 1}, "cannot set in_chans: it follows from the data; --in-chans"),
         ({"num_classes": 7}, "cannot set num_classes: it follows from the classes of the data"),
-        ({"pretrained": True}, "cannot set pretrained: weights to start from are given with --init_from"),
-        ({"checkpoint_path": "x"}, "cannot set checkpoint_path: weights to start from are given with --init_from"),
+        ({"pretrained": True}, "cannot set pretrained: weights to start from are given with --init-from"),
+        ({"checkpoint_path": "x"}, "cannot set checkpoint_path: weights to start from are given with --init-from"),
         ({"features_only": False}, "cannot set features_only: the task takes the feature maps that it needs"),
         ({"out_indices": [0, 1]}, "cannot set out_indices: the task takes"),
         ({"model_name": "x"}, "cannot set model_name"),
-        ({"drop_path_rate": 0.2}, "cannot set drop_path_rate: --drop_path_rate has set it"),
+        ({"drop_path_rate": 0.2}, "cannot set drop_path_rate: --drop-path-rate has set it"),
         ({3: 4}, "3 is not the name of an argument"),
         ({"nonsense": 1}, r"test_resnet with {'nonsense': 1}: .*nonsense"),
         ({"layers": "abc"}, r"test_resnet with {'layers': 'abc'}: "),
@@ -121,9 +121,9 @@ def test_arguments_that_nobody_else_sets_are_passed_on():
 
 @pytest.mark.parametrize("task", DATA)
 def test_arguments_of_networks_on_the_command_line(task, tmp_path, capsys):
-    words = [f"--task={task}", f"--out={tmp_path / 'run'}", "--accelerator=cpu"]
+    words = [f"--task={task}", f"--out={tmp_path / 'run'}", "--device=cpu"]
     for args, reason in (("{in_chans: 1}", "cannot set in_chans"), ("{num_classes: 3}", "cannot set num_classes")):
-        assert main(["train", "resnet10t", DATA[task], *words, f"--model_args={args}"]) == 1
+        assert main(["train", "resnet10t", DATA[task], *words, f"--model-args={args}"]) == 1
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
         assert line.startswith(f"ctxvision: error: model_args of resnet10t {reason}: ")
     assert not (tmp_path / "run").exists()
@@ -133,8 +133,8 @@ def test_arguments_of_networks_on_the_command_line(task, tmp_path, capsys):
     ("name", "args", "words"),
     [
         ("adamw", {"lr": 1}, "optimizer_args of adamw cannot set lr: --lr sets it"),
-        ("adamw", {"weight_decay": 1}, "cannot set weight_decay: --weight_decay sets it"),
-        ("adamw", {"layer_decay": 0.5}, "cannot set layer_decay: --layer_decay sets it"),
+        ("adamw", {"weight_decay": 1}, "cannot set weight_decay: --weight-decay sets it"),
+        ("adamw", {"layer_decay": 0.5}, "cannot set layer_decay: --layer-decay sets it"),
         ("adamw", {"opt": "sgd"}, "cannot set opt: --optimizer names it"),
         ("adamw", {"params": []}, "cannot set params: it follows from the network"),
         ("adamw", {"model_or_params": []}, "cannot set model_or_params"),
@@ -159,9 +159,9 @@ def test_what_timm_would_leave_out_silently_is_refused(name, argument):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ({"min_lr": 1}, "schedule_args cannot set min_lr: --min_lr sets it"),
+        ({"min_lr": 1}, "schedule_args cannot set min_lr: --min-lr sets it"),
         ({"num_epochs": 3}, "cannot set num_epochs: --epochs or --steps sets it"),
-        ({"warmup_lr": 3}, "cannot set warmup_lr: --warmup_factor sets it"),
+        ({"warmup_lr": 3}, "cannot set warmup_lr: --warmup-factor sets it"),
         ({"updates_per_epoch": 3}, "cannot set updates_per_epoch: it follows from the run"),
         ({"sched": "step"}, "cannot set sched: --schedule names it"),
         ({"nonsense": 3}, "nonsense"),

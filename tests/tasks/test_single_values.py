@@ -101,17 +101,17 @@ def test_norms_that_keep_their_statistics_anyway_are_none():
 
 
 SCENES = "digits-scenes#train=2,val=1,size=64"
-SMALL = ["--accelerator=cpu", "--epochs=1", "--warmup_epochs=0", "--logger=csv", "--pictures=false"]
-PYRAMID = "--decoder_args={channels: 16, pyramid_channels: 16}"
+SMALL = ["--device=cpu", "--epochs=1", "--warmup-epochs=0", "--logger=csv", "--pictures=false"]
+PYRAMID = "--decoder-args={channels: 16, pyramid_channels: 16}"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cotnet_micro", SCENES, "--task=segment", PYRAMID, "--batch_size=1"], True),
-        (["cotnet_micro", SCENES, "--task=segment", PYRAMID, "--batch_size=2", "--micro_batch=1"], True),
-        (["cotnet_micro", SCENES, "--task=segment", PYRAMID, "--batch_size=2"], False),
-        (["resnet10t", SCENES, "--task=segment", PYRAMID, "--batch_size=1"], False),
+        (["cotnet_micro", SCENES, "--task=segment", PYRAMID, "--batch-size=1"], True),
+        (["cotnet_micro", SCENES, "--task=segment", PYRAMID, "--batch-size=2", "--micro-batch=1"], True),
+        (["cotnet_micro", SCENES, "--task=segment", PYRAMID, "--batch-size=2"], False),
+        (["resnet10t", SCENES, "--task=segment", PYRAMID, "--batch-size=1"], False),
     ],
 )
 def test_one_image_on_a_device(words, said, tmp_path, capsys):

@@ -82,17 +82,17 @@ def test_lines(arguments, options, line):
         (
             (97, 1),
             {"micro_batch": 64},
-            "no equal parts of 32 to 64 images (--micro_batch); nearest: --batch_size 96 or 98",
+            "no equal parts of 32 to 64 images (--micro-batch); nearest: --batch-size 96 or 98",
         ),
         (
             (64, 1),
             {"accumulate": 3},
-            "does not divide the 64 images of a device (--batch_size 64); the nearest that do: 2 or 4",
+            "does not divide the 64 images of a device (--batch-size 64); the nearest that do: 2 or 4",
         ),
         (
             (64, 1),
             {"accumulate": 2, "micro_batch": 16},
-            "leaves 32 images at a time on a device, more than --micro_batch 16; add --micro_batch 32",
+            "leaves 32 images at a time on a device, more than --micro-batch 16; add --micro-batch 32",
         ),
         ((8, 1), {"accumulate": 9}, "the nearest that do: 8"),
     ],

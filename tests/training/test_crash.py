@@ -19,7 +19,7 @@ from ctxvision.tasks import ClassificationTask, checkpoint_file
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--pictures=false"]
+SMALL = ["--image-size=16", "--batch-size=256", "--device=cpu", "--lr=0.01", "--pictures=false"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 TOOL = Path(__file__).parents[2] / "tools" / "kill_and_resume.py"
 
@@ -222,11 +222,11 @@ def test_checkpoints_within_an_epoch(monkeypatch, capsys):
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(ClassificationTask, "training_step", looking)
-    assert train(*DIGITS, "--epochs=1", "--out=run", "--save_minutes=1e-6") == 0
+    assert train(*DIGITS, "--epochs=1", "--out=run", "--save-minutes=1e-6") == 0
     assert seen == [None, 1, 2, 3, 4]
     seen.clear()
-    assert train(*DIGITS, "--epochs=1", "--out=other", "--save_minutes=0") == 0
-    assert train("--resume=run", "--save_minutes=-1") == 2
+    assert train(*DIGITS, "--epochs=1", "--out=other", "--save-minutes=0") == 0
+    assert train("--resume=run", "--save-minutes=-1") == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -242,7 +242,7 @@ def test_signal_in_validation_finishes_the_epoch(monkeypatch, capsys, number):
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_NAME", "job")
-    assert train(*DIGITS, "--epochs=2", "--out=run", "--batch_size=128") == 128 + number
+    assert train(*DIGITS, "--epochs=2", "--out=run", "--batch-size=128") == 128 + number
     assert epochs("run") == ["1"]
     assert step("run/checkpoints/last.ckpt") == 11
     assert not list(Path().rglob("hpc_ckpt*"))
@@ -250,7 +250,7 @@ def test_signal_in_validation_finishes_the_epoch(monkeypatch, capsys, number):
 
 @pytest.mark.process
 def test_killed_run_ends_like_the_undisturbed_run(tmp_path):
-    words = [sys.executable, str(TOOL), "--kills=1", "--epochs=2", "--batch_size=128", f"--folder={tmp_path}"]
+    words = [sys.executable, str(TOOL), "--kills=1", "--epochs=2", "--batch-size=128", f"--folder={tmp_path}"]
     environment = {**os.environ, "PYTHONPATH": ABSENT}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr

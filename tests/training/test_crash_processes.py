@@ -15,14 +15,14 @@ pytestmark = pytest.mark.process
 
 FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
 # test_convnext normalises layer by layer: batch normalisation on the CPU sees the images of one process only
-WORDS = ["train", "test_convnext", "data", "--image_size=32", "--batch_size=8", "--epochs=2", "--accelerator=cpu"]
+WORDS = ["train", "test_convnext", "data", "--image-size=32", "--batch-size=8", "--epochs=2", "--device=cpu"]
 WORDS += [
     "--workers=0",
     "--precision=64-true",
     "--optimizer=sgd",
     "--lr=0.05",
     "--ema=0.9",
-    "--random_erasing=0.3",
+    "--random-erasing=0.3",
     "--pictures=false",
 ]
 

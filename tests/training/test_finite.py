@@ -15,9 +15,9 @@ DIGITS = [
     "train",
     "test_resnet",
     "digits",
-    "--image_size=16",
-    "--batch_size=256",
-    "--accelerator=cpu",
+    "--image-size=16",
+    "--batch-size=256",
+    "--device=cpu",
     "--lr=0.01",
     "--pictures=false",
 ]
@@ -49,7 +49,7 @@ def test_step_and_batch_are_named_and_the_last_good_checkpoint_stays(monkeypatch
     assert main([*DIGITS, "--epochs=3", "--out=run"]) == 1
     error = capsys.readouterr().err
     assert "the training loss is not finite in epoch 2, step 8, batch 3 of 5; lower the learning rate" in error
-    assert "--skip_nan N; the last good checkpoint is run/checkpoints/last.ckpt\n" in error
+    assert "--skip-nan N; the last good checkpoint is run/checkpoints/last.ckpt\n" in error
     assert "Traceback" not in error
     assert state("run")["epoch"] == 0
     assert all(value.isfinite().all() for value in state("run")["state_dict"].values())
@@ -57,14 +57,14 @@ def test_step_and_batch_are_named_and_the_last_good_checkpoint_stays(monkeypatch
 
 def test_steps_are_left_out_up_to_the_limit(monkeypatch, capsys):
     poison(monkeypatch, 3, 7)
-    assert main([*DIGITS, "--epochs=2", "--out=two", "--skip_nan=2", "--ema=0.9"]) == 0
+    assert main([*DIGITS, "--epochs=2", "--out=two", "--skip-nan=2", "--ema=0.9"]) == 0
     error = capsys.readouterr().err
     assert "not finite in epoch 1, step 4, batch 4 of 5: step left out, 1 of 2 allowed\n" in error
     assert "not finite in epoch 2, step 8, batch 3 of 5: step left out, 2 of 2 allowed\n" in error
     for part in ("state_dict", "current_model_state"):
         assert all(value.isfinite().all() for value in state("two")[part].values())
     assert state("two")["callbacks"]["FiniteSteps"]["skipped"] == 2
-    assert main([*DIGITS, "--epochs=2", "--out=one", "--skip_nan=1"]) == 1
+    assert main([*DIGITS, "--epochs=2", "--out=one", "--skip-nan=1"]) == 1
     error = capsys.readouterr().err
     assert "in epoch 2, step 8, batch 3 of 5 after 1 step had been left out; lower" in error
     assert state("one")["epoch"] == 0
@@ -72,10 +72,10 @@ def test_steps_are_left_out_up_to_the_limit(monkeypatch, capsys):
 
 def test_resumed_run_remembers_what_it_left_out(monkeypatch, capsys):
     poison(monkeypatch, 3, 7)
-    assert main([*DIGITS, "--epochs=1", "--out=run", "--skip_nan=1"]) == 0
+    assert main([*DIGITS, "--epochs=1", "--out=run", "--skip-nan=1"]) == 0
     assert main(["train", "--resume=run", "--epochs=2"]) == 1
     assert "after 1 step had been left out" in capsys.readouterr().err
-    assert main(["train", "--resume=run", "--epochs=2", "--skip_nan=2"]) == 0
+    assert main(["train", "--resume=run", "--epochs=2", "--skip-nan=2"]) == 0
     with open("run/config.yaml") as file:
         assert yaml.safe_load(file)["skip_nan"] == 2
 
@@ -83,7 +83,7 @@ def test_resumed_run_remembers_what_it_left_out(monkeypatch, capsys):
 @pytest.mark.parametrize("what", [float("nan"), float("inf")])
 def test_step_left_out_changes_nothing(monkeypatch, what):
     """The run whose second of two steps is left out ends like the run that has only the first."""
-    words = [*DIGITS, "--batch_size=512", "--epochs=1", "--optimizer=sgd", "--warmup_epochs=0", "--accumulate=1"]
+    words = [*DIGITS, "--batch-size=512", "--epochs=1", "--optimizer=sgd", "--warmup-epochs=0", "--accumulate=1"]
     seen = []
 
     def remember(self):
@@ -91,7 +91,7 @@ def test_step_left_out_changes_nothing(monkeypatch, what):
 
     monkeypatch.setattr(ClassificationTask, "on_train_epoch_end", remember)
     poison(monkeypatch, 1, what=what)
-    assert main([*words, "--skip_nan=1", "--out=run"]) == 0
+    assert main([*words, "--skip-nan=1", "--out=run"]) == 0
     original = ClassificationTask.training_step
     first = []
 
@@ -101,7 +101,7 @@ def test_step_left_out_changes_nothing(monkeypatch, what):
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(ClassificationTask, "training_step", step)
-    assert main([*words, "--skip_nan=1", "--out=again"]) == 0
+    assert main([*words, "--skip-nan=1", "--out=again"]) == 0
     for name, value in first[0].items():
         assert torch.equal(seen[0][name], value), name
         assert torch.equal(seen[1][name], value), name

@@ -14,11 +14,11 @@ from ctxvision.tasks import load_task
 from ctxvision.training.trainer import blocks
 
 FOLDER = {"train/cat": 12, "train/dog": 12, "val/cat": 6, "val/dog": 6}
-WORDS = ["data", "--image_size=32", "--batch_size=8", "--accelerator=cpu", "--workers=0", "--epochs=2"]
+WORDS = ["data", "--image-size=32", "--batch-size=8", "--device=cpu", "--workers=0", "--epochs=2"]
 # a rate that does not depend on how many epochs the run has
-WORDS += ["--schedule=step", "--schedule_args={decay_epochs: 100}", "--warmup_epochs=0"]
+WORDS += ["--schedule=step", "--schedule-args={decay_epochs: 100}", "--warmup-epochs=0"]
 WORDS += ["--pictures=false"]
-WORDS += ["--precision=64-true", "--lr=0.01", "--clip_grad=1", "--layer_decay=0.9", "--random_erasing=0.3"]
+WORDS += ["--precision=64-true", "--lr=0.01", "--clip-grad=1", "--layer-decay=0.9", "--random-erasing=0.3"]
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +50,14 @@ def test_two_processes_train_to_the_weights_of_one_and_resume(tmp_path):
     [
         ([], "--strategy fsdp shares a network out among several devices; add --devices"),
         (["--devices=2", "--ema=0.9"], "--ema does not go together with --strategy fsdp"),
-        (["--devices=2", "--skip_nan=1"], "--skip_nan does not go together with --strategy fsdp"),
+        (["--devices=2", "--skip-nan=1"], "--skip-nan does not go together with --strategy fsdp"),
         (["--devices=2", "--compile"], "--compile does not go together with --strategy fsdp"),
         (["--devices=2", "--precision=16-mixed"], "take bf16-mixed"),
         (["--devices=2", "--optimizer=lamb"], "needs one of sgd, momentum, adam, adamw, not lamb"),
     ],
 )
 def test_what_does_not_go_together(capsys, words, told):
-    digits = ["train", "test_resnet", "digits", "--image_size=16", "--accelerator=cpu", "--strategy=fsdp"]
+    digits = ["train", "test_resnet", "digits", "--image-size=16", "--device=cpu", "--strategy=fsdp"]
     assert main([*digits, *words, "--out=run"]) == 2
     assert told in capsys.readouterr().err
     assert not os.path.exists("run")

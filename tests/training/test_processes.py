@@ -187,8 +187,8 @@ def test_every_step_has_the_whole_batch(tmp_path, monkeypatch, accumulate):
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(ClassificationTask, "training_step", counting)
-    words = ["train", "test_resnet", "data", "--image_size=16", "--accelerator=cpu", "--workers=0", "--epochs=2"]
+    words = ["train", "test_resnet", "data", "--image-size=16", "--device=cpu", "--workers=0", "--epochs=2"]
     words += ["--pictures=false"]
-    assert main([*words, "--batch_size=16", f"--accumulate={accumulate}", "--out=run"]) == 0
+    assert main([*words, "--batch-size=16", f"--accumulate={accumulate}", "--out=run"]) == 0
     steps = [sum(images for _, images in group) for _, group in groupby(seen, key=lambda pair: pair[0])]
     assert steps == [16, 16]

@@ -22,7 +22,7 @@ from ctxvision.training.callbacks import Curves
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01", "--logger=csv"]
+SMALL = ["--image-size=16", "--batch-size=256", "--device=cpu", "--lr=0.01", "--logger=csv"]
 DIGITS = ["test_resnet", "digits", *SMALL]
 MADE = {"curves.png", "report.html", "report.json"}
 
@@ -61,7 +61,7 @@ def test_no_pictures(capsys):
 
 def test_a_run_from_before_is_resumed_and_reported(capsys):
     """A contextual one, whose metrics.csv lacks the columns of now."""
-    words = ["contextual_convnext_micro", "digits", "--batch_size=719", "--accelerator=cpu", "--logger=csv"]
+    words = ["contextual_convnext_micro", "digits", "--batch-size=719", "--device=cpu", "--logger=csv"]
     assert train(*words, "--epochs=1", "--out=run") == 0
     for name in (*MADE, "environment.json"):
         os.remove(f"run/{name}")
@@ -156,8 +156,8 @@ def test_two_processes_report_once_and_see_every_image(tmp_path):
     make_folder(tmp_path / "data", {"train/x": 8, "train/y": 8, "val/x": 5, "val/y": 4})
     broken = tmp_path / "data" / "val" / "y" / "broken.png"
     shutil.copy(__file__, broken)
-    words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image_size=16", "--workers=0"]
-    words += ["--batch_size=4", "--devices=2", "--accelerator=cpu", "--epochs=1", "--out=run", "--logger=csv"]
+    words = [sys.executable, "-m", "ctxvision", "train", "test_resnet", "data", "--image-size=16", "--workers=0"]
+    words += ["--batch-size=4", "--devices=2", "--device=cpu", "--epochs=1", "--out=run", "--logger=csv"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ABSENT}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -11,12 +11,13 @@ import pytest
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from ctxvision._extras import install_command
 from ctxvision.cli import main
 from ctxvision.runs import RunFolder
 from ctxvision.training import trainer
 from ctxvision.training.settings import resumed_options
 
-WORDS = ["train", "test_resnet", "digits", "--image_size=16", "--batch_size=256", "--accelerator=cpu", "--lr=0.01"]
+WORDS = ["train", "test_resnet", "digits", "--image-size=16", "--batch-size=256", "--device=cpu", "--lr=0.01"]
 WORDS += ["--pictures=false"]
 # two runs in a process that reaches nothing but itself
 OFFLINE = """
@@ -142,7 +143,7 @@ def test_missing_package_is_one_line(monkeypatch, capsys, name):
     monkeypatch.setattr(trainer, "_installed", lambda package: package != name)
     assert main([*WORDS, "--epochs=1", "--out=run", "--logger", "csv", name]) == 2
     assert capsys.readouterr().err == (
-        f"ctxvision: error: --logger {name} needs another package: pip install {name}\n"
+        f"ctxvision: error: --logger {name} needs another package: {install_command(name)}\n"
     )
     assert not Path("run").exists()
 
@@ -192,7 +193,7 @@ def test_damaged_names_of_runs_begin_new_ones(text, capsys):
 )
 def test_ways_to_name_them(capsys, words, names):
     with pytest.raises(SystemExit, match="0"):
-        main([*WORDS, *words, "--print_config"])
+        main([*WORDS, *words, "--print-config"])
     assert yaml.safe_load(capsys.readouterr().out)["logger"] == names
 
 

@@ -38,7 +38,7 @@ OPTIONS = {
     ),
     "video": VideoOptions(model="test_resnet", data="moving-digits#train=4,val=4", batch_size=2, frames=4),
 }  # fmt: skip
-COMMON = {"epochs": 1, "warmup_epochs": 0, "accelerator": "cpu", "logger": ["csv"], "pictures": False}
+COMMON = {"epochs": 1, "warmup_epochs": 0, "device": "cpu", "logger": ["csv"], "pictures": False}
 DIGITS = {"image_size": 16, "batch_size": 512, "lr": 0.01, **COMMON}
 
 

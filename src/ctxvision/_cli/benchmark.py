@@ -47,7 +47,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=checkpoint_of,
         help="network that the others are compared with, by its fastest row, such as resnet50",
     )
-    add("--device", default="cpu", help="device to compute on: cpu, cuda or cuda:1; default: %(default)s")
+    add(
+        "--device",
+        default="auto",
+        help="device to compute on: cpu, cuda, cuda:1, or auto for CUDA where there is any; default: %(default)s",
+    )
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -61,7 +65,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="height and width of the images in pixels; default: 224, or the size that a file names",
     )
     add(
-        "--batch_size",
+        "--batch-size",
         type=_batches,
         default=(1, 8),
         metavar="N,N",
@@ -69,7 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     layouts = parser.add_mutually_exclusive_group()
     layouts.add_argument(
-        "--channels_last",
+        "--channels-last",
         action="store_true",
         help="time the memory layout channels-last alone; default: the faster layout of each network",
     )
@@ -102,7 +106,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="seconds for each row, after which no sample begins once there are five; default: %(default)g",
     )
     add("--threads", type=whole(1), metavar="N", help="number of threads on the CPU; default: torch's own choice")
-    add("--skip_memory", action="store_true", help="do not measure memory, which takes a process for each row")
+    add("--skip-memory", action="store_true", help="do not measure memory, which takes a process for each row")
     add_shared(parser, "trust", "quiet")
     add("--csv", metavar="FILE", help="write the rows to FILE, with more columns")
     add("--json", metavar="FILE", help="write the rows to FILE as JSON")
@@ -123,7 +127,7 @@ def run(args: Namespace) -> int:
     from ctxvision.timing.subjects import check_name
 
     quieten()
-    device = _device(args.device)
+    device = _device("cpu" if args.onnx and args.device == "auto" else args.device)
     if args.onnx and (device.type != "cpu" or args.dtype != "float32"):
         raise UserError("--onnx is for the CPU and float32 here; leave it out, or --device and --dtype", 2)
     models = list(dict.fromkeys([*([args.against] if args.against else []), *args.models]))

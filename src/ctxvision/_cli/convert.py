@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("destination", metavar="OUT", help=".safetensors file to write")
     add("--model", metavar="NAME", help="name of the network, see `ctxvision models`; default: the one that fits")
     add(
-        "--no_ema",
+        "--no-ema",
         action="store_true",
         help="take the weights themselves even where the file has their moving average",
     )

@@ -1,6 +1,6 @@
 """``ctxvision evaluate``: how good the answers of a checkpoint are on a data set."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from ctxvision.wording import plural
 
 from .files import require_places
 from .messages import Keeping, UserError, as_json, note, quieten, say
-from .options import add_shared, require_task, whole
+from .options import OLD_DEVICE, add_shared, require_task, whole
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="real.json of ImageNet-ReaL, or the word timm for the copy in timm: score against its labels too",
     )
     add(
-        "--labels_by_index",
+        "--labels-by-index",
         action="store_true",
         help="take the names of class folders as class numbers, as in ImageNet-V2; names from 0 "
         "to C - 1 are understood without this option",
@@ -63,12 +63,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="32",
         help="number format of the arithmetic: 32 bits, 16 bits or bfloat16 mixed with 32; default: %(default)s",
     )
-    add(
-        "--accelerator",
-        default="auto",
-        help="kind of device to compute on: cpu, gpu, mps or auto; default: %(default)s",
-    )
-    add_shared(parser, "optimize", "trust", "strict", "quiet")
+    add("--accelerator", help=SUPPRESS)  # the word of 0.1
+    add_shared(parser, "device", "optimize", "trust", "strict", "quiet")
 
 
 def run(args: Namespace) -> int:
@@ -82,7 +78,9 @@ def run(args: Namespace) -> int:
     from ctxvision.runs import read_run
 
     quieten()
-    device = _device(args.accelerator, args.checkpoint)
+    if args.accelerator:
+        note(OLD_DEVICE)
+    device = args.accelerator or args.device
     predictor = open_predictor(args.checkpoint, device, trust=args.trust, optimize=args.optimize)
     require_task(args.task, args.checkpoint, predictor.task)
     if args.interpolation:
@@ -123,22 +121,9 @@ def _options(task: str, args: Namespace) -> dict[str, Any]:
     if task == "classification":
         return {"real": args.real, "labels_by_index": args.labels_by_index}
     if args.real or args.labels_by_index:
-        raise UserError("--real and --labels_by_index are for classification", 2)
+        raise UserError("--real and --labels-by-index are for classification", 2)
     if task == "detection" and args.split == "all":
         raise UserError("--split all is for classification; detectors are evaluated on val or train", 2)
     if task == "detection":
         return {"without_truth": bool(args.results)}
     return {"clips": args.clips, "crops": args.crops} if task == "video" else {}
-
-
-def _device(accelerator: str, checkpoint: str) -> str:
-    """Return the device that Lightning chooses; exported files compute on the CPU unless another is asked for."""
-    from lightning.fabric import Fabric
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    if accelerator == "auto" and Path(checkpoint).suffix.lower() in (".onnx", ".pt2"):
-        return "cpu"
-    try:
-        return str(Fabric(accelerator=accelerator, devices=1).device)
-    except (RuntimeError, ValueError, MisconfigurationException) as error:  # Lightning's about accelerators
-        raise UserError(str(error)) from error

@@ -46,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=checkpoint_of,
         help="second network to compare with, as CHECKPOINT",
     )
-    add("--against_layer", metavar="NAME", help="name of the layer of the second network for Grad-CAM")
+    add("--against-layer", metavar="NAME", help="name of the layer of the second network for Grad-CAM")
     add(
         "--truth",
         metavar="NAME",
@@ -72,7 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="largest number of images to explain; of more, these are spread evenly; default: %(default)s",
     )
     add(
-        "--batch_size",
+        "--batch-size",
         type=whole(1),
         default=128,
         metavar="N",
@@ -91,7 +91,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Write the page and print its path; 1 if no image could be read. See `ctxvision explain --help`."""
     if args.against_layer and not args.against:
-        raise UserError("--against_layer is a layer of the network that --against names", 2)
+        raise UserError("--against-layer is a layer of the network that --against names", 2)
     require_place(args.out, "explain.json")
     quieten()
 

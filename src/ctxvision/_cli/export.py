@@ -33,15 +33,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         "pretrained weights",
     )
     add("out", metavar="OUT", help=".onnx or .pt2 file to write")
-    add("--fixed_batch", action="store_true", help="let the file take one image at a time; default: any number")
+    add("--fixed-batch", action="store_true", help="let the file take one image at a time; default: any number")
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
-        "--dynamic_size",
+        "--dynamic-size",
         action="store_true",
         help="let the file take images of any height and width; default for segmentation and detection",
     )
     sizes.add_argument(
-        "--fixed_size",
+        "--fixed-size",
         action="store_true",
         help="let the file take images of the network's input size alone; default for other tasks",
     )
@@ -72,7 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="number of images to calibrate on; default: %(default)s",
     )
     add(
-        "--batch_size",
+        "--batch-size",
         type=whole(1),
         default=32,
         metavar="N",

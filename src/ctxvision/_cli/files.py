@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ctxvision.files import reason
+from ctxvision.wording import option
 
 from .messages import UserError
 
@@ -32,7 +33,7 @@ def require_places(**paths: str | os.PathLike[str] | None) -> None:
     """
     given = [os.fspath(path) for path in paths.values() if path]
     if len({os.path.realpath(path) for path in given}) < len(given):
-        options = [f"--{option}" for option in paths]
+        options = [option(name) for name in paths]
         raise UserError(f"{', '.join(options[:-1])} and {options[-1]} must be different files", 2)
     for path in given:
         place = Path(path)

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from ctxvision._extras import explain_import
 from ctxvision.files import WriteError, write_whole
 from ctxvision.foreign import csv_text, finite_values, json_text, visible
+from ctxvision.wording import did_you_mean, option
 
 # extras of the commands; those not named need "train"
 _EXTRAS = {"explain": "explain", "export": "export", "serve": "serve", "convert": "weights"}
@@ -45,7 +46,7 @@ def explain_error(error: Exception, words: Sequence[str] = ()) -> str:
     if isinstance(error, ImportError) and (wanted := explain_import(error, _extras(words))):
         return f"this command {wanted}" if wanted.startswith("needs") else wanted
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "out of memory; lower --micro_batch (train), --batch_size or --image_size"
+        return "out of memory; lower --micro-batch (train), --batch-size or --image-size"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
     return f"unexpected {type(error).__name__}: {message} (CTXVISION_DEBUG=1 shows where)"
@@ -58,6 +59,26 @@ def _extras(words: Sequence[str]) -> list[str]:
     options = [part for word in words[1:] for part in word.split("=", 1)]
     tasks = [value for option, value in pairwise(options) if option == "--task" and value in _TASK_EXTRAS]
     return [_EXTRAS.get(words[0], "train"), *tasks[-1:]]
+
+
+def unknown_words(strange: Sequence[str], options: Iterable[str], prog: str) -> str:
+    """Say that a command has no use for words of its command line.
+
+    Args:
+        strange: Words that were left over.
+        options: Options that there are, with their dashes.
+        prog: Name of the command, with that of the program.
+    """
+    name = strange[0].partition("=")[0]
+    hint = did_you_mean(name, map(option, options)) if name.startswith("--") else ""
+    what = f"there is no option {name}{hint}" if name.startswith("-") else f"unrecognized arguments: {strange[0]}"
+    return f"{what}; `{prog} --help` lists the options"
+
+
+def say_loading() -> None:
+    """Say on a terminal that an answer takes a while, where torch is not imported yet."""
+    if "torch" not in sys.modules and sys.stderr.isatty():
+        note("loading PyTorch …")
 
 
 def note(message: str) -> None:

@@ -1,8 +1,12 @@
 """``ctxvision models``: the networks of this library."""
 
+import csv
 import fnmatch
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import Any
+
+from ctxvision.wording import did_you_mean
 
 from .messages import UserError, say_all, write_rows
 from .options import add_shared
@@ -31,30 +35,23 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the networks; see `ctxvision models --help`."""
-    from ctxvision.checkpoints.layout import our_models
-
-    names = [n for n in our_models() if fnmatch.fnmatch(n, args.pattern) or args.pattern in n]
+    # counted by tools/models_table.py: to build the networks takes seconds
+    with (Path(__file__).parents[1] / "models" / "networks.csv").open(encoding="utf-8", newline="") as file:
+        networks = {row["name"]: row for row in csv.DictReader(file)}
+    names = [n for n in networks if fnmatch.fnmatch(n, args.pattern) or args.pattern in n]
     if not names:
-        raise UserError(f"no model matches {args.pattern!r}; `ctxvision models` lists all")
-    say_all(write_rows([_describe(name) for name in names], COLUMNS, args.format))
+        near = did_you_mean(args.pattern, networks)
+        raise UserError(f"no model matches {args.pattern!r}{near}; `ctxvision models` lists all")
+    say_all(write_rows([_described(networks[name]) for name in names], COLUMNS, args.format))
     return 0
 
 
-def _describe(name: str) -> dict[str, Any]:
-    import timm
-    import torch
-
-    from ctxvision.models import count_macs, paper_result
-
-    with torch.device("meta"):
-        model = timm.create_model(name).eval()
-    size = model.pretrained_cfg["input_size"]
-    result = paper_result(name)
+def _described(row: dict[str, str]) -> dict[str, Any]:
     return {
-        "name": name,
-        "params_m": round(sum(p.numel() for p in model.parameters()) / 1e6, 3),
-        "gmacs": round(count_macs(model, size) / 1e9, 3),
-        "input_size": "x".join(map(str, size)),
-        "top1": result.top1 if result else None,
-        "source": result.source if result else None,
+        "name": row["name"],
+        "params_m": round(int(row["params"]) / 1e6, 3),
+        "gmacs": round(int(row["macs"]) / 1e9, 3),
+        "input_size": row["input_size"],
+        "top1": float(row["top1"]) if row["top1"] else None,
+        "source": row["source"] or None,
     }

@@ -4,6 +4,8 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from typing import Any
 
+from ctxvision.wording import option
+
 from .messages import UserError
 
 
@@ -32,6 +34,8 @@ def share(text: str) -> float:
         raise ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
     return value
 
+
+OLD_DEVICE = "--accelerator is deprecated and ends with version 0.4; write --device"
 
 _SHARED: dict[str, dict[str, Any]] = {
     "task": {
@@ -71,8 +75,9 @@ _SHARED: dict[str, dict[str, Any]] = {
         "help": "number of processes that decode images; default: as many as processors, at most 8",
     },
     "device": {
-        "default": "cpu",
-        "help": "device to compute on: cpu, cuda, cuda:1, mps, …; default: %(default)s",
+        "default": "auto",
+        "help": "device to compute on: cpu, cuda, cuda:1, mps, or auto for CUDA where there is any; default: "
+        "%(default)s; .onnx and .pt2 files are computed on the CPU",
     },
     "optimize": {
         "choices": ("auto", "none", "fuse", "compile"),
@@ -93,7 +98,7 @@ _SHARED: dict[str, dict[str, Any]] = {
 def add_shared(parser: ArgumentParser, *names: str) -> None:
     """Declare options that several commands have, by their names without dashes."""
     for name in names:
-        parser.add_argument(f"--{name}", **_SHARED[name])
+        parser.add_argument(option(name), **_SHARED[name])
 
 
 def require_task(asked: str | None, source: str, task: str) -> None:

@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("images", metavar="IMAGE", nargs="+", help="image or video files, and folders of them")
     add_shared(parser, "task")
     add(
-        "--top_k",
+        "--top-k",
         type=whole(1),
         default=5,
         metavar="K",
@@ -51,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_shared(parser, "clips", "crops")
     add(
-        "--batch_size",
+        "--batch-size",
         type=whole(1),
         metavar="N",
         help="number of images computed at a time; default: 32 for a classifier, 1 for others",
@@ -80,7 +80,7 @@ def run(args: Namespace) -> int:
     output = Output(args.format, predictor, args.checkpoint, args.out)
     folder = make_folder(args.draw) if args.draw else None
     not_drawn: list[tuple[str, Exception]] = []
-    bad, taken = 0, set[str]()
+    bad, drawn, taken = 0, 0, set[str]()
     answers = predictor(
         inputs,
         batch_size=args.batch_size,
@@ -105,6 +105,7 @@ def run(args: Namespace) -> int:
 
                 try:
                     pictures = save_pictures(folder, answer, predictor, taken)
+                    drawn += len(pictures)
                 except Exception as error:
                     not_drawn.append((str(answer.path), error))
             output.add(answer, pictures)
@@ -113,11 +114,14 @@ def run(args: Namespace) -> int:
     text = output.text()
     if args.out and not in_folder:
         write_whole(args.out, text)
+        note(f"{plural(output.count, predictor.sample_name)} answered, written to {args.out}")
     elif output.count or args.format != "table":
         say_all(text)
     if bad:
         what = "bad image" if predictor.task == "classification" else "bad file"
         note(f"skipped {plural(bad, what)} of {bad + output.count}")
+    if drawn:
+        note(f"{plural(drawn, 'picture')} drawn in {args.draw}")
     keeping = Keeping()
     if not_drawn:
         path, first_error = not_drawn[0]

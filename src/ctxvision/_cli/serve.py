@@ -28,23 +28,23 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"secret of at least 16 characters that requests must carry; better given "
         f"as {TOKEN} in the environment",
     )
-    add("--without_token", action="store_true", help="let every machine that can reach --host in, without a token")
+    add("--without-token", action="store_true", help="let every machine that can reach --host in, without a token")
     add(
-        "--allow_host",
+        "--allow-host",
         metavar="NAME",
         action="append",
         default=[],
         help="another name by which browsers know this server, as behind a proxy; may be repeated",
     )
     add(
-        "--max_bytes",
+        "--max-bytes",
         type=int,
         default=10 * 2**20,
         metavar="N",
         help="largest size of a request in bytes; default: %(default)s",
     )
     add(
-        "--max_pixels",
+        "--max-pixels",
         type=int,
         default=25_000_000,
         metavar="N",
@@ -59,7 +59,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "more are refused; default: %(default)s"
     )  # fmt: skip
     add(
-        "--max_wait_ms", type=float, default=5.0, metavar="MS", help="milliseconds that an image waits for more; "
+        "--max-wait-ms", type=float, default=5.0, metavar="MS", help="milliseconds that an image waits for more; "
         "default: %(default)s"
     )  # fmt: skip
     add(

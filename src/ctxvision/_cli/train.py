@@ -3,27 +3,21 @@
 import argparse
 import dataclasses
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import re
 from typing import Any
 
-from ctxvision.data.files import in_words
+from ctxvision.devices import resolved
 from ctxvision.runs import Run
 from ctxvision.tasks.registry import TASKS
 from ctxvision.training.error import OptionError, TrainingStopped
 from ctxvision.training.options import TrainOptions, options_class
-from ctxvision.training.settings import SettingsFileError, basis_of, explain_type, read_settings_file
+from ctxvision.training.settings import SettingsFileError, basis_of, read_settings_file
 
-from .messages import quieten
-
-_ABOUT: dict[str, Any] = {
-    "prog": "ctxvision train",
-    "usage": "ctxvision train MODEL [DATA] [options]",
-    "description": "Train a network on images, or on the embedded handwritten digits, DATA = digits. "
-    "`--set NAME=VALUE` is another way to write `--NAME VALUE`.",
-    "epilog": "Ctrl-C leaves a checkpoint to continue from: ctxvision train --resume RUNDIR.",
-}
-_SEE_HELP = "`ctxvision train --help` lists the options"
+from . import class_paths
+from .messages import note, quieten, say_loading
+from .options import OLD_DEVICE
+from .train_parser import SEE_HELP, make_parser, types_explained
 
 
 def run(words: list[str]) -> int:
@@ -39,6 +33,7 @@ def run(words: list[str]) -> int:
     from ctxvision.training.processes import rank
     from ctxvision.training.run import train_with
 
+    quieten()  # again: Lightning sets its level when it is imported
     try:
         trained = train_with(options)
     except TrainingStopped as stopped:
@@ -50,17 +45,14 @@ def run(words: list[str]) -> int:
 
 def _write_report(trained: Run, options: TrainOptions) -> None:
     """Write ``report.html`` into the run folder; what goes wrong is a line, for the training has succeeded."""
-    import torch
-
     from ctxvision.pages import write_report
 
-    on_gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     logging.getLogger("ctxvision.data").setLevel(logging.ERROR)  # the training has named the bad samples
     write_report(
         trained.path,
         trained.path / "report.html",
         required=False,
-        device="cuda" if on_gpu else "cpu",
+        device=resolved(options.device),
         trust=True,
         workers=options.workers,
     )
@@ -68,31 +60,49 @@ def _write_report(trained: Run, options: TrainOptions) -> None:
 
 
 def options_of(words: list[str]) -> TrainOptions:
-    """Return the options of a command line, complete; ``--help`` and ``--print_config`` end the program.
+    """Return the options of a command line, complete; ``--help`` and ``--print-config`` end the program.
 
     Raises:
         OptionError: The command line is wrong.
     """
-    from jsonargparse import ArgumentParser
-
-    first, words = _first_look(_as_options(words))
+    parts, words = class_paths.take_out(_as_options(words))
+    first, words = _first_look(words)
+    first |= parts
     basis = basis_of(first)
-    parser = ArgumentParser(**_ABOUT, exit_on_error=False, default_env=False, allow_abbrev=False)
+    parser = make_parser()
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
     parser.add_class_arguments(basis.kind)
-    printing = [word for word in words if word.split("=")[0] == "--print_config"]
-    with _types_explained():
+    if {"-h", "--help"} & {*words}:
+        parser.set_defaults(basis.usual(first))
+    printing = [word for word in words if word[2:].split("=")[0] == "print_config"]
+    with types_explained():
         given = first | parser.parse_args([w for w in words if w not in printing], defaults=False).as_dict()
     if printing and not (whole := {**basis.resumed, **given}).get("model"):
         parser.set_defaults(whole)
-        with _types_explained():
+        with types_explained():
             parser.parse_args(printing)
+    if {**basis.resumed, **given}.get("model"):  # else that is said at once
+        say_loading()
     options = basis.complete(given)
-    if printing:  # what is printed is whole: options that depend on recipe, model and data are the defaults now
+    if printing:
+        options = _with_batch(options)
+        # what is printed is whole: options that depend on recipe, model and data are the defaults now
         parser.set_defaults(dataclasses.asdict(options))
-        with _types_explained():
+        with types_explained():
             parser.parse_args(printing)
     return options
+
+
+def _with_batch(options: TrainOptions) -> TrainOptions:
+    """Return the options with the batch that the data would get, if they are here and can be read."""
+    if options.batch_size is not None or not os.path.exists(options.data):
+        return options
+    from ctxvision.data import DataError
+
+    try:
+        return options.with_batch_for(options.open_data(1).train_size)
+    except (DataError, OptionError):
+        return options
 
 
 def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -110,32 +120,25 @@ def _first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     try:
         found, others = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
-        raise OptionError(f"{error}; {_SEE_HELP}") from error
+        raise OptionError(f"{error}; {SEE_HELP}") from error
     named = {name: None if value in ("null", "None") else value for name, value in vars(found).items()}
     options: dict[str, Any] = {}
     for path in named.pop("config") or ():
         try:
             options |= read_settings_file(path)
         except (OSError, SettingsFileError) as error:
+            from ctxvision.data.files import in_words
+
             raise OptionError(f"--config {path}: {in_words(error)}") from error
     return options | named, others
-
-
-@contextmanager
-def _types_explained() -> Iterator[None]:
-    from jsonargparse import ArgumentError
-
-    try:
-        yield
-    except ArgumentError as error:
-        raise OptionError(f"{explain_type(str(error))}; {_SEE_HELP}") from error
 
 
 def _as_options(words: list[str]) -> list[str]:
     """Write every word as an option that jsonargparse understands.
 
-    Leading words are --model and --data; ``--set NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and
-    ``--logger wandb,csv`` are ``--logger=[wandb,csv]``; a switch that stands alone gets its value.
+    Dashes in names are underscores, as fields have them. Leading words are --model and --data; ``--set
+    NAME=VALUE`` is ``--NAME=VALUE``; ``--logger wandb csv`` and ``--logger wandb,csv`` are
+    ``--logger=[wandb,csv]``; a switch that stands alone gets its value.
     """
     words, places = [*words], ["--model", "--data"]
     options: list[str] = []
@@ -145,13 +148,18 @@ def _as_options(words: list[str]) -> list[str]:
     switches = {f"--{field.name}": "true" for field in fields if field.type is bool} | {"--resume": "last"}
     while words:
         name, equals, value = words.pop(0).partition("=")
+        name = _with_underscores(name)
         if name == "--set":
             pair = value if equals else words.pop(0) if words else ""
             name, equals, value = f"--{pair}".partition("=")
+            name = _with_underscores(name)
             if name == "--" or not equals:
                 raise OptionError(
                     f"--set needs NAME=VALUE, got {pair!r}; `ctxvision train --help` lists the names"
                 )
+        if name == "--accelerator":
+            note(OLD_DEVICE)
+            name = "--device"
         if name == "--logger":
             while words and not words[0].startswith("-"):
                 value += f",{words.pop(0)}"
@@ -161,3 +169,7 @@ def _as_options(words: list[str]) -> list[str]:
             equals, value = "=", switches[name]
         options.append(f"{name}{equals}{value}")
     return options
+
+
+def _with_underscores(word: str) -> str:
+    return "--" + word[2:].replace("-", "_") if re.match(r"--\w", word) else word

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ctxvision.files import near_path
 from ctxvision.runs import checkpoint_of
 
 from . import keras_file
@@ -90,7 +91,7 @@ def read_contents(path: str | PathLike[str], *, ema: bool = True) -> Contents:
     if path.is_dir():
         raise CheckpointError(path, "is a folder; name the checkpoint file inside it")
     if not path.is_file():
-        raise CheckpointError(path, "no such file; check the path")
+        raise CheckpointError(path, f"no such file{near_path(path) or '; check the path'}")
     try:
         if path.stat().st_size == 0:
             raise CheckpointError(path, "is empty; download it again")

@@ -12,6 +12,7 @@ import timm
 from torch import Tensor, nn
 
 from ctxvision._hub import cache_only, why_not_asked
+from ctxvision.files import near_path
 from ctxvision.models._weights import why_none
 
 from .error import CheckpointError, name_some
@@ -75,9 +76,8 @@ def names_a_network(source: str) -> bool:
     if Path(source).is_dir():
         return False
     near = difflib.get_close_matches(source.split(".")[0], timm.list_models(), n=1)
-    raise CheckpointError(
-        source, "neither a file nor a network of timm" + (f"; did you mean {near[0]}?" if near else "")
-    )
+    hint = f"; did you mean {near[0]}?" if near else near_path(source)
+    raise CheckpointError(source, f"neither a file nor a network of timm{hint}")
 
 
 def pretrained_network(name: str, in_chans: int = 3) -> nn.Module:

@@ -20,6 +20,9 @@ from .sources import Source, Weights, classifiers_of, read_weights
 _CLASSIFIERS = ("head.fc", "head.norm", "fc")
 
 
+_MOST_MISFITS = 0.2  # of the tensors; with more of them the network is of another kind
+
+
 @dataclass(frozen=True)
 class WarmStartReport:
     """What `warm_start` did, as names of tensors.
@@ -135,6 +138,13 @@ def _require_counterpart(
     patterns = {_pattern(name) for name in tensors}
     absent = [name for name in new if name not in tensors and _pattern(name) in patterns]
     advice = f" (partial=True loads the {len(loaded)} tensors that fit)" if _has_weights(loaded) else ""
+    if len(homeless) + len(unlike) > _MOST_MISFITS * len(tensors):
+        raise CheckpointError(
+            weights.where,
+            "the weights of another kind of network, not of the model or of its plain counterpart: "
+            f"{len(homeless) + len(unlike)} of {len(tensors)} tensors, such as {misfits[0]}, have no place in the "
+            f"model; nothing was loaded{advice}",
+        )
     for names, what in (
         (unlike, "tensors have another shape"),
         (homeless, "tensors have no place in the model"),

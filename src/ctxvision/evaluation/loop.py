@@ -101,7 +101,7 @@ def evaluate(
     request = DataRequest(data, split, batch_size, workers, strict)
     evaluator: Evaluator = task.make_evaluator(predictor, request, examples=examples, run=run, **options)
     source = evaluator.source
-    predictor.expect(len(source.module.eval_dataset()))
+    predictor.expect(source.count())
     batches = counted(
         source.batches(predictor.device),
         progress,

@@ -94,7 +94,7 @@ class VideoEvaluator:
 
     def process(self, clips: Tensor, targets: Tensor, logits: Tensor) -> None:
         """Count the answers to videos, (B, T, C, H, W) or (B, V, T, C, H, W), with true classes (B,)."""
-        self._probabilities.append(logits.double().softmax(1).cpu().numpy())
+        self._probabilities.append(logits.cpu().double().softmax(1).numpy())
         self._targets.append(targets.cpu().numpy())
 
     def evaluate(self, watch: Stopwatch, precision: str) -> VideoScores:

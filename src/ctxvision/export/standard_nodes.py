@@ -69,7 +69,7 @@ class _Writer:
 
     def constant(self, values: Any, kind: type = np.int64) -> "ir.Value":
         """Return a constant of integers, or of the numpy type ``kind``."""
-        array = np.asarray(values, kind)
+        array: Any = np.asarray(values, kind)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"{self._name}_constant_{len(self._constants)}"
@@ -364,7 +364,7 @@ def _corners(
     rows, columns = fractions
     if mask is not None:
         modulation = write("Transpose", mask, perm=(0, 2, 3, 1))
-        rows = tuple(write("Mul", one, modulation) for one in rows)
+        rows = (write("Mul", rows[0], modulation), write("Mul", rows[1], modulation))
     last = write.constant([4])
     upright, across = (
         write("Concat", *(write("Unsqueeze", one, last) for one in pair), axis=4) for pair in (rows, columns)

@@ -14,6 +14,7 @@ from ctxvision.checkpoints import read_state_dict
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.checkpoints.sources import names_a_network
 from ctxvision.data.error import DataError
+from ctxvision.devices import resolved
 from ctxvision.runs import checkpoint_of
 from ctxvision.tasks import Task, TaskError, load_task
 from ctxvision.tasks.classification.task import pretrained_task, spec_of
@@ -105,8 +106,8 @@ def open_predictor(
             ``.pt2`` file of ``ctxvision export``, or of a folder of ``ctxvision publish``; ``local-dir:`` or
             ``hf-hub:`` and the place of a published network; or the name of a network for which timm has
             pretrained weights.
-        device: The device that computes, such as ``"cpu"``, ``"cuda:1"`` or ``"mps"``. Exported files run on the
-            CPU.
+        device: The device that computes, such as ``"cpu"``, ``"cuda:1"`` or ``"mps"``; ``"auto"`` is CUDA where
+            there is any. Exported files run on the CPU.
         trust: Whether a ``.pt2`` file may run code of its own, an ``.onnx`` file may read other files, and
             settings may ask for more than a network usually does.
         optimize: How a network is prepared, exported files excepted. ``"auto"`` lets a copy answer whose BatchNorm
@@ -132,7 +133,7 @@ def open_predictor(
     text = os.fspath(source)
     path = Path(checkpoint_of(source))
     if path.suffix.lower() in SUFFIXES:
-        if device != "cpu":
+        if device not in ("cpu", "auto"):
             raise InferenceError(f"exported networks run on the CPU here, not on {device!r}; leave out --device")
         return predictor_of(open_exported(path, trust=trust))
     where = device_named(device)
@@ -178,13 +179,13 @@ def _predictor(task: str) -> Callable[..., Predictor]:
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device of a name such as ``"cuda:1"``.
+    """Return the device of a name such as ``"cuda:1"`` or ``"auto"``.
 
     Raises:
         InferenceError: There is no such device.
     """
     try:
-        device = torch.device(name)
+        device = torch.device(resolved(name))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InferenceError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -87,7 +87,7 @@ def why_none(model: str) -> str:
     if plain := PLAIN.get(model):
         return (
             f"nobody published weights of {model}; start from the plain network that it extends: "
-            f'ctxvision.checkpoints.warm_start(model, "{plain}"), or `ctxvision train --init_from {plain}`'
+            f'ctxvision.checkpoints.warm_start(model, "{plain}"), or `ctxvision train --init-from {plain}`'
         )
     with_weights = f"networks with weights: {', '.join(WEIGHTS)}"
     if withheld := WITHHELD.get(model):

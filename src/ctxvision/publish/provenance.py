@@ -25,8 +25,8 @@ class PublishError(ValueError):
 
 # of the author's machine, or of no consequence for the result
 _PRIVATE = {
-    "accelerator", "data", "devices", "init_from", "logger", "nodes", "out", "pictures", "prefetch", "recipe",
-    "resume", "save_minutes", "strategy", "strict", "workers",
+    "accelerator", "callbacks", "data", "device", "devices", "init_from", "logger", "nodes", "out", "pictures",
+    "prefetch", "recipe", "resume", "save_minutes", "save_top_k", "strategy", "strict", "workers",
 }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from ctxvision.wording import did_you_mean
+
 __all__ = ["Recipe", "RecipeError", "load_recipe", "recipe_names"]
 
 _FOLDER = Path(__file__).parent
@@ -66,7 +68,9 @@ def load_recipe(name: str) -> Recipe:
         RecipeError: There is no recipe of this name.
     """
     if name not in recipe_names():
-        raise RecipeError(f"there is no recipe {name!r}; there are {', '.join(recipe_names())}")
+        near = did_you_mean(name, recipe_names())
+        listed = "`ctxvision recipes` lists them" if near else f"there are {', '.join(recipe_names())}"
+        raise RecipeError(f"there is no recipe {name!r}{near}; {listed}")
     text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     models = {model: dict(own or {}) for model, own in content.get("models", {}).items()}

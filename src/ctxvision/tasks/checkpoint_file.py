@@ -22,7 +22,7 @@ import torch
 from ctxvision.checkpoints import CheckpointError
 from ctxvision.checkpoints.archive import ArchiveError, has_whole_end, load_pickled
 from ctxvision.checkpoints.finite import require_finite
-from ctxvision.files import reason, replacing
+from ctxvision.files import near_path, reason, replacing
 from ctxvision.runs import checkpoint_of
 from ctxvision.tasks.classification.task import is_pretrained_name, pretrained_task
 
@@ -206,6 +206,19 @@ def read_progress(path: str | os.PathLike[str]) -> tuple[int | None, int | None]
     return epoch + 1 if isinstance(epoch, int) else None, step if isinstance(step, int) else None
 
 
+def epochs_done(path: str | os.PathLike[str]) -> int | None:
+    """Return the number of epochs that were trained to their end when a checkpoint was saved, if it says so.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    try:
+        done = _read(Path(path))["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    except (KeyError, TypeError):
+        return None
+    return done if isinstance(done, int) else None
+
+
 def require_readable(path: Path) -> None:
     """Check that a checkpoint is whole: by its checksum, or by reading it where it has none.
 
@@ -219,7 +232,7 @@ def require_readable(path: Path) -> None:
 def _is_verified(path: Path) -> bool:
     """Tell whether a file has a checksum that fits."""
     if not path.exists():
-        raise CheckpointError(path, "no such file")
+        raise CheckpointError(path, f"no such file{near_path(path)}")
     if path.is_dir():
         raise CheckpointError(
             path, "is a folder; name a .ckpt file, or a run folder, in which there is checkpoints/best.ckpt"

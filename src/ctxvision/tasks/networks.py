@@ -13,8 +13,8 @@ from .error import NOT_TAKEN, TaskError, require_own
 if TYPE_CHECKING:
     from ctxvision.models._contextual_net import ContextualNet
 
-_WEIGHTS = "weights to start from are given with --init_from"
-_CHANNELS = "it follows from the data; --in_chans chooses it where there is a choice"
+_WEIGHTS = "weights to start from are given with --init-from"
+_CHANNELS = "it follows from the data; --in-chans chooses it where there is a choice"
 _FEATURES = "the task takes the feature maps that it needs"
 _TAKEN = {
     "model_name": "that is the name of the network",
@@ -94,7 +94,7 @@ def create_network(
     require_model(name)
     rates = {"drop_path_rate": drop_path_rate, "drop_rate": dropout}
     optional = {argument: rate for argument, rate in rates.items() if rate}
-    options = {"drop_path_rate": "--drop_path_rate", "drop_rate": "--dropout"}
+    options = {"drop_path_rate": "--drop-path-rate", "drop_rate": "--dropout"}
     twice = {argument: f"{options[argument]} has set it; leave one of them out" for argument in optional}
     require_own(f"model_args of {name}", model_args, _TAKEN | twice)
     if features_only:

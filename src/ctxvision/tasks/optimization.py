@@ -5,7 +5,7 @@ import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from timm.optim import (
@@ -21,63 +21,25 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .error import NOT_TAKEN, TaskError, require_own
+from .settings import OptimizerSettings, ScheduleName
 
 _OF_NETWORK = "it follows from the network"
 _TAKEN = {
     "opt": "--optimizer names it",
     "lr": "--lr sets it",
-    "weight_decay": "--weight_decay sets it",
-    "layer_decay": "--layer_decay sets it",
+    "weight_decay": "--weight-decay sets it",
+    "layer_decay": "--layer-decay sets it",
     **dict.fromkeys(("params", "model_or_params", "param_group_fn"), _OF_NETWORK),
 }
 _OF_RUN = "it follows from the run"
 _TAKEN_BY_SCHEDULE = {
     "sched": "--schedule names it",
     "num_epochs": "--epochs or --steps sets it",
-    "warmup_epochs": "--warmup_epochs or --warmup_steps sets it",
-    "warmup_lr": "--warmup_factor sets it, as a share of --lr",
-    "min_lr": "--min_lr sets it",
+    "warmup_epochs": "--warmup-epochs or --warmup-steps sets it",
+    "warmup_lr": "--warmup-factor sets it, as a share of --lr",
+    "min_lr": "--min-lr sets it",
     **dict.fromkeys(("optimizer", "warmup_prefix", "step_on_epochs", "updates_per_epoch"), _OF_RUN),
 }
-
-ScheduleName = Literal["cosine", "poly", "step", "multistep"]
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """The optimiser and the schedule as far as no task has defaults of its own for them.
-
-    Args:
-        optimizer: Name of one of timm's optimisers, such as adamw, lamb or muon. The name sgd means Nesterov
-            momentum, and momentum means plain momentum.
-        optimizer_args: More arguments of the optimiser's constructor, such as betas or eps, as JSON or YAML. Null
-            means no more arguments.
-        layer_decay: Ratio of the learning rates of neighbouring layers, more than 0 and at most 1. If it is null,
-            all layers have the same learning rate.
-        schedule: Shape of the learning rate after the warm-up.
-        schedule_args: More arguments of timm's schedule, such as decay_milestones and decay_rate (of poly, the
-            power), as JSON or YAML. Null means no more arguments.
-        warmup_steps: Number of optimiser steps during which the learning rate rises, instead of --warmup_epochs.
-            If it is null, --warmup_epochs counts.
-        warmup_factor: Share of the learning rate that the warm-up begins with, from 0 to 1.
-        min_lr: Learning rate at the end of the schedules cosine and poly.
-        cooldown_epochs: Number of epochs at the end during which the learning rate of cosine and poly stays at
-            min_lr.
-        decay_norms: Whether weight decay takes norms and biases too, as in OpenMMLab's recipes; what a network's
-            ``no_weight_decay`` names, such as class embeddings, is spared all the same.
-    """
-
-    _: KW_ONLY
-    optimizer: str = "adamw"
-    optimizer_args: dict[str, Any] | None = None
-    layer_decay: float | None = None
-    schedule: ScheduleName = "cosine"
-    schedule_args: dict[str, Any] | None = None
-    warmup_steps: int | None = None
-    warmup_factor: float = 0.0
-    min_lr: float = 0.0
-    cooldown_epochs: float = 0.0
-    decay_norms: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +102,7 @@ def require_optimizer(name: str, args: Mapping[str, Any] | None = None) -> None:
     strange = [argument for argument in args or () if not takes.get(argument, True)]
     if strange:
         raise TaskError(
-            f"optimizer {name} takes no {strange[0]}; leave it out of --optimizer_args, or null leaves all out"
+            f"optimizer {name} takes no {strange[0]}; leave it out of --optimizer-args, or null leaves all out"
         )
 
 

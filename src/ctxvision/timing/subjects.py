@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ctxvision.files import near_path
 from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
 from ctxvision.inference.exported import SUFFIXES, Exported, open_exported
@@ -96,7 +97,7 @@ def check_name(model: str) -> None:
     """
     if Path(model).suffix.lower() in (".ckpt", *SUFFIXES):
         if not Path(model).is_file():
-            raise TimingError(f"{model}: no such file")
+            raise TimingError(f"{model}: no such file{near_path(model)}")
     elif not model.startswith(_SOURCES):
         require_model(model)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,6 +13,7 @@ from timm import is_model
 
 from ctxvision.checkpoints import PlainClassifier, fit_classes
 from ctxvision.data import DataModule
+from ctxvision.devices import resolved
 from ctxvision.models import ContextualNet
 from ctxvision.tasks import ClassificationTask, Task, load_task
 from ctxvision.tasks.fine_tuning import in_short
@@ -21,6 +23,7 @@ from ctxvision.wording import plural
 from .error import OptionError, TrainingError
 from .options import TrainOptions
 from .processes import say
+from .settings import with_warmup_within
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ def solve(
     if batch_size % everywhere:
         sizes = _or(_nearest(batch_size, lambda size: size % everywhere == 0))
         raise OptionError(
-            f"--batch_size {batch_size} is for all devices together, and cannot be shared equally by {everywhere}"
+            f"--batch-size {batch_size} is for all devices together, and cannot be shared equally by {everywhere}"
             f"; the nearest that can: {sizes}",
         )
     share = batch_size // everywhere
@@ -75,13 +78,13 @@ def solve(
             counts = _or(_nearest(accumulate, lambda count: share % count == 0, highest=share))
             raise OptionError(
                 f"--accumulate {accumulate} does not divide the {plural(share, 'image')} of a device "
-                f"(--batch_size {batch_size}); the nearest that do: {counts}",
+                f"(--batch-size {batch_size}); the nearest that do: {counts}",
             )
         images = share // accumulate
         if micro_batch is not None and images > micro_batch:
             raise OptionError(
-                f"--accumulate {accumulate} leaves {images} images at a time on a device, more than --micro_batch "
-                f"{micro_batch}; add --micro_batch {images}, or leave --accumulate out",
+                f"--accumulate {accumulate} leaves {images} images at a time on a device, more than --micro-batch "
+                f"{micro_batch}; add --micro-batch {images}, or leave --accumulate out",
             )
         return BatchPlan(nodes, devices, images, accumulate)
     limit = share if micro_batch is None else micro_batch
@@ -89,8 +92,8 @@ def solve(
     if not images:
         sizes = _or([size * everywhere for size in _nearest(share, lambda size: _part(size, limit) > 0)])
         raise OptionError(
-            f"the {plural(share, 'image')} of a device (--batch_size {batch_size}) have no equal parts of "
-            f"{(limit + 1) // 2} to {limit} images (--micro_batch); nearest: --batch_size {sizes}",
+            f"the {plural(share, 'image')} of a device (--batch-size {batch_size}) have no equal parts of "
+            f"{(limit + 1) // 2} to {limit} images (--micro-batch); nearest: --batch-size {sizes}",
         )
     return BatchPlan(nodes, devices, images, share // images)
 
@@ -112,6 +115,19 @@ def _nearest(value: int, fits: Callable[[int], bool], highest: int | None = None
 
 def _or(values: list[int]) -> str:
     return " or ".join(map(str, values))
+
+
+def steps_per_epoch(data: DataModule, plan: BatchPlan) -> int:
+    """Count the optimiser steps of an epoch."""
+    images = plan.images * plan.accumulate
+    return max(1, data.batches_per_epoch * plan.images // images // (plan.devices * plan.nodes))
+
+
+def epochs_of(options: TrainOptions, data: DataModule, plan: BatchPlan) -> int:
+    """Count the epochs of a run, whose length may be given in optimiser steps."""
+    if not options.steps:
+        return options.epochs or 1
+    return math.ceil(options.steps / steps_per_epoch(data, plan))
 
 
 class Prepared(NamedTuple):
@@ -139,6 +155,10 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         TaskError: A name or an argument is unknown, or the optimiser cannot train here.
         CheckpointError: The weights to start from cannot be used.
     """
+    data = None
+    if options.batch_size is None:
+        data = options.open_data(1)
+        options = options.with_batch_for(data.train_size)
     plan = solve(
         options.batch_size or 0,
         options.devices or 1,
@@ -146,7 +166,11 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         micro_batch=options.micro_batch,
         accumulate=options.accumulate,
     )
-    data = options.open_data(plan.images)
+    if data is None:
+        data = options.open_data(plan.images)
+    data.batch_size = plan.images
+    if options.steps:
+        options = with_warmup_within(options, epochs_of(options, data, plan))
     if resumed:
         data = _in_order_of(resumed, data, functools.partial(options.open_data, plan.images))
     if "image_size" in vars(options):
@@ -162,7 +186,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         say(in_short(report))
         _tell_other_filter(options.init_from, task)
         if report.fits_classes and isinstance(task, ClassificationTask):
-            say(_fit_classes(task, data, report.classifier, options.accelerator))
+            say(_fit_classes(task, data, report.classifier, options.device))
     if options.compile:
         task.compile_network()
     if options.precision == "64-true":
@@ -173,7 +197,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         say(
             f"one image at a time: {plural(len(norms), 'batch norm')} of single values ({norms[0]}"
             f"{', …' if len(norms) > 1 else ''}) keep the statistics that they have; two or more on a device "
-            "(--batch_size, --micro_batch) train them"
+            "(--batch-size, --micro-batch) train them"
         )
     return Prepared(options, plan, data, task)
 
@@ -189,7 +213,7 @@ def _tell_other_filter(source: str, task: Task) -> None:
 
 
 def _fit_classes(
-    task: ClassificationTask, data: DataModule, classifier: PlainClassifier | None, accelerator: str
+    task: ClassificationTask, data: DataModule, classifier: PlainClassifier | None, device: str
 ) -> str:
     """Fit the class embeddings and projections of a contextual network that starts from plain weights.
 
@@ -197,7 +221,7 @@ def _fit_classes(
         The line that says so.
     """
     model = cast(ContextualNet, task.model)
-    device = "cuda" if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    device = resolved(device)
     batches = (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
     images = fit_classes(model.to(device), batches, classifier)
     model.to("cpu")
@@ -222,7 +246,7 @@ def build_task(options: TrainOptions, data: DataModule) -> Task:
             task.model.set_grad_checkpointing(True)  # type: ignore[operator]
         except (AssertionError, AttributeError) as error:
             raise TrainingError(
-                f"{options.model} cannot be trained with --grad_checkpointing; leave it out"
+                f"{options.model} cannot be trained with --grad-checkpointing; leave it out"
             ) from error
     return task
 
@@ -245,7 +269,7 @@ def _require_fit(task: Task) -> tuple[str, ...]:
         sample = task.example_input()
         shape = " × ".join(map(str, (sample if isinstance(sample, torch.Tensor) else sample[0]).shape[-3:]))
         which = f"{task.hparams['model']} with {given}" if given else task.hparams["model"]
-        option = {"detection": "--min_size", "segmentation": "--crop_size"}.get(task.kind, "--image_size")
+        option = {"detection": "--min-size", "segmentation": "--crop-size"}.get(task.kind, "--image-size")
         raise TrainingError(f"{which} does not take {shape} images; try another {option} ({error})") from error
 
 

@@ -11,19 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
 
-from ctxvision.data import DataModule
+from ctxvision.data import DataModule, is_embedded
+from ctxvision.recipes import load_recipe
 from ctxvision.runs import Run, RunFolder, read_run
+from ctxvision.tasks.checkpoint_file import epochs_done
 from ctxvision.wording import plural
 
-from . import processes, run_folder, run_log
+from . import class_paths, processes, run_folder, run_log
 from .environment import Environment
 from .error import TrainingError, TrainingStopped
 from .options import TrainOptions
-from .preparation import BatchPlan, prepare
+from .preparation import BatchPlan, epochs_of, prepare, steps_per_epoch
 from .settings import basis_of
-from .trainer import Trackers, epochs_of, make_trainer
+from .trainer import Trackers, make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +108,16 @@ def train_with(options: TrainOptions) -> Run:
 
 def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     run, resumed = run_folder.choose(options)
+    own = class_paths.build(Callback, options.callbacks or (), "--callbacks")
     with run_log.collected() as early:
         options, plan, data, task = prepare(options, resumed)
     settings = dataclasses.asdict(dataclasses.replace(options, out=str(run.path), resume=None))
     trackers = Trackers(options.logger, run, settings)
     epochs = epochs_of(options, data, plan)
-    trainer, stop, checkpoints = make_trainer(options, plan, epochs, run, task, trackers.loggers)
+    if resumed and (done := epochs_done(resumed)) and done >= epochs:
+        log.info(f"{run.path}: is finished, {done} of {plural(epochs, 'epoch')}; more with --epochs {2 * epochs}")
+        return read_run(run.path)
+    trainer, stop, checkpoints = make_trainer(options, plan, epochs, run, task, trackers.loggers, own)
     tracked: AbstractContextManager[None] = nullcontext()
     if trainer.is_global_zero:
         environment = Environment()
@@ -121,6 +128,9 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
         environment.write(run, trainer, resumed, settings)
         log.info(f"{'continuing' if resumed else 'training'} {options.model} on {options.data} in {run.path}")
         log.info(_describe_batch(options, plan))
+        log.info(_describe_epochs(data, steps_per_epoch(data, plan), epochs))
+        if hint := _hint_for_few(options, data, steps_per_epoch(data, plan)):
+            log.warning(hint)
         if options.steps:
             log.info(f"{plural(options.steps, 'step')}, rounded up to {plural(epochs, 'epoch')}")
         tracked = trackers.opened()
@@ -139,6 +149,8 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
         if trainer.is_global_zero:
             log.warning(message)
         raise TrainingStopped(message, stop.signal_number) from error
+    except MisconfigurationException as error:  # Lightning's, about callbacks and loggers of the user
+        raise TrainingError(str(error)) from error
     except torch._dynamo.exc.TorchDynamoException as error:
         raise TrainingError(f"--compile failed, leave it out ({str(error).strip().splitlines()[0]})") from error
     except RuntimeError as error:
@@ -150,6 +162,8 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     if trainer.is_global_zero:
         if bad:
             log.warning(f"skipped {plural(len(bad), 'bad image')}, named above")
+        if trainer.current_epoch < epochs:
+            log.info(f"stopped after {plural(trainer.current_epoch, 'epoch')} of {epochs}, as a callback asked")
         best = f"{checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}"
         log.info(f"best {task.monitor_name} {best}")
         log.info(f"checkpoint {run.best}")
@@ -166,10 +180,34 @@ def _describe_batch(options: TrainOptions, plan: BatchPlan) -> str:
     if options.lr != recipe.get("lr"):
         return f"{line} instead of {recipe['lr']:g} in the recipe {options.recipe}"
     line += f" as in the recipe {options.recipe}"
-    if options.batch_size == recipe["batch_size"]:
+    if options.batch_size == recipe["batch_size"] or not load_recipe(options.recipe or "").models:
         return line
     in_proportion = recipe["lr"] * (options.batch_size or 0) / recipe["batch_size"]
     return f"{line} for {recipe['batch_size']}; in proportion it would be --lr {in_proportion:g}"
+
+
+def _describe_epochs(data: DataModule, steps: int, epochs: int) -> str:
+    """Say how much there is to learn from, and how often the weights change."""
+    return (
+        f"{plural(data.train_size, data.sample_name)}, {plural(len(data.spec.class_names), 'class', 'classes')}, "
+        f"{plural(steps, 'step')} per epoch, {steps * epochs} in all"
+    )
+
+
+_FEW_IMAGES, _FEW_STEPS = 2000, 10
+
+
+def _hint_for_few(options: TrainOptions, data: DataModule, steps: int) -> str:
+    """Return what to do about few steps or few images; empty if they are enough, or the data are embedded."""
+    if is_embedded(options.data) or options.resume:
+        return ""
+    chosen = dataclasses.replace(options, batch_size=None).with_batch_for(data.train_size).batch_size or 0
+    if steps < _FEW_STEPS and chosen < (options.batch_size or 0):
+        return f"few steps: --batch-size {chosen} makes {data.train_size // chosen} of an epoch"
+    if options.task == "classification" and not options.recipe and data.train_size < _FEW_IMAGES:
+        start = "" if options.init_from else ", or --recipe finetune --init-from NETWORK from trained weights"
+        return f"for so few images there is --recipe small, for a small network{start}"
+    return ""
 
 
 def _stop_message(trainer: Trainer, run: RunFolder, data: DataModule) -> str:

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from timm import is_model, is_model_pretrained
 
-from ctxvision.data.files import in_words, read_regular
 from ctxvision.files import keep_aside, write_whole
 from ctxvision.recipes import Recipe, RecipeError, load_recipe
 from ctxvision.runs import RunFolder
-from ctxvision.tasks.networks import takes_argument
 from ctxvision.tasks.registry import COMMAND_WORDS, TASKS
+from ctxvision.wording import did_you_mean, option, plural
 
 from .error import OptionError, TrainingError
 from .options import TrainOptions, options_class
@@ -26,12 +24,13 @@ log = logging.getLogger(__name__)
 # Options that a resumed run may change; all others are part of what the run is. The checkpoint says which task it
 # is of; settings of earlier versions have another word for it.
 _MAY_CHANGE = {
-    "data", "task", "out", "resume", "epochs", "steps", "val_every", "strict", "workers", "prefetch", "precision",
-    "accelerator", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "pictures", "log_every",
-    "quiet",
+    "data", "task", "out", "resume", "device", "epochs", "steps", "val_every", "strict", "workers", "prefetch",
+    "precision", "channels_last", "compile", "skip_nan", "save_minutes", "logger", "callbacks", "early_stopping",
+    "save_top_k", "pictures", "log_every", "quiet",
 }  # fmt: skip
 # options that are passed on to the constructor of the network, with the names that they have there
 _NETWORK_OPTIONS = {"drop_path_rate": "drop_path_rate", "dropout": "drop_rate"}
+TRACKERS = ("csv", "tensorboard", "wandb")
 _NO_TRACKIO = (
     "--logger trackio: runs are no longer written to trackio; take tensorboard, which keeps them on this machine, "
     "or wandb (with WANDB_MODE=offline on this machine too)"
@@ -56,6 +55,18 @@ class Basis:
     requires: tuple[str, ...] = ()
     recipe: Recipe | None = None
 
+    def usual(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is used where an option is not given: the recipe's value or the task's, as far as known.
+
+        Args:
+            given: Options by name that the others depend on, such as ``data``.
+        """
+        recipe = load_recipe(str(given["recipe"])).settings if given.get("recipe") else {}
+        known = {**recipe, **self.settings, **given}
+        names = {field.name for field in dataclasses.fields(self.kind)} & known.keys() - {"task"}
+        probe = self.kind(**{name: known[name] for name in names})
+        return {**probe.defaults(processors()), **{name: known[name] for name in names}}
+
     def complete(self, given: Mapping[str, Any]) -> TrainOptions:
         """Return the checked options of a run, with nothing left open.
 
@@ -66,21 +77,27 @@ class Basis:
             OptionError: An option is unknown, missing or has a value that it cannot have.
             TrainingError: A resumed run would become another one.
         """
-        options = _typed(self.kind, {**self._fitted(given), **given, "task": self.kind.task})
+        options = _typed(self.kind, {**self._fitted(given), **_named_now(given), "task": self.kind.task})
         for name in self.requires:
             if getattr(options, name) is None:
                 shows = f"`ctxvision recipes {options.recipe}` shows it"
+                if name == "init_from":
+                    from timm import is_model, is_model_pretrained
+
                 if name == "init_from" and is_model(options.model or "") and is_model_pretrained(options.model):
-                    shows += f", or --init_from {options.model} takes its published weights"
-                raise OptionError(f"recipe {options.recipe} needs --{name}; {shows}")
-        options = options.completed(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+                    shows += f", or --init-from {options.model} takes its published weights"
+                raise OptionError(f"recipe {options.recipe} needs {option(name)}; {shows}")
+        _require_trackers(options.logger)
+        if "warmup_epochs" not in _named_now(given) and not self.resumed:
+            options = with_warmup_within(options, options.epochs)
+        options = options.completed(processors())
         for name, value in dataclasses.asdict(options).items():
             value = list(value) if isinstance(value, tuple) else value  # as YAML has it
             if name not in _MAY_CHANGE and name in self.resumed and self.resumed[name] != value:
                 where = options.out if options.resume == "last" else options.resume
                 raise TrainingError(
                     f"{where}: its {name} is {self.resumed[name]}, not {value}; a resumed run keeps its settings, "
-                    f"leave out --{name} or begin a new run"
+                    f"leave out {option(name)} or begin a new run"
                 )
         return options
 
@@ -89,14 +106,20 @@ class Basis:
 
         A network that the recipe names is not asked; nor is a run that is resumed, which has been.
         """
+        if self.recipe is None or self.resumed:
+            return self.settings
+        from timm import is_model
+
+        from ctxvision.tasks.networks import takes_argument
+
         model, recipe = str({**self.resumed, **given}.get("model") or ""), self.recipe
-        if recipe is None or self.resumed or model in recipe.models or not is_model(model):
+        if model in recipe.models or not is_model(model):
             return self.settings
         settings, left_out = dict(self.settings), []
-        for option, argument in _NETWORK_OPTIONS.items():
-            value = settings.get(option)
-            if value and option not in given and not takes_argument(model, argument, value):
-                left_out.append(f"{option} {settings.pop(option)}")
+        for name, argument in _NETWORK_OPTIONS.items():
+            value = settings.get(name)
+            if value and name not in given and not takes_argument(model, argument, value):
+                left_out.append(f"{name} {settings.pop(name)}")
         if settings.get("model_args") and "model_args" not in given:
             asked = settings["model_args"]
             settings["model_args"] = {
@@ -112,6 +135,34 @@ class Basis:
         elif without:
             log.warning(f"recipe {recipe.name}: {model} is trained {without}")
         return settings
+
+
+def _require_trackers(names: list[Any] | None) -> None:
+    for name in names or ():
+        if isinstance(name, str) and "." not in name and name not in TRACKERS:
+            known = f"--logger {name}: neither {', '.join(TRACKERS)} nor the path of a class"
+            raise OptionError(_NO_TRACKIO if name == "trackio" else known + did_you_mean(name, TRACKERS))
+
+
+def with_warmup_within(options: TrainOptions, epochs: int | None) -> TrainOptions:
+    """Cut a warm-up that would take a whole run to a fifth of it, with a note.
+
+    Args:
+        options: Options of the run.
+        epochs: Number of epochs; ``None`` leaves the options as they are.
+    """
+    if not epochs or options.warmup_steps is not None or (options.warmup_epochs or 0) < epochs:
+        return options
+    log.warning(
+        f"a warm-up of {options.warmup_epochs:g} epochs would leave nothing of {plural(epochs, 'epoch')}: "
+        f"it is cut to {epochs / 5:g}"
+    )
+    return dataclasses.replace(options, warmup_epochs=epochs / 5)
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def basis_of(given: Mapping[str, Any]) -> Basis:
@@ -142,6 +193,8 @@ def basis_of(given: Mapping[str, Any]) -> Basis:
         raise OptionError(f"recipe {recipe.name} is for --task {recipe.task}, not {kind.task}")
     if resumed and "interpolation" not in resumed:  # runs of earlier versions had no choice
         resumed = {**resumed, "interpolation": "bicubic" if kind.task == "classification" else "bilinear"}
+    if recipe and not recipe.models:
+        settings.pop("batch_size", None)  # it was made for no number of images, and is the largest that is chosen
     return Basis(kind, settings | resumed, resumed, recipe.requires if recipe and settings else (), recipe)
 
 
@@ -165,11 +218,36 @@ def resumed_options(given: Mapping[str, Any]) -> dict[str, Any]:
     run = RunFolder(str(out)) if resume == "last" else RunFolder.around(resume)
     if out is not None and Path(out).resolve() != run.path.resolve():
         raise OptionError(f"--resume continues in {run.path}, --out names {out}; leave one of them out")
-    settings = _mended(run, given)
+    settings = _named_now(_mended(run, given))
+    if moved := _data_of(run, settings):
+        log.warning(f"{settings['data']} is not here; the run began with {moved}")
+        settings["data"] = moved
     if isinstance(trackers := settings.get("logger"), list) and "trackio" in trackers:
         log.warning(_NO_TRACKIO)
         settings["logger"] = [name for name in trackers if name != "trackio"]
     return settings
+
+
+def _data_of(run: RunFolder, settings: Mapping[str, Any]) -> str:
+    """Return where data lie whose path was relative to the folder that the run was started in.
+
+    Empty where they lie at their path as seen from here, or are not found either.
+    """
+    starts, _ = run.read_starts()
+    folders = [start.get("folder") for start in starts if isinstance(start, dict)]
+    data = str(settings.get("data") or "")
+    path = data.partition("#")[0]
+    if not path or os.path.exists(path):
+        return ""
+    found = [
+        folder for folder in folders if isinstance(folder, str) and os.path.exists(os.path.join(folder, path))
+    ]
+    return os.path.join(found[0], data) if found else ""
+
+
+def _named_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options under the names of today; in 0.1 ``device`` was Lightning's ``accelerator``."""
+    return {"device" if name == "accelerator" else name: value for name, value in settings.items()}
 
 
 def _mended(run: RunFolder, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,10 +306,8 @@ def explain_type(message: str) -> str:
     found = re.search(r'Parser key "(\w+)":.*(?:Given|Got) value: (.*)', message, re.DOTALL)
     if not found or found[1] not in types:
         return message
-    if found[1] == "logger" and "trackio" in found[2]:
-        return _NO_TRACKIO
     expected = re.sub(r"<class '(\w+)'>|typing\.| \| None", r"\1", types[found[1]])
-    return f"--{found[1]}: {found[2]} is not {expected}"
+    return f"{option(found[1])}: {found[2]} is not {expected}"
 
 
 _MOST_BYTES = 1_000_000
@@ -253,6 +329,8 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         SettingsFileError: The file is too large, not text, not YAML, holds no names, or its aliases stand for more
             than 100,000 values.
     """
+    from ctxvision.data.files import in_words, read_regular
+
     try:
         text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
         loader = yaml.SafeLoader(text)

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import logging
-import math
 import os
 import re
 import secrets
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,12 +21,15 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from ctxvision.data import DataModule
+from ctxvision._extras import install_command
+from ctxvision.devices import resolved
 from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import file_name
 from ctxvision.runs import RunFolder
 from ctxvision.tasks import Task
+from ctxvision.wording import option
 
+from . import class_paths
 from .callbacks import (
     Curves,
     EpochLines,
@@ -37,6 +39,7 @@ from .callbacks import (
     LastEpochValidated,
     MetricsFile,
     RunCheckpoints,
+    RunProgressBar,
     StepLines,
     StepSeed,
     TrackedRate,
@@ -57,7 +60,13 @@ _BLOCK = re.compile(r"(^|\.)(layer\d+|blocks)(\.\d+)+$")
 
 
 def make_trainer(
-    options: TrainOptions, plan: BatchPlan, epochs: int, run: RunFolder, task: Task, loggers: list[Logger]
+    options: TrainOptions,
+    plan: BatchPlan,
+    epochs: int,
+    run: RunFolder,
+    task: Task,
+    loggers: list[Logger],
+    own: Sequence[Callback] = (),
 ) -> tuple[Trainer, GracefulStop, RunCheckpoints]:
     """Build the trainer of a run.
 
@@ -68,6 +77,7 @@ def make_trainer(
         run: Folder of the run.
         task: Task that will be trained; with the strategy fsdp its network is sharded when the processes have met.
         loggers: Loggers of the trackers.
+        own: Callbacks of the user.
 
     Returns:
         The trainer, and the two of its callbacks that know how the run went.
@@ -77,7 +87,7 @@ def make_trainer(
     """
     bar = sys.stderr.isatty() and not options.quiet
     stop = GracefulStop(run.last)
-    checkpoints = RunCheckpoints(run, task.monitor, options.save_minutes)
+    checkpoints = RunCheckpoints(run, task.monitor, options.save_minutes, options.save_top_k)
     metrics = MetricsFile(run, task.columns)
     callbacks: list[Callback] = [
         StepSeed(options.seed),
@@ -91,21 +101,25 @@ def make_trainer(
     if options.pictures:
         callbacks.append(Curves(run.path / "curves.png", metrics))
     if bar:
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks.append(RunProgressBar())
     elif not options.quiet:
         callbacks.append(StepLines(options.log_every))
     if options.ema:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
+    if options.early_stopping:
+        callbacks.append(EarlyStopping(task.monitor, patience=options.early_stopping, mode="max"))
+    callbacks += own
     callbacks += [stop, checkpoints]  # after the average has been updated
     sharded, synchronized = options.strategy == "fsdp", options.synchronizes_norms
     strategy = make_sharded(options) if sharded else "auto"
+    kind, devices = accelerator_of(options)
     if sharded:
         shard_when_ready(task, sync_batchnorm=synchronized)
     try:
         trainer = Trainer(
-            accelerator=options.accelerator,
+            accelerator=kind,
             strategy=strategy,
-            devices=options.devices or 1,
+            devices=devices,
             num_nodes=options.nodes or 1,
             precision="32" if sharded and options.precision == "64-true" else options.precision,
             max_epochs=epochs,
@@ -127,13 +141,19 @@ def make_trainer(
     return trainer, stop, checkpoints
 
 
-def epochs_of(options: TrainOptions, data: DataModule, plan: BatchPlan) -> int:
-    """Count the epochs of a run, whose length may be given in optimiser steps."""
-    if not options.steps:
-        return options.epochs or 1
-    images = plan.images * plan.accumulate
-    per_epoch = max(1, data.batches_per_epoch * plan.images // images // (plan.devices * plan.nodes))
-    return math.ceil(options.steps / per_epoch)
+def accelerator_of(options: TrainOptions) -> tuple[str, int | list[int]]:
+    """Return Lightning's words for the devices of a run: their kind, and how many or which.
+
+    Raises:
+        OptionError: One device is named, and several are asked for.
+    """
+    kind, _, number = resolved(options.device).partition(":")
+    kind = "gpu" if kind == "cuda" else kind
+    if not number:
+        return kind, options.devices or 1
+    if not number.isdecimal() or (options.devices or 1) > 1:
+        raise OptionError(f"--device {options.device} names one device; leave out its number, or --devices")
+    return kind, [int(number)]
 
 
 def tracked_name(name: str) -> str:
@@ -164,8 +184,9 @@ class Trackers:
     """The loggers of a run, and the names under which its trackers know it.
 
     Args:
-        names: Names of trackers, any of ``tensorboard`` and ``wandb``; ``csv`` stands for nothing beside
-            ``metrics.csv``. ``None`` is TensorBoard where it is installed.
+        names: Names of trackers, any of ``tensorboard`` and ``wandb``, or class paths of Lightning's loggers, see
+            `class_paths.build`; ``csv`` stands for nothing beside ``metrics.csv``. ``None`` is TensorBoard where
+            it is installed.
         run: Folder of the run; a run that was tracked before continues under the same id.
         settings: Options of the run, which the trackers show.
 
@@ -176,13 +197,14 @@ class Trackers:
         OptionError: A package is missing.
     """
 
-    def __init__(self, names: Sequence[str] | None, run: RunFolder, settings: Mapping[str, Any]) -> None:
+    def __init__(self, names: Sequence[Any] | None, run: RunFolder, settings: Mapping[str, Any]) -> None:
         if names is None:
             names = ["tensorboard"] if _installed("tensorboard") else []
-        names = [name for name in dict.fromkeys(names) if name != "csv"]
+        others = [name for name in names if not isinstance(name, str) or "." in name]
+        names = [name for name in dict.fromkeys(n for n in names if n not in others) if name != "csv"]
         for name in names:
             if not _installed(name):
-                raise OptionError(f"--logger {name} needs another package: pip install {name}")
+                raise OptionError(f"--logger {name} needs another package: {install_command(name)}")
         self._file = run.trackers_file
         self._ids, damage = run.read_trackers()
         if damage and not rank():
@@ -202,6 +224,7 @@ class Trackers:
                 config=dict(settings),
             )
             self.loggers.append(self._wandb)
+        self.loggers += class_paths.build(Logger, others, "--logger", run.path)  # type: ignore[type-abstract]
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -247,7 +270,7 @@ def make_sharded(options: TrainOptions) -> ModelParallelStrategy:
         raise OptionError("--strategy fsdp shares a network out among several devices; add --devices")
     for name in ("ema", "skip_nan", "compile"):
         if getattr(options, name):
-            raise OptionError(f"--{name} does not go together with --strategy fsdp; leave one of them out")
+            raise OptionError(f"{option(name)} does not go together with --strategy fsdp; leave one of them out")
     if options.precision == "16-mixed":
         raise OptionError("--precision 16-mixed does not go together with --strategy fsdp; take bf16-mixed")
     if options.optimizer not in _OPTIMIZERS:

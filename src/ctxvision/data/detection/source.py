@@ -18,6 +18,7 @@ from ctxvision.data.error import DataError
 from ctxvision.data.images.turned import EXIF
 from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, fingerprint, hold_out
 from ctxvision.data.options import check_options, choose_value, split_options
+from ctxvision.files import near_path
 
 from .coco import Annotation, CocoImage, CocoSet, PackedAnnotations
 from .coco_layouts import CocoPart, find_parts
@@ -168,7 +169,10 @@ def find_detection(
         return _single(where, _pair(where), options.get("val"), read, split)
     folder = Path(where)
     if not folder.is_dir():
-        raise DataError(f"{where}: no such folder; for a single annotation file write IMAGES:ANNOTATIONS.json")
+        raise DataError(
+            f"{where}: no such folder{near_path(folder)}; for a single annotation file write "
+            "IMAGES:ANNOTATIONS.json"
+        )
     found = find_parts(folder, options)
     if isinstance(found, CocoPart):
         return _single(where, found, options.get("val"), read, split)

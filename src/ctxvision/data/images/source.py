@@ -11,6 +11,7 @@ from ctxvision.data.files import Listing, in_words, list_below, list_folder, sub
 from ctxvision.data.labelled import DEFAULT_SPLIT, Found, LabelledSet, SplitRule, arrange, in_order, quoted
 from ctxvision.data.options import check_options, split_options
 from ctxvision.data.table import read_table
+from ctxvision.files import near_path
 
 from . import imagenet
 from .cifar import read_cifar
@@ -158,7 +159,7 @@ def scan_folder(root: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLI
 def require_folder(root: Path) -> Path:
     """Return a folder; raise `DataError` for any other path."""
     if not root.is_dir():
-        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}{near_path(root)}")
     return root
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ctxvision._version import __version__
+from ctxvision.files import near_path
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.limits import require_moderate
 
@@ -158,7 +159,7 @@ def open_exported(path: str | os.PathLike[str], *, trust: bool = False) -> Expor
     """
     path = Path(path)
     if not path.is_file():
-        raise ExportError(f"{path}: no such file")
+        raise ExportError(f"{path}: no such file{near_path(path)}")
     if path.suffix.lower() == ".pt2":
         from .pt2_reading import open_pt2
 

@@ -24,7 +24,7 @@ def detections_to_rows(found: Mapping[str, Tensor], *, masks: bool = False) -> l
     Returns:
         Rows of ``label``, ``bbox`` (x, y, width, height), ``score``, ``area``.
     """
-    boxes = found["boxes"].double().cpu()
+    boxes = found["boxes"].cpu().double()
     boxes[:, 2:] -= boxes[:, :2]
     columns = (boxes.tolist(), found["labels"].tolist(), found["scores"].tolist())
     rows: list[dict[str, Any]] = [

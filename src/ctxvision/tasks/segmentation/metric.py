@@ -62,7 +62,7 @@ def intersection_over_union(confusion: Tensor) -> IoU:
     Args:
         confusion: The number of pixels by true class (rows) and predicted class, (num_classes, num_classes).
     """
-    counts = confusion.double().cpu()
+    counts = confusion.cpu().double()
     right, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     by_class = right / (truth + predicted - right)  # 0 / 0 is NaN
     return IoU(

@@ -1,5 +1,6 @@
 """Lightning callbacks that look after a run; each works in anybody's `Trainer` with any `LightningModule`."""
 
+from .bar import RunProgressBar
 from .checkpoints import GracefulStop, RunCheckpoints
 from .metrics import Curves, EpochLines, MetricsFile, TrackedRate
 from .progress import StepLines
@@ -14,6 +15,7 @@ __all__ = [
     "LastEpochValidated",
     "MetricsFile",
     "RunCheckpoints",
+    "RunProgressBar",
     "StepLines",
     "StepSeed",
     "TrackedRate",

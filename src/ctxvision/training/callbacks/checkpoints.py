@@ -87,14 +87,16 @@ class RunCheckpoints(Checkpoint):
         monitor: Name of the validation metric that is highest for the best state.
         minutes: Minutes between two writes of ``last.ckpt`` within an epoch; 0 writes it at the end of epochs
             only.
+        keep: Number of best states to keep; of more than one, all are there as ``epoch-NUMBER.ckpt`` too.
 
     Attributes:
         best_value: Highest value of the metric so far.
         best_epoch: Number of the epoch with this value, from 1; 0 before the first validation.
     """
 
-    def __init__(self, run: RunFolder, monitor: str, minutes: float = 0.0) -> None:
-        self.run, self.monitor = run, monitor
+    def __init__(self, run: RunFolder, monitor: str, minutes: float = 0.0, keep: int = 1) -> None:
+        self.run, self.monitor, self.keep = run, monitor, keep
+        self.kept: dict[int, float] = {}  # values by epoch
         self.seconds = minutes * 60
         self.best_value = float("-inf")
         self.best_epoch = 0
@@ -125,13 +127,34 @@ class RunCheckpoints(Checkpoint):
         is_best = value > self.best_value
         if is_best:
             self.best_value, self.best_epoch = value, trainer.current_epoch + 1
+        dropped = self._rank(trainer.current_epoch + 1, value)
         trainer.save_checkpoint(self.run.best if is_best else self.run.last)
         if is_best and trainer.is_global_zero:
             try:
                 copy_checkpoint(self.run.best, self.run.last, self.run.previous)
             except OSError as error:
                 raise cannot_be_written(self.run, self.run.last, error) from error
+        if trainer.is_global_zero and trainer.current_epoch + 1 in self.kept:
+            try:
+                copy_checkpoint(self.run.last, self._path(trainer.current_epoch + 1))
+                for epoch in dropped:
+                    self._path(epoch).unlink(missing_ok=True)
+            except OSError as error:
+                raise cannot_be_written(self.run, self._path(trainer.current_epoch + 1), error) from error
         self._saved = time.monotonic()
+
+    def _rank(self, epoch: int, value: float) -> list[int]:
+        """Count a validation, if several states are kept, and return the epochs whose states are no longer."""
+        if self.keep == 1 or value != value:
+            return []
+        self.kept[epoch] = value
+        ranked = sorted(self.kept, key=lambda epoch: (-self.kept[epoch], epoch))
+        for dropped in ranked[self.keep :]:
+            del self.kept[dropped]
+        return ranked[self.keep :]
+
+    def _path(self, epoch: int) -> Path:
+        return self.run.checkpoints / f"epoch-{epoch}.ckpt"
 
     def _is_time(self, trainer: Trainer) -> bool:
         late = time.monotonic() - self._saved >= self.seconds
@@ -140,13 +163,14 @@ class RunCheckpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of this callback for a checkpoint."""
-        return {"best_value": self.best_value, "best_epoch": self.best_epoch}
+        return {"best_value": self.best_value, "best_epoch": self.best_epoch, "kept": dict(self.kept)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state of this callback from a checkpoint."""
         # version 0.1 knew no other metric
         value = state_dict["best_value"] if "best_value" in state_dict else state_dict["best_top1"]
         self.best_value, self.best_epoch = value, state_dict["best_epoch"]
+        self.kept = dict(state_dict.get("kept", {}))
 
 
 # SLURM sends SIGTERM before it takes a node away, and SIGUSR1 is what `--signal=USR1@120` asks for; Grid Engine

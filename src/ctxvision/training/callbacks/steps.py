@@ -116,7 +116,7 @@ class FiniteSteps(Callback):
             before = f" after {plural(self.skipped, 'step')} had been left out" if self.skipped else ""
             raise TaskError(
                 f"the training {what} is not finite {place}{before}; lower the learning rate, clip gradients, use "
-                f"32-bit precision, or leave out some such steps with --skip_nan N{kept}"
+                f"32-bit precision, or leave out some such steps with --skip-nan N{kept}"
             )
         self.skipped += 1
         # without gradients an optimiser does nothing

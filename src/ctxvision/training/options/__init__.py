@@ -4,20 +4,20 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-
-from ctxvision.data import DataModule
+from ctxvision.devices import resolved
 from ctxvision.recipes import load_recipe
-from ctxvision.tasks import Task
-from ctxvision.tasks.optimization import OptimizerSettings
 from ctxvision.tasks.registry import module_of, task_named
-from ctxvision.training import processes
+from ctxvision.tasks.settings import OptimizerSettings
 from ctxvision.training.error import OptionError
+from ctxvision.wording import option
+
+if TYPE_CHECKING:  # the options are read and shown without what trains
+    from ctxvision.data import DataModule
+    from ctxvision.tasks import Task
 
 Precision = Literal["32", "16-mixed", "bf16-mixed", "64-true"]
-LoggerName = Literal["csv", "tensorboard", "wandb"]
 TaskWord = Literal["classification", "classify", "detection", "detect", "segmentation", "segment", "video"]
 Ranges = tuple[tuple[str, float, float], ...]
 INF = float("inf")
@@ -44,16 +44,17 @@ class TrainOptions(OptimizerSettings, ABC):
             the run in the folder --out. If it is null, a new run begins.
         init_from: Weights that the training starts from, as a file, a run folder (whose best checkpoint is taken)
             or the name of one of timm's pretrained networks. If it is null, the weights are random.
-        init_partial: Whether to load those weights of --init_from that fit, even from quite another network.
+        init_partial: Whether to load those weights of --init-from that fit, even from quite another network.
         epochs: Number of passes over the training data. If it is null, it depends on the data.
         steps: Number of optimiser steps, rounded up to whole epochs, instead of --epochs. If it is null, --epochs
             counts.
         val_every: Number of epochs from one validation to the next. The last epoch is always validated.
-        batch_size: Number of images per optimiser step, over all devices. If it is null, it depends on the data.
+        batch_size: Number of images per optimiser step, over all devices. If it is null, it follows from the
+            number of training images, so that an epoch has some ten steps or more.
         micro_batch: Largest number of images that a device computes with at a time; gradients of more images are
             accumulated. If it is null, there is no limit.
         accumulate: Number of parts into which a device divides its share of the batch. If it is null, it follows
-            from --micro_batch.
+            from --micro-batch.
         lr: Highest learning rate. It does not change with the batch size. If it is null, it depends on the data
             and the optimiser.
         weight_decay: Weight decay of all parameters but norms, biases (see decay_norms), class embeddings and
@@ -68,8 +69,15 @@ class TrainOptions(OptimizerSettings, ABC):
             finite. One more ends the run.
         save_minutes: Minutes between two checkpoints within an epoch. The value 0 writes one at the end of epochs
             only.
-        logger: Trackers that receive the metrics beside metrics.csv, any of tensorboard and wandb; csv means none.
-            If it is null, it is TensorBoard where that is installed.
+        save_top_k: Number of best checkpoints to keep. Of more than one, those of earlier epochs are
+            epoch-NUMBER.ckpt beside best.ckpt.
+        early_stopping: Number of validations in a row without a better result that end the run. The value 0
+            trains all epochs.
+        logger: Trackers that receive the metrics beside metrics.csv: tensorboard, wandb, or class paths of other
+            loggers of Lightning with their arguments, such as lightning.pytorch.loggers.MLFlowLogger; csv means
+            none. If it is null, it is TensorBoard where that is installed.
+        callbacks: Callbacks of Lightning, by class path with their arguments, in addition to our own. On the
+            command line --callbacks my.Callback --callbacks.argument value, once for each. Null means no more.
         log_every: Number of optimiser steps between two lines where there is no terminal for a bar, and between
             two points for the trackers. If it is null, there is a line every 30 seconds, a point every 10 steps.
         quiet: Whether to show no progress; the run folder's train.log has the epochs all the same.
@@ -84,7 +92,8 @@ class TrainOptions(OptimizerSettings, ABC):
             and none for embedded data.
         prefetch: Number of batches that each worker process keeps ready.
         precision: Number format of the arithmetic: 32 bits, 16 or bfloat16 mixed with 32, or 64.
-        accelerator: Kind of device to train on: cpu, gpu, mps, or auto for the best that there is.
+        device: Device to train on: cpu, cuda, cuda:1, mps, or auto for CUDA where there is any. --devices says how
+            many of this kind.
         devices: Number of devices on each node. If it is null, it is one, or as many as torchrun or SLURM have
             started processes for.
         nodes: Number of machines. If it is null, it is one, or as many as torchrun or SLURM have started processes
@@ -121,7 +130,10 @@ class TrainOptions(OptimizerSettings, ABC):
     clip_grad: float = 0.0
     skip_nan: int = 0
     save_minutes: float = 15.0
-    logger: list[LoggerName] | None = None
+    save_top_k: int = 1
+    early_stopping: int = 0
+    logger: list[Any] | None = None
+    callbacks: list[Any] | None = None
     log_every: int | None = None
     quiet: bool = False
     pictures: bool = True
@@ -133,7 +145,7 @@ class TrainOptions(OptimizerSettings, ABC):
     workers: int | None = None
     prefetch: int = 4
     precision: Precision = "32"
-    accelerator: str = "auto"
+    device: str = "auto"
     devices: int | None = None
     nodes: int | None = None
     strategy: Literal["auto", "fsdp"] = "auto"
@@ -158,8 +170,7 @@ class TrainOptions(OptimizerSettings, ABC):
     def synchronizes_norms(self) -> bool:
         """Whether batch norms take their statistics over the images of all devices, which only GPUs can do."""
         several = (self.devices or 1) * (self.nodes or 1) > 1
-        on_gpus = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        return several and on_gpus and self.sync_batchnorm
+        return several and resolved(self.device) == "cuda" and self.sync_batchnorm
 
     @abstractmethod
     def defaults(self, processors: int) -> dict[str, Any]:
@@ -170,7 +181,7 @@ class TrainOptions(OptimizerSettings, ABC):
         """
 
     @abstractmethod
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> DataModule:
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DataModule":
         """Open the data as a LightningDataModule.
 
         Args:
@@ -184,7 +195,7 @@ class TrainOptions(OptimizerSettings, ABC):
         """
 
     @abstractmethod
-    def build_task(self, data: DataModule) -> Task:
+    def build_task(self, data: "DataModule") -> "Task":
         """Build the LightningModule of the task, with its network.
 
         Args:
@@ -216,7 +227,11 @@ class TrainOptions(OptimizerSettings, ABC):
             raise OptionError(
                 f"give --steps or --epochs, not both (got {self.steps} and {self.epochs}); null is none"
             )
+        if self.batch_size is None and self.knows_images:
+            return dataclasses.replace(self, batch_size=self.largest_batch).completed(processors)
         defaults = self.defaults(processors)
+        if self.batch_size is None:
+            del defaults["batch_size"]  # see `with_batch_for`
         if self.steps:
             defaults.pop("epochs", None)
         filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
@@ -226,8 +241,40 @@ class TrainOptions(OptimizerSettings, ABC):
             options = dataclasses.replace(options, warmup_epochs=warmup)
         options._check_ranges()
         options.check()
+        from ctxvision.training import processes
+
         devices, nodes = processes.counts(options.devices, options.nodes)
         return dataclasses.replace(options, devices=devices, nodes=nodes)
+
+    def with_batch_for(self, images: int) -> "TrainOptions":
+        """Return the options with a batch that makes ten steps or more of an epoch, if none is set.
+
+        The size is a power of two on every device, at least 4 (the statistics of batch norms need some images),
+        and at most the recipe's or the task's.
+
+        Args:
+            images: Number of training images.
+        """
+        if self.batch_size is not None:
+            return self
+        devices = (self.devices or 1) * (self.nodes or 1)
+        most = max(1, self.largest_batch // devices)
+        share = max(_STEPS_LEAST_IMAGES, images // (_STEPS * devices))
+        share = min(most, 1 << (share.bit_length() - 1))
+        if self.accumulate:
+            share = max(1, share // self.accumulate) * self.accumulate
+        options = dataclasses.replace(self, batch_size=share * devices)
+        return dataclasses.replace(options, lr=self.lr or options.defaults(1)["lr"])
+
+    @property
+    def knows_images(self) -> bool:
+        """Whether there are so many images that the largest batch makes ten steps, without a look at the data."""
+        return False
+
+    @property
+    def largest_batch(self) -> int:
+        """The number of images of an optimiser step where there are enough: the recipe's, or the task's."""
+        return int(self.recipe_settings.get("batch_size") or self.defaults(1)["batch_size"])
 
     def _check_ranges(self) -> None:
         for names, lowest, highest in (*_RANGES, *self.ranges):
@@ -235,32 +282,48 @@ class TrainOptions(OptimizerSettings, ABC):
                 value = getattr(self, name)
                 if value is not None and not lowest <= value <= highest:
                     limits = f"at least {lowest:g}" if highest == INF else f"between {lowest:g} and {highest:g}"
-                    raise OptionError(f"--{name} must be {limits}, got {value}")
+                    raise OptionError(f"{option(name)} must be {limits}, got {value}")
         if not 0 < self.val_fraction < 1:
-            raise OptionError(f"--val_fraction must be more than 0 and less than 1, got {self.val_fraction}")
+            raise OptionError(f"--val-fraction must be more than 0 and less than 1, got {self.val_fraction}")
         for name in ("lr", "layer_decay"):
             if getattr(self, name) == 0:
-                raise OptionError(f"--{name} must be more than 0")
-        if self.min_lr > (self.lr or 0):
-            raise OptionError(f"--min_lr must not be more than --lr, got {self.min_lr} and {self.lr}")
+                raise OptionError(f"{option(name)} must be more than 0")
+        if self.lr is not None and self.min_lr > self.lr:
+            raise OptionError(f"--min-lr must not be more than --lr, got {self.min_lr} and {self.lr}")
         at_ends = (self.warmup_epochs or 0) + self.cooldown_epochs
         if self.warmup_steps is None and self.cooldown_epochs and at_ends >= (self.epochs or INF):
             raise OptionError(
-                f"--warmup_epochs and --cooldown_epochs must be less than --epochs together, got "
-                f"{self.warmup_epochs:g}, {self.cooldown_epochs:g} and {self.epochs}"
+                f"--warmup-epochs and --cooldown-epochs must be less than --epochs together, got "
+                f"{self.warmup_epochs or 0:g}, {self.cooldown_epochs:g} and {self.epochs}"
             )
         if self.warmup_steps is None and (self.warmup_epochs or 0) >= (self.epochs or INF):
             raise OptionError(
-                f"--warmup_epochs must be less than --epochs, got {self.warmup_epochs:g} and {self.epochs}"
+                f"--warmup-epochs must be less than --epochs, got {self.warmup_epochs:g} and {self.epochs}"
             )
 
 
+_STEPS = 10  # of an epoch, where the batch is chosen by the number of images
+_STEPS_LEAST_IMAGES = 4
+
 _RANGES: Ranges = (
-    ("epochs steps val_every log_every batch_size micro_batch accumulate devices nodes prefetch", 1, INF),
+    ("epochs steps val_every log_every save_top_k batch_size micro_batch accumulate", 1, INF),
+    ("devices nodes prefetch", 1, INF),
     ("lr min_lr weight_decay warmup_epochs cooldown_epochs clip_grad save_minutes", 0, INF),
-    ("seed split_seed workers skip_nan warmup_steps", 0, INF),
+    ("seed split_seed workers skip_nan warmup_steps early_stopping", 0, INF),
     ("drop_path_rate ema layer_decay warmup_factor", 0, 1),
 )
+
+
+def require_no_advice(data: str, task: str) -> None:
+    """Refuse a folder that holds the data of another task, or labels that are not read.
+
+    Raises:
+        OptionError: It is such a folder; the message says what to do.
+    """
+    from ctxvision.data.recognize import advice_about
+
+    if advice := advice_about(data, task):
+        raise OptionError(advice)
 
 
 def options_class(task: str) -> type[TrainOptions]:

@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ctxvision.data import DataModule, DigitsData, ImageData, open_data
-from ctxvision.tasks import ClassificationTask
-from ctxvision.tasks.networks import usual_interpolation
 from ctxvision.training.error import OptionError
-from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions, require_no_advice
+from ctxvision.wording import option
+
+if TYPE_CHECKING:
+    from ctxvision.data import DataModule, DigitsData, ImageData
+    from ctxvision.tasks import ClassificationTask
 
 log = logging.getLogger(__name__)
 
@@ -95,27 +97,37 @@ class ClassificationOptions(TrainOptions):
 
     def defaults(self, processors: int) -> dict[str, Any]:
         """Return the values of options that are null; digits are small and in memory."""
+        from ctxvision.tasks.networks import usual_interpolation
+
         own = {"workers": min(processors, 8), "interpolation": usual_interpolation(self.model or "")}
         defaults = _DIGITS if self.data == "digits" else _IMAGES | own
         if self.optimizer in ("sgd", "momentum"):
             # the recipe of the CoTNet paper
-            batch = self.batch_size or defaults["batch_size"]
-            defaults = defaults | {"lr": 0.1 * batch / 256, "weight_decay": 1e-4}
+            lr = 0.1 * self.batch_size / 256 if self.batch_size else None
+            defaults = defaults | {"lr": lr, "weight_decay": 1e-4}
         return dict(defaults)
+
+    @property
+    def knows_images(self) -> bool:
+        """Whether the data are the digits, 1437 of which are trained on."""
+        return self.data == "digits" and self.largest_batch <= 128
 
     def check(self) -> None:
         """Check that crops cover something."""
         for name in ("crop_scale", "crop_pct"):
             if getattr(self, name) == 0:
-                raise OptionError(f"--{name} must be more than 0")
+                raise OptionError(f"{option(name)} must be more than 0")
 
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> DigitsData | ImageData:
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DigitsData | ImageData":
         """Open images of any source, or the digits."""
+        from ctxvision.data import ImageData, open_data
+
+        require_no_advice(self.data, "classification")
         options = self.only(ImageData.option_names())
         if self.data == "digits":
             for name in _OF_FILES:
                 if options[name] and options[name] != self.recipe_settings.get(name):
-                    raise OptionError(f"--{name} is for images in files; digits have their own augmentation")
+                    raise OptionError(f"{option(name)} is for images in files; digits have their own augmentation")
             if any(options[name] for name in _OF_FILES):
                 log.warning(f"digits have their own augmentation, in place of that of the recipe {self.recipe}")
             options |= dict.fromkeys(_OF_FILES)
@@ -123,6 +135,8 @@ class ClassificationOptions(TrainOptions):
             self.data, "classification", **options | {"batch_size": batch_size, "class_names": class_names}
         )
 
-    def build_task(self, data: DataModule) -> ClassificationTask:
+    def build_task(self, data: "DataModule") -> "ClassificationTask":
         """Build a `ClassificationTask`."""
+        from ctxvision.tasks import ClassificationTask
+
         return ClassificationTask.from_options(self.model or "", data.spec, self)

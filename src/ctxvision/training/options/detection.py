@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ctxvision.data import DataModule, DetectionData
-from ctxvision.tasks import DetectionTask
-from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions, require_no_advice
+
+if TYPE_CHECKING:
+    from ctxvision.data import DataModule, DetectionData
+    from ctxvision.tasks import DetectionTask
 
 _DEFAULTS: dict[str, Any] = {
     "epochs": 12,
@@ -111,13 +113,18 @@ class DetectionOptions(TrainOptions):
         embedded = self.data.startswith("digits-scenes")
         return _DEFAULTS | {"workers": 0 if embedded else min(processors, 8)}
 
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> DetectionData:
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "DetectionData":
         """Open COCO's layout, annotation files or the embedded scenes."""
+        from ctxvision.data import DetectionData
+
+        require_no_advice(self.data, "detection")
         options = self.only(DetectionData.option_names()) | {"batch_size": batch_size}
         return DetectionData(self.data, masks="mask" in self.detector, **options)
 
-    def build_task(self, data: DataModule) -> DetectionTask:
+    def build_task(self, data: "DataModule") -> "DetectionTask":
         """Build a `DetectionTask`; small images keep their size."""
+        from ctxvision.tasks import DetectionTask
+
         fitting = _LARGE if data.image_size is None else _fitting(data.image_size)
         fitted = {name: value for name, value in fitting.items() if getattr(self, name) is None}
         return DetectionTask.from_options(self.model or "", data.spec, dataclasses.replace(self, **fitted))

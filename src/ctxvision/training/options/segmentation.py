@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ctxvision.data import DataModule, SegmentationData
-from ctxvision.tasks import SegmentationTask
 from ctxvision.training.error import OptionError
 from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.wording import option
+
+if TYPE_CHECKING:
+    from ctxvision.data import DataModule, SegmentationData
+    from ctxvision.tasks import SegmentationTask
 
 _DEFAULTS: dict[str, Any] = {
     "epochs": 50,
@@ -82,15 +85,19 @@ class SegmentationOptions(TrainOptions):
         for name in ("crop_size", "window", "window_stride"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
-                raise OptionError(f"--{name} must be [HEIGHT, WIDTH], got {size}")
+                raise OptionError(f"{option(name)} must be [HEIGHT, WIDTH], got {size}")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise OptionError(f"--scale must be [SMALLEST, LARGEST], more than 0, got {list(self.scale)}")
 
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> SegmentationData:
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "SegmentationData":
         """Open Cityscapes, folders of images and masks, or the embedded scenes."""
+        from ctxvision.data import SegmentationData
+
         options = self.only(SegmentationData.option_names()) | {"batch_size": batch_size}
         return SegmentationData(self.data, **options)
 
-    def build_task(self, data: DataModule) -> SegmentationTask:
+    def build_task(self, data: "DataModule") -> "SegmentationTask":
         """Build a `SegmentationTask`."""
+        from ctxvision.tasks import SegmentationTask
+
         return SegmentationTask.from_options(self.model or "", data.spec, self)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ctxvision.data import DataModule, VideoData
-from ctxvision.tasks import VideoTask
 from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+
+if TYPE_CHECKING:
+    from ctxvision.data import DataModule, VideoData
+    from ctxvision.tasks import VideoTask
 
 _DEFAULTS: dict[str, Any] = {
     "epochs": 30,
@@ -65,11 +67,15 @@ class VideoOptions(TrainOptions):
             defaults |= {"lr": 0.01, "weight_decay": 1e-4}
         return defaults
 
-    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> VideoData:
+    def open_data(self, batch_size: int, class_names: Sequence[str] | None = None) -> "VideoData":
         """Open folders, tables or the embedded clips."""
+        from ctxvision.data import VideoData
+
         options = self.only(VideoData.option_names()) | {"batch_size": batch_size, "class_names": class_names}
         return VideoData(self.data, **options)
 
-    def build_task(self, data: DataModule) -> VideoTask:
+    def build_task(self, data: "DataModule") -> "VideoTask":
         """Build a `VideoTask`."""
+        from ctxvision.tasks import VideoTask
+
         return VideoTask.from_options(self.model or "", data.spec, self)
