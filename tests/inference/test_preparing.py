@@ -132,6 +132,7 @@ def test_without_a_compiler_it_computes_as_it_is(monkeypatch, caplog):
     predictor = predictor_of(task, optimize="compile")
     found = [predictor.raw(images) for _ in range(2)]
     assert caplog.text.count("cannot be compiled here (no C++ compiler); it computes as it is") == 1
+    assert predictor.prepared == "BatchNorm folded into 22 layers"  # and not compiled
     for one in found:
         torch.testing.assert_close(one, predictor_of(task).raw(images), rtol=1e-3, atol=1e-3)
 
@@ -198,3 +199,14 @@ def test_an_evaluation_is_of_the_prepared_network(monkeypatch):
     assert found["parameters"] == expected["parameters"]
     assert prepared.prepared.startswith("BatchNorm folded into ")
     assert not plain.prepared
+
+
+def test_it_is_folded_under_autocast_too(caplog):
+    task = classification_task("rednet_micro")
+    predictor = predictor_of(task, optimize="fuse")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = predictor.raw(images), task(images).float()
+    assert predictor.prepared
+    assert not caplog.text
+    torch.testing.assert_close(found, expected, rtol=6e-2, atol=6e-2 * float(expected.detach().abs().max()))

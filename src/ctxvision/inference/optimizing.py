@@ -125,11 +125,15 @@ class Compiled(nn.Module):
             says why.
         any_batch: Whether one translation takes any number of images; if not, each number gets its own, which may
             be faster.
+
+    Attributes:
+        failed: Whether the network could not be compiled.
     """
 
     def __init__(self, network: nn.Module, *, required: bool = True, any_batch: bool = True) -> None:
         super().__init__()
         self.network, self._required, self._any_batch = network, required, any_batch
+        self.failed = False
         self._calls: dict[tuple[str, bool], Callable[[Tensor], Any]] = {}
         if hasattr(network, "forward_stages"):
             self.forward_stages = partial(self._through, "forward_stages")
@@ -161,6 +165,7 @@ class Compiled(nn.Module):
             except Exception as error:  # of the compiler, of which there may be none; the network's own come again
                 if self._required or self._calls[key] is plain:
                     raise
+                self.failed = True
                 line = (str(error).strip() or type(error).__name__).splitlines()[0]
                 _log.warning("the network cannot be compiled here (%s); it computes as it is", line)
                 self._calls = {(method, several): plain for method, _ in self._calls for several in (False, True)}

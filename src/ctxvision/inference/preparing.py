@@ -45,10 +45,6 @@ class Preparation:
         how: ``"auto"`` folds BatchNorm once ``pays_from`` samples are expected, ``"fuse"`` for the first;
             ``"compile"`` compiles as well; ``"none"`` leaves the network as it is.
         pays_from: The number of samples from which the folding saves more time than it takes.
-
-    Attributes:
-        done: What was done, such as ``"BatchNorm folded into 53 layers"``; empty while a network computes as it
-            is.
     """
 
     def __init__(self, network: nn.Module, part: str, example: Tensor, how: Optimize, pays_from: int) -> None:
@@ -57,7 +53,14 @@ class Preparation:
         self._asked = self._expected = 0
         self._chosen: nn.Module | None = network if how == "none" else None
         self._lock = threading.Lock()
-        self.done = ""
+        self._done: list[str] = []
+        self._compiled: Compiled | None = None
+
+    @property
+    def done(self) -> str:
+        """What was done, such as ``"BatchNorm folded into 53 layers"``; empty for a network as it was trained."""
+        compiled = self._compiled is not None and not self._compiled.failed
+        return ", ".join([*self._done, *(["compiled"] if compiled else [])])
 
     def expect(self, samples: int) -> None:
         """Say how many samples will be asked for."""
@@ -95,10 +98,9 @@ class Preparation:
             return self._network
         if layout is not None:
             to_layout(folded, layout)
+        self._done = done
         if self._how == "compile":
-            folded = Compiled(folded, required=False)
-            done.append("compiled")
-        self.done = ", ".join(done)
+            folded = self._compiled = Compiled(folded, required=False)
         if not self._part:
             return Optimized(folded, layout or "nchw", self.done, compile_it=False)
         twin = cast(Any, _replaced(self._network, self._part, folded))
@@ -114,14 +116,16 @@ class Preparation:
         if example.device.type != "cpu" or (self._part and own is None):
             return None
         layout: Layout = "nchw" if own == torch.contiguous_format else "channels_last"
-        if self._expected >= _TRIAL_FROM:
+        is_classifier = getattr(self._network, "kind", "classification") == "classification"
+        if is_classifier and self._expected >= _TRIAL_FROM:
             layout = faster_layout(part, example[:1].repeat(_TRIAL_BATCH, 1, 1, 1))
         if LAYOUTS[layout] != (own or torch.contiguous_format):
             done.append(layout)
         return layout
 
     def _is_same(self, part: nn.Module, folded: nn.Module, example: Tensor) -> bool:
-        difference = largest_difference(folded(example), part(example))
+        with torch.autocast(example.device.type, enabled=False):  # which rounds more than folding does
+            difference = largest_difference(folded(example), part(example))
         limit = TOLERANCE.get(example.dtype, TOLERANCE[torch.float32])
         if not difference <= limit:
             _log.warning(

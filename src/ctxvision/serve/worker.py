@@ -64,6 +64,10 @@ class Worker:
         """End the process."""
         self._process.kill()
         self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what was still to be written
+                    pipe.close()
 
 
 def environment() -> dict[str, str]:
