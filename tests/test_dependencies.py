@@ -13,7 +13,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTIONS = {  # where a distribution is not called like its package
+DISTRIBUTIONS = {"onnx_ir": "onnx-ir",   # where a distribution is not called like its package
     "PIL": "pillow", "av": "av", "faster_coco_eval": "faster-coco-eval", "google": "protobuf",
     "huggingface_hub": "huggingface-hub", "prometheus_client": "prometheus-client",
     "python_multipart": "python-multipart", "resvg_py": "resvg-py", "sklearn": "scikit-learn", "yaml": "pyyaml",

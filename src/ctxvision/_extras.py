@@ -9,7 +9,9 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 _TRAIN = ("PIL", "jinja2", "jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "torchmetrics", "yaml")
-_EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
+_EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(
+    ("onnx", "onnx_ir", "onnxruntime", "onnxscript"), "export"
+)
 _EXTRAS |= dict.fromkeys(("datasets", "webdataset"), "data")
 _EXTRAS |= {
     "av": "video",

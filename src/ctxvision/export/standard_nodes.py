@@ -13,10 +13,11 @@ import numpy as np
 from ctxvision.inference.exported.onnx_nodes import DOMAIN
 from ctxvision.ops.aggregation.portable import SMALL, is_banded
 
+from .node_writer import NodeWriter, known_length, length
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_END = 2**63 - 1
 _AROUND = 2  # pixels of zeros around each image that is sampled
 
 
@@ -29,107 +30,11 @@ def expand(model: "ir.Model") -> None:
     for node in list(graph):
         if node.domain != DOMAIN:
             continue
-        writer = _Writer(graph, node)
+        writer = NodeWriter(graph, node)
         result = _FORMS[node.op_type](writer, node)
         ir.convenience.replace_nodes_and_values(graph, node, [node], writer.nodes, [node.outputs[0]], [result])
     graph.opset_imports.pop(DOMAIN, None)
     NameFixPass()(model)
-
-
-class _Writer:
-    """Writes the nodes that stand for one.
-
-    Args:
-        graph: The graph, which gets the constants.
-        node: The node to replace, whose name begins theirs.
-    """
-
-    def __init__(self, graph: "ir.Graph", node: "ir.Node") -> None:
-        import onnx_ir as ir
-
-        self._ir, self._graph, self._name = ir, graph, str(node.name)
-        self._tape = ir.tape.Tape()
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-
-    @property
-    def nodes(self) -> Sequence["ir.Node"]:
-        """What has been written."""
-        return self._tape.nodes
-
-    def __call__(self, op_type: str, *inputs: "ir.Value", **attributes: Any) -> "ir.Value":
-        """Write a node with one output."""
-        return self.several(1, op_type, *inputs, **attributes)[0]
-
-    def several(self, outputs: int, op_type: str, *inputs: "ir.Value", **attributes: Any) -> Sequence["ir.Value"]:
-        """Write a node with several outputs."""
-        made = self._tape.op_multi_out(op_type, inputs, attributes or None, num_outputs=outputs)
-        for value in made:
-            value.name = f"{self._name}_{op_type.lower()}_{len(self.nodes)}_{value.index()}"
-        return made
-
-    def constant(self, values: Any, kind: type = np.int64) -> "ir.Value":
-        """Return a constant of integers, or of the numpy type ``kind``."""
-        array: Any = np.asarray(values, kind)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            name = f"{self._name}_constant_{len(self._constants)}"
-            value = self._tape.initializer(self._ir.tensor(array, name=name))
-            self._graph.register_initializer(value)
-            self._constants[key] = value
-        return self._constants[key]
-
-    def padded(self, x: "ir.Value", before: Sequence[int], after: Sequence[int] | None = None) -> "ir.Value":
-        """Write zeros around the last axes."""
-        after = before if after is None else after
-        if not any((*before, *after)):
-            return x
-        axes = list(range(-len(before), 0))
-        zero = self.constant(0.0, np.float32)
-        return self("Pad", x, self.constant([*before, *after]), zero, self.constant(axes))
-
-    def sliced(self, x: "ir.Value", axis: int, place: slice) -> "ir.Value":
-        """Write a slice of one axis."""
-        start, stop = place.start or 0, _END if place.stop is None else place.stop
-        bounds = (self.constant([n]) for n in (start, stop, axis, place.step or 1))
-        return self("Slice", x, *bounds)
-
-    def split(self, x: "ir.Value", axis: int, parts: int) -> Sequence["ir.Value"]:
-        """Write a split into parts of one."""
-        return self.several(parts, "Split", x, axis=axis, num_outputs=parts)
-
-    def reshaped(self, x: "ir.Value", *sizes: int | None, of: "ir.Value | None" = None) -> "ir.Value":
-        """Write a reshape: 0 copies an axis, -1 is what remains.
-
-        Args:
-            x: What is reshaped.
-            sizes: The new shape. If its last two are ``None``, they are those of ``of``.
-            of: Value whose last two axes count.
-        """
-        if None not in sizes:
-            return self("Reshape", x, self.constant(sizes))
-        assert of is not None
-        fixed = self.constant(sizes[:-2])
-        return self("Reshape", x, self("Concat", fixed, self("Shape", of, start=-2), axis=0))
-
-    def axis(self, x: "ir.Value", axis: int) -> "ir.Value":
-        """Return the length of an axis, a tensor of no axes, as a constant where it is known."""
-        known = _number(x, axis)
-        if known is not None:
-            return self.constant(known)
-        return self("Squeeze", self("Shape", x, start=axis, end=axis + 1))
-
-
-def _number(x: "ir.Value", axis: int) -> int | None:
-    """Return the length of an axis if it is the same for all inputs."""
-    assert x.shape is not None
-    length = x.shape[axis]
-    return length if isinstance(length, int) else None
-
-
-def _known(x: "ir.Value", axis: int) -> int:
-    length = _number(x, axis)
-    assert length is not None, f"axis {axis} of {x.name}"
-    return length
 
 
 def _steps(node: "ir.Node") -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
@@ -140,20 +45,20 @@ def _steps(node: "ir.Node") -> tuple[Sequence[int], Sequence[int], Sequence[int]
 # ------------------------------------------------------------------------------------------ local aggregation
 
 
-def _local_aggregation(write: _Writer, node: "ir.Node") -> "ir.Value":
+def _local_aggregation(write: NodeWriter, node: "ir.Node") -> "ir.Value":
     x, weight = node.inputs
     assert x is not None
     assert weight is not None
     stride, padding, dilation = _steps(node)
     interleaved = bool(node.attributes["interleaved"].as_int())
-    channels, groups, taps = _known(x, 1), _known(weight, 1), _known(weight, 2)
-    kernel, columns, shared = math.isqrt(taps), _number(weight, 4), channels // groups
+    channels, groups, taps = known_length(x, 1), known_length(weight, 1), known_length(weight, 2)
+    kernel, columns, shared = math.isqrt(taps), length(weight, 4), channels // groups
     shifts = _shifts(x, weight, kernel, stride[0], padding[0], dilation[0])
     by_rows = kernel > SMALL and any(shift is not None for shift in shifts)
     banded = columns is not None and is_banded(columns, kernel, stride[1], dilation[1])
     around = (0, padding[1]) if by_rows and not banded else padding  # maps are moved along the rows, not the image
     padded = write.padded(x, around)
-    sides = [None if n is None else n + 2 * p for n, p in zip((_number(x, 2), _number(x, 3)), around, strict=True)]
+    sides = [None if n is None else n + 2 * p for n, p in zip((length(x, 2), length(x, 3)), around, strict=True)]
     sides = sides if None not in sides else [None, None]
     split = (shared, groups) if interleaved else (groups, shared)
     padded = write.reshaped(padded, 0, *split, *sides, of=padded)
@@ -161,16 +66,16 @@ def _local_aggregation(write: _Writer, node: "ir.Node") -> "ir.Value":
         assert columns is not None
         sums = _banded(write, padded, weight, columns, kernel, stride, dilation, interleaved)
     elif by_rows:
-        height = _known(x, 2)
+        height = known_length(x, 2)
         sums = _sum_of_moved_rows(write, padded, height, weight, shifts, stride[1], dilation[1], interleaved)
     else:
         sums = _sum_of_shifts(write, padded, _maps(write, weight, taps, interleaved), kernel, stride, dilation)
-    rows = _number(weight, 3)
+    rows = length(weight, 3)
     known = rows is not None and columns is not None
     return write.reshaped(sums, 0, channels, *((rows, columns) if known else (None, None)), of=weight)
 
 
-def _maps(write: _Writer, weight: "ir.Value", taps: int, interleaved: bool) -> Sequence["ir.Value"]:
+def _maps(write: NodeWriter, weight: "ir.Value", taps: int, interleaved: bool) -> Sequence["ir.Value"]:
     """Write one map for each tap, (B, G, 1, H', W') or (B, 1, G, H', W')."""
     if not interleaved:
         return write.split(weight, 2, taps)
@@ -179,7 +84,7 @@ def _maps(write: _Writer, weight: "ir.Value", taps: int, interleaved: bool) -> S
 
 
 def _sum_of_shifts(
-    write: _Writer,
+    write: NodeWriter,
     padded: "ir.Value",
     maps: Sequence["ir.Value"],
     kernel: int,
@@ -207,7 +112,7 @@ def _shifts(
 
     Steps above one, and sizes that stay open, have no such distances.
     """
-    height, made = _number(x, 2), _number(weight, 3)
+    height, made = length(x, 2), length(weight, 3)
     if stride != 1 or height is None or made is None:
         return [None] * kernel
     shifts = [u * dilation - padding for u in range(kernel)]
@@ -215,7 +120,7 @@ def _shifts(
 
 
 def _sum_of_moved_rows(
-    write: _Writer,
+    write: NodeWriter,
     padded: "ir.Value",
     height: int,
     weight: "ir.Value",
@@ -228,7 +133,7 @@ def _sum_of_moved_rows(
 
     Maps are moved the other way before: there are as many of them as groups, not as channels.
     """
-    kernel, made = len(shifts), _known(weight, 3)
+    kernel, made = len(shifts), known_length(weight, 3)
     read = [write.sliced(padded, 4, _reads(v, kernel, stride, dilation)) for v in range(kernel)]
     total = None
     for shift, row in zip(shifts, write.split(weight, 2, kernel), strict=True):
@@ -252,7 +157,7 @@ def _reads(tap: int, kernel: int, stride: int, dilation: int) -> slice:
 
 
 def _banded(
-    write: _Writer,
+    write: NodeWriter,
     padded: "ir.Value",
     weight: "ir.Value",
     columns: int,
@@ -267,7 +172,7 @@ def _banded(
     rows = write("Transpose", rows, perm=(0, 2, 3, 4, 1) if interleaved else (0, 1, 3, 4, 2))
     read = [write.sliced(rows, 2, _reads(u, kernel, stride[0], dilation[0])) for u in range(kernel)]
     images = read[0] if kernel == 1 else write("Concat", *read, axis=3)
-    height = _number(weight, 3)
+    height = length(weight, 3)
     sides = (height, columns) if height is not None else (None, None)
     taps = write.reshaped(weight, 0, 0, kernel, kernel, *sides, of=weight)
     taps = write("Transpose", taps, perm=(0, 1, 4, 5, 2, 3))  # (B, G, H', W', k, k)
@@ -287,12 +192,12 @@ def _banded(
 # ------------------------------------------------------------------------------------- contextual convolution
 
 
-def _depthwise(write: _Writer, node: "ir.Node") -> "ir.Value":
+def _depthwise(write: NodeWriter, node: "ir.Node") -> "ir.Value":
     x, weight, offset, weight_offset, mask, bias = (*node.inputs, None, None, None)[:6]
     assert x is not None
     assert weight is not None
     assert offset is not None
-    channels, *kernel = _known(weight, 0), _known(weight, 2), _known(weight, 3)
+    channels, *kernel = known_length(weight, 0), known_length(weight, 2), known_length(weight, 3)
     taps = kernel[0] * kernel[1]
     table, indices, shares = _corners(write, node, x, offset, mask, kernel)
     kernels = write.reshaped(weight, 1, channels, taps)
@@ -311,13 +216,13 @@ def _depthwise(write: _Writer, node: "ir.Node") -> "ir.Value":
     return y if bias is None else write("Add", y, write.reshaped(bias, channels, 1, 1))
 
 
-def _samples(write: _Writer, node: "ir.Node") -> "ir.Value":
+def _samples(write: NodeWriter, node: "ir.Node") -> "ir.Value":
     """Write what all taps sample, the columns (G, B, H' W', K C / G)."""
     x, offset, mask = (*node.inputs, None)[:3]
     assert x is not None
     assert offset is not None
     kernel, groups = node.attributes["kernel"].as_ints(), node.attributes["groups"].as_int()
-    taps, channels = kernel[0] * kernel[1], _known(x, 1)
+    taps, channels = kernel[0] * kernel[1], known_length(x, 1)
     table, indices, shares = _corners(write, node, x, offset, mask, kernel)
     split = (groups, channels // groups)
     rows = []
@@ -334,7 +239,7 @@ def _samples(write: _Writer, node: "ir.Node") -> "ir.Value":
 
 
 def _corners(
-    write: _Writer,
+    write: NodeWriter,
     node: "ir.Node",
     x: "ir.Value",
     offset: "ir.Value",
@@ -345,7 +250,7 @@ def _corners(
     stride, padding, dilation = _steps(node)
     taps = kernel[0] * kernel[1]
     table = write("Transpose", write.padded(x, (_AROUND, _AROUND)), perm=(0, 2, 3, 1))
-    table = write.reshaped(table, -1, _known(x, 1))
+    table = write.reshaped(table, -1, known_length(x, 1))
     # (B, H', W', K, 2), rows before columns
     moved = write.reshaped(write("Transpose", offset, perm=(0, 2, 3, 1)), 0, 0, 0, taps, 2)
     down, right = np.divmod(np.arange(taps), kernel[1])
@@ -382,9 +287,9 @@ def _corners(
     return table, write("Add", write("Unsqueeze", index, last), corners), shares
 
 
-def _grid(write: _Writer, offset: "ir.Value", axis: int, stride: int, taps: Any) -> "ir.Value":
+def _grid(write: NodeWriter, offset: "ir.Value", axis: int, stride: int, taps: Any) -> "ir.Value":
     """Write the rows or columns that the taps (K,) read without offsets, (H', 1, K) or (W', K), float32."""
-    known = _number(offset, 2 + axis)
+    known = length(offset, 2 + axis)
     if known is not None:
         grid = np.arange(known)[:, None] * stride + taps
         return write.constant(grid[:, None] if axis == 0 else grid, np.float32)
@@ -394,12 +299,12 @@ def _grid(write: _Writer, offset: "ir.Value", axis: int, stride: int, taps: Any)
     return write("Unsqueeze", grid, write.constant([1])) if axis == 0 else grid
 
 
-def _as_float(write: _Writer, x: "ir.Value", axis: int) -> "ir.Value":
-    known = _number(x, axis)
+def _as_float(write: NodeWriter, x: "ir.Value", axis: int) -> "ir.Value":
+    known = length(x, axis)
     return write("Cast", write.axis(x, axis), to=1) if known is None else write.constant(float(known), np.float32)
 
 
-_FORMS: dict[str, Callable[[_Writer, "ir.Node"], "ir.Value"]] = {
+_FORMS: dict[str, Callable[[NodeWriter, "ir.Node"], "ir.Value"]] = {
     "LocalAggregation": _local_aggregation,
     "DepthwiseContextualConv": _depthwise,
     "ContextualSamples": _samples,
