@@ -45,7 +45,7 @@ def usual_interpolation(name: str) -> str:
 
 
 def takes_argument(name: str, argument: str, value: Any) -> bool:
-    """Tell whether a network can be built with an argument, on no device and without weights.
+    """Tell whether the constructor of a network has an argument, by calling it on no device and without weights.
 
     Args:
         name: The registered name of the network.
@@ -55,8 +55,10 @@ def takes_argument(name: str, argument: str, value: Any) -> bool:
     try:
         with torch.device("meta"):
             timm.create_model(name, pretrained=False, **{argument: value})
-    except NOT_TAKEN:
+    except TypeError:
         return False
+    except NOT_TAKEN:  # of its value, or of a network that cannot be built on no device
+        return True
     return True
 
 
