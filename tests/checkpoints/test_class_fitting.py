@@ -53,7 +53,9 @@ def test_it_begins_where_the_plain_network_ended(name):
     train, test = pictures(240, 12, 2), pictures(120, 12, 3)
     model.train()
     model.context.head.eval()
-    assert fit_classes(model, [tuple(part[i::2] for part in train) for i in (0, 1)], report.classifier) == 240
+    fit = fit_classes(model, [tuple(part[i::2] for part in train) for i in (0, 1)], report.classifier)
+    assert fit.images == 240
+    assert fit.class_ratios == model.context.ratios
     assert model.training
     assert not model.context.head.training
     model.eval()
@@ -81,6 +83,20 @@ def test_without_a_classifier_of_these_classes_it_begins_at_a_regression():
     assert accuracies[0] == accuracies[1] > 0.5
 
 
+def test_stages_that_cannot_tell_classes_apart_keep_more_of_them():
+    _, model, report = pair("contextual_resnet_micro", 12)
+    x, _ = pictures(240, 12, 2)
+    noise = torch.randint(12, (240,), generator=torch.Generator().manual_seed(0))  # nobody can
+    before = model.context.ratios
+    assert not fit_classes(model, [(x, noise)], report.classifier, recall=0.0).widened
+    assert model.context.ratios == before
+    fit = fit_classes(model, [(x, noise)], report.classifier)
+    assert fit.widened
+    assert min(fit.class_ratios) > 0.9
+    assert list(fit.class_ratios) == sorted(fit.class_ratios, reverse=True)
+    assert model(x).shape == (240, 12)
+
+
 def test_more_classes_than_dimensions():
     plain, model, report = pair("contextual_convnext_micro", 30, dim=16, hidden=24, head_hidden=24)
     x, y = pictures(600, 30, 2)
@@ -96,10 +112,13 @@ def test_a_run_starts_so(tmp_path):
     plain, _, _ = pair(name, 2)
     torch.save(plain.state_dict(), tmp_path / "plain.pth")
     root = make_folder(tmp_path / "data", {"train/cat": 4, "train/dog": 4, "val/cat": 1, "val/dog": 1})
-    words = ["--batch_size=4", "--image_size=32", "--workers=0", "--accelerator=cpu", f"--data={root}"]
-    options = config_of(None, name, *words, f"--model_args={json.dumps(NETWORKS[name])}", "--warmup_epochs=0")
+    words = ["--batch-size=4", "--image-size=32", "--workers=0", "--device=cpu", f"--data={root}"]
+    options = config_of(None, name, *words, f"--model-args={json.dumps(NETWORKS[name])}", "--warmup-epochs=0")
     options = dataclasses.replace(options, init_from=str(tmp_path / "plain.pth"))
-    model = prepare(options, None).task.model
+    prepared = prepare(options, None)
+    model = prepared.task.model
+    again = timm.create_model(name, num_classes=2, **prepared.options.model_args)
+    assert again.context.ratios == model.context.ratios
     assert model.context.embedding.weight.norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
 
 

@@ -159,7 +159,7 @@ def test_any_network_runs_under_a_recipe_without_what_it_does_not_take(config, c
     assert "without" not in capsys.readouterr().err
     assert config("vgg11", "x", "--recipe=finetune", "--init-from=y").drop_path_rate == 0
     assert "recipe finetune: vgg11 is trained without drop_path_rate 0.1, which it d" in capsys.readouterr().err
-    asked = config("resnet18", "x", f"--recipe={recipe}", "--init-from=y", "--model_args={output_stride: 16}")
+    asked = config("resnet18", "x", f"--recipe={recipe}", "--init-from=y", "--model-args={output_stride: 16}")
     assert asked.model_args == {"output_stride": 16}
     assert config("rednet50", "x", f"--recipe={recipe}", "--init-from=y").model_args == {"stem_kernel_size": 7}
 

@@ -87,7 +87,7 @@ def test_the_network_chooses_where_the_user_does_not():
     }
     assert set(chosen.values()) == {"bilinear", "bicubic"}
     assert [key for key, value in chosen.items() if value == "bilinear"] == [("rednet50", "photos")]
-    with pytest.raises(OptionError, match="--crop_pct must be more than 0"):
+    with pytest.raises(OptionError, match="--crop-pct must be more than 0"):
         ClassificationOptions(model="cotnet50", data="photos", crop_pct=0.0).completed(1)
 
 

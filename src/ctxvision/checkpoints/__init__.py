@@ -1,6 +1,6 @@
 """Published checkpoints and plain networks' weights → our networks, without running code from a file."""
 
-from .class_fitting import PlainClassifier, fit_classes
+from .class_fitting import ClassFit, PlainClassifier, fit_classes
 from .conversion import ConversionReport, convert
 from .error import CheckpointError
 from .published import from_published
@@ -9,6 +9,7 @@ from .warm_starting import WarmStartReport, warm_start
 
 __all__ = [
     "CheckpointError",
+    "ClassFit",
     "ConversionReport",
     "PlainClassifier",
     "WarmStartReport",

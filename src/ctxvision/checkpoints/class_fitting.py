@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxvision.models import ContextualNet
-from ctxvision.nn import ClassContext
+from ctxvision.nn import ClassContext, class_counts
 
 _SHIFT = 4.0
 """Bias that keeps the ReLU inside a projection linear: values before it have variance 1."""
@@ -46,6 +46,17 @@ class _Map(NamedTuple):
     bias: Tensor
 
 
+class ClassFit(NamedTuple):
+    """What `fit_classes` did."""
+
+    images: int
+    """Number of images that it looked at."""
+    class_ratios: tuple[float, ...]
+    """Shares of the classes that the four stages consider now."""
+    widened: bool
+    """Whether these are larger than before."""
+
+
 class _Moments:
     """Sums over images that a ridge regression from features to targets needs."""
 
@@ -75,13 +86,28 @@ class _Moments:
 
         Features are scaled to variance 1; the penalty is the number of features per image.
         """
-        (mean, covariance), target = self.mean_and_covariance(), self.y / self.count
+        mean, target = self.x / self.count, self.y / self.count
+        weight = (self._inverse() @ (self.xy / self.count - mean.outer(target))).T
+        return _Map(_CERTAINTY * weight, _CERTAINTY * (target - weight @ mean))
+
+    def _inverse(self) -> Tensor:
+        """Return the inverse of the penalised covariance, ``(C, C)``."""
+        _, covariance = self.mean_and_covariance()
         scale = covariance.diagonal().clamp(min=1e-12).rsqrt()
         correlation = covariance * scale.outer(scale)
         correlation.diagonal().add_(1e-3 + len(scale) / self.count)
-        cross = (self.xy / self.count - mean.outer(target)) * scale[:, None]
-        weight = (torch.linalg.solve(correlation, cross) * scale[:, None]).T
-        return _Map(_CERTAINTY * weight, _CERTAINTY * (target - weight @ mean))
+        inverse: Tensor = torch.linalg.inv(correlation) * scale.outer(scale)
+        return inverse
+
+    def ranks_left_out(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Return the rank of each image's class, from 1, by the regression to all other images, ``(B,)``."""
+        weight, bias = self.regression()
+        centred = x.double() - self.x / self.count
+        leverage = ((centred @ self._inverse()) * centred).sum(1) / self.count + 1 / self.count
+        fitted = (x.double() @ weight.T + bias) / _CERTAINTY
+        wanted = F.one_hot(labels, weight.shape[0])
+        scores = (fitted - leverage[:, None] * wanted) / (1 - leverage[:, None]).clamp(min=1e-6)
+        return (scores > scores.gather(1, labels[:, None])).sum(1) + 1
 
 
 @torch.no_grad()
@@ -90,24 +116,28 @@ def fit_classes(
     batches: Iterable[tuple[Tensor, Tensor]],
     classifier: PlainClassifier | None = None,
     *,
-    limit: int = 20_000,
-) -> int:
+    recall: float = 0.99,
+    limit: int = 10_000,
+) -> ClassFit:
     """Fit class embeddings and projections to labelled images, so that a warm start begins with all that is known.
 
     Embeddings become directions at right angles, or, of more classes than fit, the main directions of the plain
     classifier. Each projection becomes a linear classifier: at the head the plain one, so that its scores rank the
     classes as the plain network's logits do; at the stages, and at the head if there is no plain one, the ridge
-    regression from the stage's pooled features to the classes. Everything else stays as it is.
+    regression from the stage's pooled features to the classes. An early stage that cannot tell the classes apart
+    would drop true ones: it considers more of them then. Everything else stays as it is.
 
     Args:
         model: Network with the weights of a plain one; it is in evaluation mode meanwhile.
         batches: Images, ``(B, C, H, W)``, and their classes, ``(B,)``.
         classifier: Classifier of the plain network; one that is no better than chance is of other classes, and is
             left out.
-        limit: Number of images after which the pass ends.
+        recall: Share of the images whose class each stage keeps at least, by regressions that leave the image out;
+            class ratios grow until then. The value 0 leaves them as they are.
+        limit: Number of images after which the pass ends; their pooled features are held in memory.
 
     Returns:
-        The number of images of the pass.
+        The number of images and the class ratios; a network that is built anew for these weights needs them.
 
     Raises:
         ValueError: If the network has no classes to fit, or there are no images.
@@ -128,6 +158,8 @@ def fit_classes(
         name: _Moments(cast(nn.Linear, layer.projection[0]).in_features, context.num_classes, device)
         for name, layer in layers.items()
     }
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    targets: list[Tensor] = []
     spread, right = 0.0, 0
     try:
         model.eval()
@@ -138,6 +170,8 @@ def fit_classes(
             wanted = F.one_hot(labels.to(device), context.num_classes)
             for name, x in {**entered, "head": pooled}.items():
                 moments[name].add(x, wanted)
+                seen[name].append(x)
+            targets.append(labels.to(device))
             spread += float((pooled.var(1, unbiased=False) + 1e-6).sqrt().sum())
             right += 0 if classifier is None else int((classifier(pooled).argmax(1) == labels.to(device)).sum())
             if moments["head"].count >= limit:
@@ -153,12 +187,21 @@ def fit_classes(
     maps = {name: sums.regression() for name, sums in moments.items()}
     chance = 1 / context.num_classes
     if classifier is not None and right > count * chance + 2 * (count * chance * (1 - chance)) ** 0.5:
-        maps["head"] = _linear(classifier, spread / count)
+        maps["head"] = _Map(*(part.to(device) for part in _linear(classifier, spread / count)))
     table = _embeddings(context.num_classes, context.embedding.embedding_dim, maps["head"], moments["head"])
     context.embedding.weight.copy_(table)
     for name, layer in layers.items():
         _realise(layer, maps[name], table, moments[name], float(context.temperature))
-    return count
+    kept, truth = list(class_counts(context.num_classes, context.ratios)), torch.cat(targets)
+    before = tuple(kept)
+    for name in context.steps:
+        ranks = moments[name].ranks_left_out(torch.cat(seen[name]), truth)
+        needed = int(ranks.double().quantile(recall, interpolation="higher")) if recall else 1
+        for stage in range(int(name)):  # no set is smaller than those after it
+            kept[stage] = max(kept[stage], needed)
+    if tuple(kept) != before:
+        context.ratios = tuple(number / context.num_classes for number in kept)
+    return ClassFit(count, context.ratios, tuple(kept) != before)
 
 
 def _linear(classifier: PlainClassifier, spread: float) -> _Map:

@@ -186,7 +186,11 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         say(in_short(report))
         _tell_other_filter(options.init_from, task)
         if report.fits_classes and isinstance(task, ClassificationTask):
-            say(_fit_classes(task, data, report.classifier, options.device))
+            ratios = _fit_classes(task, data, report.classifier, options.device)
+            if ratios:  # arguments of the network from now on, also where the run is resumed
+                model_args = task.model_args | {"class_ratios": ratios}
+                options = dataclasses.replace(options, model_args=model_args)
+                task.hparams["model_args"] = model_args
     if options.compile:
         task.compile_network()
     if options.precision == "64-true":
@@ -214,19 +218,26 @@ def _tell_other_filter(source: str, task: Task) -> None:
 
 def _fit_classes(
     task: ClassificationTask, data: DataModule, classifier: PlainClassifier | None, device: str
-) -> str:
+) -> list[float] | None:
     """Fit the class embeddings and projections of a contextual network that starts from plain weights.
 
+    Class ratios that nobody chose become wide enough for the classes that early stages cannot tell apart yet.
+
     Returns:
-        The line that says so.
+        The class ratios, if they have become wider.
     """
     model = cast(ContextualNet, task.model)
     device = resolved(device)
     batches = (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
-    images = fit_classes(model.to(device), batches, classifier)
+    chosen = "class_ratios" in task.model_args
+    fit = fit_classes(model.to(device), batches, classifier, recall=0.0 if chosen else 0.99)
     model.to("cpu")
-    source = "regressions" if classifier is None else "the plain classifier and regressions"
-    return f"class embeddings and projections fitted to {images} training images, from {source}"
+    say(f"class embeddings and projections fitted to {fit.images} training images")
+    if not fit.widened:
+        return None
+    ratios = ", ".join(f"{ratio:.3g}" for ratio in fit.class_ratios)
+    say(f"class_ratios {ratios}: with fewer, a stage would drop the true class of more than 1 % of them")
+    return list(fit.class_ratios)
 
 
 def build_task(options: TrainOptions, data: DataModule) -> Task:
