@@ -118,7 +118,7 @@ def test_help_has_dashes_a_config_and_one_word_for_the_device(command, capsys):
     assert not re.findall(r"--[a-z]+_\w+", shown)
     assert "null" not in shown
     assert "--config" in shown
-    assert "--device" not in shown
+    assert "--accelerator" not in shown
     if command not in ("models", "recipes", "convert", "publish", "export"):
         assert re.search(r"--device .*?auto", shown, re.DOTALL)
 
@@ -156,7 +156,7 @@ def test_auto_is_cuda_where_there_is_any(there, auto, monkeypatch):
 
 
 def test_the_old_word_for_the_device_still_works(capsys):
-    assert options_of(["a", "digits", "--device=cpu"]).device == "cpu"
+    assert options_of(["a", "digits", "--accelerator=cpu"]).device == "cpu"
     assert "write --device" in capsys.readouterr().err
 
 

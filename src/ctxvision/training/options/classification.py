@@ -97,9 +97,11 @@ class ClassificationOptions(TrainOptions):
 
     def defaults(self, processors: int) -> dict[str, Any]:
         """Return the values of options that are null; digits are small and in memory."""
-        from ctxvision.tasks.networks import usual_interpolation
+        own: dict[str, Any] = {"workers": min(processors, 8)}
+        if self.model:  # help is for no network, and should not wait for torch
+            from ctxvision.tasks.networks import usual_interpolation
 
-        own = {"workers": min(processors, 8), "interpolation": usual_interpolation(self.model or "")}
+            own["interpolation"] = usual_interpolation(self.model)
         defaults = _DIGITS if self.data == "digits" else _IMAGES | own
         if self.optimizer in ("sgd", "momentum"):
             # the recipe of the CoTNet paper
