@@ -129,7 +129,7 @@ def compare_runs(
                 print(row["run"], row["best"], row["difference"])
     """
     first = [os.fspath(against)] if against is not None else []
-    names = list(dict.fromkeys([*first, *map(os.fspath, paths)]))
+    names = list(dict.fromkeys([*first, *(os.fspath(path) for path in paths)]))
     if not names:
         raise RunError("there is no run to compare; name run folders of `ctxvision train`")
     runs = tuple(_read(name) for name in names)
