@@ -98,8 +98,8 @@ def _texts(file: Path, entry: Any) -> list[str]:
 def _images(file: Path, settings: dict[str, Any], text: str) -> list[Path]:
     """List the images of an entry: a folder, a list of images in a text file, or an image."""
     root = _normal(file.parent)
-    path = settings.get("path")
-    start = path if isinstance(path, str) else ""
+    given = settings.get("path")
+    start = given if isinstance(given, str) else ""
     # exports write "../train/images" and mean what is beside the file; "path" may be of another machine
     entries = [text, text.removeprefix("../"), text.removeprefix("../../")]
     places = [_normal(folder / entry) for folder in (root / start, root) for entry in entries]
