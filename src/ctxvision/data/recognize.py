@@ -12,7 +12,7 @@ _OF_TASK = {"detection": "detect", "segmentation": "segment", "video": "video"}
 
 
 def advice_about(source: str | os.PathLike[str], task: str) -> str:
-    """Say what to do about a folder that is not for a task, or whose labels are not read; empty if it may be.
+    """Say what to do about a folder that is not for a task, or not before its labels are converted; else nothing.
 
     Recognised are COCO's layout, Cityscapes, clips in class folders, and labels of YOLO and Pascal VOC. Nothing is
     opened, and of large folders only the first entries are looked at.
@@ -33,13 +33,13 @@ def advice_about(source: str | os.PathLike[str], task: str) -> str:
     if task in ("segmentation", "video"):
         return ""
     return (
-        f"{source}: looks like {looks}, which are not read; convert them to COCO's JSON, as the page on detection "
-        "shows, and add --task detect"
+        f"{source}: looks like {looks}; `ctxvision convert-labels {source}` makes COCO's JSON of them, which "
+        "`train --task detect` reads"
     )
 
 
 def _look(root: Path, parts: list[Path]) -> tuple[str, str]:
-    """Return what a folder looks like, in words, and the task it is for; no task where labels cannot be read."""
+    """Return what a folder looks like, in words, and the task that it is for; none before labels are converted."""
     if _first(root / "annotations", "instances_*.json") or any(_first(p, "_annotations.coco.json") for p in parts):
         return "boxes in COCO's layout", "detection"
     if (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():

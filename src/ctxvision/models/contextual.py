@@ -464,6 +464,6 @@ def contextual_resnet_micro(pretrained: bool = False, **kwargs: Any) -> Contextu
     """Small contextual ResNet for few images of 32 to 64 pixels and for CPUs."""
     args = {
         "depths": (1, 1, 2, 1), "planes": (32, 64, 96, 128), "dim": 128, "hidden": 0.25, "head_hidden": 0.25,
-        "merge_hidden": 32, "norm": "batch", "wide_funnel": True,
+        "merge_hidden": 32, "norm": "batch", "wide_funnel": True, "selection": "rerank",
     }  # fmt: skip
     return _create_resnet("contextual_resnet_micro", pretrained, **{**args, **kwargs})
