@@ -2,8 +2,8 @@
 
     python tools/first_picture.py docs/figures/first.jpg
 
-A small network is trained for some two minutes (no weights are needed) on pieces of scikit-learn's two photographs, which are cut from
-rectangles with a name (sky, roof, petals, …). Then it is shown a whole photograph.
+A small network is trained for some two minutes, from nothing, on pieces of scikit-learn's two photographs, which are cut
+from rectangles with a name (sky, roof, petals, …). Then it is shown a whole photograph.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from ctxvision.explain import ImageExplanation, explain
+from ctxvision.explain import GradCam, ImageExplanation, explain
 from ctxvision.tasks import ClassificationTask, load_task
 from ctxvision.training import train
 
@@ -99,6 +99,7 @@ def drawn(image: ImageExplanation, names: Sequence[str]) -> bytes:
         place.imshow(photo if place is not taps else np.asarray(Image.fromarray(photo).convert("L")), cmap="gray")
     shown.set_title("a photograph")
     (cam,) = image.cams
+    assert isinstance(cam, GradCam) and image.funnel is not None  # of a contextual classifier
     heat.imshow(cam.map, cmap="viridis", alpha=0.55)
     heat.set_title("what speaks for “tree” (Grad-CAM)")
     layer = next(layer for layer in image.offsets if "stages.2" in layer.name or "layer3" in layer.name)
