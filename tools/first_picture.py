@@ -2,8 +2,8 @@
 
     python tools/first_picture.py docs/figures/first.jpg
 
-A small network is trained for some two minutes, from nothing, on pieces of scikit-learn's two photographs, which are cut
-from rectangles with a name (sky, roof, petals, …). Then it is shown a whole photograph.
+A small network is trained for some two minutes, from nothing, on pieces of scikit-learn's two photographs, cut
+from rectangles that have names (sky, roof, petals, …). Then it is shown a whole photograph.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def write_pieces(folder: Path, count: int = 60) -> None:
         areas = np.array([(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes], float)
         for number in range(count):
             x0, y0, x1, y1 = (scale * edge for edge in boxes[random.choice(len(boxes), p=areas / areas.sum())])
-            side = int(min(random.integers(40, 81), 1.3 * (x1 - x0), 1.3 * (y1 - y0)))
+            side = int(min(float(random.integers(40, 81)), 1.3 * (x1 - x0), 1.3 * (y1 - y0)))
             x, y = random.uniform(x0, max(x0, x1 - side)), random.uniform(y0, max(y0, y1 - side))
             piece = photos[photo].crop((int(x), int(y), int(x) + side, int(y) + side)).resize((PIECE, PIECE))
             target = folder / ("val" if number % 6 == 0 else "train") / name / f"{number:03}.png"
@@ -99,7 +99,8 @@ def drawn(image: ImageExplanation, names: Sequence[str]) -> bytes:
         place.imshow(photo if place is not taps else np.asarray(Image.fromarray(photo).convert("L")), cmap="gray")
     shown.set_title("a photograph")
     (cam,) = image.cams
-    assert isinstance(cam, GradCam) and image.funnel is not None  # of a contextual classifier
+    assert isinstance(cam, GradCam)
+    assert image.funnel is not None  # it is a contextual classifier
     heat.imshow(cam.map, cmap="viridis", alpha=0.55)
     heat.set_title("what speaks for “tree” (Grad-CAM)")
     layer = next(layer for layer in image.offsets if "stages.2" in layer.name or "layer3" in layer.name)
