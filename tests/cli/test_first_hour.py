@@ -119,7 +119,7 @@ def test_help_has_dashes_a_config_and_one_word_for_the_device(command, capsys):
     assert "null" not in shown
     assert "--config" in shown
     assert "--accelerator" not in shown
-    if command not in ("models", "recipes", "convert", "publish", "export"):
+    if command not in ("models", "recipes", "convert", "convert-labels", "compare", "publish", "export"):
         assert re.search(r"--device .*?auto", shown, re.DOTALL)
 
 
