@@ -246,7 +246,7 @@ class DetectionData(DataModule):
             if crowds:
                 why = [f"all {crowds} are crowds (iscrowd 1), which #crowd=single takes as single objects"]
             elif self.masks and samples.notes:
-                why = [*samples.notes, "a detector without masks, such as --detector faster_rcnn, needs boxes alone"]
+                why = [*samples.notes, "a detector without masks needs boxes alone: --detector faster_rcnn"]
             else:
                 why = samples.notes
             raise DataError("; ".join([f"{self.source}: no objects to train on", *why]))
