@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EPOCHS = re.compile(r"(--epochs |\bepochs=)\d+")  # a page trains until something is learnt; the test sees that it runs
+EPOCHS = re.compile(
+    r"(--epochs |\bepochs=)\d+"
+)  # a page trains until something is learnt; the test sees that it runs
 SCRIPT = re.compile(r"# (\w+\.py)\n")  # a block that begins so is a file, to be run by a command
 # what a script of a deployed network may not import
 HEAVY = ("torch", "timm", "ctxvision", "torchvision", "lightning")
