@@ -58,7 +58,7 @@ def _recipes(epochs: int) -> Mapping[Family, Recipe]:
 
 
 SIZES: Mapping[SizeName, Size] = {
-    "100": Size("100", "100", 100, _recipes(120), _SHARED),
+    "100": Size("100", "100", 100, _recipes(100), _SHARED),
     "400": Size("400", "400", 400, _recipes(60), _SHARED),
     "all": Size("all", "all", 1570, _recipes(40), _SHARED),
 }

@@ -9,7 +9,12 @@ from ctxvision.recipes import Recipe, load_recipe, recipe_names
 Side = Literal["ours", "plain"]
 SIDES: tuple[Side, ...] = ("ours", "plain")
 _PLAIN_RESNET = ("cotnet_micro", {"cot_stages": []})
-_SMALL_RESNET = {"depths": [1, 1, 2, 1], "planes": [16, 32, 56, 80]}
+_LEAST_ADAPTIVE_RATE = 1e-3
+"""Of optimisers that divide by the size of the gradient: one step moves a weight by at most the rate.
+
+What a recipe reaches by small steps in a million, some hundred of them cannot: its rate, scaled to the batch, would
+leave either network about where it began. `small` trains the same networks at twice this rate.
+"""
 
 
 class Family(NamedTuple):
@@ -26,7 +31,7 @@ FAMILIES: Mapping[str, Family] = {
         ("contextual_convnext_micro", {}), ("contextual_convnext_micro", {"stages": []})
     ),
     "contextual_resnet": Family(
-        ("contextual_resnet50", _SMALL_RESNET), ("contextual_resnet50", {**_SMALL_RESNET, "stages": []})
+        ("contextual_resnet_micro", {}), ("contextual_resnet_micro", {"stages": []})
     ),
     "cotnext": Family(
         ("cotnet_micro", {"cardinality": 2, "base_width": 48, "key_groups": 8}),
@@ -58,12 +63,12 @@ class Data(NamedTuple):
     """Sizes that fit the data and a CPU."""
 
 
-_SCENES = "digits-scenes#train=400,val=50,digits=3,smallest=30,largest=60"
+_SCENES = "digits-scenes#size=64,train=400,val=50,digits=2,smallest=50,largest=80"  # easy: few, large digits
 _FILES = {"image_size": 32, "crop_pct": 1.0}
 _CLIPS = {"frames": 4, "image_size": 32}
-_CROPS = {"crop_size": [96, 96], "class_weights": [0.4, *[1.0] * 10]}  # most pixels are background
+_CROPS = {"crop_size": [64, 64], "class_weights": [0.4, *[1.0] * 10]}  # most pixels are background
 _BOXES = {
-    "width": 32, "hidden": 128, "anchor_sizes": [12, 20, 32, 48, 80], "min_size": 96, "max_size": 192,
+    "width": 32, "hidden": 128, "anchor_sizes": [24, 32, 40, 48, 56], "min_size": 64, "max_size": 128,
     "train_candidates": 200, "train_proposals": 100, "test_candidates": 100, "test_proposals": 100,
     "sampled_rois": 64, "detections": 30,
 }  # fmt: skip
@@ -105,7 +110,7 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
     """Return the settings of a run beside those of the recipe: what has to change on small data.
 
     Rates follow the batch: in proportion for SGD (as the recipes' authors do it), by the square root for the
-    others. Warm-up, cool-down, milestones and the memory of the average keep their share of the run.
+    others, which have at least `_LEAST_ADAPTIVE_RATE`. Both sides have the same. Warm-up, cool-down, milestones and the memory of the average keep their share of the run.
 
     Args:
         pair: The family and the recipe.
@@ -121,7 +126,8 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
     usual_steps = usual.get("steps") or usual["epochs"] * data.recipe_size / usual["batch_size"]
     share = epochs * per_epoch / usual_steps
     ratio = data.batch / usual["batch_size"]
-    rate = ratio if usual["optimizer"] in ("sgd", "momentum") else math.sqrt(ratio)
+    plain_descent = usual["optimizer"] in ("sgd", "momentum")
+    rate = ratio if plain_descent else max(math.sqrt(ratio), _LEAST_ADAPTIVE_RATE / usual["lr"])
     changed: dict[str, Any] = {
         "model": network, "epochs": epochs, "steps": None, "val_every": epochs, "batch_size": data.batch,
         "micro_batch": None, "lr": usual["lr"] * rate, "min_lr": usual.get("min_lr", 0.0) * rate, "seed": seed,

@@ -25,6 +25,7 @@ COLUMNS = (
     *machine.COLUMNS, "fingerprint", "recipe", "task", "family", "side", "model", "seed", "steps", "batch", "lr",
     "metric", "value", "chance", "loss", "seconds",
 )  # fmt: skip
+_EPOCHS_BEFORE = 8  # of digits, before a dense task
 _TESTED = {"val_top1": 360, "val_miou": 50, "val_box_ap50": 50}  # samples that a figure is the mean over
 
 
@@ -129,12 +130,14 @@ def weights(pair: Pair, side: Side, work: Path, steps: int | None) -> Path:
     """Return a classifier of digits, trained once by `small`: recipes of dense tasks ask for one to start from."""
     asked = settings_of(pair, side, 0, steps)
     arguments = {name: value for name, value in (asked.get("model_args") or {}).items() if "stem" not in name}
-    folder = work / f"weights-{pair.family}-{side}"
+    epochs = _EPOCHS_BEFORE if steps is None else 1
+    which = hashlib.sha256(json.dumps([asked["model"], arguments, epochs], sort_keys=True).encode()).hexdigest()[:8]
+    folder = work / f"weights-{asked['model']}-{which}"
     if not RunFolder(folder).best.exists():
         shutil.rmtree(folder, ignore_errors=True)
         train(
             asked["model"], str(digit_files(work)), recipe="small", out=folder, image_size=32,
-            epochs=20 if steps is None else 1, warmup_epochs=0.5, batch_size=64, workers=0, accelerator="cpu",
+            epochs=epochs, warmup_epochs=0.5, batch_size=64, workers=0, accelerator="cpu",
             logger=["csv"], pictures=False, crop_pct=1.0, model_args=arguments or None,
         )  # fmt: skip
     return folder

@@ -119,7 +119,7 @@ def test_help_has_dashes_a_config_and_one_word_for_the_device(command, capsys):
     assert "null" not in shown
     assert "--config" in shown
     assert "--accelerator" not in shown
-    if command not in ("models", "recipes", "convert", "publish", "export"):
+    if command not in ("models", "recipes", "convert", "convert-labels", "compare", "publish", "export"):
         assert re.search(r"--device .*?auto", shown, re.DOTALL)
 
 
@@ -213,7 +213,11 @@ LAYOUTS = {
     "cityscapes": (["leftImg8bit/train/a/1.png", "gtFine/train/a/1.png"], "classify", "add --task segment"),
     "clips": (["train/jump/1.mp4", "train/run/2.mp4"], "classify", "add --task video"),
     "yolo": (["images/train/1.jpg", "labels/train/1.txt"], "classify", "labels of YOLO"),
-    "yolo parts": (["train/images/1.jpg", "train/labels/1.txt"], "detect", "convert-labels .* makes COCO's JSON"),
+    "yolo parts": (
+        ["train/images/1.jpg", "train/labels/1.txt"],
+        "detect",
+        "ctxvision convert-labels .* COCO's JSON",
+    ),
     "voc": (["VOCdevkit/VOC2012/Annotations/1.xml", "VOCdevkit/VOC2012/JPEGImages/1.jpg"], "detect", "Pascal VOC"),
     "classes": ([f"{c}/{i}.png" for c in ("images", "labels") for i in range(3)], "classify", ""),
 }

@@ -12,6 +12,7 @@ from ctxvision.cli import main
 from ctxvision.data import DetectionData, ImageData, SegmentationData, VideoData
 from ctxvision.tasks.registry import COMMAND_WORDS, TASKS, task_class
 from ctxvision.training import TrainOptions, options_class
+from ctxvision.training.settings import basis_of
 
 DATA = {
     "classification": ImageData, "detection": DetectionData, "segmentation": SegmentationData, "video": VideoData
@@ -67,3 +68,13 @@ def test_settings_of_an_old_run_are_understood(task, capsys):
     printed, old = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(config.read_text())
     old["device"] = old.pop("accelerator")
     assert {name: printed[name] for name in old if name != "task"} == {k: v for k, v in old.items() if k != "task"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "kept"),
+    [("demo-detect", {"steps": 7}, (7, None)), ("segment-rednet-fpn-80k", {"epochs": 3}, (None, 3))],
+)
+def test_steps_of_the_user_take_the_place_of_a_recipes_epochs_and_the_other_way_round(recipe, given, kept):
+    first = {"model": "rednet50", "recipe": recipe, "data": "anything", "init_from": "net.ckpt"}
+    options = basis_of(first).complete(first | given | {"batch_size": 8})
+    assert (options.steps, options.epochs) == kept

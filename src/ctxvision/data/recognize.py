@@ -12,7 +12,7 @@ _OF_TASK = {"detection": "detect", "segmentation": "segment", "video": "video"}
 
 
 def advice_about(source: str | os.PathLike[str], task: str) -> str:
-    """Say what to do about a folder that is not for a task, or not before its labels are converted; else nothing.
+    """Say what to do about a folder that is not for a task, or whose labels must be converted; empty if it may be.
 
     Recognised are COCO's layout, Cityscapes, clips in class folders, and labels of YOLO and Pascal VOC. Nothing is
     opened, and of large folders only the first entries are looked at.
@@ -39,7 +39,7 @@ def advice_about(source: str | os.PathLike[str], task: str) -> str:
 
 
 def _look(root: Path, parts: list[Path]) -> tuple[str, str]:
-    """Return what a folder looks like, in words, and the task that it is for; none before labels are converted."""
+    """Return what a folder looks like, in words, and its task; no task where labels must be converted."""
     if _first(root / "annotations", "instances_*.json") or any(_first(p, "_annotations.coco.json") for p in parts):
         return "boxes in COCO's layout", "detection"
     if (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():

@@ -200,7 +200,7 @@ def _compare_batch(
     limit = settings.seconds * len(candidates)
 
     def tell(rounds: int, seconds: float) -> None:
-        share = max(rounds / settings.repeats, seconds / limit)
+        share = max(rounds / settings.repeats, seconds / limit if limit else 1.0)  # nothing is left to time: done
         progress(f"timing batch {batch}, percent", min(int(100 * share), 100), 100)
 
     samples = take_turns(candidates, settings.device, settings.repeats, limit, one_call=True, tell=tell)

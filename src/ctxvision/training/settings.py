@@ -77,7 +77,10 @@ class Basis:
             OptionError: An option is unknown, missing or has a value that it cannot have.
             TrainingError: A resumed run would become another one.
         """
-        options = _typed(self.kind, {**self._fitted(given), **_named_now(given), "task": self.kind.task})
+        named = _named_now(given)
+        replaced = self._replaced(named)
+        below = {name: value for name, value in self._fitted(given).items() if name not in replaced}
+        options = _typed(self.kind, {**below, **named, "task": self.kind.task})
         for name in self.requires:
             if getattr(options, name) is None:
                 shows = f"`ctxvision recipes {options.recipe}` shows it"
@@ -100,6 +103,11 @@ class Basis:
                     f"leave out {option(name)} or begin a new run"
                 )
         return options
+
+    def _replaced(self, given: Mapping[str, Any]) -> set[str]:
+        """Return the options of a recipe whose place others of the user take: --steps that of its epochs."""
+        pairs = (("steps", "epochs"), ("epochs", "steps"))
+        return set() if self.resumed else {other for one, other in pairs if given.get(one) and other not in given}
 
     def _fitted(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the settings without what a network of another kind does not take of the recipe; a note says so.

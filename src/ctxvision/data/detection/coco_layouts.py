@@ -15,6 +15,7 @@ from ctxvision.data.images.source import VAL_FOLDERS
 _PARTS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test", "testing")}
 # where exports keep images beside their annotation file: Label Studio and CVAT, FiftyOne, labelme
 _FOLDERS = ("", "images", "data", "JPEGImages")
+_ALIKE = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")  # Label Studio's mark of an upload
 
 
@@ -28,8 +29,8 @@ class CocoPart(NamedTuple):
 def find_parts(root: Path, options: Mapping[str, str]) -> CocoPart | dict[str, CocoPart | DataError]:
     """Find the annotation files of a folder.
 
-    - COCO and CVAT: ``annotations/instances_NAME.json``, with the images in ``NAME/``, ``images/NAME/`` or
-      ``images/``;
+    - COCO and CVAT: ``annotations/instances_NAME.json``, with the images in ``NAME/``, ``images/NAME/``,
+      ``images/`` or ``JPEGImages/``; NAME ``val`` may be ``valid`` there, as ``train`` may be ``training``;
     - Roboflow: one ``.json`` each in ``train/`` and ``valid/`` (or ``val``, ``validation``, ``test``), beside the
       images;
     - Label Studio, FiftyOne, labelme: one ``.json`` in the folder itself, the images beside or below it.
@@ -101,7 +102,10 @@ def _names(names: list[str], split: str, asked: str | None) -> list[str]:
 
 
 def _part(root: Path, name: str) -> CocoPart | DataError:
-    for images in (root / name, root / "images" / name, root / "images"):
+    alike = next((names for names in _ALIKE if name in names), ())
+    names = (name, *(other for other in alike if other != name))  # YOLO's valid/images for instances_val.json
+    folders = [folder for one in names for folder in (root / one, root / "images" / one)]
+    for images in (*folders, root / "images", root / "JPEGImages"):
         if images.is_dir():
             return CocoPart(str(root / "annotations" / f"instances_{name}.json"), str(images))
     return DataError(f"{root}: no folder {name} with the images of annotations/instances_{name}.json")

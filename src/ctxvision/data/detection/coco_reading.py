@@ -166,7 +166,9 @@ class _Reader:
                 self._leave_out("images whose file other images claim too", f"{image.name} for {place}")
             else:
                 images.append(image._replace(name=str(self.folder / place)))
-                respelt += [(image.name, place)] if place != image.name else []
+                # a name that begins at a folder above is the path of this very file
+                if place != image.name and not (self.folder / place).as_posix().endswith(f"/{image.name}"):
+                    respelt.append((image.name, place))
         if respelt:
             before, after = respelt[0]
             self.remarks.append(f"{len(respelt)} images are taken from other paths, as {after!r} for {before!r}")

@@ -243,8 +243,13 @@ class DetectionData(DataModule):
         samples = self.train_samples
         if not sum(counts):
             crowds = samples.crowds()
-            hint = f"; all {crowds} are crowds (iscrowd 1), which #crowd=single takes as single objects"
-            raise DataError(f"{self.source}: no objects to train on{hint if crowds else ''}")
+            if crowds:
+                why = [f"all {crowds} are crowds (iscrowd 1), which #crowd=single takes as single objects"]
+            elif self.masks and samples.notes:
+                why = [*samples.notes, "a detector without masks needs boxes alone: --detector faster_rcnn"]
+            else:
+                why = samples.notes
+            raise DataError("; ".join([f"{self.source}: no objects to train on", *why]))
         unseen = [name for name, count in zip(samples.class_names, counts, strict=True) if not count]
         if unseen:
             self.notes.append(f"{self.source}: no training objects of {quoted(unseen)}")
