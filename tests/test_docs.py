@@ -53,13 +53,15 @@ def blocks(language):
 
 
 def commands():
-    """Every line that a reader is told to type, without its comment."""
+    """Every command that a reader is told to type, as one line."""
     found = []
-    for block in blocks("console"):
+    for block in blocks("bash"):
         lines, _, first = block.values
-        for offset, line in enumerate(lines.splitlines()):
-            name = block.id.rpartition(":")[0]
-            found.append(pytest.param(line, id=f"{name}:{first + offset}"))
+        name, line = block.id.rpartition(":")[0], first
+        for command in re.split(r"(?<!\\)\n", lines.rstrip("\n")):
+            if not command.startswith("#"):
+                found.append(pytest.param(command.replace("\\\n", " "), id=f"{name}:{line}"))
+            line += command.count("\n") + 1
     return found
 
 
@@ -72,10 +74,18 @@ def test_python_block_runs_by_itself(code, page, line, tmp_path, monkeypatch):
     assert "import" in code
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_can_be_copied(page):
+    for match in FENCE.finditer(page.read_text(encoding="utf-8")):
+        assert match[1] != "console", "a block of commands is ```bash, what they print is ```text"
+        if match[1] == "bash":
+            wrong = [line for line in match[2].splitlines() if line.startswith("$") or len(line) > 115]
+            assert not wrong, "commands stand without $, and long ones are broken with \\"
+
+
 @pytest.mark.parametrize("line", commands())
 def test_command_is_understood(line, tmp_path, monkeypatch):
-    assert line.startswith("$ "), "a console block holds commands, each after '$ '"
-    words = shlex.split(line[2:], comments=True)
+    words = shlex.split(line, comments=True)
     if ">" in words:
         words = words[: words.index(">")]
     program, arguments = Path(words[0]).name, words[1:]
