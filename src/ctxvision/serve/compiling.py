@@ -126,10 +126,11 @@ class Computing:
                 kind = "" if isinstance(error, NotCompiledError | OSError) else f"{type(error).__name__}: "
                 _log.warning("%s: not compiled, %s%s; it answers as it did", self._name, kind, error)
             return
+        self._worker = faster  # before the question: whoever comes later closes it
         if self._closed:
             faster.close()
             return
-        self._compute = self._worker = faster
+        self._compute = faster
         _log.warning("%s: compiled, %.2g times as fast", self._name, gain)
 
     def _translated(self) -> "tuple[Worker, float]":
@@ -286,7 +287,7 @@ def _terminate(process: "subprocess.Popen[bytes]") -> None:
 
 def _end_with_the_server() -> None:
     """Wait until the server closes the pipe or is gone; then end this process and its compilers."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not sys.stdin, whose lock this thread would hold at the end
     if hasattr(os, "killpg"):
         os.killpg(0, signal.SIGTERM)
     os._exit(1)
