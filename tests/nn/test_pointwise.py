@@ -77,6 +77,24 @@ def _watched_by_a_hook(layer, x):
     return y
 
 
+def _watched_by_a_global_hook(layer, x):
+    calls = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        y = _pointwise.apply(layer, x)
+    handle.remove()
+    assert calls
+    return y
+
+
+def _patched(layer, x):
+    layer.forward, calls = lambda features: calls.append(1) or nn.Conv2d.forward(layer, features), []
+    with torch.no_grad():
+        y = _pointwise.apply(layer, x)
+    assert calls
+    return y
+
+
 def _counted(layer, x):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         y = _pointwise.apply(layer, x)
@@ -125,11 +143,26 @@ def _lower_precision(layer, x):
         torch.set_float32_matmul_precision("highest")
 
 
+def _newer_setting(layer, x):
+    """What `torch.get_float32_matmul_precision` refuses to be asked about."""
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        with torch.no_grad():
+            return _pointwise.apply(layer, x)
+    finally:
+        matmul.fp32_precision = before
+
+
 @pytest.mark.parametrize(
     "call",
     [
-        _watched_by_gradients, _watched_by_a_hook, _counted, _by_vmap, _forward_mode, _traced, _symbolic,
+        _watched_by_gradients, _watched_by_a_hook, _watched_by_a_global_hook, _patched,
+        _counted, _by_vmap, _forward_mode, _traced, _symbolic,
         _lower_precision,
+        pytest.param(_newer_setting, marks=pytest.mark.skipif(
+            not hasattr(torch.backends.mkldnn, "matmul"), reason="of torch 2.9")),
     ],
 )  # fmt: skip
 def test_where_somebody_looks_on_it_is_the_convolution(call, products):

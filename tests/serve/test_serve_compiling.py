@@ -2,6 +2,8 @@
 
 import io
 import logging
+import signal
+import subprocess
 import sys
 import time
 
@@ -11,7 +13,7 @@ import torch
 from _checkpoints import write_classifier
 from ctxvision.inference import Predictor, open_predictor
 from ctxvision.serve import compiling, open_networks
-from ctxvision.serve.worker import WorkerError, read_tensor, write_tensor
+from ctxvision.serve.worker import WorkerError, python, read_tensor, write_tensor
 
 IMAGES = torch.zeros(4, 3, 32, 32)
 
@@ -89,13 +91,27 @@ def test_other_weights_have_another_translation(checkpoint, translated, tmp_path
     task = write_classifier(tmp_path / "other.ckpt")
     settled(computing(checkpoint, network, wait=True))
     next(task.model.parameters()).data.add_(1)
-    assert compiling._path_of(task.model) != made[0]
-    assert compiling._path_of(network[-1]) == made[0]
+    size = (3, 32, 32)
+    assert compiling._path_of(network[-1], size) == made[0]
+    assert compiling._path_of(task.model, size) != made[0]
+    assert compiling._path_of(network[-1], (3, 64, 64)) != made[0]
+    network[-1].act1 = torch.nn.GELU()
+    assert compiling._path_of(network[-1], size) != made[0]
 
 
 @pytest.mark.parametrize(
     "why",
-    ["differs", "slower", "folder", "compiler", "memory", pytest.param("process", marks=pytest.mark.process)],
+    [
+        "differs",
+        "slower",
+        "broken",
+        "folder",
+        "file",
+        "link",
+        "compiler",
+        "memory",
+        pytest.param("process", marks=pytest.mark.process),
+    ],
 )
 def test_where_there_is_no_translation_the_network_answers(checkpoint, translated, monkeypatch, caplog, why):
     made, network = translated
@@ -103,6 +119,14 @@ def test_where_there_is_no_translation_the_network_answers(checkpoint, translate
         monkeypatch.setattr(compiling, "Worker", lambda path: Translation(network[-1], 1.0))
     if why == "slower":
         monkeypatch.setattr(compiling, "_gain", lambda plain, faster, images: 1.01)
+    if why == "broken":
+        monkeypatch.setattr(compiling, "_gain", lambda plain, faster, images: [][0])
+    if why in ("file", "link"):
+        size = (3, 32, 32)
+        path = compiling._path_of(open_predictor(checkpoint).network, size)
+        path.parent.mkdir(mode=0o700, parents=True)
+        path.symlink_to(checkpoint) if why == "link" else path.touch()
+        path.chmod(0o666)
     if why == "folder":
         folder = compiling.cache_folder() / "compiled"
         folder.mkdir(parents=True)
@@ -123,7 +147,10 @@ def test_where_there_is_no_translation_the_network_answers(checkpoint, translate
     said = {
         "differs": "its outputs differ by ",
         "slower": "which would be 1 times as fast",
+        "broken": "not compiled, IndexError: ",
         "folder": "is one that others may write to",
+        "file": ".pt2 is one that others may write to",
+        "link": ".pt2 is a link",
         "compiler": "there is no C++ compiler",
         "memory": "GiB of memory, of which",
         "process": "the compiler's process ended with 1",
@@ -134,6 +161,35 @@ def test_where_there_is_no_translation_the_network_answers(checkpoint, translate
     assert compute(IMAGES).shape == (4, 3)
     if why == "differs":
         assert not made[0].exists()
+
+
+def test_a_server_that_stops_keeps_what_the_cache_has(checkpoint, translated, monkeypatch):
+    made, network = translated
+    settled(computing(checkpoint, network, wait=True))
+
+    def dying(self, images):
+        compute.close()
+        raise WorkerError("the process has ended")
+
+    monkeypatch.setattr(Translation, "__call__", dying)
+    monkeypatch.setattr(compiling.Computing, "_begin", lambda self: None)
+    compute = computing(checkpoint, network)
+    compute._replace()
+    assert made[0].exists()
+
+
+@pytest.mark.process
+def test_the_processes_end_with_the_server_and_find_its_modules_alone(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise SystemExit('a file of anybody')")
+    monkeypatch.chdir(tmp_path)
+    start = "from ctxvision.serve.compiling import _end_with_the_server as end; print('ready', flush=True); end()"
+    with subprocess.Popen(
+        python(start), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout.readline().strip() == b"ready"
+        assert process.poll() is None
+        process.stdin.close()  # as at the end of the process that holds the other end
+        assert process.wait(20) == -signal.SIGTERM if hasattr(signal, "SIGKILL") else 1
 
 
 @pytest.mark.process

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ctxvision.ops._exporting import standard_operators
@@ -51,8 +52,9 @@ def refuse_scripting(layer: nn.Module) -> nn.Module:
 def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling ``layer`` does what ``kind`` does and nothing else: no subclass, no wrapper, no hook.
 
-    A quantised or otherwise wrapped weight cannot be sliced and reshaped as a tensor can. Nor is a layer with a
-    weight plain while a graph is recorded for others: their tools look for whole layers with constant weights.
+    Some tools put a ``forward`` of their own on one layer, or hooks on all layers. A quantised or otherwise
+    wrapped weight cannot be sliced and reshaped as a tensor can. Nor is a layer with a weight plain while a graph
+    is recorded for others: their tools look for whole layers with constant weights.
     """
     if standard_operators() and layer._parameters.get("weight") is not None:
         return False
@@ -60,4 +62,5 @@ def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
         layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks,
     )  # fmt: skip
     wrapped = any(is_traceable_wrapper_subclass(tensor) for tensor in layer._parameters.values())
-    return type(layer) is kind and not any(hooks) and not wrapped
+    watched = any(hooks) or _has_any_global_hook() or "forward" in layer.__dict__
+    return type(layer) is kind and not watched and not wrapped

@@ -1,5 +1,7 @@
 """1x1 convolutions computed as matrix products where those are faster: in inference on a CPU."""
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,8 +56,6 @@ def may_choose(x: Tensor) -> bool:
 
 def _product_is_faster(weight: Tensor, x: Tensor, stride: tuple[int, ...] = (1, 1)) -> bool:
     """Whether `_product` takes less time than a 1x1 convolution with this weight, if `may_choose` holds."""
-    if x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-        return False  # asked of matrix products, not of convolutions
     batch, _, height, width = x.shape
     pixels = batch * -(-height // stride[0]) * -(-width // stride[1])
     weights = weight.numel()
@@ -65,7 +65,23 @@ def _product_is_faster(weight: Tensor, x: Tensor, stride: tuple[int, ...] = (1, 
         and x.is_contiguous(memory_format=torch.channels_last)
         and torch.backends.mkldnn.is_available()
         and torch._C._get_mkldnn_enabled()
+        and (_computes_bfloat16() if x.dtype == torch.bfloat16 else _products_are_exact())
     )
+
+
+def _products_are_exact() -> bool:
+    """Whether float32 matrix products compute in float32; less may be asked of them alone."""
+    try:
+        asked = torch._C._get_fp32_precision_getter("mkldnn", "matmul")
+    except AttributeError:  # torch 2.8; later ones raise here where their new setting was used
+        asked = torch.get_float32_matmul_precision()
+    return asked in ("none", "ieee", "highest")
+
+
+@cache
+def _computes_bfloat16() -> bool:
+    """Whether the processor has the instructions without which oneDNN refuses bfloat16, and torch does not."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...] = (1, 1)) -> Tensor:
@@ -89,7 +105,7 @@ def _by_parts(layer: nn.Module, x: Tensor) -> Tensor:
         return x
     if isinstance(layer, nn.Conv2d) and _is_pointwise(layer):
         stride: tuple[int, ...] = layer.stride
-        if x.shape[2:] == (1, 1) and layer.weight.dtype == x.dtype:
+        if x.shape[2:] == (1, 1) and layer.weight.dtype == x.dtype and _products_are_exact():
             return F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)[:, :, None, None]
         if _product_is_faster(layer.weight, x, stride):
             return _product(x, layer.weight, layer.bias, stride)

@@ -12,13 +12,15 @@ import logging
 import os
 import platform
 import shutil
+import signal
+import stat
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -31,7 +33,7 @@ from ctxvision.inference.classification import ClassificationPredictor
 from ctxvision.inference.exported import Metadata
 from ctxvision.inference.optimizing import largest_difference
 
-from .worker import Worker, WorkerError, environment
+from .worker import Worker, WorkerError, environment, python
 
 _log = logging.getLogger(__name__)
 _AFTER = 1000  # answers: a server that is asked less often never earns the minutes back
@@ -40,6 +42,7 @@ _TOLERANCE = 1e-3  # of logits; the order of sums differs in many layers, one af
 _LEAST_GAIN = 1.05
 _LEAST_MEMORY = 3 * 2**30  # bytes that the compiler may need
 _PATIENCE = 1800.0  # seconds
+_ONE_COMPILER = threading.Lock()  # for all networks of a server: each takes gigabytes
 
 
 class NotCompiledError(Exception):
@@ -74,13 +77,17 @@ class Computing:
         self._compute: Callable[[Tensor], Tensor] = self._plain
         self._left = _AFTER
         self._worker: Worker | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._replace, name=f"compile-{name}", daemon=True)
         self._closed = False
         if wait:
             self._begin()
             self._thread.join()
-        elif self._network is not None and _folder().is_dir() and _path_of(self._network).is_file():
+        elif (
+            self._network is not None
+            and _folder().is_dir()
+            and _path_of(self._network, self._input_size).is_file()
+        ):
             self._begin()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -101,7 +108,7 @@ class Computing:
         """End the other processes."""
         self._closed = True
         if self._process is not None:
-            self._process.terminate()
+            _terminate(self._process)
         if self._worker is not None:
             self._worker.close()
 
@@ -114,24 +121,28 @@ class Computing:
         """Let the translation answer if it gives the same answers, and sooner."""
         try:
             faster, gain = self._translated()
-        except (NotCompiledError, OSError) as error:
+        except Exception as error:  # whatever it is, the network answers
             if not self._closed:
-                _log.warning("%s: not compiled, %s; it answers as it did", self._name, error)
+                kind = "" if isinstance(error, NotCompiledError | OSError) else f"{type(error).__name__}: "
+                _log.warning("%s: not compiled, %s%s; it answers as it did", self._name, kind, error)
             return
+        self._worker = faster  # before the question: whoever comes later closes it
         if self._closed:
             faster.close()
             return
-        self._compute = self._worker = faster
+        self._compute = faster
         _log.warning("%s: compiled, %.2g times as fast", self._name, gain)
 
     def _translated(self) -> "tuple[Worker, float]":
         if self._network is None or not self._on_cpu:
             raise NotCompiledError("only networks of torch on the CPU are")
-        path = _path_of(self._network)
-        _require_own(path.parent)
-        if not path.is_file():
-            _require_possible()
-            self._translate(path)
+        path = _path_of(self._network, self._input_size)
+        _require_own(_made(path.parent))
+        with _ONE_COMPILER:
+            if not path.is_file():
+                _require_possible()
+                self._translate(path)
+        _require_own(path)
         worker = Worker(path)
         try:
             images = torch.randn(_TRIAL_BATCH, *self._input_size, dtype=torch.float32, device="cpu")
@@ -143,29 +154,34 @@ class Computing:
             gain = _gain(self._plain, worker, images)
             if gain < _LEAST_GAIN:
                 raise NotCompiledError(f"which would be {gain:.2g} times as fast")
-        except WorkerError as error:
-            path.unlink(missing_ok=True)
-            raise NotCompiledError(str(error)) from error
-        except NotCompiledError:
+        except BaseException as error:
             worker.close()
-            raise
+            if not isinstance(error, WorkerError):
+                raise
+            if not self._closed:  # a file that cannot be used, rather than a server that stops
+                path.unlink(missing_ok=True)
+            raise NotCompiledError(str(error)) from error
         return worker, gain
 
     def _translate(self, path: Path) -> None:
         """Let another process write the file, at a low priority."""
         start = f"from {__name__} import translate; translate()"
-        words = [sys.executable, "-c", start, self._source, str(path), "trust" if self._trust else ""]
+        words = python(start, self._source, str(path), "trust" if self._trust else "")
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+            # the pipe tells it when this process has ended, however that was
             self._process = subprocess.Popen(
-                words, env=environment(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True
+                words, env=environment(), stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True
             )
             if self._closed:
-                self._process.terminate()
+                _terminate(self._process)
             try:
                 code = self._process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                _terminate(self._process)
                 code = self._process.wait()
+            finally:
+                assert self._process.stdin is not None
+                self._process.stdin.close()
             said.seek(0)
             lines = said.read().strip().splitlines()
         if code or not path.is_file():
@@ -183,8 +199,8 @@ def _gain(plain: Callable[[Tensor], Tensor], faster: Callable[[Tensor], Tensor],
     return statistics.median(seconds[0]) / statistics.median(seconds[1])
 
 
-def _path_of(network: nn.Module) -> Path:
-    """Return where the cache has the translation of these weights for this machine, torch and threads."""
+def _path_of(network: nn.Module, input_size: Sequence[int]) -> Path:
+    """Return where the cache has the translation of this network for images (C, H, W), this machine and torch."""
     found = hashlib.sha256()
     about = (
         torch.__version__,
@@ -193,6 +209,8 @@ def _path_of(network: nn.Module) -> Path:
         platform.machine(),
         _processor(),
         type(network),
+        str(network),  # strides and activations, which have no weights
+        tuple(input_size),
     )
     found.update(repr(about).encode())
     for name, tensor in network.state_dict().items():
@@ -214,19 +232,33 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _require_own(folder: Path) -> None:
-    """Make the folder; code from it runs here, so that nobody else may write there.
+def _made(folder: Path) -> Path:
+    """Make a folder that nobody else may use.
 
     Raises:
-        NotCompiledError: Others may, or it cannot be made.
+        NotCompiledError: It cannot be made.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.stat()
     except OSError as error:
         raise NotCompiledError(f"{folder} cannot be used ({error.strerror})") from error
+    return folder
+
+
+def _require_own(path: Path) -> None:
+    """Check a file or folder: code in it runs here, so that nobody else may have written there.
+
+    Raises:
+        NotCompiledError: Others may, it is a link, or it is not there.
+    """
+    try:
+        about = path.lstat()
+    except OSError as error:
+        raise NotCompiledError(f"{path} cannot be used ({error.strerror})") from error
+    if stat.S_ISLNK(about.st_mode):
+        raise NotCompiledError(f"{path} is a link")
     if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
-        raise NotCompiledError(f"{folder} is one that others may write to")
+        raise NotCompiledError(f"{path} is one that others may write to")
 
 
 def _require_possible() -> None:
@@ -244,19 +276,39 @@ def _require_possible() -> None:
             raise NotCompiledError(f"which takes up to 3 GiB of memory, of which {free / 2**30:.1f} are free")
 
 
+def _terminate(process: "subprocess.Popen[bytes]") -> None:
+    """End a translation and the compilers that it has started."""
+    with contextlib.suppress(OSError):  # it has ended
+        if hasattr(os, "killpg") and process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        else:
+            process.terminate()
+
+
+def _end_with_the_server() -> None:
+    """Wait until the server closes the pipe or is gone; then end this process and its compilers."""
+    os.read(0, 1)  # not sys.stdin, whose lock this thread would hold at the end
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGTERM)
+    os._exit(1)
+
+
 def translate() -> None:
     """Write the translation that the command line asks for: source, path, and a word if the source is trusted."""
     source, path, trust = sys.argv[1:]
+    os.umask(0o077)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # what is half written is removed
+    threading.Thread(target=_end_with_the_server, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(10)
     from ctxvision.export import export_pt2, from_task
 
-    predictor = open_predictor(source, trust=bool(trust), optimize="none")
-    assert predictor.network is not None
-    network, metadata = (
-        predictor.network,
-        Metadata(predictor.model_name, predictor.task, predictor.data_spec.to_dict()),
-    )
-    if predictor.module is not None:
-        network, metadata = from_task(predictor.module)
-    export_pt2(network, path, metadata=metadata, compiled=True)
+    with tempfile.TemporaryDirectory() as cache:  # torch's own has a name that others can guess, and stays
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        predictor = open_predictor(source, trust=bool(trust), optimize="none")
+        assert predictor.network is not None
+        network = predictor.network
+        metadata = Metadata(predictor.model_name, predictor.task, predictor.data_spec.to_dict())
+        if predictor.module is not None:
+            network, metadata = from_task(predictor.module)
+        export_pt2(network, path, metadata=metadata, compiled=True)

@@ -8,7 +8,6 @@ The process runs this file by its path: of this library it needs the operators a
 
 import contextlib
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+_SECONDS_TO_END = 5.0
 _SHAPE = struct.Struct("<5q")  # the number of dimensions, and four sizes
 
 
@@ -37,11 +37,12 @@ class Worker:
         self._lock = threading.Lock()
         start = f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", start, str(path)],
+            python(start, str(path)),
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the server, which answers what it has begun
         )
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -57,17 +58,39 @@ class Worker:
                 write_tensor(self._process.stdin, images)
                 return read_tensor(self._process.stdout)
             except (OSError, EOFError, ValueError) as error:
-                self.close()
+                self._end()
                 raise WorkerError("the process of the compiled network has ended") from error
 
     def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what was still to be written
-                    pipe.close()
+        """End the process once it has answered what it was asked; one that does not answer is killed."""
+        if not self._lock.acquire(timeout=_SECONDS_TO_END):
+            self._process.kill()  # at which the thread that waits for its answer goes on
+            self._lock.acquire()
+        try:
+            self._end()
+        finally:
+            self._lock.release()
+
+    def _end(self) -> None:
+        """Let the process end by itself if it can: it removes what torch has unpacked for it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):  # what was still to be written
+            self._process.stdin.close()
+        try:
+            self._process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+def python(start: str, *arguments: str) -> list[str]:
+    """Return the command line of a process that finds the modules that this one finds, and no others.
+
+    ``python -c`` looks into the working directory first, where files of anybody may lie.
+    """
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {start}", *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -103,7 +126,6 @@ def _work(path: str) -> None:
     """Answer until the other end closes its pipe."""
     import ctxvision.ops  # noqa: F401 - registers what the graph calls
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server answers what it has begun, and then closes
     compiled: Any = torch._inductor.aoti_load_package(path)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not come between the answers
