@@ -173,7 +173,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     if options.steps:
         options = with_warmup_within(options, epochs)
     if options.warmup_steps:
-        before = epochs - options.cooldown_epochs
+        before = max(0.0, epochs - options.cooldown_epochs)
         options = with_warmup_steps_within(options, int(before * steps_per_epoch(data, plan)))
     if resumed:
         data = _in_order_of(resumed, data, functools.partial(options.open_data, plan.images))
@@ -236,9 +236,10 @@ def _fit_classes(
     first = next(batches, None)
     if first is None:
         raise TrainingError(f"{data.source}: not one training {data.sample_name} could be read")
-    batches = itertools.chain([first], batches)
     chosen = "class_ratios" in task.model_args
-    fit = fit_classes(model.to(device), batches, classifier, recall=0.0 if chosen else 0.99)
+    fit = fit_classes(
+        model.to(device), itertools.chain([first], batches), classifier, recall=0.0 if chosen else 0.99
+    )
     model.to("cpu")
     say(f"class embeddings and projections fitted to {fit.images} training images")
     if not fit.widened:

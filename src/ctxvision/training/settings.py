@@ -158,7 +158,7 @@ def with_warmup_within(options: TrainOptions, epochs: int | None, kept: Collecti
     if not epochs or sum(ends.values()) < epochs:
         return options
     around = " and ".join(f"a {what} of {value:g}" for what, value in ends.items() if value)
-    cut = {}
+    cut: dict[str, Any] = {}
     for what, value in ends.items():
         name = f"{what.replace('-', '')}_epochs"
         if value > epochs / 5 and name not in kept:
