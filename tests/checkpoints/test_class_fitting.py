@@ -8,11 +8,11 @@ import timm
 import torch
 from torch import nn
 
+from _checkpoints import write_task
 from _pictures import make_folder
 from _recipes import config_of
 from ctxvision.checkpoints import fit_classes, warm_start
 from ctxvision.checkpoints.class_fitting import PlainClassifier
-from ctxvision.tasks.checkpoint_file import save_checkpoint
 from ctxvision.training import TrainingError
 from ctxvision.training.preparation import prepare
 
@@ -123,9 +123,7 @@ def test_a_run_starts_so_and_is_resumed_with_the_same_class_ratios(tmp_path):
     assert model.context.embedding.weight.norm(dim=1).tolist() == pytest.approx([1.0] * 8)
     ratios = prepared.options.model_args["class_ratios"]
     assert min(ratios) > 5 / 8, "wider than the least that there is, five classes"
-    hparams = dict(prepared.task.hparams)
-    path = tmp_path / "last.ckpt"
-    save_checkpoint({"ctxvision": {"task": "classification"}, "hyper_parameters": hparams, "state_dict": {}}, path)
+    path = write_task(prepared.task, tmp_path / "last.ckpt")
     again = prepare(prepared.options, path).task.model
     assert list(again.context.ratios) == list(model.context.ratios) == ratios
 
