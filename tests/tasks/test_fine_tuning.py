@@ -226,9 +226,8 @@ def _loss(task, batch):
 
 def test_other_class_sets_than_the_source_s_are_told(tmp_path, caplog):
     ratios = {"class_ratios": [1.0, 1.0, 0.75, 0.5]}
-    source = write_task(
-        tmp_path / "a.ckpt", classification_task("contextual_convnext_micro", 3, model_args=ratios)
-    )
+    before = classification_task("contextual_convnext_micro", 3, model_args=ratios)
+    source = write_task(before, tmp_path / "a.ckpt")
     for maker in (classification_task, video_task):
         maker("contextual_convnext_micro", 3, model_args=ratios).start_from(source)
     assert "makes them alike" not in caplog.text
