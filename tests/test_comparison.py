@@ -1,10 +1,12 @@
 """`ctxvision compare`: runs of every task beside each other."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from _checkpoints import detection_task, segmentation_task, video_task, write_classifier
 from ctxvision.cli import main
@@ -19,8 +21,7 @@ def write_run(folder, task, metrics, **settings):
     contents = {"hyper_parameters": dict(task.hparams), "state_dict": task.state_dict()}
     save_checkpoint({"ctxvision": {"task": task.kind}, **contents}, folder / "checkpoints" / "best.ckpt")
     settings = {"model": task.model_name, "task": task.kind, **settings}
-    lines = [f"{name}: {json.dumps(value)}\n" for name, value in settings.items()]
-    (folder / "config.yaml").write_text("".join(lines))
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     rows = [["epoch", *metrics, "seconds"]]
     rows += [[number, *values, 30] for number, values in enumerate(zip(*metrics.values(), strict=True), 1)]
     (folder / "metrics.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
@@ -65,6 +66,9 @@ def test_every_task_has_its_metric(tmp_path):
     }
     assert [row["difference"] for row in found.rows()] == [0.0, None, None]
     assert "several tasks" in found.notes()[0]
+    write_run(tmp_path / "images", write_classifier(tmp_path / "x.ckpt"), {"val_top1": [0.5]}, clip_grad=math.inf)
+    rows = compare_runs([tmp_path / "images"], against=tmp_path / "video").rows()
+    assert [row["difference"] for row in rows] == [0.0, None], "of the same name is not of the same task"
 
 
 def test_formats_and_notes(runs, capsys):

@@ -1,6 +1,7 @@
 """Several training runs beside each other: what sets them apart, how good they became, what they cost."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class Comparison:
             row |= {name: _shown(values[place]) for name, values in self.settings.items()}
             row |= {"metric": run.metric, "best": None if run.best is None else round(100 * run.best, 2)}
             if base is not None:
-                known = run.best is not None and base.best is not None and run.metric == base.metric
+                alike = (run.task, run.metric) == (base.task, base.metric)
+                known = alike and run.best is not None and base.best is not None
                 row["difference"] = round(100 * ((run.best or 0.0) - (base.best or 0.0)), 2) if known else None
             row |= {
                 "best_epoch": run.best_epoch,
@@ -168,5 +170,5 @@ def _shown(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value if value is None else str(value).lower()
     if isinstance(value, int | float):
-        return int(value) if value == int(value) else value
+        return int(value) if math.isfinite(value) and value == int(value) else value
     return value if isinstance(value, str) else str(value)

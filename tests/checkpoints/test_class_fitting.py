@@ -8,10 +8,12 @@ import timm
 import torch
 from torch import nn
 
+from _checkpoints import write_task
 from _pictures import make_folder
 from _recipes import config_of
 from ctxvision.checkpoints import fit_classes, warm_start
 from ctxvision.checkpoints.class_fitting import PlainClassifier
+from ctxvision.training import TrainingError
 from ctxvision.training.preparation import prepare
 
 NETWORKS = {
@@ -107,19 +109,35 @@ def test_more_classes_than_dimensions():
     assert ours > 0.9 * theirs > 0.3
 
 
-def test_a_run_starts_so(tmp_path):
+def test_a_run_starts_so_and_is_resumed_with_the_same_class_ratios(tmp_path):
     name = "contextual_resnet_micro"
-    plain, _, _ = pair(name, 2)
+    plain, _, _ = pair(name, 8)
     torch.save(plain.state_dict(), tmp_path / "plain.pth")
-    root = make_folder(tmp_path / "data", {"train/cat": 4, "train/dog": 4, "val/cat": 1, "val/dog": 1})
+    counts = {f"{part}/{c}": n for part, n in (("train", 2), ("val", 1)) for c in "abcdefgh"}
+    root = make_folder(tmp_path / "data", counts)
     words = ["--batch-size=4", "--image-size=32", "--workers=0", "--device=cpu", f"--data={root}"]
     options = config_of(None, name, *words, f"--model-args={json.dumps(NETWORKS[name])}", "--warmup-epochs=0")
     options = dataclasses.replace(options, init_from=str(tmp_path / "plain.pth"))
     prepared = prepare(options, None)
     model = prepared.task.model
-    again = timm.create_model(name, num_classes=2, **prepared.options.model_args)
-    assert again.context.ratios == model.context.ratios
-    assert model.context.embedding.weight.norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
+    assert model.context.embedding.weight.norm(dim=1).tolist() == pytest.approx([1.0] * 8)
+    ratios = prepared.options.model_args["class_ratios"]
+    assert min(ratios) > 5 / 8, "wider than the least that there is, five classes"
+    path = write_task(prepared.task, tmp_path / "last.ckpt")
+    again = prepare(prepared.options, path).task.model
+    assert list(again.context.ratios) == list(model.context.ratios) == ratios
+
+
+def test_a_run_without_a_readable_image_says_so(tmp_path):
+    name = "contextual_resnet_micro"
+    torch.save(pair(name, 2)[0].state_dict(), tmp_path / "plain.pth")
+    root = make_folder(tmp_path / "data", {"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1})
+    for path in (root / "train").rglob("*.*"):
+        path.write_bytes(b"x")
+    words = ["--batch-size=2", "--image-size=32", "--workers=0", "--device=cpu", f"--data={root}"]
+    options = config_of(None, name, *words, f"--model-args={json.dumps(NETWORKS[name])}", "--warmup-epochs=0")
+    with pytest.raises(TrainingError, match="not one training image could be read"):
+        prepare(dataclasses.replace(options, init_from=str(tmp_path / "plain.pth")), None)
 
 
 def test_what_cannot_be_fitted_is_named():

@@ -25,6 +25,7 @@ from ctxvision.runs import RunFolder
 from ctxvision.training import OptionError
 from ctxvision.training import run as training_run
 from ctxvision.training.callbacks import RunCheckpoints, RunProgressBar
+from ctxvision.training.settings import with_warmup_steps_within
 
 LIGHT = """
 import contextlib, io, runpy, sys
@@ -202,9 +203,17 @@ def test_few_images_and_few_steps_are_helped():
 def test_a_recipe_s_warm_up_is_cut_and_one_s_own_is_refused(caplog):
     options = options_of(["a", "photos", "--recipe=small", "--epochs=1"])
     assert options.warmup_epochs == pytest.approx(0.2)
-    assert "a warm-up of 3 epochs would leave nothing of 1 epoch: it is cut to 0.2" in caplog.text
+    assert "a warm-up of 3 epochs would leave nothing of 1 epoch: the warm-up is cut to 0.2" in caplog.text
     with pytest.raises(OptionError, match="must be less than"):
         options_of(["a", "photos", "--epochs=1", "--warmup-epochs=2"])
+    options = options_of(["a", "photos", "--recipe=contextual-resnet50", "--epochs=25"])
+    assert (options.warmup_epochs, options.cooldown_epochs) == (5, 5)
+    assert "a warm-up of 20 and a cool-down of 10 epochs would leave nothing of 25 epochs" in caplog.text
+    with pytest.raises(OptionError, match="less than --epochs together"):
+        options_of(["a", "photos", "--recipe=contextual-resnet50", "--epochs=9", "--cooldown-epochs=9"])
+    words = ["a", "--recipe=detect-rednet-faster-rcnn-1x", "--task=detect", "--init-from=b"]
+    for own, steps in ((), 16), (("--warmup-steps=400",), 400):
+        assert with_warmup_steps_within(options_of([*words, *own]), 80).warmup_steps == steps
 
 
 LAYOUTS = {

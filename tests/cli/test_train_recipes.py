@@ -18,6 +18,8 @@ from ctxvision.cli import main
 from ctxvision.recipes import load_recipe
 from ctxvision.tasks import ClassificationTask, load_task
 from ctxvision.training import run
+from ctxvision.training.preparation import solve
+from ctxvision.training.run import _describe_batch
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +202,11 @@ def test_wrong_arguments_of_the_optimizer_leave_no_run_folder(capsys):
     assert not os.path.exists("runs")
 
 
+def test_a_rate_in_proportion_is_said_of_recipes_for_a_batch(config):
+    line = _describe_batch(config("cotnet50", "x", "--recipe=cotnet-default", "--batch-size=256"), solve(256, 1))
+    assert line.endswith("lr 0.2 as in the recipe cotnet-default for 512; in proportion it would be --lr 0.1")
+
+
 @pytest.mark.slow
 def test_batch_and_rate_are_said(capsys):
     words = ["test_resnet", "digits", "--recipe=small", "--image-size=16", "--epochs=1", "--warmup-epochs=0"]
@@ -207,7 +214,7 @@ def test_batch_and_rate_are_said(capsys):
     assert main(["train", *words, "--batch-size=512", "--out=a"]) == 0
     told = capsys.readouterr()
     assert "global batch 512 = 1 device × 256 images × 2 accumulated; " in told.out
-    assert "lr 0.002 as in the recipe small for 32; in proportion it would be --lr 0.032\n" in told.out
+    assert "lr 0.002 as in the recipe small\n" in told.out, "it is for no number of images"
     assert "digits have their own augmentation, in place of that of the recipe small" in told.err
     config = yaml.safe_load(Path("a/config.yaml").read_text())
     assert (config["recipe"], config["lr"], config["batch_size"], config["accumulate"]) == (

@@ -222,3 +222,14 @@ def _loss(task, batch):
     if isinstance(images, list):
         return sum(task.model(images, targets).values())
     return torch.nn.functional.cross_entropy(task.model(images), targets)
+
+
+def test_other_class_sets_than_the_source_s_are_told(tmp_path, caplog):
+    ratios = {"class_ratios": [1.0, 1.0, 0.75, 0.5]}
+    before = classification_task("contextual_convnext_micro", 3, model_args=ratios)
+    source = write_task(before, tmp_path / "a.ckpt")
+    for maker in (classification_task, video_task):
+        maker("contextual_convnext_micro", 3, model_args=ratios).start_from(source)
+    assert "makes them alike" not in caplog.text
+    detection_task("retinanet", "contextual_convnext_micro", 3).start_from(source)
+    assert "--model-args '{class_ratios: [1.0, 1.0, 0.75, 0.5]}' makes them alike" in caplog.text

@@ -123,6 +123,13 @@ def test_numbers_of_processes(monkeypatch):
         processes.launched()
 
 
+def test_each_process_has_its_gpu_before_lightning_says_so(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [processes.device_here(*asked) for asked in (("gpu", 4), ("cuda", 1), ("cuda:1", 1), ("cpu", 4))] == [
+        "cuda:3", "cuda", "cuda:1", "cpu"
+    ]  # fmt: skip
+
+
 def test_other_numbers_of_processes_than_torchrun_s_are_refused(monkeypatch, capsys):
     set_torchrun(monkeypatch, 1)
     assert main(["train", *DIGITS, "--devices=4", "--out=run"]) == 2

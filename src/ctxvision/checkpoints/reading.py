@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 import safetensors
@@ -56,12 +57,14 @@ class Contents(NamedTuple):
     """What a checkpoint holds.
 
     ``tensors`` are the weights, ``is_ema`` tells whether they are the exponential moving average, ``class_names``
-    are the classes that a checkpoint of ``ctxvision train`` names, in the order of the outputs.
+    are the classes that a checkpoint of ``ctxvision train`` names, in the order of the outputs, and
+    ``model_args`` the arguments that its network was built with.
     """
 
     tensors: dict[str, Tensor]
     is_ema: bool
     class_names: tuple[str, ...] | None = None
+    model_args: Mapping[str, object] = MappingProxyType({})
 
 
 def read_state_dict(path: str | PathLike[str], *, ema: bool = True) -> dict[str, Tensor]:
@@ -102,7 +105,7 @@ def read_contents(path: str | PathLike[str], *, ema: bool = True) -> Contents:
         section, is_ema = _choose_section(path, checkpoint, ema)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror or error})") from error
-    return Contents(_clean(path, section), is_ema, _class_names(checkpoint))
+    return Contents(_clean(path, section), is_ema, _class_names(checkpoint), _model_args(checkpoint))
 
 
 def _class_names(checkpoint: object) -> tuple[str, ...] | None:
@@ -111,6 +114,12 @@ def _class_names(checkpoint: object) -> tuple[str, ...] | None:
         checkpoint = checkpoint.get(key) if isinstance(checkpoint, Mapping) else None
     names = checkpoint if isinstance(checkpoint, list | tuple) else ()
     return tuple(names) if names and all(isinstance(name, str) for name in names) else None
+
+
+def _model_args(checkpoint: object) -> Mapping[str, object]:
+    for key in ("hyper_parameters", "model_args"):
+        checkpoint = checkpoint.get(key) if isinstance(checkpoint, Mapping) else None
+    return checkpoint if isinstance(checkpoint, Mapping) else {}
 
 
 def _read_other(path: Path) -> Mapping[str, Tensor] | None:

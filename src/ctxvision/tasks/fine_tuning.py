@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from ctxvision.checkpoints import WarmStartReport
 from ctxvision.checkpoints.reading import read_contents
 from ctxvision.checkpoints.sources import Source, classifiers_of, names_a_network
 from ctxvision.checkpoints.trained import ClassTensors, from_torchvision, load_trained
+from ctxvision.models import ContextualNet
 
 if TYPE_CHECKING:
     from .task import Task
@@ -50,6 +52,8 @@ class Trained(NamedTuple):
     tensors: Mapping[str, Tensor]
     class_names: tuple[str, ...] | None
     """The names of the classes that the network was trained for, in order; ``None`` if they are not known."""
+    model_args: Mapping[str, object] = MappingProxyType({})
+    """The arguments that its network was built with, as far as they are known."""
 
 
 def read_trained(source: Source) -> Trained | None:
@@ -61,13 +65,13 @@ def read_trained(source: Source) -> Trained | None:
     from .task import Task
 
     if isinstance(source, Task):
-        return Trained(type(source).__name__, source.state_dict(), source.class_names)
+        return Trained(type(source).__name__, source.state_dict(), source.class_names, source.model_args)
     if isinstance(source, Mapping):
         return Trained("state dict", source, None)
     if not isinstance(source, str | os.PathLike) or (isinstance(source, str) and names_a_network(source)):
         return None
     contents = read_contents(Path(source))
-    return Trained(os.fspath(source), contents.tensors, contents.class_names)
+    return Trained(os.fspath(source), contents.tensors, contents.class_names, contents.model_args)
 
 
 def continue_from(task: "Task", trained: Trained, *, partial: bool = False) -> WarmStartReport | None:
@@ -107,6 +111,26 @@ def for_other_classes(task: "Task", trained: Trained) -> Mapping[str, Tensor]:
     layers = [*classifiers_of(task.model), "context.embedding"]
     of_classes = tuple(f"{prefix}{layer}." for layer in layers for prefix in ("", "model."))
     return {name: value for name, value in trained.tensors.items() if not name.startswith(of_classes)}
+
+
+def other_class_sets(task: "Task", trained: Trained) -> str:
+    """Say in a line that a contextual network would narrow its classes otherwise than the one that was trained.
+
+    Names and shapes of tensors do not tell. Empty if it would not, or if nothing is known.
+    """
+    context = next((net.context for net in task.model.modules() if isinstance(net, ContextualNet)), None)
+    if context is None or not any(name.endswith("context.embedding.weight") for name in trained.tensors):
+        return ""
+    own = {"class_ratios": list(context.ratios), "selection": context.selection}
+    theirs = {name: trained.model_args[name] for name in own if name in trained.model_args}
+    theirs = {name: list(value) if isinstance(value, tuple) else value for name, value in theirs.items()}
+    other = ", ".join(f"{name}: {value}" for name, value in theirs.items() if value != own[name])
+    if not other:
+        return ""
+    return (
+        f"{trained.where}: its network was trained with {other}, and the stages of this one consider other "
+        f"classes; --model-args '{{{other}}}' makes them alike"
+    )
 
 
 def in_short(report: WarmStartReport) -> str:

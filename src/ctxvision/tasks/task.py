@@ -22,7 +22,7 @@ from ctxvision.data import Spec
 
 from .error import TaskError
 from .features import FeatureBackbone
-from .fine_tuning import continue_from, for_other_classes, read_trained
+from .fine_tuning import continue_from, for_other_classes, other_class_sets, read_trained
 from .networks import has_stage_outputs, keep_statistics, single_value_norms
 from .optimization import Optimization, build_optimizer, build_schedule, require_optimizer, require_usable
 
@@ -165,6 +165,8 @@ class Task(LightningModule, ABC):
         """
         trained = read_trained(source)
         if trained is not None:
+            if line := other_class_sets(self, trained):
+                _log.warning(line)
             if (report := continue_from(self, trained, partial=partial)) is not None:
                 return report
             source = for_other_classes(self, trained)

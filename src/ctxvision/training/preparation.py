@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,6 @@ from timm import is_model
 
 from ctxvision.checkpoints import PlainClassifier, fit_classes
 from ctxvision.data import DataModule
-from ctxvision.devices import resolved
 from ctxvision.models import ContextualNet
 from ctxvision.tasks import ClassificationTask, Task, load_task
 from ctxvision.tasks.fine_tuning import in_short
@@ -22,8 +22,8 @@ from ctxvision.wording import plural
 
 from .error import OptionError, TrainingError
 from .options import TrainOptions
-from .processes import say
-from .settings import with_warmup_within
+from .processes import device_here, say
+from .settings import with_warmup_steps_within, with_warmup_within
 
 log = logging.getLogger(__name__)
 
@@ -169,8 +169,12 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     if data is None:
         data = options.open_data(plan.images)
     data.batch_size = plan.images
+    epochs = epochs_of(options, data, plan)
     if options.steps:
-        options = with_warmup_within(options, epochs_of(options, data, plan))
+        options = with_warmup_within(options, epochs)
+    if options.warmup_steps:
+        before = max(0.0, epochs - options.cooldown_epochs)
+        options = with_warmup_steps_within(options, int(before * steps_per_epoch(data, plan)))
     if resumed:
         data = _in_order_of(resumed, data, functools.partial(options.open_data, plan.images))
     if "image_size" in vars(options):
@@ -186,7 +190,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         say(in_short(report))
         _tell_other_filter(options.init_from, task)
         if report.fits_classes and isinstance(task, ClassificationTask):
-            ratios = _fit_classes(task, data, report.classifier, options.device)
+            ratios = _fit_classes(task, data, report.classifier, device_here(options.device, options.devices or 1))
             if ratios:  # arguments of the network from now on, also where the run is resumed
                 model_args = task.model_args | {"class_ratios": ratios}
                 options = dataclasses.replace(options, model_args=model_args)
@@ -227,10 +231,15 @@ def _fit_classes(
         The class ratios, if they have become wider.
     """
     model = cast(ContextualNet, task.model)
-    device = resolved(device)
-    batches = (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
+    loaded = (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
+    batches = ((images, labels) for images, labels in loaded if len(images))
+    first = next(batches, None)
+    if first is None:
+        raise TrainingError(f"{data.source}: not one training {data.sample_name} could be read")
     chosen = "class_ratios" in task.model_args
-    fit = fit_classes(model.to(device), batches, classifier, recall=0.0 if chosen else 0.99)
+    fit = fit_classes(
+        model.to(device), itertools.chain([first], batches), classifier, recall=0.0 if chosen else 0.99
+    )
     model.to("cpu")
     say(f"class embeddings and projections fitted to {fit.images} training images")
     if not fit.widened:

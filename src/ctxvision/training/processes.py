@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
+from ctxvision.devices import resolved
 from ctxvision.wording import plural
 
 from .error import OptionError, TrainingError
@@ -122,6 +123,17 @@ _WAIT = timedelta(minutes=30)  # as Lightning waits
 def rank() -> int:
     """Return the rank of this process as Lightning knows it, 0 for the first process."""
     return getattr(rank_zero_only, "rank", None) or 0
+
+
+def device_here(name: str, devices: int) -> str:
+    """Return the device that Lightning will give to this process, such as ``"cuda:3"`` to the fourth of a node.
+
+    Args:
+        name: Name of a device, see `ctxvision.devices.resolved`.
+        devices: Number of devices of the run on each node.
+    """
+    device, place = resolved(name), os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    return f"{device}:{place}" if device == "cuda" and devices > 1 and place else device
 
 
 def say(*lines: str) -> None:

@@ -115,7 +115,8 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     trackers = Trackers(options.logger, run, settings)
     epochs = epochs_of(options, data, plan)
     if resumed and (done := epochs_done(resumed)) and done >= epochs:
-        log.info(f"{run.path}: is finished, {done} of {plural(epochs, 'epoch')}; more with --epochs {2 * epochs}")
+        more = f"--steps {2 * options.steps}" if options.steps else f"--epochs {2 * epochs}"
+        log.info(f"{run.path}: is finished, {done} of {plural(epochs, 'epoch')}; more with {more}")
         return read_run(run.path)
     trainer, stop, checkpoints = make_trainer(options, plan, epochs, run, task, trackers.loggers, own)
     tracked: AbstractContextManager[None] = nullcontext()

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ class Basis:
                     shows += f", or --init-from {options.model} takes its published weights"
                 raise OptionError(f"recipe {options.recipe} needs {option(name)}; {shows}")
         _require_trackers(options.logger)
-        if "warmup_epochs" not in _named_now(given) and not self.resumed:
-            options = with_warmup_within(options, options.epochs)
+        if not self.resumed:
+            options = with_warmup_within(options, options.epochs, kept=given)
         options = options.completed(processors())
         for name, value in dataclasses.asdict(options).items():
             value = list(value) if isinstance(value, tuple) else value  # as YAML has it
@@ -152,20 +152,44 @@ def _require_trackers(names: list[Any] | None) -> None:
             raise OptionError(_NO_TRACKIO if name == "trackio" else known + did_you_mean(name, TRACKERS))
 
 
-def with_warmup_within(options: TrainOptions, epochs: int | None) -> TrainOptions:
-    """Cut a warm-up that would take a whole run to a fifth of it, with a note.
+def with_warmup_within(options: TrainOptions, epochs: int | None, kept: Collection[str] = ()) -> TrainOptions:
+    """Cut a warm-up and a cool-down that would take a whole run, to a fifth of it at most, with a note.
 
     Args:
         options: Options of the run.
         epochs: Number of epochs; ``None`` leaves the options as they are.
+        kept: Names of options that stay as they are, because the user has set them.
     """
-    if not epochs or options.warmup_steps is not None or (options.warmup_epochs or 0) < epochs:
+    ends = {"warm-up": options.warmup_epochs or 0.0, "cool-down": options.cooldown_epochs}
+    if options.warmup_steps is not None:
+        del ends["warm-up"]
+    if not epochs or sum(ends.values()) < epochs:
         return options
-    log.warning(
-        f"a warm-up of {options.warmup_epochs:g} epochs would leave nothing of {plural(epochs, 'epoch')}: "
-        f"it is cut to {epochs / 5:g}"
-    )
-    return dataclasses.replace(options, warmup_epochs=epochs / 5)
+    around = " and ".join(f"a {what} of {value:g}" for what, value in ends.items() if value)
+    cut: dict[str, Any] = {}
+    for what, value in ends.items():
+        name = f"{what.replace('-', '')}_epochs"
+        if value > epochs / 5 and name not in kept:
+            cut[name] = epochs / 5
+            log.warning(
+                f"{around} epochs would leave nothing of {plural(epochs, 'epoch')}: the {what} is cut to "
+                f"{epochs / 5:g}"
+            )
+    return dataclasses.replace(options, **cut)
+
+
+def with_warmup_steps_within(options: TrainOptions, steps: int) -> TrainOptions:
+    """Cut a recipe's warm-up in steps that would take a whole run to a fifth of it, with a note.
+
+    Args:
+        options: Options of the run.
+        steps: Number of optimiser steps before the cool-down.
+    """
+    warmup = options.warmup_steps
+    if not warmup or warmup < steps or warmup != options.recipe_settings.get("warmup_steps"):
+        return options
+    log.warning(f"a warm-up of {plural(warmup, 'step')} would leave nothing of {steps}: it is cut to {steps // 5}")
+    return dataclasses.replace(options, warmup_steps=steps // 5)
 
 
 def processors() -> int:

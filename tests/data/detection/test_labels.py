@@ -138,6 +138,26 @@ def test_labels_that_lie_elsewhere_are_missed(tmp_path):
         convert_labels(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "listed"),
+    [
+        ("path: {root}\ntrain: images\n", ""),
+        ("train: sets/a.txt\n", "{root}/images/a.png\n"),
+        ("train: sets/a.txt\n", "../images/a.png\n./images/a.png\n"),
+    ],
+)
+def test_paths_may_be_absolute_where_the_folder_is_not(tmp_path, monkeypatch, settings, listed):
+    root = tmp_path / "pets"
+    picture(root / "images" / "a.png")
+    write(root / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
+    write(root / "sets" / "a.txt", listed.format(root=root))
+    write(root / "data.yaml", settings.format(root=root) + "names: [cat]\n")
+    monkeypatch.chdir(tmp_path)
+    done = convert_labels("pets", "out")
+    assert (done.counts, done.bad) == ({"train": (1, 1)}, {})
+    assert json.loads(done.files["train"].read_text())["images"][0]["file_name"] == "images/a.png"
+
+
 def test_poses_are_boxes(tmp_path):
     picture(tmp_path / "images" / "a.png")
     write(tmp_path / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5 0.1 0.1 2 0.9 0.9 2\n")
@@ -226,6 +246,7 @@ OUTSIDE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;
         ("<annotation>" + "<a>" * 40 + "</a>" * 40 + "</annotation>", "nested"),
         ("<annotation><object></annotation>", "not XML"),
         ("", "not XML"),
+        ('<?xml version="1.0" encoding="none"?><annotation/>', "not XML (unknown encoding"),
         ("<kml></kml>", "not an annotation"),
         ("<annotation><object><name>cat</name></object></annotation>", "no box of four numbers"),
         ("<annotation><object><name></name></object></annotation>", "without a name"),

@@ -97,6 +97,11 @@ def test_one_frame_is_an_image(soft, smoothing):
         for loss in (ours(clip_consensus(output, 1), target), theirs(output, target))
     ]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
+    over_all = output._replace(all_scores=tuple(torch.rand(6, 10) for _ in output.scores))
+    theirs, ours = (kind(alpha=0.5, label_smoothing=smoothing, over="all") for kind in (ContextualLoss, ClipLoss))
+    loss = ours(clip_consensus(over_all, 1), target)
+    assert torch.allclose(loss, theirs(over_all, target), atol=1e-5)
+    assert not torch.allclose(loss, ClipLoss(alpha=0.5, label_smoothing=smoothing)(clip, target), atol=1e-3)
 
 
 def test_copies_of_a_frame_say_what_the_frame_says():

@@ -157,6 +157,6 @@ def parse_plain_xml(data: bytes) -> Element:
     parser.CharacterDataHandler = lambda text: open_elements[-1][2].append(text)
     try:
         parser.Parse(data, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # of an encoding that there is not
         raise ValueError(f"not XML ({error})") from error
     return top

@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _images(file: Path, settings: dict[str, Any], text: str) -> list[Path]:
     # exports write "../train/images" and mean what is beside the file; "path" may be of another machine
     entries = [text, text.removeprefix("../"), text.removeprefix("../../")]
     places = [_normal(folder / entry) for folder in (root / start, root) for entry in entries]
-    inside = [place for place in places if _is_inside(place, root)]
+    inside = [place for place in (_below(place, root) for place in places) if place is not None]
     found = next((place for place in inside if place.exists()), None)
     if found is None:
         outside = next((place for place in places if place.exists()), None)
@@ -114,10 +115,8 @@ def _images(file: Path, settings: dict[str, Any], text: str) -> list[Path]:
         return [Path(image) for image in list_images(found)]
     if found.suffix.lower() == ".txt":
         lines = filter(None, map(str.strip, _text(found, _MOST_LABELS).splitlines()))
-        images = [
-            place for line in lines for place in (found.parent / line, root / line) if _is_inside(place, root)
-        ]
-        return list(dict.fromkeys(image for image in images if image.is_file() and is_image(str(image))))
+        images = [_below(place, root) for line in lines for place in (found.parent / line, root / line)]
+        return list(dict.fromkeys(one for one in images if one and one.is_file() and is_image(str(one))))
     return [found]
 
 
@@ -126,8 +125,17 @@ def _normal(place: Path) -> Path:
     return Path(os.path.normpath(place))
 
 
-def _is_inside(place: Path, root: Path) -> bool:
-    return place.resolve().is_relative_to(root.resolve())
+def _below(place: Path, root: Path) -> Path | None:
+    """Return a path as one that begins with a folder, without ``..`` in it; ``None`` if it leads out of it.
+
+    One of them may be absolute, and the other not.
+    """
+    if not place.resolve().is_relative_to(root.resolve()):
+        return None
+    for whole in (os.path.abspath, os.path.realpath):
+        with suppress(ValueError):  # links lead from one to the other
+            return root / Path(whole(place)).relative_to(whole(root))
+    return None
 
 
 def _label_file(image: Path, root: Path) -> Path:

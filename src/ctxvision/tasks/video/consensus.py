@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxvision.nn import ContextualOutput
+from ctxvision.nn.contextual_loss import LossClasses
 
 
 class ClipOutput(NamedTuple):
@@ -20,6 +21,8 @@ class ClipOutput(NamedTuple):
     """Which classes at least one frame considered at each step, ``(B, num_classes)`` bool."""
     temperature: Tensor
     """τ, a scalar."""
+    all_scores: tuple[Tensor, ...] = ()
+    """In training mode the mean scores of each step for all classes, ``(B, num_classes)`` each."""
 
 
 def clip_consensus(output: ContextualOutput | Tensor, frames: int) -> ClipOutput | Tensor:
@@ -51,7 +54,8 @@ def clip_consensus(output: ContextualOutput | Tensor, frames: int) -> ClipOutput
     kept = output.logits - last / temperature > -1 / temperature
     dropped = ~kept.unflatten(0, (-1, frames)).any(1)
     logits = scores[-1] / temperature - (2 / temperature.detach() + 1) * dropped
-    return ClipOutput(logits, tuple(scores), tuple(considered), temperature)
+    all_scores = tuple(step.unflatten(0, (-1, frames)).mean(1) for step in output.all_scores)
+    return ClipOutput(logits, tuple(scores), tuple(considered), temperature, all_scores)
 
 
 class ClipLoss(nn.Module):
@@ -63,24 +67,30 @@ class ClipLoss(nn.Module):
     Args:
         alpha: The weight of all steps but the last.
         label_smoothing: The share of the target that is spread evenly over the classes that a step considers.
+        over: The classes that the softmax of a step runs over, as in `ctxvision.nn.ContextualLoss`.
 
     Shape:
         The input is what `clip_consensus` returns, and classes ``(B,)`` or probabilities ``(B, num_classes)``;
         the output is a scalar.
     """
 
-    def __init__(self, alpha: float = 0.15, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, alpha: float = 0.15, label_smoothing: float = 0.0, over: LossClasses = "considered"
+    ) -> None:
         super().__init__()
-        self.alpha, self.label_smoothing = alpha, label_smoothing
+        self.alpha, self.label_smoothing, self.over = alpha, label_smoothing, over
 
     def forward(self, output: ClipOutput | Tensor, target: Tensor) -> Tensor:
         """Return the mean loss of a batch of B clips, a scalar; the class describes the arguments."""
         if isinstance(output, Tensor):
             return F.cross_entropy(output.float(), target, label_smoothing=self.label_smoothing)
         wanted = F.one_hot(target, output.logits.shape[1]) if target.dim() == 1 else target
+        scored = list(zip(output.scores, output.considered, strict=True))
+        if self.over == "all" and output.all_scores:
+            scored = [(scores, torch.ones_like(scores, dtype=torch.bool)) for scores in output.all_scores]
         steps = [
             self._step(scores / output.temperature, considered, wanted.to(scores.dtype))
-            for scores, considered in zip(output.scores, output.considered, strict=True)
+            for scores, considered in scored
         ]
         loss = steps[-1]
         for step in steps[:-1]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ctxvision.data import ClipSpec
+from ctxvision.nn.contextual_loss import LossClasses
 from ctxvision.tasks.classifier import Batch, ClassifierTask, logits_of
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.optimization import Optimization
@@ -38,6 +39,8 @@ class VideoTask(ClassifierTask):
         drop_path_rate: The probability that stochastic depth leaves out a residual branch.
         dropout: The probability that dropout zeroes a feature before the classifier, in each frame by itself.
         label_smoothing: The share of the target that is spread over all classes.
+        stage_alpha: The weight α of the loss of each stage of a contextual network beside that of the head.
+        loss_classes: The classes over which a contextual network's stage is trained, see `ContextualLoss`.
         channels_last: Whether the network and its input are channels-last in memory.
         optimization: The fields of `ctxvision.tasks.Optimization`, by default SGD with a cosine schedule.
 
@@ -68,6 +71,8 @@ class VideoTask(ClassifierTask):
         drop_path_rate: float = 0.0,
         dropout: float = 0.5,
         label_smoothing: float = 0.0,
+        stage_alpha: float = 0.15,
+        loss_classes: LossClasses = "considered",
         channels_last: bool = True,
         **optimization: Any,
     ) -> None:
@@ -76,7 +81,8 @@ class VideoTask(ClassifierTask):
         self.begin(data_spec, optimization)
         self.build(drop_path_rate=drop_path_rate, dropout=dropout, channels_last=channels_last)
         self.shifts = TemporalShifts(self.model, self.data_spec["frames"], shift, shift_divisor, shift_layers)
-        self.train_loss, self.val_loss = ClipLoss(label_smoothing=label_smoothing), ClipLoss()
+        self.train_loss = ClipLoss(stage_alpha, label_smoothing, loss_classes)
+        self.val_loss = ClipLoss(stage_alpha)
 
     @property
     def spec(self) -> ClipSpec:

@@ -30,6 +30,10 @@ class VideoOptions(TrainOptions):
         frames: Number of frames of a clip.
         dropout: Probability of dropout before the classifier.
         label_smoothing: Share of the target that is spread over all classes, from 0 to 1.
+        stage_alpha: Weight of the loss of each stage of a contextual network beside that of the head, the alpha of
+            the Contextual CNN paper. It has no effect on other networks.
+        loss_classes: Classes among which the loss of a contextual stage asks for the true one, those that a clip
+            still considers, as in the paper, or all, so that clips whose class was dropped train it as well.
         image_size: Height and width of the network's input in pixels. If it is null, it is 224, or the size of the
             embedded clips.
         interpolation: Filter with which frames are resized, here and wherever the trained network is used.
@@ -46,6 +50,8 @@ class VideoOptions(TrainOptions):
     frames: int = 8
     dropout: float = 0.5
     label_smoothing: float = 0.0
+    stage_alpha: float = 0.15
+    loss_classes: Literal["considered", "all"] = "considered"
     image_size: int | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     flip: bool | None = None
@@ -55,6 +61,7 @@ class VideoOptions(TrainOptions):
         ("image_size", 8, INF),
         ("frames", 1, INF),
         ("shift_divisor", 2, INF),
+        ("stage_alpha", 0, INF),
         ("dropout label_smoothing", 0, 1),
     )
 
