@@ -43,8 +43,9 @@ def exported(network: nn.Module, name: str, form: str, dtype: str, size: int, fo
         ExportError: The network cannot be exported.
     """
     made = _made_by()
-    if form == AOT:  # machine code
-        made += "-" + hashlib.sha256(device_name(torch.device("cpu")).encode()).hexdigest()[:6]
+    if form == AOT:  # machine code, in which the number of threads is fixed
+        about = f"{device_name(torch.device('cpu'))} {torch.get_num_threads()}"
+        made += "-" + hashlib.sha256(about.encode()).hexdigest()[:6]
     path = folder / f"{name}-{size}-{form}-{dtype}-{made}{'.pt2' if form == AOT else '.onnx'}"
     if path.is_file():
         return path

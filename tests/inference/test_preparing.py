@@ -5,11 +5,13 @@ import copy
 import pytest
 import timm
 import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import nn
+from torch.nn.utils import weight_norm
 
 from _checkpoints import detection_task, segmentation_task, video_task, write_classifier
 from _networks import lively
-from ctxvision.inference import InferenceError, open_predictor, optimizing, predictor_of, preparing
+from ctxvision.inference import InferenceError, open_predictor, optimize, optimizing, predictor_of, preparing
 from ctxvision.tasks import ClassificationTask
 
 MICRO = ("cotnet_micro", "rednet_micro", "contextual_convnext_micro")
@@ -111,7 +113,7 @@ def test_a_wrong_copy_does_not_answer(monkeypatch, caplog):
                 break
         return broken
 
-    monkeypatch.setattr(preparing, "fuse", wrong)
+    monkeypatch.setattr(optimizing, "fuse", wrong)
     task = classification_task("cotnet_micro")
     predictor = predictor_of(task, optimize="fuse")
     predictor.raw(torch.randn(1, 3, 64, 64))
@@ -122,6 +124,7 @@ def test_a_wrong_copy_does_not_answer(monkeypatch, caplog):
 def test_without_a_compiler_it_computes_as_it_is(monkeypatch, caplog):
     def compile_nothing(function, **options):
         def call(images):
+            function(images)  # traces, which fails where the network does
             raise RuntimeError("no C++ compiler\nhere")
 
         return call
@@ -130,6 +133,10 @@ def test_without_a_compiler_it_computes_as_it_is(monkeypatch, caplog):
     task = classification_task("rednet_micro")
     images = torch.randn(2, 3, 64, 64)
     predictor = predictor_of(task, optimize="compile")
+    with pytest.raises(RuntimeError, match="channels"):
+        predictor.raw(images[:, :1])
+    assert not caplog.text
+    assert predictor.prepared.endswith(", compiled")
     found = [predictor.raw(images) for _ in range(2)]
     assert caplog.text.count("cannot be compiled here (no C++ compiler); it computes as it is") == 1
     assert predictor.prepared == "BatchNorm folded into 22 layers"  # and not compiled
@@ -147,6 +154,20 @@ def test_published_networks_and_other_words(tmp_path):
     torch.testing.assert_close(before(2)(images), network(images), rtol=1e-3, atol=1e-4)
     assert before.done == "BatchNorm folded into 22 layers, channels_last"
     assert next(p for p in network.parameters() if p.dim() == 4).is_contiguous()
+
+
+def test_fixed_norms_are_folded_by_both_roads_and_what_cannot_be_copied_answers(caplog):
+    layers = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten()]
+    network, images = freeze_batch_norm_2d(nn.Sequential(*layers).eval()), torch.randn(2, 3, 8, 8)
+    assert optimize(network, images).description.startswith("BatchNorm folded into 1 layer, ")
+    assert not optimize(nn.Sequential(layers[0], layers[2]), images).description.startswith("BatchNorm")
+    before = preparing.Preparation(network, "", images[:1], "fuse", 1)
+    assert before(1) is not network
+    assert before.done.startswith("BatchNorm folded into 1 layer")
+    network.add_module("3", weight_norm(nn.Linear(256, 2)))
+    network(images)
+    assert preparing.Preparation(network, "", images[:1], "fuse", 1)(1) is network
+    assert "cannot be copied to be prepared" in caplog.text
 
 
 def test_a_trial_of_the_memory_formats_is_for_many_images(monkeypatch):

@@ -270,3 +270,4 @@ def test_the_compiler_itself(checkpoint, caplog, monkeypatch):
     for images in (IMAGES, IMAGES[:1], torch.randn(7, 3, 32, 32)):
         found, expected = (torch.stack(one.probabilities(images)) for one in (network, plain))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    network.close()

@@ -6,14 +6,20 @@ import threading
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
-from timm.layers import unfreeze_batch_norm_2d
 from torch import Tensor, nn
 
-from ctxvision.nn import fuse
 from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
 
 from .answer import InferenceError
-from .optimizing import TOLERANCE, Compiled, Optimized, faster_layout, largest_difference
+from .optimizing import (
+    TOLERANCE,
+    Compiled,
+    Optimized,
+    faster_layout,
+    folded,
+    largest_difference,
+    what_was_folded,
+)
 
 Optimize: TypeAlias = Literal["auto", "none", "fuse", "compile"]
 OPTIMIZE: tuple[Optimize, ...] = get_args(Optimize)
@@ -88,22 +94,27 @@ class Preparation:
         generator = torch.Generator().manual_seed(0)
         example = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         example = example.to(weight.device, weight.dtype)
-        folded, shifts = _folded(part, shifts, example)
-        folding = what_was_folded(part, folded)
+        try:
+            holder: Any = folded(_Holder(part, shifts), example)
+        except RuntimeError as error:  # such as a weight that is computed from others
+            _log.warning("the network cannot be copied to be prepared (%s); it answers as it is", error)
+            return self._network
+        copied, shifts = holder.network, holder.shifts
+        folding = what_was_folded(part, copied)
         done = [folding] if folding else []
-        layout = self._layout(folded, example, done)
+        layout = self._layout(copied, example, done)
         if not done and self._how != "compile":
             return self._network
-        if folding and not self._is_same(part, folded, example):
+        if folding and not self._is_same(part, copied, example):
             return self._network
         if layout is not None:
-            to_layout(folded, layout)
+            to_layout(copied, layout)
         self._done = done
         if self._how == "compile":
-            folded = self._compiled = Compiled(folded, required=False)
+            copied = self._compiled = Compiled(copied, required=False)
         if not self._part:
-            return Optimized(folded, layout or "nchw", self.done, compile_it=False)
-        twin = cast(Any, _replaced(self._network, self._part, folded))
+            return Optimized(copied, layout or "nchw", self.done, compile_it=False)
+        twin = cast(Any, _replaced(self._network, self._part, copied))
         if shifts is not None:
             twin.shifts = shifts
         if layout is not None:
@@ -123,9 +134,9 @@ class Preparation:
             done.append(layout)
         return layout
 
-    def _is_same(self, part: nn.Module, folded: nn.Module, example: Tensor) -> bool:
+    def _is_same(self, part: nn.Module, copied: nn.Module, example: Tensor) -> bool:
         with torch.autocast(example.device.type, enabled=False):  # which rounds more than folding does
-            difference = largest_difference(folded(example), part(example))
+            difference = largest_difference(copied(example), part(example))
         limit = TOLERANCE.get(example.dtype, TOLERANCE[torch.float32])
         if not difference <= limit:
             _log.warning(
@@ -146,27 +157,6 @@ class _Holder(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         return self.network(images)
-
-
-def _folded(part: nn.Module, shifts: Any, example: Tensor) -> tuple[nn.Module, Any]:
-    """Return a copy with BatchNorm folded, and its temporal shifts."""
-    holder = copy.deepcopy(_Holder(part, shifts)).eval()
-    holder = unfreeze_batch_norm_2d(holder)  # fixed ones are BatchNorm in evaluation mode, and slower
-    try:
-        holder = fuse(holder, example)
-    except ValueError as error:  # it takes other images, or more than images
-        _log.info("BatchNorm is not folded: %s", error)
-    return holder.network, holder.shifts
-
-
-def what_was_folded(before: nn.Module, after: nn.Module) -> str:
-    """Say how many layers of a copy have taken in a BatchNorm; empty if none has."""
-    norms = [
-        sum(getattr(module, "running_mean", None) is not None for module in network.modules())
-        for network in (before, after)
-    ]
-    count = norms[0] - norms[1]
-    return f"BatchNorm folded into {count} layer{'s' if count > 1 else ''}" if count else ""
 
 
 def _replaced(module: nn.Module, path: str, new: nn.Module) -> nn.Module:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ctxvision._version import __version__
 from ctxvision.data.images.shard_index import cache_folder
+from ctxvision.files import remove_parts
 from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
 from ctxvision.inference.exported import Metadata
@@ -42,6 +43,7 @@ _TOLERANCE = 1e-3  # of logits; the order of sums differs in many layers, one af
 _LEAST_GAIN = 1.05
 _LEAST_MEMORY = 3 * 2**30  # bytes that the compiler may need
 _PATIENCE = 1800.0  # seconds
+_SECONDS_TO_TIDY = 10.0
 _ONE_COMPILER = threading.Lock()  # for all networks of a server: each takes gigabytes
 
 
@@ -141,6 +143,7 @@ class Computing:
         with _ONE_COMPILER:
             if not path.is_file():
                 _require_possible()
+                remove_parts(path.parent, idle=_PATIENCE)
                 self._translate(path)
         _require_own(path)
         worker = Worker(path)
@@ -290,6 +293,7 @@ def _end_with_the_server() -> None:
     os.read(0, 1)  # not sys.stdin, whose lock this thread would hold at the end
     if hasattr(os, "killpg"):
         os.killpg(0, signal.SIGTERM)
+        time.sleep(_SECONDS_TO_TIDY)  # in which the main thread removes what is half written
     os._exit(1)
 
 

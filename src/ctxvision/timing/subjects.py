@@ -14,7 +14,7 @@ from ctxvision.files import near_path
 from ctxvision.inference import open_predictor
 from ctxvision.inference.classification import ClassificationPredictor
 from ctxvision.inference.exported import SUFFIXES, Exported, open_exported
-from ctxvision.inference.preparing import what_was_folded
+from ctxvision.inference.optimizing import what_was_folded
 from ctxvision.models import count_macs
 from ctxvision.nn import fuse
 from ctxvision.nn.layouts import LAYOUTS, Layout, to_layout
