@@ -63,7 +63,7 @@ class Data(NamedTuple):
     """Sizes that fit the data and a CPU."""
 
 
-_SCENES = "digits-scenes#size=64,train=400,val=50,digits=2,smallest=50,largest=80"  # easy: few, large digits
+_SCENES = "digits-scenes#size=64,train=400,val=100,digits=2,smallest=50,largest=80"  # easy: few, large digits
 _FILES = {"image_size": 32, "crop_pct": 1.0}
 _CLIPS = {"frames": 4, "image_size": 32}
 _CROPS = {"crop_size": [64, 64], "class_weights": [0.4, *[1.0] * 10]}  # most pixels are background

@@ -26,7 +26,7 @@ COLUMNS = (
     "metric", "value", "chance", "loss", "seconds",
 )  # fmt: skip
 _EPOCHS_BEFORE = 8  # of digits, before a dense task
-_TESTED = {"val_top1": 360, "val_miou": 50, "val_box_ap50": 50}  # samples that a figure is the mean over
+_TESTED = {"val_top1": 360, "val_miou": 100, "val_box_ap50": 100}  # samples that a figure is the mean over
 
 
 def fingerprint(pair: Pair, side: Side, steps: int | None) -> str:
