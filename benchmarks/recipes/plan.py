@@ -12,8 +12,8 @@ _PLAIN_RESNET = ("cotnet_micro", {"cot_stages": []})
 _LEAST_ADAPTIVE_RATE = 1e-3
 """Of optimisers that divide by the size of the gradient: one step moves a weight by at most the rate.
 
-What a recipe reaches by small steps in a million, some hundred of them cannot: its rate, scaled to the batch, would
-leave either network about where it began. `small` trains the same networks at twice this rate.
+What a recipe reaches by small steps in a million, some hundred of them cannot: its rate, scaled to the batch,
+would leave either network about where it began. `small` trains the same networks at twice this rate.
 """
 
 
@@ -30,9 +30,7 @@ FAMILIES: Mapping[str, Family] = {
     "contextual_convnext": Family(
         ("contextual_convnext_micro", {}), ("contextual_convnext_micro", {"stages": []})
     ),
-    "contextual_resnet": Family(
-        ("contextual_resnet_micro", {}), ("contextual_resnet_micro", {"stages": []})
-    ),
+    "contextual_resnet": Family(("contextual_resnet_micro", {}), ("contextual_resnet_micro", {"stages": []})),
     "cotnext": Family(
         ("cotnet_micro", {"cardinality": 2, "base_width": 48, "key_groups": 8}),
         ("cotnet_micro", {"cot_stages": [], "cardinality": 2, "base_width": 48}),
@@ -110,7 +108,8 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
     """Return the settings of a run beside those of the recipe: what has to change on small data.
 
     Rates follow the batch: in proportion for SGD (as the recipes' authors do it), by the square root for the
-    others, which have at least `_LEAST_ADAPTIVE_RATE`. Both sides have the same. Warm-up, cool-down, milestones and the memory of the average keep their share of the run.
+    others, which have at least `_LEAST_ADAPTIVE_RATE`. Warm-up, cool-down, milestones and the memory of the average
+    keep their share of the run.
 
     Args:
         pair: The family and the recipe.
