@@ -108,8 +108,8 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
     """Return the settings of a run beside those of the recipe: what has to change on small data.
 
     Rates follow the batch: in proportion for SGD (as the recipes' authors do it), by the square root for the
-    others, which have at least `_LEAST_ADAPTIVE_RATE`. Warm-up, cool-down, milestones and the memory of the average
-    keep their share of the run.
+    others, which have at least `_LEAST_ADAPTIVE_RATE`. Warm-up, cool-down, milestones and the memory of the
+    average keep their share of the run.
 
     Args:
         pair: The family and the recipe.
