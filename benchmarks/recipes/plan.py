@@ -8,6 +8,8 @@ from ctxvision.recipes import Recipe, load_recipe, recipe_names
 
 Side = Literal["ours", "plain"]
 SIDES: tuple[Side, ...] = ("ours", "plain")
+_LOSS_OF_FEW_IMAGES = {"stage_alpha": 1.0, "loss_classes": "all"}
+"""Of contextual networks that reduce, as in `small`: some hundred steps by the paper's loss are too few for them."""
 _PLAIN_RESNET = ("cotnet_micro", {"cot_stages": []})
 _LEAST_ADAPTIVE_RATE = 1e-3
 """Of optimisers that divide by the size of the gradient: one step moves a weight by at most the rate.
@@ -145,6 +147,8 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
         changed["schedule_args"] = schedule
     if usual.get("ema"):
         changed["ema"] = max(0.0, 1 - (1 - usual["ema"]) / share)
+    if side == "ours" and pair.family == "contextual_convnext" and recipe.task == "classification":
+        changed |= _LOSS_OF_FEW_IMAGES
     if arguments:
         changed["model_args"] = {**_asked(recipe, network), **arguments}
     return changed | _of_task(recipe, usual)
