@@ -9,7 +9,7 @@ from ctxvision.recipes import Recipe, load_recipe, recipe_names
 Side = Literal["ours", "plain"]
 SIDES: tuple[Side, ...] = ("ours", "plain")
 _LOSS_OF_FEW_IMAGES = {"stage_alpha": 1.0, "loss_classes": "all"}
-"""As in `small`, of contextual networks that drop classes: some hundred steps by the paper's loss are too few."""
+"""As in `small`, of contextual networks that drop classes; docs/contextual-cnn.md says what few images want."""
 _PLAIN_RESNET: tuple[str, Mapping[str, Any]] = ("cotnet_micro", {"cot_stages": []})
 _LEAST_ADAPTIVE_RATE = 1e-3
 """Of optimisers that divide by the size of the gradient: one step moves a weight by at most the rate.
