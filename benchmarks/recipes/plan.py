@@ -15,7 +15,7 @@ _LEAST_ADAPTIVE_RATE = 1e-3
 """Of optimisers that divide by the size of the gradient: one step moves a weight by at most the rate.
 
 What a recipe reaches by small steps in a million, some hundred of them cannot: its rate, scaled to the batch,
-would leave either network about where it began. `small` trains the same networks at twice this rate.
+leaves a ResNet about where it began. `small` trains the same networks at twice this rate.
 """
 
 
