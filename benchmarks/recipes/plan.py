@@ -8,12 +8,14 @@ from ctxvision.recipes import Recipe, load_recipe, recipe_names
 
 Side = Literal["ours", "plain"]
 SIDES: tuple[Side, ...] = ("ours", "plain")
-_PLAIN_RESNET = ("cotnet_micro", {"cot_stages": []})
+_LOSS_OF_FEW_IMAGES = {"stage_alpha": 1.0, "loss_classes": "all"}
+"""As in `small`, of contextual networks that drop classes; docs/contextual-cnn.md says what few images want."""
+_PLAIN_RESNET: tuple[str, Mapping[str, Any]] = ("cotnet_micro", {"cot_stages": []})
 _LEAST_ADAPTIVE_RATE = 1e-3
 """Of optimisers that divide by the size of the gradient: one step moves a weight by at most the rate.
 
-What a recipe reaches by small steps in a million, some hundred of them cannot: its rate, scaled to the batch, would
-leave either network about where it began. `small` trains the same networks at twice this rate.
+What a recipe reaches by small steps in a million, some hundred of them cannot: its rate, scaled to the batch,
+leaves a ResNet about where it began. `small` trains the same networks at twice this rate.
 """
 
 
@@ -30,9 +32,7 @@ FAMILIES: Mapping[str, Family] = {
     "contextual_convnext": Family(
         ("contextual_convnext_micro", {}), ("contextual_convnext_micro", {"stages": []})
     ),
-    "contextual_resnet": Family(
-        ("contextual_resnet_micro", {}), ("contextual_resnet_micro", {"stages": []})
-    ),
+    "contextual_resnet": Family(("contextual_resnet_micro", {}), ("contextual_resnet_micro", {"stages": []})),
     "cotnext": Family(
         ("cotnet_micro", {"cardinality": 2, "base_width": 48, "key_groups": 8}),
         ("cotnet_micro", {"cot_stages": [], "cardinality": 2, "base_width": 48}),
@@ -63,7 +63,7 @@ class Data(NamedTuple):
     """Sizes that fit the data and a CPU."""
 
 
-_SCENES = "digits-scenes#size=64,train=400,val=50,digits=2,smallest=50,largest=80"  # easy: few, large digits
+_SCENES = "digits-scenes#size=64,train=400,val=100,digits=2,smallest=50,largest=80"  # easy: few, large digits
 _FILES = {"image_size": 32, "crop_pct": 1.0}
 _CLIPS = {"frames": 4, "image_size": 32}
 _CROPS = {"crop_size": [64, 64], "class_weights": [0.4, *[1.0] * 10]}  # most pixels are background
@@ -110,7 +110,8 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
     """Return the settings of a run beside those of the recipe: what has to change on small data.
 
     Rates follow the batch: in proportion for SGD (as the recipes' authors do it), by the square root for the
-    others, which have at least `_LEAST_ADAPTIVE_RATE`. Both sides have the same. Warm-up, cool-down, milestones and the memory of the average keep their share of the run.
+    others, which have at least `_LEAST_ADAPTIVE_RATE`. Warm-up, cool-down, milestones and the memory of the
+    average keep their share of the run.
 
     Args:
         pair: The family and the recipe.
@@ -146,6 +147,8 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
         changed["schedule_args"] = schedule
     if usual.get("ema"):
         changed["ema"] = max(0.0, 1 - (1 - usual["ema"]) / share)
+    if side == "ours" and pair.family == "contextual_convnext" and recipe.task == "classification":
+        changed |= _LOSS_OF_FEW_IMAGES
     if arguments:
         changed["model_args"] = {**_asked(recipe, network), **arguments}
     return changed | _of_task(recipe, usual)

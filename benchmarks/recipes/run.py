@@ -26,7 +26,7 @@ COLUMNS = (
     "metric", "value", "chance", "loss", "seconds",
 )  # fmt: skip
 _EPOCHS_BEFORE = 8  # of digits, before a dense task
-_TESTED = {"val_top1": 360, "val_miou": 50, "val_box_ap50": 50}  # samples that a figure is the mean over
+_TESTED = {"val_top1": 360, "val_miou": 100, "val_box_ap50": 100}  # samples that a figure is the mean over
 
 
 def fingerprint(pair: Pair, side: Side, steps: int | None) -> str:
@@ -131,8 +131,8 @@ def weights(pair: Pair, side: Side, work: Path, steps: int | None) -> Path:
     asked = settings_of(pair, side, 0, steps)
     arguments = {name: value for name, value in (asked.get("model_args") or {}).items() if "stem" not in name}
     epochs = _EPOCHS_BEFORE if steps is None else 1
-    which = hashlib.sha256(json.dumps([asked["model"], arguments, epochs], sort_keys=True).encode()).hexdigest()[:8]
-    folder = work / f"weights-{asked['model']}-{which}"
+    which = json.dumps([asked["model"], arguments, epochs], sort_keys=True).encode()
+    folder = work / f"weights-{asked['model']}-{hashlib.sha256(which).hexdigest()[:8]}"
     if not RunFolder(folder).best.exists():
         shutil.rmtree(folder, ignore_errors=True)
         train(

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 
 from benchmarks import cli, rows
@@ -55,6 +56,20 @@ def test_the_plain_network_has_nothing_of_ours_and_a_detector_of_ours_its_wide_s
     pair = Pair("detect-rednet-mask-rcnn-neck-1x", "rednet")
     assert options_of(pair, "ours").model_args == {"stem_kernel_size": 7}
     assert options_of(pair, "plain").model_args == {"cot_stages": []}
+
+
+def test_a_contextual_network_that_reduces_has_the_loss_for_few_images():
+    few = load_recipe("small").settings
+    options = options_of(Pair("contextual-convnext", "contextual_convnext"), "ours")
+    assert (options.stage_alpha, options.loss_classes) == (few["stage_alpha"], few["loss_classes"]) == (1.0, "all")
+    options = options_of(Pair("contextual-resnet50", "contextual_resnet"), "ours")  # that reranks
+    assert (options.stage_alpha, options.loss_classes) == (0.15, "considered")
+
+
+@pytest.mark.parametrize("network", [side for family in FAMILIES.values() for side in family], ids=str)
+def test_the_networks_can_be_built(network):
+    name, arguments = network
+    timm.create_model(name, num_classes=10, **arguments, device="meta")
 
 
 @pytest.fixture
