@@ -4,8 +4,8 @@
     python tools/docs_figures.py boxes RUN
     python tools/docs_figures.py serve CONTEXTUAL_RUN COT_RUN
 
-RUN is a run folder of ``ctxvision train``: of a CoTNet for segmentation on ``digits-scenes``, of a detector on them,
-of a contextual network and a CoTNet on ``digits``. The last needs playwright and Chromium.
+RUN is a run folder of ``ctxvision train``: of a CoTNet for segmentation on ``digits-scenes``, of a detector on
+them, of a contextual network and a CoTNet on ``digits``. The last needs playwright and Chromium.
 """
 
 import argparse
