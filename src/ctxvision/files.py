@@ -32,7 +32,8 @@ def near_path(path: str | os.PathLike[str]) -> str:
         return ""
     name, *rest = wanted.relative_to(above).parts
     with contextlib.suppress(OSError):
-        near = difflib.get_close_matches(name, os.listdir(above), n=1)
+        there = [entry for entry in os.listdir(above) if entry.startswith(".") == name.startswith(".")]
+        near = difflib.get_close_matches(name, there, n=1)
         if near and Path(above, near[0], *rest).exists():
             return f", did you mean {Path(above, near[0], *rest)}?"
     return ""

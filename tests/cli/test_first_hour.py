@@ -246,6 +246,21 @@ def test_a_folder_of_another_task_is_recognised(layout, tmp_path):
         assert options.open_data(2).spec.class_names == ("images", "labels")
 
 
+@pytest.mark.parametrize(
+    ("data", "task", "said"),
+    [
+        ("digit", "classify", "digit: no such folder, did you mean digits?"),
+        ("digits", "detect", "digits: not for --task detect, for which there is digits-scenes"),
+        ("digits#val=2", "segment", "not for --task segment, for which there is digits-scenes"),
+        ("moving-digit", "video", "did you mean moving-digits?"),
+        ("digits-scenes", "classify", "not for --task classify, for which there is digits"),
+    ],
+)
+def test_words_that_almost_name_embedded_data(data, task, said):
+    with pytest.raises(OptionError, match=re.escape(said)):
+        options_of(["a", data, f"--task={task}"]).open_data(2)
+
+
 def test_parts_by_class_path():
     words = ["--callbacks=a.B", "--callbacks.x=3", "--callbacks.y.z", "w", "--logger=[csv,c.D]", "--lr=1"]
     words.append("--callbacks+=e.F")

@@ -179,7 +179,7 @@ def test_any_network_runs_under_a_recipe_without_what_it_does_not_take(config, c
         (["--recipe=rednet"], "name a model"),
         (["cotnet50", "x", "--set", "lr"], "--set needs NAME=VALUE, got 'lr'"),
         (["cotnet50", "x", "--set", "lrr=1"], "lrr"),
-        (["cotnet50", "x", "--set", "lr=fast"], "--lr: fast is not float"),
+        (["cotnet50", "x", "--set", "lr=fast"], "--lr: fast is not a number"),
         (["cotnet50", "x", "--schedule=sine"], "schedule"),
         (["cotnet50", "x", "--lr=0.1", "--min-lr=0.2"], "--min-lr must not be more than --lr, got 0.2 and 0.1"),
         (["cotnet50", "x", "--layer-decay=0"], "--layer-decay must be more than 0"),

@@ -111,7 +111,7 @@ def test_other_options_count_more_than_the_recipe(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": "test_resnet", "epochs": "many"}, "--epochs: many is not int"),
+        ({"model": "test_resnet", "epochs": "many"}, "--epochs: many is not a whole number"),
         ({"model": "test_resnet", "epoch": 1}, "--task classify has no option epoch"),
         ({"model": "test_resnet", "window": [1, 1]}, "--task classify has no option window"),
         ({"model": "test_resnet", "task": "guess"}, "--task guess: there is no such task"),

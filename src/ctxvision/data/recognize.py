@@ -5,9 +5,19 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from ctxvision.files import near_path
+from ctxvision.wording import did_you_mean
+
+from .options import split_options
 from .video.source import is_video
 
 _MOST = 2000  # entries of a folder that are looked at
+_EMBEDDED = {
+    "classification": "digits",
+    "detection": "digits-scenes",
+    "segmentation": "digits-scenes",
+    "video": "moving-digits",
+}
 _OF_TASK = {"detection": "detect", "segmentation": "segment", "video": "video"}
 
 
@@ -18,10 +28,13 @@ def advice_about(source: str | os.PathLike[str], task: str) -> str:
     opened, and of large folders only the first entries are looked at.
 
     Args:
-        source: The source as the user named it; what is no folder is passed over.
+        source: The source as the user named it; files are passed over, and so are words but those that name, or
+            almost name, embedded data.
         task: The name of the task that the data are wanted for.
     """
     root = Path(source)
+    if not root.exists():
+        return _about_a_word(source, task)
     if not root.is_dir():
         return ""
     parts = [root, *(root / name for name in ("train", "training", "val", "valid", "validation", "test"))]
@@ -36,6 +49,16 @@ def advice_about(source: str | os.PathLike[str], task: str) -> str:
         f"{source}: looks like {looks}; `ctxvision convert-labels {source}` makes COCO's JSON of them, which "
         "`train --task detect` reads"
     )
+
+
+def _about_a_word(source: str | os.PathLike[str], task: str) -> str:
+    word, fitting = split_options(os.fspath(source))[0], _EMBEDDED.get(task, "")
+    if word == fitting or near_path(word):
+        return ""
+    if word in _EMBEDDED.values():
+        return f"{source}: not for --task {_OF_TASK.get(task, 'classify')}, for which there is {fitting}"
+    hint = did_you_mean(word, [fitting])
+    return f"{source}: no such folder{hint}" if hint else ""
 
 
 def _look(root: Path, parts: list[Path]) -> tuple[str, str]:

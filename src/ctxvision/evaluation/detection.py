@@ -165,6 +165,9 @@ class DetectionEvaluator:
                 len(self._objects) / watch.answering_seconds if watch.answering_seconds else None
             ),
             "threshold": self.threshold,
+            "highest_score": max(
+                (row["score"] for _, rows in self._objects.values() for row in rows), default=None
+            ),
             **{part: _defined(value) for part, value in parts.items()},
             "classes_left_out": undefined(names, parts["box"].by_class),
             "classes": _classes(names, counts, parts),

@@ -137,7 +137,11 @@ class Explainer(TaskExplainer):
                 "height": picture.height,
                 "classes": [{"class": c, "share": share} for c, share in shares.items()],
             },
-            previews=[_preview(spec, picture, classes, file, network.label)],
+            # the colours of classes tint the image, so that they are told only beside the image itself
+            previews=[
+                Preview(data_uri(_enlarged(picture), lossless=False), file, "image"),
+                _preview(spec, picture, classes, file, network.label),
+            ],
             tables=[Table(f"pixels, {network.label}", rows[:_LISTED])],
         )
         chosen = [names[c] for c in order[:_EXPLAINED]] if request.class_name is None else [request.class_name]
@@ -177,10 +181,15 @@ def _predict(
 
 
 def _preview(spec: SegmentationSpec, picture: Image.Image, classes: np.ndarray, file: str, label: str) -> Preview:
-    times = max(1, -(-_SIDE // max(picture.size)))
-    large = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    large = _enlarged(picture)
+    times = large.width // picture.width
     colored = overlay(large, classes.repeat(times, 0).repeat(times, 1), spec.colors)
     return Preview(data_uri(colored, lossless=False), f"{file} with the classes of {label} in colours", label)
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    times = max(1, -(-_SIDE // max(picture.size)))
+    return picture.convert("RGB").resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
 def _add_cams(

@@ -141,7 +141,7 @@ _ACCURACY = (
 )
 _RECALL = (
     "The share of held-out images whose true class is still among those that a stage considers. At 100 % a "
-    "stage has lost nothing; the lowest curve bounds the accuracy, and curves that are equal are drawn once."
+    "stage has lost nothing; the last stage’s curve bounds the accuracy, and curves that are equal are drawn once."
 )
 _TEMPERATURE = (
     "The number by which similarities are divided before they become probabilities; it is learned. A small one "

@@ -26,11 +26,14 @@ _LOOKS = 4  # videos whose answer is explained
 
 
 def looks(predictor: Predictor, scores: VideoScores) -> list[Look]:
-    """Explain the answers to some videos, in the frame that says most."""
+    """Explain the answers to some videos, mistakes first and one of a class, in the frame that says most."""
     task, spec, found = predictor.module, predictor.data_spec, []
     if not isinstance(task, VideoTask) or not isinstance(spec, ClipSpec):
         return []
-    for example in scores.examples[:_LOOKS]:
+    of_class: dict[str, Any] = {}
+    for example in sorted(scores.examples, key=lambda one: one.clips[0].top[0].name == one.truth):
+        of_class.setdefault(example.truth, example)
+    for example in list(of_class.values())[:_LOOKS]:
         clip = example.clips[0]
         view = torch.from_numpy(np.array(clip.pixels)).permute(0, 3, 1, 2)
         cams = frame_cams(

@@ -20,6 +20,8 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from ctxvision.wording import did_you_mean
+
 from .error import NOT_TAKEN, TaskError, require_own
 from .settings import OptimizerSettings, ScheduleName
 
@@ -94,7 +96,10 @@ def require_optimizer(name: str, args: Mapping[str, Any] | None = None) -> None:
             argument out.
     """
     if not is_optimizer(name):
-        raise TaskError(f"unknown optimizer {name!r}; there are {', '.join(usable_optimizers())}")
+        known = usable_optimizers()
+        raise TaskError(
+            f"unknown optimizer {name!r}" + (did_you_mean(name, known) or f"; there are {', '.join(known)}")
+        )
     if reason := why_unusable(name):
         raise TaskError(f"optimizer {name} cannot be used: {reason}; there are {', '.join(usable_optimizers())}")
     info = get_optimizer_info(name)

@@ -203,7 +203,7 @@ def _hint_for_few(options: TrainOptions, data: DataModule, steps: int) -> str:
     if is_embedded(options.data) or options.resume:
         return ""
     chosen = dataclasses.replace(options, batch_size=None).with_batch_for(data.train_size).batch_size or 0
-    if steps < _FEW_STEPS and chosen < (options.batch_size or 0):
+    if steps < _FEW_STEPS and chosen < (options.batch_size or 0) and data.train_size // chosen > steps:
         return f"few steps: --batch-size {chosen} makes {data.train_size // chosen} of an epoch"
     if options.task == "classification" and not options.recipe and data.train_size < _FEW_IMAGES:
         start = "" if options.init_from else ", or --recipe finetune --init-from NETWORK from trained weights"

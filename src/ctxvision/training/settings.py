@@ -327,6 +327,15 @@ def _typed(kind: type[TrainOptions], settings: Mapping[str, Any]) -> TrainOption
         raise OptionError(explain_type(str(error))) from error
 
 
+_IN_WORDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "dict": "a mapping such as '{name: value}'",
+    "list": "a list such as '[a, b]'",
+}
+
+
 def explain_type(message: str) -> str:
     """Shorten jsonargparse's account of an option whose value is of the wrong type.
 
@@ -339,7 +348,8 @@ def explain_type(message: str) -> str:
     if not found or found[1] not in types:
         return message
     expected = re.sub(r"<class '(\w+)'>|typing\.| \| None", r"\1", types[found[1]])
-    return f"{option(found[1])}: {found[2]} is not {expected}"
+    words = next((words for kind, words in _IN_WORDS.items() if expected.startswith(kind)), expected)
+    return f"{option(found[1])}: {found[2]} is not {words}"
 
 
 _MOST_BYTES = 1_000_000

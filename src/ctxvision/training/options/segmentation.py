@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ctxvision.training.error import OptionError
-from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions, require_no_advice
 from ctxvision.wording import option
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class SegmentationOptions(TrainOptions):
         """Open Cityscapes, folders of images and masks, or the embedded scenes."""
         from ctxvision.data import SegmentationData
 
+        require_no_advice(self.data, "segmentation")
         options = self.only(SegmentationData.option_names()) | {"batch_size": batch_size}
         return SegmentationData(self.data, **options)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions
+from ctxvision.training.options import INF, Ranges, TaskWord, TrainOptions, require_no_advice
 
 if TYPE_CHECKING:
     from ctxvision.data import DataModule, VideoData
@@ -78,6 +78,7 @@ class VideoOptions(TrainOptions):
         """Open folders, tables or the embedded clips."""
         from ctxvision.data import VideoData
 
+        require_no_advice(self.data, "video")
         options = self.only(VideoData.option_names()) | {"batch_size": batch_size, "class_names": class_names}
         return VideoData(self.data, **options)
 
