@@ -105,7 +105,7 @@ def test_exported_files_have_the_numbers_of_the_checkpoint(task, ending, network
 def test_half_precision_on_the_cpu_is_bfloat16(tmp_path):
     write_classifier(tmp_path / "net.ckpt")
     data = make_folder(tmp_path / "data", dict.fromkeys("abc", 4))
-    predictor = open_predictor(tmp_path / "net.ckpt")
+    predictor = open_predictor(tmp_path / "net.ckpt", optimize="none")
     found = {name: evaluate(predictor, data, precision=name).numbers["cross_entropy"] for name in PRECISIONS}
     assert found["16-mixed"] == found["bf16-mixed"] != found["32"]
     assert found["bf16-mixed"] == pytest.approx(found["32"], rel=0.05)
@@ -121,7 +121,7 @@ def test_bad_images_and_classes_without_images(tmp_path, caplog):
     scores = evaluate(predictor, data)
     assert (scores.numbers["images"], scores.skipped, scores.numbers["classes_left_out"]) == (4, 1, ["c"])
     assert "empty, not an image" in caplog.text
-    assert "000.png: empty, not an image" in render_scores(scores)
+    assert "000.png: empty, not an image" in render_scores(scores).replace("<wbr>", "")
     for file in Path(data).rglob("*.png"):
         file.write_bytes(b"")
     with pytest.raises(EvaluationError, match=f"{data}: there are no images to evaluate"):
