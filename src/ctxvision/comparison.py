@@ -127,8 +127,8 @@ def compare_runs(
     Examples:
         ::
 
-            for row in compare_runs(["runs/contextual", "runs/plain"], against="runs/plain").rows():
-                print(row["run"], row["best"], row["difference"])
+            table = compare_runs(["runs/contextual", "runs/plain"], against="runs/plain")
+            best = {row["run"]: row["difference"] for row in table.rows()}
     """
     first = [os.fspath(against)] if against is not None else []
     names = list(dict.fromkeys([*first, *(os.fspath(path) for path in paths)]))
