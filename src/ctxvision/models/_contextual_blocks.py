@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -82,7 +83,10 @@ class PointwiseMlp(nn.Module):
             return y
         # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear
         hidden = _pointwise.conv1x1(x, self.fc1.weight[:, :, None, None], self.fc1.bias)
-        hidden = self.act(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # sooner where it is contiguous
+        if is_plain(self.act, nn.GELU):  # sooner where it is contiguous
+            hidden = F.gelu(hidden.permute(0, 2, 3, 1), approximate=self.act.approximate).permute(0, 3, 1, 2)
+        else:
+            hidden = self.act(hidden)
         return _pointwise.conv1x1(hidden, self.fc2.weight[:, :, None, None], self.fc2.bias)
 
 
