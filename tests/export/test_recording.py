@@ -111,9 +111,13 @@ def test_symbolic_trace_and_features(name):
     called = {node.target for node in graph.graph.nodes if node.op == "call_function"}
     assert called & {local_aggregation, contextual_conv2d}
     close(graph(x), network(x))
-    # what a contextual network's loss reads besides comes after the logits
-    last = next(name for name in reversed(get_graph_node_names(network)[1]) if "temperature" not in name)
-    close(create_feature_extractor(network, [last])(x)[last], network(x))
+    # what a contextual network's loss reads besides comes after the logits; in training it makes them otherwise
+    training, last = (
+        next(name for name in reversed(names) if "temperature" not in name)
+        for names in get_graph_node_names(network)
+    )
+    extractor = create_feature_extractor(network, train_return_nodes=[training], eval_return_nodes=[last])
+    close(extractor(x)[last], network(x))
 
 
 def test_fx_quantisation():

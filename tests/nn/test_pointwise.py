@@ -178,3 +178,12 @@ def test_autocast_decides_the_type(products):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert _pointwise.apply(layer, x).dtype == torch.bfloat16
     assert not products
+
+
+def test_a_part_of_a_matrix_stays(products):
+    weight, x = torch.randn(512, 2048, 1, 1, dtype=torch.bfloat16), features(1024, 2, torch.bfloat16)
+    with torch.no_grad():
+        _pointwise.conv1x1(x, weight.chunk(2, 1)[0], None)
+        assert not products
+        _pointwise.conv1x1(x, weight.chunk(2, 1)[0].contiguous(), None)
+    assert products

@@ -63,6 +63,7 @@ def _product_is_faster(weight: Tensor, x: Tensor, stride: tuple[int, ...] = (1, 
         (pixels <= _FEW_PIXELS[x.dtype] or weights >= max(_LEAST_WEIGHTS[x.dtype], _WEIGHTS_PER_PIXEL * pixels))
         and weight.dtype == x.dtype
         and x.is_contiguous(memory_format=torch.channels_last)
+        and weight.flatten(1).is_contiguous()  # oneDNN has none but reference code for parts of a matrix
         and torch.backends.mkldnn.is_available()
         and torch._C._get_mkldnn_enabled()
         and (_computes_bfloat16() if x.dtype == torch.bfloat16 else _products_are_exact())
