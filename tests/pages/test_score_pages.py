@@ -151,7 +151,8 @@ def test_reports_have_heat_maps(detector, segmenter, videos):
     scores = video_scores(videos)
     looks = video_page.looks(predictor_of(video_task(videos)), scores)
     assert len(heat_maps(video_page.render(scores, looks))) == len(looks) > 0
-    assert [look.right for look in looks] == [e.clips[0].top[0].name == e.truth for e in scores.examples[:4]]
+    rights = [look.right for look in looks]
+    assert rights == sorted(rights)  # mistakes first
     # an exported network has no layers to look into
     exported = types.SimpleNamespace(module=None, data_spec=None)
     for page, found in ((detection_page, detector), (segmentation_page, segmenter), (video_page, scores)):
