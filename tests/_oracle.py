@@ -234,3 +234,8 @@ def in_nan_buffer(tensor):
     buffer = tensor.new_full([dense.numel() + 2000], torch.nan)
     inside = buffer[1000 : 1000 + dense.numel()].view(dense.shape).copy_(dense)
     return inside.permute([order.index(axis) for axis in range(tensor.ndim)])
+
+
+def steps(stride, padding, dilation):
+    """The steps of an operator as its node's attributes have them."""
+    return {"stride": list(stride), "padding": list(padding), "dilation": list(dilation)}

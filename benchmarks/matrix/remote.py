@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.matrix.environments import python_with
+from benchmarks.settings import ROOT
 
 RUNNERS = Path(__file__).parent / "runners"
 
@@ -41,10 +42,11 @@ class Remote:
         self._name, self._threads = runner, threads
         self._folder = tempfile.TemporaryDirectory(prefix="ctxvision-")
         numbers = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        shared = {"PYTHONPATH": str(ROOT / "tools/foreign")}  # with the tools that look after published weights
         self._said = Path(self._folder.name) / "stderr.txt"
         with self._said.open("w") as errors:
             self._process = subprocess.Popen(
-                [python, RUNNERS / f"run_{runner}.py"], env=os.environ | numbers, text=True,
+                [python, RUNNERS / f"run_{runner}.py"], env=os.environ | numbers | shared, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             )  # fmt: skip
 

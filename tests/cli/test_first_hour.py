@@ -25,7 +25,7 @@ from ctxvision.runs import RunFolder
 from ctxvision.training import OptionError
 from ctxvision.training import run as training_run
 from ctxvision.training.callbacks import RunCheckpoints, RunProgressBar
-from ctxvision.training.settings import with_warmup_steps_within
+from ctxvision.training.warm_up import with_warmup_steps_within
 
 LIGHT = """
 import contextlib, io, runpy, sys

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper
 
 from _networks import EVERY_LAYER, lively
-from _oracle import assert_close
+from _oracle import assert_close, output_size, steps
 from ctxvision.data import DataSpec
 from ctxvision.export import ExportError, Metadata, export_onnx, open_exported, register_operators
 from ctxvision.inference.exported import onnx_reading
@@ -45,17 +45,6 @@ def compute(op_type, tensors, threads=2, **attributes):
     return torch.from_numpy(session.run(None, feed)[0])
 
 
-def steps(stride, padding, dilation):
-    return {"stride": list(stride), "padding": list(padding), "dilation": list(dilation)}
-
-
-def out_size(size, kernel, stride, padding, dilation):
-    return [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    ]
-
-
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     ("channels", "groups", "kernel", "size", "geometry"),
@@ -70,7 +59,7 @@ def out_size(size, kernel, stride, padding, dilation):
 @pytest.mark.parametrize("grouping", ["blocked", "interleaved"])
 def test_local_aggregation(channels, groups, kernel, size, geometry, grouping, threads):
     x = torch.randn(3, channels, *size)
-    weight = torch.randn(3, groups, kernel**2, *out_size(size, (kernel, kernel), *geometry))
+    weight = torch.randn(3, groups, kernel**2, *output_size(size, (kernel, kernel), *geometry))
     stride, padding, dilation = geometry
     expected = local_aggregation(x, weight, stride=stride, padding=padding, dilation=dilation, grouping=grouping)
     found = compute(
@@ -83,7 +72,7 @@ def test_local_aggregation(channels, groups, kernel, size, geometry, grouping, t
 @pytest.mark.parametrize("channels", [1, 3, 7, 33])
 def test_depthwise_contextual_convolution(channels, optional):
     kernel, geometry = (3, 5), ((2, 1), (1, 3), (1, 2))
-    rows, columns = out_size((9, 8), kernel, *geometry)
+    rows, columns = output_size((9, 8), kernel, *geometry)
     x, weight = torch.randn(2, channels, 9, 8), torch.randn(channels, 1, *kernel)
     offset = 2 * torch.randn(2, 30, rows, columns)
     tensors = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from _oracle import assert_close
+from _oracle import assert_close, output_size, steps
 from ctxvision.export.standard_nodes import expand
 from ctxvision.ops import contextual_conv2d, local_aggregation
 
@@ -46,17 +46,6 @@ def compute(op_type, tensors, free, **attributes):
     return torch.from_numpy(session.run(None, feed)[0])
 
 
-def steps(stride, padding, dilation):
-    return {"stride": list(stride), "padding": list(padding), "dilation": list(dilation)}
-
-
-def out_size(size, kernel, stride, padding, dilation):
-    return [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    ]
-
-
 @pytest.mark.parametrize("free", [False, True])
 @pytest.mark.parametrize("grouping", ["blocked", "interleaved"])
 @pytest.mark.parametrize(
@@ -75,7 +64,7 @@ def out_size(size, kernel, stride, padding, dilation):
 )
 def test_local_aggregation(channels, groups, kernel, size, geometry, grouping, free):
     x = torch.randn(3, channels, *size)
-    weight = torch.randn(3, groups, kernel**2, *out_size(size, (kernel, kernel), *geometry))
+    weight = torch.randn(3, groups, kernel**2, *output_size(size, (kernel, kernel), *geometry))
     stride, padding, dilation = geometry
     expected = local_aggregation(x, weight, stride=stride, padding=padding, dilation=dilation, grouping=grouping)
     interleaved = int(grouping == "interleaved")
@@ -86,7 +75,7 @@ def test_local_aggregation(channels, groups, kernel, size, geometry, grouping, f
 def bent(channels, kernel, size, geometry, optional):
     """Return offsets beyond the image and what else may be given."""
     taps = kernel[0] * kernel[1]
-    space = out_size(size, kernel, *geometry)
+    space = output_size(size, kernel, *geometry)
     offset = 3 * torch.randn(2, 2 * taps, *space)
     tensors = {
         "w": torch.randn(2, channels, *kernel),

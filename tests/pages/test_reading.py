@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _page import Page
-from ctxvision.reading import PAGES, TOPICS, as_html, as_markdown
+from ctxvision.pages.reading import PAGES, TOPICS, as_html, as_markdown
 
 ROOT = Path(__file__).parents[2]
 

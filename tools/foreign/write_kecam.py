@@ -7,24 +7,12 @@ The backend is TensorFlow, or with KECAM_BACKEND=torch that package's own on tor
 import inspect
 import json
 import sys
-import zlib
 
 import numpy as np
+from kecam_noise import set_noise
 from keras_cv_attention_models import cotnet
 
 job = json.loads(sys.argv[1])
-
-
-def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return noise seeded by the name, in the range of trained values, also for statistics."""
-    noise, kind = np.random.default_rng(zlib.crc32(name.encode())), name.rpartition("/")[2].partition(":")[0]
-    if "var" in kind:
-        return noise.uniform(0.5, 1.5, shape)
-    if len(shape) > 1:
-        return noise.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
-    if kind in ("gamma", "weight"):
-        return noise.uniform(0.5, 1.5, shape) * (0.2 if "_3_bn" in name else 1)
-    return noise.normal(0, 0.1, shape)
 
 
 def build(size: int):
@@ -34,24 +22,6 @@ def build(size: int):
     if network is cotnet.CotNet or "model_name" in inspect.signature(network).parameters:
         options["model_name"] = "small"
     return network(**options, pretrained=None, classifier_activation=None)
-
-
-def set_noise(model) -> None:
-    """Fill all weights by their names."""
-    for layer in model.layers:
-        values = (
-            layer.get_weights_channels_last()
-            if hasattr(layer, "get_weights_channels_last")
-            else layer.get_weights()
-        )
-        names = [weight.name for weight in layer.weights]
-        if len(values):
-            new = [
-                fill(f"{layer.name}/{n}", np.shape(v)).astype("float32")
-                for n, v in zip(names, values, strict=True)
-            ]
-            setter = getattr(layer, "set_weights_channels_last", layer.set_weights)
-            setter(new)
 
 
 def run(model, images: np.ndarray) -> list[np.ndarray]:

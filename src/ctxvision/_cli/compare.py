@@ -45,7 +45,7 @@ def run(args: Namespace) -> int:
     """Print or write the table; see `ctxvision compare --help`."""
     require_places(out=args.out)
     quieten()
-    from ctxvision.comparison import compare_runs
+    from ctxvision.evaluation import compare_runs
 
     found = compare_runs(args.runs, against=args.against)
     rows = found.rows()

@@ -4,6 +4,7 @@
 """
 
 from .answers import class_table, confused_pairs, confusion_matrix, mean_class_accuracy, wilson_interval
+from .comparison import ComparedRun, Comparison, compare_runs
 from .imagenet import read_real, real_accuracy
 from .loop import PRECISIONS, Evaluator, evaluate, score
 from .scores import EvaluationError, Scores
@@ -11,12 +12,15 @@ from .source import DataRequest, Source
 
 __all__ = [
     "PRECISIONS",
+    "ComparedRun",
+    "Comparison",
     "DataRequest",
     "EvaluationError",
     "Evaluator",
     "Scores",
     "Source",
     "class_table",
+    "compare_runs",
     "confused_pairs",
     "confusion_matrix",
     "evaluate",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerNorm
+from timm.layers import DropPath, LayerNorm, create_conv2d
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +17,10 @@ from ctxvision.nn._checks import is_plain
 from ctxvision.nn._tracing import is_traced
 from ctxvision.ops._derivatives import add_in_place
 
+from ._backbone import layer_norm
 from ._class_sets import StageClasses, remember_eagerly
+
+Blocks = int | Sequence[int]
 
 
 class PriorSequence(nn.Sequential):
@@ -212,3 +215,60 @@ class ConvNeXtStage(nn.Module):
         x = self.downsample(x)
         y: Tensor = self.blocks(x) if prior is None else self.blocks(x, prior)
         return y
+
+
+def chosen_blocks(depths: Sequence[int], chosen: Sequence[Blocks]) -> list[set[int]]:
+    """Return which blocks of each stage are contextual, counted from 0.
+
+    Args:
+        depths: Number of blocks in each of the four stages.
+        chosen: For each stage the numbers of its contextual blocks, or how many there are: the first of each of as
+            many equal runs.
+
+    Raises:
+        ValueError: If there are no such blocks.
+    """
+    if len(chosen) != 4:
+        raise ValueError(f"contextual_blocks must be given for four stages, got {tuple(chosen)}")
+    blocks = []
+    for depth, choice in zip(depths, chosen, strict=True):
+        if isinstance(choice, int):
+            if not 1 <= choice <= depth:
+                raise ValueError(
+                    f"contextual_blocks must lie between 1 and depths {tuple(depths)}, got {tuple(chosen)}"
+                )
+            blocks.append({depth * run // choice for run in range(choice)})
+        elif set(choice) and set(choice) <= set(range(depth)):
+            blocks.append(set(choice))
+        else:
+            raise ValueError(
+                f"contextual_blocks must name blocks 0 to {depth - 1} of a stage of {depth}, got {tuple(choice)}"
+            )
+    return blocks
+
+
+def strides_and_dilations(first: int, output_stride: int) -> list[tuple[int, int]]:
+    """Return stride and dilation of each stage, the stem counted with the first, where the stride is ``first``.
+
+    Raises:
+        ValueError: If there is no such output stride.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+    reached, dilation, steps = first, 1, [(first, 1)]
+    for _ in range(3):
+        stride = 2 if reached < output_stride else 1
+        reached, dilation = reached * stride, dilation * 2 // stride
+        steps.append((stride, dilation))
+    return steps
+
+
+def downsampling(in_channels: int, out_channels: int, stride: int, dilation: int, **placed: Any) -> nn.Module:
+    """Return ConvNeXt's layers between two stages; without stride, their taps lie as far apart as before."""
+    if stride == 2:
+        conv: nn.Module = nn.Conv2d(in_channels, out_channels, 2, 2, **placed)
+    else:
+        conv = create_conv2d(in_channels, out_channels, 2, dilation=dilation // 2, padding="same", bias=True).to(
+            **placed
+        )
+    return nn.Sequential(layer_norm(in_channels, **placed), conv)

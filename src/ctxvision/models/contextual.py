@@ -21,52 +21,28 @@ from operator import mul
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import create_conv2d, trunc_normal_
+from timm.layers import trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ctxvision.nn import ContextualConv2d
 
 from ._backbone import default_cfg, drop_path_rates, layer_norm
-from ._contextual_blocks import ContextualBottleneck, ContextualNeXtBlock, ConvNeXtStage, PriorSequence
+from ._contextual_blocks import (
+    Blocks,
+    ContextualBottleneck,
+    ContextualNeXtBlock,
+    ConvNeXtStage,
+    PriorSequence,
+    chosen_blocks,
+    downsampling,
+    strides_and_dilations,
+)
 from ._contextual_net import ContextualNet, Design, keep_classes
 from ._pretrained import build_network
 from ._residual import LAYERS, plain_shortcut
 
 __all__ = ["ContextualConvNeXt", "ContextualNet", "ContextualResNet"]
-
-
-Blocks = int | Sequence[int]
-
-
-def _contextual_blocks(depths: Sequence[int], chosen: Sequence[Blocks]) -> list[set[int]]:
-    """Return which blocks of each stage are contextual, counted from 0.
-
-    Args:
-        depths: Number of blocks in each of the four stages.
-        chosen: For each stage the numbers of its contextual blocks, or how many there are: the first of each of as
-            many equal runs.
-
-    Raises:
-        ValueError: If there are no such blocks.
-    """
-    if len(chosen) != 4:
-        raise ValueError(f"contextual_blocks must be given for four stages, got {tuple(chosen)}")
-    blocks = []
-    for depth, choice in zip(depths, chosen, strict=True):
-        if isinstance(choice, int):
-            if not 1 <= choice <= depth:
-                raise ValueError(
-                    f"contextual_blocks must lie between 1 and depths {tuple(depths)}, got {tuple(chosen)}"
-                )
-            blocks.append({depth * run // choice for run in range(choice)})
-        elif set(choice) and set(choice) <= set(range(depth)):
-            blocks.append(set(choice))
-        else:
-            raise ValueError(
-                f"contextual_blocks must name blocks 0 to {depth - 1} of a stage of {depth}, got {tuple(choice)}"
-            )
-    return blocks
 
 
 def _has_offsets(plan: Design, stage: int) -> bool:
@@ -152,7 +128,7 @@ class ContextualConvNeXt(ContextualNet):
                 "depths, dims and contextual_blocks must be four numbers, "
                 f"got {depths}, {dims}, {contextual_blocks}"
             )
-        chosen = _contextual_blocks(depths, contextual_blocks)
+        chosen = chosen_blocks(depths, contextual_blocks)
         plan = Design.of(**design)
         if plan.extra_input:
             raise ValueError("extra_input is the ablation of contextual_resnet50; ConvNeXt does not build it")
@@ -164,7 +140,7 @@ class ContextualConvNeXt(ContextualNet):
             {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": per_block},
             placed,
         )
-        rates, steps = drop_path_rates(depths, drop_path_rate), _steps(4, output_stride)
+        rates, steps = drop_path_rates(depths, drop_path_rate), strides_and_dilations(4, output_stride)
 
         def depthwise(width: int, dilation: int, contextual: bool) -> nn.Module:
             kernel: dict[str, Any] = {
@@ -191,7 +167,7 @@ class ContextualConvNeXt(ContextualNet):
                 )
                 for n in range(depth)
             ]
-            before = _downsampling(dims[i - 1], width, stride, dilation, **placed) if i else nn.Identity()
+            before = downsampling(dims[i - 1], width, stride, dilation, **placed) if i else nn.Identity()
             return ConvNeXtStage(before, blocks)
 
         stages = nn.Sequential(*map(stage, range(4)))
@@ -211,33 +187,6 @@ class ContextualConvNeXt(ContextualNet):
                 nn.init.zeros_(layer.bias)
         if wide_funnel and self.context is not None:
             self.context.start_wide()
-
-
-def _steps(first: int, output_stride: int) -> list[tuple[int, int]]:
-    """Return stride and dilation of each stage, the stem counted with the first, where the stride is ``first``.
-
-    Raises:
-        ValueError: If there is no such output stride.
-    """
-    if output_stride not in (8, 16, 32):
-        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
-    reached, dilation, steps = first, 1, [(first, 1)]
-    for _ in range(3):
-        stride = 2 if reached < output_stride else 1
-        reached, dilation = reached * stride, dilation * 2 // stride
-        steps.append((stride, dilation))
-    return steps
-
-
-def _downsampling(in_channels: int, out_channels: int, stride: int, dilation: int, **placed: Any) -> nn.Module:
-    """Return ConvNeXt's layers between two stages; without stride, their taps lie as far apart as before."""
-    if stride == 2:
-        conv: nn.Module = nn.Conv2d(in_channels, out_channels, 2, 2, **placed)
-    else:
-        conv = create_conv2d(in_channels, out_channels, 2, dilation=dilation // 2, padding="same", bias=True).to(
-            **placed
-        )
-    return nn.Sequential(layer_norm(in_channels, **placed), conv)
 
 
 class ContextualResNet(ContextualNet):
@@ -298,7 +247,7 @@ class ContextualResNet(ContextualNet):
             )
         if contextual_blocks is None:
             contextual_blocks = [range(0, depth, 2) for depth in depths]
-        chosen = _contextual_blocks(depths, contextual_blocks)
+        chosen = chosen_blocks(depths, contextual_blocks)
         plan = Design.of(**design)
         super().__init__(
             num_classes,
@@ -307,7 +256,7 @@ class ContextualResNet(ContextualNet):
             {"stem": r"^conv1|^bn1", "coarse": r"^layer(\d+)", "blocks": r"^layer(\d+)\.(\d+)"},
             placed,
         )
-        steps = _steps(4, output_stride)
+        steps = strides_and_dilations(4, output_stride)
         stages, channels, rates = [], [planes[0]], drop_path_rates(depths, drop_path_rate)
         for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
             blocks, prior_dim = PriorSequence(), max(1, round(prior_width * width))

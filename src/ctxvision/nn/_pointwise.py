@@ -30,11 +30,11 @@ def apply(layer: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
-    """Return the 1x1 convolution of ``x``, ``(B, C, H, W)``, with a weight ``(O, C / groups, 1, 1)``."""
-    if groups == 1 and may_choose(x) and _product_is_faster(weight, x):
+def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the 1x1 convolution of ``x``, ``(B, C, H, W)``, with a weight ``(O, C, 1, 1)``."""
+    if may_choose(x) and _product_is_faster(weight, x):
         return _product(x, weight, bias)
-    return F.conv2d(x, weight, bias, groups=groups)
+    return F.conv2d(x, weight, bias)
 
 
 def may_choose(x: Tensor) -> bool:

@@ -176,8 +176,8 @@ class CoTLayer(FoldsNormByUnits):
         if is_plain(first, nn.Conv2d) and not is_traced(x):  # each half by itself: [x, K1] is never put together
             weight = first.weight
             halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
-            hidden = _pointwise.conv1x1(x, halves[0], first.bias, self.groups)
-            hidden = add_in_place(hidden, _pointwise.conv1x1(static, halves[1], None, self.groups))
+            hidden = F.conv2d(x, halves[0], first.bias, groups=self.groups)
+            hidden = add_in_place(hidden, F.conv2d(static, halves[1], groups=self.groups))
         else:  # whoever traced, hooked or replaced the convolution wants it called
             both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
             hidden = first(both)

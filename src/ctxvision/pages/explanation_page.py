@@ -37,7 +37,7 @@ def render(explanation: Explanation) -> str:
 
 
 def _present(explanation: Explanation) -> dict[str, bool]:
-    """Return whether the page has what the topics of `ctxvision.reading` are about: nobody looks for the rest."""
+    """Return which topics of `ctxvision.pages.reading` the page has something of."""
     images = explanation.images
     funnel = any(image.funnel is not None for image in images)
     return {

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from ctxvision._version import __version__
 from ctxvision.foreign import visible
+from ctxvision.pages.reading import PAGES, as_html
 from ctxvision.plots.curves import Values, curve
-from ctxvision.reading import PAGES, as_html
 from ctxvision.tasks.task import over_classes
 from ctxvision.wording import percent
 
@@ -114,7 +114,7 @@ def _score(score: float) -> str:
 
 
 def _how_to_read(page: str, present: Mapping[str, object]) -> Markup:
-    """Return the texts that explain a kind of page, a key of `ctxvision.reading.PAGES`.
+    """Return the texts that explain a kind of page, a key of `ctxvision.pages.reading.PAGES`.
 
     Args:
         page: The kind of page.

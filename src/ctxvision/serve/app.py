@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from ctxvision._version import __version__
 from ctxvision.foreign import json_text
-from ctxvision.reading import PAGES, as_html
+from ctxvision.pages.reading import PAGES, as_html
 
 from .guard import Guard
 from .network import ExampleImage, ServedNetwork

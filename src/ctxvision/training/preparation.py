@@ -23,7 +23,7 @@ from ctxvision.wording import plural
 from .error import OptionError, TrainingError
 from .options import TrainOptions
 from .processes import device_here, say
-from .settings import with_warmup_steps_within, with_warmup_within
+from .warm_up import with_warmup_steps_within, with_warmup_within
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import yaml
 
 from _checkpoints import detection_task, segmentation_task, video_task, write_classifier
 from ctxvision.cli import main
-from ctxvision.comparison import compare_runs
+from ctxvision.evaluation import compare_runs
 from ctxvision.runs import RunError
 from ctxvision.tasks.checkpoint_file import save_checkpoint
 
