@@ -12,7 +12,7 @@ from timm.layers import DropPath, LayerNorm, create_conv2d
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ctxvision.nn import ContextualConv2d, _pointwise
+from ctxvision.nn import ContextualConv2d, _pointwise, _steps
 from ctxvision.nn._checks import is_plain
 from ctxvision.nn._tracing import is_traced
 from ctxvision.ops._derivatives import add_in_place
@@ -165,15 +165,15 @@ class ContextualBottleneck(nn.Module):
 
         The output is ``(B, 4 * width, H', W')``, where ``H'`` and ``W'`` are those of the 3x3 convolution.
         """
-        shortcut = x if self.downsample is None else _pointwise.apply(self.downsample, x)
-        x = _pointwise.apply(self.conv1, x)
-        if self.prior is not None:
-            x = add_in_place(x, self.prior(prior)[:, :, None, None])
-        x = self.act1(self.bn1(x))
+        shortcut = x if self.downsample is None else _steps.apply(x, self.downsample)
+        if self.prior is None:
+            x = _steps.apply(x, self.conv1, self.bn1, self.act1)
+        else:
+            x = add_in_place(_pointwise.apply(self.conv1, x), self.prior(prior)[:, :, None, None])
+            x = self.act1(self.bn1(x))
         x = self.conv2(x, prior) if isinstance(self.conv2, ContextualConv2d) else self.conv2(x)
-        x = self.drop_path(self.bn3(_pointwise.apply(self.conv3, self.act2(self.bn2(x)))))
-        y: Tensor = self.act3(add_in_place(x, shortcut))
-        return y
+        x = _steps.apply(x, self.bn2, self.act2, new=_steps.makes_new(self.conv2))
+        return _steps.apply(x, self.conv3, self.bn3, self.drop_path, self.act3, shortcut=shortcut)
 
 
 class ConvNeXtStage(nn.Module):

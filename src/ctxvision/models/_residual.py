@@ -12,8 +12,7 @@ from timm.layers import DropPath, SelectAdaptivePool2d
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from ctxvision.nn import _pointwise
-from ctxvision.ops._derivatives import add_in_place
+from ctxvision.nn import _steps
 
 from ._backbone import Backbone, drop_path_rates
 
@@ -101,12 +100,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the residual sum after its ReLU, ``(B, out_channels, H / stride, W / stride)``."""
-        shortcut = x if self.downsample is None else _pointwise.apply(self.downsample, x)
-        x = self.before(self.act1(self.bn1(_pointwise.apply(self.conv1, x))))
-        x = self.after(self.act2(self.bn2(self.conv2(x))))
-        x = self.drop_path(self.bn3(_pointwise.apply(self.conv3, x)))
-        y: Tensor = self.act3(add_in_place(x, shortcut))
-        return y
+        shortcut = x if self.downsample is None else _steps.apply(x, self.downsample)
+        x = _steps.apply(x, self.conv1, self.bn1, self.act1, self.before)
+        x = _steps.apply(x, self.conv2, self.bn2, self.act2, self.after)
+        return _steps.apply(x, self.conv3, self.bn3, self.drop_path, self.act3, shortcut=shortcut)
 
 
 def plain_shortcut(in_channels: int, out_channels: int, stride: int, **placed: Any) -> nn.Sequential:
@@ -250,11 +247,10 @@ class ResidualNet(Backbone):
 
     def stem(self, x: Tensor) -> Tensor:
         """Return the features before the first stage, ``(B, C, H / 4, W / 4)``; H / 2 without max-pool."""
-        y: Tensor = self.maxpool(self.act1(self.bn1(self.conv1(x))))
-        return y
+        return _steps.apply(x, self.conv1, self.bn1, self.act1, self.maxpool)
 
     def _forward_levels(self, x: Tensor, wanted: Collection[int], count: int) -> tuple[Tensor, list[Tensor]]:
-        x = self.act1(self.bn1(self.conv1(x)))
+        x = _steps.apply(x, self.conv1, self.bn1, self.act1)
         outputs = [x] if 0 in wanted else []
         for index, stage in enumerate(self.stages[: count - 1], 1):
             x = stage(self.maxpool(x) if index == 1 else x)

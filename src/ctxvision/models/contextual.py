@@ -25,7 +25,7 @@ from timm.layers import trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ctxvision.nn import ContextualConv2d
+from ctxvision.nn import _steps, ContextualConv2d
 
 from ._backbone import default_cfg, drop_path_rates, layer_norm
 from ._contextual_blocks import (
@@ -321,7 +321,7 @@ class ContextualResNet(ContextualNet):
 
     def before_pool(self, x: Tensor) -> Tensor:
         """Return the stem's features before its max-pool, ``(B, C, H / 2, W / 2)``."""
-        y: Tensor = self.act1(self.bn1(self.conv1(x)))
+        y: Tensor = _steps.apply(x, self.conv1, self.bn1, self.act1)
         return y
 
 

@@ -20,13 +20,13 @@ _FEW_PIXELS = {torch.float32: 0, torch.bfloat16: 1024}
 
 
 def apply(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return ``layer(x)``, up to rounding, by matrix products where they are faster.
+    """Return ``layer(x)``, up to rounding, by a matrix product where that is faster.
 
     Args:
-        layer: A 1x1 convolution or any other layer, or an ``nn.Sequential`` of such.
+        layer: A 1x1 convolution or any other layer.
         x: Features, ``(B, C, H, W)``.
     """
-    y: Tensor = _by_parts(layer, x) if may_choose(x) else layer(x)
+    y: Tensor = computed(layer, x) if may_choose(x) else layer(x)
     return y
 
 
@@ -99,11 +99,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, 
     return result.permute(0, 3, 1, 2)
 
 
-def _by_parts(layer: nn.Module, x: Tensor) -> Tensor:
-    if type(layer) is nn.Sequential and is_plain(layer, nn.Sequential):
-        for part in layer:
-            x = _by_parts(part, x)
-        return x
+def computed(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return what `apply` does, if `may_choose` holds for ``x``."""
     if isinstance(layer, nn.Conv2d) and _is_pointwise(layer):
         stride: tuple[int, ...] = layer.stride
         if x.shape[2:] == (1, 1) and layer.weight.dtype == x.dtype and _products_are_exact():

@@ -13,7 +13,7 @@ from ctxvision.ops._derivatives import add_in_place, transforms_active
 from ctxvision.ops._exporting import standard_operators
 from ctxvision.ops._geometry import is_channels_last
 
-from . import _pointwise
+from . import _cot_inference, _pointwise, _steps
 from ._checks import is_plain, refuse_scripting, require_odd_kernel, require_positive
 from ._folding import FoldsNormByUnits
 from ._tracing import is_traced
@@ -141,7 +141,7 @@ class CoTLayer(FoldsNormByUnits):
             dynamic: Dynamic context ``K2``, ``(B, C, H, W)``.
         """
         pooled = dynamic.mean((2, 3), keepdim=True) + static.mean((2, 3), keepdim=True)
-        pair: Tensor = _pointwise.apply(self.se, pooled).reshape(-1, self.maps * SHARE, 2)
+        pair = _steps.apply(pooled, self.se).reshape(-1, self.maps * SHARE, 2)
         return pair.softmax(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,7 +149,9 @@ class CoTLayer(FoldsNormByUnits):
         return self.with_norm(self._fused_context(x))
 
     def _fused_context(self, x: Tensor) -> Tensor:
-        static: Tensor = self.key_embed(x)
+        static = _steps.apply(x, self.key_embed)
+        if type(self) is CoTLayer and _cot_inference.computes(self, x, static):
+            return _cot_inference.fused_context(self, x, static)
         if self.context == "static":
             return static
         if self.context == "dynamic":
@@ -170,14 +172,22 @@ class CoTLayer(FoldsNormByUnits):
         activated: Tensor = self.act(normed.clone())
         return activated
 
+    def embedded_halves(self, x: Tensor, static: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``x`` and ``K1`` add to the embedding of both, each ``(B, C / 2, H, W)``.
+
+        So ``[x, K1]`` is never put together.
+        """
+        first: nn.Conv2d = self.embed[0]  # type: ignore[assignment]
+        weight = first.weight
+        halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
+        of_x = F.conv2d(x, halves[0], first.bias, groups=self.groups)
+        return of_x, F.conv2d(static, halves[1], groups=self.groups)
+
     def _raw_maps(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the attention maps before their GroupNorm, ``(B, k * k * C / 8, H, W)``."""
         first: nn.Conv2d = self.embed[0]  # type: ignore[assignment]
-        if is_plain(first, nn.Conv2d) and not is_traced(x):  # each half by itself: [x, K1] is never put together
-            weight = first.weight
-            halves = weight.chunk(2, 1) if self.groups == 1 else (weight[:, ::2], weight[:, 1::2])
-            hidden = F.conv2d(x, halves[0], first.bias, groups=self.groups)
-            hidden = add_in_place(hidden, F.conv2d(static, halves[1], groups=self.groups))
+        if is_plain(first, nn.Conv2d) and not is_traced(x):
+            hidden = add_in_place(*self.embedded_halves(x, static))
         else:  # whoever traced, hooked or replaced the convolution wants it called
             both = torch.cat([x, static], 1) if self.groups == 1 else torch.stack([x, static], 2).flatten(1, 2)
             hidden = first(both)
@@ -189,7 +199,7 @@ class CoTLayer(FoldsNormByUnits):
 
     def _normed_dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
         """Return ``K2`` before its SiLU."""
-        raw, values = self._raw_maps(x, static), _pointwise.apply(self.conv1x1, x)
+        raw, values = self._raw_maps(x, static), _steps.apply(x, self.conv1x1)
         norm: nn.GroupNorm = self.embed[4]  # type: ignore[assignment]
         if is_plain(norm, nn.GroupNorm):
             # its parameters are arguments: the backward pass has to compute with those of the forward pass

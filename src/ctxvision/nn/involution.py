@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ctxvision.ops import local_aggregation
 
-from . import _pointwise
+from . import _steps
 from ._checks import refuse_scripting, require_odd_kernel, require_positive
 from ._folding import FoldsNormByUnits
 
@@ -85,7 +85,7 @@ class Involution2d(FoldsNormByUnits):
 
     def kernels(self, x: Tensor) -> Tensor:
         """Return the generated kernels, ``(B, G, k * k, H', W')``, of features ``x``, ``(B, C, H, W)``."""
-        maps = _pointwise.apply(self.span, _pointwise.apply(self.reduce, self.pool(x)))
+        maps = _steps.apply(x, self.pool, self.reduce, self.span)
         kernels: Tensor = maps.unflatten(1, (self.groups, self.kernel_size**2))
         return kernels
 

@@ -6,7 +6,7 @@ import torch
 from timm.layers import make_divisible
 from torch import Tensor, nn
 
-from . import _pointwise
+from . import _steps
 from ._checks import refuse_scripting, require_odd_kernel, require_positive
 from ._folding import FoldsNormByUnits
 
@@ -77,7 +77,6 @@ class SplitAttention2d(FoldsNormByUnits):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated features, ``(B, C, ceil(H / stride), ceil(W / stride))``, of ``(B, C, H, W)``."""
-        x = self.act0(self.bn0(self.conv(x)))
-        hidden = self.act1(self.bn1(_pointwise.apply(self.fc1, x.mean((2, 3), keepdim=True))))
-        gate = _pointwise.apply(self.fc2, hidden)
+        x = _steps.apply(x, self.conv, self.bn0, self.act0)
+        gate = _steps.apply(x.mean((2, 3), keepdim=True), self.fc1, self.bn1, self.act1, self.fc2)
         return self.with_norm(x * gate.sigmoid())

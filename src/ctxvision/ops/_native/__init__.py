@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 3  # of the C functions; ctxvision_abi() in vector.hpp must agree
+ABI = 4  # of the C functions; ctxvision_abi() in vector.hpp must agree
 CODES = {torch.float32: 0, torch.bfloat16: 1}  # Element in vector.hpp
 LEVELS = {"AVX512": "avx512", "AVX2": "avx2"}
 OPENMP = (

@@ -227,7 +227,7 @@ void any_row_adjoint(const Problem &p, int64_t row, const Block &grad, const Map
 // A tap outside reads zero, and zero times NaN or infinity is NaN: the loops above leave such taps out.
 
 // Whether all numbers of the maps are finite, rows [first, last). Every finite number times zero is zero.
-bool all_finite(const Problem &p, const Maps &maps, Rows rows) {
+inline bool all_finite(const Problem &p, const Maps &maps, Rows rows) {
   vec<kNative> zeros[2] = {};
   float rest = 0;
   const auto add = [&](const float *from, int64_t count) __attribute__((always_inline)) {

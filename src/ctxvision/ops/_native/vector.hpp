@@ -20,7 +20,7 @@
 
 namespace {
 
-constexpr int kAbi = 3;  // `ABI` in __init__.py must agree
+constexpr int kAbi = 4;  // `ABI` in __init__.py must agree
 
 #if defined(__AVX512F__)
 constexpr int kNative = 16;

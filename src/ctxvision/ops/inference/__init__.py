@@ -1,0 +1,1 @@
+"""What stands between the convolutions of a network, in inference on a CPU, in few passes over memory."""
