@@ -10,7 +10,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gate import RedGate, check_finite
+from benchmarks.gate import RedGate
+from benchmarks.matrix.comparing import compare, lowest_kept
 from benchmarks.matrix.files import exported
 from benchmarks.matrix.plan import (
     AOT,
@@ -20,7 +21,6 @@ from benchmarks.matrix.plan import (
     NATIVE,
     OPENVINO,
     PORTABLE,
-    TOLERANCE,
     Foreign,
     Group,
     Plan,
@@ -89,7 +89,12 @@ class Forms:
             raise
         except Exception as error:  # of exporters, compilers, runtimes: whatever they raise is the cell's
             raise CellError(f"{type(error).__name__}: {error}") from error
-        return Ready(call, detail, compare(str(group), name, found, self.expected(name, group.batch), group.dtype))
+        expected, lowest = self.expected(name, group.batch), lowest_kept(self.network(name))
+        difference = compare(
+            str(group), name, found, expected, group.dtype,
+            lowest=lowest, of_torch=lambda: self._of_torch(name, group.dtype, group.batch),
+        )  # fmt: skip
+        return Ready(call, detail, difference)
 
     def images(self, batch: int) -> Tensor:
         """Return a batch of two different images, again and again, (B, 3, H, W)."""
@@ -113,6 +118,13 @@ class Forms:
             with torch.inference_mode(), use_backend("torch"):
                 self._expected[name, 2] = network(self.images(2))
         logits = self._expected[name, 2]
+        return logits.repeat((batch + 1) // 2, 1)[:batch]
+
+    def _of_torch(self, name: str, dtype: str, batch: int) -> Tensor:
+        """Return the logits that torch's operators alone compute in a data type."""
+        kind = getattr(torch, dtype)
+        with torch.inference_mode(), use_backend("torch"):
+            logits: Tensor = _copy(self.network(name), kind)(self.images(2).to(kind)).float()
         return logits.repeat((batch + 1) // 2, 1)[:batch]
 
     def close(self) -> None:
@@ -199,23 +211,6 @@ class Forms:
         if runner not in self._remotes:
             self._remotes[runner] = Remote(runner, self._plan.threads)
         return self._remotes[runner]
-
-
-def compare(group: str, name: str, found: Tensor, expected: Tensor, dtype: str) -> float:
-    """Return the largest difference of logits as a share of the largest.
-
-    Raises:
-        RedGate: If it is above the tolerance of the data type, or a logit is not finite.
-    """
-    check_finite(name, found)
-    if found.shape != expected.shape:
-        raise RedGate(f"{name}, {group}: {tuple(found.shape)} logits, not {tuple(expected.shape)}")
-    difference = float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
-    if not difference <= TOLERANCE[dtype]:
-        raise RedGate(
-            f"differs from eager float32 by {difference:.2g} of the largest logit, more than {TOLERANCE[dtype]:g}"
-        )
-    return difference
 
 
 def with_weights_of(foreign: Foreign, weights: Path) -> nn.Module:

@@ -5,6 +5,7 @@ import csv
 import sys
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -12,6 +13,7 @@ from benchmarks import cli, machine
 from benchmarks.gate import RedGate
 from benchmarks.matrix import cli as options
 from benchmarks.matrix import environments, forms, remote, report, run
+from benchmarks.matrix.comparing import compare, lowest_kept
 from benchmarks.matrix.plan import FOREIGN, FORMS, PAIRS, TARGETS, Foreign, Group, Plan
 from benchmarks.matrix.remote import CellError, Remote
 from benchmarks.models.networks import PEERS
@@ -120,11 +122,41 @@ def test_nothing_is_compared_with_a_peer_that_is_refused(monkeypatch, tmp_path):
 
 def test_numbers_that_are_not_finite_are_refused():
     logits = torch.ones(2, 3)
-    assert forms.compare("eager", "net", logits * (1 + 5e-5), logits, "float32") == pytest.approx(5e-5, rel=1e-2)
+    assert compare("eager", "net", logits * (1 + 5e-5), logits, "float32") == pytest.approx(5e-5, rel=1e-2)
     with pytest.raises(RedGate, match="not finite"):
-        forms.compare("eager", "net", logits * torch.nan, logits, "bfloat16")
+        compare("eager", "net", logits * torch.nan, logits, "bfloat16")
     with pytest.raises(RedGate, match="1, 3"):
-        forms.compare("eager", "net", logits[:1], logits, "float32")
+        compare("eager", "net", logits[:1], logits, "float32")
+
+
+def test_bfloat16_may_round_as_torch_s_own_operators_do():
+    exact = torch.tensor([[1.0, 2.0, 3.0]])
+    found, of_torch = exact + torch.tensor([0.45, 0, 0]), exact + torch.tensor([0.0, 0.4, 0])
+    with pytest.raises(RedGate, match=r"0.15 of the largest logit, more than 0.1$"):
+        compare("eager", "net", found, exact, "bfloat16")
+    assert compare("eager", "net", found, exact, "bfloat16", of_torch=lambda: of_torch) == pytest.approx(0.15)
+    with pytest.raises(RedGate, match=r"0.2 of the largest logit, more than 0.17$"):
+        compare("eager", "net", exact + 0.6, exact, "bfloat16", of_torch=lambda: of_torch)
+    with pytest.raises(RedGate, match=r"more than 0.0001$"):
+        compare("eager", "net", found, exact, "float32", of_torch=lambda: of_torch)
+
+
+def test_dropped_classes_are_told_from_kept_ones():
+    ratios = (1, 0.8, 0.6, 0.4)
+    network = timm.create_model("contextual_convnext_micro", num_classes=30, class_ratios=ratios).eval()
+    with torch.no_grad():
+        logits = network(torch.randn(2, 3, 64, 64))
+    lowest, kept = lowest_kept(network), 12
+    assert (logits > lowest).sum(1).tolist() == [kept, kept]
+    assert lowest_kept(nn.Identity()) is None
+    first = logits[0].argsort()[-kept]  # the worst of those that were kept
+    moved = logits.clone()
+    moved[0, first] -= 2 / network.context.temperature.item() + 1
+    assert compare("eager", "net", moved, logits, "bfloat16", lowest=lowest) == 0
+    with pytest.raises(RedGate, match=r"keeps 4% other classes"):
+        compare("eager", "net", moved, logits, "float32", lowest=lowest)
+    with pytest.raises(RedGate, match="keeps 100% other classes"):
+        compare("eager", "net", torch.full_like(logits, lowest - 1), logits, "bfloat16", lowest=lowest)
 
 
 def test_a_form_that_fails_is_its_cell_s(monkeypatch, tmp_path):

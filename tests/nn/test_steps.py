@@ -1,4 +1,4 @@
-"""Layers one after the other in few passes: the same numbers, nothing of others overwritten, and nobody overlooked."""
+"""Layers one after the other in few passes: the same numbers, and nothing that others have is overwritten."""
 
 import copy
 
@@ -39,6 +39,10 @@ def conv_norm(activation=None):
     return nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), norm, *([activation] if activation else [])).eval()
 
 
+def involution():
+    return Involution2d(8, kernel_size=3, group_channels=4).eval()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("layers", "expected"),
@@ -53,7 +57,7 @@ def conv_norm(activation=None):
         ((nn.Identity(), nn.ReLU()), []),
         ((nn.MaxPool2d(2), nn.BatchNorm2d(8).eval()), []),  # what a pool returns may be somebody's
         ((conv_norm(), conv_norm()[1:]), [(True, "none", False)]),
-        ((Involution2d(8, kernel_size=3, group_channels=4).eval(), nn.BatchNorm2d(8).eval(), nn.ReLU()), [(True, "relu", False)] * 2),
+        ((involution(), nn.BatchNorm2d(8).eval(), nn.ReLU()), [(True, "relu", False)] * 2),
     ],
 )  # fmt: skip
 def test_it_equals_the_layers(layers, expected, passes):
@@ -169,7 +173,7 @@ def test_other_norms_stay(change, passes):
     x = features(8)
     try:
         expected = copy.deepcopy(layers)(x)
-    except RuntimeError as error:  # torch mixes no float64 into this
+    except RuntimeError:  # torch mixes no float64 into this
         with pytest.raises(RuntimeError, match="mixed dtype"):
             _steps.apply(x, layers)
         return
@@ -187,7 +191,7 @@ def test_subclasses_do_what_they_say(passes):
     assert torch.equal(x, kept)
 
 
-# ----------------------------------------------------------------------------------------------------- the CoT layer
+# ------------------------------------------------------------------------------------------------ the CoT layer
 
 
 @torch.no_grad()

@@ -147,12 +147,10 @@ def test_what_does_not_fit_is_refused():
         cpu.norm_activation(x, None, "relu", before=None, after=image(1, 8, 4, 5))
     with pytest.raises(ValueError, match="cannot add an image"):
         cpu.norm_activation(x, None, "relu", before=torch.randn(1, 8, 4, 4), after=None)
-    with pytest.raises(ValueError, match="a norm of .16. channels cannot follow 8 channels"):
+    with pytest.raises(ValueError, match=r"a norm of \[16\] channels cannot follow 8 channels"):
         cpu.norm_activation(x, nn.BatchNorm2d(16).eval(), "relu", before=None, after=None)
     layer = layer_of(torch.float32)
-    layers = cpu.ContextLayers(
-        layer.embed[4], layer.conv1x1[1], layer.bn, layer.se[0], layer.se[1], layer.se[3]
-    )
+    layers = cpu.ContextLayers(layer.embed[4], layer.conv1x1[1], layer.bn, layer.se[0], layer.se[1], layer.se[3])
     raw, values = image(1, 36, 4, 4), image(1, 32, 4, 4)
     with pytest.raises(ValueError, match=r"maps \(1, 36, 4, 4\) and values \(1, 32, 4, 5\) do not fit"):
         cpu.cot_context(raw, image(1, 32, 4, 5), values, layers, kernel=3, dilation=1, groups=1)

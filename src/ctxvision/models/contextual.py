@@ -25,7 +25,7 @@ from timm.layers import trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ctxvision.nn import _steps, ContextualConv2d
+from ctxvision.nn import ContextualConv2d, _steps
 
 from ._backbone import default_cfg, drop_path_rates, layer_norm
 from ._contextual_blocks import (

@@ -1,6 +1,6 @@
 """A CoT layer in inference on a CPU: convolutions, and one call for all between and behind them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +47,14 @@ def fused_context(layer: "CoTLayer", x: Tensor, static: Tensor) -> Tensor:
         x: Features, ``(B, C, H, W)``.
         static: Static context, ``(B, C, H, W)``.
     """
-    _, hidden_norm, _, last, maps_norm = layer.embed
+    embed: Any = layer.embed
+    hidden_layer, fusion_norm, _, pair = cast(Any, layer.se)
     hidden, of_static = map(_channels_last, layer.embedded_halves(x, static))
-    cpu.norm_activation(hidden, _norm(hidden_norm), "relu", before=of_static, after=None)
-    raw = _channels_last(_pointwise.computed(last, hidden))
+    cpu.norm_activation(hidden, _norm(embed[1]), "relu", before=of_static, after=None)
+    raw = _channels_last(_pointwise.computed(embed[3], hidden))
     values = _channels_last(_pointwise.computed(layer.conv1x1[0], x))
     layers = cpu.ContextLayers(
-        maps_norm, _norm(layer.conv1x1[1]), _norm(layer.bn), layer.se[0], _norm(layer.se[1]), layer.se[3]
+        embed[4], _norm(layer.conv1x1[1]), _norm(layer.bn), hidden_layer, _norm(fusion_norm), pair
     )
     return cpu.cot_context(
         raw, values, static, layers, kernel=layer.kernel_size, dilation=layer.dilation, groups=layer.groups

@@ -1,7 +1,7 @@
 """Norm, sum and activation in one pass, and the contexts of a CoT layer, with the compiled CPU kernels.
 
-Nothing here is an operator of torch: no tracer, tape or counter sees these calls. Whoever calls them knows that nobody
-looks on (`ctxvision.nn._steps`), and has the same in torch's layers for everybody else.
+Nothing here is an operator of torch: no tracer, tape or counter sees these calls. Whoever calls them knows that
+nobody looks on (`ctxvision.nn._steps`), and has the same in torch's layers for everybody else.
 """
 
 import struct
@@ -72,7 +72,9 @@ def norm_activation(
     """
     for other in (before, after):
         if other is not None and (other.shape != x.shape or other.dtype != x.dtype or not computes(other)):
-            raise ValueError(f"cannot add an image {tuple(other.shape)}, {other.dtype} to {tuple(x.shape)}, {x.dtype}")
+            raise ValueError(
+                f"cannot add an image {tuple(other.shape)}, {other.dtype} to {tuple(x.shape)}, {x.dtype}"
+            )
     batch, channels, height, width = x.shape
     _require_channels(channels, norm)
     numbers = (_native.CODES[x.dtype], ACTIVATIONS[activation], batch * height * width, channels, _eps(norm))
@@ -82,7 +84,7 @@ def norm_activation(
 def cot_context(
     raw: Tensor, values: Tensor, static: Tensor, layers: ContextLayers, *, kernel: int, dilation: int, groups: int
 ) -> Tensor:
-    """Return the fused context of a CoT layer, ``(B, C, H, W)`` (Li et al., 2021, equations 4 and 5 and the fusion).
+    """Return the fused context of a CoT layer, ``(B, C, H, W)`` (Li et al., 2021, section 3.2).
 
     Args:
         raw: Attention maps before their GroupNorm, ``(B, C / 8 * k * k, H, W)``; overwritten.
