@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from _battery import RUNNABLE, instructions, threads
 from torch import nn
 
-from ctxvision.nn import CoTLayer
+from ctxvision.nn import CoTLayer, fuse
 from ctxvision.nn import _cot_inference as cot_inference
+from ctxvision.ops import keep_operators, use_backend
 from ctxvision.ops.inference import cpu
 
 BOUNDS = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (1e-2, 2e-2)}  # relative, absolute
@@ -53,7 +54,7 @@ def test_norm_sum_and_activation(activation, channels, dtype):
             expected = x.double() if before is None else x.double() + before.double()
             expected = expected if norm is None else copy.deepcopy(norm).double()(expected)
             expected = ACTIVATIONS[activation](expected if after is None else expected + after.double())
-            cpu.norm_activation(x, norm, activation, before=before, after=after)
+            cpu.norm_activation(x, norm and cpu.Norm.of(norm), activation, before=before, after=after)
             close(x, expected.detach())
 
 
@@ -148,9 +149,69 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="cannot add an image"):
         cpu.norm_activation(x, None, "relu", before=torch.randn(1, 8, 4, 4), after=None)
     with pytest.raises(ValueError, match=r"a norm of \[16\] channels cannot follow 8 channels"):
-        cpu.norm_activation(x, nn.BatchNorm2d(16).eval(), "relu", before=None, after=None)
+        cpu.norm_activation(x, cpu.Norm.of(nn.BatchNorm2d(16)), "relu", before=None, after=None)
     layer = layer_of(torch.float32)
-    layers = cpu.ContextLayers(layer.embed[4], layer.conv1x1[1], layer.bn, layer.se[0], layer.se[1], layer.se[3])
+    context = cot_inference._context(layer)
     raw, values = image(1, 36, 4, 4), image(1, 32, 4, 4)
     with pytest.raises(ValueError, match=r"maps \(1, 36, 4, 4\) and values \(1, 32, 4, 5\) do not fit"):
-        cpu.cot_context(raw, image(1, 32, 4, 5), values, layers, kernel=3, dilation=1, groups=1)
+        cpu.cot_context(raw, image(1, 32, 4, 5), values, context)
+
+
+# ------------------------------------------------------------------------------------------------ torch.compile
+
+
+class _Recorder:
+    """A backend that runs a graph as it is and keeps it."""
+
+    def __init__(self):
+        self.graphs = []
+
+    def __call__(self, graph, inputs):
+        self.graphs.append(graph)
+        return graph.forward
+
+    @property
+    def fused(self):
+        return "cot_context" in str([graph.code for graph in self.graphs])
+
+
+@pytest.mark.parametrize("arguments", [{}, {"channels": 64, "groups": 2, "key_groups": 8}], ids=str)
+def test_a_graph_for_inference_has_the_operator(arguments):
+    layer = layer_of(torch.float32, **arguments)
+    x = image(2, layer.out_channels, 9, 7)
+    for compiled_layer in (layer, fuse(layer, x)):
+        recorder = _Recorder()
+        torch._dynamo.reset()
+        compiled = torch.compile(compiled_layer, backend=recorder, fullgraph=True)
+        expected = copy.deepcopy(layer).double()(x.double())
+        with torch.no_grad():
+            close(compiled(x), expected.detach())
+        assert recorder.fused
+
+
+def test_a_graph_for_training_or_for_others_has_it_not():
+    layer = layer_of(torch.float32)
+    x = image(2, 32, 6, 6)
+    for call in (lambda: torch.compile(layer, backend=recorder)(x),  # gradients
+                 lambda: torch.no_grad()(torch.compile(layer, backend=recorder))(x.contiguous())):  # fmt: skip
+        recorder = _Recorder()
+        torch._dynamo.reset()
+        call()
+        assert recorder.graphs
+        assert not recorder.fused
+    with torch.no_grad():
+        assert "cot_context" not in str(torch.export.export(layer, (x,)).graph)
+        with keep_operators():
+            assert "cot_context" not in str(torch.export.export(layer, (x,), strict=True).graph)
+
+
+@torch.no_grad()
+def test_without_kernels_the_operator_computes_in_torch():
+    layer = layer_of(torch.float32, channels=48, groups=2)
+    x = image(2, 48, 5, 6)
+    recorder = _Recorder()
+    torch._dynamo.reset()
+    with use_backend("torch"):
+        found = torch.compile(layer, backend=recorder)(x)
+    assert recorder.fused
+    close(found, copy.deepcopy(layer).double()(x.double()))

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ctxvision.ops.inference import cpu
+from ctxvision.ops._geometry import is_channels_last
+from ctxvision.ops.inference import cpu, op
 
 from . import _pointwise
 from ._checks import is_plain
@@ -15,27 +16,28 @@ if TYPE_CHECKING:
     from .cot import CoTLayer
 
 
-def computes(layer: "CoTLayer", x: Tensor, static: Tensor) -> bool:
+def computes(layer: "CoTLayer", x: Tensor) -> bool:
     """Whether `fused_context` may compute: the layer's parts are as they were built, and nobody looks on.
 
     Args:
         layer: The layer.
         x: Features, ``(B, C, H, W)``.
-        static: Static context, ``(B, C, H, W)``.
     """
+    compiles = _compiles(x)
+    if not (layer.context == "full" and (compiles or (_pointwise.may_choose(x) and cpu.computes(x)))):
+        return False
+    parts: Any = (layer.embed, layer.conv1x1, layer.se)
+    if not all(map(is_plain, parts, (nn.Sequential,) * 3)) or tuple(map(len, parts)) != (5, 2, 4):
+        return False
+    convolutions = (layer.embed[0], layer.embed[3], layer.conv1x1[0], layer.se[0], layer.se[3])
+    norms = (layer.embed[1], layer.conv1x1[1], layer.bn, layer.se[1])
     return (
-        layer.context == "full"
-        and _pointwise.may_choose(x)
-        and cpu.computes(x)
-        and cpu.computes(static)
-        and all(is_plain(group, nn.Sequential) for group in (layer.embed, layer.conv1x1, layer.se))
-        and (len(layer.embed), len(layer.conv1x1), len(layer.se)) == (5, 2, 4)
-        and all(is_plain(conv, nn.Conv2d) for conv in _convolutions(layer))
-        and all(fixed_norm(norm) or is_idle(norm) for norm in _norms(layer))
+        all(is_plain(conv, nn.Conv2d) for conv in convolutions)
+        and all(fixed_norm(norm) or is_idle(norm) for norm in norms)
         and is_plain(layer.embed[4], nn.GroupNorm)
         and all(is_plain(act, nn.ReLU) for act in (layer.embed[2], layer.se[2]))
         and is_plain(layer.act, nn.SiLU)
-        and cpu.can_read(x, *_convolutions(layer), *_norms(layer), layer.embed[4])
+        and (compiles or cpu.can_read(x, *_context(layer).tensors(), *_numbers(layer.embed[1])))
     )
 
 
@@ -47,30 +49,43 @@ def fused_context(layer: "CoTLayer", x: Tensor, static: Tensor) -> Tensor:
         x: Features, ``(B, C, H, W)``.
         static: Static context, ``(B, C, H, W)``.
     """
-    embed: Any = layer.embed
-    hidden_layer, fusion_norm, _, pair = cast(Any, layer.se)
+    embed, values, context = cast(Any, layer.embed), cast(Any, layer.conv1x1), _context(layer)
+    if torch.compiler.is_compiling():  # the compiler folds the values' norm into their convolution
+        raw = layer.raw_maps(x, static)
+        return op.cot_context(raw, values(x), static, context._replace(values_norm=None))
     hidden, of_static = map(_channels_last, layer.embedded_halves(x, static))
-    cpu.norm_activation(hidden, _norm(embed[1]), "relu", before=of_static, after=None)
-    raw = _channels_last(_pointwise.computed(embed[3], hidden))
-    values = _channels_last(_pointwise.computed(layer.conv1x1[0], x))
-    layers = cpu.ContextLayers(
-        embed[4], _norm(layer.conv1x1[1]), _norm(layer.bn), hidden_layer, _norm(fusion_norm), pair
+    cpu.norm_activation(hidden, cpu.Norm.of(embed[1]), "relu", before=of_static, after=None)
+    raw, value = (_channels_last(_pointwise.computed(*step)) for step in ((embed[3], hidden), (values[0], x)))
+    return cpu.cot_context(raw, value, _channels_last(static), context)
+
+
+def _compiles(x: Tensor) -> bool:
+    """Whether `torch.compile` makes a graph for inference on a CPU, in a type that the kernels know."""
+    return (
+        torch.compiler.is_dynamo_compiling()
+        and not torch.compiler.is_exporting()
+        and not torch.is_grad_enabled()
+        and isinstance(x, Tensor)
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_autocast_enabled("cpu")
+        and is_channels_last(x)
     )
-    return cpu.cot_context(
-        raw, values, static, layers, kernel=layer.kernel_size, dilation=layer.dilation, groups=layer.groups
-    )
 
 
-def _convolutions(layer: "CoTLayer") -> tuple[nn.Module, ...]:
-    return layer.embed[0], layer.embed[3], layer.conv1x1[0], layer.se[0], layer.se[3]
+def _context(layer: "CoTLayer") -> cpu.Context:
+    maps_norm, hidden, pair = (cast(Any, part) for part in (layer.embed[4], layer.se[0], layer.se[3]))
+    return cpu.Context(
+        maps_norm.weight, maps_norm.bias, maps_norm.eps,
+        cpu.Norm.of(layer.conv1x1[1]), cpu.Norm.of(layer.bn),
+        hidden.weight, hidden.bias, cpu.Norm.of(layer.se[1]), pair.weight, pair.bias,
+        layer.maps, layer.kernel_size, layer.dilation, layer.groups,
+    )  # fmt: skip
 
 
-def _norms(layer: "CoTLayer") -> tuple[nn.Module, ...]:
-    return layer.embed[1], layer.conv1x1[1], layer.bn, layer.se[1]
-
-
-def _norm(layer: nn.Module) -> nn.BatchNorm2d | None:
-    return layer if isinstance(layer, nn.BatchNorm2d) else None
+def _numbers(norm: nn.Module) -> tuple[Tensor | None, ...]:
+    found = cpu.Norm.of(norm)
+    return () if found is None else found[:4]
 
 
 def _channels_last(x: Tensor) -> Tensor:

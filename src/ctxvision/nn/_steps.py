@@ -21,7 +21,7 @@ _Step: TypeAlias = nn.Module | Tensor
 class _Tail(NamedTuple):
     """What follows a layer and is computed in one pass."""
 
-    norm: nn.BatchNorm2d | None
+    norm: cpu.Norm | None
     added: Tensor | None
     activation: cpu.Activation
     end: int
@@ -98,15 +98,15 @@ def _flat(steps: Sequence[_Step]) -> list[_Step]:
 
 def _tail(steps: Sequence[_Step], at: int) -> _Tail | None:
     """Return what can be computed in one pass from step ``at``: norm, sum, activation, of each at most one."""
-    norm: Any = None
+    norm: cpu.Norm | None = None
     added: Tensor | None = None
     activation: cpu.Activation = "none"
-    ahead = [*steps[at : at + 6], None]
+    ahead: list[Any] = [*steps[at : at + 6], None]
     while is_idle(ahead[0]):
         ahead.pop(0)
         at += 1
     if isinstance(ahead[0], nn.BatchNorm2d) and fixed_norm(ahead[0]):
-        norm, at = ahead.pop(0), at + 1
+        norm, at = cpu.Norm.of(ahead.pop(0)), at + 1
     while is_idle(ahead[0]):
         ahead.pop(0)
         at += 1
@@ -122,7 +122,7 @@ def _tail(steps: Sequence[_Step], at: int) -> _Tail | None:
 def _fits(x: Tensor, tail: _Tail) -> bool:
     """Whether the kernels can read all that a tail computes with, for features of some channels."""
     added, norm = tail.added, tail.norm
-    if norm is not None and (norm.num_features != x.shape[1] or not cpu.can_read(x, norm)):
+    if norm is not None and (norm.mean.numel() != x.shape[1] or not cpu.can_read(x, *norm[:4])):
         return False
     return added is None or (
         type(added) is Tensor and added.shape == x.shape and added.dtype == x.dtype and cpu.computes(added)

@@ -121,7 +121,7 @@ class CoTLayer(FoldsNormByUnits):
             x: Features, ``(B, C, H, W)``.
             static: Static context ``K1``, ``(B, C, H, W)``.
         """
-        return self._normed_maps(self._raw_maps(x, static))
+        return self._normed_maps(self.raw_maps(x, static))
 
     def dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the dynamic context ``K2``, ``(B, C, H, W)`` (equation 5).
@@ -150,7 +150,7 @@ class CoTLayer(FoldsNormByUnits):
 
     def _fused_context(self, x: Tensor) -> Tensor:
         static = _steps.apply(x, self.key_embed)
-        if type(self) is CoTLayer and _cot_inference.computes(self, x, static):
+        if type(self) is CoTLayer and _cot_inference.computes(self, x):
             return _cot_inference.fused_context(self, x, static)
         if self.context == "static":
             return static
@@ -183,7 +183,7 @@ class CoTLayer(FoldsNormByUnits):
         of_x = F.conv2d(x, halves[0], first.bias, groups=self.groups)
         return of_x, F.conv2d(static, halves[1], groups=self.groups)
 
-    def _raw_maps(self, x: Tensor, static: Tensor) -> Tensor:
+    def raw_maps(self, x: Tensor, static: Tensor) -> Tensor:
         """Return the attention maps before their GroupNorm, ``(B, k * k * C / 8, H, W)``."""
         first: nn.Conv2d = self.embed[0]  # type: ignore[assignment]
         if is_plain(first, nn.Conv2d) and not is_traced(x):
@@ -199,7 +199,7 @@ class CoTLayer(FoldsNormByUnits):
 
     def _normed_dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
         """Return ``K2`` before its SiLU."""
-        raw, values = self._raw_maps(x, static), _steps.apply(x, self.conv1x1)
+        raw, values = self.raw_maps(x, static), _steps.apply(x, self.conv1x1)
         norm: nn.GroupNorm = self.embed[4]  # type: ignore[assignment]
         if is_plain(norm, nn.GroupNorm):
             # its parameters are arguments: the backward pass has to compute with those of the forward pass

@@ -114,10 +114,10 @@ struct Bands {
   Rows operator[](int64_t band) const { return {band * size, min(pixels, (band + 1) * size)}; }
 };
 
-// x = activation((x + before) * scale + shift + after), pixels of a band
+// y = activation((x + before) * scale + shift + after), pixels of a band; y may be x
 template <typename T, bool NORM>
-void point_band(Rows band, int64_t channels, int64_t activation, T *x, const T *before, const T *after,
-                const float *scale, const float *shift) {
+void point_band(Rows band, int64_t channels, int64_t activation, const T *x, const T *before, const T *after,
+                const float *scale, const float *shift, T *y) {
   for (int64_t pixel = band.first; pixel < band.last; ++pixel) {
     const int64_t at = pixel * channels;
     over_lanes(channels, [&](auto lanes, int64_t c) __attribute__((always_inline)) {
@@ -126,7 +126,7 @@ void point_band(Rows band, int64_t channels, int64_t activation, T *x, const T *
       if (before) value += load<N>(before + at + c);
       if (NORM) value = value * load<N>(scale + c) + load<N>(shift + c);
       if (after) value += load<N>(after + at + c);
-      store<N>(x + at + c, activate<N>(activation, value));
+      store<N>(y + at + c, activate<N>(activation, value));
     });
   }
 }
@@ -144,7 +144,7 @@ int norm_activation(const void **tensors, const int64_t *numbers, int threads) {
   const Bands bands(pixels, channels);
   return parallel(bands.count, threads, 0, [&](int64_t band, float *) {
     (norm.exists() ? point_band<T, true> : point_band<T, false>)(bands[band], channels, activation, x, before, after,
-                                                                 scale, shift);
+                                                                 scale, shift, x);
   });
 }
 
@@ -178,23 +178,25 @@ struct Layer {
   Sizes s;
   const T *maps_weight, *maps_bias, *hidden_weight, *hidden_bias, *pair_weight, *pair_bias;
   Norm<T> values_norm, result_norm, hidden_norm;
-  T *raw, *values, *result;
-  const T *fixed;  // the static context
+  const T *raw, *values, *fixed;  // fixed: the static context
+  T *result;
   Bands bands, map_bands;
 
   Layer(const void **t, const Sizes &sizes)
       : s(sizes), maps_weight(in(t[4])), maps_bias(in(t[5])), hidden_weight(in(t[14])), hidden_bias(in(t[15])),
         pair_weight(in(t[20])), pair_bias(in(t[21])), values_norm(t + 6, sizes.eps_values),
         result_norm(t + 10, sizes.eps_result), hidden_norm(t + 16, sizes.eps_hidden),
-        raw(const_cast<T *>(in(t[0]))), values(const_cast<T *>(in(t[1]))), result(const_cast<T *>(in(t[3]))),
-        fixed(in(t[2])), bands(sizes.pixels(), sizes.channels), map_bands(sizes.pixels(), sizes.map_channels()) {}
+        raw(in(t[0])), values(in(t[1])), fixed(in(t[2])), result(const_cast<T *>(in(t[3]))), bands(sizes.pixels(), sizes.channels), map_bands(sizes.pixels(), sizes.map_channels()) {}
 
   static const T *in(const void *tensor) { return static_cast<const T *>(tensor); }
 
-  // floats of one image: moments, scales and shifts, sums, pooled features, hidden ones, shares
-  int64_t moments() const { return map_bands.count * s.maps * 6; }  // doubles
+  // floats of one image: moments, normed maps and values, scales and shifts, sums, pooled features, hidden ones, shares
+  int64_t moments() const { return ceil_div(map_bands.count * s.maps * 6, 16) * 16; }  // doubles
+  int64_t normed(int64_t channels) const {  // floats that hold an image, a whole number of cache lines
+    return ceil_div(s.pixels() * channels * static_cast<int64_t>(sizeof(T)), 64) * 16;
+  }
   int64_t memory() const {
-    return moments() + 2 * s.map_channels() + 4 * s.channels + bands.count * s.channels + s.channels + s.hidden +
+    return moments() + normed(s.map_channels()) + normed(s.channels) + 2 * s.map_channels() + 4 * s.channels + bands.count * s.channels + s.channels + s.hidden +
            s.channels;
   }
 
@@ -256,16 +258,19 @@ struct Layer {
   int image(int64_t b, int threads, float *scratch) const {
     const int64_t pixels = s.pixels(), C = s.channels, M = s.map_channels(), taps = s.taps();
     auto *const moments_of = reinterpret_cast<Moments *>(scratch);
-    float *const map_scale = scratch + moments(), *const map_shift = map_scale + M;
+    T *const maps = reinterpret_cast<T *>(scratch + moments());
+    T *const normed_values = reinterpret_cast<T *>(scratch + moments() + normed(M));
+    float *const map_scale = scratch + moments() + normed(M) + normed(C), *const map_shift = map_scale + M;
     float *const scale = map_shift + M, *const shift = scale + C, *const value_scale = shift + C;
     float *const value_shift = value_scale + C, *const sums = value_shift + C, *const pooled = sums + bands.count * C;
     float *const hidden = pooled + C, *const share = hidden + s.hidden;
-    T *const maps = raw + b * pixels * M, *const v = values + b * pixels * C, *const y = result + b * pixels * C;
-    const T *const k1 = fixed + b * pixels * C;
+    const T *const raw_maps = raw + b * pixels * M, *const k1 = fixed + b * pixels * C;
+    const T *v = values + b * pixels * C;
+    T *const y = result + b * pixels * C;
 
     // the GroupNorm of the maps, equation 4
     int failed = parallel(map_bands.count, threads, 2 * M, [&](int64_t band, float *own) {
-      band_moments(maps, map_bands[band], own, moments_of + band * s.maps);
+      band_moments(raw_maps, map_bands[band], own, moments_of + band * s.maps);
     });
     if (failed) return failed;
     const double eps = to_double(s.eps_maps);
@@ -280,15 +285,16 @@ struct Layer {
       }
     }
     failed = parallel(map_bands.count, threads, 0, [&](int64_t band, float *) {
-      point_band<T, true>(map_bands[band], M, kNone, maps, nullptr, nullptr, map_scale, map_shift);
+      point_band<T, true>(map_bands[band], M, kNone, raw_maps, nullptr, nullptr, map_scale, map_shift, maps);
     });
 
     // the values' BatchNorm and equation 5
     if (values_norm.exists()) {
       values_norm.steps(C, value_scale, value_shift);
       failed |= parallel(bands.count, threads, 0, [&](int64_t band, float *) {
-        point_band<T, true>(bands[band], C, kNone, v, nullptr, nullptr, value_scale, value_shift);
+        point_band<T, true>(bands[band], C, kNone, v, nullptr, nullptr, value_scale, value_shift, normed_values);
       });
+      v = normed_values;
     }
     const int64_t reach = s.dilation * (s.kernel - 1) / 2;
     // groups of channels are neighbours in a pixel: they count as further columns
@@ -303,7 +309,7 @@ struct Layer {
     failed |= parallel(bands.count, threads, 0, [&](int64_t band, float *) {
       const Rows rows = bands[band];
       (result_norm.exists() ? point_band<T, true> : point_band<T, false>)(rows, C, kSilu, y, nullptr, nullptr, scale,
-                                                                          shift);
+                                                                          shift, y);
       over_lanes(C, [&](auto lanes, int64_t c) __attribute__((always_inline)) {
         constexpr int N = lanes;
         vec<N> total = {}, run = {};

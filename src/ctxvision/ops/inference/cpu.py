@@ -1,11 +1,10 @@
 """Norm, sum and activation in one pass, and the contexts of a CoT layer, with the compiled CPU kernels.
 
-Nothing here is an operator of torch: no tracer, tape or counter sees these calls. Whoever calls them knows that
-nobody looks on (`ctxvision.nn._steps`), and has the same in torch's layers for everybody else.
+No tracer, tape or counter sees these calls. Whoever makes them knows that nobody looks on (`ctxvision.nn._steps`),
+and has the same in torch's layers for everybody else.
 """
 
 import struct
-from collections.abc import Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -20,18 +19,58 @@ ACTIVATIONS: dict[Activation, int] = {"none": 0, "relu": 1, "silu": 2}  # Activa
 _NO_NORM = (None, None, None, None)
 
 
-class ContextLayers(NamedTuple):
-    """The layers of a CoT layer behind its convolutions, as `ctxvision.nn.CoTLayer` names them.
+class Norm(NamedTuple):
+    """A BatchNorm in evaluation mode: tensors of as many values as there are channels."""
 
-    Norms are BatchNorm in evaluation mode, or ``None`` where they were folded into what stands before them.
-    """
+    weight: Tensor | None
+    bias: Tensor | None
+    mean: Tensor
+    variance: Tensor
+    eps: float
 
-    maps_norm: nn.GroupNorm
-    values_norm: nn.BatchNorm2d | None
-    result_norm: nn.BatchNorm2d | None
-    hidden: nn.Conv2d
-    hidden_norm: nn.BatchNorm2d | None
-    pair: nn.Conv2d
+    @classmethod
+    def of(cls, layer: nn.Module) -> "Norm | None":
+        """Return the numbers of a BatchNorm with statistics; ``None`` of what replaced one that was folded."""
+        if not isinstance(layer, nn.BatchNorm2d):
+            return None
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        return cls(layer.weight, layer.bias, layer.running_mean, layer.running_var, layer.eps)
+
+
+class Context(NamedTuple):
+    """What a CoT layer computes with behind its convolutions (Li et al., 2021, section 3.2); C channels."""
+
+    maps_weight: Tensor | None
+    """Scale of the maps' GroupNorm, ``(M * k * k,)`` for M maps."""
+    maps_bias: Tensor | None
+    maps_eps: float
+    values_norm: Norm | None
+    """Norm of the values before they are aggregated, of C channels."""
+    result_norm: Norm | None
+    """Norm of what is aggregated, of C channels."""
+    hidden_weight: Tensor
+    """First layer of the fusion, ``(D, C, 1, 1)``."""
+    hidden_bias: Tensor | None
+    hidden_norm: Norm | None
+    pair_weight: Tensor
+    """Second layer of the fusion, ``(2 * C, D, 1, 1)``: two neighbours belong to a channel."""
+    pair_bias: Tensor | None
+    maps: int
+    """Number M of maps of each position; each norms for itself."""
+    kernel: int
+    """Side ``k`` of the neighbourhood, in pixels."""
+    dilation: int
+    """Distance between the taps, in pixels."""
+    groups: int
+    """Number of groups of channels that have maps of their own."""
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Return all tensors in the order in which the kernel takes them."""
+        return (
+            self.maps_weight, self.maps_bias, *_of_norm(self.values_norm), *_of_norm(self.result_norm),
+            self.hidden_weight, self.hidden_bias, *_of_norm(self.hidden_norm), self.pair_weight, self.pair_bias,
+        )  # fmt: skip
 
 
 def computes(x: Tensor) -> bool:
@@ -45,24 +84,28 @@ def computes(x: Tensor) -> bool:
     )
 
 
-def can_read(x: Tensor, *layers: nn.Module | None) -> bool:
-    """Whether all parameters and statistics of some layers are dense tensors of the type of ``x``."""
+def can_read(x: Tensor, *tensors: Tensor | None) -> bool:
+    """Whether parameters and statistics are dense and of the type of an image ``x``."""
     return all(
-        tensor is None or (tensor.dtype == x.dtype and tensor.device == x.device and tensor.is_contiguous())
-        for layer in layers
-        if layer is not None
-        for tensor in _numbers(layer)
+        tensor is None or (tensor.dtype == x.dtype and tensor.device == x.device and _is_dense(tensor))
+        for tensor in tensors
+    )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (
+        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     )
 
 
 def norm_activation(
-    x: Tensor, norm: nn.BatchNorm2d | None, activation: Activation, *, before: Tensor | None, after: Tensor | None
+    x: Tensor, norm: Norm | None, activation: Activation, *, before: Tensor | None, after: Tensor | None
 ) -> None:
     """Make ``activation(norm(x + before) + after)`` of ``x``, in place.
 
     Args:
         x: Image, ``(B, C, H, W)``, for which `computes` holds.
-        norm: BatchNorm in evaluation mode with statistics, or ``None``.
+        norm: The norm, or ``None``.
         activation: Name of the activation.
         before: Image of the same kind, added before the norm.
         after: Image of the same kind, added after the norm.
@@ -81,71 +124,55 @@ def norm_activation(
     _library().call("ctxvision_norm_activation", (x, before, after, *_of_norm(norm)), numbers)
 
 
-def cot_context(
-    raw: Tensor, values: Tensor, static: Tensor, layers: ContextLayers, *, kernel: int, dilation: int, groups: int
-) -> Tensor:
+def cot_context(raw: Tensor, values: Tensor, static: Tensor, context: Context) -> Tensor:
     """Return the fused context of a CoT layer, ``(B, C, H, W)`` (Li et al., 2021, section 3.2).
 
     Args:
-        raw: Attention maps before their GroupNorm, ``(B, C / 8 * k * k, H, W)``; overwritten.
-        values: Values before their norm, ``(B, C, H, W)``; overwritten.
+        raw: Attention maps before their GroupNorm, ``(B, M * k * k, H, W)``.
+        values: Values before their norm, ``(B, C, H, W)``.
         static: Static context, ``(B, C, H, W)``.
-        layers: The layers; `can_read` holds for them.
-        kernel: Side ``k`` of the neighbourhood, in pixels.
-        dilation: Distance between the taps, in pixels.
-        groups: Number of groups of channels that have maps of their own.
+        context: What it computes with.
 
     Raises:
         ValueError: If the shapes do not fit.
     """
     batch, channels, height, width = values.shape
-    maps, hidden = layers.maps_norm.num_groups, layers.hidden.out_channels
+    hidden, taps = context.hidden_weight.shape[0], context.kernel**2
+    maps_affine = [tensor.numel() for tensor in (context.maps_weight, context.maps_bias) if tensor is not None]
     fits = (
-        raw.shape == (batch, maps * kernel**2, height, width)
+        raw.shape == (batch, context.maps * taps, height, width)
         and static.shape == values.shape
-        and layers.maps_norm.num_channels == maps * kernel**2
-        and channels % maps == maps % groups == 0
-        and layers.hidden.weight.numel() == hidden * channels
-        and layers.pair.weight.numel() == 2 * channels * hidden
+        and set(maps_affine) <= {context.maps * taps}
+        and channels % context.maps == context.maps % context.groups == 0
+        and context.hidden_weight.numel() == hidden * channels
+        and context.pair_weight.numel() == 2 * channels * hidden
         and all(computes(image) and image.dtype == values.dtype for image in (raw, values, static))
     )
     if not fits:
         raise ValueError(f"maps {tuple(raw.shape)} and values {tuple(values.shape)} do not fit to the CoT layer")
-    norms = (layers.values_norm, layers.result_norm, layers.hidden_norm)
+    norms = (context.values_norm, context.result_norm, context.hidden_norm)
     for norm, width_of in zip(norms, (channels, channels, hidden), strict=True):
         _require_channels(width_of, norm)
     result = torch.empty_like(values, memory_format=torch.channels_last)
-    tensors = (
-        raw, values, static, result,
-        layers.maps_norm.weight, layers.maps_norm.bias,
-        *_of_norm(layers.values_norm), *_of_norm(layers.result_norm),
-        layers.hidden.weight, layers.hidden.bias, *_of_norm(layers.hidden_norm),
-        layers.pair.weight, layers.pair.bias,
-    )  # fmt: skip
     numbers = (
-        _native.CODES[values.dtype], batch, height, width, channels, maps, kernel, dilation, groups, hidden,
-        _bits(layers.maps_norm.eps), *map(_eps, norms),
+        _native.CODES[values.dtype], batch, height, width, channels, context.maps, context.kernel,
+        context.dilation, context.groups, hidden, _bits(context.maps_eps), *map(_eps, norms),
     )  # fmt: skip
-    _library().call("ctxvision_cot_context", tensors, numbers)
+    _library().call("ctxvision_cot_context", (raw, values, static, result, *context.tensors()), numbers)
     return result
 
 
-def _numbers(layer: nn.Module) -> Sequence[Tensor | None]:
-    statistics = (layer.running_mean, layer.running_var) if isinstance(layer, nn.BatchNorm2d) else ()
-    return (*layer._parameters.values(), *statistics)
+def _of_norm(norm: Norm | None) -> tuple[Tensor | None, ...]:
+    return _NO_NORM if norm is None else norm[:4]
 
 
-def _of_norm(norm: nn.BatchNorm2d | None) -> tuple[Tensor | None, ...]:
-    return _NO_NORM if norm is None else (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-
-
-def _require_channels(channels: int, norm: nn.BatchNorm2d | None) -> None:
+def _require_channels(channels: int, norm: Norm | None) -> None:
     sizes = {tensor.numel() for tensor in _of_norm(norm) if tensor is not None}
     if not sizes <= {channels}:
         raise ValueError(f"a norm of {sorted(sizes)} channels cannot follow {channels} channels")
 
 
-def _eps(norm: nn.BatchNorm2d | None) -> int:
+def _eps(norm: Norm | None) -> int:
     return 0 if norm is None else _bits(norm.eps)
 
 
