@@ -94,19 +94,23 @@ template <int V, bool ADJOINT>
 void result_row(const Problem &p, int64_t i, const Block &source, const Maps &maps, float *out, int64_t out_step) {
   const int64_t height = ADJOINT ? p.out_height : p.height, width = ADJOINT ? p.out_width : p.width;
   const int64_t results = ADJOINT ? p.width : p.out_width;
-  const auto slide_kernel = [&](auto kernel) __attribute__((always_inline)) {
-    constexpr int K = kernel;
+  const auto slide_kernel = [&](auto kernel, auto stride) __attribute__((always_inline)) {
+    constexpr int K = kernel, S = stride;
     if (p.taps_last) {
-      slide_row<V, K, true, ADJOINT>(p, i, source, height, width, maps, out, out_step, results);
+      slide_row<V, K, S, true, ADJOINT>(p, i, source, height, width, maps, out, out_step, results);
     } else {
-      slide_row<V, K, false, ADJOINT>(p, i, source, height, width, maps, out, out_step, results);
+      slide_row<V, K, S, false, ADJOINT>(p, i, source, height, width, maps, out, out_step, results);
     }
   };
-  if (p.unit_steps() && p.kernel == 7) {
-    slide_kernel(std::integral_constant<int, 7>{});
-  } else if (p.unit_steps() && p.kernel == 3) {
-    slide_kernel(std::integral_constant<int, 3>{});
-  } else if (ADJOINT) {
+  constexpr std::integral_constant<int, 1> one;
+  constexpr std::integral_constant<int, 3> three;
+  constexpr std::integral_constant<int, 7> seven;
+  if (p.steps_by(1) && p.kernel == 7) return slide_kernel(seven, one);
+  if (p.steps_by(1) && p.kernel == 3) return slide_kernel(three, one);
+  if constexpr (!ADJOINT) {  // RedNet's stages begin with such a layer
+    if (p.steps_by(2) && p.kernel == 7) return slide_kernel(seven, std::integral_constant<int, 2>{});
+  }
+  if (ADJOINT) {
     any_row_adjoint<V>(p, i, source, maps, out, out_step);
   } else {
     any_row<V>(p, i, source, maps, out, out_step);

@@ -19,7 +19,9 @@ struct Problem {
   int64_t group_size() const { return channels / groups; }
   int64_t channel_step() const { return interleaved ? groups : 1; }  // between two channels of a group
   int64_t first_channel(int64_t group) const { return interleaved ? group : group * group_size(); }
-  bool unit_steps() const { return stride_y == 1 && stride_x == 1 && dilation_y == 1 && dilation_x == 1; }
+  bool steps_by(int64_t stride) const {
+    return stride_y == stride && stride_x == stride && dilation_y == 1 && dilation_x == 1;
+  }
 };
 
 // Rows [first, last) of an image.
@@ -114,17 +116,17 @@ struct Maps {
   const float *row(int64_t r) const { return data + (r - first_row) * row_step; }
 };
 
-// T neighbouring results of one row, all taps, stride and dilation 1: a vector of the source is loaded once and used by
-// up to K results. Column q of the window contributes to result t through tap v = q - t, in the adjoint v = t + K - 1 - q,
-// where the weight belongs to the source's position.
-template <int V, int K, int T, bool TAPS_LAST, bool ADJOINT, bool CLIPPED>
+// T neighbouring results of one row, all taps, dilation 1: a vector of the source is loaded once and used by up to K
+// results. Column q of the window contributes to result t through tap v = q - S t, with S the stride. In the adjoint,
+// which knows stride 1 alone, it is v = t + K - 1 - q, and the weight belongs to the source's position.
+template <int V, int K, int T, int S, bool TAPS_LAST, bool ADJOINT, bool CLIPPED>
 CTX_INLINE void window_row(const float *source, int64_t col_step, int64_t q_first, int64_t q_last, const float *weight,
                            int64_t weight_step, vec<V> *total) {
-  unroll<T + K - 1>([&](auto q) __attribute__((always_inline)) {
+  unroll<(T - 1) * S + K>([&](auto q) __attribute__((always_inline)) {
     if (CLIPPED && (q < q_first || q >= q_last)) return;
     const vec<V> pixel = load<V>(source + q * col_step);
     unroll<T>([&](auto t) __attribute__((always_inline)) {
-      constexpr int v = ADJOINT ? t + K - 1 - q : q - t;
+      constexpr int v = ADJOINT ? t + K - 1 - q : q - S * t;
       constexpr int position = ADJOINT ? q : t;
       if constexpr (v >= 0 && v < K) {
         total[t] += pixel * (TAPS_LAST ? weight[position * weight_step + v] : weight[v * weight_step + position]);
@@ -133,16 +135,18 @@ CTX_INLINE void window_row(const float *source, int64_t col_step, int64_t q_firs
   });
 }
 
-template <int V, int K, int T, bool TAPS_LAST, bool ADJOINT>
+template <int V, int K, int T, int S, bool TAPS_LAST, bool ADJOINT>
 void slide(const Problem &p, int64_t i, int64_t j, const Block &source, int64_t source_height, int64_t source_width,
            const Maps &maps, float *out, int64_t out_step) {
   vec<V> total[T];
   unroll<T>([&](auto t) __attribute__((always_inline)) { total[t] = vec<V>{}; });
-  const int64_t origin = ADJOINT ? i + p.pad_y : i - p.pad_y;  // source row of tap row 0; then down, or up
+  static_assert(S == 1 || !ADJOINT, "the adjoint of a stride has gaps");
+  constexpr int kWindow = (T - 1) * S + K;
+  const int64_t origin = ADJOINT ? i + p.pad_y : i * S - p.pad_y;  // source row of tap row 0; then down, or up
   const int64_t u_first = max(0, ADJOINT ? origin - source_height + 1 : -origin);
   const int64_t u_last = min(K, ADJOINT ? origin + 1 : source_height - origin);
-  const int64_t col = ADJOINT ? j + p.pad_x - (K - 1) : j - p.pad_x;  // source column of q = 0
-  const int64_t q_first = max(0, -col), q_last = min(T + K - 1, source_width - col);
+  const int64_t col = ADJOINT ? j + p.pad_x - (K - 1) : j * S - p.pad_x;  // source column of q = 0
+  const int64_t q_first = max(0, -col), q_last = min(kWindow, source_width - col);
   const int64_t weight_step = TAPS_LAST ? maps.position_step : maps.tap_step;
   const int64_t position_step = TAPS_LAST ? weight_step : 1, tap_step = TAPS_LAST ? 1 : weight_step;
   for (int64_t u = u_first; u < u_last; ++u) {
@@ -150,24 +154,25 @@ void slide(const Problem &p, int64_t i, int64_t j, const Block &source, int64_t 
     const float *from = source.row(row) + col * source.col_step;
     const float *weight =
         (ADJOINT ? maps.row(row) + col * position_step : maps.row(i) + j * position_step) + u * K * tap_step;
-    if (q_first == 0 && q_last == T + K - 1) {
-      window_row<V, K, T, TAPS_LAST, ADJOINT, false>(from, source.col_step, 0, 0, weight, weight_step, total);
+    if (q_first == 0 && q_last == kWindow) {
+      window_row<V, K, T, S, TAPS_LAST, ADJOINT, false>(from, source.col_step, 0, 0, weight, weight_step, total);
     } else {
-      window_row<V, K, T, TAPS_LAST, ADJOINT, true>(from, source.col_step, q_first, q_last, weight, weight_step, total);
+      window_row<V, K, T, S, TAPS_LAST, ADJOINT, true>(from, source.col_step, q_first, q_last, weight, weight_step,
+                                                       total);
     }
   }
   unroll<T>([&](auto t) __attribute__((always_inline)) { store<V>(out + t * out_step, total[t]); });
 }
 
 // One row of results. The last tile of a row may overlap the one before it.
-template <int V, int K, bool TAPS_LAST, bool ADJOINT>
+template <int V, int K, int S, bool TAPS_LAST, bool ADJOINT>
 void slide_row(const Problem &p, int64_t i, const Block &source, int64_t source_height, int64_t source_width,
                const Maps &maps, float *out, int64_t out_step, int64_t width) {
   const auto tiles = [&](auto size) __attribute__((always_inline)) {
     constexpr int T = size;
     for (int64_t j = 0; j < width; j += T) {
       const int64_t start = min(j, width - T);
-      slide<V, K, T, TAPS_LAST, ADJOINT>(p, i, start, source, source_height, source_width, maps,
+      slide<V, K, T, S, TAPS_LAST, ADJOINT>(p, i, start, source, source_height, source_width, maps,
                                          out + start * out_step, out_step);
     }
   };
