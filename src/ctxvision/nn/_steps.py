@@ -42,7 +42,7 @@ def apply(x: Tensor, *layers: nn.Module, shortcut: Tensor | None = None, new: bo
         steps.insert(len(steps) - 1, shortcut)
     if not _pointwise.may_choose(x):
         for step in steps:
-            x = add_in_place(x, step) if isinstance(step, Tensor) else step(x)
+            x = step(x) if isinstance(step, nn.Module) else add_in_place(x, step)  # a placeholder is no tensor
         return x
     steps, at = _flat(steps), 0
     while at < len(steps) or new:
