@@ -1,5 +1,6 @@
 """What an export checks: detections that few or many have, and whether the extra is there."""
 
+import errno
 import sys
 from types import SimpleNamespace
 
@@ -10,7 +11,9 @@ from PIL import Image
 
 from ctxvision.data import DataSpec
 from ctxvision.export import ExportError, Metadata, export_onnx, int8
+from ctxvision.export.quantize import quantize_onnx
 from ctxvision.export.same import require_same
+from ctxvision.files import WriteError
 
 DETECTION = Metadata("some", "detection", {"class_names": ["a"], "in_chans": 3})
 
@@ -63,6 +66,16 @@ def test_a_missing_extra_is_named_before_any_work(monkeypatch, tmp_path):
     spec = {"class_names": ["a", "b"], "input_size": [3, 8, 8]}
     with pytest.raises(ModuleNotFoundError):
         export_onnx(torch.nn.Flatten(), tmp_path / "net.onnx", metadata=Metadata("some", "classification", spec))
+
+
+def test_a_full_disk_is_no_fault_of_the_network_that_is_quantised(tmp_path, monkeypatch):
+    def quantise(source, part, *_, **__):
+        raise RuntimeError("onnx could not be saved") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_static", quantise)
+    with pytest.raises(WriteError, match=r"int8\.onnx: cannot be written \(no space left on device\)"):
+        quantize_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [], input_name="images")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("calibration", [3, 7, 10, 16, 29, 30, 31, 256])

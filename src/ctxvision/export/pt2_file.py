@@ -1,13 +1,15 @@
 """``.pt2`` files: the graph of `torch.export`, which AOTInductor compiles, or what it has compiled."""
 
+import io
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ctxvision.files import replacing
+from ctxvision.files import full_disk, replacing
 from ctxvision.inference.exported import KEY, ExportError, Metadata, open_exported
 from ctxvision.inference.exported.pt2_contents import MEMBER
 
@@ -57,20 +59,29 @@ def export_pt2(
         operators="operators" if operators == "native" else "standard",
     )
     with replacing(path) as part:
+        content = io.BytesIO()  # where a disk is full, torch's own writer ends the whole process
         if compiled:
-            _compile(program, part, metadata)
+            _compile(program, content, metadata)
         else:
-            torch.export.save(program, part, extra_files={MEMBER: metadata.to_json()})
+            torch.export.save(program, content, extra_files={MEMBER: metadata.to_json()})
+        part.write_bytes(content.getbuffer())
+        del content
         written = open_exported(part, trust=True)
         return require_same(network, written.run, metadata, [*random_inputs(metadata), *samples], tolerance)
 
 
-def _compile(program: torch.export.ExportedProgram, path: Path, metadata: Metadata) -> None:
+def _compile(program: torch.export.ExportedProgram, content: io.BytesIO, metadata: Metadata) -> None:
     # freezing packs weights once, and lets element-wise work run inside of convolutions; it asks for no gradients
     options = {"aot_inductor.metadata": {KEY: metadata.to_json()}, "freezing": True}
     try:
         with torch.no_grad():
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+            torch._inductor.aoti_compile_and_package(program, package_path=content, inductor_configs=options)
     except Exception as error:  # of the compiler, too
+        if full := full_disk(error):
+            from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+            places = (cache_dir(), tempfile.gettempdir())  # to which compilers write
+            fullest = min(places, key=lambda folder: shutil.disk_usage(folder).free)
+            raise OSError(full.errno, full.strerror, full.filename or fullest) from error
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(f"AOTInductor cannot compile this network here ({line}); leave out --aot") from error
