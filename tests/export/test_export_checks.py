@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ctxvision.data import DataSpec
-from ctxvision.export import ExportError, Metadata, export_onnx, int8
+from ctxvision.export import ExportError, Metadata, export_onnx, export_pt2, int8
 from ctxvision.export.quantize import quantize_onnx
 from ctxvision.export.same import require_same
 from ctxvision.files import WriteError
@@ -66,6 +66,29 @@ def test_a_missing_extra_is_named_before_any_work(monkeypatch, tmp_path):
     spec = {"class_names": ["a", "b"], "input_size": [3, 8, 8]}
     with pytest.raises(ModuleNotFoundError):
         export_onnx(torch.nn.Flatten(), tmp_path / "net.onnx", metadata=Metadata("some", "classification", spec))
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_pt2])
+def test_the_network_stays_as_it_was(export, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)).to(torch.bfloat16).train()
+    weight = network[1].weight.clone()
+    spec = {"class_names": ["a", "b"], "input_size": [3, 8, 8]}
+    path = tmp_path / ("net.onnx" if export is export_onnx else "net.pt2")
+    export(network, path, metadata=Metadata("some", "classification", spec))
+    assert network.training
+    assert torch.equal(network[1].weight, weight)
+    assert network[1].weight.dtype == torch.bfloat16
+
+
+def test_an_error_without_words_is_named_by_its_kind(tmp_path, monkeypatch):
+    def broken(model):
+        raise AssertionError
+
+    monkeypatch.setattr("ctxvision.export.onnx_file.expand", broken)
+    spec = {"class_names": ["a", "b"], "input_size": [3, 8, 8]}
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    with pytest.raises(ExportError, match=r"this network has no ONNX \(AssertionError\)"):
+        export_onnx(network, tmp_path / "net.onnx", metadata=Metadata("some", "classification", spec))
 
 
 def test_a_full_disk_is_no_fault_of_the_network_that_is_quantised(tmp_path, monkeypatch):

@@ -50,6 +50,11 @@ def test_bfloat16_and_other_outputs():
     assert prepared.description.startswith("BatchNorm folded")
 
 
+def test_outputs_of_other_shapes_differ_without_bound():
+    assert module.largest_difference(torch.ones(1, 3), torch.ones(2, 3)) == float("inf")
+    assert module.largest_difference([torch.ones(2, 3), 1], [torch.full((2, 3), 2.0), 1]) == 0.5
+
+
 def test_a_wrong_preparation_is_refused(monkeypatch):
     def wrong(model, example):
         broken = copy.deepcopy(model)

@@ -13,7 +13,7 @@ from ctxvision.files import full_disk, replacing
 from ctxvision.inference.exported import KEY, ExportError, Metadata, open_exported
 from ctxvision.inference.exported.pt2_contents import MEMBER
 
-from .program import trace
+from .program import first_line, ready_to_export, trace
 from .same import require_same, require_suffix
 from .signature import Inputs, Operators, example_inputs, freedom, names_of, random_inputs
 
@@ -32,7 +32,7 @@ def export_pt2(
 
     Args:
         network: Network from images (B, C, H, W) to logits (B, N), or to what `from_task` returns for other tasks.
-            It is exported on the CPU in float32.
+            It is exported on the CPU in float32, and not changed where it is elsewhere or otherwise.
         path: Path of the file to write; an existing one is replaced in one step, and stays if anything fails.
         metadata: Description that goes into the file; it says whether batch and size are dynamic.
         samples: Real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
@@ -51,7 +51,7 @@ def export_pt2(
     """
     require_suffix(path, ".pt2")
     names_of(metadata)
-    network = network.to(device="cpu", dtype=torch.float32).eval()
+    network = ready_to_export(network)
     program = trace(
         network,
         example_inputs(metadata),
@@ -83,5 +83,5 @@ def _compile(program: torch.export.ExportedProgram, content: io.BytesIO, metadat
             places = (cache_dir(), tempfile.gettempdir())  # to which compilers write
             fullest = min(places, key=lambda folder: shutil.disk_usage(folder).free)
             raise OSError(full.errno, full.strerror, full.filename or fullest) from error
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError(f"AOTInductor cannot compile this network here ({line}); leave out --aot") from error
+        why = first_line(error)
+        raise ExportError(f"AOTInductor cannot compile this network here ({why}); leave out --aot") from error

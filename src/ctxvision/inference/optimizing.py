@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import statistics
 import time
 import warnings
@@ -219,10 +220,15 @@ def _wait(device: torch.device) -> None:
 
 
 def largest_difference(found: Any, expected: Any) -> float:
-    """Return the largest difference among the outputs, as a share of a tensor's largest value; NaN if any is."""
+    """Return the largest difference among the outputs, as a share of a tensor's largest value; NaN if any is.
+
+    Of outputs of other shapes it is infinite.
+    """
     shares = [0.0]
     for actual, value in zip(tree_leaves(found), tree_leaves(expected), strict=True):
-        if isinstance(value, Tensor) and value.numel():
+        if isinstance(value, Tensor) and actual.shape != value.shape:
+            shares.append(math.inf)
+        elif isinstance(value, Tensor) and value.numel():
             largest = value.double().abs().max().item()
             shares.append((actual.double() - value.double()).abs().max().item() / (largest or 1.0))
     return max(shares) if not any(share != share for share in shares) else float("nan")
