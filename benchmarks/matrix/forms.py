@@ -17,6 +17,7 @@ from benchmarks.matrix.plan import (
     COMPILED,
     EAGER,
     FUSED,
+    INTEGERS,
     NATIVE,
     OPENVINO,
     PORTABLE,
@@ -159,6 +160,8 @@ class Forms:
         import onnxruntime
 
         found = torch.from_numpy(session.run(None, feed)[0])
+        if dtype == "int8":
+            require_rounded(path, feed, found)
         return lambda: session.run(None, feed), found, f"onnxruntime {onnxruntime.__version__}"
 
     def _in_torch(
@@ -216,6 +219,25 @@ def compare(group: str, name: str, found: Tensor, expected: Tensor, dtype: str) 
             f"differs from eager float32 by {difference:.2g} of the largest logit, more than {TOLERANCE[dtype]:g}"
         )
     return difference
+
+
+def require_rounded(path: Path, feed: dict[str, Any], found: Tensor) -> None:
+    """Compare logits with those of the same file in floats that are rounded where it says so.
+
+    Raises:
+        RedGate: They differ.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # no integers, then
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    rounded = torch.from_numpy(session.run(None, feed)[0])
+    difference = float((found - rounded).abs().max() / rounded.abs().max())
+    if not difference <= INTEGERS:
+        raise RedGate(
+            f"differs by {difference:.2g} of the largest logit from what its file says, more than {INTEGERS:g}"
+        )
 
 
 def with_weights_of(foreign: Foreign, weights: Path) -> nn.Module:

@@ -15,6 +15,7 @@ from benchmarks.matrix import environments, forms, remote, report, run
 from benchmarks.matrix.plan import FOREIGN, FORMS, PAIRS, TARGETS, Foreign, Group, Plan
 from benchmarks.matrix.remote import CellError, Remote
 from benchmarks.models.networks import PEERS
+from ctxvision.export import Metadata, export_onnx, open_exported, quantize_onnx
 from ctxvision.nn import CoTLayer
 
 TOY = ["matrix", "--networks", "cotnet_micro:resnet10t", "--size", "32", "--threads", "1", "--repeats", "1",
@@ -125,6 +126,19 @@ def test_numbers_that_are_not_finite_are_refused():
         forms.compare("eager", "net", logits * torch.nan, logits, "bfloat16")
     with pytest.raises(RedGate, match="1, 3"):
         forms.compare("eager", "net", logits[:1], logits, "float32")
+
+
+def test_integers_are_compared_with_what_their_file_says(tmp_path):
+    net, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).eval(), torch.randn(8, 3, 4, 4)
+    spec = {"class_names": [*"abcde"], "input_size": [3, 4, 4]}
+    export_onnx(net, tmp_path / "float.onnx", metadata=Metadata("net", "classification", spec))
+    path = tmp_path / "int8.onnx"
+    quantize_onnx(tmp_path / "float.onnx", path, [images], input_name="images")
+    feed, found = {"images": images.numpy()}, open_exported(path)(images)
+    assert not torch.allclose(found, net(images), rtol=1e-4, atol=1e-6)
+    forms.require_rounded(path, feed, found)
+    with pytest.raises(RedGate, match=r"differs by 0\.0\d+ of the largest logit from what its file says"):
+        forms.require_rounded(path, feed, found * 1.03)
 
 
 def test_a_form_that_fails_is_its_cell_s(monkeypatch, tmp_path):

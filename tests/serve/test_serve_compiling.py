@@ -13,7 +13,7 @@ import torch
 
 from _checkpoints import write_classifier
 from ctxvision.inference import Predictor, open_predictor
-from ctxvision.serve import compiling, open_networks, worker
+from ctxvision.serve import ServedNetwork, compiling, explaining, open_networks, worker
 from ctxvision.serve.worker import Worker, WorkerError, python, read_tensor, write_tensor
 
 IMAGES = torch.zeros(4, 3, 32, 32)
@@ -373,6 +373,20 @@ def test_networks_are_opened_as_asked(checkpoint, translated):
     for one in (fused, auto, compiled):
         torch.testing.assert_close(torch.stack(one.probabilities(IMAGES)), expected, rtol=1e-4, atol=1e-5)
         one.close()
+
+
+def test_nobody_looks_into_a_network_during_its_trial(checkpoint, translated, monkeypatch):
+    network, seen = translated[1], []
+    monkeypatch.setattr(compiling, "_gain", lambda plain, faster, images: seen.append(plain) or 2.0)
+    compute = computing(checkpoint, network, wait=True)
+    task = open_predictor(checkpoint).module
+    served = ServedNetwork("net", "net", task.spec, compute, task)
+    compute._plain = lambda images: seen.append(compute.undisturbed.locked())
+    monkeypatch.setattr(explaining, "_cam", lambda *_: seen.append(compute.undisturbed.locked()))
+    explaining.explain(served, IMAGES[0], None, 1)
+    seen.pop(0)(IMAGES)
+    assert seen == [True, True]
+    assert not compute.undisturbed.locked()
 
 
 @pytest.mark.slow

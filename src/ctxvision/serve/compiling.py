@@ -63,6 +63,9 @@ class Computing:
         trust: Whether the source is trusted.
         wait: Whether to translate now and wait for it; if not, another process begins once a thousand images were
             answered, or a thread loads at once what the cache has.
+
+    Attributes:
+        undisturbed: A lock of who looks into the network, and does not want to see the images of the trial.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Computing:
         self._plain: Callable[[Tensor], Tensor] = predictor.raw
         self._compute: Callable[[Tensor], Tensor] = self._plain
         self._left = _AFTER
+        self.undisturbed = threading.Lock()
         self._worker: Worker | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._replace, name=f"compile-{name}", daemon=True)
@@ -106,6 +110,10 @@ class Computing:
             self._compute = self._plain
             if not self._closed:
                 _log.warning("%s: %s; the network answers as it did", self._name, error)
+            return self._plain(images)
+
+    def _alone(self, images: Tensor) -> Tensor:
+        with self.undisturbed:
             return self._plain(images)
 
     def close(self) -> None:
@@ -152,11 +160,11 @@ class Computing:
         try:
             images = torch.randn(_TRIAL_BATCH, *self._input_size, dtype=torch.float32, device="cpu")
             for size in (_TRIAL_BATCH, 1):
-                difference = largest_difference(worker(images[:size]), self._plain(images[:size]))
+                difference = largest_difference(worker(images[:size]), self._alone(images[:size]))
                 if not difference <= _TOLERANCE:
                     path.unlink(missing_ok=True)
                     raise NotCompiledError(f"its outputs differ by {difference:.2g} of the largest value")
-            gain = _gain(self._plain, worker, images)
+            gain = _gain(self._alone, worker, images)
             if gain < _LEAST_GAIN:
                 raise NotCompiledError(f"which would be {gain:.2g} times as fast")
         except BaseException as error:
