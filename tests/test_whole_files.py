@@ -10,6 +10,7 @@ import pytest
 from ctxvision import files
 from ctxvision.files import (
     WriteError,
+    full_disk,
     keep_aside,
     remove_parts,
     replacing,
@@ -19,6 +20,7 @@ from ctxvision.files import (
 )
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
+QUOTA = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 SEVERAL = {f"figures/{n}.png": bytes(10) for n in range(3)} | {"new.txt": b"n", "mark.json": b"{}"}
 
 
@@ -67,6 +69,27 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, where, stop, the
     if stop is FULL:
         assert str(caught.value) == f"{path}: cannot be written (no space left on device)"
         assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+
+
+def caused(error, by=None, context=None):
+    error.__cause__, error.__context__ = by, context
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (FULL, errno.ENOSPC),
+        (caused(RuntimeError("unexpected pos 8384 vs 8336"), by=FULL), errno.ENOSPC),
+        (caused(ValueError("a"), context=caused(RuntimeError("b"), context=QUOTA)), errno.EDQUOT),
+        (RuntimeError("C++ compile error\ncc1plus: error writing to a.s: No space left on device"), errno.ENOSPC),
+        (RuntimeError("no C++ compiler"), None),
+        (caused(RuntimeError("a"), context=PermissionError(errno.EACCES, "Permission denied")), None),
+    ],
+)
+def test_a_full_disk_is_found_behind_other_errors(error, number):
+    found = full_disk(error)
+    assert found is None if number is None else found.errno == number
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])

@@ -1,13 +1,14 @@
 """The gate of the matrix: logits of a form against those of eager float32."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.gate import RedGate, check_finite
-from benchmarks.matrix.plan import TOLERANCE
+from benchmarks.matrix.plan import INTEGERS, TOLERANCE
 
 _WORSE = 1.25
 """By how much a form may round worse than torch's own operators do in the same data type."""
@@ -56,6 +57,25 @@ def compare(
             f"differs from eager float32 by {difference:.2g} of the largest logit, more than {bound:.2g}"
         )
     return difference
+
+
+def require_rounded(path: Path, feed: dict[str, Any], found: Tensor) -> None:
+    """Compare logits with those of the same file in floats that are rounded where it says so.
+
+    Raises:
+        RedGate: They differ.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # no integers, then
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    rounded = torch.from_numpy(session.run(None, feed)[0])
+    difference = float((found - rounded).abs().max() / rounded.abs().max())
+    if not difference <= INTEGERS:
+        raise RedGate(
+            f"differs by {difference:.2g} of the largest logit from what its file says, more than {INTEGERS:g}"
+        )
 
 
 def lowest_kept(network: nn.Module) -> float | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gate import RedGate
-from benchmarks.matrix.comparing import compare, lowest_kept
+from benchmarks.matrix.comparing import compare, lowest_kept, require_rounded
 from benchmarks.matrix.files import exported
 from benchmarks.matrix.plan import (
     AOT,
@@ -171,6 +171,8 @@ class Forms:
         import onnxruntime
 
         found = torch.from_numpy(session.run(None, feed)[0])
+        if dtype == "int8":
+            require_rounded(path, feed, found)
         return lambda: session.run(None, feed), found, f"onnxruntime {onnxruntime.__version__}"
 
     def _in_torch(

@@ -6,6 +6,7 @@ one step: nobody ever sees half of it, and what was there before is lost only to
 
 import contextlib
 import difflib
+import errno
 import glob
 import os
 import secrets
@@ -42,6 +43,22 @@ def near_path(path: str | os.PathLike[str]) -> str:
 def reason(error: OSError) -> str:
     """Say why the system refused, without the name of the file."""
     return (error.strerror or str(error)).lower()
+
+
+def full_disk(error: BaseException) -> OSError | None:
+    """Return the system's error of a full disk that an error stems from, if it does.
+
+    Libraries that write in C++, and compilers, report a full disk as an error of their own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(cause, OSError) and cause.errno == number:
+                return cause
+            if os.strerror(number).lower() in str(cause).lower():
+                return OSError(number, os.strerror(number))
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 @contextlib.contextmanager

@@ -13,10 +13,11 @@ from benchmarks import cli, machine
 from benchmarks.gate import RedGate
 from benchmarks.matrix import cli as options
 from benchmarks.matrix import environments, forms, remote, report, run
-from benchmarks.matrix.comparing import compare, lowest_kept
+from benchmarks.matrix.comparing import compare, lowest_kept, require_rounded
 from benchmarks.matrix.plan import FOREIGN, FORMS, PAIRS, TARGETS, Foreign, Group, Plan
 from benchmarks.matrix.remote import CellError, Remote
 from benchmarks.models.networks import PEERS
+from ctxvision.export import Metadata, export_onnx, open_exported, quantize_onnx
 from ctxvision.nn import CoTLayer
 
 TOY = ["matrix", "--networks", "cotnet_micro:resnet10t", "--size", "32", "--threads", "1", "--repeats", "1",
@@ -157,6 +158,19 @@ def test_dropped_classes_are_told_from_kept_ones():
         compare("eager", "net", moved, logits, "float32", lowest=lowest)
     with pytest.raises(RedGate, match="keeps 100% other classes"):
         compare("eager", "net", torch.full_like(logits, lowest - 1), logits, "bfloat16", lowest=lowest)
+
+
+def test_integers_are_compared_with_what_their_file_says(tmp_path):
+    net, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).eval(), torch.randn(8, 3, 4, 4)
+    spec = {"class_names": [*"abcde"], "input_size": [3, 4, 4]}
+    export_onnx(net, tmp_path / "float.onnx", metadata=Metadata("net", "classification", spec))
+    path = tmp_path / "int8.onnx"
+    quantize_onnx(tmp_path / "float.onnx", path, [images], input_name="images")
+    feed, found = {"images": images.numpy()}, open_exported(path)(images)
+    assert not torch.allclose(found, net(images), rtol=1e-4, atol=1e-6)
+    require_rounded(path, feed, found)
+    with pytest.raises(RedGate, match=r"differs by 0\.0\d+ of the largest logit from what its file says"):
+        require_rounded(path, feed, found * 1.03)
 
 
 def test_a_form_that_fails_is_its_cell_s(monkeypatch, tmp_path):

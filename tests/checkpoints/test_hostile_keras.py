@@ -1,8 +1,11 @@
 """Keras' HDF5 files as an attacker, or a bad disk, makes them: one clear line each."""
 
 import contextlib
+import json
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from ctxvision._extras import install_command
-from ctxvision.checkpoints import CheckpointError, convert, read_state_dict
+from ctxvision.checkpoints import CheckpointError, _hdf5_child, convert, read_state_dict
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 GOOD = Path(__file__).parent / "foreign/kecam_se_cotnetd.h5"
@@ -238,6 +241,14 @@ def test_pools_after_the_layers_are_said_to_be_others(path):
         names.insert(names.index(f"{pool.removesuffix('pool')}attention_scores"), pool)
         file.attrs["layer_names"] = names
     assert "CotNetSE152D" in message(path)
+
+
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_file(path, tmp_path):
+    out = tmp_path / "gone" / "arrays.safetensors"
+    command = [sys.executable, "-I", _hdf5_child.__file__, path, out, json.dumps(sys.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == _hdf5_child.REFUSED
+    assert done.stdout.startswith(f"its arrays cannot be written to {out.parent} (")
 
 
 def test_without_h5py_it_says_what_to_install(path, monkeypatch):

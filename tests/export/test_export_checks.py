@@ -1,5 +1,6 @@
 """What an export checks: detections that few or many have, and whether the extra is there."""
 
+import errno
 import sys
 from types import SimpleNamespace
 
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 
 from ctxvision.data import DataSpec
-from ctxvision.export import ExportError, Metadata, export_onnx, int8
+from ctxvision.export import ExportError, Metadata, export_onnx, export_pt2, int8
+from ctxvision.export.quantize import quantize_onnx
 from ctxvision.export.same import require_same
+from ctxvision.files import WriteError
 
 DETECTION = Metadata("some", "detection", {"class_names": ["a"], "in_chans": 3})
 
@@ -63,6 +66,39 @@ def test_a_missing_extra_is_named_before_any_work(monkeypatch, tmp_path):
     spec = {"class_names": ["a", "b"], "input_size": [3, 8, 8]}
     with pytest.raises(ModuleNotFoundError):
         export_onnx(torch.nn.Flatten(), tmp_path / "net.onnx", metadata=Metadata("some", "classification", spec))
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_pt2])
+def test_the_network_stays_as_it_was(export, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)).to(torch.bfloat16).train()
+    weight = network[1].weight.clone()
+    spec = {"class_names": ["a", "b"], "input_size": [3, 8, 8]}
+    path = tmp_path / ("net.onnx" if export is export_onnx else "net.pt2")
+    export(network, path, metadata=Metadata("some", "classification", spec))
+    assert network.training
+    assert torch.equal(network[1].weight, weight)
+    assert network[1].weight.dtype == torch.bfloat16
+
+
+def test_an_error_without_words_is_named_by_its_kind(tmp_path, monkeypatch):
+    def broken(model):
+        raise AssertionError
+
+    monkeypatch.setattr("ctxvision.export.onnx_file.expand", broken)
+    spec = {"class_names": ["a", "b"], "input_size": [3, 8, 8]}
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    with pytest.raises(ExportError, match=r"this network has no ONNX \(AssertionError\)"):
+        export_onnx(network, tmp_path / "net.onnx", metadata=Metadata("some", "classification", spec))
+
+
+def test_a_full_disk_is_no_fault_of_the_network_that_is_quantised(tmp_path, monkeypatch):
+    def quantise(source, part, *_, **__):
+        raise RuntimeError("onnx could not be saved") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_static", quantise)
+    with pytest.raises(WriteError, match=r"int8\.onnx: cannot be written \(no space left on device\)"):
+        quantize_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [], input_name="images")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("calibration", [3, 7, 10, 16, 29, 30, 31, 256])

@@ -4,7 +4,9 @@ import contextlib
 import json
 import re
 import struct
+import tempfile
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -244,6 +246,12 @@ def test_trust_hands_the_file_to_torch(good, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda file: Loaded())
     assert open_exported(path, trust=True)(torch.zeros(3, 3, 16, 16)).shape == (3, 2)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda file: pytest.fail("torch unpacks it"))
+    with pytest.raises(
+        ExportError, match=rf"unpacks \d\.\d MB to {tempfile.gettempdir()}, where 0\.0 MB are free"
+    ):
+        open_exported(path, trust=True)
     more = program(lambda c: c["guards_code"].append("isinstance(1, int)"))
     path = rewritten(good, tmp_path / "more.pt2", **more)
     with pytest.raises(ExportError, match="trust"):

@@ -1,6 +1,7 @@
 """Networks prepared for inference: equal outputs, folded norms, refusals."""
 
 import copy
+import warnings
 
 import pytest
 import timm
@@ -48,6 +49,26 @@ def test_bfloat16_and_other_outputs():
     prepared = optimize(Two().bfloat16(), torch.randn(1, 3, 8, 8).bfloat16())
     assert set(prepared(torch.randn(2, 3, 8, 8).bfloat16())) == {"map", "mean"}
     assert prepared.description.startswith("BatchNorm folded")
+
+
+def test_compiled_networks_leave_the_warnings_of_the_process_alone(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    filters = []
+
+    class Net(nn.Module):
+        def forward(self, x):
+            filters.append(warnings.filters)
+            return x
+
+    compiled = module.Compiled(Net())
+    for _ in range(2):
+        compiled(torch.zeros(2, 3))
+    assert filters[1] is warnings.filters is not filters[0]
+
+
+def test_outputs_of_other_shapes_differ_without_bound():
+    assert module.largest_difference(torch.ones(1, 3), torch.ones(2, 3)) == float("inf")
+    assert module.largest_difference([torch.ones(2, 3), 1], [torch.full((2, 3), 2.0), 1]) == 0.5
 
 
 def test_a_wrong_preparation_is_refused(monkeypatch):

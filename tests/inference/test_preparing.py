@@ -1,6 +1,7 @@
 """Trained networks of every task that are prepared for speed: the same answers, the trained network untouched."""
 
 import copy
+import threading
 
 import pytest
 import timm
@@ -168,6 +169,9 @@ def test_fixed_norms_are_folded_by_both_roads_and_what_cannot_be_copied_answers(
     network(images)
     assert preparing.Preparation(network, "", images[:1], "fuse", 1)(1) is network
     assert "cannot be copied to be prepared" in caplog.text
+    locked = nn.Sequential(*layers)
+    locked.lock = threading.Lock()
+    assert preparing.Preparation(locked, "", images[:1], "fuse", 1)(1) is locked
 
 
 def test_a_trial_of_the_memory_formats_is_for_many_images(monkeypatch):

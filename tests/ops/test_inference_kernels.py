@@ -192,11 +192,11 @@ def test_a_graph_for_inference_has_the_operator(arguments):
 def test_a_graph_for_training_or_for_others_has_it_not():
     layer = layer_of(torch.float32)
     x = image(2, 32, 6, 6)
-    for call in (lambda: torch.compile(layer, backend=recorder)(x),  # gradients
-                 lambda: torch.no_grad()(torch.compile(layer, backend=recorder))(x.contiguous())):  # fmt: skip
+    for given, gradients in ((x, True), (x.contiguous(), False)):
         recorder = _Recorder()
         torch._dynamo.reset()
-        call()
+        with torch.set_grad_enabled(gradients):
+            torch.compile(layer, backend=recorder)(given)
         assert recorder.graphs
         assert not recorder.fused
     with torch.no_grad():

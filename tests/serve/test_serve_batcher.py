@@ -120,6 +120,17 @@ def test_an_error_is_that_of_its_batch_alone():
     assert batcher.close()
 
 
+@pytest.mark.parametrize("run", [lambda items: items[1:], lambda items: [*items, 0], lambda items: None])
+def test_a_network_that_answers_another_number_fails_those_requests_alone(run):
+    broken = [True]
+    batcher = Batcher(lambda items: run(items) if broken.pop() else items, batch=2, queue=5, max_wait=10)
+    for future in batcher.submit([1, 2]):
+        assert isinstance(future.exception(10), RuntimeError | TypeError)
+    broken.append(False)
+    assert [future.result(10) for future in batcher.submit([3, 4])] == [3, 4]
+    assert batcher.close()
+
+
 def test_close_finishes_what_waits(gate, batcher):
     futures = batcher.submit([1, 2, 3, 4])
     assert not batcher.close(timeout=0.01)

@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 
 from _checkpoints import write_classifier
 from ctxvision.inference import Predictor, open_predictor
-from ctxvision.serve import compiling, open_networks
-from ctxvision.serve.worker import WorkerError, python, read_tensor, write_tensor
+from ctxvision.serve import ServedNetwork, compiling, explaining, open_networks, worker
+from ctxvision.serve.worker import Worker, WorkerError, python, read_tensor, write_tensor
 
 IMAGES = torch.zeros(4, 3, 32, 32)
 
@@ -192,17 +193,60 @@ def test_the_processes_end_with_the_server_and_find_its_modules_alone(tmp_path, 
         assert process.wait(20) == -signal.SIGTERM if hasattr(signal, "SIGKILL") else 1
 
 
-@pytest.mark.process
-def test_a_server_that_stops_ends_the_compiler(checkpoint, translated, monkeypatch, caplog):
-    monkeypatch.undo()
+@pytest.fixture
+def slow(checkpoint, monkeypatch):
+    """Let a process that sleeps stand for the compiler; it leaves a temporary file, and may not end when asked."""
+    (checkpoint.parent / "tmp").mkdir()
     monkeypatch.setenv("CTXVISION_CACHE", str(checkpoint.parent / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(checkpoint.parent / "tmp"))
     monkeypatch.setattr(compiling, "_require_possible", lambda: None)
     popen = compiling.subprocess.Popen
+    code = [
+        "import os, signal, tempfile, time",
+        "{}",
+        "open(os.path.join(tempfile.gettempdir(), 'left'), 'x').close()",
+        "time.sleep(600)",
+    ]
 
-    def slow(words, **options):
-        return popen([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+    def let(first="pass"):
+        monkeypatch.setattr(
+            compiling.subprocess,
+            "Popen",
+            lambda words, **options: popen([sys.executable, "-c", ";".join(code).format(first)], **options),
+        )
 
-    monkeypatch.setattr(compiling.subprocess, "Popen", slow)
+    return let
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("first", ["pass", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
+def test_a_compiler_that_does_not_end_is_ended(checkpoint, slow, monkeypatch, caplog, first):
+    slow(first)
+    monkeypatch.setattr(compiling, "_PATIENCE", 1.0)
+    monkeypatch.setattr(compiling, "_SECONDS_TO_TIDY", 0.1)
+    compute = compiling.Computing("net", str(checkpoint), open_predictor(checkpoint), wait=True)
+    assert "net: not compiled, the compiler has not ended within 0.0166667 minutes; it answers" in caplog.text
+    assert compute._process.returncode is not None
+    assert not list((checkpoint.parent / "tmp").iterdir())
+    assert not compiling._ONE_COMPILER.locked()
+
+
+def test_a_source_that_has_changed_is_not_translated(checkpoint, monkeypatch):
+    network = open_predictor(checkpoint).network
+    path, written = compiling._path_of(network, (3, 32, 32)), []
+    monkeypatch.setattr("ctxvision.export.export_pt2", lambda network, path, **_: written.append(path))
+    compiling._write(str(checkpoint), path, trust=False)
+    assert written == [path]
+    other = {name: tensor + 1 for name, tensor in write_classifier(checkpoint).state_dict().items()}
+    write_classifier(checkpoint, state_dict=other)
+    with pytest.raises(SystemExit, match=r"net\.ckpt is not what it was when the server opened it"):
+        compiling._write(str(checkpoint), path, trust=False)
+    assert written == [path]
+
+
+@pytest.mark.process
+def test_a_server_that_stops_ends_the_compiler(checkpoint, slow, caplog):
+    slow()
     compute = compiling.Computing("net", str(checkpoint), open_predictor(checkpoint))
     compute._begin()
     end = time.monotonic() + 20
@@ -223,6 +267,76 @@ def test_when_the_other_process_dies_the_network_answers(checkpoint, translated,
     assert caplog.text.count("net: the process has ended; the network answers as it did") == 1
 
 
+ANSWERS_ONCE = """
+import struct, sys, time
+sys.stdin.buffer.read(5 * 8 + 4 * 3 * 32 * 32 * 4)
+sys.stdout.buffer.write(struct.pack("<5q12f", 2, 4, 3, 0, 0, *range(12)))
+sys.stdout.flush()
+"""  # without torch, which takes long to be imported
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Start a worker process that runs other code."""
+    workers = []
+
+    def start(code):
+        (tmp_path / "worker.py").write_text(code)
+        monkeypatch.setattr(worker, "__file__", str(tmp_path / "worker.py"))
+        workers.append(Worker(tmp_path))
+        return workers[-1]
+
+    yield start
+    for one in workers:
+        one.close()
+        assert one._process.poll() is not None
+
+
+@pytest.mark.process
+def test_a_process_that_hangs_is_killed_and_the_network_answers(
+    checkpoint, translated, started, monkeypatch, caplog
+):
+    hanging = started(f"{ANSWERS_ONCE}time.sleep(600)")
+    monkeypatch.setattr(worker, "_TIMES_AS_LONG", 0.0)
+    monkeypatch.setattr(worker, "_SECONDS_TO_ANSWER", 0.2)
+    compute = computing(checkpoint, translated[1])
+    expected = compute(IMAGES)
+    assert torch.equal(hanging(IMAGES), torch.arange(12.0).view(4, 3))
+    compute._compute = hanging
+    for _ in range(2):
+        torch.testing.assert_close(compute(IMAGES), expected)
+    said = (
+        "net: the process of the compiled network did not answer within 0.2 seconds; the network answers as it did"
+    )
+    assert [record.getMessage() for record in caplog.records] == [said]
+    assert hanging._process.returncode == -signal.SIGKILL if hasattr(signal, "SIGKILL") else 1
+
+
+@pytest.mark.process
+def test_a_process_that_does_not_read_or_answer_its_first_images_is_killed(started, monkeypatch):
+    monkeypatch.setattr(worker, "_SECONDS_TO_START", 0.2)
+    hanging = started("import time; time.sleep(600)")
+    with pytest.raises(WorkerError, match=r"did not answer within 0\.2 seconds"):
+        hanging(torch.zeros(8, 3, 224, 224))  # more than a pipe holds
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        (f"{ANSWERS_ONCE}sys.stdin.buffer.read(1); sys.exit(3)", "has ended with 3"),
+        (f"{ANSWERS_ONCE}sys.stdout.buffer.write(b'\\xff' * 100)", "has ended"),
+    ],
+)
+def test_a_process_that_ends_or_answers_nonsense_is_an_error_that_says_so(started, code, how):
+    process = started(code)
+    process(IMAGES)
+    with pytest.raises(WorkerError, match=how):
+        process(IMAGES)
+    with pytest.raises(WorkerError):
+        process(IMAGES)
+
+
 def test_tensors_go_through_a_pipe():
     pipe = io.BytesIO()
     tensors = [
@@ -230,12 +344,14 @@ def test_tensors_go_through_a_pipe():
         torch.randn(3, 7),
         torch.zeros(0, 7),
         torch.tensor(1.0),
+        torch.randn(2, 3).double(),
+        torch.randn(2, 3).bfloat16(),
     ]
     for tensor in tensors:
         write_tensor(pipe, tensor)
     pipe.seek(0)
     for tensor in tensors:
-        assert torch.equal(read_tensor(pipe), tensor)
+        assert torch.equal(read_tensor(pipe), tensor.float())
     with pytest.raises(EOFError):
         read_tensor(pipe)
     with pytest.raises(EOFError):
@@ -257,6 +373,20 @@ def test_networks_are_opened_as_asked(checkpoint, translated):
     for one in (fused, auto, compiled):
         torch.testing.assert_close(torch.stack(one.probabilities(IMAGES)), expected, rtol=1e-4, atol=1e-5)
         one.close()
+
+
+def test_nobody_looks_into_a_network_during_its_trial(checkpoint, translated, monkeypatch):
+    network, seen = translated[1], []
+    monkeypatch.setattr(compiling, "_gain", lambda plain, faster, images: seen.append(plain) or 2.0)
+    compute = computing(checkpoint, network, wait=True)
+    task = open_predictor(checkpoint).module
+    served = ServedNetwork("net", "net", task.spec, compute, task)
+    compute._plain = lambda images: seen.append(compute.undisturbed.locked())
+    monkeypatch.setattr(explaining, "_cam", lambda *_: seen.append(compute.undisturbed.locked()))
+    explaining.explain(served, IMAGES[0], None, 1)
+    seen.pop(0)(IMAGES)
+    assert seen == [True, True]
+    assert not compute.undisturbed.locked()
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def run(args: Namespace) -> int:
             progress(f"exporting to {out.name}", 0, None)
             difference = _write(task, network, out, metadata, args, progress)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({reason(error)})") from error
+        raise UserError(f"{error.filename or out}: cannot be written ({reason(error)})") from error
     except ExportError as error:
         if not any_size:
             raise

@@ -49,7 +49,11 @@ def main(source: str, destination: str) -> None:
                 if key in arrays:
                     raise Refused(f"it holds {key[:80]!r} twice")
                 arrays[key] = dataset[()].astype(dataset.dtype.newbyteorder("="), copy=False)
-    safetensors.numpy.save_file(arrays, destination, {"layers": json.dumps(layers)})
+    try:
+        safetensors.numpy.save_file(arrays, destination, {"layers": json.dumps(layers)})
+    except (OSError, safetensors.SafetensorError) as error:  # of which the file that is read is innocent
+        folder, why = os.path.dirname(destination), " ".join(str(error).split())[:200]
+        raise Refused(f"its arrays cannot be written to {folder} ({why})") from error
 
 
 def _limit_process(memory: int) -> None:

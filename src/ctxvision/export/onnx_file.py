@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ctxvision.files import replacing
 from ctxvision.inference.exported import KEY, ExportError, Metadata, open_exported
 
-from .program import trace
+from .program import first_line, ready_to_export, trace
 from .same import require_same, require_suffix
 from .signature import Inputs, Operators, example_inputs, freedom, names_of, random_inputs
 from .standard_nodes import expand
@@ -41,7 +41,7 @@ def export_onnx(
 
     Args:
         network: Network from images (B, C, H, W) to logits (B, N), or to what `from_task` returns for other tasks.
-            It may be on any device, and is exported on the CPU in float32.
+            It is exported on the CPU in float32, and not changed where it is elsewhere or otherwise.
         path: Path of the file to write; an existing one is replaced in one step, and stays if anything fails.
         metadata: Description that goes into the file; it says whether batch and size are dynamic.
         samples: Real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
@@ -66,7 +66,7 @@ def export_onnx(
     from onnxscript.optimizer import fold_constants
 
     inputs, outputs = names_of(metadata)
-    network = network.to(device="cpu", dtype=torch.float32).eval()
+    network = ready_to_export(network)
     with quiet():
         program = trace(network, example_inputs(metadata), freedom(metadata), operators="onnx nodes")
     if sum(p.numel() * p.element_size() for p in network.parameters()) > _LIMIT:
@@ -82,7 +82,7 @@ def export_onnx(
             if operators == "portable":
                 expand(found.model)
         except Exception as error:  # the exporter raises many kinds
-            raise ExportError(f"this network has no ONNX ({str(error).strip().splitlines()[0]})") from error
+            raise ExportError(f"this network has no ONNX ({first_line(error)})") from error
     found.model.metadata_props[KEY] = metadata.to_json()
     found.model.producer_name = "ctxvision"
     with replacing(path) as part:

@@ -76,7 +76,7 @@ def trace(
             program = torch.export.export(network, example, dynamic_shapes=dimensions)
     except Exception as error:  # torch.export raises many kinds
         freedom = " for any size" if any(d and {2, 3} & d.keys() for d in dimensions) else ""
-        raise ExportError(f"torch cannot export this network{freedom}: {_first_line(error)}") from error
+        raise ExportError(f"torch cannot export this network{freedom}: {first_line(error)}") from error
     # `torch.ops.ctxvision`, called by a network of somebody's own, is not asked for another form
     ours = sorted({str(n.target) for n in program.graph.nodes if str(n.target).startswith("ctxvision")})
     if ours and operators != "operators":
@@ -102,5 +102,15 @@ class _Replacing(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _first_line(error: Exception) -> str:
+def ready_to_export(network: nn.Module) -> nn.Module:
+    """Return a network in evaluation mode, in float32 on the CPU: itself where it is so, else a copy."""
+    tensors = (tensor for tensor in (*network.parameters(), *network.buffers()) if tensor.is_floating_point())
+    as_it_is = all((tensor.device.type, tensor.dtype) == ("cpu", torch.float32) for tensor in tensors)
+    if as_it_is and not any(module.training for module in network.modules()):
+        return network
+    return copy.deepcopy(network).to(device="cpu", dtype=torch.float32).eval()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind where there is none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,17 +1,19 @@
 """``.pt2`` files: the graph of `torch.export`, which AOTInductor compiles, or what it has compiled."""
 
+import io
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ctxvision.files import replacing
+from ctxvision.files import full_disk, replacing
 from ctxvision.inference.exported import KEY, ExportError, Metadata, open_exported
 from ctxvision.inference.exported.pt2_contents import MEMBER
 
-from .program import trace
+from .program import first_line, ready_to_export, trace
 from .same import require_same, require_suffix
 from .signature import Inputs, Operators, example_inputs, freedom, names_of, random_inputs
 
@@ -30,7 +32,7 @@ def export_pt2(
 
     Args:
         network: Network from images (B, C, H, W) to logits (B, N), or to what `from_task` returns for other tasks.
-            It is exported on the CPU in float32.
+            It is exported on the CPU in float32, and not changed where it is elsewhere or otherwise.
         path: Path of the file to write; an existing one is replaced in one step, and stays if anything fails.
         metadata: Description that goes into the file; it says whether batch and size are dynamic.
         samples: Real inputs, such as batches of images (B, C, H, W), to compare on beside random ones.
@@ -49,7 +51,7 @@ def export_pt2(
     """
     require_suffix(path, ".pt2")
     names_of(metadata)
-    network = network.to(device="cpu", dtype=torch.float32).eval()
+    network = ready_to_export(network)
     program = trace(
         network,
         example_inputs(metadata),
@@ -57,20 +59,29 @@ def export_pt2(
         operators="operators" if operators == "native" else "standard",
     )
     with replacing(path) as part:
+        content = io.BytesIO()  # where a disk is full, torch's own writer ends the whole process
         if compiled:
-            _compile(program, part, metadata)
+            _compile(program, content, metadata)
         else:
-            torch.export.save(program, part, extra_files={MEMBER: metadata.to_json()})
+            torch.export.save(program, content, extra_files={MEMBER: metadata.to_json()})
+        part.write_bytes(content.getbuffer())
+        del content
         written = open_exported(part, trust=True)
         return require_same(network, written.run, metadata, [*random_inputs(metadata), *samples], tolerance)
 
 
-def _compile(program: torch.export.ExportedProgram, path: Path, metadata: Metadata) -> None:
+def _compile(program: torch.export.ExportedProgram, content: io.BytesIO, metadata: Metadata) -> None:
     # freezing packs weights once, and lets element-wise work run inside of convolutions; it asks for no gradients
     options = {"aot_inductor.metadata": {KEY: metadata.to_json()}, "freezing": True}
     try:
         with torch.no_grad():
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+            torch._inductor.aoti_compile_and_package(program, package_path=content, inductor_configs=options)
     except Exception as error:  # of the compiler, too
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError(f"AOTInductor cannot compile this network here ({line}); leave out --aot") from error
+        if full := full_disk(error):
+            from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+            places = (cache_dir(), tempfile.gettempdir())  # to which compilers write
+            fullest = min(places, key=lambda folder: shutil.disk_usage(folder).free)
+            raise OSError(full.errno, full.strerror, full.filename or fullest) from error
+        why = first_line(error)
+        raise ExportError(f"AOTInductor cannot compile this network here ({why}); leave out --aot") from error

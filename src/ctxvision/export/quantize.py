@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ctxvision.files import replacing
+from ctxvision.files import full_disk, replacing
 from ctxvision.inference.exported import KEY, ExportError, Metadata
 
 _QUANTIZED = ["Conv", "MatMul", "Gemm"]
@@ -52,6 +52,8 @@ def quantize_onnx(
                     weight_type=QuantType.QInt8,
                 )
             except Exception as error:  # onnxruntime raises many kinds
+                if full := full_disk(error):
+                    raise full from error
                 if not reader.count:
                     raise ExportError("quantisation needs images to calibrate on, and got none") from error
                 raise ExportError(f"onnxruntime cannot quantise this network ({error})") from error

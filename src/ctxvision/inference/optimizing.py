@@ -1,7 +1,9 @@
 """A network prepared for inference: the same numbers up to rounding, in less time."""
 
+import contextlib
 import copy
 import logging
+import math
 import statistics
 import time
 import warnings
@@ -171,13 +173,15 @@ class Compiled(nn.Module):
     def _through(self, method: str, images: Tensor) -> Any:
         plain: Callable[[Tensor], Any] = getattr(self.network, method)
         # inductor packs weights where it sees that no gradient is asked for; inference tensors confuse it
-        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as stack:
             images = images.clone() if images.is_inference() else images
             key = (method, len(images) > 1)
             if key not in self._calls:
                 if self._any_batch and (method, True) in self._calls:
                     return plain(images)
+                # not at every call: of two threads that call at once, one would leave the process without warnings
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
                 dynamic = None if self._any_batch else False
                 self._calls[key] = torch.compile(plain, dynamic=dynamic, options={"freezing": True})
             if self._any_batch and len(images) > 1:
@@ -219,10 +223,15 @@ def _wait(device: torch.device) -> None:
 
 
 def largest_difference(found: Any, expected: Any) -> float:
-    """Return the largest difference among the outputs, as a share of a tensor's largest value; NaN if any is."""
+    """Return the largest difference among the outputs, as a share of a tensor's largest value; NaN if any is.
+
+    Of outputs of other shapes it is infinite.
+    """
     shares = [0.0]
     for actual, value in zip(tree_leaves(found), tree_leaves(expected), strict=True):
-        if isinstance(value, Tensor) and value.numel():
+        if isinstance(value, Tensor) and actual.shape != value.shape:
+            shares.append(math.inf)
+        elif isinstance(value, Tensor) and value.numel():
             largest = value.double().abs().max().item()
             shares.append((actual.double() - value.double()).abs().max().item() / (largest or 1.0))
     return max(shares) if not any(share != share for share in shares) else float("nan")

@@ -96,7 +96,7 @@ class Preparation:
         example = example.to(weight.device, weight.dtype)
         try:
             holder: Any = folded(_Holder(part, shifts), example)
-        except RuntimeError as error:  # such as a weight that is computed from others
+        except Exception as error:  # such as a weight that is computed from others, or a lock
             _log.warning("the network cannot be copied to be prepared (%s); it answers as it is", error)
             return self._network
         copied, shifts = holder.network, holder.shifts

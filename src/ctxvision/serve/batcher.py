@@ -142,6 +142,8 @@ class Batcher:
             else:
                 self._observe(len(jobs))
                 results = self._run([job.item for job in jobs])
+            if len(results) != len(jobs):
+                raise RuntimeError(f"the network returned {len(results)} answers to {len(jobs)} images")
         except BaseException as error:
             for job in jobs:
                 job.future.set_exception(error)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxvision._version import __version__
+from ctxvision.data import DataSpec
 from ctxvision.data.images.shard_index import cache_folder
 from ctxvision.files import remove_parts
 from ctxvision.inference import open_predictor
@@ -34,7 +35,8 @@ from ctxvision.inference.classification import ClassificationPredictor
 from ctxvision.inference.exported import Metadata
 from ctxvision.inference.optimizing import largest_difference
 
-from .worker import Worker, WorkerError, environment, python
+from .memory import free_memory
+from .worker import Worker, WorkerError, environment, python, temporary_folder
 
 _log = logging.getLogger(__name__)
 _AFTER = 1000  # answers: a server that is asked less often never earns the minutes back
@@ -61,6 +63,9 @@ class Computing:
         trust: Whether the source is trusted.
         wait: Whether to translate now and wait for it; if not, another process begins once a thousand images were
             answered, or a thread loads at once what the cache has.
+
+    Attributes:
+        undisturbed: A lock of who looks into the network, and does not want to see the images of the trial.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Computing:
         self._plain: Callable[[Tensor], Tensor] = predictor.raw
         self._compute: Callable[[Tensor], Tensor] = self._plain
         self._left = _AFTER
+        self.undisturbed = threading.Lock()
         self._worker: Worker | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._replace, name=f"compile-{name}", daemon=True)
@@ -104,6 +110,10 @@ class Computing:
             self._compute = self._plain
             if not self._closed:
                 _log.warning("%s: %s; the network answers as it did", self._name, error)
+            return self._plain(images)
+
+    def _alone(self, images: Tensor) -> Tensor:
+        with self.undisturbed:
             return self._plain(images)
 
     def close(self) -> None:
@@ -150,11 +160,11 @@ class Computing:
         try:
             images = torch.randn(_TRIAL_BATCH, *self._input_size, dtype=torch.float32, device="cpu")
             for size in (_TRIAL_BATCH, 1):
-                difference = largest_difference(worker(images[:size]), self._plain(images[:size]))
+                difference = largest_difference(worker(images[:size]), self._alone(images[:size]))
                 if not difference <= _TOLERANCE:
                     path.unlink(missing_ok=True)
                     raise NotCompiledError(f"its outputs differ by {difference:.2g} of the largest value")
-            gain = _gain(self._plain, worker, images)
+            gain = _gain(self._alone, worker, images)
             if gain < _LEAST_GAIN:
                 raise NotCompiledError(f"which would be {gain:.2g} times as fast")
         except BaseException as error:
@@ -170,21 +180,22 @@ class Computing:
         """Let another process write the file, at a low priority."""
         start = f"from {__name__} import translate; translate()"
         words = python(start, self._source, str(path), "trust" if self._trust else "")
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        with (
+            temporary_folder() as folder,  # of which it may leave something
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
+        ):
             # the pipe tells it when this process has ended, however that was
             self._process = subprocess.Popen(
-                words, env=environment(), stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True
+                words,
+                env=environment(folder),
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
             )
             if self._closed:
                 _terminate(self._process)
-            try:
-                code = self._process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                _terminate(self._process)
-                code = self._process.wait()
-            finally:
-                assert self._process.stdin is not None
-                self._process.stdin.close()
+            code = _end_of(self._process)
             said.seek(0)
             lines = said.read().strip().splitlines()
         if code or not path.is_file():
@@ -272,18 +283,39 @@ def _require_possible() -> None:
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++") if name):
         raise NotCompiledError("there is no C++ compiler")
-    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-        if free < _LEAST_MEMORY:
-            raise NotCompiledError(f"which takes up to 3 GiB of memory, of which {free / 2**30:.1f} are free")
+    free = free_memory()
+    if free is not None and free < _LEAST_MEMORY:
+        raise NotCompiledError(f"which takes up to 3 GiB of memory, of which {free / 2**30:.1f} are free")
 
 
-def _terminate(process: "subprocess.Popen[bytes]") -> None:
+def _end_of(process: "subprocess.Popen[bytes]") -> int:
+    """Wait until a translation ends; returns its exit code.
+
+    Raises:
+        NotCompiledError: It has taken too long and was ended.
+    """
+    assert process.stdin is not None
+    try:
+        return process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        _terminate(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2 * _SECONDS_TO_TIDY)
+        raise NotCompiledError(f"the compiler has not ended within {_PATIENCE / 60:g} minutes") from error
+    finally:
+        if process.poll() is None:
+            _terminate(process, kill=True)
+            process.wait()
+        process.stdin.close()
+
+
+def _terminate(process: "subprocess.Popen[bytes]", *, kill: bool = False) -> None:
     """End a translation and the compilers that it has started."""
     with contextlib.suppress(OSError):  # it has ended
         if hasattr(os, "killpg") and process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+        elif kill:
+            process.kill()
         else:
             process.terminate()
 
@@ -305,14 +337,21 @@ def translate() -> None:
     threading.Thread(target=_end_with_the_server, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(10)
-    from ctxvision.export import export_pt2, from_task
-
     with tempfile.TemporaryDirectory() as cache:  # torch's own has a name that others can guess, and stays
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        predictor = open_predictor(source, trust=bool(trust), optimize="none")
-        assert predictor.network is not None
-        network = predictor.network
-        metadata = Metadata(predictor.model_name, predictor.task, predictor.data_spec.to_dict())
-        if predictor.module is not None:
-            network, metadata = from_task(predictor.module)
-        export_pt2(network, path, metadata=metadata, compiled=True)
+        _write(source, Path(path), bool(trust))
+
+
+def _write(source: str, path: Path, trust: bool) -> None:
+    from ctxvision.export import export_pt2, from_task
+
+    predictor = open_predictor(source, trust=trust, optimize="none")
+    network = predictor.network
+    assert network is not None
+    assert isinstance(predictor.data_spec, DataSpec)
+    if _path_of(network, predictor.data_spec.input_size).name != path.name:  # of which the name tells the weights
+        sys.exit(f"{source} is not what it was when the server opened it")
+    metadata = Metadata(predictor.model_name, predictor.task, predictor.data_spec.to_dict())
+    if predictor.module is not None:
+        network, metadata = from_task(predictor.module)
+    export_pt2(network, path, metadata=metadata, compiled=True)

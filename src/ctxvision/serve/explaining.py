@@ -67,17 +67,20 @@ def explain(network: ServedNetwork, image: Tensor, asked: int | None, top_k: int
     top = ranked(chances, names, top_k)
     chosen = names.index(top[0]["class"]) if asked is None else asked
     batch = image[None].to(task.device, memory_format=task.memory_format)
-    answer = {
+    answer: dict[str, Any] = {
         "model": network.name,
         "view": thumbnail(image, network.spec.mean, network.spec.std, _VIEW),
         "view_size": list(image.shape[1:]),
         "scaled_to": [math.floor(side / network.spec.crop_pct) for side in image.shape[1:]],
         "predictions": top,
-        "grad_cam": _cam(task, batch, names[chosen], chosen, float(chances[chosen])),
-        "funnel": _funnel(task, batch, names, chosen),
-        "offsets": _offsets(task, batch),
-        "kernels": _kernels(task, batch),
     }
+    with network.undisturbed():
+        answer |= {
+            "grad_cam": _cam(task, batch, names[chosen], chosen, float(chances[chosen])),
+            "funnel": _funnel(task, batch, names, chosen),
+            "offsets": _offsets(task, batch),
+            "kernels": _kernels(task, batch),
+        }
     return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
 
 

@@ -4,6 +4,7 @@ import io
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ class ServedNetwork:
     def probabilities(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Classify images (C, H, W): probabilities (N,) each, on the CPU; NaN where the network is broken."""
         return list(self.compute(torch.stack(list(images))).float().softmax(1).cpu())
+
+    def undisturbed(self) -> AbstractContextManager[object]:
+        """Return a context in which no other thread of ours runs the network, so that one may look into it."""
+        return self.compute.undisturbed if isinstance(self.compute, Computing) else nullcontext()
 
     def close(self) -> None:
         """End what is still being done to make the network faster."""

@@ -163,7 +163,10 @@ class Service:
             upload.body = await read_body(request, self.limits.max_bytes, end, grown)
             if self._decoding >= self.limits.queue:
                 raise busy("busy", "too many images wait to be decoded")
-            future = self._decoders.submit(self._decode, upload, network, most)
+            try:
+                future = self._decoders.submit(self._decode, upload, network, most)
+            except RuntimeError as error:  # it arrived while the server closed
+                raise _stopping() from error
         except BaseException:
             self._bytes -= held
             raise

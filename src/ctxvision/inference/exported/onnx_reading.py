@@ -137,7 +137,13 @@ def _session(
 ) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
-    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        os.fspath(path),
+        options,
+        providers=["CPUExecutionProvider"],
+        # it moves transposes of int8 convolutions past shapes of another rank, and contextual networks fail (1.31)
+        disabled_optimizers=["NhwcTransformer"],
+    )
 
 
 def run_session(session: "onnxruntime.InferenceSession", *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -1,6 +1,8 @@
 """``.pt2`` files: a graph of `torch.export` run as data, or, where it is trusted, by torch's own loader."""
 
 import os
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,15 @@ def _open_trusted(path: Path) -> tuple[Any, str]:
     """Let torch load a file, and with it whatever code is inside."""
     with zipfile.ZipFile(path) as archive:
         is_compiled = any("/data/aotinductor/" in name or name.endswith(".so") for name in archive.namelist())
+        needed, place = sum(member.file_size for member in archive.infolist()), tempfile.gettempdir()
     if is_compiled:
+        free = shutil.disk_usage(place).free
+        # torch would leave a part there, and its error would not tell a full disk from a damaged file
+        if free < needed:
+            raise ExportError(
+                f"{path}: torch unpacks {needed / 1e6:.1f} MB to {place}, where {free / 1e6:.1f} MB are free; "
+                "make room, or name another folder with TMPDIR"
+            )
         compiled: Any = torch._inductor.aoti_load_package(path)
         return compiled, compiled.get_metadata().get(KEY, "")
     extra: dict[str, Any] = {MEMBER: ""}
