@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import yaml
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from _pictures import make_folder
 from ctxvision import cli
@@ -20,11 +20,15 @@ from ctxvision._cli.train import options_of
 from ctxvision.checkpoints import CheckpointError, warm_start
 from ctxvision.checkpoints.layout import our_models
 from ctxvision.cli import main
+from ctxvision.data import DataError
+from ctxvision.data.open import open_for_evaluation
 from ctxvision.devices import resolved
 from ctxvision.runs import RunFolder
+from ctxvision.tasks.registry import task_named
 from ctxvision.training import OptionError
 from ctxvision.training import run as training_run
 from ctxvision.training.callbacks import RunCheckpoints, RunProgressBar
+from ctxvision.training.class_paths import build
 from ctxvision.training.warm_up import with_warmup_steps_within
 
 LIGHT = """
@@ -259,6 +263,9 @@ def test_a_folder_of_another_task_is_recognised(layout, tmp_path):
 def test_words_that_almost_name_embedded_data(data, task, said):
     with pytest.raises(OptionError, match=re.escape(said)):
         options_of(["a", data, f"--task={task}"]).open_data(2)
+    if "not for" in said:  # in evaluation, too
+        with pytest.raises(DataError, match=re.escape(said)):
+            open_for_evaluation(data, None, task_named(task))
 
 
 def test_parts_by_class_path():
@@ -272,6 +279,11 @@ def test_parts_by_class_path():
         ["--lr=1"],
     )
     assert class_paths.take_out(["--logger=null"]) == ({"logger": None}, [])
+    wrong = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"patienc": 3}}
+    with pytest.raises(
+        OptionError, match=r"EarlyStopping: no argument 'patienc', did you mean patience\?; there are "
+    ):
+        build(Callback, [wrong], "--callbacks")
 
 
 def test_the_best_states_are_ranked(tmp_path):

@@ -1,7 +1,7 @@
 """The error of tasks, and the refusal of arguments that a task gives itself or that nothing takes."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from ctxvision.wording import did_you_mean
@@ -48,13 +48,25 @@ def explain_argument(
         TaskError: An argument is unknown.
     """
     strange = [name for name in args if isinstance(error, TypeError) and f"'{name}'" in str(error)]
+    if said := no_argument(strange, build, taken):
+        raise TaskError(f"{what}: {said}") from error
+
+
+def no_argument(names: Iterable[str], build: Callable[..., Any], taken: Container[str] = ()) -> str:
+    """Name the first argument that a function or class does not take, the one most like it, and all; or empty.
+
+    Args:
+        names: The names of the arguments as the user gave them.
+        build: The function or the class.
+        taken: The arguments that are given by others, which are not named.
+    """
     known, hands_on = _arguments(build)
     known = [name for name in known if name not in taken]
-    for name in strange:
+    for name in names:
         if name not in known:
             others = ", among others," if hands_on else ""
-            near = did_you_mean(name, known)
-            raise TaskError(f"{what}: no argument {name!r}{near}; there are{others} {', '.join(known)}") from error
+            return f"no argument {name!r}{did_you_mean(name, known)}; there are{others} {', '.join(known)}"
+    return ""
 
 
 def _arguments(build: Callable[..., Any]) -> tuple[list[str], bool]:

@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from ctxvision._extras import install_command
-from ctxvision.devices import resolved
+from ctxvision.devices import resolved, why_unusable
 from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import file_name
 from ctxvision.runs import RunFolder
@@ -145,13 +145,15 @@ def accelerator_of(options: TrainOptions) -> tuple[str, int | list[int]]:
     """Return Lightning's words for the devices of a run: their kind, and how many or which.
 
     Raises:
-        OptionError: One device is named, and several are asked for.
+        OptionError: There is no such device, or one is named, and several are asked for.
     """
+    if reason := why_unusable(resolved(options.device)):
+        raise OptionError(f"--device {options.device} cannot be used: {reason}")
     kind, _, number = resolved(options.device).partition(":")
     kind = "gpu" if kind == "cuda" else kind
     if not number:
         return kind, options.devices or 1
-    if not number.isdecimal() or (options.devices or 1) > 1:
+    if (options.devices or 1) > 1:
         raise OptionError(f"--device {options.device} names one device; leave out its number, or --devices")
     return kind, [int(number)]
 
