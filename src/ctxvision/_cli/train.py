@@ -71,11 +71,11 @@ def options_of(words: list[str]) -> TrainOptions:
     if {"-h", "--help"} & {*words}:
         parser.set_defaults(basis.usual(first))
     printing = [word for word in words if word[2:].split("=")[0] == "print_config"]
-    with types_explained():
+    with types_explained(basis.kind):
         given = first | parser.parse_args([w for w in words if w not in printing], defaults=False).as_dict()
     if printing and not (whole := {**basis.resumed, **given}).get("model"):
         parser.set_defaults(whole)
-        with types_explained():
+        with types_explained(basis.kind):
             parser.parse_args(printing)
     if {**basis.resumed, **given}.get("model"):  # else that is said at once
         say_loading()
@@ -84,7 +84,7 @@ def options_of(words: list[str]) -> TrainOptions:
         options = _with_batch(options)
         # what is printed is whole: options that depend on recipe, model and data are the defaults now
         parser.set_defaults(dataclasses.asdict(options))
-        with types_explained():
+        with types_explained(basis.kind):
             parser.parse_args(printing)
     return options
 
