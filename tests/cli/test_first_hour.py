@@ -91,6 +91,10 @@ def stopped(words):
     [
         (["trian", "x"], "there is no command 'trian', did you mean train?"),
         (["models", "contnet50"], "did you mean cotnet50?"),
+        (["--versoin"], "there is no option --versoin, did you mean --version?"),
+        (["predict", "a", "b", "--trust=yes"], "--trust takes no value, got 'yes'"),
+        (["report", "a", "b", "c"], "too many words, from 'c' on"),
+        (["serve", "a", "--batch=0"], "--batch: must be a whole number of at least 1, got '0'"),
         (["predict", "--bath-size=3"], "there is no option --bath-size, did you mean --batch-size?"),
         (["train", "a", "b", "--bath-size=3"], "there is no option --bath-size, did you mean --batch-size?"),
         (["train", "a", "b", "--recipe=smal"], "there is no recipe 'smal', did you mean small?"),
