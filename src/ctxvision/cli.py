@@ -51,6 +51,7 @@ _COMMANDS = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"argument (\S+): ignored explicit argument", r"\1 takes no value, got", message)
+        message = message.replace("invalid float value:", "must be a number, got")
         raise UserError(f"{message}; `{self.prog} --help` lists the options", 2)
 
 

@@ -94,6 +94,7 @@ def stopped(words):
         (["--versoin"], "there is no option --versoin, did you mean --version?"),
         (["predict", "a", "b", "--trust=yes"], "--trust takes no value, got 'yes'"),
         (["report", "a", "b", "c"], "too many words, from 'c' on"),
+        (["serve", "a", "--timeout=x"], "--timeout: must be a number, got 'x'"),
         (["serve", "a", "--batch=0"], "--batch: must be a whole number of at least 1, got '0'"),
         (["predict", "--bath-size=3"], "there is no option --bath-size, did you mean --batch-size?"),
         (["train", "a", "b", "--bath-size=3"], "there is no option --bath-size, did you mean --batch-size?"),
