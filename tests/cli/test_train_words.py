@@ -93,3 +93,11 @@ def test_tasks_and_their_recipes_must_agree(capsys, monkeypatch):
     monkeypatch.setattr("ctxvision.training.settings.load_recipe", lambda name: boxes)
     assert train(*DIGITS, "--task=classify", "--recipe=boxes") == 2
     assert "recipe boxes is for --task detection, not classification" in capsys.readouterr().err
+
+
+def test_what_lightning_says_of_devices_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("ctxvision.training.trainer.why_unusable", lambda name: "")
+    assert train("test_resnet", "digits", "--device=cuda:99") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("ctxvision: error: ")
+    assert "unexpected" not in error

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -136,7 +137,7 @@ def make_trainer(
             sync_batchnorm=synchronized and not sharded,
             default_root_dir=run.path,
         )
-    except (ValueError, RuntimeError) as error:  # Lightning's messages about accelerators and devices
+    except (MisconfigurationException, ValueError, RuntimeError) as error:  # Lightning's, about devices
         raise TrainingError(str(error)) from error
     return trainer, stop, checkpoints
 
