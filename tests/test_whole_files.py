@@ -152,7 +152,7 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "why"),
-    [("none/a", "no such file or directory"), ("folder", "is a directory"), ("file/a", "not a directory")],
+    [("none/a", "there is no folder none"), ("folder", "is a directory"), ("file/a", "not a directory")],
 )
 def test_errors_name_the_file_as_it_was_named(tmp_path, monkeypatch, path, why):
     monkeypatch.chdir(tmp_path)

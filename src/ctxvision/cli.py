@@ -50,6 +50,8 @@ _COMMANDS = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"argument (\S+): ignored explicit argument", r"\1 takes no value, got", message)
+        message = message.replace("invalid float value:", "must be a number, got")
         raise UserError(f"{message}; `{self.prog} --help` lists the options", 2)
 
 
@@ -126,8 +128,9 @@ def _overview(word: str) -> None:
     commands.add_parser("train", help="train a network on images, videos or embedded data")
     for name, (_, summary) in _COMMANDS.items():
         commands.add_parser(name, help=summary)
+    if word not in parser._option_string_actions:
+        raise UserError(unknown_words([word], parser._option_string_actions, parser.prog), 2)
     parser.parse_args([word])
-    parser.error(f"name a command before {word}")
 
 
 def _with_dashes(words: list[str]) -> list[str]:

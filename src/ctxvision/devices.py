@@ -1,4 +1,4 @@
-"""The device that ``auto`` means: the same for every command."""
+"""The device that ``auto`` means, and why one cannot be used: the same for every command."""
 
 
 def resolved(name: str) -> str:
@@ -15,3 +15,17 @@ def resolved(name: str) -> str:
 
         return "cuda" if torch.cuda.is_available() else "cpu"
     return "cuda" if name == "gpu" else name
+
+
+def why_unusable(name: str) -> str:
+    """Say why a device of `resolved` is not here, and what to name instead; empty if it is here."""
+    import torch
+
+    kind, colon, number = name.partition(":")
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in counts or (colon and not number.isdecimal()):
+        return "there are auto, cpu, cuda, cuda:1 and so on, and mps"
+    if int(number or 0) < counts[kind]:
+        return ""
+    found = f"only {counts[kind]}" if counts[kind] else "none"
+    return f"PyTorch sees {found} of this kind here; --device auto takes what there is"

@@ -22,7 +22,10 @@ class WriteError(OSError):
     """A file or folder cannot be written; the message is one line that names it and says why."""
 
     def __str__(self) -> str:
-        return f"{self.filename}: cannot be written ({reason(self)})"
+        folder = os.path.dirname(self.filename) or "."
+        missing = self.errno == errno.ENOENT and not os.path.isdir(folder)
+        why = f"there is no folder {folder}" if missing else reason(self)
+        return f"{self.filename}: cannot be written ({why})"
 
 
 def near_path(path: str | os.PathLike[str]) -> str:

@@ -47,7 +47,7 @@ def percent(share: float | None, digits: int = 1) -> str:
         return "–"
     text = f"{100 * share:.{digits}f}"
     if float(text) in (0, 100) and share not in (0, 1):
-        text = f"{'<' if share < 0.5 else '>'}\u2009{10**-digits if share < 0.5 else 100 - 10**-digits:.{digits}f}"
+        text = f"{'<' if share < 0.5 else '>'}\u202f{10**-digits if share < 0.5 else 100 - 10**-digits:.{digits}f}"
     return f"{text}\u202f%"
 
 

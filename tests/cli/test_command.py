@@ -179,7 +179,7 @@ def test_predict_out_replaces_a_file_whole(trained, checkpoint, capsys, tmp_path
     assert os.listdir(tmp_path) == ["p.json"]
     code, _, err = run(capsys, *words[:-1], tmp_path / "none" / "p.json")
     assert code == 1
-    assert "cannot be written (no such file or directory)" in err
+    assert "cannot be written (there is no folder" in err
 
 
 def test_predict_takes_any_file_name(trained, checkpoint, capsysbinary, tmp_path):

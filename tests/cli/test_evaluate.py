@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_old_files(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "reason", "code"),
     [
-        ("--json none/e.json", "none/e.json: cannot be written (no such file or directory)", 1),
+        ("--json none/e.json", "none/e.json: cannot be written (there is no folder none)", 1),
         ("--html .", ".: cannot be written (is a folder)", 1),
         ("--html e --json ./e", "must be different files", 2),
         ("--worst=-1", "--worst: must be a whole number of at least 0, got '-1'", 2),

@@ -261,7 +261,7 @@ def test_places_are_looked_at_before_the_work(network, words, capsys, monkeypatc
     monkeypatch.setattr("ctxvision.tasks.load_task", unreachable)
     command, out = words
     assert main([command, network[1], "digits", out]) == 1
-    assert "cannot be written (no such file or directory)" in capsys.readouterr().err
+    assert "cannot be written (there is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("network", ["faster_rcnn"], indirect=True)

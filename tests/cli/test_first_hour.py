@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import yaml
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from _pictures import make_folder
 from ctxvision import cli
@@ -20,11 +20,15 @@ from ctxvision._cli.train import options_of
 from ctxvision.checkpoints import CheckpointError, warm_start
 from ctxvision.checkpoints.layout import our_models
 from ctxvision.cli import main
+from ctxvision.data import DataError
+from ctxvision.data.open import open_for_evaluation
 from ctxvision.devices import resolved
 from ctxvision.runs import RunFolder
+from ctxvision.tasks.registry import task_named
 from ctxvision.training import OptionError
 from ctxvision.training import run as training_run
 from ctxvision.training.callbacks import RunCheckpoints, RunProgressBar
+from ctxvision.training.class_paths import build
 from ctxvision.training.warm_up import with_warmup_steps_within
 
 LIGHT = """
@@ -87,6 +91,11 @@ def stopped(words):
     [
         (["trian", "x"], "there is no command 'trian', did you mean train?"),
         (["models", "contnet50"], "did you mean cotnet50?"),
+        (["--versoin"], "there is no option --versoin, did you mean --version?"),
+        (["predict", "a", "b", "--trust=yes"], "--trust takes no value, got 'yes'"),
+        (["report", "a", "b", "c"], "too many words, from 'c' on"),
+        (["serve", "a", "--timeout=x"], "--timeout: must be a number, got 'x'"),
+        (["serve", "a", "--batch=0"], "--batch: must be a whole number of at least 1, got '0'"),
         (["predict", "--bath-size=3"], "there is no option --bath-size, did you mean --batch-size?"),
         (["train", "a", "b", "--bath-size=3"], "there is no option --bath-size, did you mean --batch-size?"),
         (["train", "a", "b", "--recipe=smal"], "there is no recipe 'smal', did you mean small?"),
@@ -259,6 +268,9 @@ def test_a_folder_of_another_task_is_recognised(layout, tmp_path):
 def test_words_that_almost_name_embedded_data(data, task, said):
     with pytest.raises(OptionError, match=re.escape(said)):
         options_of(["a", data, f"--task={task}"]).open_data(2)
+    if "not for" in said:  # in evaluation, too
+        with pytest.raises(DataError, match=re.escape(said)):
+            open_for_evaluation(data, None, task_named(task))
 
 
 def test_parts_by_class_path():
@@ -272,6 +284,11 @@ def test_parts_by_class_path():
         ["--lr=1"],
     )
     assert class_paths.take_out(["--logger=null"]) == ({"logger": None}, [])
+    wrong = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"patienc": 3}}
+    with pytest.raises(
+        OptionError, match=r"EarlyStopping: no argument 'patienc', did you mean patience\?; there are "
+    ):
+        build(Callback, [wrong], "--callbacks")
 
 
 def test_the_best_states_are_ranked(tmp_path):

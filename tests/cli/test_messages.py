@@ -14,7 +14,7 @@ from _hostile_names import CLASSES, FILES
 from ctxvision import wording
 from ctxvision._cli import messages, models, streams
 from ctxvision._cli.answer_pictures import save_pictures
-from ctxvision._cli.messages import write_rows
+from ctxvision._cli.messages import explain_error, write_rows
 from ctxvision.cli import main
 from ctxvision.inference import Clip
 
@@ -116,3 +116,10 @@ def test_a_reader_that_has_gone_costs_nothing_else(place, stream, tmp_path, monk
         assert captured.err.count("line") == 5000
     if broken is not None:
         broken.close()  # as Python does when it ends; nothing is left that could fail
+
+
+def test_memory_that_a_cpu_does_not_have_is_no_bug():
+    error = RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+    )
+    assert explain_error(error).startswith("out of memory; lower --micro-batch")

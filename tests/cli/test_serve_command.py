@@ -80,8 +80,8 @@ def test_sigkill_leaves_nothing_behind(checkpoint, tmp_path):
     [
         ("--host 0.0.0.0", 1, "other machines could use this server"),
         ("--token short", 1, "at least 16 characters"),
-        ("--port 65536", 2, "--port must lie between 0 and 65535"),
-        ("--batch 0", 1, "batch must be at least 1, got 0"),
+        ("--port 65536", 2, "--port must be at most 65535, got 65536"),
+        ("--batch 0", 2, "--batch: must be a whole number of at least 1, got '0'"),
         ("--timeout 0", 1, "timeout must lie between"),
         ("--host 203.0.113.7 --without-token", 1, "choose another --port or --host"),
         ("--examples nowhere --port 0", 1, "no such folder"),

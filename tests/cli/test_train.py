@@ -272,49 +272,6 @@ def test_bad_images_are_named_and_counted(tmp_path, capsys):
     assert any(f"ctxvision: error: {path}: " in error for path in bad)
 
 
-def test_print_config_is_a_config(capsys):
-    with pytest.raises(SystemExit) as ended:
-        train("cotnet_micro", "digits", "--epochs=3", "--print-config")
-    assert ended.value.code == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["model"] == "cotnet_micro"
-    assert printed["epochs"] == 3
-    with open("config.yaml", "w") as file:
-        yaml.safe_dump(printed | {"model": "test_resnet", "epochs": 1, "image_size": 16, "device": "cpu"}, file)
-    assert train("--config=config.yaml") == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "message", "code"),
-    [
-        (["cotnet5", "digits"], "unknown model 'cotnet5'; did you mean cotnet50", 1),
-        (["test_resnet", "nowhere"], "nowhere: no such folder", 1),
-        ([], "name a model", 2),
-        (["contextual_convnext_micro", "digits", "--image-size=16"], "does not take 3 × 16 × 16 images", 1),
-        (["test_resnet", "digits", "--epochs=0"], "--epochs must be at least 1, got 0", 2),
-        (["test_resnet", "digits", "--epochs=x"], "--epochs: x is not a whole number", 2),
-        (["test_resnet", "digits", "--lr=0"], "--lr must be more than 0", 2),
-        (["test_resnet", "digits", "--val-fraction=1"], "--val-fraction must be", 2),
-        (["test_resnet", "digits", "--ema=2"], "--ema must be between 0 and 1, got 2", 2),
-        (["test_resnet", "digits", "--precision=8"], "precision", 2),
-        (["test_resnet", "digits", "--epoch=1"], "--epoch", 2),
-        (["test_resnet", "digits", "more"], "unrecognized arguments: more", 2),
-        (["test_resnet", "digits", "--config=none.yaml"], "none.yaml", 2),
-        (["test_resnet", "digits", "--device=tpux"], "tpux", 1),
-        (["test_resnet", "digits", "--optimizer=adamm"], "unknown optimizer 'adamm', did you mean adam", 1),
-        (["test_resnet", "digits", "--auto-augment=rand-m9"], "--auto-augment is for images in files", 2),
-        (["test_resnet", "digits", "--out=/dev/null/run"], "/dev/null/run: cannot be made", 1),
-    ],
-)
-def test_mistakes_are_one_line(capsys, words, message, code):
-    assert train(*words) == code
-    captured = capsys.readouterr()
-    assert captured.err.startswith("ctxvision: error: ")
-    assert captured.err.count("\n") == 1
-    assert message in captured.err
-    assert not os.path.exists("runs") or not os.listdir("runs")
-
-
 def test_best_is_the_first_of_the_most_accurate(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     checkpoints = RunCheckpoints(RunFolder(tmp_path), "val_top1")
@@ -371,19 +328,6 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert state("run")["global_step"] == (step // 5 + 1) * 5
 
 
-def test_words_change_what_the_config_file_says_wherever_it_stands(capsys):
-    def printed(*words):
-        with pytest.raises(SystemExit, match="0"):
-            train(*words, "--print-config")
-        return capsys.readouterr().out
-
-    Path("settings.yaml").write_text(printed("test_resnet", "digits", "--epochs=7"))
-    for words in (("--config", "settings.yaml", "--epochs=3"), ("--epochs=3", "--config=settings.yaml")):
-        settings = yaml.safe_load(printed(*words))
-        assert (settings["model"], settings["epochs"]) == ("test_resnet", 3)
-    assert yaml.safe_load(printed("resnet10t", "--config", "settings.yaml"))["model"] == "resnet10t"
-
-
 @pytest.mark.process
 def test_two_processes_of_which_one_has_no_readable_validation_image(tmp_path):
     make_folder(tmp_path / "data", {"train/x": 10, "train/y": 10, "val/x": 1})
@@ -413,15 +357,6 @@ def test_steps_instead_of_epochs_and_validation_now_and_then(capsys):
     assert len(rows("run")) == 6
     assert train(*DIGITS, "--steps=23", "--epochs=3") == 2
     assert "--steps or --epochs" in capsys.readouterr().err
-
-
-def test_tasks_and_their_recipes_must_agree(capsys, monkeypatch):
-    assert train(*DIGITS, "--task=guess") == 2
-    assert "there is no such task; there are classify" in capsys.readouterr().err
-    boxes = SimpleNamespace(name="boxes", task="detection", settings_for=lambda model: {})
-    monkeypatch.setattr("ctxvision.training.settings.load_recipe", lambda name: boxes)
-    assert train(*DIGITS, "--task=classify", "--recipe=boxes") == 2
-    assert "recipe boxes is for --task detection, not classification" in capsys.readouterr().err
 
 
 def test_run_folder_of_the_version_before_tasks(capsys):

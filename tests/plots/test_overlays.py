@@ -31,6 +31,8 @@ def test_overlay_blends_with_the_image():
     assert np.abs(half - (200 + colorize(CLASSES, COLORS).astype(int)) / 2).max() <= 1
     with pytest.raises(ValueError, match=r"the classes are \(4, 2\), the image is \(2, 4\)"):
         overlay(Image.new("RGB", (2, 4)), CLASSES, COLORS)
+    red = np.asarray(overlay(Image.new("RGB", (4, 2), "red"), CLASSES, COLORS, 0.0))
+    assert (red == red[..., :1]).all()  # in grey, so that the colours are those of the legend
 
 
 def test_class_map_is_a_mask_and_a_picture():

@@ -99,7 +99,7 @@ def test_a_checkpoint_of_an_optimiser_of_another_machine_can_be_used(tmp_path, m
         ({"model_name": "x"}, "cannot set model_name"),
         ({"drop_path_rate": 0.2}, "cannot set drop_path_rate: --drop-path-rate has set it"),
         ({3: 4}, "3 is not the name of an argument"),
-        ({"nonsense": 1}, r"test_resnet with {'nonsense': 1}: .*nonsense"),
+        ({"nonsense": 1}, "no argument 'nonsense'; there are block, layers"),
         ({"layers": "abc"}, r"test_resnet with {'layers': 'abc'}: "),
         ({"layers": [1]}, r"test_resnet with {'layers': \[1\]}: "),
         ({"act_layer": "nothing"}, r"test_resnet with {'act_layer': 'nothing'}: "),
@@ -138,7 +138,7 @@ def test_arguments_of_networks_on_the_command_line(task, tmp_path, capsys):
         ("adamw", {"opt": "sgd"}, "cannot set opt: --optimizer names it"),
         ("adamw", {"params": []}, "cannot set params: it follows from the network"),
         ("adamw", {"model_or_params": []}, "cannot set model_or_params"),
-        ("adamw", {"nonsense": 1}, "optimizer adamw with {'nonsense': 1}: .*nonsense"),
+        ("adamw", {"nonsense": 1}, "no argument 'nonsense'; there are betas"),
         ("adamw", {"betas": 3}, "optimizer adamw with {'betas': 3}"),
         ("adamw", {"betas": [0.9]}, r"optimizer adamw with {'betas': \[0.9\]}"),
         ("sgd", {"momentum": "much"}, "optimizer sgd with {'momentum': 'much'}"),
@@ -193,7 +193,7 @@ def test_what_only_a_step_would_show_is_found_before_training(options, words):
     [
         ({"num_classes": 3}, "cannot set num_classes: it follows from the classes of the data"),
         ({"in_channels": [3]}, "cannot set in_channels: it follows from the backbone"),
-        ({"nonsense": 3}, "with {'nonsense': 3}: .*nonsense"),
+        ({"nonsense": 3}, "no argument 'nonsense'; there are"),
         ({"norm": ["batch"]}, "norm must be batch or group"),
         ({"channels": "many"}, "with {'channels': 'many'}"),
         ({"channels": 0}, "channels must be at least 1, got 0"),
@@ -203,3 +203,25 @@ def test_what_only_a_step_would_show_is_found_before_training(options, words):
 def test_arguments_of_decoders(decoder, args, words):
     with pytest.raises(TaskError, match=words):
         build_network("test_resnet", 3, decoder=decoder, decoder_args=args)
+
+
+WRONG_ARGUMENTS = {
+    "network": (["train", "rednet_micro", "digits", "--model-args", '{"kernle_size": 7}'], "kernel_size"),
+    "contextual": (["train", "contextual_resnet_micro", "digits", "--model-args", '{"selecton": 1}'], "selection"),
+    "of timm": (["train", "resnet10t", "digits", "--model-args", '{"avg_dwn": 1}'], "avg_down"),
+    "backbone": (["train", "cotnet_micro", SCENES, "--task=detect", "--model-args", '{"plan": 1}'], "plain"),
+    "decoder": (["train", "cotnet_micro", SCENES, "--task=segment", "--decoder-args", '{"nek": 1}'], "neck"),
+    "optimiser": (["train", "cotnet_micro", CLIPS, "--task=video", "--optimizer-args", '{"bets": 1}'], "betas"),
+    "schedule": (["train", "cotnet_micro", "digits", "--schedule-args", '{"cycle_lim": 1}'], "cycle_limit"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ARGUMENTS)
+def test_a_wrong_argument_is_named_with_the_nearest_and_all(case, tmp_path, capsys):
+    words, right = WRONG_ARGUMENTS[case]
+    assert main([*words, f"--out={tmp_path / 'run'}", "--device=cpu"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f", did you mean {right}?; there are " in said
+    listed = said.partition("; there are ")[2].split(", ")
+    assert right in listed
+    assert not {"matcher", "placed", "spatial", "num_classes", "lr", "params", "strides"} & {*listed}

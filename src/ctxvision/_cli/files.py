@@ -43,7 +43,7 @@ def require_places(**paths: str | os.PathLike[str] | None) -> None:
         if place.exists() and not place.is_file():  # a pipe or a device, which lies in no folder of ours
             continue
         if not folder.is_dir():
-            raise UserError(f"{path}: cannot be written (no such file or directory)")
+            raise UserError(f"{path}: cannot be written (there is no folder {os.path.dirname(path)})")
         if not os.access(folder, os.W_OK):
             raise UserError(f"{path}: cannot be written (permission denied)")
 

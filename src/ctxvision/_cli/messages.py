@@ -45,7 +45,8 @@ def explain_error(error: Exception, words: Sequence[str] = ()) -> str:
         return message
     if isinstance(error, ImportError) and (wanted := explain_import(error, _extras(words))):
         return f"this command {wanted}" if wanted.startswith("needs") else wanted
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    no_memory = "can't allocate memory" in message or "not enough memory" in message  # torch's, on CPUs
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or no_memory:
         return "out of memory; lower --micro-batch (train), --batch-size or --image-size"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
@@ -71,7 +72,9 @@ def unknown_words(strange: Sequence[str], options: Iterable[str], prog: str) -> 
     """
     name = strange[0].partition("=")[0]
     hint = did_you_mean(name, map(option, options)) if name.startswith("--") else ""
-    what = f"there is no option {name}{hint}" if name.startswith("-") else f"unrecognized arguments: {strange[0]}"
+    what = (
+        f"there is no option {name}{hint}" if name.startswith("-") else f"too many words, from {strange[0]!r} on"
+    )
     return f"{what}; `{prog} --help` lists the options"
 
 

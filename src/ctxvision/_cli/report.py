@@ -52,10 +52,10 @@ def run(args: Namespace) -> int:
 
     quieten()
     found = read_run(args.run)
+    predictor = open_predictor(found.checkpoint, args.device, trust=args.trust)
     data = args.data or found.settings.get("data")
     if not data:
         raise UserError(f"{args.run}: does not say what it was trained on; name the DATA", 2)
-    predictor = open_predictor(found.checkpoint, args.device, trust=args.trust)
     if args.against and predictor.task != "video":
         raise UserError("--against compares runs of videos; leave it out", 2)
     with shown(note, quiet=args.quiet) as progress:

@@ -5,7 +5,7 @@ import signal
 from argparse import ArgumentParser, Namespace
 
 from .messages import UserError, note, quieten
-from .options import add_shared
+from .options import add_shared, whole
 
 TOKEN = "CTXVISION_TOKEN"
 
@@ -22,7 +22,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "NAME=CHECKPOINT names it",
     )
     add("--host", default="127.0.0.1", help="address to listen on; default: %(default)s, this machine alone")
-    add("--port", type=int, default=8000, help="port to listen on, 0 for any that is free; default: %(default)s")
+    add(
+        "--port",
+        type=whole(0),
+        default=8000,
+        help="port to listen on, 0 for any that is free; default: %(default)s",
+    )
     add(
         "--token",
         help=f"secret of at least 16 characters that requests must carry; better given "
@@ -38,25 +43,25 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add(
         "--max-bytes",
-        type=int,
+        type=whole(1),
         default=10 * 2**20,
         metavar="N",
         help="largest size of a request in bytes; default: %(default)s",
     )
     add(
         "--max-pixels",
-        type=int,
+        type=whole(1),
         default=25_000_000,
         metavar="N",
         help="largest number of pixels of an image; default: %(default)s",
     )
     add(
-        "--batch", type=int, default=16, metavar="N", help="largest number of images computed at a time; "
+        "--batch", type=whole(1), default=16, metavar="N", help="largest number of images computed at a time; "
         "default: %(default)s"
     )  # fmt: skip
     add(
-        "--queue", type=int, default=64, metavar="N", help="largest number of images that wait for a network; "
-        "more are refused; default: %(default)s"
+        "--queue", type=whole(1), default=64, metavar="N", help="largest number of images that wait for a "
+        "network; more are refused; default: %(default)s"
     )  # fmt: skip
     add(
         "--max-wait-ms", type=float, default=5.0, metavar="MS", help="milliseconds that an image waits for more; "
@@ -75,8 +80,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Serve until SIGTERM or SIGHUP (0), or Ctrl-C (130). See `ctxvision serve --help`."""
-    if not 0 <= args.port <= 65535:
-        raise UserError(f"--port must lie between 0 and 65535, got {args.port}", 2)
+    if args.port > 65535:
+        raise UserError(f"--port must be at most 65535, got {args.port}", 2)
     quieten()
     from ctxvision.serve import Limits, access_for, bind, create_app, open_networks, serve, url_of
     from ctxvision.serve.network import of_digits, of_folder

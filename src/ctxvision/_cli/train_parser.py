@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ctxvision.tasks.registry import TASKS
+from ctxvision.tasks.registry import COMMAND_WORDS, TASKS
 from ctxvision.training.error import OptionError
-from ctxvision.training.options import options_class
+from ctxvision.training.options import TrainOptions, options_class
 from ctxvision.training.settings import explain_type
 from ctxvision.wording import option
 
@@ -25,22 +25,32 @@ SEE_HELP = "`ctxvision train --help` lists the options"
 
 
 @contextmanager
-def types_explained() -> Iterator[None]:
-    """Turn what jsonargparse says about a command line into one line of ours inside this block."""
+def types_explained(kind: type[TrainOptions]) -> Iterator[None]:
+    """Turn what jsonargparse says about a command line into one line of ours inside this block.
+
+    Args:
+        kind: The options of the task.
+    """
     from jsonargparse import ArgumentError
 
     try:
         yield
     except ArgumentError as error:
-        raise OptionError(_explained(str(error))) from error
+        raise OptionError(_explained(str(error), kind)) from error
 
 
-def _explained(message: str) -> str:
+def _explained(message: str, kind: type[TrainOptions]) -> str:
     if found := re.match("unrecognized arguments: (.*)", message, re.IGNORECASE):
-        fields = [field.name for task in TASKS for field in dataclasses.fields(options_class(task))]
         strange = [re.sub("^--[^=]*", lambda match: option(match[0]), word) for word in found[1].split()]
-        return unknown_words(strange, [*fields, "config", "set", "print_config"], "ctxvision train")
+        name = strange[0].partition("=")[0]
+        if owners := [COMMAND_WORDS[task] for task in TASKS if name in _options_of(options_class(task))]:
+            return f"{name} is an option of --task {' and '.join(owners)}; {SEE_HELP}"
+        return unknown_words(strange, [*_options_of(kind), "config", "set", "print_config"], "ctxvision train")
     return f"{explain_type(message)}; {SEE_HELP}"
+
+
+def _options_of(kind: type[TrainOptions]) -> list[str]:
+    return [option(field.name) for field in dataclasses.fields(kind)]
 
 
 def _by_default(words: re.Match[str]) -> str:

@@ -10,6 +10,7 @@ from .error import DataError
 from .images.data import ImageData
 from .module import DataModule
 from .options import split_options
+from .recognize import about_a_word
 from .segmentation.data import SegmentationData
 from .spec import Spec
 from .video.data import VideoData
@@ -76,6 +77,8 @@ def open_for_evaluation(
     Raises:
         DataError: The source cannot be used, or has classes that the network lacks.
     """
+    if not os.path.exists(source) and (advice := about_a_word(source, task)):
+        raise DataError(advice)
 
     def opened(eval_split: str) -> DataModule:
         return open_data(source, task, spec=spec, eval_split=eval_split, **options)

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from ctxvision.wording import did_you_mean
+
 from .error import DataError
 
 Value = TypeVar("Value", bound=str)
@@ -34,7 +36,7 @@ def check_options(where: str, options: Mapping[str, str] | None, known: Sequence
     unknown = [name for name in options or () if name not in known]
     if unknown:
         has = f"it has {', '.join(known)}" if known else "it has none"
-        raise DataError(f"{where}: no option {unknown[0]!r} after '#'; {has}")
+        raise DataError(f"{where}: no option {unknown[0]!r} after '#'{did_you_mean(unknown[0], known)}; {has}")
     return dict(options or {})
 
 

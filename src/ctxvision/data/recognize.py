@@ -34,7 +34,7 @@ def advice_about(source: str | os.PathLike[str], task: str) -> str:
     """
     root = Path(source)
     if not root.exists():
-        return _about_a_word(source, task)
+        return about_a_word(source, task)
     if not root.is_dir():
         return ""
     parts = [root, *(root / name for name in ("train", "training", "val", "valid", "validation", "test"))]
@@ -51,7 +51,8 @@ def advice_about(source: str | os.PathLike[str], task: str) -> str:
     )
 
 
-def _about_a_word(source: str | os.PathLike[str], task: str) -> str:
+def about_a_word(source: str | os.PathLike[str], task: str) -> str:
+    """Say what is wrong with a word that names, or almost names, embedded data; empty if nothing is."""
     word, fitting = split_options(os.fspath(source))[0], _EMBEDDED.get(task, "")
     if word == fitting or near_path(word):
         return ""

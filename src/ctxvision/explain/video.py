@@ -192,7 +192,7 @@ def _draw(answer: _Answer, network: ExplainedNetwork, name: str) -> Picture:
         cams.maps,
         [f"frame {number}" for number in answer.frames],
         name,
-        title=f"What speaks for {short(network.class_names[cams.target], 24)}, {network.label}",
+        title=f"What speaks for “{short(network.class_names[cams.target], 24)}”, {network.label}",
         what="Where the network found evidence for the class in each frame; it gives the clip this class with a "
         f"probability of {answer.chances[cams.target]:.0%}.",
         where=f"Grad-CAM of {network.label} at {layer.name}, {layer.size[0]} × {layer.size[1]} positions.",

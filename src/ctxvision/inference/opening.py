@@ -14,7 +14,7 @@ from ctxvision.checkpoints import read_state_dict
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.checkpoints.sources import names_a_network
 from ctxvision.data.error import DataError
-from ctxvision.devices import resolved
+from ctxvision.devices import resolved, why_unusable
 from ctxvision.runs import checkpoint_of
 from ctxvision.tasks import Task, TaskError, load_task
 from ctxvision.tasks.classification.task import pretrained_task, spec_of
@@ -188,5 +188,6 @@ def device_named(name: str) -> torch.device:
         device = torch.device(resolved(name))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InferenceError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        reason = why_unusable(resolved(name)) or str(error).splitlines()[0]
+        raise InferenceError(f"device {name!r} cannot be used: {reason}") from error
     return device

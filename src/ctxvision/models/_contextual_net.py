@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +93,8 @@ class ContextualNet(Backbone):
 
     stem_end: str
     """Name of the module that the stem ends with."""
+    more_arguments: ClassVar = Design._fields
+    """Names of the arguments that constructors take as ``**design``."""
 
     if TYPE_CHECKING:
 

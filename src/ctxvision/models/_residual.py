@@ -4,7 +4,7 @@ Parameter names are timm's for ResNet: conv1, bn1, layer1 to layer4, fc.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -167,6 +167,9 @@ class ResidualNet(Backbone):
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    more_arguments: ClassVar = ("global_pool", "output_stride", "drop_rate", "drop_path_rate", "zero_init_last")
+    """Names of the arguments that constructors of families take as ``**kwargs``."""
 
     layer1: Stage
     layer2: Stage

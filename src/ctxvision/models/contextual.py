@@ -133,26 +133,16 @@ class ContextualConvNeXt(ContextualNet):
         if plan.extra_input:
             raise ValueError("extra_input is the ablation of contextual_resnet50; ConvNeXt does not build it")
         per_block = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
-        super().__init__(
-            num_classes,
-            in_chans,
-            drop_rate,
-            {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": per_block},
-            placed,
-        )
+        matcher = {"stem": r"^stem", "coarse": r"^stages\.(\d+)", "blocks": per_block}
+        super().__init__(num_classes, in_chans, drop_rate, matcher, placed)
         rates, steps = drop_path_rates(depths, drop_path_rate), strides_and_dilations(4, output_stride)
 
         def depthwise(width: int, dilation: int, contextual: bool) -> nn.Module:
-            kernel: dict[str, Any] = {
-                "kernel_size": 7,
-                "padding": 3 * dilation,
-                "dilation": dilation,
-                "groups": width,
-            }
-            kernel |= placed
+            kernel = {"padding": 3 * dilation, "dilation": dilation, "groups": width, **placed}
             if contextual:
-                return ContextualConv2d(width, width, **kernel, **_contextual_args(plan, plan.dim, weight_hidden))
-            return nn.Conv2d(width, width, **kernel)
+                args = _contextual_args(plan, plan.dim, weight_hidden)
+                return ContextualConv2d(width, width, kernel_size=7, **kernel, **args)
+            return nn.Conv2d(width, width, 7, **kernel)
 
         def stage(i: int) -> ConvNeXtStage:
             width, depth, (stride, dilation) = dims[i], depths[i], steps[i]
@@ -249,13 +239,8 @@ class ContextualResNet(ContextualNet):
             contextual_blocks = [range(0, depth, 2) for depth in depths]
         chosen = chosen_blocks(depths, contextual_blocks)
         plan = Design.of(**design)
-        super().__init__(
-            num_classes,
-            in_chans,
-            drop_rate,
-            {"stem": r"^conv1|^bn1", "coarse": r"^layer(\d+)", "blocks": r"^layer(\d+)\.(\d+)"},
-            placed,
-        )
+        matcher = {"stem": r"^conv1|^bn1", "coarse": r"^layer(\d+)", "blocks": r"^layer(\d+)\.(\d+)"}
+        super().__init__(num_classes, in_chans, drop_rate, matcher, placed)
         steps = strides_and_dilations(4, output_stride)
         stages, channels, rates = [], [planes[0]], drop_path_rates(depths, drop_path_rate)
         for i, (depth, width) in enumerate(zip(depths, planes, strict=True)):
@@ -264,31 +249,17 @@ class ContextualResNet(ContextualNet):
             for index in range(depth):
                 stride = steps[i][0] if i and index == 0 else 1
                 in_channels = channels[-1] if index == 0 else 4 * width
-                kernel: dict[str, Any] = {
-                    "stride": stride,
-                    "padding": dilation,
-                    "dilation": dilation,
-                    "bias": False,
-                }
+                kernel = {"stride": stride, "padding": dilation, "dilation": dilation, "bias": False, **placed}
                 if _has_offsets(plan, i + 1) and index in chosen[i]:
                     hidden = max(1, round(bottleneck * width))
                     args = _contextual_args(plan, prior_dim, hidden, hidden)
-                    conv2: nn.Module = ContextualConv2d(width, width, kernel_size=3, **kernel, **args, **placed)
+                    conv2: nn.Module = ContextualConv2d(width, width, kernel_size=3, **kernel, **args)
                 else:
-                    conv2 = nn.Conv2d(width, width, 3, **kernel, **placed)
+                    conv2 = nn.Conv2d(width, width, 3, **kernel)
                 shortcut = plain_shortcut(in_channels, 4 * width, stride, **placed) if index == 0 else None
                 extra = prior_dim if plan.extra_input and i + 1 in plan.stages and index == 0 else 0
-                blocks.append(
-                    ContextualBottleneck(
-                        in_channels,
-                        width,
-                        conv2=conv2,
-                        shortcut=shortcut,
-                        drop_path=rates[i][index],
-                        prior_dim=extra,
-                        **placed,
-                    )
-                )
+                block = partial(ContextualBottleneck, in_channels, width, drop_path=rates[i][index], **placed)
+                blocks.append(block(conv2=conv2, shortcut=shortcut, prior_dim=extra))
             stages.append(blocks)
             channels.append(4 * width)
         self.conv1 = nn.Conv2d(in_chans, planes[0], 7, 2, 3, bias=False, **placed)

@@ -31,7 +31,9 @@ def colorize(classes: ArrayLike, colors: Sequence[Color]) -> NDArray[np.uint8]:
 
 
 def overlay(image: Image.Image, classes: ArrayLike, colors: Sequence[Color], opacity: float = 0.55) -> Image.Image:
-    """Lay the colours of classes over an image of the same size; pixels without class are darkened.
+    """Lay the colours of classes over an image of the same size in grey; pixels without class are darkened.
+
+    Over the image's own colours those of the classes would not be the ones in a legend.
 
     Args:
         image: The image, of any mode, H pixels high and W wide.
@@ -48,7 +50,7 @@ def overlay(image: Image.Image, classes: ArrayLike, colors: Sequence[Color], opa
     painted = Image.fromarray(colorize(classes, colors))
     if painted.size != image.size:
         raise ValueError(f"the classes are {painted.size}, the image is {image.size}, in pixels")
-    return Image.blend(image.convert("RGB"), painted, opacity)
+    return Image.blend(image.convert("L").convert("RGB"), painted, opacity)
 
 
 def class_map(classes: ArrayLike, colors: Sequence[Color]) -> Image.Image:

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from .error import NOT_TAKEN, TaskError, require_own
+from .error import NOT_TAKEN, TaskError, explain_argument, require_own
 
 if TYPE_CHECKING:
     from ctxvision.models._contextual_net import ContextualNet
@@ -122,10 +122,21 @@ def create_network(
             raise
         given = f" with {dict(model_args)}" if model_args else ""
         reason = " ".join(str(error).split())
+        if model_args and (network_class := _class_of(name)):
+            explain_argument(f"model_args of {name}", model_args, error, network_class, _TAKEN | twice)
         kind = (
             "" if isinstance(error, TypeError | ValueError | AssertionError) and reason else type(error).__name__
         )
         raise TaskError(f"{name}{given}: {': '.join(filter(None, (kind, reason)))}") from error
+
+
+def _class_of(name: str) -> type[nn.Module] | None:
+    """Return the class of a registered network; ``None`` if it cannot be built on no device."""
+    try:
+        with torch.device("meta"):
+            return type(timm.create_model(name, pretrained=False))
+    except NOT_TAKEN:
+        return None
 
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm

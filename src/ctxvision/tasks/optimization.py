@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from timm.optim import (
     create_optimizer_v2,
+    get_optimizer_class,
     get_optimizer_info,
     list_optimizers,
     param_groups_layer_decay,
@@ -22,7 +23,7 @@ from torch.optim import Optimizer
 
 from ctxvision.wording import did_you_mean
 
-from .error import NOT_TAKEN, TaskError, require_own
+from .error import NOT_TAKEN, TaskError, explain_argument, require_own
 from .settings import OptimizerSettings, ScheduleName
 
 _OF_NETWORK = "it follows from the network"
@@ -140,6 +141,7 @@ def build_optimizer(model: nn.Module, o: Optimization) -> Optimizer:
             rates = {"lr": o.lr, "weight_decay": o.weight_decay, "layer_decay": o.layer_decay}
             optimizer = create_optimizer_v2(model, opt=o.optimizer, **rates, **args)
     except NOT_TAKEN as error:
+        explain_argument(f"optimizer_args of {o.optimizer}", args, error, get_optimizer_class(o.optimizer), _TAKEN)
         raise TaskError(f"optimizer {o.optimizer} with {args}: {_line(error)}") from error
     # undo what kron does by itself: it compiles for every shape of a network, for minutes
     for name, value in list(vars(optimizer).items()):
@@ -191,6 +193,7 @@ def build_schedule(optimizer: Optimizer, o: Optimization, *, epochs: int, steps_
             **args,
         )
     except NOT_TAKEN as error:
+        explain_argument("schedule_args", args, error, create_scheduler_v2, _TAKEN_BY_SCHEDULE)
         raise TaskError(f"schedule {o.schedule} with {args}: {_line(error)}") from error
     return schedule
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ctxvision.tasks.error import no_argument
+
 from .error import OptionError
 
 Part = TypeVar("Part")
@@ -37,8 +39,24 @@ def build(kind: type[Part], entries: Sequence[Any], option: str, folder: Path | 
         built = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
         found: list[Part] = built(parsed).parts
     except (ArgumentError, TypeError, ValueError) as error:
-        raise OptionError(f"{option}: {_reason(str(error))}") from error
+        raise OptionError(f"{option}: {_explained(whole) or _reason(str(error))}") from error
     return found
+
+
+def _explained(entries: Sequence[dict[str, Any]]) -> str:
+    """Say which class path has no dot, or which argument a class does not take; empty if that is not it."""
+    for entry in entries:
+        path = str(entry.get("class_path"))
+        if "." not in path:
+            return f"{path} is no import path of a class such as lightning.pytorch.callbacks.EarlyStopping"
+        try:
+            found = pydoc.locate(path)
+            said = no_argument(entry.get("init_args") or {}, found) if callable(found) else ""
+        except (pydoc.ErrorDuringImport, TypeError, ValueError):
+            said = ""
+        if said and "among others" not in said:
+            return f"{path}: {said}"
+    return ""
 
 
 def _with_folder(entry: dict[str, Any], folder: Path | None) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def held(run: RunFolder) -> Iterator[None]:
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"{run.path}: cannot be made ({reason(error)})") from error
+        raise TrainingError(f"{run.path}: cannot be made ({reason(error)}); --out names a folder") from error
     launch = processes.launched()
     with locked(run, launch.run if launch else ""):
         for place in (run.path, run.checkpoints):

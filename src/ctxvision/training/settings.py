@@ -309,6 +309,10 @@ def explain_type(message: str) -> str:
     if not found or found[1] not in types:
         return message
     expected = re.sub(r"<class '(\w+)'>|typing\.| \| None", r"\1", types[found[1]])
+    if expected.startswith("Literal["):
+        choices = re.findall(r"[^\[\]', ]+", expected)[1:]
+        near = did_you_mean(found[2], choices)
+        return f"{option(found[1])}: there is no {found[2]!r}{near}; there are {', '.join(choices)}"
     words = next((words for kind, words in _IN_WORDS.items() if expected.startswith(kind)), expected)
     return f"{option(found[1])}: {found[2]} is not {words}"
 

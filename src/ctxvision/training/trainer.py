@@ -17,12 +17,13 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from ctxvision._extras import install_command
-from ctxvision.devices import resolved
+from ctxvision.devices import resolved, why_unusable
 from ctxvision.files import keep_aside, write_whole
 from ctxvision.foreign import file_name
 from ctxvision.runs import RunFolder
@@ -136,7 +137,7 @@ def make_trainer(
             sync_batchnorm=synchronized and not sharded,
             default_root_dir=run.path,
         )
-    except (ValueError, RuntimeError) as error:  # Lightning's messages about accelerators and devices
+    except (MisconfigurationException, ValueError, RuntimeError) as error:  # Lightning's, about devices
         raise TrainingError(str(error)) from error
     return trainer, stop, checkpoints
 
@@ -145,13 +146,15 @@ def accelerator_of(options: TrainOptions) -> tuple[str, int | list[int]]:
     """Return Lightning's words for the devices of a run: their kind, and how many or which.
 
     Raises:
-        OptionError: One device is named, and several are asked for.
+        OptionError: There is no such device, or one is named, and several are asked for.
     """
+    if reason := why_unusable(resolved(options.device)):
+        raise OptionError(f"--device {options.device} cannot be used: {reason}")
     kind, _, number = resolved(options.device).partition(":")
     kind = "gpu" if kind == "cuda" else kind
     if not number:
         return kind, options.devices or 1
-    if not number.isdecimal() or (options.devices or 1) > 1:
+    if (options.devices or 1) > 1:
         raise OptionError(f"--device {options.device} names one device; leave out its number, or --devices")
     return kind, [int(number)]
 

@@ -217,6 +217,8 @@ def test_digits_take_the_same_options():
 
 def test_train_and_val_folder_through_the_opener(tmp_path):
     make_folder(tmp_path, {"train/cat": 30, "train/dog": 2, "val/cat": 1, "val/dog": 1})
+    with pytest.raises(DataError, match="auto_augment 'rnd-m9': no policy of timm such as rand-m9"):
+        open_data(str(tmp_path), auto_augment="rnd-m9")
     data = open_data(str(tmp_path), workers=None, image_size=None)
     assert data.spec.input_size == (3, 224, 224)
     assert data.spec.train_counts == (30, 2)

@@ -78,20 +78,28 @@ class DataSpec(ImageSpec):
 
         Returns:
             A function from a PIL image to a tensor (C, H, W).
+
+        Raises:
+            DataError: timm has no such policy.
         """
-        transform: Transform = create_transform(
-            self.input_size,
-            is_training=True,
-            mean=self.mean,
-            std=self.std,
-            interpolation=self.interpolation,
-            auto_augment=auto_augment,
-            color_jitter=color_jitter,
-            re_prob=random_erasing,
-            scale=(crop_scale, 1.0),
-            hflip=0.5 if mirrored else 0.0,
-            re_mode="pixel",
-        )
+        try:
+            transform: Transform = create_transform(
+                self.input_size,
+                is_training=True,
+                mean=self.mean,
+                std=self.std,
+                interpolation=self.interpolation,
+                auto_augment=auto_augment,
+                color_jitter=color_jitter,
+                re_prob=random_erasing,
+                scale=(crop_scale, 1.0),
+                hflip=0.5 if mirrored else 0.0,
+                re_mode="pixel",
+            )
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+            raise DataError(
+                f"auto_augment {auto_augment!r}: no policy of timm such as rand-m9-mstd0.5-inc1 ({error})"
+            ) from error
         return transform
 
 
@@ -178,6 +186,7 @@ class ImageData(DataModule):
             "crop_scale": crop_scale,
             "mirrored": found.mirrored,
         }
+        self.spec.train_transform(**self._augmentation)  # refuses a wrong policy before the training
 
     def train_dataset(self) -> "ImageDataset":
         """Return the training images, augmented."""

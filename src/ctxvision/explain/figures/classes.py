@@ -1,6 +1,7 @@
 """Figures of classes: the class funnel of an image, class embeddings on a plane, and their similarities."""
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -110,11 +111,26 @@ def _label_ends(
 ) -> None:
     """Write the names of classes beside the head, moved apart where they would touch."""
     bottom, top = axes.get_ylim()
-    gap, free = (top - bottom) * 0.075, float("inf")
-    for c in sorted(set(classes), key=lambda c: -last[c]):
-        free = min(last[c], free - gap)
+    ordered = sorted(set(classes), key=lambda c: -last[c])
+    heights = moved_apart([last[c] for c in ordered], (top - bottom) * 0.075)
+    for c, height in zip(ordered, heights, strict=True):
         color = _color(c, funnel, ink, what)
-        axes.text(len(funnel.stages) - 0.88, free, short(names[c], 12), color=color, va="center")
+        axes.text(len(funnel.stages) - 0.88, height, short(names[c], 12), color=color, va="center")
+
+
+def moved_apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move heights, highest first, apart by a gap at least, all of them together as little as possible.
+
+    Examples:
+        >>> moved_apart([5.0, 1.0, 1.0], 1.0)
+        [5.0, 1.5, 0.5]
+    """
+    runs: list[list[float]] = []  # what touches moves as one, around its mean (isotonic regression)
+    for place, height in enumerate(heights):
+        runs.append([height + place * gap])
+        while len(runs) > 1 and fmean(runs[-1]) > fmean(runs[-2]):
+            runs[-2:] = [runs[-2] + runs[-1]]
+    return [fmean(run) - place * gap for place, run in enumerate(run for run in runs for _ in run)]
 
 
 def _keys(

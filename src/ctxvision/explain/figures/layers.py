@@ -87,6 +87,8 @@ def mosaic_picture(layer: Kernels, name: str) -> Picture:
         for place, group in zip(axes.flat, groups, strict=True):
             tiles = kernels[group][:, rows][:, :, columns].reshape(k, k, len(rows), len(columns))
             place.imshow(mosaic(tiles), cmap=SIGNED, vmin=-limit, vmax=limit)
+            # the gaps, because weights near zero are as light as the page
+            place.add_patch(Rectangle((0, 0), 1, 1, transform=place.transAxes, color=ink.line, zorder=-1))
             bare(place, ink, f"group {group + 1} of {len(kernels)}")
         color_bar(figure, axes, ink, SIGNED, -limit, limit, f"weight of a tap, {in_backbone(layer.name)}")
         return figure

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxvision.tasks.error import TaskError, require_own
+from ctxvision.tasks.error import TaskError, explain_argument, require_own
 from ctxvision.tasks.features import FeatureBackbone
 
 from .decoders import NormName, SemanticFPN, UPerNet, classifier, conv_norm_relu
@@ -93,7 +93,8 @@ def build_network(
         model, strides, in_chans=in_chans, norm="batch", drop_path_rate=drop_path_rate, model_args=model_args
     )
     options = dict(decoder_args or {})
-    require_own(f"decoder_args of {decoder}", options, _TAKEN)
+    what = f"decoder_args of {decoder}"
+    require_own(what, options, _TAKEN)
     for name in ("channels", "pyramid_channels"):
         if isinstance(width := options.get(name, 1), int) and width < 1:
             raise TaskError(f"decoder {decoder}: {name} must be at least 1, got {width}")
@@ -107,6 +108,7 @@ def build_network(
             block = conv_norm_relu(backbone.channels[_AUXILIARY_STAGE], 256, 3, norm)
             fcn = nn.Sequential(block, classifier(256, num_classes, 0.1))
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        explain_argument(what, options, error, _DECODERS[decoder], _TAKEN)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TaskError(f"decoder {decoder} with {options}: {reason}") from error
     return SegmentationNetwork(backbone, head, fcn)
