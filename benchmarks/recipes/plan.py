@@ -8,8 +8,6 @@ from ctxvision.recipes import Recipe, load_recipe, recipe_names
 
 Side = Literal["ours", "plain"]
 SIDES: tuple[Side, ...] = ("ours", "plain")
-_LOSS_OF_FEW_IMAGES = {"stage_alpha": 1.0, "loss_classes": "all"}
-"""As in `small`, of contextual networks that drop classes; docs/contextual-cnn.md says what few images want."""
 _PLAIN_RESNET: tuple[str, Mapping[str, Any]] = ("cotnet_micro", {"cot_stages": []})
 _LEAST_ADAPTIVE_RATE = 1e-3
 """Of optimisers that divide by the size of the gradient: one step moves a weight by at most the rate.
@@ -30,7 +28,9 @@ FAMILIES: Mapping[str, Family] = {
     "cotnet": Family(("cotnet_micro", {}), _PLAIN_RESNET),
     "rednet": Family(("rednet_micro", {}), _PLAIN_RESNET),
     "contextual_convnext": Family(
-        ("contextual_convnext_micro", {}), ("contextual_convnext_micro", {"stages": []})
+        # ranks all classes anew at every stage, as `contextual_resnet_micro` does by itself
+        ("contextual_convnext_micro", {"selection": "rerank"}),
+        ("contextual_convnext_micro", {"stages": []}),
     ),
     "contextual_resnet": Family(("contextual_resnet_micro", {}), ("contextual_resnet_micro", {"stages": []})),
     "cotnext": Family(
@@ -149,8 +149,6 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
         changed["schedule_args"] = schedule
     if usual.get("ema"):
         changed["ema"] = max(0.0, 1 - (1 - usual["ema"]) / share)
-    if side == "ours" and pair.family == "contextual_convnext" and recipe.task == "classification":
-        changed |= _LOSS_OF_FEW_IMAGES
     if arguments:
         changed["model_args"] = {**_asked(recipe, network), **arguments}
     return changed | _of_task(recipe, usual)

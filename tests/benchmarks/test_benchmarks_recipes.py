@@ -62,11 +62,12 @@ def test_the_plain_network_has_nothing_of_ours_and_a_detector_of_ours_its_wide_s
     assert options_of(pair, "plain").model_args == {"cot_stages": []}
 
 
-def test_a_contextual_network_that_reduces_has_the_loss_for_few_images():
-    few = load_recipe("small").settings
-    options = options_of(Pair("contextual-convnext", "contextual_convnext"), "ours")
-    assert (options.stage_alpha, options.loss_classes) == (few["stage_alpha"], few["loss_classes"]) == (1.0, "all")
-    options = options_of(Pair("contextual-resnet50", "contextual_resnet"), "ours")  # that reranks
+@pytest.mark.parametrize("family", ["contextual_convnext", "contextual_resnet"])
+def test_contextual_networks_rerank_and_have_the_loss_of_their_recipe(family):
+    name, arguments = FAMILIES[family].ours
+    assert timm.create_model(name, **arguments, device="meta").context.selection == "rerank"
+    (pair,) = (pair for pair in pairs() if pair.family == family and pair.recipe.startswith("contextual"))
+    options = options_of(pair, "ours")
     assert (options.stage_alpha, options.loss_classes) == (0.15, "considered")
 
 
