@@ -8,8 +8,6 @@ from ctxvision.recipes import Recipe, load_recipe, recipe_names
 
 Side = Literal["ours", "plain"]
 SIDES: tuple[Side, ...] = ("ours", "plain")
-_LOSS_OF_FEW_IMAGES = {"stage_alpha": 1.0, "loss_classes": "all"}
-"""As in `small`, of contextual networks that drop classes; docs/contextual-cnn.md says what few images want."""
 _PLAIN_RESNET: tuple[str, Mapping[str, Any]] = ("cotnet_micro", {"cot_stages": []})
 _LEAST_ADAPTIVE_RATE = 1e-3
 """Of optimisers that divide by the size of the gradient: one step moves a weight by at most the rate.
@@ -30,7 +28,9 @@ FAMILIES: Mapping[str, Family] = {
     "cotnet": Family(("cotnet_micro", {}), _PLAIN_RESNET),
     "rednet": Family(("rednet_micro", {}), _PLAIN_RESNET),
     "contextual_convnext": Family(
-        ("contextual_convnext_micro", {}), ("contextual_convnext_micro", {"stages": []})
+        # ranks all classes anew at every stage, as `contextual_resnet_micro` does by itself
+        ("contextual_convnext_micro", {"selection": "rerank"}),
+        ("contextual_convnext_micro", {"stages": []}),
     ),
     "contextual_resnet": Family(("contextual_resnet_micro", {}), ("contextual_resnet_micro", {"stages": []})),
     "cotnext": Family(
@@ -49,7 +49,7 @@ class Data(NamedTuple):
     """Small data in the place of the recipe's, what they need, and how large the recipe's are."""
 
     source: str
-    """DATA of `ctxvision train`; "files" stands for a folder of digits."""
+    """DATA of `ctxvision train`; "files" and "boards" stand for folders of one and of four digits a picture."""
     size: int
     """Training images."""
     batch: int
@@ -66,7 +66,8 @@ class Data(NamedTuple):
 _SCENES = "digits-scenes#size=64,train=400,val=100,digits=2,smallest=50,largest=80"  # easy: few, large digits
 _FILES = {"image_size": 32, "crop_pct": 1.0}
 _CLIPS = {"frames": 4, "image_size": 32}
-_CROPS = {"crop_size": [64, 64], "class_weights": [0.4, *[1.0] * 10]}  # most pixels are background
+# digits of one size, of which a mirror image is none; most pixels are background
+_CROPS = {"crop_size": [64, 64], "scale": [1.0, 1.0], "flip": 0.0, "class_weights": [0.4, *[1.0] * 10]}
 _BOXES = {
     "width": 32, "hidden": 128, "anchor_sizes": [24, 32, 40, 48, 56], "min_size": 64, "max_size": 128,
     "train_candidates": 200, "train_proposals": 100, "test_candidates": 100, "test_proposals": 100,
@@ -76,7 +77,8 @@ _BOXES = {
 DATA: Mapping[str, Data] = {
     "classification": Data("files", 1437, 64, 440, "val_top1", 10.0, 1_281_167, _FILES),
     "video": Data("moving-digits#train=640,val=160", 640, 16, 400, "val_top1", 12.5, 240_000, _CLIPS),
-    "segmentation": Data(_SCENES, 400, 4, 300, "val_miou", 8.0, 2975, _CROPS),
+    # chance: background known, digits guessed
+    "segmentation": Data("boards", 400, 8, 300, "val_miou", 14.0, 2975, _CROPS),
     "detection": Data(_SCENES, 400, 4, 400, "val_box_ap50", 0.0, 118_287, _BOXES),
 }
 _NARROW = {"semantic_fpn": {"pyramid_channels": 64, "channels": 64}, "upernet": {"channels": 64}}
@@ -147,8 +149,6 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
         changed["schedule_args"] = schedule
     if usual.get("ema"):
         changed["ema"] = max(0.0, 1 - (1 - usual["ema"]) / share)
-    if side == "ours" and pair.family == "contextual_convnext" and recipe.task == "classification":
-        changed |= _LOSS_OF_FEW_IMAGES
     if arguments:
         changed["model_args"] = {**_asked(recipe, network), **arguments}
     return changed | _of_task(recipe, usual)

@@ -2,14 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from benchmarks import cli, rows
 from benchmarks.recipes import run as running
 from benchmarks.recipes.plan import DATA, FAMILIES, SIDES, Pair, pairs, settings_of
 from benchmarks.settings import Settings
+from ctxvision.data.embedded.digits import digit_keys, held_out_digits, load_digits
+from ctxvision.data.segmentation.data import find_pixels
 from ctxvision.recipes import load_recipe, recipe_names
 from ctxvision.training.settings import basis_of
 
@@ -58,11 +62,12 @@ def test_the_plain_network_has_nothing_of_ours_and_a_detector_of_ours_its_wide_s
     assert options_of(pair, "plain").model_args == {"cot_stages": []}
 
 
-def test_a_contextual_network_that_reduces_has_the_loss_for_few_images():
-    few = load_recipe("small").settings
-    options = options_of(Pair("contextual-convnext", "contextual_convnext"), "ours")
-    assert (options.stage_alpha, options.loss_classes) == (few["stage_alpha"], few["loss_classes"]) == (1.0, "all")
-    options = options_of(Pair("contextual-resnet50", "contextual_resnet"), "ours")  # that reranks
+@pytest.mark.parametrize("family", ["contextual_convnext", "contextual_resnet"])
+def test_contextual_networks_rerank_and_have_the_loss_of_their_recipe(family):
+    name, arguments = FAMILIES[family].ours
+    assert timm.create_model(name, **arguments, device="meta").context.selection == "rerank"
+    (pair,) = (pair for pair in pairs() if pair.family == family and pair.recipe.startswith("contextual"))
+    options = options_of(pair, "ours")
     assert (options.stage_alpha, options.loss_classes) == (0.15, "considered")
 
 
@@ -99,6 +104,39 @@ def test_what_the_file_has_is_not_trained_again(trained, tmp_path, capsys):
     assert [cell.strip() for cell in line.split("|")[1:-1]] == [
         "cotnet-default", "cotnet", "top1", "10", "90.0", "91.0", "3.1", "yes"
     ]  # fmt: skip
+
+
+def test_other_data_are_another_run(monkeypatch):
+    before = running.fingerprint(COT, "ours", None)
+    monkeypatch.setitem(DATA, "classification", DATA["classification"]._replace(source="digits"))
+    assert running.fingerprint(COT, "ours", None) != before
+
+
+def test_boards_hold_four_digits_each_under_a_mask_of_its_class(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATA, "segmentation", DATA["segmentation"]._replace(size=3))
+    found = find_pixels(running.digit_boards(tmp_path))
+    assert (len(found.train), len(found.val), found.class_names[:2]) == (3, 100, ("background", "0"))
+    pixels, targets = load_digits()
+    held_out = held_out_digits(digit_keys(targets))
+    for pairs_of, split in ((found.train, ~held_out), (found.val[:2], held_out)):
+        digits = {
+            picture.numpy().tobytes(): int(target)
+            for picture, target in zip(pixels[split], targets[split], strict=True)
+        }
+        for image, mask in pairs_of:
+            board, classes = (np.array(Image.open(path)) for path in (image, mask))
+            assert board.shape == classes.shape == (64, 64)
+            for part in (np.s_[y : y + 32, x : x + 32] for y in (0, 32) for x in (0, 32)):
+                assert (classes[part] > 0).sum() == (board[part] > 127).sum() > 0
+                (number,) = set(classes[part].ravel()) - {0}
+                assert any(
+                    target == number - 1 and np.array_equal(enlarged(raw), board[part])
+                    for raw, target in digits.items()
+                )
+
+
+def enlarged(raw):
+    return np.array(Image.fromarray(np.frombuffer(raw, np.uint8).reshape(8, 8)).resize((32, 32), Image.BICUBIC))
 
 
 @pytest.mark.parametrize(
