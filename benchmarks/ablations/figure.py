@@ -56,10 +56,12 @@ def figure(found: Rows) -> Figure:
             test.plot([summarise(values).mean], [place], "|", color=INK, markersize=13, markeredgewidth=1.8)
         _rows(test, names, "test artist, %")
         _curves(way, found)
-        row = next(iter(found.values()))[0]
-        seeds = max(len(own) for own in found.values())
-        under = f"{row['device']}, {seeds} seeds, torch {row['torch']}; dots are seeds, bars and lines their means"
-        title(drawn, f"Emoji of {row['size']} classes, at equal parameters within a family", under)
+        rows = [row for own in found.values() for row in own]
+        devices, versions = (" and ".join(sorted({row[what] for row in rows})) for what in ("device", "torch"))
+        least, most = (f(len(own) for own in found.values()) for f in (min, max))
+        seeds = f"{most} seeds" if least == most else f"{least} to {most} seeds"
+        under = f"{devices}, {seeds}, torch {versions}; dots are seeds, bars and lines their means"
+        title(drawn, f"Emoji of {rows[0]['size']} classes, at equal parameters within a family", under)
     return drawn
 
 

@@ -52,8 +52,18 @@ class Normaliser(NamedTuple):
         return ((images - self.mean) / self.deviation).contiguous(memory_format=torch.channels_last)
 
 
-def train(name: str, size: Size, alpha: float | None, seed: int, device: torch.device) -> Outcome:
-    """Train a network and test it after the last epoch.
+class Fitted(NamedTuple):
+    """A trained network with what it was trained on."""
+
+    model: nn.Module
+    task: Task
+    normalise: Normaliser
+    curve: str
+    seconds: float
+
+
+def fit(name: str, size: Size, alpha: float | None, seed: int, device: torch.device) -> Fitted:
+    """Train a network.
 
     The seed decides on initialisation, order and augmentation; networks with the same seed see the same batches.
 
@@ -75,8 +85,13 @@ def train(name: str, size: Size, alpha: float | None, seed: int, device: torch.d
     to_layout(model, "channels_last")
     started = time.process_time()
     curve = _fit(model, task, normalise, size.recipes[NETWORKS[name].family], alpha, seed)
-    seconds = time.process_time() - started
-    test = _shuffled(task.test)
+    return Fitted(model, task, normalise, curve, time.process_time() - started)
+
+
+def train(name: str, size: Size, alpha: float | None, seed: int, device: torch.device) -> Outcome:
+    """Train a network as `fit` does, and test it after the last epoch."""
+    model, task, normalise, curve, seconds = fit(name, size, alpha, seed, device)
+    test = shuffled(task.test)
     found = {"zero_prior": float("nan"), "mean_prior": float("nan"), "other_prior": float("nan")}
     shares, kept, temperature = "", "", float("nan")
     context: Any = getattr(model, "context", None)
@@ -172,7 +187,7 @@ def _kept(model: nn.Module, drawings: Drawings, normalise: Normaliser) -> str:
     return " ".join(f"{100 * right[stage] / len(drawings.classes):.1f}" for stage in context.steps)
 
 
-def _shuffled(drawings: Drawings) -> Drawings:
+def shuffled(drawings: Drawings) -> Drawings:
     """Mix the images, so that two that follow each other show different classes."""
     order = torch.randperm(len(drawings.classes), generator=torch.Generator().manual_seed(0))
     order = order.to(drawings.classes.device)

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from benchmarks import cli, rows
-from benchmarks.ablations import drawings, priors, report
+from benchmarks.ablations import drawings, priors, report, where
 from benchmarks.ablations import train as training
 from benchmarks.ablations.drawings import VIEWS, Drawings, open_task
 from benchmarks.ablations.networks import BUDGETS, NETWORKS, TOLERANCE, arguments, build, cost, names_of
@@ -274,6 +274,22 @@ def test_statistics_by_hand():
     order = range(5)
     assert found.p == pytest.approx(stats.ttest_rel([first[s] for s in order], [second[s] for s in order]).pvalue)
     assert summarise(second) == pytest.approx((5, 60.5, math.sqrt(4 / 4)))
+
+
+def test_where_a_prior_loses_what_tells_images_apart(emoji):
+    assert where.sets_differ(torch.tensor([[0, 1], [2, 0], [1, 0]])) == pytest.approx(1 / 3)
+    torch.manual_seed(0)
+    model, test = build("contextual", TINY), training.shuffled(open_task("6", TINY.side).test)
+    steps = where.steps_of(model, test, AS_IS)
+    assert list(steps) == ["2", "3", "4"]
+    layer, table = model.context.steps["3"], model.context.embedding.weight
+    with torch.no_grad():
+        expected = layer.merge(layer.embed(table)[steps["3"]["kept"]].mean(1))
+    torch.testing.assert_close(steps["3"]["prior"], expected)
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in where.report(model, test, AS_IS).splitlines()]
+    assert cells[3][:2] == ["3", "5 of 6"]
+    # generators start at zero: what the prior is does not matter yet
+    assert [line[1:] for line in cells[-3:]] == [["0.0"] * 3] * 3
 
 
 def test_only_common_seeds_are_compared():

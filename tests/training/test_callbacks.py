@@ -168,6 +168,23 @@ def test_checkpoints_of_the_best_and_of_the_newest(tmp_path):
     assert resumed.best_value >= checkpoints.best_value
 
 
+def test_the_state_before_the_first_step_is_the_best_until_another_is_better(tmp_path):
+    class Worse(Plain):
+        def training_step(self, batch, batch_idx):
+            return -super().training_step(batch, batch_idx)
+
+    run, plugins = RunFolder(tmp_path), [RunCheckpointIO(RunFolder(tmp_path))]
+    start = Plain().layer.state_dict()
+    for module, best_epoch in ((Worse(), 0), (Plain(), 2)):
+        module.layer.load_state_dict(start)
+        checkpoints = RunCheckpoints(run, "val_score")
+        fit([checkpoints], module, plugins=plugins, num_sanity_val_steps=-1)
+        assert checkpoints.best_epoch == best_epoch
+        best = torch.load(run.best, weights_only=True)["state_dict"]
+        assert torch.equal(best["layer.weight"], start["weight"]) == (not best_epoch)
+        assert torch.load(run.last, weights_only=True)["global_step"] == 2 * BATCHES
+
+
 def test_checkpoints_within_an_epoch(tmp_path):
     seen = []
     run = RunFolder(tmp_path)

@@ -165,6 +165,23 @@ def test_an_interrupt_leaves_a_checkpoint_to_resume(monkeypatch):
     assert [row["epoch"] for row in prolonged.rows] == [1, 2]
 
 
+def test_what_starts_from_trained_weights_never_ends_worse(caplog):
+    start = train("test_resnet", "digits", out="start", **{**DIGITS, "epochs": 3})
+    log = logging.getLogger("ctxvision")
+    with caplog.at_level(logging.INFO, "ctxvision"):
+        log.propagate = True  # which a command may have turned off
+        run = train("test_resnet", "digits", out="run", init_from="start", **{**DIGITS, "lr": 1e3})
+    said = [record.getMessage() for record in caplog.records]
+    value = f"{max(row['val_top1'] for row in start.rows):.2%}"
+    assert f"before the first step  top-1 {value}" in said
+    assert f"best top-1 {value} before the first step" in said
+    was, now = (load_task(r.checkpoint).state_dict() for r in (start, run))
+    assert all(torch.equal(was[name], now[name]) for name in was if name.startswith("model."))
+    again = train(resume="run/checkpoints/best.ckpt")  # a run can begin again where it began
+    assert [row["train_loss"] for row in again.rows] == [row["train_loss"] for row in run.rows]
+    assert not read_run("run").rows[0]["val_top1"] > float(value[:-1]) / 100
+
+
 def test_it_works_outside_of_the_main_thread():
     done = []
     thread = threading.Thread(target=lambda: done.append(train("test_resnet", "digits", out="run", **DIGITS)))

@@ -64,7 +64,7 @@ class Provenance:
         data_id: Name of the data set on the hub, where it comes from there.
         recipe: Name of the recipe, where one was used.
         start: Pretrained weights that the training began with, if any.
-        epoch: Epoch after which the checkpoint was saved, counted from 1.
+        epoch: Epoch after which the checkpoint was saved, counted from 1; 0 is before the first step.
         scores: Validation scores after that epoch.
         converted: Sentence that says which file of which project the weights were converted from, where they were
             not trained here.

@@ -196,14 +196,17 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> Task:
 
 
 def read_progress(path: str | os.PathLike[str]) -> tuple[int | None, int | None]:
-    """Return the epoch, from 1, and the number of optimiser steps at which a checkpoint was saved, if known.
+    """Return the epoch and the number of optimiser steps at which a checkpoint was saved, if known.
+
+    Epochs count from 1; 0 is before the first step.
 
     Raises:
         CheckpointError: The file cannot be read.
     """
     checkpoint = _read(Path(checkpoint_of(path)))
     epoch, step = checkpoint.get("epoch"), checkpoint.get("global_step")
-    return epoch + 1 if isinstance(epoch, int) else None, step if isinstance(step, int) else None
+    step = step if isinstance(step, int) else None
+    return epoch + (step != 0) if isinstance(epoch, int) else None, step
 
 
 def epochs_done(path: str | os.PathLike[str]) -> int | None:

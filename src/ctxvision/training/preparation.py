@@ -139,6 +139,8 @@ class Prepared(NamedTuple):
     """Plan by which the batch is shared out."""
     data: DataModule
     task: Task
+    knows_classes: bool = False
+    """Whether the task starts from weights of a network that was trained for these classes."""
 
 
 def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
@@ -183,12 +185,14 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     torch.manual_seed(options.seed)
     task = build_task(options, data)
     norms = _require_fit(task)
+    knows_classes = False
     if resumed:
         _require_same_task(task, resumed)
     elif options.init_from:
         report = task.start_from(options.init_from, partial=options.init_partial)
         say(in_short(report))
         _tell_other_filter(options.init_from, task)
+        knows_classes = report.fits_classes or not report.new
         if report.fits_classes and isinstance(task, ClassificationTask):
             ratios = _fit_classes(task, data, report.classifier, device_here(options.device, options.devices or 1))
             if ratios:  # arguments of the network from now on, also where the run is resumed
@@ -207,7 +211,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
             f"{', …' if len(norms) > 1 else ''}) keep the statistics that they have; two or more on a device "
             "(--batch-size, --micro-batch) train them"
         )
-    return Prepared(options, plan, data, task)
+    return Prepared(options, plan, data, task, knows_classes)
 
 
 def _tell_other_filter(source: str, task: Task) -> None:

@@ -110,7 +110,7 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
     run, resumed = run_folder.choose(options)
     own = class_paths.build(Callback, options.callbacks or (), "--callbacks")
     with run_log.collected() as early:
-        options, plan, data, task = prepare(options, resumed)
+        options, plan, data, task, knows_classes = prepare(options, resumed)
     settings = dataclasses.asdict(dataclasses.replace(options, out=str(run.path), resume=None))
     trackers = Trackers(options.logger, run, settings)
     epochs = epochs_of(options, data, plan)
@@ -118,7 +118,9 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
         more = f"--steps {2 * options.steps}" if options.steps else f"--epochs {2 * epochs}"
         log.info(f"{run.path}: is finished, {done} of {plural(epochs, 'epoch')}; more with {more}")
         return read_run(run.path)
-    trainer, stop, checkpoints = make_trainer(options, plan, epochs, run, task, trackers.loggers, own)
+    trainer, stop, checkpoints = make_trainer(
+        options, plan, epochs, run, task, trackers.loggers, own, knows_classes=knows_classes
+    )
     tracked: AbstractContextManager[None] = nullcontext()
     if trainer.is_global_zero:
         environment = Environment()
@@ -165,8 +167,11 @@ def _train(options: TrainOptions, until_end: ExitStack) -> Run:
             log.warning(f"skipped {plural(len(bad), 'bad image')}, named above")
         if trainer.current_epoch < epochs:
             log.info(f"stopped after {plural(trainer.current_epoch, 'epoch')} of {epochs}, as a callback asked")
-        best = f"{checkpoints.best_value:.2%} in epoch {checkpoints.best_epoch} of {trainer.max_epochs}"
-        log.info(f"best {task.monitor_name} {best}")
+        epoch = checkpoints.best_epoch
+        when = f"in epoch {epoch} of {trainer.max_epochs}" if epoch else "before the first step"
+        log.info(f"best {task.monitor_name} {checkpoints.best_value:.2%} {when}")
+        if not epoch and checkpoints.best_value > float("-inf"):
+            log.warning("no epoch was better than the weights that the run started from: the checkpoint has those")
         log.info(f"checkpoint {run.best}")
         return read_run(run.path)
     return Run(run.best, (), settings, path=run.path)  # another machine need not see the files

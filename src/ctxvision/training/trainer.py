@@ -68,6 +68,8 @@ def make_trainer(
     task: Task,
     loggers: list[Logger],
     own: Sequence[Callback] = (),
+    *,
+    knows_classes: bool = False,
 ) -> tuple[Trainer, GracefulStop, RunCheckpoints]:
     """Build the trainer of a run.
 
@@ -79,6 +81,8 @@ def make_trainer(
         task: Task that will be trained; with the strategy fsdp its network is sharded when the processes have met.
         loggers: Loggers of the trackers.
         own: Callbacks of the user.
+        knows_classes: Whether the task starts from weights of a network for these classes: it is validated before
+            the first step, and the checkpoint of then is the best until another is better.
 
     Returns:
         The trainer, and the two of its callbacks that know how the run went.
@@ -125,6 +129,7 @@ def make_trainer(
             precision="32" if sharded and options.precision == "64-true" else options.precision,
             max_epochs=epochs,
             check_val_every_n_epoch=options.val_every,
+            num_sanity_val_steps=-1 if knows_classes else None,
             accumulate_grad_batches=plan.accumulate,
             gradient_clip_val=options.clip_grad or None,
             callbacks=callbacks,

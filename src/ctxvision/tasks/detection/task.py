@@ -1,6 +1,7 @@
 """Detection and instance segmentation as a training task: the detector's losses, and COCO's average precision."""
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -175,8 +176,8 @@ class DetectionTask(Task):
         """
         images, found = len(self.metric), self.metric.compute()
         self.metric.reset()
-        if self.trainer.sanity_checking:
-            return
+        if self.trainer.sanity_checking and math.isfinite(self.trainer.num_sanity_val_steps):
+            return  # a few batches, which may have no objects
         if not images:
             raise TaskError("not one validation image could be read")
         if found["bbox"].ap != found["bbox"].ap:

@@ -19,6 +19,8 @@ from ctxvision.runs import RunFolder
 from ctxvision.tasks.checkpoint_file import copy_checkpoint
 from ctxvision.training.run_folder import cannot_be_written
 
+from .metrics import metric_before
+
 _SECONDS = 1.0  # between two all-reduces
 _MOST = 50  # optimiser steps between two all-reduces
 
@@ -82,6 +84,9 @@ class RunCheckpoints(Checkpoint):
     The best state is written before the newest: a run that is killed between the two repeats the epoch and writes
     both.
 
+    Where all validation batches are seen before the first step (the trainer's ``num_sanity_val_steps=-1``), the
+    state of then is the first best one: what starts from trained weights and only gets worse is left as it was.
+
     Args:
         run: Folder of the run.
         monitor: Name of the validation metric that is highest for the best state.
@@ -91,7 +96,7 @@ class RunCheckpoints(Checkpoint):
 
     Attributes:
         best_value: Highest value of the metric so far.
-        best_epoch: Number of the epoch with this value, from 1; 0 before the first validation.
+        best_epoch: Number of the epoch with this value, from 1; 0 before the first step.
     """
 
     def __init__(self, run: RunFolder, monitor: str, minutes: float = 0.0, keep: int = 1) -> None:
@@ -103,10 +108,18 @@ class RunCheckpoints(Checkpoint):
         self._saved = time.monotonic()
         self._agreement = Agreement()
         self._validated = False
+        self._before: float | None = None
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how good the weights are that the run starts from, if all validation batches were seen."""
+        self._before = metric_before(trainer, self.monitor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and save what the run starts from, if it was validated."""
         self._saved = time.monotonic()
+        if self._before is not None:  # not earlier: a state of the sanity check would be resumed within validation
+            self._save(trainer, 0, self._before)
+            self._before = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -124,23 +137,27 @@ class RunCheckpoints(Checkpoint):
         """Save; Lightning calls this after all other callbacks and after the module's own hook."""
         validated, self._validated = self._validated, False
         value = float(trainer.callback_metrics[self.monitor]) if validated else float("nan")
+        self._save(trainer, trainer.current_epoch + 1, value)
+
+    def _save(self, trainer: Trainer, epoch: int, value: float) -> None:
+        """Write the state after an epoch, whose metric is NaN where there was no validation."""
         is_best = value > self.best_value
         if is_best:
-            self.best_value, self.best_epoch = value, trainer.current_epoch + 1
-        dropped = self._rank(trainer.current_epoch + 1, value)
+            self.best_value, self.best_epoch = value, epoch
+        dropped = self._rank(epoch, value)
         trainer.save_checkpoint(self.run.best if is_best else self.run.last)
         if is_best and trainer.is_global_zero:
             try:
                 copy_checkpoint(self.run.best, self.run.last, self.run.previous)
             except OSError as error:
                 raise cannot_be_written(self.run, self.run.last, error) from error
-        if trainer.is_global_zero and trainer.current_epoch + 1 in self.kept:
+        if trainer.is_global_zero and epoch in self.kept:
             try:
-                copy_checkpoint(self.run.last, self._path(trainer.current_epoch + 1))
-                for epoch in dropped:
-                    self._path(epoch).unlink(missing_ok=True)
+                copy_checkpoint(self.run.last, self._path(epoch))
+                for other in dropped:
+                    self._path(other).unlink(missing_ok=True)
             except OSError as error:
-                raise cannot_be_written(self.run, self._path(trainer.current_epoch + 1), error) from error
+                raise cannot_be_written(self.run, self._path(epoch), error) from error
         self._saved = time.monotonic()
 
     def _rank(self, epoch: int, value: float) -> list[int]:

@@ -1,6 +1,7 @@
 """What a run tells of its epochs: ``metrics.csv``, curves, a line for each, and numbers for trackers."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -153,8 +154,21 @@ class Curves(Callback):
             self._due = float("inf")  # what has failed is tried once more, at the end
 
 
+def metric_before(trainer: Trainer, monitor: str | None) -> float | None:
+    """Return a validation metric before the first step; ``None`` unless the sanity check saw all batches.
+
+    Args:
+        trainer: Trainer at the end of its sanity check.
+        monitor: Name of the metric.
+    """
+    value = trainer.callback_metrics.get(monitor or "")
+    return None if value is None or math.isfinite(trainer.num_sanity_val_steps) else float(value)
+
+
 class EpochLines(Callback):
     """Logs one line per epoch (level INFO), with the losses and the metric that counts.
+
+    There is one before the first step, too, if the trainer's sanity check saw all validation batches.
 
     Args:
         monitor: Name of a validation metric that the module logs, a share from 0 to 1; ``None`` leaves it out.
@@ -173,6 +187,12 @@ class EpochLines(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the validation metrics are of this epoch."""
         self._validated = not trainer.sanity_checking
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log how good the weights are that the run starts from."""
+        value = metric_before(trainer, self.monitor)
+        if value is not None and trainer.is_global_zero:
+            self.logger.info(f"before the first step  {self.monitor_name} {value:.2%}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the epoch's metrics."""
