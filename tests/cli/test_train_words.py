@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from ctxvision._cli.train_words import first_look
 from ctxvision.cli import main
 
 DIGITS = ["test_resnet", "digits", "--image-size=16", "--batch-size=256", "--device=cpu", "--pictures=false"]
@@ -101,3 +102,20 @@ def test_what_lightning_says_of_devices_is_one_line(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert error.startswith("ctxvision: error: ")
     assert "unexpected" not in error
+
+
+def test_another_network_leaves_out_what_it_does_not_take_of_a_configuration(capsys, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "model: contextual_convnext_micro\ndata: digits\nlr: 0.01\ndropout: 0.1\n"
+        "model_args: {class_ratios: [1, 0.8, 0.6, 0.4], in_chans: 1}\n"
+    )
+    options, _ = first_look(["--model=cotnet_micro", f"--config={path}"])
+    assert options == {
+        "model": "cotnet_micro", "data": "digits", "lr": 0.01, "dropout": 0.1, "model_args": {"in_chans": 1},
+    }  # fmt: skip
+    said = capsys.readouterr().err
+    assert "cotnet_micro is trained without class_ratios [1, 0.8, 0.6, 0.4], which it does not take" in said
+    same, _ = first_look(["--model=contextual_convnext_micro", f"--config={path}"])
+    assert set(same["model_args"]) == {"class_ratios", "in_chans"}
+    assert not capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 from ctxvision.tasks.registry import TASKS
 from ctxvision.training.error import OptionError
 from ctxvision.training.options import options_class
-from ctxvision.training.settings import SettingsFileError, read_settings_file
+from ctxvision.training.settings import SettingsFileError, fitted_to, read_settings_file
 
 from .messages import note
 from .options import OLD_DEVICE
@@ -78,6 +78,14 @@ def first_look(words: list[str]) -> tuple[dict[str, Any], list[str]]:
             from ctxvision.data.files import in_words
 
             raise OptionError(f"--config {path}: {in_words(error)}") from error
+    model = named.get("model")
+    if model and options.get("model") not in (None, model):  # the plain network beside one that has a run
+        from timm import is_model
+
+        if is_model(model):
+            options, left_out = fitted_to(model, options)
+            if left_out:
+                note(f"--config: {model} is trained without {', '.join(left_out)}, which it does not take")
     return options | named, others
 
 

@@ -119,22 +119,11 @@ class Basis:
             return self.settings
         from timm import is_model
 
-        from ctxvision.tasks.networks import takes_argument
-
         model, recipe = str({**self.resumed, **given}.get("model") or ""), self.recipe
         if model in recipe.models or not is_model(model):
             return self.settings
-        settings, left_out = dict(self.settings), []
-        for name, argument in _NETWORK_OPTIONS.items():
-            value = settings.get(name)
-            if value and name not in given and not takes_argument(model, argument, value):
-                left_out.append(f"{name} {settings.pop(name)}")
-        if settings.get("model_args") and "model_args" not in given:
-            asked = settings["model_args"]
-            settings["model_args"] = {
-                name: value for name, value in asked.items() if takes_argument(model, name, value)
-            }
-            left_out += [f"{name} {value}" for name, value in asked.items() if name not in settings["model_args"]]
+        asked = {name: value for name, value in self.settings.items() if name not in given}
+        settings, left_out = fitted_to(model, asked)
         without = f"without {', '.join(left_out)}, which it does not take" if left_out else ""
         if instead := recipe.model_instead_of(model):
             log.warning(
@@ -144,6 +133,29 @@ class Basis:
         elif without:
             log.warning(f"recipe {recipe.name}: {model} is trained {without}")
         return settings
+
+
+def fitted_to(model: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of another network without what a network of timm's or ours does not take.
+
+    Args:
+        model: The registered name of the network.
+        settings: Settings by name.
+
+    Returns:
+        The settings, and what was left out, in words.
+    """
+    from ctxvision.tasks.networks import takes_argument
+
+    fitted, left_out = dict(settings), []
+    for name, argument in _NETWORK_OPTIONS.items():
+        value = fitted.get(name)
+        if value and not takes_argument(model, argument, value):
+            left_out.append(f"{name} {fitted.pop(name)}")
+    if asked := fitted.get("model_args"):
+        fitted["model_args"] = {name: value for name, value in asked.items() if takes_argument(model, name, value)}
+        left_out += [f"{name} {value}" for name, value in asked.items() if name not in fitted["model_args"]]
+    return fitted, left_out
 
 
 def _require_trackers(names: list[Any] | None) -> None:
