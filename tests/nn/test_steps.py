@@ -182,6 +182,14 @@ def test_other_norms_stay(change, passes):
 
 
 @torch.no_grad()
+def test_parameters_without_memory_are_not_read(passes):
+    layers, x = conv_norm(), features(8)
+    layers[1].weight.untyped_storage().resize_(0)
+    assert not cpu.can_read(x, layers[1].weight)
+    assert cpu.can_read(x, layers[1].bias)
+
+
+@torch.no_grad()
 def test_subclasses_do_what_they_say(passes):
     x = features(8)
     layers = conv_norm(_Doubled())

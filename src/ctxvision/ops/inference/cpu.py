@@ -93,9 +93,12 @@ def can_read(x: Tensor, *tensors: Tensor | None) -> bool:
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() or (
-        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
+    """Whether a tensor has its memory (that of sharded parameters is given back), without gaps."""
+    if tensor.untyped_storage().nbytes() < (tensor.storage_offset() + tensor.numel()) * tensor.element_size():
+        return False
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return True
+    return tensor.is_contiguous()
 
 
 def norm_activation(
