@@ -255,15 +255,13 @@ def test_a_subclass_may_change_a_step():
         ("rednet_micro", {}),
         ("contextual_resnet_micro", {}),
         ("contextual_resnet_micro", {"extra_input": True}),
-        ("contextual_convnext_micro", {}),
     ],
 )
 def test_networks_equal_themselves_in_float64(name, arguments, folded, passes):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10, **arguments)
     model.train()
-    for _ in range(3):
-        model(torch.randn(4, 3, 64, 64))
+    model(torch.randn(2, 3, 64, 64))
     for parameter in model.parameters():  # norms that start at zero would hide the branches
         if parameter.dim() == 1 and not parameter.any():
             parameter.fill_(0.5)
@@ -271,4 +269,4 @@ def test_networks_equal_themselves_in_float64(name, arguments, folded, passes):
     x = features(3, 64)
     expected = copy.deepcopy(model).double()(x.double())
     torch.testing.assert_close(model(x).double(), expected, rtol=1e-4, atol=1e-4)
-    assert passes or name == "contextual_convnext_micro"
+    assert passes
