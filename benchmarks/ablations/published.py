@@ -33,6 +33,7 @@ COMPARISONS: tuple[tuple[str, str], ...] = (
     ("extra_input", "plain"),
     ("weight_offsets", "plain"),
     ("no_prior", "plain"),
+    ("no_prior", "deformable"),
     ("contextual", "plain"),
     ("contextual", "deformable"),
     ("contextual", "extra_input"),

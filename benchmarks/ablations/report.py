@@ -1,5 +1,6 @@
 """The tables of the ablations: accuracies, what the prior is good for, paired differences."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def accuracy_table(found: Rows) -> str:
         body.append(
             (
                 f"`{name}`", own[0]["params"], f"{int(own[0]['macs']) / 1e6:.2f}", own[0]["alpha"], tested.runs,
-                f"{val.mean:.1f}", f"{tested.mean:.1f}", f"{tested.deviation:.1f}", f"{trained.mean:.1f}",
+                f"{val.mean:.1f}", f"{tested.mean:.1f}", _known(tested.deviation, ".1f"), f"{trained.mean:.1f}",
                 f"{seconds.mean:.0f}", f"{PUBLISHED[name].top1:.2f}" if name in PUBLISHED else "",
             )
         )  # fmt: skip
@@ -120,7 +121,8 @@ def difference_table(found: Rows) -> str:
         body.append(
             (
                 f"`{first}` − `{second}`", difference.runs, f"{difference.mean:+.1f}",
-                f"{difference.low:+.1f} to {difference.high:+.1f}", f"{difference.p:.3f}",
+                " to ".join(filter(None, (_known(end, "+.1f") for end in (difference.low, difference.high)))),
+                _known(difference.p, ".3f"),
                 "" if expected is None else f"{expected:+.2f}", verdict(difference, expected),
             )
         )  # fmt: skip
@@ -130,6 +132,11 @@ def difference_table(found: Rows) -> str:
         f"{0.05 / max(len(body), 1):.4f}."
     )
     return f"{markdown(header, body)}\n\n{note}" if body else ""
+
+
+def _known(value: float, form: str) -> str:
+    """Return a number as text, nothing for NaN: one run has no deviation."""
+    return "" if math.isnan(value) else format(value, form)
 
 
 def verdict(difference: Difference, expected: float | None) -> str:
