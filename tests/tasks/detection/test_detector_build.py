@@ -267,7 +267,7 @@ def test_weights_of_another_network_are_refused_and_nothing_changes():
         ({"backbone": "resmlp_12_224"}, "resmlp_12_224"),
         (
             {"backbone": "contextual_convnext_micro", "model_args": {"depth": 3}},
-            "contextual_convnext_micro with .*depth",
+            "model_args of contextual_convnext_micro: no argument 'depth', did you mean depths",
         ),
         ({"detector": "retinanet", "head": "involution"}, "retinanet has no region proposals and no RoI heads"),
         ({"detector": "retinanet", "box_head": "4conv1fc"}, "retinanet has no region proposals and no RoI heads"),
