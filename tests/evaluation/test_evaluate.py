@@ -58,7 +58,8 @@ def test_a_data_module_that_is_open_gives_the_same(task):
     module = open_data(DATA[task], task, spec=predictor.data_spec, **options)
     opened = evaluate(predictor, module, examples=1)
     named = evaluate(predictor, DATA[task], examples=1, batch_size=module.eval_batch_size)
-    assert untimed(opened.to_dict()) == untimed(named.to_dict())
+    # the first batch may come before the preparation, which rounds in another way
+    near(untimed(opened.to_dict()), untimed(named.to_dict()), rel=1e-6)
 
 
 def without(value, names):
@@ -68,17 +69,17 @@ def without(value, names):
     return [without(one, names) for one in value] if isinstance(value, list) else value
 
 
-def near(found, expected):
+def near(found, expected, rel=1e-3):
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
-            near(found[name], value)
+            near(found[name], value, rel)
     elif isinstance(expected, list):
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
-            near(one, other)
+            near(one, other, rel)
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert found == pytest.approx(expected, rel=rel, abs=rel / 10)
     else:
         assert found == expected
 

@@ -151,7 +151,7 @@ def test_moving_pictures(tmp_path, suffix):
         ("v.mp4", noise(0), "needs frames"),
         ("v.mp4", noise(2).astype(np.float32), "needs frames"),
         ("v.xyz", noise(2), "cannot be made a video"),
-        ("none/v.mp4", noise(2), "no such file or directory"),
+        ("none/v.mp4", noise(2), "there is no folder"),
     ],
 )
 def test_nothing_half_written(tmp_path, name, frames, message):
