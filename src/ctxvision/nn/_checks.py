@@ -56,11 +56,19 @@ def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     wrapped weight cannot be sliced and reshaped as a tensor can. Nor is a layer with a weight plain while a graph
     is recorded for others: their tools look for whole layers with constant weights.
     """
-    if standard_operators() and layer._parameters.get("weight") is not None:
+    # asked some hundred times for an image: the cheap questions first, in one expression
+    if (
+        type(layer) is not kind
+        or layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or "forward" in layer.__dict__
+        or _has_any_global_hook()
+    ):
         return False
-    hooks = (
-        layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks,
-    )  # fmt: skip
-    wrapped = any(is_traceable_wrapper_subclass(tensor) for tensor in layer._parameters.values())
-    watched = any(hooks) or _has_any_global_hook() or "forward" in layer.__dict__
-    return type(layer) is kind and not watched and not wrapped
+    parameters = layer._parameters
+    for tensor in parameters.values():
+        if type(tensor) is not nn.Parameter and is_traceable_wrapper_subclass(tensor):
+            return False
+    return parameters.get("weight") is None or not standard_operators()

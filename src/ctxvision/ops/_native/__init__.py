@@ -49,7 +49,7 @@ class Library:
         """
         for tensor in tensors:
             if tensor is not None and (
-                tensor.device.type != "cpu" or tensor.dtype not in CODES or tensor.is_neg()
+                not tensor.is_cpu or tensor.dtype not in CODES or tensor.is_neg()
             ):
                 raise ValueError(
                     f"{function} reads float32 and bfloat16 on the CPU, got {tensor.dtype} on {tensor.device}"

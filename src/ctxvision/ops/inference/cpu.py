@@ -85,16 +85,16 @@ def computes(x: Tensor) -> bool:
 
 
 def can_read(x: Tensor, *tensors: Tensor | None) -> bool:
-    """Whether parameters and statistics are dense and of the type of an image ``x``."""
+    """Whether parameters and statistics are dense, on the CPU and of the type of an image ``x``."""
     return all(
-        tensor is None or (tensor.dtype == x.dtype and tensor.device == x.device and _is_dense(tensor))
+        tensor is None or (tensor.dtype == x.dtype and tensor.is_cpu and _is_dense(tensor))
         for tensor in tensors
     )
 
 
 def _is_dense(tensor: Tensor) -> bool:
     """Whether a tensor has its memory (that of sharded parameters is given back), without gaps."""
-    if tensor.untyped_storage().nbytes() < (tensor.storage_offset() + tensor.numel()) * tensor.element_size():
+    if tensor.data_ptr() == 0:
         return False
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return True
