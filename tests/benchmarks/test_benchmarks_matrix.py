@@ -170,7 +170,7 @@ def test_integers_are_compared_with_what_their_file_says(tmp_path):
     assert not torch.allclose(found, net(images), rtol=1e-4, atol=1e-6)
     require_rounded(path, feed, found)
     with pytest.raises(RedGate, match=r"differs by 0\.0\d+ of the largest logit from what its file says"):
-        require_rounded(path, feed, found * 1.03)
+        require_rounded(path, feed, found * 1.2)
 
 
 def test_a_form_that_fails_is_its_cell_s(monkeypatch, tmp_path):
