@@ -48,9 +48,7 @@ class Library:
             ValueError: If a tensor is none whose memory the kernels read.
         """
         for tensor in tensors:
-            if tensor is not None and (
-                not tensor.is_cpu or tensor.dtype not in CODES or tensor.is_neg()
-            ):
+            if tensor is not None and (not tensor.is_cpu or tensor.dtype not in CODES or tensor.is_neg()):
                 raise ValueError(
                     f"{function} reads float32 and bfloat16 on the CPU, got {tensor.dtype} on {tensor.device}"
                 )

@@ -87,8 +87,7 @@ def computes(x: Tensor) -> bool:
 def can_read(x: Tensor, *tensors: Tensor | None) -> bool:
     """Whether parameters and statistics are dense, on the CPU and of the type of an image ``x``."""
     return all(
-        tensor is None or (tensor.dtype == x.dtype and tensor.is_cpu and _is_dense(tensor))
-        for tensor in tensors
+        tensor is None or (tensor.dtype == x.dtype and tensor.is_cpu and _is_dense(tensor)) for tensor in tensors
     )
 
 
