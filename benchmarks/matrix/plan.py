@@ -33,8 +33,8 @@ DTYPES = ("float32", "bfloat16", "int8")
 # hundred layers leaves more.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "int8": 0.5}
 # Largest difference of ONNX Runtime's integers to the same file computed in floats that are rounded where it says
-# so: that leaves nothing of what a rounding to 8 bits costs, only what falls to the other side of one. Small networks
-# agree to the bit, `resnet50` to 0.017, `rednet50` to 0.095.
+# so: that leaves nothing of what a rounding to 8 bits costs, only what falls to the other side of one. Small
+# networks agree to the bit, `resnet50` to 0.017, `rednet50` to 0.095.
 INTEGERS = 0.15
 
 
