@@ -226,6 +226,33 @@ def test_parts_that_were_replaced_are_called():
     torch.testing.assert_close(layer(x).double(), plain(x.double()), rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("place", "part"),
+    [
+        ("embed.4", nn.GroupNorm(1, 36)),
+        ("se.0", nn.Conv2d(32, 32, 1, groups=2)),
+        ("se.3", nn.Conv2d(32, 64, 3, padding=1)),
+    ],
+    ids=["norm of all maps", "grouped", "3x3"],
+)
+def test_parts_of_another_shape_are_called(place, part):
+    x, layer = features(32), CoTLayer(32).eval()
+    parent, index = place.split(".")
+    layer.get_submodule(parent)[int(index)] = part
+    expected = copy.deepcopy(layer).double()(x.double())
+    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_step_that_was_replaced_on_one_layer_is_taken():
+    x, layer = features(32), CoTLayer(32).eval()
+    static = layer.key_embed(x)
+    layer.fusion = lambda static, dynamic: torch.full((*static.shape[:2], 2), 0.5)
+    expected = (static + layer.dynamic_context(x, static)) / 2
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
 class _Own(CoTLayer):
     def fusion(self, static, dynamic):
         return torch.full((*static.shape[:2], 2), 0.5)

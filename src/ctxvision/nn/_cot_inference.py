@@ -15,6 +15,9 @@ from ._steps import fixed_norm, is_idle
 if TYPE_CHECKING:
     from .cot import CoTLayer
 
+_STEPS = ("attention", "dynamic_context", "fusion", "raw_maps", "embedded_halves")
+"""Methods that a tool may have replaced on one layer."""
+
 
 def computes(layer: "CoTLayer", x: Tensor) -> bool:
     """Whether `fused_context` may compute: the layer's parts are as they were built, and nobody looks on.
@@ -28,6 +31,8 @@ def computes(layer: "CoTLayer", x: Tensor) -> bool:
         return False
     parts: Any = (layer.embed, layer.conv1x1, layer.se)
     if not all(map(is_plain, parts, (nn.Sequential,) * 3)) or tuple(map(len, parts)) != (5, 2, 4):
+        return False
+    if not (_has_its_shape(layer) and not any(name in layer.__dict__ for name in _STEPS)):
         return False
     convolutions = (layer.embed[0], layer.embed[3], layer.conv1x1[0], layer.se[0], layer.se[3])
     norms = (layer.embed[1], layer.conv1x1[1], layer.bn, layer.se[1])
@@ -57,6 +62,16 @@ def fused_context(layer: "CoTLayer", x: Tensor, static: Tensor) -> Tensor:
     cpu.norm_activation(hidden, cpu.Norm.of(embed[1]), "relu", before=of_static, after=None)
     raw, value = (_channels_last(_pointwise.computed(*step)) for step in ((embed[3], hidden), (values[0], x)))
     return cpu.cot_context(raw, value, _channels_last(static), context)
+
+
+def _has_its_shape(layer: "CoTLayer") -> bool:
+    """Whether the parts that the kernel replaces have its sizes: others may stand in their places."""
+    maps_norm, hidden, pair = (cast(Any, part) for part in (layer.embed[4], layer.se[0], layer.se[3]))
+    return (
+        getattr(maps_norm, "num_groups", None) == layer.maps
+        and all(_pointwise.is_pointwise(conv) for conv in (hidden, pair))
+        and (hidden.in_channels, pair.out_channels) == (layer.out_channels, 2 * layer.out_channels)
+    )
 
 
 def _compiles(x: Tensor) -> bool:

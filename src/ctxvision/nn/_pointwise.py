@@ -101,7 +101,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, 
 
 def computed(layer: nn.Module, x: Tensor) -> Tensor:
     """Return what `apply` does, if `may_choose` holds for ``x``."""
-    if isinstance(layer, nn.Conv2d) and _is_pointwise(layer):
+    if isinstance(layer, nn.Conv2d) and is_pointwise(layer):
         stride: tuple[int, ...] = layer.stride
         if x.shape[2:] == (1, 1) and layer.weight.dtype == x.dtype and _products_are_exact():
             return F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)[:, :, None, None]
@@ -111,5 +111,8 @@ def computed(layer: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def _is_pointwise(conv: nn.Conv2d) -> bool:
+def is_pointwise(conv: nn.Module) -> bool:
+    """Whether a layer is a 1x1 convolution of all channels, without padding, and nothing else."""
+    if not isinstance(conv, nn.Conv2d):
+        return False
     return conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0) and is_plain(conv, nn.Conv2d)

@@ -27,14 +27,7 @@ def _cot_context(
 
 
 @_cot_context.register_fake
-def _(
-    raw: Tensor,
-    values: Tensor,
-    static: Tensor,
-    tensors: Sequence[Tensor | None],
-    eps: Sequence[float],
-    sizes: Sequence[int],
-) -> Tensor:
+def _(raw: Tensor, values: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(values, memory_format=torch.channels_last)
 
 
