@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_signals_to_some_of_two_processes(whole):
 @pytest.mark.process
 def test_one_run_at_a_time_in_a_folder(capsys):
     process = start(*DIGITS, "--epochs=500", "--out=run")
-    wait_for(process, "epoch 1/500")
+    wait_for(process, "epoch 2/500")  # by then it has a checkpoint
     before = Path("run/config.yaml").read_bytes()
     assert main(["train", "--resume=run", "--epochs=500"]) == 1
     error = capsys.readouterr().err
@@ -71,6 +72,29 @@ def test_one_run_at_a_time_in_a_folder(capsys):
     finish(process)
     epochs = weights("run")["epoch"] + 2
     assert main(["train", "--resume=run", f"--epochs={epochs}"]) == 0
+
+
+@linux
+@pytest.mark.process
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_another_process_has_not_written_yet_is_not_missing(damaged, capsys):
+    run = RunFolder("run")
+    run.checkpoints.mkdir(parents=True)
+    run.settings_file.write_text("model: test_resnet\ndata: digits\n")
+    run.metrics_file.write_text("epoch,step\n0,1\n1,2\n")
+    if damaged:
+        run.last.write_bytes(b"half of it")
+    holds = f"import fcntl, sys; file = open({str(run.lock_file)!r}, 'a+'); fcntl.lockf(file, fcntl.LOCK_EX); "
+    holds += "print('held', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", holds]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        assert main(["train", "--resume=run"]) == 1
+        assert "run: a process is training there; wait for its end" in capsys.readouterr().err
+        holder.communicate("")
+    assert main(["train", "--resume=run"]) == 1
+    error = capsys.readouterr().err
+    assert ("there is no other to continue from" if damaged else "no checkpoint to resume from") in error
 
 
 def test_without_locks_there_is_none(tmp_path, monkeypatch):

@@ -95,6 +95,7 @@ def _resumed(path: Path) -> tuple[RunFolder, Path | None]:
     found = [file for file in (run.last, run.previous) if file.is_file()]
     if not found:
         if not _never_saved(run):
+            _require_free(run)
             raise TrainingError(
                 f"{path}: no checkpoint to resume from (no checkpoints/last.ckpt){_best_advice(run)}"
             )
@@ -112,6 +113,7 @@ def _resumed(path: Path) -> tuple[RunFolder, Path | None]:
         elif file == run.previous:
             say(f"{run.last}: is gone; continuing from {file}, the one before")
         return run, file
+    _require_free(run)
     raise TrainingError(f"{'; '.join(reasons)}; there is no other to continue from{_best_advice(run)}")
 
 
@@ -171,14 +173,27 @@ def locked(run: RunFolder, name: str = "") -> Iterator[None]:
         yield
         return
     with file:
-        if fcntl is not None and not _lock(file.fileno()):
-            holder = run.read_lock()
-            who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= set(holder) else "a process"
-            raise TrainingError(f"{run.path}: {who} is training there; wait for its end, or choose another --out")
+        _require_lock(run, file.fileno())
         file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "run": name}, file)
         file.flush()
         yield
+
+
+def _require_free(run: RunFolder) -> None:
+    """Refuse a folder in which another process is training.
+
+    What seems to be missing in such a folder may be about to be written.
+    """
+    with contextlib.suppress(OSError), run.lock_file.open("r+") as file:
+        _require_lock(run, file.fileno())
+
+
+def _require_lock(run: RunFolder, handle: int) -> None:
+    if fcntl is not None and not _lock(handle):
+        holder = run.read_lock()
+        who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= set(holder) else "a process"
+        raise TrainingError(f"{run.path}: {who} is training there; wait for its end, or choose another --out")
 
 
 def _lock(handle: int) -> bool:
