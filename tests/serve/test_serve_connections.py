@@ -32,7 +32,7 @@ def serving_to(scene, **limits):
         while not server.started:
             await asyncio.sleep(0.01)
         try:
-            await asyncio.wait_for(scene(bound.getsockname()[1], lambda: len(server.server_state.connections)), 20)
+            await asyncio.wait_for(scene(bound.getsockname()[1], lambda: len(server.server_state.connections)), 60)
         finally:
             server.should_exit = True
             await task

@@ -126,7 +126,7 @@ class Slow:
 def test_bytes_count_until_a_thread_has_let_go_of_them(monkeypatch):
     decoder = Slow()
     monkeypatch.setattr(service, "decode", decoder)
-    app = app_of(timeout=0.5, decoders=1)
+    app = app_of(timeout=2.0, decoders=1)
     held = app.state.service
 
     async def scene():

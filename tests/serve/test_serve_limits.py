@@ -107,7 +107,7 @@ def test_a_client_that_goes_frees_its_place(blocked):
             await until(lambda: waiting(app) == 1)
             assert (await client.post("/predict", files=IMAGE)).status_code == 429
             gone.set()
-            await asyncio.wait_for(leaving, 5)
+            await asyncio.wait_for(leaving, 60)
             assert sent == []
             third = asyncio.create_task(client.post("/predict", files=IMAGE))
             await until(lambda: waiting(app) == 1)
@@ -160,7 +160,7 @@ def test_a_body_that_never_ends_is_given_up(blocked):
         async def send(message):
             sent.append(message)
 
-        await asyncio.wait_for(app(scope(kind), receive, send), 5)
+        await asyncio.wait_for(app(scope(kind), receive, send), 60)
         return sent[0]["status"]
 
     assert asyncio.run(scene()) == 408

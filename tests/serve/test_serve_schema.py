@@ -78,7 +78,7 @@ def test_answers_are_those_of_the_schema(api, open_api, method, path, mode, exam
     @given(case=(api if mode is RIGHT else open_api)[path][method].as_strategy(generation_mode=mode))
     def call(case):
         headers = {"Authorization": f"Bearer {TOKEN}"} if mode is RIGHT else {}
-        statuses.add(case.call_and_validate(headers=headers, timeout=20).status_code)
+        statuses.add(case.call_and_validate(headers=headers, timeout=60).status_code)
 
     statuses = set()
     call()

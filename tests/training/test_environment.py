@@ -125,10 +125,10 @@ def test_a_git_that_hangs_is_left_alone(repository, tmp_path, monkeypatch):
     slow.write_text('#!/bin/sh\ncase "$*" in *status*) exec sleep 60;; *) exec git "$@";; esac\n')
     slow.chmod(0o755)
     monkeypatch.setattr(environment, "_GIT", (str(slow),))
-    monkeypatch.setattr(environment, "_SECONDS", 1.0)
+    monkeypatch.setattr(environment, "_SECONDS", 3.0)
     begun = time.monotonic()
     state = read_git_state(repository)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 50
     assert state.facts["commit"]
     assert state.facts["changed_files"] is None
 
