@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -180,9 +181,29 @@ def test_autocast_decides_the_type(products):
 
 
 def test_a_part_of_a_matrix_stays(products):
-    weight, x = torch.randn(512, 2048, 1, 1, dtype=torch.bfloat16), features(1024, 2, torch.bfloat16)
+    weight, x = torch.randn(512, 2048, dtype=torch.bfloat16), features(1024, 2, torch.bfloat16)
     with torch.no_grad():
-        _pointwise.conv1x1(x, weight.chunk(2, 1)[0], None)
+        _pointwise.linear(x, weight.chunk(2, 1)[0], None)
         assert not products
-        _pointwise.conv1x1(x, weight.chunk(2, 1)[0].contiguous(), None)
+        _pointwise.linear(x, weight.chunk(2, 1)[0].contiguous(), None)
     assert products
+
+
+@pytest.mark.parametrize("gelu", [None, "none", "tanh"])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 3e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_linear_layer_and_its_gelu(gelu, dtype, close, channels_last, products):
+    x = 4 * features(48, 5, dtype)
+    x = x if channels_last else x.contiguous()
+    layer = nn.Linear(48, 96, dtype=dtype)
+    exact = F.linear(x.permute(0, 2, 3, 1).double(), layer.weight.double(), layer.bias.double())
+    exact = exact if gelu is None else F.gelu(exact, approximate=gelu)
+    watched = _pointwise.linear(x, layer.weight, layer.bias, gelu)
+    watched.sum().backward()
+    assert layer.weight.grad is not None
+    assert not products
+    with torch.no_grad():
+        found = _pointwise.linear(x, layer.weight, layer.bias, gelu)
+    assert bool(products) == channels_last
+    for one in (found, watched):
+        torch.testing.assert_close(one.double(), exact.permute(0, 3, 1, 2), rtol=close, atol=close)

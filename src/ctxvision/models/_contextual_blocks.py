@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm, create_conv2d
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -84,13 +83,9 @@ class PointwiseMlp(nn.Module):
         if is_traced(x) or x.device.type != "cpu" or not plain:
             y: Tensor = self.fc2(self.act(self.fc1(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
             return y
-        # on CPUs oneDNN's convolutions are up to twice as fast as the matrix product behind nn.Linear
-        hidden = _pointwise.conv1x1(x, self.fc1.weight[:, :, None, None], self.fc1.bias)
-        if is_plain(self.act, nn.GELU):  # sooner where it is contiguous
-            hidden = F.gelu(hidden.permute(0, 2, 3, 1), approximate=self.act.approximate).permute(0, 3, 1, 2)
-        else:
-            hidden = self.act(hidden)
-        return _pointwise.conv1x1(hidden, self.fc2.weight[:, :, None, None], self.fc2.bias)
+        gelu = self.act.approximate if is_plain(self.act, nn.GELU) else None
+        hidden = _pointwise.linear(x, self.fc1.weight, self.fc1.bias, gelu)
+        return _pointwise.linear(hidden if gelu else self.act(hidden), self.fc2.weight, self.fc2.bias)
 
 
 class ContextualNeXtBlock(nn.Module):
