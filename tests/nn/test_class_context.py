@@ -1,5 +1,6 @@
 """Class sets, prior and loss against a slow, separate re-implementation."""
 
+import copy
 import itertools
 import math
 
@@ -143,6 +144,26 @@ def test_scores_kept_classes_and_prior_equal_a_slow_loop():
         assert step.kept[row].tolist() == [considered[row, i].item() for i in order]
         merged = torch.stack([layer.embed(embeddings[c][None])[0] for c in step.kept[row]]).mean(0)
         torch.testing.assert_close(step.prior[row], layer.merge(merged[None])[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("batch", "embedded"), [(1, 6), (4, 24), (5, 30), (0, 0)])
+def test_few_images_embed_only_the_classes_that_they_keep(batch, embedded):
+    torch.manual_seed(0)
+    layer, embeddings = ClassContext(8, dim=10, hidden=7, merge_hidden=5), torch.randn(30, 10)
+    x, seen = torch.randn(batch, 8, 4, 4), []
+    expected = copy.deepcopy(layer).double()(x.double(), embeddings.double(), None, 6)
+    with torch.no_grad():
+        sizes, linear = [], torch.nn.functional.linear
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.functional, "linear", lambda x, *rest: (sizes.append(x), linear(x, *rest))[1])
+            found = layer(x, embeddings, None, 6)
+    assert max(x.shape[:-1].numel() for x in sizes if x.shape[-1] == 10) == embedded
+    torch.testing.assert_close(found.prior.double(), expected.prior, rtol=1e-5, atol=1e-6)
+    layer.embed.register_forward_hook(lambda _, args, __: seen.append(args[0].shape))
+    with torch.no_grad():
+        watched = layer(x, embeddings, None, 6)
+    assert seen[-1] == (30, 10)
+    torch.testing.assert_close(watched.prior, found.prior, rtol=1e-5, atol=1e-6)
 
 
 def test_keeping_more_than_considered_is_refused():

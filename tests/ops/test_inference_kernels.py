@@ -122,7 +122,7 @@ def test_large_means_do_not_spoil_the_norm_of_the_maps():
     x = image(1, 32, 20, 20)
     found, expected = layer(x), copy.deepcopy(layer).double()(x.double())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cot_inference, "computes", lambda *_: False)
+        patch.setattr(cot_inference, "parts_of", lambda *_: None)
         of_torch = layer(x)
     error, torchs = ((y.double() - expected).abs().max() for y in (found, of_torch))
     assert error <= 2 * torchs
@@ -137,11 +137,12 @@ def test_neither_threads_nor_neighbours_change_a_bit(dtype):
     for count in (1, 2, 3):
         with threads(count):
             static = layer.key_embed(x)
-            found += [cot_inference.fused_context(layer, x, static)]
+            found += [cot_inference.fused_context(layer, cot_inference.parts_of(layer, x), x, static)]
     for other in found[1:]:
         assert torch.equal(found[0], other)
 
 
+@torch.no_grad()
 def test_what_does_not_fit_is_refused():
     x = image(1, 8, 4, 4)
     with pytest.raises(ValueError, match=r"cannot add an image \(1, 8, 4, 5\)"):
@@ -151,7 +152,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"a norm of \[16\] channels cannot follow 8 channels"):
         cpu.norm_activation(x, cpu.Norm.of(nn.BatchNorm2d(16)), "relu", before=None, after=None)
     layer = layer_of(torch.float32)
-    context = cot_inference._context(layer)
+    context = cot_inference.parts_of(layer, image(1, 32, 4, 4)).context
     raw, values = image(1, 36, 4, 4), image(1, 32, 4, 4)
     with pytest.raises(ValueError, match=r"maps \(1, 36, 4, 4\) and values \(1, 32, 4, 5\) do not fit"):
         cpu.cot_context(raw, image(1, 32, 4, 5), values, context)

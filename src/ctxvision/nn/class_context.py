@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ctxvision.ops._exporting import sizes_as_numbers
 from ctxvision.ops._geometry import AUTOCAST_DEVICES
 
-from ._checks import NormKind, refuse_scripting, require_norm, require_positive, vector_norm
+from . import _pointwise
+from ._checks import NormKind, is_plain, refuse_scripting, require_norm, require_positive, vector_norm
 from ._tracing import is_traced, leaf
 
 
@@ -144,11 +145,15 @@ class ClassContext(nn.Module):
             kept: Classes that go on, ``(B, keep)`` int64.
             embeddings: The class-embedding table, ``(N, d)``.
         """
-        return self._merged(kept, int(kept.shape[1]), embeddings)
+        return self._merged(kept, int(kept.shape[1]), embeddings, kept)
 
-    def _merged(self, kept: Tensor, keep: int, embeddings: Tensor) -> Tensor | None:
+    def _merged(self, kept: Tensor, keep: int, embeddings: Tensor, scores: Tensor) -> Tensor | None:
+        """Merge classes: of a large batch all are embedded, of an image in inference the kept ones."""
         if self.embed is None or self.merge is None:
             return None
+        if _pointwise.may_choose(scores) and kept.numel() < len(embeddings) and _is_plain(self.embed):
+            few: Tensor = self.merge(self.embed(embeddings[kept]).mean(1))
+            return few
         table = self.embed(embeddings)  # (N, merge_hidden)
         share = table.new_zeros(kept.shape[0], table.shape[0]).scatter(1, kept, 1.0 / keep)
         prior: Tensor = self.merge(share @ table)
@@ -172,7 +177,12 @@ class ClassContext(nn.Module):
                 raise ValueError(f"ClassContext: cannot keep {keep} of {considered} considered classes")
         best = scores.topk(keep, dim=1).indices
         kept = best if classes is None else classes.gather(1, best)
-        return ClassStep(scores, kept, self._merged(kept, keep, embeddings), all_scores)
+        return ClassStep(scores, kept, self._merged(kept, keep, embeddings, scores), all_scores)
+
+
+def _is_plain(sequence: nn.Sequential) -> bool:
+    """Whether nobody wants to see what a sequence of layers makes of all classes."""
+    return all(is_plain(layer, type(layer)) for layer in (sequence, *sequence))
 
 
 @leaf

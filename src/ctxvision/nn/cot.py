@@ -150,8 +150,9 @@ class CoTLayer(FoldsNormByUnits):
 
     def _fused_context(self, x: Tensor) -> Tensor:
         static = _steps.apply(x, self.key_embed)
-        if type(self) is CoTLayer and _cot_inference.computes(self, x):
-            return _cot_inference.fused_context(self, x, static)
+        parts = _cot_inference.parts_of(self, x) if type(self) is CoTLayer else None
+        if parts is not None:
+            return _cot_inference.fused_context(self, parts, x, static)
         if self.context == "static":
             return static
         if self.context == "dynamic":
