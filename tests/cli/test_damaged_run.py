@@ -207,6 +207,19 @@ def signalled(monkeypatch, *numbers):
     monkeypatch.setattr(ClassificationTask, "training_step", patched)
 
 
+@pytest.fixture
+def _nothing_ignored():
+    """Signals as a terminal gives them to a program: nohup and a shell's background jobs ignore some."""
+    before = {
+        number: signal.signal(number, usual)
+        for number, usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler))
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_nothing_ignored")
 def test_a_closed_terminal_leaves_a_checkpoint(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGHUP)
@@ -234,6 +247,7 @@ def test_what_is_ignored_stays_so(tmp_path, number):
         signal.signal(number, before)
 
 
+@pytest.mark.usefixtures("_nothing_ignored")
 def test_ctrl_c_ends_at_once_after_any_signal(tmp_path):
     for first, second, at_once in (
         (signal.SIGHUP, signal.SIGINT, True),

@@ -393,6 +393,7 @@ def test_nobody_looks_into_a_network_during_its_trial(checkpoint, translated, mo
 @pytest.mark.process
 def test_the_compiler_itself(checkpoint, caplog, monkeypatch):
     monkeypatch.setattr(compiling, "_LEAST_GAIN", 0.0)
+    monkeypatch.setattr(worker, "_SECONDS_TO_START", 600.0)  # on a machine that does a lot else
     caplog.set_level(logging.WARNING)
     (network,) = open_networks([str(checkpoint)], optimize="compile")
     assert ": compiled, " in caplog.text

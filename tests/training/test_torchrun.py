@@ -41,8 +41,9 @@ def test_a_killed_worker_and_a_signal_cost_nothing(whole):
     wait_for(process, "global batch")
     wait_for_checkpoint()
     os.kill(descendants(process.pid)[0], signal.SIGKILL)
-    said = wait_for(process, "epoch 2/4")
-    assert said.count("ctxvision: torchrun has begun this run again (1 restart); continuing in run\n") == 1
+    wait_for(process, "ctxvision: torchrun has begun this run again (1 restart); continuing in run\n")
+    said = wait_for(process, "epoch ")
+    assert "has begun" not in said
     workers = descendants(process.pid)
     process.send_signal(signal.SIGTERM)
     said = finish(process)
