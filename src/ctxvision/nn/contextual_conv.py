@@ -11,6 +11,7 @@ from ctxvision.ops import contextual_conv2d
 from ctxvision.ops._derivatives import add_in_place
 from ctxvision.ops._exporting import sizes_as_numbers
 
+from . import _pointwise
 from ._checks import NormKind, refuse_scripting, require_norm, require_positive, vector_norm
 from ._folding import FoldsNormByKernel
 from ._tracing import is_traced
@@ -118,7 +119,7 @@ class SamplingOffsets(nn.Module):
             x: Features, ``(B, C, H, W)``.
             prior: Contextual prior, ``(B, d)``; ``None`` if the generator was built without one.
         """
-        hidden = self.conv1(x)
+        hidden = _pointwise.apply(self.conv1, x)
         if self.prior is not None:
             hidden = add_in_place(hidden, self.prior(prior)[:, :, None, None])
         maps: Tensor = self.conv2(F.relu(self.norm(hidden), inplace=True))
