@@ -30,12 +30,46 @@ def test_train_and_val(tmp_path):
     assert not found.notes
 
 
-@pytest.mark.parametrize("folder", ["validation", "valid", "test"])
+@pytest.mark.parametrize("folder", ["validation", "valid", "test", "Test", "TESTING"])
 def test_other_names_of_val_are_accepted_and_said(tmp_path, folder):
     make_folder(tmp_path, {"train/cat": 2, "train/dog": 2, f"{folder}/cat": 1, f"{folder}/dog": 1})
     found = scan_folder(tmp_path)
     assert len(found.val) == 2
     assert found.notes == [f"validating on {tmp_path / folder}"]
+
+
+@pytest.mark.parametrize(("train", "val"), [("Train", "Val"), ("training", "validation"), ("TRAIN", "val")])
+def test_parts_in_other_spellings_are_no_classes(tmp_path, train, val):
+    make_folder(tmp_path, {f"{train}/cat": 2, f"{train}/dog": 2, f"{val}/cat": 1, f"{val}/dog": 1})
+    found = scan_folder(tmp_path)
+    assert found.class_names == ("cat", "dog")
+    assert (len(found.train), len(found.val)) == (4, 2)
+
+
+def test_folders_of_folders_say_which_are_the_classes(tmp_path):
+    make_folder(tmp_path, {"pets/cat": 2, "pets/dog": 2, "wild/elk": 2, "wild/fox": 2})
+    (note,) = scan_folder(tmp_path).notes
+    assert "the classes are 'pets', 'wild'; the folders in them ('cat', 'dog', 'elk', 'fox') are not told" in note
+    assert "train" not in note
+
+
+def test_parts_with_names_of_their_own_are_said_to_be_none(tmp_path):
+    make_folder(tmp_path, {"learn/cat": 2, "learn/dog": 2, "check/cat": 2, "check/dog": 2})
+    (note,) = scan_folder(tmp_path).notes
+    assert note.endswith("; if those are the classes, call the folders above them train and val")
+
+
+def test_a_class_may_have_a_folder_for_its_images(tmp_path):  # as in Tiny ImageNet
+    make_folder(tmp_path, {"cat/images": 5, "dog/images": 5})
+    assert not scan_folder(tmp_path).notes
+
+
+def test_folder_in_a_folder_as_archives_unpack_is_named(tmp_path):
+    make_folder(tmp_path, {"photos/cat": 2, "photos/dog": 2})
+    with pytest.raises(DataError, match=f"its only folder photos holds .*did you mean {tmp_path / 'photos'}"):
+        scan_folder(tmp_path)
+    # a network that knows the class finds it
+    assert len(scan_folder(tmp_path, split=SplitRule(class_names=("cats", "photos"))).train) == 3
 
 
 def test_val_goes_before_test(tmp_path):

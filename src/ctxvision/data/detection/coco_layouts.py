@@ -4,13 +4,13 @@ import contextlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ctxvision.data.error import DataError
-from ctxvision.data.images.source import VAL_FOLDERS
+from ctxvision.data.images.source import TRAIN_FOLDERS, VAL_FOLDERS, part_of
 
 _PARTS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test", "testing")}
 # where exports keep images beside their annotation file: Label Studio and CVAT, FiftyOne, labelme
@@ -47,11 +47,7 @@ def find_parts(root: Path, options: Mapping[str, str]) -> CocoPart | dict[str, C
     """
     if (root / "annotations").is_dir():
         return _of_annotations(root, options)
-    beside = {
-        "train": _beside(root / "train"),
-        "val": next(filter(None, (_beside(root / name) for name in VAL_FOLDERS)), None),
-    }
-    train, val = beside["train"], beside["val"]
+    train, val = _first_part(root, TRAIN_FOLDERS), _first_part(root, VAL_FOLDERS)
     if train and val:
         return {"train": train, "val": val}
     alone = train or val or _beside(root)
@@ -61,6 +57,11 @@ def find_parts(root: Path, options: Mapping[str, str]) -> CocoPart | dict[str, C
         f"{root}: not in COCO's layout, it has no folder annotations, no train/*.json and no single .json; for a "
         "single annotation file write IMAGES:ANNOTATIONS.json"
     )
+
+
+def _first_part(root: Path, names: Sequence[str]) -> CocoPart | None:
+    folders = filter(None, (part_of(root, [name]) for name in names))
+    return next(filter(None, map(_beside, folders)), None)
 
 
 def _beside(folder: Path) -> CocoPart | None:

@@ -2,7 +2,9 @@
 
 import glob
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,8 @@ from .reading import HINTS, is_image
 from .shard_index import is_url
 from .shards import read_shards
 
-VAL_FOLDERS = ("val", "validation", "valid", "test")
+TRAIN_FOLDERS = ("train", "training")
+VAL_FOLDERS = ("val", "validation", "valid", "test", "testing")
 
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
@@ -119,8 +122,8 @@ IMAGES = FileKind("image", is_image, HINTS)
 def scan_folder(root: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLIT) -> LabelledSet:
     """Find the images of a data set and their classes.
 
-    ``root`` holds ``train/CLASS/…`` and ``val/CLASS/…`` (or ``validation``, ``valid``, ``test``), or
-    ``CLASS/…`` alone, which is then split class by class, see `hold_out`. Of ImageNet it may be the folder
+    ``root`` holds ``train/CLASS/…`` and ``val/CLASS/…`` (or other names, see `parts_of`), or ``CLASS/…`` alone,
+    which is then split class by class, see `hold_out`. Of ImageNet it may be the folder
     that Kaggle's archive makes, and ``val/`` may be flat, see `imagenet`.
 
     Args:
@@ -137,6 +140,8 @@ def scan_folder(root: str | os.PathLike[str], *, split: SplitRule = DEFAULT_SPLI
     train_root, val_root = parts_of(root)
     notes: list[str] = []
     train, val = by_class(train_root, notes, IMAGES), None
+    if not val_root:
+        notes += _layers(train_root, train, split.class_names)
     wordy = imagenet.names_of(train, given, split.class_names)
     if val_root:
         flat = imagenet.flat_validation(val_root, given) if wordy else None
@@ -166,17 +171,55 @@ def require_folder(root: Path) -> Path:
 def parts_of(root: Path) -> tuple[Path, Path | None]:
     """Return the folder of the training classes, and that of the validation classes if there is one.
 
+    They are called ``train`` or ``training``, and ``val``, ``validation``, ``valid``, ``test`` or ``testing``, in
+    small or capital letters.
+
     Raises:
         DataError: There is a folder for validation and none for training.
     """
+    train_root, val_root = part_of(root, TRAIN_FOLDERS), part_of(root, VAL_FOLDERS)
     # without folders of its own, train/ is a class like any other
-    has_train = (root / "train").is_dir() and bool(subfolders(root / "train"))
-    val_root = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
-    if has_train:
-        return root / "train", val_root
-    if val_root and all(name in VAL_FOLDERS for name in subfolders(root)):
+    if train_root and subfolders(train_root):
+        return train_root, val_root
+    if val_root and all(name.lower() in VAL_FOLDERS for name in subfolders(root)):
         raise DataError(f"{root}: has {val_root.name}/ but no train/; to evaluate, name {val_root}")
     return root, None
+
+
+def part_of(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder in ``root`` that has the first of some names, as written before in other letters."""
+    there = subfolders(root)
+    for name in names:
+        alike = [folder for folder in there if folder.lower() == name]
+        if alike:
+            return root / (name if name in alike else alike[0])
+    return None
+
+
+def _layers(root: Path, found: Found, known: Sequence[str] | None) -> list[str]:
+    """Say which folders the classes are where there are folders of folders.
+
+    Raises:
+        DataError: The only class is a folder of folders, which is no class of the network.
+    """
+    inner = {
+        name: sorted({path.split("/")[1] for path in images if path.count("/") > 1})
+        for name, images in found.items()
+        if images
+    }
+    loose = any(path.count("/") < 2 for images in found.values() for path in images)
+    if loose or all(len(folders) < 2 for folders in inner.values()):
+        return []
+    names = list(inner)
+    if len(names) == 1 and names[0] not in (known or ()):
+        (only,) = names
+        raise DataError(
+            f"{root}: its only folder {only} holds the folders {quoted(inner[only])}; did you mean {root / only}?"
+        )
+    below = in_order([folder for folders in inner.values() for folder in folders])
+    line = f"{root}: the classes are {quoted(names)}; the folders in them ({quoted(below)}) are not told apart"
+    same = len(names) < 4 and any(count > 1 for count in Counter(chain(*inner.values())).values())
+    return [f"{line}; if those are the classes, call the folders above them train and val" if same else line]
 
 
 def by_class(root: Path, notes: list[str], files: FileKind) -> Found:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from ctxvision.data.error import DataError
 from ctxvision.data.files import Listing, in_words, read_regular
 from ctxvision.data.images.reading import HINTS, list_image_files
-from ctxvision.data.images.source import VAL_FOLDERS
+from ctxvision.data.images.source import TRAIN_FOLDERS, VAL_FOLDERS, part_of
 from ctxvision.data.labelled import DEFAULT_SPLIT, SplitRule, as_path, fingerprint, hold_out, quoted
 from ctxvision.data.spec import ImageSpec, filter_for_tensors
 
@@ -142,11 +142,11 @@ def scan_pixel_folder(root: Path, *, split: SplitRule = DEFAULT_SPLIT) -> PixelS
         if not (root / name).is_dir():
             raise DataError(f"{root}: has no folder {name}; expected images/, masks/ and classes.txt")
     found = PixelSet(read_class_names(root / "classes.txt"), root=str(root))
-    if (root / "images" / "train").is_dir():
-        val = next((name for name in VAL_FOLDERS if (root / "images" / name).is_dir()), None)
+    train, val = (part_of(root / "images", names) for names in (TRAIN_FOLDERS, VAL_FOLDERS))
+    if train:
         if val is None:
-            raise DataError(f"{root}: images/ has train/ but no val/")
-        found.train, found.val = _pairs(root, "train", found), _pairs(root, val, found)
+            raise DataError(f"{root}: images/ has {train.name}/ but no val/")
+        found.train, found.val = _pairs(root, train.name, found), _pairs(root, val.name, found)
     else:
         pairs = _pairs(root, ".", found)
         keys = {image: os.path.relpath(image, root / "images") for image, _ in pairs}
