@@ -52,7 +52,15 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"argument (\S+): ignored explicit argument", r"\1 takes no value, got", message)
         message = message.replace("invalid float value:", "must be a number, got")
+        message = re.sub(r"(\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)$", _no_choice, message)
+        message = message.removeprefix("argument ")
         raise UserError(f"{message}; `{self.prog} --help` lists the options", 2)
+
+
+def _no_choice(found: re.Match[str]) -> str:
+    """Say what there is to choose from, in the words of ``ctxvision train``."""
+    name, word, choices = found[1], found[2], found[3].replace("'", "")
+    return f"{name}: there is no {word!r}{did_you_mean(word, choices.split(', '))}; there are {choices}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -259,7 +259,12 @@ def test_code_in_a_file_is_refused(tmp_path, monkeypatch, capsys, command):
         (["evaluate", "none.ckpt", "digits"], "none.ckpt: no such file", 1),
         (["evaluate", "none.ckpt", "digits", "--batch-size=0"], "--batch-size: must be a whole number", 2),
         (["evaluate", "none.ckpt", "digits", "--batch-size=x"], "a whole number of at least 1, got 'x'", 2),
-        (["predict", "none.ckpt", "a.png", "--format=xml"], "invalid choice: 'xml'", 2),
+        (
+            ["predict", "none.ckpt", "a.png", "--format=xml"],
+            "--format: there is no 'xml'; there are table, csv,",
+            2,
+        ),
+        (["predict", "none.ckpt", "a.png", "--format=jsn"], "there is no 'jsn', did you mean json?; there are", 2),
         (["predict", "none.ckpt", "a.png", "--top-k=0"], "--top-k", 2),
         (["predict", ".", "a.png"], ".: is a folder", 1),
         (["models", "zzz"], "no model matches 'zzz'", 1),

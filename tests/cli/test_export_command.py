@@ -16,7 +16,7 @@ from ctxvision.tasks import ClassificationTask
         (segmentation_task, ["--int8=digits"], "--int8 compares top-1 of classifiers"),
         (segmentation_task, ["--fixed-size", "--dynamic-size"], "not allowed with"),
         (segmentation_task, ["--int8=digits", "--ops=native"], "--int8 quantises graphs of standard operators"),
-        (segmentation_task, ["--ops=fast"], "invalid choice: 'fast'"),
+        (segmentation_task, ["--ops=fast"], "--ops: there is no 'fast'; there are"),
     ],
 )
 def test_refusals(make, words, message, tmp_path, capsys):

@@ -181,6 +181,6 @@ def test_classifiers_refuse_what_is_for_others(tmp_path, capsys, monkeypatch):
     assert "--results is for detectors" in capsys.readouterr().err
     assert main(["evaluate", checkpoint, "digits", "--task=detect"]) == 2
     assert main(["predict", checkpoint, "a.png", "--crops=2"]) == 2
-    assert "--crops: invalid choice: 2 (choose from 1, 3)" in capsys.readouterr().err
+    assert "--crops: there is no '2'; there are 1, 3" in capsys.readouterr().err
     assert train("test_resnet", SCENES, "--task=detect", "--mixup=0.5") == 2
     assert "mixup" in capsys.readouterr().err

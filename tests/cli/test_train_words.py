@@ -93,7 +93,7 @@ def test_tasks_and_their_recipes_must_agree(capsys, monkeypatch):
     boxes = SimpleNamespace(name="boxes", task="detection", settings_for=lambda model: {})
     monkeypatch.setattr("ctxvision.training.settings.load_recipe", lambda name: boxes)
     assert train(*DIGITS, "--task=classify", "--recipe=boxes") == 2
-    assert "recipe boxes is for --task detection, not classification" in capsys.readouterr().err
+    assert "recipe boxes is for --task detect, not classify" in capsys.readouterr().err
 
 
 def test_what_lightning_says_of_devices_is_one_line(monkeypatch, capsys):

@@ -14,7 +14,7 @@ from ctxvision.cli import main
 from ctxvision.evaluation import wilson_interval
 from ctxvision.pages import make_report, write_report
 from ctxvision.pages.classification import render_run
-from ctxvision.pages.template import _breakable, duration
+from ctxvision.pages.template import _breakable, _environment, duration
 from ctxvision.plots.curves import curve
 from ctxvision.plots.pixels import thumbnail
 from ctxvision.tasks import load_task
@@ -121,6 +121,22 @@ def test_long_names_break_between_their_parts(written):
     assert _breakable("runs/a_long-name.of/x.png") == ("runs/<wbr>a_<wbr>long-<wbr>name.<wbr>of/<wbr>x.<wbr>png")
     assert _breakable("<b>_x") == "&lt;b&gt;_<wbr>x"
     assert _breakable("") == ""
+
+
+def test_names_of_classes_may_be_broken_where_they_have_parts():
+    entry = {
+        "right": False,
+        "prediction": "car_left",
+        "truth": "car_right",
+        "probability": 0.5,
+        "true_probability": 0.1,
+    }
+    template = _environment().from_string(
+        '{% from "macros.html.j2" import answered %}{% call answered(entry, "data:", false) %}{% endcall %}'
+    )
+    page = template.render(entry=entry)
+    assert "said <strong>car_<wbr>left</strong>" in page
+    assert "is <strong>car_<wbr>right</strong>" in page
     assert "checkpoints/<wbr>best.<wbr>ckpt" in written[0]
 
 

@@ -240,6 +240,12 @@ def test_long_names_are_not_cut_and_negative_scores_have_bars(open_page):
              return one.scrollWidth > one.clientWidth + 1; }"""
     )
     assert not cut
+    parts = page.evaluate(
+        """async () => { const { breakable } = await import(new URL("tools.js",
+             document.querySelector("script[type=module]").src));
+             return breakable("motor_left/x.png").map((part) => part.tagName ?? part); }"""
+    )
+    assert parts == ["motor_", "WBR", "left/", "WBR", "x.", "WBR", "png"]
     negative = page.evaluate(
         """() => [...document.querySelectorAll(".funnel li li")].filter((row) =>
              row.querySelector(".value").textContent.startsWith("−")).map((row) => {

@@ -55,6 +55,13 @@ def test_missing_and_folder(tmp_path):
         load_task(tmp_path)
 
 
+def test_a_folder_of_runs_names_them(tmp_path):
+    for run in ("b", "a", "c"):
+        write_classifier(tmp_path / run / "checkpoints" / "best.ckpt")
+    with pytest.raises(CheckpointError, match=f"did you mean {tmp_path / 'a'} or {tmp_path / 'b'}\\?$"):
+        load_task(tmp_path)
+
+
 def test_run_folder_stands_for_its_best_checkpoint(tmp_path):
     task = write_classifier(tmp_path / "run" / "checkpoints" / "best.ckpt")
     found = load_task(tmp_path / "run")

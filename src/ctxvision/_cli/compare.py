@@ -6,6 +6,7 @@ from typing import Any
 
 from ctxvision.files import write_whole
 from ctxvision.foreign import markdown
+from ctxvision.wording import plural
 
 from .files import require_places
 from .messages import note, quieten, say_all, write_rows
@@ -56,6 +57,7 @@ def run(args: Namespace) -> int:
         text = write_rows(rows, heads, args.format)
     if args.out:
         write_whole(args.out, text)
+        note(f"{plural(len(rows), 'run')} compared, written to {args.out}")
     else:
         say_all(text)
     for line in found.notes():

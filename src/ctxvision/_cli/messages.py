@@ -164,6 +164,7 @@ class Keeping:
         if path:
             with self.step(path):
                 write_whole(path, make())
+                note(f"written to {path}")
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], style: str) -> str:

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from ctxvision.files import write_whole
+from ctxvision.files import near_path, write_whole
 from ctxvision.wording import plural
 
 from .answers import FOLDERS, FORMATS, Output
@@ -96,7 +96,7 @@ def run(args: Namespace) -> int:
             if answer.error:
                 if args.strict:
                     raise UserError(f"{answer.path}: {answer.error}")
-                note(f"skipped {answer.path}: {answer.error}")
+                note(f"skipped {answer.path}: {answer.error}{near_path(answer.path or '')}")
                 bad += 1
                 continue
             pictures = None

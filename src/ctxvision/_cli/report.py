@@ -57,7 +57,7 @@ def run(args: Namespace) -> int:
     if not data:
         raise UserError(f"{args.run}: does not say what it was trained on; name the DATA", 2)
     if args.against and predictor.task != "video":
-        raise UserError("--against compares runs of videos; leave it out", 2)
+        raise UserError("--against compares runs of videos; leave it out, and see `ctxvision compare`", 2)
     with shown(note, quiet=args.quiet) as progress:
         report = make_report(
             args.run,

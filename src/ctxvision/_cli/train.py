@@ -43,7 +43,10 @@ def _write_report(trained: Run, options: TrainOptions) -> None:
     """Write ``report.html`` into the run folder; what goes wrong is a line, for the training has succeeded."""
     from ctxvision.pages import write_report
 
-    logging.getLogger("ctxvision.data").setLevel(logging.ERROR)  # the training has named the bad samples
+    # the training has named the bad samples, and has said what there is to know about the data
+    said = [logging.getLogger(name) for name in ("ctxvision.data", "ctxvision.evaluation.source")]
+    for log in said:
+        log.setLevel(logging.ERROR)
     write_report(
         trained.path,
         trained.path / "report.html",
@@ -52,7 +55,8 @@ def _write_report(trained: Run, options: TrainOptions) -> None:
         trust=True,
         workers=options.workers,
     )
-    logging.getLogger("ctxvision.data").setLevel(logging.NOTSET)
+    for log in said:
+        log.setLevel(logging.NOTSET)
 
 
 def options_of(words: list[str]) -> TrainOptions:

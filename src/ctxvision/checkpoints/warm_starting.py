@@ -137,7 +137,8 @@ def _require_counterpart(
     homeless = [name for name in misfits if name not in own]
     patterns = {_pattern(name) for name in tensors}
     absent = [name for name in new if name not in tensors and _pattern(name) in patterns]
-    advice = f" (partial=True loads the {len(loaded)} tensors that fit)" if _has_weights(loaded) else ""
+    fit = f" (--init-partial, in Python partial=True, loads the {len(loaded)} tensors that fit)"
+    advice = fit if _has_weights(loaded) else ""
     if len(homeless) + len(unlike) > _MOST_MISFITS * len(tensors):
         raise CheckpointError(
             weights.where,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ctxvision.data import BadImageError, DigitsData, ImageData
+from ctxvision.files import near_path
 from ctxvision.inference import Predictor, predictor_of
 from ctxvision.inference.predictor import Given
 from ctxvision.models._figures import evaluation_mode
@@ -17,6 +18,7 @@ from ctxvision.runs import RunError
 from ctxvision.tasks import Task
 from ctxvision.tasks.classification.class_sets import is_contextual
 from ctxvision.tasks.registry import module_of
+from ctxvision.wording import did_you_mean
 
 from .explanation import ExplainedNetwork, Explanation, Request
 
@@ -116,7 +118,7 @@ def explain(
             except BadImageError as error:
                 if strict:
                     raise
-                _log.warning("skipped %s: %s", file, error.reason)
+                _log.warning("skipped %s: %s%s", file, error.reason, near_path(file))
                 explanation.bad_images.append({"path": file, "reason": error.reason})
             else:
                 explanation.images.append(found)
@@ -133,7 +135,8 @@ def require_class(name: str | None, class_names: list[str]) -> None:
     """
     if name is not None and name not in class_names:
         shown = ", ".join(class_names[:5]) + (", …" if len(class_names) > 5 else "")
-        raise ValueError(f"no class {name!r}; the network's classes are {shown}")
+        hint = did_you_mean(name, class_names)
+        raise ValueError(f"no class {name!r}{hint}; the network's classes are {shown}")
 
 
 def follows_classes(task: Task) -> bool:

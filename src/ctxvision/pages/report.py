@@ -90,7 +90,7 @@ def make_report(
         raise EvaluationError(f"{run_folder}: does not say what it was trained on; name the DATA")
     predictor = predictor or open_predictor(run.checkpoint, device, trust=trust)
     if against and predictor.task != "video":
-        raise EvaluationError("--against compares runs of videos; leave it out")
+        raise EvaluationError("--against compares runs of videos; leave it out, and see `ctxvision compare`")
     if predictor.task == "classification":
         scores = evaluate(predictor, data, examples=0, spread=images, run=run, **options)
         classified = cast(ClassificationScores, scores)

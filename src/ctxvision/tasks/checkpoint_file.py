@@ -23,7 +23,7 @@ from ctxvision.checkpoints import CheckpointError
 from ctxvision.checkpoints.archive import ArchiveError, has_whole_end, load_pickled
 from ctxvision.checkpoints.finite import require_finite
 from ctxvision.files import near_path, reason, replacing
-from ctxvision.runs import checkpoint_of
+from ctxvision.runs import BEST, checkpoint_of
 from ctxvision.tasks.classification.task import is_pretrained_name, pretrained_task
 
 from .error import TaskError
@@ -238,7 +238,7 @@ def _is_verified(path: Path) -> bool:
         raise CheckpointError(path, f"no such file{near_path(path)}")
     if path.is_dir():
         raise CheckpointError(
-            path, "is a folder; name a .ckpt file, or a run folder, in which there is checkpoints/best.ckpt"
+            path, f"is a folder; name a .ckpt file, or a run folder, in which there is {BEST}{_runs_in(path)}"
         )
     try:
         fits = checksum_fits(path)
@@ -251,6 +251,15 @@ def _is_verified(path: Path) -> bool:
     if fits is False:
         raise CheckpointError(path, "damaged: it is not what was written (its checksum does not fit)")
     return bool(fits)
+
+
+def _runs_in(folder: Path) -> str:
+    """Return a hint to the first of the run folders in a folder; empty where there are none."""
+    try:
+        runs = sorted(str(inner) for inner in folder.iterdir() if (inner / BEST).is_file())
+    except OSError:
+        return ""
+    return f"; did you mean {' or '.join(runs[:2])}?" if runs else ""
 
 
 def _require_whole(path: Path) -> None:

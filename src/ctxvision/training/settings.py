@@ -195,7 +195,10 @@ def basis_of(given: Mapping[str, Any]) -> Basis:
         known = ", ".join(COMMAND_WORDS.values())
         raise OptionError(f"--task {word}: there is no such task; there are {known}") from error
     if recipe and recipe.task != kind.task:
-        raise OptionError(f"recipe {recipe.name} is for --task {recipe.task}, not {kind.task}")
+        names = [COMMAND_WORDS[task] for task in (recipe.task, kind.task)]
+        raise OptionError(
+            f"recipe {recipe.name} is for --task {names[0]}, not {names[1]}; `ctxvision recipes` lists them"
+        )
     if resumed and "interpolation" not in resumed:  # runs of earlier versions had no choice
         resumed = {**resumed, "interpolation": "bicubic" if kind.task == "classification" else "bilinear"}
     if recipe and not recipe.models:

@@ -1,6 +1,6 @@
 // What stands beside the picture of a network: ranking, class funnel, offsets, kernels.
 
-import { element, percent, signed } from "./tools.js";
+import { breakable, element, percent, signed } from "./tools.js";
 import { SHARES, SIGNED, drawGrid } from "./scene.js";
 import { kernelAt, sumsOf } from "./taps.js";
 
@@ -10,7 +10,7 @@ const told = (what, how) => element("p", { class: "soft told" }, `${what} ${how}
 
 function ranked(name, share, value, classes = "", note = "") {
   return element("li", { class: classes },
-    element("span", { class: "name" }, element("span", {}, name), note && element("span", { class: "hidden" }, note)),
+    element("span", { class: "name" }, element("span", {}, ...breakable(name)), note && element("span", { class: "hidden" }, note)),
     element("span", { class: "value" }, value),
     element("span", { class: "bar", "aria-hidden": "true", "--share": Math.max(-1, Math.min(1, share)) }));
 }

@@ -18,6 +18,10 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
+// The parts of a name, which may be broken behind what separates them.
+export const breakable = (name) => name.split(/(?<=[_/\\.-])(?=[^_/\\.-])/)
+  .flatMap((part, index) => (index ? [element("wbr"), part] : [part]));
+
 export const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
 
 // with a true minus, and none before a zero
