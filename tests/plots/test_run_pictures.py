@@ -32,6 +32,14 @@ def test_every_column_is_drawn_once():
     assert list(panels["Loss"]) == ["training", "validation"]
 
 
+@pytest.mark.filterwarnings("error")  # matplotlib warns where panels have no room
+def test_many_names_of_one_curve_leave_room_for_the_panels():
+    """A detector that finds nothing yet has 0 in every column."""
+    names = [f"val_{what}_ap{part}" for what in ("box", "mask") for part in ("", "50", "75", "s")]
+    zeros = {name: [0.0] for name in names}
+    assert opened(draw_curves([1], {"lr": [1.0], "train_loss": [3.0], **zeros})).size
+
+
 def test_curves_with_gaps_are_still_lines():
     """Epochs without validation must not hide the others, also where there are too many for markers."""
     epochs = range(1, 101)

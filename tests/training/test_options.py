@@ -78,3 +78,14 @@ def test_steps_of_the_user_take_the_place_of_a_recipes_epochs_and_the_other_way_
     first = {"model": "rednet50", "recipe": recipe, "data": "anything", "init_from": "net.ckpt"}
     options = basis_of(first).complete(first | given | {"batch_size": 8})
     assert (options.steps, options.epochs) == kept
+
+
+def test_class_weights_of_a_recipe_are_for_its_own_classes(caplog):
+    first = {"model": "cotnet_micro", "recipe": "demo-segment", "data": "anything"}
+    options = basis_of(first).complete(first | {"batch_size": 8})
+    assert len(options._for_classes("ABCDEFGHIJK").class_weights) == 11
+    assert not caplog.text
+    assert options._for_classes("ABC").class_weights is None
+    assert "recipe demo-segment: its 11 class weights are not for these 3 classes" in caplog.text
+    own = basis_of(first).complete(first | {"batch_size": 8, "class_weights": [1.0, 2.0]})
+    assert own._for_classes("ABC").class_weights == [1.0, 2.0]  # which the network refuses

@@ -1,6 +1,7 @@
 """Curves over the epochs of a run: one panel as a part of a page, or all measurements as one PNG."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LINES: tuple[str | tuple[int, tuple[int, int]], ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _STAGE = re.compile(r"stage [1-4]")  # its curves have the colour of the stage, as elsewhere
 _MARKED = 40  # epochs, beyond which points are no longer marked
+_LONGEST = 28  # line of a legend, in characters: a longer one pushes the panels off the figure
 _PANELS = ("Loss", "Validation accuracy", "Validation", "Learning rate", "Recall of class sets", "Temperature τ")
 
 
@@ -106,7 +108,7 @@ def _plot(axes: Axes, ink: Ink, epochs: Sequence[int], curves: Mapping[str, Valu
         axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
-            label=" = ".join(labels),
+            label=textwrap.fill(" = ".join(labels), _LONGEST),
             color=ink.of(stage[0]) if stage else ink.series[place],
             marker=_MARKERS[place],
             linestyle=_LINES[place],

@@ -95,7 +95,10 @@ class SegmentationTask(Task):
         self.auxiliary_weight = auxiliary_weight
         self.window, self.window_stride = _window(window, window_stride)
         if class_weights is not None and (len(class_weights) != num_classes or min(class_weights) < 0):
-            raise TaskError(f"{num_classes} classes need as many weights, none below 0, got {list(class_weights)}")
+            given = list(class_weights)
+            raise TaskError(
+                f"class_weights: {num_classes} classes need as many weights, none below 0, got {given}"
+            )
         # not part of the checkpoint: it follows from the arguments
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)

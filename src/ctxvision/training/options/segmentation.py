@@ -1,7 +1,8 @@
 """``ctxvision train --task segment``: a class for every pixel."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ctxvision.training.error import OptionError
@@ -11,6 +12,8 @@ from ctxvision.wording import option
 if TYPE_CHECKING:
     from ctxvision.data import DataModule, SegmentationData
     from ctxvision.tasks import SegmentationTask
+
+log = logging.getLogger(__name__)
 
 _DEFAULTS: dict[str, Any] = {
     "epochs": 50,
@@ -101,4 +104,15 @@ class SegmentationOptions(TrainOptions):
         """Build a `SegmentationTask`."""
         from ctxvision.tasks import SegmentationTask
 
-        return SegmentationTask.from_options(self.model or "", data.spec, self)
+        return SegmentationTask.from_options(self.model or "", data.spec, self._for_classes(data.spec.class_names))
+
+    def _for_classes(self, names: Sequence[str]) -> "SegmentationOptions":
+        """Leave out weights that a recipe made for other classes."""
+        given = self.class_weights
+        if given is None or len(given) == len(names) or given != self.recipe_settings.get("class_weights"):
+            return self
+        log.warning(
+            f"recipe {self.recipe}: its {len(given)} class weights are not for these {len(names)} classes, which "
+            "all weigh alike"
+        )
+        return replace(self, class_weights=None)
