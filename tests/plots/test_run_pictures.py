@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxvision.plots.curves import _panels, curve, draw_curves
+from ctxvision.plots.curves import _panels, _plot, curve, draw_curves
 from ctxvision.plots.palette import PRINTED
+from ctxvision.plots.style import new_figure
 
 
 def opened(png):
@@ -36,8 +37,15 @@ def test_every_column_is_drawn_once():
 def test_many_names_of_one_curve_leave_room_for_the_panels():
     """A detector that finds nothing yet has 0 in every column."""
     names = [f"val_{what}_ap{part}" for what in ("box", "mask") for part in ("", "50", "75", "s")]
-    zeros = {name: [0.0] for name in names}
+    zeros = {name: [0.0] for name in names} | {"val_box_apl": [float("nan")]}  # there are no large objects
     assert opened(draw_curves([1], {"lr": [1.0], "train_loss": [3.0], **zeros})).size
+
+
+def test_shares_of_nothing_have_no_axis_below_zero():
+    figure = new_figure(3.2)
+    axes = figure.add_subplot()
+    _plot(axes, PRINTED, [1, 2], {"box": [0.0, 0.0]}, percent=True)
+    assert -0.01 < axes.get_ylim()[0] < 0 < 0.01 < axes.get_ylim()[1]
 
 
 def test_curves_with_gaps_are_still_lines():

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LINES: tuple[str | tuple[int, tuple[int, int]], ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _STAGE = re.compile(r"stage [1-4]")  # its curves have the colour of the stage, as elsewhere
 _MARKED = 40  # epochs, beyond which points are no longer marked
-_LONGEST = 28  # line of a legend, in characters: a longer one pushes the panels off the figure
+_LONGEST = 20  # line of a legend, in characters: a longer one pushes the panels off the figure
 _PANELS = ("Loss", "Validation accuracy", "Validation", "Learning rate", "Recall of class sets", "Temperature τ")
 
 
@@ -54,7 +55,10 @@ def draw_curves(epochs: Sequence[int], columns: Mapping[str, Values]) -> bytes:
     Returns:
         The contents of the PNG.
     """
-    panels = _panels({name: values for name, values in columns.items() if any(v is not None for v in values)})
+    known = {
+        name: [v if v is not None and isfinite(v) else None for v in values] for name, values in columns.items()
+    }
+    panels = _panels({name: values for name, values in known.items() if any(v is not None for v in values)})
 
     def draw(ink: Ink) -> Figure:
         rows = -(-len(panels) // 2)
@@ -121,6 +125,8 @@ def _plot(axes: Axes, ink: Ink, epochs: Sequence[int], curves: Mapping[str, Valu
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None, symbol=" %"))
+        if (limits := axes.get_ylim())[0] < 0:  # no share is below 0, where only its marker has room
+            axes.set_ylim(-0.04 * limits[1], limits[1])
     plain(axes, ink)
     if len(curves) > 1:  # a joined name says that the others are not missing
         axes.legend(frameon=False, labelcolor=ink.text, fontsize=9, handlelength=2.2)
