@@ -1,6 +1,7 @@
 """Samples with one class each, as every source of images or videos is read, and which of them are held out."""
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,6 +230,17 @@ def _digest(parts: Iterable[str]) -> str:
 def quoted(names: Sequence[str], limit: int = 5) -> str:
     """Quote the first few names for a message, and say how many more there are."""
     return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def require_two_classes(source: str | os.PathLike[str], class_names: Sequence[str]) -> None:
+    """Refuse a source that a classifier cannot learn from.
+
+    Raises:
+        DataError: The source has one class, or none.
+    """
+    if len(class_names) < 2:
+        what = f"has only {quoted(class_names)}" if class_names else "has none"
+        raise DataError(f"{source}: a classifier needs at least two classes; this {what}")
 
 
 def in_order(labels: Sequence[str]) -> list[str]:

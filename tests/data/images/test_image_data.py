@@ -138,8 +138,9 @@ def test_splits(tmp_path, split, count):
 
 def test_one_class_is_not_enough(tmp_path):
     make_folder(tmp_path, {"cat": 10})
-    with pytest.raises(DataError, match="at least two classes"):
+    with pytest.raises(DataError, match="at least two classes; this has only 'cat'") as refused:
         folder_data(tmp_path)
+    assert str(tmp_path) in str(refused.value)
 
 
 def test_nothing_to_validate_on(tmp_path):

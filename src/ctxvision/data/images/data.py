@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctxvision.data.dataset import BadImage, LoadedSample, SizedDataset, opened, seed_everything
 from ctxvision.data.error import BadImageError, DataError
-from ctxvision.data.labelled import Opener, SplitRule, as_path
+from ctxvision.data.labelled import Opener, SplitRule, as_path, require_two_classes
 from ctxvision.data.module import DataModule, EvalSplit, Loading
 from ctxvision.data.spec import ImageSpec
 
@@ -161,6 +161,8 @@ class ImageData(DataModule):
         super().__init__(source, repeats=repeats, **loading)
         rule = SplitRule.of(spec, self.val_fraction, self.split_seed, class_names)
         found = find_images(source, split=rule, strict=self.strict)
+        if spec is None:
+            require_two_classes(source, found.class_names)
         size = image_size or found.image_size or 224
         self.spec = spec or DataSpec(
             class_names=found.class_names,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctxvision.data.dataset import BadImage, LoadedSample, SizedDataset
 from ctxvision.data.error import BadImageError, DataError
-from ctxvision.data.labelled import SplitRule
+from ctxvision.data.labelled import SplitRule, require_two_classes
 from ctxvision.data.module import DataModule, EvalSplit, Loading
 
 from .clips import ClipSpec, augment, segment_indices, view_crops, view_indices
@@ -79,6 +79,8 @@ class VideoData(DataModule):
         rule = SplitRule.of(spec, self.val_fraction, self.split_seed, class_names)
         found = find_videos(source, split=rule, strict=self.strict, frames=spec.frames if spec else frames)
         videos, size = found.videos, image_size or found.image_size or 224
+        if spec is None:
+            require_two_classes(source, videos.class_names)
         self.spec = spec or ClipSpec(
             class_names=videos.class_names,
             input_size=(3, size, size),
