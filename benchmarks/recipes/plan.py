@@ -49,7 +49,7 @@ class Data(NamedTuple):
     """Small data in the place of the recipe's, what they need, and how large the recipe's are."""
 
     source: str
-    """DATA of `ctxvision train`; "files" and "boards" stand for folders of one and of four digits a picture."""
+    """DATA of `ctxvision train`; "files", "boards" and "sheets" stand for what `pictures` makes."""
     size: int
     """Training images."""
     batch: int
@@ -63,13 +63,12 @@ class Data(NamedTuple):
     """Sizes that fit the data and a CPU."""
 
 
-_SCENES = "digits-scenes#size=64,train=400,val=100,digits=2,smallest=50,largest=80"  # easy: few, large digits
 _FILES = {"image_size": 32, "crop_pct": 1.0}
 _CLIPS = {"frames": 4, "image_size": 32}
 # digits of one size, of which a mirror image is none; most pixels are background
 _CROPS = {"crop_size": [64, 64], "scale": [1.0, 1.0], "flip": 0.0, "class_weights": [0.4, *[1.0] * 10]}
 _BOXES = {
-    "width": 32, "hidden": 128, "anchor_sizes": [24, 32, 40, 48, 56], "min_size": 64, "max_size": 128,
+    "width": 32, "hidden": 128, "anchor_sizes": [12, 24, 32, 48, 64], "min_size": 64, "max_size": 128,
     "train_candidates": 200, "train_proposals": 100, "test_candidates": 100, "test_proposals": 100,
     "sampled_rois": 64, "detections": 30,
 }  # fmt: skip
@@ -79,7 +78,7 @@ DATA: Mapping[str, Data] = {
     "video": Data("moving-digits#train=640,val=160", 640, 16, 400, "val_top1", 12.5, 240_000, _CLIPS),
     # chance: background known, digits guessed
     "segmentation": Data("boards", 400, 8, 300, "val_miou", 14.0, 2975, _CROPS),
-    "detection": Data(_SCENES, 400, 4, 400, "val_box_ap50", 0.0, 118_287, _BOXES),
+    "detection": Data("sheets", 400, 4, 600, "val_box_ap50", 0.0, 118_287, _BOXES),
 }
 _NARROW = {"semantic_fpn": {"pyramid_channels": 64, "channels": 64}, "upernet": {"channels": 64}}
 
