@@ -51,8 +51,8 @@ def test_what_a_recipe_fixes_is_kept_and_shares_of_the_run_stay(pair):
         descent = usual["optimizer"] in ("sgd", "momentum")
         rate = usual["lr"] * ratio if descent else max(usual["lr"] * math.sqrt(ratio), 1e-3)
         if usual.get("detector") == "retinanet":
-            rate = usual["lr"]
-            assert options.clip_grad == 1.0
+            rate = 2 * usual["lr"]
+            assert options.clip_grad == 5.0
         assert options.lr == pytest.approx(rate)
         if usual.get("warmup_epochs"):
             assert options.warmup_epochs / options.epochs == pytest.approx(
