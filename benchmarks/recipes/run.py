@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from benchmarks import machine, rows
+from benchmarks.recipes.pictures import MAKERS, digit_files
 from benchmarks.recipes.plan import DATA, SIDES, Pair, Side, pairs, settings_of
 from benchmarks.settings import Settings
 from benchmarks.table import markdown
-from ctxvision.data.embedded.digits import CLASS_NAMES, digit_keys, held_out_digits, load_digits
 from ctxvision.recipes import load_recipe
 from ctxvision.runs import RunFolder
 from ctxvision.training import train
@@ -26,9 +23,8 @@ COLUMNS = (
     *machine.COLUMNS, "fingerprint", "recipe", "task", "family", "side", "model", "seed", "steps", "batch", "lr",
     "metric", "value", "chance", "loss", "seconds",
 )  # fmt: skip
-_SMOOTH = Image.Resampling.BICUBIC
 _EPOCHS_BEFORE = 8  # of digits, before a dense task
-_TESTED = {"val_top1": 360, "val_miou": 400, "val_box_ap50": 100}  # samples, digits of boards, scenes
+_TESTED = {"val_top1": 360, "val_miou": 400, "val_box_ap50": 146}  # samples, digits of boards and of sheets
 
 
 def fingerprint(pair: Pair, side: Side, steps: int | None) -> str:
@@ -95,7 +91,7 @@ def trained(pair: Pair, side: Side, seed: int, work: Path, steps: int | None) ->
     """Train once and return the columns of the row that are not the machine's."""
     recipe, asked = load_recipe(pair.recipe), settings_of(pair, side, seed, steps)
     data = DATA[recipe.task]
-    source = str(_FOLDERS[data.source](work)) if data.source in _FOLDERS else data.source
+    source = str(MAKERS[data.source](work, data.size)) if data.source in MAKERS else data.source
     if "init_from" in recipe.requires:
         asked["init_from"] = str(weights(pair, side, work, steps))
         asked["init_partial"] = True
@@ -111,53 +107,6 @@ def trained(pair: Pair, side: Side, seed: int, work: Path, steps: int | None) ->
         "metric": data.metric, "value": (last[data.metric] or 0.0) * shares, "chance": data.chance,
         "loss": last.get("train_loss") or math.nan, "seconds": seconds,
     }  # fmt: skip
-
-
-def digit_files(work: Path) -> Path:
-    """Return a folder with the embedded digits as files, held out as everywhere; made once."""
-    folder = work / "digits"
-    if not folder.exists():
-        pixels, targets = load_digits()
-        held_out = held_out_digits(digit_keys(targets))
-        unfinished = work / "digits.part"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for index, (picture, target) in enumerate(zip(pixels.numpy(), targets.tolist(), strict=True)):
-            part = unfinished / ("val" if held_out[index] else "train") / str(target)
-            part.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(part / f"{index:04d}.png")
-        unfinished.rename(folder)
-    return folder
-
-
-def digit_boards(work: Path) -> Path:
-    """Return a folder of 2 × 2 digits a picture, each as large as in `digit_files`, and of their masks; made once.
-
-    Scenes are too much for some hundred steps of SGD: after 600 of 8 scenes the mean IoU was 10 %.
-    """
-    folder = work / "boards"
-    if not folder.exists():
-        pixels, targets = load_digits()
-        held_out = held_out_digits(digit_keys(targets))
-        unfinished = work / "boards.part"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for split, numbers, count in (("train", ~held_out, DATA["segmentation"].size), ("val", held_out, 100)):
-            random = np.random.default_rng(0)
-            for kind in ("images", "masks"):
-                (unfinished / kind / split).mkdir(parents=True)
-            for index in range(count):
-                chosen = random.choice(np.flatnonzero(numbers.numpy()), 4)
-                tiles = [Image.fromarray(pixels[one].numpy()).resize((32, 32), _SMOOTH) for one in chosen]
-                board = np.block([[np.array(a), np.array(b)] for a, b in (tiles[:2], tiles[2:])])
-                digits = np.kron(targets[chosen].numpy().reshape(2, 2), np.ones((32, 32), int))
-                mask = np.where(board > 127, digits + 1, 0).astype(np.uint8)
-                for kind, picture in (("images", board), ("masks", mask)):
-                    Image.fromarray(picture).save(unfinished / kind / split / f"{index:03d}.png")
-        (unfinished / "classes.txt").write_text("\n".join(("background", *CLASS_NAMES)))
-        unfinished.rename(folder)
-    return folder
-
-
-_FOLDERS = {"files": digit_files, "boards": digit_boards}
 
 
 def weights(pair: Pair, side: Side, work: Path, steps: int | None) -> Path:

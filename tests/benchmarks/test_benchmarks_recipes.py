@@ -1,5 +1,6 @@
 """Every family by its own recipes on small data: what is changed, what is kept, what is trained again."""
 
+import json
 import math
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 from PIL import Image
 
 from benchmarks import cli, rows
+from benchmarks.recipes import pictures
 from benchmarks.recipes import run as running
 from benchmarks.recipes.plan import DATA, FAMILIES, SIDES, Pair, pairs, settings_of
 from benchmarks.settings import Settings
-from ctxvision.data.embedded.digits import digit_keys, held_out_digits, load_digits
+from ctxvision.data.detection.coco_values import to_mask
+from ctxvision.data.embedded.digits import CLASS_NAMES, digit_keys, held_out_digits, load_digits
 from ctxvision.data.segmentation.data import find_pixels
 from ctxvision.recipes import load_recipe, recipe_names
 from ctxvision.training.settings import basis_of
@@ -47,6 +50,9 @@ def test_what_a_recipe_fixes_is_kept_and_shares_of_the_run_stay(pair):
         ratio = data.batch / usual["batch_size"]
         descent = usual["optimizer"] in ("sgd", "momentum")
         rate = usual["lr"] * ratio if descent else max(usual["lr"] * math.sqrt(ratio), 1e-3)
+        if usual.get("detector") == "retinanet":
+            rate = 2 * usual["lr"]
+            assert options.clip_grad == 5.0
         assert options.lr == pytest.approx(rate)
         if usual.get("warmup_epochs"):
             assert options.warmup_epochs / options.epochs == pytest.approx(
@@ -112,9 +118,8 @@ def test_other_data_are_another_run(monkeypatch):
     assert running.fingerprint(COT, "ours", None) != before
 
 
-def test_boards_hold_four_digits_each_under_a_mask_of_its_class(tmp_path, monkeypatch):
-    monkeypatch.setitem(DATA, "segmentation", DATA["segmentation"]._replace(size=3))
-    found = find_pixels(running.digit_boards(tmp_path))
+def test_boards_hold_four_digits_each_under_a_mask_of_its_class(tmp_path):
+    found = find_pixels(pictures.digit_boards(tmp_path, 3))
     assert (len(found.train), len(found.val), found.class_names[:2]) == (3, 100, ("background", "0"))
     pixels, targets = load_digits()
     held_out = held_out_digits(digit_keys(targets))
@@ -133,6 +138,34 @@ def test_boards_hold_four_digits_each_under_a_mask_of_its_class(tmp_path, monkey
                     target == number - 1 and np.array_equal(enlarged(raw), board[part])
                     for raw, target in digits.items()
                 )
+
+
+def test_sheets_hold_digits_in_tight_boxes_with_masks_of_their_ink(tmp_path):
+    pixels, targets = load_digits()
+    held_out = held_out_digits(digit_keys(targets))
+    folder = pictures.digit_sheets(tmp_path, 5)
+    for split, kept, count in (("train", ~held_out, 5), ("val", held_out, 100)):
+        listed = json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
+        assert [one["name"] for one in listed["categories"]] == list(CLASS_NAMES)
+        assert len(listed["images"]) == count == len({one["image_id"] for one in listed["annotations"]})
+        assert count < len(listed["annotations"]) < 2 * count
+        of_split = [enlarged(picture.numpy().tobytes()) > 127 for picture in pixels[kept]]
+        for one in listed["annotations"]:
+            sheet = np.array(Image.open(folder / split / f"{one['image_id']:04d}.png"))
+            mask = to_mask(one["segmentation"], *sheet.shape).astype(bool)
+            (x, y, width, height), inside = one["bbox"], np.zeros_like(mask)
+            inside[y : y + height, x : x + width] = True
+            assert sheet.shape == (64, 64)
+            assert mask.sum() == one["area"] == (mask & inside & (sheet > 127)).sum()
+            ink = mask[y : y + height, x : x + width]
+            assert np.array_equal(tight(ink), ink)
+            same = [number for number, digit in enumerate(of_split) if np.array_equal(tight(digit), ink)]
+            assert one["category_id"] - 1 in targets[kept][same].tolist()
+
+
+def tight(mask):
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def enlarged(raw):

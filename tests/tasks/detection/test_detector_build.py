@@ -288,3 +288,14 @@ def test_settings_that_do_not_fit_are_named(arguments, message):
     with pytest.raises(TaskError, match=message) as raised, torch.device("meta"):
         build_detector(**{"detector": "faster_rcnn", "backbone": "resnet10t", "num_classes": 3, **arguments})
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("width", [256, 32])
+def test_towers_of_retinanet_begin_at_the_papers_gain_whatever_their_width(width):
+    torch.manual_seed(0)
+    head = build_detector("retinanet", "cotnet_micro", num_classes=3, width=width).network.head
+    features = torch.randn(4, width, 24, 24)
+    with torch.no_grad():
+        for tower in (head.classification_head.conv, head.regression_head.conv):
+            gain = (tower(features).std() / features.std()).item()
+            assert 0.004 < gain < 0.02  # of 32 channels with the deviation for 256 it was 0.0001

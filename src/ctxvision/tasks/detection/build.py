@@ -9,7 +9,6 @@ from torch import nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
@@ -28,6 +27,7 @@ from .heads import (
     make_box_predictor,
     make_mask_head,
     make_mask_predictor,
+    make_retinanet_head,
     make_rpn_head,
 )
 from .regions import Interpolation, RoIPool, make_transform
@@ -187,7 +187,7 @@ def build_detector(
             pyramid,
             num_classes,
             anchor_generator=anchors,
-            head=in_full_precision(RetinaNetHead(width, anchors.num_anchors_per_location()[0], num_classes)),
+            head=make_retinanet_head(width, anchors.num_anchors_per_location()[0], num_classes),
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,
             detections_per_img=detections,
