@@ -130,7 +130,10 @@ def test_checkpointed_stages_have_the_gradients_of_the_network(segments, reentra
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad()
     expected = model.forward_features(images)
-    assert torch.equal(features, expected)
+    if reentrant:  # it first computes without gradients, where products with their GELU are one call
+        torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-6)
+    else:
+        assert torch.equal(features, expected)
     expected.square().sum().backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
