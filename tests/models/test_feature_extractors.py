@@ -130,14 +130,14 @@ def test_checkpointed_stages_have_the_gradients_of_the_network(segments, reentra
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad()
     expected = model.forward_features(images)
-    if reentrant:  # it first computes without gradients, where products with their GELU are one call
-        torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-6)
-    else:
-        assert torch.equal(features, expected)
+    # a reentrant one first computes without gradients, where products with their GELU are one call
+    share = 1e-4 if reentrant else 0.0
+    torch.testing.assert_close(features, expected, rtol=0, atol=share * expected.abs().max().item())
     expected.square().sum().backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+            atol = 1e-6 + share * parameter.grad.abs().max().item()
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=atol)
 
 
 def test_hooks_of_stages_see_a_tensor_with_gradients(images):
