@@ -66,7 +66,8 @@ def pytest_terminal_summary(terminalreporter):
     """Name tests that take long and are not marked so; how long is a matter of the machine, so none fails."""
     for report in terminalreporter.getreports("passed"):
         seconds = dict(report.user_properties).get("processor seconds", 0.0)
-        if report.when == "call" and seconds > SLOW_SECONDS and "slow" not in report.keywords:
+        marked = "slow" in report.keywords or "process" in report.keywords
+        if report.when == "call" and seconds > SLOW_SECONDS and not marked:
             terminalreporter.write_line(
                 f"{seconds:.1f} s of processor time without pytest.mark.slow: {report.nodeid}"
             )
