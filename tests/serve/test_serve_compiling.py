@@ -201,18 +201,14 @@ def slow(checkpoint, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(checkpoint.parent / "tmp"))
     monkeypatch.setattr(compiling, "_require_possible", lambda: None)
     popen = compiling.subprocess.Popen
-    code = [
-        "import os, signal, tempfile, time",
-        "{}",
-        "open(os.path.join(tempfile.gettempdir(), 'left'), 'x').close()",
-        "time.sleep(600)",
-    ]
+    code = "import os, signal, tempfile, time; {}; "
+    code += "open(os.path.join(tempfile.gettempdir(), 'left'), 'x').close(); time.sleep(600)"
 
     def let(first="pass"):
         monkeypatch.setattr(
             compiling.subprocess,
             "Popen",
-            lambda words, **options: popen([sys.executable, "-c", ";".join(code).format(first)], **options),
+            lambda words, **options: popen([sys.executable, "-c", code.format(first)], **options),
         )
 
     return let

@@ -50,9 +50,12 @@ def choose(options: TrainOptions) -> tuple[RunFolder, Path | None]:
     Raises:
         TrainingError: The folder is in use, or holds nothing to resume.
     """
-    if options.resume:
-        return _resumed(Path(options.out or ".") if options.resume == "last" else Path(options.resume))
     first = not rank()
+    if options.resume:
+        path = Path(options.out or ".") if options.resume == "last" else Path(options.resume)
+        if first:  # the others belong to the process that holds it
+            _require_free(RunFolder.around(path) if path.is_file() else RunFolder(path))
+        return _resumed(path)
     if not first and _VARIABLE in os.environ:
         return RunFolder(os.environ[_VARIABLE]), None
     launch = processes.launched()
@@ -95,7 +98,6 @@ def _resumed(path: Path) -> tuple[RunFolder, Path | None]:
     found = [file for file in (run.last, run.previous) if file.is_file()]
     if not found:
         if not _never_saved(run):
-            _require_free(run)
             raise TrainingError(
                 f"{path}: no checkpoint to resume from (no checkpoints/last.ckpt){_best_advice(run)}"
             )
@@ -113,7 +115,6 @@ def _resumed(path: Path) -> tuple[RunFolder, Path | None]:
         elif file == run.previous:
             say(f"{run.last}: is gone; continuing from {file}, the one before")
         return run, file
-    _require_free(run)
     raise TrainingError(f"{'; '.join(reasons)}; there is no other to continue from{_best_advice(run)}")
 
 
