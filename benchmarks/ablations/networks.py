@@ -36,6 +36,8 @@ class Network(NamedTuple):
     """What makes the ablation."""
     use: Use = "paper"
     """What becomes of the contextual prior."""
+    offset_lr_scale: float = 1.0
+    """Share of the learning rate that generators of offsets have; networks without offsets have none."""
 
     @property
     def has_stage_losses(self) -> bool:
@@ -43,12 +45,21 @@ class Network(NamedTuple):
         return self.family == "contextual" and self.args.get("stages") != () and self.args.get("prior", True)
 
 
+_SLOW = 0.1
+"""Of the generators' rate in the rate of all others, as DCNv2's authors have it for theirs."""
+
+
 def _contextual(
-    hundred: Planes, more: Planes | None = None, every: Planes | None = None, use: Use = "paper", **args: Any
+    hundred: Planes,
+    more: Planes | None = None,
+    every: Planes | None = None,
+    use: Use = "paper",
+    rate: float = _SLOW,
+    **args: Any,
 ) -> Network:
     # class embeddings are narrower than a linear classifier's rows: with context one width fits all class sets
     planes: Mapping[SizeName, Planes] = {"100": hundred, "400": more or hundred, "all": every or hundred}
-    return Network("contextual", "contextual_resnet50", planes, args, use)
+    return Network("contextual", "contextual_resnet50", planes, args, use, rate)
 
 
 def _cot(planes: Planes, **args: Any) -> Network:
@@ -58,14 +69,14 @@ def _cot(planes: Planes, **args: Any) -> Network:
 _RERANK: Mapping[str, Any] = {"selection": "rerank"}  # the authors' code; `contextual_reduce` is the paper's rule
 _FULL = (16, 32, 48, 63)
 
-NETWORKS: Mapping[str, Network] = {
-    "plain": _contextual((16, 32, 48, 93), (16, 32, 48, 73), (16, 32, 48, 43), stages=()),
+_NETWORKS: dict[str, Network] = {
+    "plain": _contextual((16, 32, 48, 93), (16, 32, 48, 73), (16, 32, 48, 43), rate=1.0, stages=()),
     "deformable": _contextual(
         (16, 32, 48, 90), (16, 32, 48, 71), (16, 32, 48, 42), prior=False, weight_offsets=False
     ),
     "no_prior": _contextual((16, 32, 48, 83), (16, 32, 48, 67), (16, 32, 48, 40), prior=False),
     "zero_prior": _contextual(_FULL, use="zero", **_RERANK),
-    "extra_input": _contextual((16, 32, 56, 61), extra_input=True, **_RERANK),
+    "extra_input": _contextual((16, 32, 56, 61), rate=1.0, extra_input=True, **_RERANK),
     "weight_offsets": _contextual((16, 32, 48, 65), sampling_offsets=False, **_RERANK),
     "contextual": _contextual(_FULL, **_RERANK),
     "contextual_reduce": _contextual(_FULL),
@@ -78,6 +89,11 @@ NETWORKS: Mapping[str, Network] = {
     "cot_linear": _cot((16, 32, 64, 56), context="linear"),
     "cot": _cot((16, 32, 72, 40)),
 }
+_TWO_RATES = ("deformable", "no_prior", "zero_prior", "contextual")
+NETWORKS: Mapping[str, Network] = _NETWORKS | {
+    f"{name}_one_rate": _NETWORKS[name]._replace(offset_lr_scale=1.0) for name in _TWO_RATES
+}
+"""By name; those of ``one_rate`` train generators of offsets as fast as all else, as the paper's authors do."""
 
 
 class Cost(NamedTuple):

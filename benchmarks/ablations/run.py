@@ -41,6 +41,8 @@ def fingerprint(name: str, size: Size, device: torch.device) -> str:
         "classes": size.classes, "side": size.side, "recipe": asdict(size.recipes[network.family]),
         "model": network.model, "args": arguments(name, size), "use": network.use, "device": device.type,
     }  # fmt: skip
+    if network.offset_lr_scale != 1:
+        everything["offset_lr_scale"] = network.offset_lr_scale
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -84,7 +84,8 @@ def fit(name: str, size: Size, alpha: float | None, seed: int, device: torch.dev
     model = build(name, size).to(device)
     to_layout(model, "channels_last")
     started = time.process_time()
-    curve = _fit(model, task, normalise, size.recipes[NETWORKS[name].family], alpha, seed)
+    network = NETWORKS[name]
+    curve = _fit(model, task, normalise, size.recipes[network.family], alpha, seed, network.offset_lr_scale)
     return Fitted(model, task, normalise, curve, time.process_time() - started)
 
 
@@ -116,7 +117,13 @@ def train(name: str, size: Size, alpha: float | None, seed: int, device: torch.d
 
 
 def _fit(
-    model: nn.Module, task: Task, normalise: Normaliser, recipe: Recipe, alpha: float | None, seed: int
+    model: nn.Module,
+    task: Task,
+    normalise: Normaliser,
+    recipe: Recipe,
+    alpha: float | None,
+    seed: int,
+    offset_lr_scale: float,
 ) -> str:
     images, classes = task.train
     forward: Any = getattr(model, "forward_stages", model)
@@ -126,7 +133,12 @@ def _fit(
         else ContextualLoss(alpha=alpha or 0.0, label_smoothing=recipe.label_smoothing)
     )
     steps = len(classes) // recipe.batch
-    o = Optimization(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup_epochs=recipe.warmup_epochs)
+    o = Optimization(
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        warmup_epochs=recipe.warmup_epochs,
+        offset_lr_scale=offset_lr_scale,
+    )
     optimizer = build_optimizer(model, o)
     schedule = build_schedule(optimizer, o, epochs=recipe.epochs, steps_per_epoch=steps)
     generator = torch.Generator().manual_seed(seed)

@@ -94,9 +94,19 @@ def test_ablations_are_what_they_are_called():
     assert [("sampling_offsets" in n, "weight_offsets" in n) for n in names.values()] == [
         (False, False), (True, False), (False, True), (True, True)
     ]  # fmt: skip
-    assert {name for name, network in NETWORKS.items() if network.has_stage_losses} == {
+    usual = {name for name in NETWORKS if not name.endswith("_one_rate")}
+    assert {name for name in usual if NETWORKS[name].has_stage_losses} == {
         "zero_prior", "extra_input", "weight_offsets", "contextual", "contextual_reduce", "centred", "weighted"
     }  # fmt: skip
+    for name in set(NETWORKS) - usual:
+        same, slow = NETWORKS[name], NETWORKS[name.removesuffix("_one_rate")]
+        assert same == slow._replace(offset_lr_scale=1.0)
+        assert slow.offset_lr_scale == 0.1
+    with torch.device("meta"):  # two rates are for networks with offsets, and for no others
+        bent = {
+            name for name in usual if any("_offsets." in n for n, _ in build(name, HUNDRED).named_parameters())
+        }
+    assert bent == {name for name in usual if NETWORKS[name].offset_lr_scale != 1}
     kinds = {type(block.conv2).__name__ for block in build("resnet", HUNDRED).layer3}
     assert kinds == {"Conv2d"}
     assert {type(block.conv2).__name__ for block in build("involution", HUNDRED).layer3} == {"Involution2d"}

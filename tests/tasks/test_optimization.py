@@ -148,6 +148,44 @@ def test_schedule_moves_all_layers_together():
     assert len({g["lr_scale"] for g in optimizer.param_groups}) > 5
 
 
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+@pytest.mark.parametrize("decay_norms", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_generators_of_offsets_have_their_share_of_the_rate_and_all_else_as_before(
+    layer_decay, decay_norms, wrapped
+):
+    model = network("contextual_resnet_micro")
+    if wrapped and not layer_decay:  # a detector, say
+        model = nn.ModuleDict({"backbone": model})
+    names = {p: name for name, p in model.named_parameters()}
+
+    def settings_of(scale):
+        o = Optimization(
+            lr=1.0, weight_decay=0.1, layer_decay=layer_decay, decay_norms=decay_norms, offset_lr_scale=scale
+        )
+        optimizer = build_optimizer(model, o)
+        schedule = build_schedule(optimizer, o, epochs=4, steps_per_epoch=5)
+        schedule.step_update(7)
+        held = [(names[p], group) for group in optimizer.param_groups for p in group["params"]]
+        assert sorted(name for name, _ in held) == sorted(names.values()), "each in one group"
+        return {name: (group["lr"], group["weight_decay"]) for name, group in held}
+
+    usual, slow = settings_of(1.0), settings_of(0.1)
+    generators = {name for name in names.values() if "weight_offsets." in name or "sampling_offsets." in name}
+    assert len(generators) > 20
+    for name, (lr, decay) in usual.items():
+        assert slow[name] == (pytest.approx(lr * (0.1 if name in generators else 1.0)), decay), name
+
+
+def test_a_network_without_offsets_and_one_of_nothing_else_take_the_share_too():
+    o = Optimization(lr=1.0, offset_lr_scale=0.1)
+    assert len(build_optimizer(network("rednet_micro"), o).param_groups) == 2
+    part = network("contextual_resnet_micro").layer2[0].conv2.weight_offsets
+    groups = build_optimizer(part, o).param_groups
+    assert [group["lr_scale"] for group in groups] == [0.1] * len(groups)
+    assert all(group["params"] for group in groups)
+
+
 def test_arguments_reach_the_optimizer():
     model = network("rednet_micro")
     adam = build_optimizer(model, Optimization(lr=1.0, optimizer_args={"betas": [0.8, 0.9], "eps": 1e-5}))

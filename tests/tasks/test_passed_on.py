@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ctxvision.cli import main
+from ctxvision.nn.contextual_conv import WeightOffsets
 from ctxvision.tasks import ClassificationTask, load_task
 from ctxvision.tasks.error import TaskError
 from ctxvision.tasks.features import FeatureBackbone
@@ -31,25 +32,29 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=2))
+        self.bend = WeightOffsets(8, kernel_size=3, prior_dim=0, hidden=4)
         self.head = nn.Linear(8, 4)
         self.temperature = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, x):
-        return self.head(self.body(x).mean((2, 3))) * self.temperature
+        features = self.body(x)
+        bent = features.mean((2, 3)) + self.bend(features, None).sum((2, 3))
+        return self.head(bent) * self.temperature
 
 
 @pytest.mark.parametrize("name", usable_optimizers())
 def test_every_listed_optimiser_trains(name):
     model = Net()
     before = {key: value.clone() for key, value in model.named_parameters()}
-    optimizer = build_optimizer(model, Optimization(optimizer=name, lr=1e-3))
+    optimizer = build_optimizer(model, Optimization(optimizer=name, lr=1e-3, offset_lr_scale=0.5))
     for _ in range(3):
         optimizer.zero_grad()
         model(torch.randn(4, 3, 8, 8)).square().mean().backward()
         optimizer.step()
     after = dict(model.named_parameters())
     assert all(value.isfinite().all() for value in after.values())
-    assert not torch.equal(after["head.weight"], before["head.weight"])
+    for trained in ("head.weight", "bend.fc2.weight"):
+        assert not torch.equal(after[trained], before[trained])
 
 
 def test_only_what_can_train_is_listed(monkeypatch):

@@ -21,6 +21,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from ctxvision.nn.contextual_conv import SamplingOffsets, WeightOffsets
 from ctxvision.wording import did_you_mean
 
 from .error import NOT_TAKEN, TaskError, explain_argument, require_own
@@ -116,7 +117,7 @@ def build_optimizer(model: nn.Module, o: Optimization) -> Optimizer:
     """Build one of timm's optimisers, without weight decay on what ``no_weight_decay`` names, norms and biases.
 
     With ``decay_norms`` norms and biases have it too. Layers are decayed as the model's ``group_matcher`` numbers
-    them: the last has ``lr``, the ones before less and less.
+    them: the last has ``lr``, the ones before less and less. Generators of offsets have ``offset_lr_scale`` of it.
 
     Args:
         model: The network whose parameters are trained.
@@ -143,6 +144,7 @@ def build_optimizer(model: nn.Module, o: Optimization) -> Optimizer:
     except NOT_TAKEN as error:
         explain_argument(f"optimizer_args of {o.optimizer}", args, error, get_optimizer_class(o.optimizer), _TAKEN)
         raise TaskError(f"optimizer {o.optimizer} with {args}: {_line(error)}") from error
+    _slow_down(_offset_generators(model), optimizer, o.offset_lr_scale)
     # undo what kron does by itself: it compiles for every shape of a network, for minutes
     for name, value in list(vars(optimizer).items()):
         original = getattr(value, "_torchdynamo_orig_callable", None)
@@ -245,6 +247,26 @@ def _groups_of_all(model: nn.Module, o: Optimization) -> list[dict[str, Any]]:
         layer_decay=o.layer_decay,
     )
     return layers
+
+
+def _offset_generators(model: nn.Module) -> set[nn.Parameter]:
+    generators = (part for part in model.modules() if isinstance(part, WeightOffsets | SamplingOffsets))
+    return {parameter for part in generators for parameter in part.parameters()}
+
+
+def _slow_down(chosen: set[nn.Parameter], optimizer: Optimizer, scale: float) -> None:
+    """Give parameters a share of the learning rate, in groups of their own with all else as it was."""
+    if scale == 1:
+        return
+    for group in list(optimizer.param_groups):
+        slow = [parameter for parameter in group["params"] if parameter in chosen]
+        rest = [parameter for parameter in group["params"] if parameter not in chosen]
+        scaled = {**group, "params": slow, "lr_scale": group.get("lr_scale", 1.0) * scale}
+        if not rest:
+            group.update(scaled)
+        elif slow:
+            group["params"] = rest
+            optimizer.add_param_group(scaled)
 
 
 def _spared_inside(model: nn.Module) -> set[str]:

@@ -285,7 +285,7 @@ class TrainOptions(OptimizerSettings, ABC):
                     raise OptionError(f"{option(name)} must be {limits}, got {value}")
         if not 0 < self.val_fraction < 1:
             raise OptionError(f"--val-fraction must be more than 0 and less than 1, got {self.val_fraction}")
-        for name in ("lr", "layer_decay"):
+        for name in ("lr", "layer_decay", "offset_lr_scale"):
             if getattr(self, name) == 0:
                 raise OptionError(f"{option(name)} must be more than 0")
         if self.lr is not None and self.min_lr > self.lr:
@@ -308,7 +308,8 @@ _STEPS_LEAST_IMAGES = 4
 _RANGES: Ranges = (
     ("epochs steps val_every log_every save_top_k batch_size micro_batch accumulate", 1, INF),
     ("devices nodes prefetch", 1, INF),
-    ("lr min_lr weight_decay warmup_epochs cooldown_epochs clip_grad save_minutes", 0, INF),
+    ("lr min_lr weight_decay offset_lr_scale", 0, INF),
+    ("warmup_epochs cooldown_epochs clip_grad save_minutes", 0, INF),
     ("seed split_seed workers skip_nan warmup_steps early_stopping", 0, INF),
     ("drop_path_rate ema layer_decay warmup_factor", 0, 1),
 )
