@@ -1,6 +1,7 @@
-"""Where a prior loses what tells one image from another: trains one network and follows its prior step by step.
+"""What becomes of prior and weight offsets: trains one network, and follows both on the test drawings.
 
 python -m benchmarks.ablations.where --network contextual --alpha 1 --seed 0
+python -m benchmarks.ablations.where --network no_prior_one_rate
 """
 
 import argparse
@@ -17,6 +18,7 @@ from benchmarks.ablations.train import Normaliser, fit, shuffled
 from benchmarks.table import markdown
 from ctxvision.nn import ClassContext
 from ctxvision.nn.class_context import ClassStep
+from ctxvision.nn.contextual_conv import ContextualConv2d
 
 Batches = list[Tensor]
 
@@ -67,6 +69,46 @@ def answers(model: nn.Module, drawings: Drawings, normalise: Normaliser) -> Tens
     return torch.cat([model(normalise(images)).argmax(1) for images in drawings.images.split(256)])
 
 
+@torch.inference_mode()
+def offsets_of(model: nn.Module, drawings: Drawings, normalise: Normaliser) -> dict[str, tuple[float, float]]:
+    """Return of each layer with weight offsets how long they are, in lengths of the kernel, and their own share.
+
+    Both are lengths of the kernel of one input channel; the offsets are the same for every output channel of a
+    dense convolution. The share is that which is not the mean over all images, as `priors.image_dependent` has it.
+    """
+    bent = {
+        name: part
+        for name, part in model.named_modules()
+        if isinstance(part, ContextualConv2d) and part.weight_offsets is not None
+    }
+    found: dict[str, Batches] = {name: [] for name in bent}
+    handles = [
+        part.weight_offsets.register_forward_hook(lambda _, __, made, name=name: found[name].append(made))
+        for name, part in bent.items()
+        if part.weight_offsets is not None
+    ]
+    answers(model, drawings, normalise)
+    for handle in handles:
+        handle.remove()
+    lengths = {}
+    for name, part in bent.items():
+        made = torch.cat(found[name]).flatten(2)
+        kernel = part.weight.square().mean(0).sum((1, 2)).sqrt()
+        length = float(made.norm(dim=2).mean() / kernel.mean())
+        lengths[name] = length, priors.image_dependent(made.flatten(1))
+    return lengths
+
+
+def offsets_report(model: nn.Module, drawings: Drawings, normalise: Normaliser) -> str:
+    """Return a table with a line per layer."""
+    body = [
+        (f"`{name}`", f"{length:.2f}", f"{100 * share:.0f}")
+        for name, (length, share) in offsets_of(model, drawings, normalise).items()
+    ]
+    header = ("layer", "length of the weight offsets ÷ that of the kernel", "image-dependent, %")
+    return markdown(header, body)
+
+
 def report(model: nn.Module, drawings: Drawings, normalise: Normaliser) -> str:
     """Return a table with a line per stage, and how many answers the prior of the image decides."""
     classes: Any = model.num_classes
@@ -103,15 +145,20 @@ def report(model: nn.Module, drawings: Drawings, normalise: Normaliser) -> str:
 def main() -> None:
     """Train one network and print the tables for the test artist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [name for name, network in NETWORKS.items() if network.has_stage_losses and network.use != "zero"]
+    known = [name for name, network in NETWORKS.items() if network.family == "contextual" and name != "plain"]
     parser.add_argument("--network", choices=known, default="contextual")
     parser.add_argument("--size", choices=SIZES, default="100")
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     size = SIZES[args.size]
-    model, task, normalise, _, _ = fit(args.network, size, args.alpha, args.seed, torch.device("cpu"))
-    print(report(model, shuffled(task.test), normalise))
+    network = NETWORKS[args.network]
+    alpha = args.alpha if network.has_stage_losses else None
+    model, task, normalise, _, _ = fit(args.network, size, alpha, args.seed, torch.device("cpu"))
+    test = shuffled(task.test)
+    if network.has_stage_losses and network.use != "zero":
+        print(report(model, test, normalise))
+    print(offsets_report(model, test, normalise))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from torch import nn
 
 from benchmarks import cli, rows
 from benchmarks.ablations import drawings, priors, report, where
@@ -20,6 +21,7 @@ from benchmarks.ablations.statistics import Difference, paired, summarise
 from benchmarks.ablations.train import Normaliser, Outcome, train
 from benchmarks.settings import Settings
 from ctxvision.data.images.emoji import packages, source
+from ctxvision.nn import ContextualConv2d
 
 CPU = torch.device("cpu")
 HUNDRED = SIZES["100"]
@@ -300,6 +302,23 @@ def test_where_a_prior_loses_what_tells_images_apart(emoji):
     assert cells[3][:2] == ["3", "5 of 6"]
     # generators start at zero: what the prior is does not matter yet
     assert [line[1:] for line in cells[-3:]] == [["0.0"] * 3] * 3
+
+
+def test_how_long_weight_offsets_are(emoji):
+    test = training.shuffled(open_task("6", TINY.side).test)
+    model = build("no_prior", TINY)
+    layers = [layer for layer in model.modules() if isinstance(layer, ContextualConv2d)]
+    for layer in layers:
+        nn.init.constant_(layer.weight, -0.5)
+        nn.init.constant_(layer.weight_offsets.fc2.bias, 0.25)
+    found = where.offsets_of(model, test, AS_IS)
+    assert list(found.values()) == [pytest.approx((0.5, 0.0), abs=1e-5)] * len(layers)
+    nn.init.normal_(layers[-1].weight_offsets.fc2.weight, std=10)
+    *others, (length, share) = where.offsets_of(model, test, AS_IS).values()
+    assert others == [pytest.approx((0.5, 0.0), abs=1e-5)] * len(others)
+    assert length > 1
+    assert share > 0.05
+    assert where.offsets_report(model, test, AS_IS).count("\n") == 1 + len(layers)
 
 
 def test_only_common_seeds_are_compared():
