@@ -7,12 +7,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.ablations.networks import NETWORKS
+from benchmarks.ablations.networks import NETWORKS, ONE_RATE
 from benchmarks.ablations.report import Rows, by_seed, curve
 from benchmarks.ablations.statistics import summarise
 from benchmarks.plot.style import FAINT, INK, STYLE, title
 
-PRIOR, NO_PRIOR, RESIDUAL = "#CC79A7", "#E69F00", "#0072B2"
+PRIOR, NO_PRIOR, FASTER, RESIDUAL = "#CC79A7", "#E69F00", "#767676", "#0072B2"
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -32,10 +32,15 @@ def draw(found: Rows, path: Path) -> None:
 
 
 def color_of(name: str) -> str:
-    """Return a network's colour: by family, and in the contextual one by whether a prior reaches the features."""
+    """Return a network's colour: by family, in the contextual one by whether a prior reaches the features.
+
+    Networks of the contextual family whose offsets have no rate of their own have a colour, too.
+    """
     network = NETWORKS[name]
     if network.family == "residual":
         return RESIDUAL
+    if name.endswith(ONE_RATE):
+        return FASTER
     return PRIOR if network.has_stage_losses and network.use != "zero" else NO_PRIOR
 
 

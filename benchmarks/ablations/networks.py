@@ -89,11 +89,12 @@ _NETWORKS: dict[str, Network] = {
     "cot_linear": _cot((16, 32, 64, 56), context="linear"),
     "cot": _cot((16, 32, 72, 40)),
 }
+ONE_RATE = "_one_rate"
 _TWO_RATES = ("deformable", "no_prior", "zero_prior", "contextual")
 NETWORKS: Mapping[str, Network] = _NETWORKS | {
-    f"{name}_one_rate": _NETWORKS[name]._replace(offset_lr_scale=1.0) for name in _TWO_RATES
+    f"{name}{ONE_RATE}": _NETWORKS[name]._replace(offset_lr_scale=1.0) for name in _TWO_RATES
 }
-"""By name; those of ``one_rate`` train generators of offsets as fast as all else, as the paper's authors do."""
+"""By name; those that end in `ONE_RATE` train generators of offsets as fast as all else, as the paper's authors do."""
 
 
 class Cost(NamedTuple):

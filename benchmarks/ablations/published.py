@@ -53,6 +53,8 @@ COMPARISONS: tuple[tuple[str, str], ...] = (
     ("contextual_one_rate", "zero_prior_one_rate"),
     ("no_prior_one_rate", "plain"),
     ("cot_static", "resnet"),
+    ("cot_dynamic", "resnet"),
+    ("cot_linear", "resnet"),
     ("cot", "resnet"),
     ("cot", "involution"),
     ("involution", "resnet"),

@@ -13,7 +13,7 @@ from benchmarks import cli, rows
 from benchmarks.ablations import drawings, priors, report, where
 from benchmarks.ablations import train as training
 from benchmarks.ablations.drawings import VIEWS, Drawings, open_task
-from benchmarks.ablations.networks import BUDGETS, NETWORKS, TOLERANCE, arguments, build, cost, names_of
+from benchmarks.ablations.networks import BUDGETS, NETWORKS, ONE_RATE, TOLERANCE, arguments, build, cost, names_of
 from benchmarks.ablations.published import COMPARISONS, PUBLISHED, published_difference
 from benchmarks.ablations.run import Job, chosen_alpha, fingerprint, missing, run, selected
 from benchmarks.ablations.settings import ALPHAS, SIZES, TRIAL_SEEDS, Recipe
@@ -96,12 +96,12 @@ def test_ablations_are_what_they_are_called():
     assert [("sampling_offsets" in n, "weight_offsets" in n) for n in names.values()] == [
         (False, False), (True, False), (False, True), (True, True)
     ]  # fmt: skip
-    usual = {name for name in NETWORKS if not name.endswith("_one_rate")}
+    usual = {name for name in NETWORKS if not name.endswith(ONE_RATE)}
     assert {name for name in usual if NETWORKS[name].has_stage_losses} == {
         "zero_prior", "extra_input", "weight_offsets", "contextual", "contextual_reduce", "centred", "weighted"
     }  # fmt: skip
     for name in set(NETWORKS) - usual:
-        same, slow = NETWORKS[name], NETWORKS[name.removesuffix("_one_rate")]
+        same, slow = NETWORKS[name], NETWORKS[name.removesuffix(ONE_RATE)]
         assert same == slow._replace(offset_lr_scale=1.0)
         assert slow.offset_lr_scale == 0.1
     with torch.device("meta"):  # two rates are for networks with offsets, and for no others
