@@ -94,7 +94,7 @@ _TWO_RATES = ("deformable", "no_prior", "zero_prior", "contextual")
 NETWORKS: Mapping[str, Network] = _NETWORKS | {
     f"{name}{ONE_RATE}": _NETWORKS[name]._replace(offset_lr_scale=1.0) for name in _TWO_RATES
 }
-"""By name; those that end in `ONE_RATE` train generators of offsets as fast as all else, as the paper's authors do."""
+"""By name; where `ONE_RATE` is the end, generators of offsets learn as fast as all else, as the paper has it."""
 
 
 class Cost(NamedTuple):
