@@ -291,6 +291,14 @@ def test_parts_by_class_path():
         build(Callback, [wrong], "--callbacks")
 
 
+def test_an_object_in_the_place_of_a_class_is_refused_with_what_to_write():
+    class Mine(Callback):
+        pass
+
+    with pytest.raises(OptionError, match=r"--callbacks: an object of \S+Mine cannot be written .*'class_path'"):
+        build(Callback, [Mine()], "--callbacks")
+
+
 def test_the_best_states_are_ranked(tmp_path):
     callback = RunCheckpoints(RunFolder(tmp_path), "top1", keep=2)
     dropped = [callback._rank(epoch, value) for epoch, value in enumerate([0.1, 0.3, float("nan"), 0.3, 0.2], 1)]
