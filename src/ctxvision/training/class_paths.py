@@ -32,8 +32,8 @@ def build(kind: type[Part], entries: Sequence[Any], option: str, folder: Path | 
         if not isinstance(entry, str | dict):
             name = f"{type(entry).__module__}.{type(entry).__qualname__}"
             raise OptionError(
-                f"{option}: an object of {name} cannot be written into the run folder, from which a run is resumed; "
-                f"name its class: {{'class_path': '{name}', 'init_args': {{…}}}}"
+                f"{option}: an object of {name} cannot be written into the run folder, from which a run is "
+                f"resumed; name its class: {{'class_path': '{name}', 'init_args': {{…}}}}"
             )
     from jsonargparse import ArgumentError, ArgumentParser
 
