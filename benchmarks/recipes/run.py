@@ -136,7 +136,7 @@ def report(out: Path, wanted: Sequence[Pair], steps: int | None = None) -> str:
             key = fingerprint(pair, side, steps)
             values[side] = [float(row["value"]) for row in found if row["fingerprint"] == key]
         if not all(values.values()):
-            lines.append([*pair, "", *["–"] * 5])
+            lines.append([*pair, "", *["–"] * 6])
             continue
         data = DATA[load_recipe(pair.recipe).task]
         ours, plain = (sum(values[side]) / len(values[side]) for side in SIDES)
@@ -146,11 +146,12 @@ def report(out: Path, wanted: Sequence[Pair], steps: int | None = None) -> str:
         noise = 2 * math.hypot(*errors)
         learns = ours > data.chance + max(5.0, noise)
         keeps_up = ours >= plain - noise
+        seeds = min(map(len, values.values()))
         lines.append(
-            [*pair, data.metric.removeprefix("val_"), f"{data.chance:.0f}", f"{ours:.1f}", f"{plain:.1f}",
+            [*pair, data.metric.removeprefix("val_"), seeds, f"{data.chance:.0f}", f"{ours:.1f}", f"{plain:.1f}",
              f"{noise:.1f}", "yes" if learns and keeps_up else "learns" if learns else "no"]
         )  # fmt: skip
-    header = ["recipe", "family", "metric", "chance", "ours", "plain", "noise", "learns and keeps up"]
+    header = ["recipe", "family", "metric", "seeds", "chance", "ours", "plain", "noise", "learns and keeps up"]
     return markdown(header, lines, left=3)
 
 
