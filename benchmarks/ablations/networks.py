@@ -90,7 +90,7 @@ _NETWORKS: dict[str, Network] = {
     "cot": _cot((16, 32, 72, 40)),
 }
 ONE_RATE = "_one_rate"
-_TWO_RATES = ("deformable", "no_prior", "zero_prior", "contextual")
+_TWO_RATES = ("deformable", "no_prior", "zero_prior", "contextual", "centred", "weighted")
 NETWORKS: Mapping[str, Network] = _NETWORKS | {
     f"{name}{ONE_RATE}": _NETWORKS[name]._replace(offset_lr_scale=1.0) for name in _TWO_RATES
 }
