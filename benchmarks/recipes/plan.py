@@ -91,7 +91,19 @@ classes stays where it begins for 100 steps at this rate, for 300 at that which 
 AP50 was 15 % after 800). At 0.02 without clipping, to which the authors resort too, training ended in infinities
 at step 114.
 """
-_RETINANET_STEPS = 1200
+_STEPS: Mapping[str, int] = dict.fromkeys(
+    (
+        "detect-rednet-retinanet-1x",
+        "detect-rednet-retinanet-neck-1x",
+        "detect-rednet-faster-rcnn-neck-1x",
+        "detect-rednet-faster-rcnn-neck-head-1x",
+        "detect-rednet-mask-rcnn-neck-1x",
+        "segment-rednet-upernet-80k",
+    ),
+    1200,
+)
+"""Optimiser steps of recipes that need more than `DATA` has: of RetinaNet, for the reason above; of RedNet under a
+neck of involutions or under UPerNet, which learns slower than the plain network. Both sides have them."""
 _NARROW = {"semantic_fpn": {"pyramid_channels": 64, "channels": 64}, "upernet": {"channels": 64}}
 
 
@@ -130,20 +142,19 @@ def settings_of(pair: Pair, side: Side, seed: int, steps: int | None = None) -> 
         pair: The family and the recipe.
         side: Its own network, or the plain one.
         seed: The seed of the run.
-        steps: The number of optimiser steps; by default that of `DATA`, for RetinaNet `_RETINANET_STEPS`.
+        steps: The number of optimiser steps; by default that of `_STEPS` or of `DATA`.
     """
     recipe = load_recipe(pair.recipe)
     data, usual = DATA[recipe.task], recipe.settings_for(next(iter(recipe.models)))
     network, arguments = getattr(FAMILIES[pair.family], side)
-    is_retinanet = usual.get("detector") == "retinanet"
     per_epoch = data.size // data.batch
-    epochs = max(2, math.ceil((steps or (_RETINANET_STEPS if is_retinanet else data.steps)) / per_epoch))
+    epochs = max(2, math.ceil((steps or _STEPS.get(pair.recipe, data.steps)) / per_epoch))
     usual_steps = usual.get("steps") or usual["epochs"] * data.recipe_size / usual["batch_size"]
     share = epochs * per_epoch / usual_steps
     ratio = data.batch / usual["batch_size"]
     plain_descent = usual["optimizer"] in ("sgd", "momentum")
     rate = ratio if plain_descent else max(math.sqrt(ratio), _LEAST_ADAPTIVE_RATE / usual["lr"])
-    if is_retinanet:
+    if usual.get("detector") == "retinanet":
         rate = 2.0
     changed: dict[str, Any] = {
         "model": network, "epochs": epochs, "steps": None, "val_every": epochs, "batch_size": data.batch,
