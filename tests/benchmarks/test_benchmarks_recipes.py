@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import cli, rows
 from benchmarks.recipes import pictures
 from benchmarks.recipes import run as running
-from benchmarks.recipes.plan import DATA, FAMILIES, SIDES, Pair, pairs, settings_of
+from benchmarks.recipes.plan import _STEPS, DATA, FAMILIES, SIDES, Pair, pairs, settings_of
 from benchmarks.settings import Settings
 from ctxvision.data.detection.coco_values import to_mask
 from ctxvision.data.embedded.digits import CLASS_NAMES, digit_keys, held_out_digits, load_digits
@@ -36,6 +36,7 @@ def test_every_recipe_of_a_paper_is_there_with_every_family_that_it_names():
     assert {pair.recipe for pair in pairs()} == papers
     assert {pair.family for pair in pairs()} == set(FAMILIES)
     assert len(set(pairs())) == len(pairs())
+    assert set(_STEPS) < papers
 
 
 @pytest.mark.parametrize("pair", pairs(), ids="/".join)
@@ -58,7 +59,7 @@ def test_what_a_recipe_fixes_is_kept_and_shares_of_the_run_stay(pair):
             assert options.warmup_epochs / options.epochs == pytest.approx(
                 usual["warmup_epochs"] / usual["epochs"]
             )
-        assert options.epochs * (data.size // data.batch) >= data.steps
+        assert options.epochs * (data.size // data.batch) >= _STEPS.get(pair.recipe, data.steps)
 
 
 def test_the_plain_network_has_nothing_of_ours_and_a_detector_of_ours_its_wide_stem():
@@ -108,7 +109,7 @@ def test_what_the_file_has_is_not_trained_again(trained, tmp_path, capsys):
     assert cli.main(["recipes", "--report", "--out", str(out), "--only", "cotnet-default cotnet"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert [cell.strip() for cell in line.split("|")[1:-1]] == [
-        "cotnet-default", "cotnet", "top1", "10", "90.0", "91.0", "3.1", "yes"
+        "cotnet-default", "cotnet", "top1", "2", "10", "90.0", "91.0", "3.1", "yes"
     ]  # fmt: skip
 
 
