@@ -90,9 +90,10 @@ _NETWORKS: dict[str, Network] = {
     "cot": _cot((16, 32, 72, 40)),
 }
 ONE_RATE = "_one_rate"
-_TWO_RATES = ("deformable", "no_prior", "zero_prior", "contextual", "centred", "weighted")
 NETWORKS: Mapping[str, Network] = _NETWORKS | {
-    f"{name}{ONE_RATE}": _NETWORKS[name]._replace(offset_lr_scale=1.0) for name in _TWO_RATES
+    f"{name}{ONE_RATE}": network._replace(offset_lr_scale=1.0)
+    for name, network in _NETWORKS.items()
+    if network.offset_lr_scale != 1
 }
 """By name; where `ONE_RATE` is the end, generators of offsets learn as fast as all else, as the paper has it."""
 
