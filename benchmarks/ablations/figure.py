@@ -13,7 +13,7 @@ from benchmarks.ablations.statistics import summarise
 from benchmarks.plot.style import FAINT, INK, STYLE, title
 
 PRIOR, NO_PRIOR, FASTER, RESIDUAL = "#CC79A7", "#E69F00", "#767676", "#0072B2"
-_DASHES = ("-", "--", ":", "-.")
+_DASHES = ("-", "--", ":", "-.", (0, (7, 1)), (0, (1, 3)), (0, (6, 2, 2, 2)), (0, (4, 1, 1, 1, 1, 1)))
 
 
 def draw(found: Rows, path: Path) -> None:
@@ -44,22 +44,27 @@ def color_of(name: str) -> str:
     return PRIOR if network.has_stage_losses and network.use != "zero" else NO_PRIOR
 
 
+def label_of(name: str) -> str:
+    """Return a network's name as the figure has it."""
+    return name.removesuffix(ONE_RATE) + ", one rate" if name.endswith(ONE_RATE) else name
+
+
 def figure(found: Rows) -> Figure:
     """Return the figure: left the test artist, every seed; right the validation artist, epoch by epoch."""
     names = list(found)[::-1]  # the first is at the top
     with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(8, max(3.4, 1.3 + 0.27 * len(names))))
+        drawn = Figure(figsize=(9.5, max(3.4, 1.3 + 0.27 * len(names))))
         top = 1 - 0.72 / drawn.get_figheight()
         bottom = 0.5 / drawn.get_figheight()
-        test = drawn.add_axes((0.17, bottom, 0.34, top - bottom))
-        way = drawn.add_axes((0.58, bottom, 0.25, top - bottom))
+        test = drawn.add_axes((0.22, bottom, 0.29, top - bottom))
+        way = drawn.add_axes((0.57, bottom, 0.2, top - bottom))
         for place, name in enumerate(names):
             values = by_seed(found[name])
             test.plot(
                 list(values.values()), [place] * len(values), "o", color=color_of(name), markersize=4, alpha=0.6
             )
             test.plot([summarise(values).mean], [place], "|", color=INK, markersize=13, markeredgewidth=1.8)
-        _rows(test, names, "test artist, %")
+        _rows(test, [label_of(name) for name in names], "test artist, %")
         _curves(way, found)
         rows = [row for own in found.values() for row in own]
         devices, versions = (" and ".join(sorted({row[what] for row in rows})) for what in ("device", "torch"))
@@ -76,7 +81,7 @@ def _curves(axes: Axes, found: Rows) -> None:
         color = color_of(name)
         dash = _DASHES[used.get(color, 0) % len(_DASHES)]
         used[color] = used.get(color, 0) + 1
-        axes.plot(*curve(own), dash, color=color, linewidth=1.2, label=name)
+        axes.plot(*curve(own), linestyle=dash, color=color, linewidth=1.2, label=label_of(name))
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation artist, %")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), fontsize=7, frameon=False, handlelength=2.2)
