@@ -42,10 +42,7 @@ def _patch_language_once():
 
 if INTERPRETED:
     _patch_language_once()
-LEVELS = [level for level in ("avx512", "avx2", "baseline") if not isinstance(_native.load(level), str)]
-RUNNABLE = {"AVX512": LEVELS, "AVX2": [level for level in LEVELS if level != "avx512"]}.get(
-    torch.backends.cpu.get_cpu_capability(), ["baseline"]
-)
+RUNNABLE = [level for level in _native.runnable() if not isinstance(_native.load(level), str)]
 
 
 # ---------------------------------------------------------------------------------------------------- backends

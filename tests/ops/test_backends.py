@@ -142,6 +142,32 @@ def test_a_damaged_library_is_a_reason_not_a_crash(no_library, monkeypatch, tmp_
     assert "cannot be opened" in reason
 
 
+@pytest.mark.parametrize(
+    ("capability", "levels"),
+    [
+        ("AVX512", ("avx512", "avx2", "baseline")),
+        ("AVX2", ("avx2", "baseline")),
+        ("DEFAULT", ("baseline",)),
+        ("NEON", ("baseline",)),
+    ],
+)
+def test_instructions_that_the_processor_lacks_are_never_opened(monkeypatch, capability, levels):
+    opened = []
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(_native, "Library", lambda level, path: opened.append(level))
+    load = _native.load.__wrapped__
+    assert _native.runnable() == levels
+    for level in ("avx512", "avx2", "baseline"):
+        opened.clear()
+        reason = load(level)
+        if level not in levels:
+            assert f"{level} instructions are none of those that torch uses here: {', '.join(levels)}" == reason
+        assert (opened != []) == (level in levels and not isinstance(reason, str))
+    opened.clear()
+    load()
+    assert opened in ([levels[0]], [])  # none where there are no compiled kernels
+
+
 def test_a_library_of_another_version_is_refused(no_library, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(_native, "ABI", _native.ABI + 1)

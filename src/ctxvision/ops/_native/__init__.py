@@ -77,6 +77,13 @@ def _openmp() -> list[int | None]:
     return [function and ctypes.cast(function, ctypes.c_void_p).value for function in functions]
 
 
+def runnable() -> tuple[str, ...]:
+    """Return the instruction sets that this processor has, the widest first, as torch sees them."""
+    widest = LEVELS.get(torch.backends.cpu.get_cpu_capability())
+    levels = tuple(LEVELS.values())
+    return (*levels[levels.index(widest) :], "baseline") if widest else ("baseline",)
+
+
 @cache
 def load(level: str | None = None) -> Library | str:
     """Return the kernels for this processor, or why there are none.
@@ -85,8 +92,12 @@ def load(level: str | None = None) -> Library | str:
         level: Name of the instruction set, ``"avx512"``, ``"avx2"`` or ``"baseline"``; ``None`` chooses as torch
             does for its own kernels.
     """
+    usable = runnable()
     if level is None:
-        level = LEVELS.get(torch.backends.cpu.get_cpu_capability(), "baseline")
+        level = usable[0]
+    elif level not in usable:
+        # its first instruction, run when it is opened, would end the process
+        return f"{level} instructions are none of those that torch uses here: {', '.join(usable)}"
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
     found = [
         path for folder in __path__ if (path := Path(folder) / "lib" / f"ctxvision_{level}{suffix}").is_file()
