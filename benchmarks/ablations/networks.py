@@ -46,7 +46,7 @@ class Network(NamedTuple):
 
 
 _SLOW = 0.1
-"""Of the generators' rate in the rate of all others, as DCNv2's authors have it for theirs."""
+"""Share of the learning rate for generators of offsets, as DCNv2's authors have it for theirs."""
 
 
 def _contextual(
