@@ -50,6 +50,9 @@ def quantize_onnx(
                     per_channel=True,
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
+                    # of 7 bits: processors with AVX2 and without VNNI add two products of 8 bits in 16, which
+                    # overflow there
+                    reduce_range=True,
                 )
             except Exception as error:  # onnxruntime raises many kinds
                 if full := full_disk(error):
