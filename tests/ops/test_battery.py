@@ -103,6 +103,13 @@ def network_shapes():
             yield CONVOLUTIONS[1], {**case, "present": present, "spread": 1.0}
 
 
+# torch's own convolution adds up its gradients in float16 on CPUs, and in bfloat16 on those without AVX-512, where
+# the input's gradient of a 7x7 depthwise one is 1.3 % off
+ADDED_UP_IN_TYPE = {torch.float16} | (
+    set() if torch.backends.cpu.get_cpu_capability() == "AVX512" else {torch.bfloat16}
+)
+
+
 @every_backend_and_dtype
 @pytest.mark.parametrize(
     ("operator", "shape"), list(network_shapes()), ids=lambda v: str(v) if not isinstance(v, dict) else ""
@@ -117,7 +124,7 @@ def test_network_shapes_in_every_dtype_and_layout(backend, dtype, operator, shap
         assert all(t.dtype == dtype for t in actual)
         for image in actual[: 2 if sampled else 1]:
             assert image.is_contiguous(memory_format=torch.channels_last) == channels_last
-        if dtype == torch.float16 and not sampled:  # its backward accumulates in float16 on the CPU
+        if dtype in ADDED_UP_IN_TYPE and not sampled:
             assert_close(actual[0], expected[0], dtype)
         else:
             assert_close(actual, expected, dtype)
