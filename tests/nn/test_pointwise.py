@@ -8,6 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctxvision.nn import _pointwise
 
+# oneDNN refuses bfloat16 where the processor has no instructions for it, and everything stays as it was
+HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 LARGE = (1024, 512, 2)  # channels in and out, side: above every bound in both types
 
 
@@ -36,7 +38,8 @@ def test_it_equals_the_convolution(dtype, side, stride, bias, products):
     x = features(1024, side, dtype)
     with torch.no_grad():
         found, expected = _pointwise.apply(layer, x), layer(x)
-    assert products or side == 1
+    if side > 1:
+        assert bool(products) == (dtype == torch.float32 or HAS_BFLOAT16)
     assert found.shape == expected.shape
     assert found.dtype == dtype
     if side > 1:
@@ -186,7 +189,7 @@ def test_a_part_of_a_matrix_stays(products):
         _pointwise.linear(x, weight.chunk(2, 1)[0], None)
         assert not products
         _pointwise.linear(x, weight.chunk(2, 1)[0].contiguous(), None)
-    assert products
+    assert bool(products) == HAS_BFLOAT16
 
 
 @pytest.mark.parametrize("gelu", [None, "none", "tanh"])
@@ -204,6 +207,6 @@ def test_a_linear_layer_and_its_gelu(gelu, dtype, close, channels_last, products
     assert not products
     with torch.no_grad():
         found = _pointwise.linear(x, layer.weight, layer.bias, gelu)
-    assert bool(products) == channels_last
+    assert bool(products) == (channels_last and (dtype == torch.float32 or HAS_BFLOAT16))
     for one in (found, watched):
         torch.testing.assert_close(one.double(), exact.permute(0, 3, 1, 2), rtol=close, atol=close)
