@@ -37,7 +37,7 @@ def visible(text: object, *, lines: bool = False) -> str:
         text: The text; what is not a string is shown as ``str`` has it.
         lines: Whether the text is made of lines, whose ends stay.
 
-    Example:
+    Examples:
         >>> visible("猫 \x1b[2J\n")
         '猫 \\x1b[2J\\n'
     """

@@ -84,7 +84,7 @@ def optimize(
         ValueError: The prepared network computes something else; the message says by how much.
         RuntimeError: The network cannot be compiled.
 
-    Example:
+    Examples:
         >>> import timm, torch
         >>> import ctxvision
         >>> from ctxvision.inference import optimize

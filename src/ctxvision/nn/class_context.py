@@ -30,7 +30,7 @@ def class_counts(num_classes: int, ratios: Sequence[float] = (1.0, 0.5, 0.2, 0.0
     Raises:
         ValueError: If ``num_classes`` or ``ratios`` are not as said.
 
-    Example:
+    Examples:
         >>> class_counts(1000)
         (1000, 500, 200, 50)
         >>> class_counts(10)
@@ -81,7 +81,7 @@ class ClassContext(nn.Module):
     Raises:
         ValueError: By `forward`, if ``keep`` exceeds the classes considered.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.nn import ClassContext
         >>> layer, embeddings = ClassContext(64, dim=32, hidden=48, merge_hidden=16), torch.randn(100, 32)

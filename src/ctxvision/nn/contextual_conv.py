@@ -159,7 +159,7 @@ class ContextualConv2d(FoldsNormByKernel):
     Raises:
         ValueError: If a prior is missing, unexpected or of the wrong width, or modulation lacks sampling.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.nn import ContextualConv2d
         >>> conv = ContextualConv2d(32, 32, kernel_size=7, padding=3, groups=32, prior_dim=16, weight_hidden=8)

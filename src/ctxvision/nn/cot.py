@@ -51,7 +51,7 @@ class CoTLayer(FoldsNormByUnits):
     Raises:
         ValueError: If ``channels`` does not divide as needed or ``context`` is unknown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.nn import CoTLayer
         >>> CoTLayer(64)(torch.randn(2, 64, 14, 14)).shape

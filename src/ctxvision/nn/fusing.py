@@ -45,7 +45,7 @@ def fuse(model: Model, example: Tensor | None = None) -> Model:
     Raises:
         ValueError: If an example is needed, or the model cannot process it.
 
-    Example:
+    Examples:
         >>> import timm, torch
         >>> import ctxvision.models
         >>> from ctxvision.nn import fuse

@@ -39,7 +39,7 @@ class Involution2d(FoldsNormByUnits):
     Raises:
         ValueError: If ``channels`` does not divide as needed or ``kernel_size`` is even.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.nn import Involution2d
         >>> Involution2d(64, kernel_size=7, stride=2)(torch.randn(2, 64, 15, 15)).shape

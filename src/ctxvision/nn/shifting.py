@@ -32,7 +32,7 @@ def temporal_shift(x: Tensor, frames: int, *, divisor: int = 8, past_only: bool 
     Raises:
         ValueError: If the batch is no whole number of clips, or there are fewer channels than a shift takes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.nn import temporal_shift
         >>> clip = torch.arange(1, 4).view(3, 1, 1, 1).expand(3, 8, 1, 1)  # three frames

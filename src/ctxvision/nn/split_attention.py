@@ -34,7 +34,7 @@ class SplitAttention2d(FoldsNormByUnits):
     Raises:
         ValueError: If ``channels`` does not divide as needed or ``kernel_size`` is even.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.nn import SplitAttention2d
         >>> SplitAttention2d(64, stride=2)(torch.randn(2, 64, 15, 15)).shape

@@ -75,7 +75,7 @@ def plan_replacements(model: nn.Module, kind: Kind, where: Where = None, **optio
         ValueError: If ``kind`` is unknown or ``where`` matches nothing.
         TypeError: If the layers have no such option.
 
-    Example:
+    Examples:
         >>> import timm
         >>> from ctxvision.nn import plan_replacements
         >>> plan = plan_replacements(timm.create_model("resnet18"), "involution", where=[4], kernel_size=7)
@@ -132,7 +132,7 @@ def replace_convs(model: nn.Module, kind: Kind, where: Where = None, **options: 
     Shape:
         Each new layer maps ``(B, C, H, W)`` to ``(B, O, H', W')``, as the convolution did.
 
-    Example:
+    Examples:
         >>> import timm, torch
         >>> from ctxvision.nn import replace_convs
         >>> model = replace_convs(timm.create_model("resnet18"), "cot", where=[3, 4])

@@ -51,7 +51,7 @@ def backends() -> tuple[Backend, ...]:
     Without `use_backend`, a CPU tensor takes ``native`` and a CUDA tensor ``triton`` where they are available and
     know the dtype; everything else takes ``torch``.
 
-    Example:
+    Examples:
         >>> from ctxvision.ops import backends
         >>> [backend.name for backend in backends()]
         ['native', 'triton', 'torch']
@@ -81,7 +81,7 @@ def use_backend(name: Name) -> Iterator[None]:
         RuntimeError: If the backend cannot run on this machine; and, from the operator, if it cannot take the
             tensors.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.ops import local_aggregation, use_backend
         >>> with use_backend("torch"):

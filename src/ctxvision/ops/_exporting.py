@@ -17,7 +17,7 @@ def keep_operators() -> Iterator[None]:
     A graph that runs in torch, with this library or through AOTInductor, is faster with them. Without this,
     exporters and `torch.jit.trace` record standard operators, so that their files need nothing of this library.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.nn import Involution2d
         >>> from ctxvision.ops import keep_operators

@@ -26,7 +26,7 @@ def register_operators(options: "onnxruntime.SessionOptions") -> "onnxruntime.Se
     Raises:
         ExportError: There are no compiled kernels here, or onnxruntime is older than 1.17; the message says which.
 
-    Example:
+    Examples:
         >>> import onnxruntime
         >>> from ctxvision.export import register_operators
         >>> options = register_operators(onnxruntime.SessionOptions())

@@ -52,7 +52,7 @@ def local_aggregation(
     Raises:
         ValueError: If the shapes, dtypes or devices do not fit; the message names both shapes and the rule.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.ops import local_aggregation
         >>> x, weight = torch.randn(2, 32, 14, 14), torch.randn(2, 4, 9, 7, 7)

@@ -61,7 +61,7 @@ def contextual_conv2d(
     Raises:
         ValueError: If the shapes, dtypes or devices do not fit; the message names both shapes and the rule.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ctxvision.ops import contextual_conv2d
         >>> x, kernel = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 7, 7)
