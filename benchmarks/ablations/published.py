@@ -50,6 +50,7 @@ COMPARISONS: tuple[tuple[str, str], ...] = (
     ("no_prior", "no_prior_one_rate"),
     ("zero_prior", "zero_prior_one_rate"),
     ("contextual", "contextual_one_rate"),
+    ("contextual_reduce", "contextual_reduce_one_rate"),
     ("contextual_one_rate", "zero_prior_one_rate"),
     ("contextual_one_rate", "contextual_reduce_one_rate"),
     ("centred_one_rate", "contextual_one_rate"),

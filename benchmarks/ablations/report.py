@@ -67,8 +67,8 @@ def report(found: Rows) -> str:
 
 def accuracy_table(found: Rows) -> str:
     """Return one line per network: cost, accuracy here, accuracy in the paper."""
-    header = ("network", "parameters", "MMACs", "α", "runs", "validation, %", "test, %", "deviation", "train, %",
-              "s", "paper, %")  # fmt: skip
+    header = ("network", "runs", "test, %", "deviation", "validation, %", "train, %", "paper, %", "α",
+              "parameters", "MMACs", "s")  # fmt: skip
     body = []
     for name, own in found.items():
         val, tested, trained, seconds = (
@@ -76,9 +76,9 @@ def accuracy_table(found: Rows) -> str:
         )
         body.append(
             (
-                f"`{name}`", own[0]["params"], f"{int(own[0]['macs']) / 1e6:.2f}", own[0]["alpha"], tested.runs,
-                f"{val.mean:.1f}", f"{tested.mean:.1f}", _known(tested.deviation, ".1f"), f"{trained.mean:.1f}",
-                f"{seconds.mean:.0f}", f"{PUBLISHED[name].top1:.2f}" if name in PUBLISHED else "",
+                f"`{name}`", tested.runs, f"{tested.mean:.1f}", _known(tested.deviation, ".1f"), f"{val.mean:.1f}",
+                f"{trained.mean:.1f}", f"{PUBLISHED[name].top1:.2f}" if name in PUBLISHED else "", own[0]["alpha"],
+                own[0]["params"], f"{int(own[0]['macs']) / 1e6:.2f}", f"{seconds.mean:.0f}",
             )
         )  # fmt: skip
     families = [
