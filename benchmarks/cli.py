@@ -122,6 +122,8 @@ def _add_ablations(command: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     add("--seeds", type=_positive, default=5, help="train with seeds 0, 1, … (default: %(default)s)")
     add("--only", nargs="+", metavar="NAME", help="only these networks")
+    add("--alpha", type=float, help="one weight of the losses before the head for all networks (default: trials "
+        "on the validation artist choose it for each)")  # fmt: skip
     add("--most", type=_positive, help="stop after so many runs; a later call goes on")
     add("--processes", type=_positive, default=default_threads(), help="runs at a time (default: %(default)s)")
     add("--threads", type=_positive, default=1, help="of each run on the CPU (default: %(default)s)")
@@ -215,10 +217,10 @@ def _ablations(args: argparse.Namespace) -> None:
     device = torch.device(args.device) if args.report else _device(args.device)
     if not args.report:
         settings = Settings(device, torch.float32, args.threads, size.recipes["residual"].batch, 1, 0.0, size.side)
-        run(names, args.seeds, size, settings, args.out, args.processes, most=args.most)
+        run(names, args.seeds, size, settings, args.out, args.processes, most=args.most, alpha=args.alpha)
         if args.most:  # there may be trials alone
             return
-    found = accuracies(args.out, names, size, device)
+    found = accuracies(args.out, names, size, device, args.alpha)
     print(report(found))
     if args.figure:
         from benchmarks.ablations.figure import draw

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.ablations.networks import NETWORKS, TOLERANCE
 from benchmarks.ablations.published import COMPARISONS, PUBLISHED, published_difference
-from benchmarks.ablations.run import Row, chosen_alpha, own_rows, written
+from benchmarks.ablations.run import Row, alpha_of, own_rows, written
 from benchmarks.ablations.settings import TRIAL_SEEDS, Size
 from benchmarks.ablations.statistics import Difference, paired, summarise
 from benchmarks.table import markdown
@@ -18,8 +18,10 @@ Rows = Mapping[str, Sequence[Row]]
 CONTROLS = {"zero_prior": "prior zero", "mean_prior": "mean prior", "other_prior": "another's prior"}
 
 
-def accuracies(path: Path, names: Sequence[str], size: Size, device: torch.device) -> Rows:
-    """Return the rows that were measured with the settings of now and the chosen α, without the trials.
+def accuracies(
+    path: Path, names: Sequence[str], size: Size, device: torch.device, alpha: float | None = None
+) -> Rows:
+    """Return the rows that were measured with the settings of now and ``alpha``, or the chosen α, but no trials.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -29,8 +31,8 @@ def accuracies(path: Path, names: Sequence[str], size: Size, device: torch.devic
         raise FileNotFoundError(path)
     found = {}
     for name, own in own_rows(path, names, size, device).items():
-        alpha = written(chosen_alpha(own))
-        kept = [row for row in own if row["alpha"] == alpha and int(row["seed"]) not in TRIAL_SEEDS]
+        reported = written(alpha_of(name, own, alpha))
+        kept = [row for row in own if row["alpha"] == reported and int(row["seed"]) not in TRIAL_SEEDS]
         if kept:
             found[name] = kept
     if not found:

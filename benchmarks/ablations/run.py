@@ -81,16 +81,25 @@ def chosen_alpha(own: Sequence[Row]) -> float | None:
     return max(trials, key=lambda alpha: sum(trials[alpha]))
 
 
-def missing(names: Sequence[str], seeds: int, size: Size, device: torch.device, out: Path) -> list[Job]:
+def alpha_of(name: str, own: Sequence[Row], everywhere: float | None = None) -> float | None:
+    """Return the weight α of a network's reported runs: ``everywhere``, or that which its trials have chosen."""
+    if everywhere is None or not NETWORKS[name].has_stage_losses:
+        return chosen_alpha(own)
+    return everywhere
+
+
+def missing(
+    names: Sequence[str], seeds: int, size: Size, device: torch.device, out: Path, alpha: float | None = None
+) -> list[Job]:
     """Return the runs that ``out`` lacks, as far as they are known.
 
     These are the trials for each network with a weight α; if none is missing, the runs with the chosen α, seed by
-    seed, so that a comparison is whole as early as possible.
+    seed, so that a comparison is whole as early as possible. With an ``alpha`` given there are no trials.
     """
     own = own_rows(out, names, size, device)
-    weighed = [name for name in names if NETWORKS[name].has_stage_losses]
-    trials = [Job(name, alpha, seed) for seed in TRIAL_SEEDS for name in weighed for alpha in ALPHAS]
-    chosen = {name: chosen_alpha(own[name]) for name in names}
+    weighed = [name for name in names if alpha is None and NETWORKS[name].has_stage_losses]
+    trials = [Job(name, trial, seed) for seed in TRIAL_SEEDS for name in weighed for trial in ALPHAS]
+    chosen = {name: alpha_of(name, own[name], alpha) for name in names}
     reported = [Job(name, chosen[name], seed) for seed in range(seeds) for name in names]
 
     def lacking(jobs: Sequence[Job]) -> list[Job]:
@@ -114,6 +123,7 @@ def run(
     processes: int = 1,
     trainer: Trainer = train,
     most: int | None = None,
+    alpha: float | None = None,
 ) -> int:
     """Train what is missing and append a row after each run; return how many runs there were.
 
@@ -126,6 +136,8 @@ def run(
         processes: Runs at a time.
         trainer: Trains and tests one network.
         most: Number of runs after which to stop; by default none.
+        alpha: Weight of the losses before the head, the same for all networks; by default each network's trials
+            choose.
 
     Raises:
         SchemaError: If ``out`` holds other columns.
@@ -134,7 +146,9 @@ def run(
     shared = machine.describe(settings)
     costs = {name: cost(name, size) for name in names}
     number = 0
-    while jobs := missing(names, seeds, size, settings.device, out)[: None if most is None else most - number]:
+    while jobs := missing(names, seeds, size, settings.device, out, alpha)[
+        : None if most is None else most - number
+    ]:
         print(f"{len(jobs)} runs to do", flush=True)
         for job, outcome in _outcomes(jobs, size, settings, processes, trainer):
             number += 1

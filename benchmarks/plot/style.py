@@ -34,8 +34,9 @@ STYLE: dict[Any, Any] = {
 
 def title(figure: Figure, head: str, under: str) -> None:
     """Write the figure's message, and below it where it was measured."""
-    figure.text(0.02, 0.975, head, fontsize=11, weight="bold", color=INK, va="top")
-    figure.text(0.02, 0.915, under, fontsize=7, color=FAINT, va="top")
+    height = figure.get_figheight()  # inches: a tall figure has its lines as close as a small one
+    figure.text(0.02, 1 - 0.1 / height, head, fontsize=11, weight="bold", color=INK, va="top")
+    figure.text(0.02, 1 - 0.36 / height, under, fontsize=7, color=FAINT, va="top")
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

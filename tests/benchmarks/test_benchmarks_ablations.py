@@ -245,6 +245,14 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
     }
 
 
+def test_one_weight_for_all_needs_no_trials(tmp_path):
+    out, names, calls = tmp_path / "rows.csv", ["plain", "contextual"], []
+    assert run(names, 1, TINY, SETTINGS, out, trainer=_fake(calls), alpha=1.0) == 2
+    assert calls == [("plain", None, 0), ("contextual", 1.0, 0)]
+    assert list(report.accuracies(out, names, TINY, CPU, 1.0)) == names
+    assert list(report.accuracies(out, names, TINY, CPU)) == ["plain"]
+
+
 def test_other_settings_are_other_runs(tmp_path):
     out = tmp_path / "rows.csv"
     run(["plain"], 1, TINY, SETTINGS, out, trainer=_fake([]))
