@@ -1,6 +1,7 @@
 """The command line."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ def _add_ablations(command: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     add("--seeds", type=_positive, default=5, help="train with seeds 0, 1, … (default: %(default)s)")
     add("--only", nargs="+", metavar="NAME", help="only these networks")
-    add("--alpha", type=float, help="one weight of the losses before the head for all networks (default: trials "
+    add("--alpha", type=_weight, help="one weight of the losses before the head for all networks (default: trials "
         "on the validation artist choose it for each)")  # fmt: skip
     add("--most", type=_positive, help="stop after so many runs; a later call goes on")
     add("--processes", type=_positive, default=default_threads(), help="runs at a time (default: %(default)s)")
@@ -250,4 +251,11 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _weight(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:  # nor NaN
+        raise argparse.ArgumentTypeError(f"must be a number from 0 on, got {text}")
     return value

@@ -195,6 +195,14 @@ def test_every_layer_of_the_package_has_examples():
     assert {"ops", "nn", "data", "tasks", "evaluation", "explain", "serve"} <= rooms
 
 
+def test_examples_are_a_section_of_their_docstring():
+    # "Example:" is a remark to the site's parser: its output would be read as text with links
+    remarks = [
+        path.name for path in SOURCES.rglob("*.py") if re.search(r"^\s*Example:$", path.read_text("utf-8"), re.M)
+    ]
+    assert not remarks
+
+
 @pytest.mark.parametrize("name", modules_with_doctests())
 def test_examples_in_docstrings(name, tmp_path, monkeypatch):
     module = importlib.import_module(name)

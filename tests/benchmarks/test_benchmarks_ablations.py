@@ -253,6 +253,13 @@ def test_one_weight_for_all_needs_no_trials(tmp_path):
     assert list(report.accuracies(out, names, TINY, CPU)) == ["plain"]
 
 
+@pytest.mark.parametrize("value", ["-0.1", "nan", "inf", "much"])
+def test_a_weight_is_a_number_from_0_on(value, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["ablations", f"--alpha={value}", "--report"])
+    assert "--alpha" in capsys.readouterr().err
+
+
 def test_other_settings_are_other_runs(tmp_path):
     out = tmp_path / "rows.csv"
     run(["plain"], 1, TINY, SETTINGS, out, trainer=_fake([]))
